@@ -1,0 +1,114 @@
+"""
+eventlogs: event sourcing for Django.
+
+A *log* is the history of one entity. It holds immutable *events*; *reducing* it folds them
+into an *aggregate*, the entity's current state.
+
+The public names are loaded when they are first used: Django imports this module before
+models can be.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventlogs.aggregates import ANY, Aggregate, LogState, Reduction, fold
+    from eventlogs.events import EventRecord, event, upcaster
+    from eventlogs.exceptions import (
+        AppendOnlyError,
+        ConcurrentAppend,
+        EventLogError,
+        IdempotencyKeyReused,
+        IdempotentReplay,
+        InvalidEvent,
+        InvalidIdempotencyKey,
+        InvalidLogId,
+        LogAlreadyExists,
+        LogCorrupted,
+        LogFull,
+        LogNotFound,
+        RegistrationError,
+        TransactionMustRetry,
+        UndecodableEvent,
+        UnknownEventType,
+        VersionNotReached,
+    )
+    from eventlogs.ids import LogId
+    from eventlogs.logs import LogManager
+    from eventlogs.pages import EventPage
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "eventlogs.aggregates": ("ANY", "Aggregate", "LogState", "Reduction", "fold"),
+    "eventlogs.events": ("EventRecord", "event", "upcaster"),
+    "eventlogs.exceptions": (
+        "AppendOnlyError",
+        "ConcurrentAppend",
+        "EventLogError",
+        "IdempotencyKeyReused",
+        "IdempotentReplay",
+        "InvalidEvent",
+        "InvalidIdempotencyKey",
+        "InvalidLogId",
+        "LogAlreadyExists",
+        "LogCorrupted",
+        "LogFull",
+        "LogNotFound",
+        "RegistrationError",
+        "TransactionMustRetry",
+        "UndecodableEvent",
+        "UnknownEventType",
+        "VersionNotReached",
+    ),
+    "eventlogs.ids": ("LogId",),
+    "eventlogs.logs": ("LogManager",),
+    "eventlogs.pages": ("EventPage",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ANY",
+    "Aggregate",
+    "AppendOnlyError",
+    "ConcurrentAppend",
+    "EventLogError",
+    "EventPage",
+    "EventRecord",
+    "IdempotencyKeyReused",
+    "IdempotentReplay",
+    "InvalidEvent",
+    "InvalidIdempotencyKey",
+    "InvalidLogId",
+    "LogAlreadyExists",
+    "LogCorrupted",
+    "LogFull",
+    "LogId",
+    "LogManager",
+    "LogNotFound",
+    "LogState",
+    "Reduction",
+    "RegistrationError",
+    "TransactionMustRetry",
+    "UndecodableEvent",
+    "UnknownEventType",
+    "VersionNotReached",
+    "event",
+    "fold",
+    "upcaster",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

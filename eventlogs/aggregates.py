@@ -1,0 +1,212 @@
+"""
+Aggregates: the state that a log's events fold into, and the values that carry it about.
+
+Everything here is pure: no database, no clock in ``apply``. ``fold`` is the one place where
+events become state, so a test can fold a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import msgspec
+from django.utils import timezone
+
+import eventlogs
+from eventlogs.events import EventRecord, EventType, registry
+from eventlogs.exceptions import LogCorrupted, RegistrationError
+from eventlogs.ids import LogId, check_log_type
+
+if TYPE_CHECKING:
+    from eventlogs import LogManager
+
+A = TypeVar("A", bound="Aggregate")
+
+
+class Anything(Enum):
+    """The type of ``ANY``."""
+
+    ANY = "ANY"
+
+    def __repr__(self) -> str:
+        return "ANY"
+
+
+ANY: Final = Anything.ANY
+"""Passed as ``expected_version``: append whatever the version is, said aloud."""
+
+
+class LogState(msgspec.Struct, frozen=True):
+    """
+    What an append answers, and what the next one may pass as its expectation.
+
+    ``version`` is the number of events in the log, ``position`` that of the last of them in
+    the feed of all logs (0 where there is none).
+    """
+
+    log_id: LogId
+    version: int
+    position: int
+
+    @property
+    def etag(self) -> str:
+        """A strong HTTP entity tag of log and version, quotes included (RFC 9110, 8.8.3)."""
+        return f'"{self.log_id}-{self.version}"'
+
+
+class Reduction(msgspec.Struct, Generic[A], frozen=True):
+    """
+    An aggregate as of a version of its log.
+
+    ``position`` is that of the last event folded in, ``reduced_at`` the time of folding by
+    this process' clock. The value is frozen, the aggregate is whatever its class is: it
+    belongs to the caller.
+    """
+
+    log_id: LogId
+    version: int
+    aggregate: A
+    reduced_at: datetime
+    position: int = 0
+
+    @property
+    def etag(self) -> str:
+        """A strong HTTP entity tag of log and version, quotes included (RFC 9110, 8.8.3)."""
+        return self.state.etag
+
+    @property
+    def state(self) -> LogState:
+        """The reduction without its aggregate."""
+        return LogState(self.log_id, self.version, self.position)
+
+
+class LogsDescriptor:
+    """``Payment.logs``: the default LogManager of an aggregate class."""
+
+    def __init__(self) -> None:
+        self._managers: WeakKeyDictionary[type[Aggregate], LogManager[Any]] = WeakKeyDictionary()
+
+    def __get__(self, instance: object, owner: type[A]) -> LogManager[A]:
+        manager = self._managers.get(owner)
+        if manager is None:
+            # Through the package's lazy door: managers are built on top of aggregates.
+            manager = self._managers[owner] = eventlogs.LogManager(owner)
+        return manager
+
+
+class Aggregate:
+    """
+    The base of aggregate classes.
+
+    A subclass names its log type and events, can be made without arguments (the state of a
+    log without events), and changes itself in ``apply``::
+
+        @dataclass
+        class Payment(Aggregate, log_type="payment", events=[Requested, Captured]):
+            captured: int = 0
+
+            def apply(self, record):
+                match record.event:
+                    case Captured(amount=amount):
+                        self.captured += amount
+
+    ``events`` are what may be appended to its logs. A subclass without ``log_type`` is a
+    base class. Raise RegistrationError for a log type that ids cannot carry, or a class
+    among ``events`` that lacks ``@event``.
+    """
+
+    log_type: ClassVar[str]
+    event_types: ClassVar[tuple[EventType, ...]]
+    logs: ClassVar[LogsDescriptor] = LogsDescriptor()
+
+    def __init_subclass__(
+        cls, *, log_type: str | None = None, events: Sequence[type] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        # dataclass(slots=True) makes the class a second time, without these arguments.
+        if log_type is not None:
+            cls.log_type = check_log_type(log_type)
+        if events is not None:
+            cls.event_types = tuple(_event_type(cls, event) for event in events)
+        if "log_type" in vars(cls):
+            if not getattr(cls, "event_types", ()):
+                raise RegistrationError(
+                    f"{cls.__qualname__} has a log type but no events. "
+                    f"Pass events=[…], the event classes that its logs take."
+                )
+            aggregates.add(cls)
+
+    def apply(self, record: EventRecord) -> None:
+        """
+        Change this aggregate by one event.
+
+        It must depend on nothing but the aggregate and the record: no I/O, no clock, no
+        random numbers. It sees each event once, in order, and must not refuse one: what is
+        stored has happened.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} must define apply(self, record).")
+
+
+class AggregateRegistry:
+    """The aggregate classes of a process, by log type, in the order of their definition."""
+
+    def __init__(self) -> None:
+        self._by_log_type: dict[str, list[type[Aggregate]]] = {}
+
+    def add(self, cls: type[Aggregate]) -> None:
+        """Register a class in the place of one defined before at the same place."""
+        place = (cls.__module__, cls.__qualname__)
+        classes = self._by_log_type.setdefault(cls.log_type, [])
+        classes[:] = [each for each in classes if (each.__module__, each.__qualname__) != place]
+        classes.append(cls)
+
+    def of(self, log_type: str) -> tuple[type[Aggregate], ...]:
+        """Return the classes that fold logs of this type."""
+        return tuple(self._by_log_type.get(log_type, ()))
+
+    def __iter__(self) -> Iterator[type[Aggregate]]:
+        for classes in list(self._by_log_type.values()):
+            yield from classes
+
+
+aggregates = AggregateRegistry()
+
+
+def nothing(aggregate: type[A], log_id: LogId) -> Reduction[A]:
+    """Return the reduction of a log without events, from which every fold starts."""
+    return Reduction(log_id, 0, aggregate(), timezone.now())
+
+
+def fold(start: Reduction[A], records: Iterable[EventRecord]) -> Reduction[A]:
+    """
+    Apply ``records``, in order, on top of ``start``; its aggregate is reused.
+
+    Raise LogCorrupted for a record that does not follow the one before it. What ``apply``
+    raises is not caught.
+    """
+    aggregate = start.aggregate
+    apply = aggregate.apply
+    version = start.version
+    record = None
+    for record in records:
+        if record.index != version:
+            raise LogCorrupted(start.log_id, expected_index=version, actual_index=record.index)
+        apply(record)
+        version += 1
+    if record is None:
+        return start
+    return Reduction(start.log_id, version, aggregate, timezone.now(), record.position)
+
+
+def _event_type(aggregate: type, cls: type) -> EventType:
+    event_type = registry.by_class(cls) if isinstance(cls, type) else None
+    if event_type is None:
+        raise RegistrationError(
+            f"{cls!r} is among the events of {aggregate.__qualname__}, but has no event type. "
+            f"Put @event('…') above its @dataclass."
+        )
+    return event_type

@@ -1,0 +1,341 @@
+"""
+Events to JSON and back, typed and exact.
+
+msgspec (https://jcristharif.com/msgspec/) does the work: straight from JSON to the dataclass,
+without a dict between. It stays behind this module.
+
+Encoding is a gate. Data is decoded again before it is stored, and refused where it would not
+come back equal: what the store accepts today, every later reader can have.
+
+Decimals are JSON strings, so that no JSON reader on the way makes binary floats of money.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import inspect as types
+
+from eventlogs import conf, gate
+from eventlogs.events import EventRecord, EventType, registry
+from eventlogs.exceptions import (
+    InvalidEvent,
+    RegistrationError,
+    UndecodableEvent,
+    UnknownEventType,
+)
+from eventlogs.ids import LogId
+
+# "deterministic" sorts keys, so that equal data has equal bytes: fingerprints rely on it.
+ENCODER: Final = msgspec.json.Encoder(order="deterministic", decimal_format="string")
+JSON: Final = msgspec.json.Decoder()
+# For upcasters: a number with a fraction stays exact on its way through them.
+EXACT_JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
+EXACT_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+
+# msgspec's messages name types and fields, but some quote values: only these are passed on.
+SAFE_MESSAGE: Final = re.compile(
+    r"(Expected `[^`]*`, got `[^`]*`|Object missing required field `[^`]*`)"
+)
+MESSAGE_PATH: Final = re.compile(r" - at `(\$[^`]*)`\Z")
+
+# Types of which the fast test (encode, decode, compare) cannot see everything.
+INSPECTED_TYPES: Final = (
+    types.AnyType,
+    types.DateTimeType,
+    types.DecimalType,
+    types.BytesType,
+    types.ByteArrayType,
+    types.MemoryViewType,
+    types.SetType,
+    types.FrozenSetType,
+    types.CustomType,
+    types.RawType,
+)
+
+StoredEvent = tuple[int, int, str, int, str, str, "str | None", datetime]
+"""
+An event as a store answers it: index, position, type, schema version, data (JSON text),
+metadata (JSON text), idempotency key, recorded at. A plain tuple, because a log of 100,000
+events is 100,000 of them.
+"""
+
+
+class EncodedEvent(NamedTuple):
+    """An event as a store takes it; ``data`` is JSON text."""
+
+    type: str
+    schema_version: int
+    data: str
+
+
+class EventCodec:
+    """Encode and decode the events of one class."""
+
+    def __init__(self, event_type: EventType) -> None:
+        self.event_type = event_type
+        try:
+            self._decoder = msgspec.json.Decoder(event_type.cls)
+            inspected = _uses(types.type_info(event_type.cls), INSPECTED_TYPES)
+        except (TypeError, NameError, AttributeError) as error:
+            raise RegistrationError(
+                f"The fields of {event_type.cls.__qualname__} cannot be encoded: {error}. "
+                f"Use types that JSON can tell apart "
+                f"(https://jcristharif.com/msgspec/supported-types.html)."
+            ) from error
+        # Without __eq__, or with fields left out of it, equality proves nothing.
+        compared = event_type.cls.__eq__ is not object.__eq__ and all(
+            field.compare for field in fields(event_type.cls)
+        )
+        self._inspected = inspected or not compared
+
+    def encode(self, event: Any) -> EncodedEvent:
+        """
+        Return ``event`` as a store takes it.
+
+        Raise InvalidEvent where it would not come back equal, or breaks a limit.
+        """
+        try:
+            data = ENCODER.encode(event)
+            came_back = self._decoder.decode(data)
+            if (
+                self._inspected
+                or len(data) > 4_000  # it may hold an int that is too long
+                or b"\\u0000" in data
+                or data.count(b"{") + data.count(b"[") > conf.MAX_DEPTH
+            ):
+                gate.inspect(event, came_back)
+            if not (self._inspected or came_back == event):
+                gate.inspect(event, came_back)
+                raise gate.Finding("$", "it would not come back equal")
+        except Exception as error:
+            raise self._refusal(event, error) from None
+        if len(data) > conf.max_event_bytes():
+            raise InvalidEvent(
+                f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is "
+                f"{conf.max_event_bytes()}",
+                event_type=self.event_type.name,
+            )
+        return EncodedEvent(self.event_type.name, self.event_type.version, data.decode())
+
+    def _refusal(self, event: Any, error: Exception) -> InvalidEvent:
+        name = self.event_type.name
+        if not isinstance(error, gate.Finding):
+            try:
+                gate.inspect(event)
+            except gate.Finding as finding:
+                error = finding
+            except Exception:  # a property or __eq__ of the user's raised: keep the first error
+                pass
+        if isinstance(error, gate.Finding):
+            return InvalidEvent(error.limit, event_type=name, path=error.path)
+        path, reason = _reason(error)
+        return InvalidEvent(reason, event_type=name, path=path)
+
+    def decoder(self, schema_version: int) -> Callable[[str], Any]:
+        """Return the function that decodes data stored as ``schema_version``."""
+        current = self.event_type.version
+        if schema_version == current:
+            return self._decoder.decode
+        if schema_version > current:
+            raise UndecodableEvent(
+                f"it was written by newer code; the class here is of version {current}",
+                event_type=self.event_type.name,
+                schema_version=schema_version,
+            )
+        chain = []
+        for version in range(schema_version, current):
+            upcast = registry.upcaster(self.event_type.names, version)
+            if upcast is None:
+                raise UndecodableEvent(
+                    f"no upcaster takes it from version {version} to {version + 1}",
+                    event_type=self.event_type.name,
+                    schema_version=schema_version,
+                )
+            chain.append(upcast)
+
+        def decode(data: str) -> Any:
+            value = EXACT_JSON.decode(data)
+            for upcast in chain:
+                value = upcast(value)
+            return self._decoder.decode(EXACT_ENCODER.encode(value))
+
+        return decode
+
+
+class EventReader:
+    """
+    Decode stored events.
+
+    ``event_types`` are looked at first; other names are looked up in the registry, so that
+    the history of an aggregate may hold events that it no longer appends.
+    """
+
+    def __init__(self, event_types: Iterable[EventType] = ()) -> None:
+        self._own = {name: each for each in event_types for name in each.names}
+        self._decoders: dict[tuple[str, int], Callable[[str], Any]] = {}
+
+    def records(self, log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+        """
+        Yield ``rows`` of one log as records.
+
+        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
+        """
+        decoders = self._decoders
+        for index, position, name, version, data, metadata, key, recorded_at in rows:
+            decode = decoders.get((name, version))
+            try:
+                if decode is None:
+                    decode = self._decoder(name, version)
+                event = decode(data)
+            except msgspec.MsgspecError as error:
+                path, reason = _reason(error)
+                raise UndecodableEvent(
+                    f"at {path}, {reason}",
+                    event_type=name,
+                    schema_version=version,
+                    log_id=log_id,
+                    index=index,
+                ) from None
+            except UndecodableEvent as error:
+                raise UndecodableEvent(
+                    error.reason,
+                    event_type=name,
+                    schema_version=version,
+                    log_id=log_id,
+                    index=index,
+                ) from None
+            except UnknownEventType:
+                raise UnknownEventType(name, log_id=log_id, index=index) from None
+            yield EventRecord(
+                log_id,
+                index,
+                position,
+                name,
+                version,
+                event,
+                {} if metadata == "{}" else JSON.decode(metadata),
+                key,
+                recorded_at,
+            )
+
+    def _decoder(self, name: str, version: int) -> Callable[[str], Any]:
+        event_type = self._own.get(name) or registry.by_name(name)
+        if event_type is None:
+            raise UnknownEventType(name)
+        decode = codec_for(event_type).decoder(version)
+        self._decoders[name, version] = decode
+        return decode
+
+
+def raw_records(log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+    """Yield ``rows`` of one log with their raw JSON values in the place of events."""
+    for index, position, name, version, data, metadata, key, recorded_at in rows:
+        yield EventRecord(
+            log_id,
+            index,
+            position,
+            name,
+            version,
+            JSON.decode(data),
+            JSON.decode(metadata),
+            key,
+            recorded_at,
+        )
+
+
+_codecs: dict[EventType, EventCodec] = {}
+
+
+def codec_for(event_type: EventType) -> EventCodec:
+    """
+    Return the codec of an event type.
+
+    Raise RegistrationError where a field's type cannot be encoded.
+    """
+    codec = _codecs.get(event_type)
+    if codec is None:
+        codec = _codecs[event_type] = EventCodec(event_type)
+    return codec
+
+
+def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
+    """
+    Return the metadata of an append as JSON text.
+
+    Raise InvalidEvent, with a path that starts with ``$metadata``, for what JSON does not
+    bring back equal.
+    """
+    if metadata is None or metadata == {}:
+        return "{}"
+    path, limit = "$metadata", ""
+    try:
+        if not isinstance(metadata, dict):
+            raise gate.Finding(path, "metadata must be a dict")
+        gate.inspect(metadata, root=path)
+        data = ENCODER.encode(metadata)
+        gate.inspect(metadata, JSON.decode(data), root=path)
+        if len(data) > conf.max_event_bytes():
+            limit = f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is less"
+    except gate.Finding as finding:
+        path, limit = finding.path, finding.limit
+    except (TypeError, ValueError, RecursionError):
+        limit = "it cannot be encoded as JSON"
+    if limit:
+        raise InvalidEvent(limit, path=path)
+    return data.decode()
+
+
+def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
+    """
+    Yield the keyed fingerprint (HMAC-SHA-256) of the events' types and data.
+
+    The first is the one to store, made with SECRET_KEY; the others, made with
+    SECRET_KEY_FALLBACKS, are for comparing with what was stored before a rotation. A keyed
+    one, because a plain digest of a small amount of money can be guessed.
+    """
+    canonical = b"".join(
+        b"%d:%s:%d:%s" % (len(event.type), event.type.encode(), len(data), data)
+        for event in events
+        for data in (event.data.encode(),)
+    )
+    for secret in conf.secret_keys():
+        key = hmac.digest(b"eventlogs.fingerprint", secret.encode(), "sha256")
+        yield hmac.digest(key, canonical, "sha256")
+
+
+def same_fingerprint(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
+    """Return whether ``stored`` is a fingerprint of these events."""
+    return any(hmac.compare_digest(stored, each) for each in fingerprints(events))
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Return the JSON path and a reason that quotes no data."""
+    text = str(error) if isinstance(error, msgspec.MsgspecError) else ""
+    found = MESSAGE_PATH.search(text)
+    safe = SAFE_MESSAGE.match(text)
+    reason = safe[0] if safe else "it does not fit its declared type"
+    return (found[1] if found else "$"), reason
+
+
+def _uses(info: Any, wanted: tuple[type, ...]) -> bool:
+    """Return whether a type, or a type inside of it, is one of ``wanted``."""
+    seen: set[int] = set()
+    queue = [info]
+    while queue:
+        each = queue.pop()
+        if isinstance(each, wanted):
+            return True
+        if isinstance(each, list | tuple):
+            queue.extend(each)
+        elif isinstance(each, types.Type | types.Field) and id(each) not in seen:
+            seen.add(id(each))
+            queue.extend(getattr(each, name) for name in each.__struct_fields__)
+    return False

@@ -1,0 +1,58 @@
+"""
+The EVENTLOGS setting: every key, its default and its bounds.
+
+It is read on every call, so that ``override_settings`` works; nothing else in the package
+reads Django's settings for eventlogs.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+from django.conf import settings
+
+MAX_LOG_TYPE_LENGTH: Final = 63  # characters: a TypeID prefix
+MAX_EVENT_TYPE_LENGTH: Final = 255  # characters
+MAX_KEY_LENGTH: Final = 255  # characters
+MAX_VERSION: Final = 2**31 - 1  # events a log can take
+MAX_DEPTH: Final = 64  # nested objects and arrays, the event itself included
+MAX_PAGE_SIZE: Final = 10_000  # events
+MAX_BATCH: Final = 10_000  # events of one append
+
+DEFAULTS: Final[dict[str, Any]] = {
+    "MAX_EVENT_BYTES": 262_144,  # of the JSON of one event, or of an append's metadata
+    "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: keys are kept for good
+    "PREPARED_STATEMENTS": True,  # False for connection poolers that cannot keep them
+    "PAGE_SIZE": 100,  # events of a page that names no limit
+}
+
+
+def _get(name: str) -> Any:
+    return getattr(settings, "EVENTLOGS", DEFAULTS).get(name, DEFAULTS[name])
+
+
+def max_event_bytes() -> int:
+    """Return the limit on the JSON of one event, in bytes."""
+    return int(_get("MAX_EVENT_BYTES"))
+
+
+def idempotency_key_retention() -> timedelta | None:
+    """Return how long idempotency keys are kept, or None for good."""
+    value: timedelta | None = _get("IDEMPOTENCY_KEY_RETENTION")
+    return value
+
+
+def prepared_statements() -> bool:
+    """Return whether statements may be prepared on the database server."""
+    return bool(_get("PREPARED_STATEMENTS"))
+
+
+def page_size() -> int:
+    """Return how many events a page holds where the caller names no limit."""
+    return int(_get("PAGE_SIZE"))
+
+
+def secret_keys() -> list[str]:
+    """Return the project's secret keys, the one to sign with first."""
+    return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]

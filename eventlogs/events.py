@@ -1,0 +1,220 @@
+"""
+Event classes and what is known about them: their stable names, versions and upcasters.
+
+A stored event is found again by its *name*, never by a class path, so classes may move and
+be renamed freely. A class that took over an older name lists it in ``aliases``; data that was
+written under an older ``version`` is brought up to date by upcasters, one version at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from eventlogs.conf import MAX_EVENT_TYPE_LENGTH
+from eventlogs.exceptions import RegistrationError
+from eventlogs.ids import LogId
+
+E = TypeVar("E")
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+U = TypeVar("U", bound=Upcaster)
+
+EVENT_TYPE = re.compile(rf"[A-Za-z][A-Za-z0-9_.:-]{{0,{MAX_EVENT_TYPE_LENGTH - 1}}}\Z")
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """
+    One stored event, as it was stored; a value.
+
+    ``type`` and ``schema_version`` are the stored ones, also where ``event`` is an instance
+    of a class with a newer name or version. ``event`` is the raw JSON value instead of an
+    instance in a page loaded with ``decode=False``. ``recorded_at`` is the database's clock.
+    """
+
+    log_id: LogId
+    index: int
+    position: int
+    type: str
+    schema_version: int
+    event: Any
+    metadata: dict[str, Any]
+    idempotency_key: str | None
+    recorded_at: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EventType:
+    """What ``@event`` says about a class."""
+
+    cls: type
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name under which the store may hold such an event, the current one first."""
+        return (self.name, *self.aliases)
+
+
+class Registry:
+    """
+    The event types and upcasters of a process.
+
+    Two classes may claim one name while a project is being imported; a system check reports
+    it. A class that is defined again (a reload, an interactive session) takes the place of
+    the one before it.
+    """
+
+    def __init__(self) -> None:
+        self._by_class: dict[type, EventType] = {}
+        self._by_name: dict[str, list[EventType]] = {}
+        self._upcasters: dict[tuple[str, int], list[Upcaster]] = {}
+
+    def add(self, event_type: EventType) -> None:
+        """Register ``event_type`` under all of its names."""
+        self._by_class[event_type.cls] = event_type
+        for name in event_type.names:
+            claims = self._by_name.setdefault(name, [])
+            claims[:] = [claim for claim in claims if not _same_place(claim.cls, event_type.cls)]
+            claims.append(event_type)
+
+    def add_upcaster(self, name: str, from_version: int, upcast: Upcaster) -> None:
+        """Register ``upcast`` for data that was stored as ``from_version`` of ``name``."""
+        claims = self._upcasters.setdefault((name, from_version), [])
+        claims[:] = [claim for claim in claims if not _same_place(claim, upcast)]
+        claims.append(upcast)
+
+    def by_class(self, cls: type) -> EventType | None:
+        """Return the event type of a class, or None for one without ``@event``."""
+        return self._by_class.get(cls)
+
+    def by_name(self, name: str) -> EventType | None:
+        """
+        Return the event type of a stored name, or None.
+
+        Raise RegistrationError where two classes claim the name.
+        """
+        claims = self._by_name.get(name)
+        if not claims:
+            return None
+        if len(claims) > 1:
+            raise RegistrationError(_clash(name, claims))
+        return claims[0]
+
+    def upcaster(self, names: Iterable[str], from_version: int) -> Upcaster | None:
+        """Return the upcaster for ``from_version`` of any of the names, or None."""
+        for name in names:
+            if claims := self._upcasters.get((name, from_version)):
+                return claims[-1]
+        return None
+
+    def __iter__(self) -> Iterator[EventType]:
+        seen: set[int] = set()
+        for claims in list(self._by_name.values()):
+            for claim in claims:
+                if id(claim) not in seen:
+                    seen.add(id(claim))
+                    yield claim
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for everything that a project's registrations contradict in."""
+        for name, claims in self._by_name.items():
+            if len(claims) > 1:
+                yield _clash(name, claims)
+        for (name, from_version), upcasts in self._upcasters.items():
+            if len(upcasts) > 1:
+                yield (
+                    f"Two upcasters take {name!r} from version {from_version}: "
+                    f"{' and '.join(map(_place, upcasts))}. Keep one."
+                )
+            for claim in self._by_name.get(name, ()):
+                if from_version >= claim.version:
+                    yield (
+                        f"The upcaster {_place(upcasts[-1])} takes {name!r} from version "
+                        f"{from_version}, but {_place(claim.cls)} is of version "
+                        f"{claim.version}. Raise version= on the class."
+                    )
+        for event_type in self:
+            for version in range(1, event_type.version):
+                if self.upcaster(event_type.names, version) is None:
+                    yield (
+                        f"{_place(event_type.cls)} is of version {event_type.version}, but no "
+                        f"upcaster takes {event_type.name!r} from version {version}. Add "
+                        f"@upcaster({event_type.name!r}, from_version={version})."
+                    )
+
+
+registry = Registry()
+
+
+def event(
+    name: str, *, version: int = 1, aliases: Iterable[str] = ()
+) -> Callable[[type[E]], type[E]]:
+    """
+    Register a dataclass as an event type.
+
+    ``name`` is what the store knows it by, for good: up to 255 letters, digits and ``_.:-``,
+    by custom ``<log type>.<past participle>``. ``version`` counts the shapes that its data
+    has had, from 1. ``aliases`` are names that it was stored under before.
+
+    Raise RegistrationError for a name or version that cannot be, or a class that is not a
+    dataclass (``@event`` stands above ``@dataclass``).
+    """
+    names = (name, *aliases)
+    for each in names:
+        if not isinstance(each, str) or not EVENT_TYPE.match(each):
+            raise RegistrationError(
+                f"{each!r} cannot be an event type: start with a letter and use up to "
+                f"{MAX_EVENT_TYPE_LENGTH} letters, digits, and any of _ . : -"
+            )
+    if len(set(names)) < len(names):
+        raise RegistrationError(f"{name!r} names itself, or an alias twice. Remove the repeat.")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
+        raise RegistrationError(f"{name!r}: version must be an int from 1. Count it up by one.")
+
+    def register(cls: type[E]) -> type[E]:
+        if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
+            raise RegistrationError(
+                f"@event({name!r}) registers dataclasses. Put it above @dataclass."
+            )
+        registry.add(EventType(cls, name, version, names[1:]))
+        return cls
+
+    return register
+
+
+def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
+    """
+    Register a function that brings stored data of an event type one version up.
+
+    It gets the data that was stored as ``from_version`` and returns that of
+    ``from_version + 1``. Numbers with a fraction arrive as ``Decimal``, exactly as stored.
+    ``name`` is the event type's current name; its aliases share its upcasters.
+    """
+    if isinstance(from_version, bool) or not isinstance(from_version, int) or from_version < 1:
+        raise RegistrationError(f"{name!r}: from_version must be an int from 1.")
+
+    def register(function: U) -> U:
+        registry.add_upcaster(name, from_version, function)
+        return function
+
+    return register
+
+
+def _place(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    return _place(one) == _place(other)
+
+
+def _clash(name: str, claims: list[EventType]) -> str:
+    places = " and ".join(_place(claim.cls) for claim in claims)
+    return f"Two classes claim the event type {name!r}: {places}. Rename one of them."

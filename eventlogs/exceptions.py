@@ -1,0 +1,281 @@
+"""
+Every error that eventlogs raises, in one tree.
+
+    EventLogError
+    ├── RegistrationError            a class, name or upcaster cannot be registered as written
+    ├── InvalidLogId                 (ValueError) not a log id, or one of another log type
+    ├── InvalidIdempotencyKey        (ValueError) an empty, too long or unstorable key
+    ├── InvalidEvent                 (ValueError) data that would not come back as it went in
+    ├── UnknownEventType             a stored event's type has no class here
+    ├── UndecodableEvent             a stored event's data does not fit its class
+    ├── LogNotFound                  (ObjectDoesNotExist) no event of that log is stored
+    ├── VersionNotReached            the log is not as long as that yet
+    ├── LogCorrupted                 the store answered events with a hole between them
+    ├── LogFull                      the log has no index left
+    ├── ConcurrentAppend             another writer was faster
+    │   └── LogAlreadyExists         … and created the log
+    ├── IdempotentReplay             the key's append is done already; here is its answer
+    ├── IdempotencyKeyReused         the key's append was another one
+    ├── AppendOnlyError              stored events are never changed or deleted
+    └── TransactionMustRetry         the database gave the whole transaction up
+
+An error carries its facts as attributes, ends its message with what to do next, survives
+pickling (so it can cross a Celery result backend or a process pool) and never shows payload
+data: events hold what must not end in a log file.
+
+Every one of them leaves the caller's transaction usable, except ``TransactionMustRetry``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ObjectDoesNotExist
+
+if TYPE_CHECKING:
+    from eventlogs.aggregates import LogState
+    from eventlogs.ids import LogId
+
+
+def _restore(cls: type[EventLogError], args: tuple[Any, ...], facts: dict[str, Any]) -> Any:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class EventLogError(Exception):
+    """The root of the tree: catch this to catch whatever eventlogs raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle as cls(*args), which keyword-only facts do not survive.
+        return _restore, (type(self), self.args, self.__dict__.copy())
+
+
+class RegistrationError(EventLogError):
+    """An event, upcaster or aggregate cannot be registered as it is written."""
+
+
+class InvalidLogId(EventLogError, ValueError):
+    """The value is not a log id, or it is one of another log type."""
+
+    def __init__(self, reason: str, *, expected_type: str | None = None) -> None:
+        self.expected_type = expected_type
+        super().__init__(reason)
+
+
+class InvalidIdempotencyKey(EventLogError, ValueError):
+    """The idempotency key cannot be stored; ``limit`` says why."""
+
+    def __init__(self, limit: str) -> None:
+        self.limit = limit
+        super().__init__(f"An idempotency key {limit}. Nothing was stored: pass another key.")
+
+
+class InvalidEvent(EventLogError, ValueError):
+    """
+    Data that would not come back from the store as it went in; nothing was stored.
+
+    ``path`` is the JSON path of the offending value (``$`` is the event itself, ``$metadata``
+    the append's metadata), ``limit`` the rule that it breaks. The value is never shown.
+    """
+
+    def __init__(self, limit: str, *, event_type: str | None = None, path: str = "$") -> None:
+        self.event_type = event_type
+        self.path = path
+        self.limit = limit
+        where = f"{event_type} at {path}" if event_type else path
+        super().__init__(f"{where}: {limit}. Nothing was stored: correct it and append again.")
+
+
+class UnknownEventType(EventLogError):
+    """The store holds an event of a type that no class is registered for."""
+
+    def __init__(
+        self, event_type: str, *, log_id: LogId | None = None, index: int | None = None
+    ) -> None:
+        self.event_type = event_type
+        self.log_id = log_id
+        self.index = index
+        where = "" if log_id is None else f" (event {index} of {log_id})"
+        super().__init__(
+            f"No event class is registered as {event_type!r}{where}. Register one with "
+            f"@event({event_type!r}), or name it in the aliases of the class that replaced it; "
+            f"load(decode=False) reads the raw event meanwhile."
+        )
+
+
+class UndecodableEvent(EventLogError):
+    """A stored event's data does not fit the class that is registered for its type."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        event_type: str,
+        schema_version: int,
+        log_id: LogId | None = None,
+        index: int | None = None,
+    ) -> None:
+        self.reason = reason
+        self.event_type = event_type
+        self.schema_version = schema_version
+        self.log_id = log_id
+        self.index = index
+        where = "" if log_id is None else f"Event {index} of {log_id}, "
+        super().__init__(
+            f"{where}{event_type} version {schema_version}: {reason}. "
+            f"Add an upcaster or correct the class; load(decode=False) reads the raw event."
+        )
+
+
+class LogNotFound(EventLogError, ObjectDoesNotExist):
+    """No event of the log is stored (or none was, at the moment asked for)."""
+
+    def __init__(self, log_id: LogId, *, reason: str = "does not exist") -> None:
+        self.log_id = log_id
+        super().__init__(f"{log_id} {reason}. Check the id and the database, or create it.")
+
+
+class VersionNotReached(EventLogError):
+    """The log exists, but has fewer events than the version asked for."""
+
+    def __init__(self, log_id: LogId, *, version: int, actual_version: int) -> None:
+        self.log_id = log_id
+        self.version = version
+        self.actual_version = actual_version
+        super().__init__(
+            f"{log_id} is at version {actual_version}, and has not reached version {version}. "
+            f"Ask for a version from 1 to {actual_version}."
+        )
+
+
+class LogCorrupted(EventLogError):
+    """
+    The store answered an event that does not follow the one before it.
+
+    The constraints on the event table rule this out; seen, it means that rows were removed
+    behind the database's back. No state is computed from such a log.
+    """
+
+    def __init__(self, log_id: LogId, *, expected_index: int, actual_index: int) -> None:
+        self.log_id = log_id
+        self.expected_index = expected_index
+        self.actual_index = actual_index
+        super().__init__(
+            f"{log_id} has event {actual_index} where event {expected_index} should follow. "
+            f"Restore the missing events from a backup before using the log."
+        )
+
+
+class LogFull(EventLogError):
+    """The append would take the log past 2**31 - 1 events; nothing was stored."""
+
+    def __init__(self, log_id: LogId, *, actual_version: int, count: int) -> None:
+        self.log_id = log_id
+        self.actual_version = actual_version
+        self.count = count
+        super().__init__(
+            f"{log_id} is at version {actual_version} and cannot take {count} more. "
+            f"Close it with a last event and carry on in a new log."
+        )
+
+
+class ConcurrentAppend(EventLogError):
+    """Another writer appended to the log after the caller last saw it; nothing was stored."""
+
+    def __init__(
+        self,
+        log_id: LogId,
+        *,
+        expected_version: int,
+        actual_version: int,
+        message: str | None = None,
+    ) -> None:
+        self.log_id = log_id
+        self.expected_version = expected_version
+        self.actual_version = actual_version
+        super().__init__(
+            message
+            or f"{log_id} is at version {actual_version}, not at the expected "
+            f"{expected_version}. Reduce it again, then retry if the event still applies."
+        )
+
+
+class LogAlreadyExists(ConcurrentAppend):
+    """The log to create has events already; nothing was stored."""
+
+    def __init__(self, log_id: LogId, *, actual_version: int) -> None:
+        super().__init__(
+            log_id,
+            expected_version=0,
+            actual_version=actual_version,
+            message=f"{log_id} exists already, at version {actual_version}. "
+            f"Append to it, or create a log with another id.",
+        )
+
+
+class IdempotentReplay(EventLogError):
+    """
+    The key's append is done already; nothing more was stored.
+
+    ``log_id``, ``index`` (of its first event) and ``state`` are the original append's.
+    """
+
+    def __init__(self, idempotency_key: str, *, log_id: LogId, index: int, state: LogState) -> None:
+        self.idempotency_key = idempotency_key
+        self.log_id = log_id
+        self.index = index
+        self.state = state
+        super().__init__(
+            f"The append with this idempotency key was done before, on {log_id} from index "
+            f"{index}. Use its state, or get_or_create, get_or_append or execute, "
+            f"which answer it."
+        )
+
+
+class IdempotencyKeyReused(EventLogError):
+    """
+    The key belongs to another append: other events, or another log; nothing was stored.
+
+    ``log_id`` and ``index`` say where the key's own append is.
+    """
+
+    def __init__(self, idempotency_key: str, *, log_id: LogId, index: int) -> None:
+        self.idempotency_key = idempotency_key
+        self.log_id = log_id
+        self.index = index
+        super().__init__(
+            f"This idempotency key was used for another append, on {log_id} from index "
+            f"{index}. Make a new key for a new request."
+        )
+
+
+class AppendOnlyError(EventLogError):
+    """An ORM call would have changed, deleted or slipped in stored rows; none was touched."""
+
+    def __init__(self, model: str, operation: str) -> None:
+        self.model = model
+        self.operation = operation
+        super().__init__(
+            f"{model}.{operation} is refused: history is append-only. Append an event that "
+            f"corrects it, through a LogManager or EventLog.objects.append()."
+        )
+
+
+class TransactionMustRetry(EventLogError):
+    """
+    The database gave the transaction up (deadlock or serialization failure).
+
+    Nothing of the transaction is stored; the database's error is the ``__cause__``. Inside of
+    an ``atomic()`` block the block has to end, and be run again from its start.
+    """
+
+    def __init__(self, *, using: str, sqlstate: str | None) -> None:
+        self.using = using
+        self.sqlstate = sqlstate
+        code = f" ({sqlstate})" if sqlstate else ""
+        super().__init__(
+            f"The transaction on database {using!r} lost against another one{code}. "
+            f"Run it again from its start."
+        )

@@ -1,0 +1,148 @@
+"""
+The gate: what may be stored, and where in a value the first thing is that may not.
+
+The codec has a fast test (encode, decode, compare). This walk is the slow one: it runs when
+the fast test failed, to name the place, and for what the fast test cannot see.
+
+The reasons behind the rules: JSON has no NaN and no infinities (RFC 8259, section 6);
+PostgreSQL's jsonb stores neither NUL nor lone surrogates
+(https://www.postgresql.org/docs/current/datatype-json.html); a naive datetime names no
+instant; a Decimal that has been a binary float has lost cents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from eventlogs.conf import MAX_DEPTH
+
+MAX_INT_BITS: Final = 14_000  # about 4,200 digits: Python's own limit on reading one is 4,300
+MAX_DECIMAL_DIGITS: Final = 4_300
+
+ABSENT: Final = object()  # no counterpart came back to compare with
+SCALARS: Final = (bool, type(None))
+
+
+class Finding(Exception):
+    """A value that may not be stored: its JSON path, and the rule that it breaks."""
+
+    def __init__(self, path: str, limit: str) -> None:
+        self.path = path
+        self.limit = limit
+        super().__init__(path, limit)
+
+
+def inspect(value: Any, came_back: Any = ABSENT, *, root: str = "$") -> None:
+    """
+    Raise a Finding for the first thing in ``value`` that may not be stored.
+
+    ``came_back`` is the same value after it was encoded and decoded, if it was.
+    """
+    _walk(value, came_back, root, 1)
+
+
+def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
+    if isinstance(value, str):
+        _text(value, path)
+    elif isinstance(value, Enum):
+        _walk(value.value, ABSENT, path, depth)
+    elif isinstance(value, SCALARS):
+        pass
+    elif isinstance(value, int):
+        if value.bit_length() > MAX_INT_BITS:
+            raise Finding(path, f"an int may have at most {MAX_INT_BITS} bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Finding(path, "NaN and the infinities cannot be stored")
+        if isinstance(came_back, Decimal):
+            raise Finding(path, "a float is given where a Decimal is declared; pass a Decimal")
+    elif isinstance(value, Decimal):
+        if not value.is_finite():
+            raise Finding(path, "NaN and the infinities cannot be stored")
+        if len(value.as_tuple().digits) > MAX_DECIMAL_DIGITS:
+            raise Finding(path, f"a Decimal may have at most {MAX_DECIMAL_DIGITS} digits")
+    elif isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise Finding(path, "a datetime needs a time zone; naive ones name no instant")
+    elif isinstance(value, bytes | bytearray | memoryview | set | frozenset):
+        kind = type(value).__name__
+        raise Finding(path, f"{kind} has no JSON form; encode it as a str or a list")
+    else:
+        _walk_inside(value, came_back, path, depth)
+        return
+    if came_back is not ABSENT and not isinstance(value, Enum) and not _equal(value, came_back):
+        raise Finding(path, f"this {type(value).__name__} would come back as another value")
+
+
+def _walk_inside(value: Any, came_back: Any, path: str, depth: int) -> None:
+    children = _children(value, came_back, path)
+    if children is None:
+        if came_back is ABSENT or not _equal(value, came_back):
+            raise Finding(path, f"{type(value).__name__} has no JSON form that comes back equal")
+        return
+    if depth > MAX_DEPTH:
+        raise Finding(path, f"objects and arrays may be nested {MAX_DEPTH} deep at most")
+    for step, child, child_came_back in children:
+        _walk(child, child_came_back, path + step, depth + 1)
+
+
+def _children(
+    value: Any, came_back: Any, path: str
+) -> Iterator[tuple[str, Any, Any]] | None:
+    """Return what is inside of ``value`` as (path step, child, its counterpart), or None."""
+    if isinstance(value, dict):
+        return _of_dict(value, came_back, path)
+    if isinstance(value, list | tuple):
+        return _of_array(value, came_back, path)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _of_fields(value, came_back, [field.name for field in dataclasses.fields(value)])
+    if isinstance(value, msgspec.Struct):
+        return _of_fields(value, came_back, value.__struct_fields__)
+    return None
+
+
+def _of_dict(value: dict[Any, Any], came_back: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    for key, child in value.items():
+        if not isinstance(key, str):
+            raise Finding(path, f"keys must be str, and one is {type(key).__name__}")
+        _text(key, f"{path} (a key)")
+        back = came_back.get(key, ABSENT) if isinstance(came_back, dict) else ABSENT
+        yield f".{key}", child, back
+
+
+def _of_array(value: Any, came_back: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if came_back is not ABSENT and isinstance(value, tuple) and isinstance(came_back, list):
+        raise Finding(path, "a tuple would come back as a list; declare the type, or pass a list")
+    paired = isinstance(came_back, list | tuple) and len(came_back) == len(value)
+    for at, child in enumerate(value):
+        yield f"[{at}]", child, came_back[at] if paired else ABSENT
+
+
+def _of_fields(value: Any, came_back: Any, names: Any) -> Iterator[tuple[str, Any, Any]]:
+    for name in names:
+        back = getattr(came_back, name, ABSENT) if type(came_back) is type(value) else ABSENT
+        yield f".{name}", getattr(value, name), back
+
+
+def _text(value: str, path: str) -> None:
+    if "\0" in value:
+        raise Finding(path, "text may not hold NUL (U+0000)")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Finding(path, "text may not hold lone surrogates") from None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # a user's __eq__ may raise whatever it likes: then it is not equal
+        return False

@@ -1,0 +1,143 @@
+"""
+Log identifiers.
+
+A log id is a UUIDv7 (RFC 9562, section 5.7) shown as a TypeID: the log type, an underscore
+and 26 characters of lower-case Crockford base32 (https://github.com/jetify-com/typeid).
+
+Ids made later sort later, to the millisecond. Do not read business meaning into that:
+``EventLog.created_at`` is the database's clock, an id's time is its maker's.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import total_ordering
+from typing import Any
+from uuid import UUID
+
+from typeid import TypeID
+from typeid.errors import TypeIDException
+from uuid_utils.compat import uuid7
+
+from eventlogs.conf import MAX_LOG_TYPE_LENGTH
+from eventlogs.exceptions import InvalidLogId, RegistrationError
+
+# The TypeID specification's rule for prefixes, which a log type is.
+LOG_TYPE = re.compile(rf"[a-z]([a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?\Z")
+UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_log_type(log_type: str) -> str:
+    """
+    Return ``log_type`` if ids can carry it, else raise RegistrationError.
+
+    It must be 1 to 63 characters of a-z and underscores, with a letter at both ends
+    (https://github.com/jetify-com/typeid/tree/main/spec).
+    """
+    if not isinstance(log_type, str) or not LOG_TYPE.match(log_type):
+        raise RegistrationError(
+            f"{log_type!r} cannot be a log type: use 1 to {MAX_LOG_TYPE_LENGTH} of the "
+            f"characters a-z and _, with a letter first and last."
+        )
+    return log_type
+
+
+@total_ordering
+class LogId:
+    """
+    The id of one log: a value, equal to another with the same type and UUID.
+
+    Make new ones with ``LogManager.new_id()`` or ``LogId.new(log_type)``, and read those
+    that came from outside with ``LogId.parse(text)``.
+    """
+
+    __slots__ = ("_text", "log_type", "uuid")
+
+    log_type: str
+    uuid: UUID
+
+    def __init__(self, log_type: str, uuid: UUID) -> None:
+        """
+        Make the id of a log from its parts.
+
+        Raise InvalidLogId for a UUID that is not of version 7, and RegistrationError for a
+        log type that ids cannot carry.
+        """
+        check_log_type(log_type)
+        if not isinstance(uuid, UUID) or uuid.version != 7:
+            raise InvalidLogId("A log id holds a UUID of version 7: make one with LogId.new().")
+        _fill(self, log_type, uuid)
+
+    @classmethod
+    def new(cls, log_type: str) -> LogId:
+        """Return an id that no log has yet; it is made here, without asking the database."""
+        return cls(log_type, uuid7())
+
+    @classmethod
+    def parse(cls, text: str) -> LogId:
+        """
+        Read an id from its text, e.g. ``payment_01h455vb4pex5vsknk084sn02q``.
+
+        Raise InvalidLogId for anything that ``str()`` of a log id would not have written.
+        """
+        try:
+            typeid = TypeID.from_string(text)
+            log_id = cls(typeid.prefix, UUID(int=typeid.uuid.int))
+        except (TypeIDException, RegistrationError, TypeError, ValueError, AttributeError):
+            log_id = None
+        if log_id is None or str(log_id) != text:
+            raise InvalidLogId(
+                "This is not a log id. A log id is a log type, an underscore and 26 "
+                "characters, as in payment_01h455vb4pex5vsknk084sn02q."
+            )
+        return log_id
+
+    @classmethod
+    def stored(cls, log_type: str, uuid: UUID) -> LogId:
+        """Return the id of a row that the store has checked before; nothing is checked."""
+        log_id = cls.__new__(cls)
+        _fill(log_id, log_type, uuid)
+        return log_id
+
+    @property
+    def created_at(self) -> datetime:
+        """The id's own time, to the millisecond, by the clock of the process that made it."""
+        return UNIX_EPOCH + timedelta(milliseconds=self.uuid.int >> 80)
+
+    def __str__(self) -> str:
+        if self._text is None:
+            text = str(TypeID.from_uuid(self.uuid, prefix=self.log_type))
+            object.__setattr__(self, "_text", text)
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"LogId({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LogId):
+            return NotImplemented
+        return self.uuid == other.uuid and self.log_type == other.log_type
+
+    def __lt__(self, other: LogId) -> bool:
+        if not isinstance(other, LogId):
+            return NotImplemented
+        return (self.log_type, self.uuid) < (other.log_type, other.uuid)
+
+    def __hash__(self) -> int:
+        return hash(self.uuid)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"A log id never changes: {name!r} cannot be set.")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"A log id never changes: {name!r} cannot be deleted.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LogId.stored, (self.log_type, self.uuid)
+
+
+def _fill(log_id: LogId, log_type: str, uuid: UUID) -> None:
+    object.__setattr__(log_id, "log_type", log_type)
+    object.__setattr__(log_id, "uuid", uuid)
+    object.__setattr__(log_id, "_text", None)

@@ -1,0 +1,616 @@
+"""
+The front door: create, append to, reduce and read the logs of one aggregate class.
+
+``EventLog.objects`` speaks in rows, ``LogManager`` in your classes.
+
+Two walks to know. Append: encode the events, hand them to the store (one call, in PostgreSQL
+one statement), return the LogState. Reduce: take a starting point, fold the store's events
+from there on, return the Reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections, router
+from django.utils import timezone
+
+from eventlogs import conf, gate
+from eventlogs.aggregates import ANY, Aggregate, Anything, LogState, Reduction, fold, nothing
+from eventlogs.codec import (
+    EncodedEvent,
+    EventReader,
+    codec_for,
+    encode_metadata,
+    raw_records,
+)
+from eventlogs.conf import MAX_BATCH, MAX_KEY_LENGTH, MAX_PAGE_SIZE, MAX_VERSION
+from eventlogs.events import EventRecord
+from eventlogs.exceptions import (
+    ConcurrentAppend,
+    IdempotencyKeyReused,
+    IdempotentReplay,
+    InvalidEvent,
+    InvalidIdempotencyKey,
+    InvalidLogId,
+    LogNotFound,
+    VersionNotReached,
+)
+from eventlogs.ids import LogId
+from eventlogs.models import EventLog
+from eventlogs.pages import EventPage
+from eventlogs.stores import BaseStore
+from eventlogs.stores.base import STREAM_PAGE
+
+A = TypeVar("A", bound=Aggregate)
+
+Expectation = LogState | Reduction[Any]
+Decider = Callable[..., Iterable[Any] | Any | None]
+
+
+class LogManager(Generic[A]):
+    """
+    The logs of one aggregate class, e.g. ``Payment.logs``.
+
+    ``using`` is a database alias; without it, Django's routers say where to write and read
+    (and inside of a transaction, reads go where it is written). ``store`` is a BaseStore to
+    use in the place of the database's own.
+
+    Managers hold no state of a log, and may be shared between threads. Every method that
+    touches the database has a twin for async code, with an ``a`` before its name.
+    """
+
+    def __init__(
+        self, aggregate: type[A], *, using: str | None = None, store: BaseStore | None = None
+    ) -> None:
+        self.aggregate = aggregate
+        self.log_type = aggregate.log_type
+        self.using = using
+        self._store = store
+        self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
+        self._reader = EventReader(aggregate.event_types)
+
+    def __repr__(self) -> str:
+        return f"<LogManager of {self.aggregate.__qualname__} logs>"
+
+    # Ids
+
+    def new_id(self) -> LogId:
+        """Return an id that no log has yet; the database is not asked."""
+        return LogId.new(self.log_type)
+
+    def parse_id(self, log_id: LogId | str) -> LogId:
+        """
+        Return ``log_id`` as a LogId of this manager's log type.
+
+        Raise InvalidLogId for anything else.
+        """
+        if not isinstance(log_id, LogId):
+            log_id = LogId.parse(log_id)
+        if log_id.log_type != self.log_type:
+            raise InvalidLogId(
+                f"{log_id} is the id of a {log_id.log_type} log, not of a {self.log_type} "
+                f"log. Pass it to the manager of its own log type.",
+                expected_type=self.log_type,
+            )
+        return log_id
+
+    # Appending
+
+    def create(
+        self,
+        event: Any,
+        *more: Any,
+        log_id: LogId | str | None = None,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> LogState:
+        """
+        Create a log with its first events, and return its state.
+
+        ``log_id`` is made if it is not given. ``metadata`` is a dict of JSON values that is
+        stored with each event. A retry with the same ``idempotency_key`` (1 to 255
+        characters) finds the log that the first call made, whatever id it names.
+
+        Raise LogAlreadyExists where the log has events, IdempotentReplay where the key's
+        call was done before, IdempotencyKeyReused where that was another call, and
+        InvalidEvent for data that cannot be stored. Nothing is stored then, and the
+        caller's transaction stays usable.
+        """
+        log_id = self.new_id() if log_id is None else self.parse_id(log_id)
+        return self._append(log_id, (event, *more), 0, idempotency_key, metadata)
+
+    def append(
+        self,
+        to: Expectation | LogId | str,
+        *events: Any,
+        expected_version: int | Anything | None = None,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> LogState:
+        """
+        Append events to a log, all or none, and return its new state.
+
+        ``to`` is a LogState or Reduction, whose version is expected, or a log id; then
+        ``expected_version`` is required: a version, or ANY for no expectation.
+
+        Raise ConcurrentAppend where the log is at another version, LogNotFound where it does
+        not exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused and
+        InvalidEvent as in ``create``. The key is looked at first: a retry is a replay also
+        when its state is out of date by now. Nothing is stored then, and the caller's
+        transaction stays usable. TransactionMustRetry: the database gave the caller's
+        transaction up; run it again from its start.
+        """
+        log_id, expected = self._expectation(to, expected_version)
+        return self._append(log_id, events, expected, idempotency_key, metadata)
+
+    def get_or_create(
+        self,
+        event: Any,
+        *more: Any,
+        idempotency_key: str,
+        log_id: LogId | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> tuple[LogState, bool]:
+        """
+        Create a log, or find the one that the key's first call made.
+
+        Return its state after that call, and whether it was this call that created it.
+        Raise what ``create`` raises, but no IdempotentReplay.
+        """
+        try:
+            return self.create(
+                event, *more, log_id=log_id, idempotency_key=idempotency_key, metadata=metadata
+            ), True
+        except IdempotentReplay as replay:
+            return replay.state, False
+
+    def get_or_append(
+        self,
+        to: Expectation | LogId | str,
+        *events: Any,
+        idempotency_key: str,
+        expected_version: int | Anything | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> tuple[LogState, bool]:
+        """
+        Append events, or find that the key's first call did.
+
+        Return the log's state after that call, and whether it was this call that appended.
+        Raise what ``append`` raises, but no IdempotentReplay.
+        """
+        try:
+            return self.append(
+                to,
+                *events,
+                expected_version=expected_version,
+                idempotency_key=idempotency_key,
+                metadata=metadata,
+            ), True
+        except IdempotentReplay as replay:
+            return replay.state, False
+
+    def execute(
+        self,
+        log_id: LogId | str,
+        decider: Decider,
+        *args: Any,
+        idempotency_key: str | None = None,
+        retries: int = 3,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> LogState:
+        """
+        Reduce a log, let ``decider`` decide, append what it yields, and return the state.
+
+        ``decider(aggregate, *args, **kwargs)`` yields or returns events; with none, nothing
+        is appended and the state is the one that it saw. Where another writer is faster, all
+        of it starts again with the newer aggregate, ``retries`` times.
+
+        With an ``idempotency_key`` the key is looked up before the decider is asked, since
+        what it decided the first time it may not decide again: a retry answers the state
+        that the first call answered. The key stands for the call, so its events are not
+        compared. A call that appended nothing leaves no trace of its key.
+
+        Raise ConcurrentAppend when the retries are used up, IdempotencyKeyReused for a key
+        of another log, whatever the decider raises (nothing is stored then), and what
+        ``append`` raises.
+        """
+        log_id = self.parse_id(log_id)
+        if retries < 0:
+            raise ValueError("retries must not be negative.")
+        _check_key(idempotency_key)
+        while True:
+            if (done := self._executed(log_id, idempotency_key)) is not None:
+                return done
+            reduction = self._reduce(log_id, self._writing_store())
+            events = _decided(decider(reduction.aggregate, *args, **kwargs))
+            if not events:
+                return reduction.state
+            try:
+                return self.append(
+                    reduction.state, *events, idempotency_key=idempotency_key, metadata=metadata
+                )
+            except (IdempotentReplay, IdempotencyKeyReused):
+                # A racing call with this key was faster: the look-up finds it now.
+                continue
+            except ConcurrentAppend:
+                if retries == 0:
+                    raise
+                retries -= 1
+
+    def _executed(self, log_id: LogId, idempotency_key: str | None) -> LogState | None:
+        if idempotency_key is None:
+            return None
+        claim = self._writing_store().claim(self.log_type, idempotency_key)
+        if claim is None:
+            return None
+        if claim.log_id != log_id:
+            raise claim.reuse(idempotency_key)
+        return claim.state
+
+    def _append(
+        self,
+        log_id: LogId,
+        events: tuple[Any, ...],
+        expected_version: int | Anything,
+        idempotency_key: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> LogState:
+        if idempotency_key is not None:
+            _check_key(idempotency_key)
+        return EventLog.objects.append(
+            log_id,
+            self._encode(events),
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+            metadata=encode_metadata(metadata),
+            using=self.using,
+            store=self._store,
+        )
+
+    def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
+        if not 0 < len(events) <= MAX_BATCH:
+            raise InvalidEvent(f"an append takes 1 to {MAX_BATCH} events, not {len(events)}")
+        encoded = []
+        for event in events:
+            codec = self._codecs.get(type(event))
+            if codec is None:
+                raise InvalidEvent(
+                    f"a {type(event).__qualname__} is not an event of "
+                    f"{self.aggregate.__qualname__}; name its class in events=[…]"
+                )
+            encoded.append(codec.encode(event))
+        return encoded
+
+    def _expectation(
+        self, to: Expectation | LogId | str, expected_version: int | Anything | None
+    ) -> tuple[LogId, int | Anything]:
+        if isinstance(to, LogState | Reduction):
+            if expected_version is not None and expected_version != to.version:
+                raise TypeError(
+                    f"A {type(to).__name__} is its own expectation: leave expected_version "
+                    f"out, or pass the log id with it."
+                )
+            return self.parse_id(to.log_id), to.version
+        if expected_version is None:
+            raise TypeError(
+                "append() to a log id needs expected_version: the version that you saw, or "
+                "eventlogs.ANY to append whatever it is."
+            )
+        if expected_version is not ANY:
+            if isinstance(expected_version, bool) or not isinstance(expected_version, int):
+                raise TypeError("expected_version must be an int, or eventlogs.ANY.")
+            if not 0 <= expected_version <= MAX_VERSION:
+                raise ValueError(f"expected_version must be from 0 to {MAX_VERSION}.")
+        return self.parse_id(to), expected_version
+
+    # Reducing
+
+    def reduce(
+        self,
+        log_id: LogId | str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+    ) -> Reduction[A]:
+        """
+        Fold a log's events into its aggregate.
+
+        ``version`` asks for the state as of that many events, ``at`` for the state as of
+        that moment (an aware datetime, compared with ``recorded_at``).
+
+        Raise LogNotFound where the log does not exist (or did not, then), VersionNotReached
+        where it has fewer events than ``version``, UnknownEventType or UndecodableEvent
+        where a stored event has no class here, and what the aggregate's ``apply`` raises.
+        """
+        log_id = self.parse_id(log_id)
+        store = self._reading_store()
+        if version is not None and at is not None:
+            raise TypeError("reduce() takes version= or at=, not both.")
+        if version is not None:
+            return self._reduce_to_version(log_id, store, version)
+        if at is not None:
+            return self._reduce_to_moment(log_id, store, at)
+        return self._reduce(log_id, store)
+
+    def _reduce(self, log_id: LogId, store: BaseStore) -> Reduction[A]:
+        start = self._starting_point(log_id)
+        reduction = fold(start, self._records(log_id, store, start.version))
+        if not reduction.version:
+            raise LogNotFound(log_id)
+        return reduction
+
+    def _starting_point(self, log_id: LogId) -> Reduction[A]:
+        """Return the reduction to fold newer events onto. A cache's entry will be one."""
+        return nothing(self.aggregate, log_id)
+
+    def _reduce_to_version(self, log_id: LogId, store: BaseStore, version: int) -> Reduction[A]:
+        if isinstance(version, bool) or not isinstance(version, int) or version < 0:
+            raise ValueError("version must be an int from 0.")
+        if version == 0:
+            raise LogNotFound(log_id, reason="has no events at version 0")
+        records = islice(self._records(log_id, store, 0, page=min(version, STREAM_PAGE)), version)
+        reduction = fold(nothing(self.aggregate, log_id), records)
+        if not reduction.version:
+            raise LogNotFound(log_id)
+        if reduction.version < version:
+            raise VersionNotReached(log_id, version=version, actual_version=reduction.version)
+        return reduction
+
+    def _reduce_to_moment(self, log_id: LogId, store: BaseStore, at: datetime) -> Reduction[A]:
+        if timezone.is_naive(at):
+            raise ValueError("at must be a datetime with a time zone.")
+        records = self._records(log_id, store, 0)
+        reduction = fold(nothing(self.aggregate, log_id), _until(records, at))
+        if not reduction.version:
+            raise LogNotFound(log_id, reason=f"did not exist at {at.isoformat()}")
+        return reduction
+
+    # Reading
+
+    def load(
+        self,
+        log_id: LogId | str,
+        *,
+        start: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        decode: bool = True,
+    ) -> EventPage:
+        """
+        Return one page of a log's events.
+
+        ``start`` is the index of the first event wanted: by default 0, or with ``reverse``
+        the last one, from where the page goes backwards. ``limit`` is 1 to 10,000 events,
+        and defaults to ``PAGE_SIZE``. ``page.next_start`` is what to pass next, or None on
+        the last page. ``decode=False`` leaves events as raw JSON values.
+
+        Raise InvalidLogId for an id of another log type, ValueError for a negative start or
+        a limit out of bounds, and UnknownEventType or UndecodableEvent where a stored event
+        has no class here. A log that does not exist has an empty page.
+        """
+        log_id = self.parse_id(log_id)
+        limit = conf.page_size() if limit is None else limit
+        if not 1 <= limit <= MAX_PAGE_SIZE:
+            raise ValueError(f"limit must be from 1 to {MAX_PAGE_SIZE} events.")
+        if start is not None and start < 0:
+            raise ValueError("start must not be negative.")
+        start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
+        # One more than asked for: it tells whether there is a next page.
+        found = self._reading_store().events(
+            log_id, start=start, limit=limit + 1, reverse=reverse
+        )
+        rows = found[:limit]
+        next_start = found[limit][0] if len(found) > limit else None
+        read = self._reader.records if decode else raw_records
+        return EventPage(log_id, list(read(log_id, rows)), rows, next_start)
+
+    def stream(
+        self, log_id: LogId | str, *, start: int = 0, decode: bool = True
+    ) -> Iterator[EventRecord]:
+        """
+        Yield a log's events from index ``start`` on, in order.
+
+        Memory stays constant however long the log is. Events appended meanwhile are seen as
+        far as they were there when the last page was read. Raise what ``load`` raises; an
+        empty log yields nothing.
+        """
+        log_id = self.parse_id(log_id)
+        if start < 0:
+            raise ValueError("start must not be negative.")
+        store = self._reading_store()
+        if decode:
+            return self._records(log_id, store, start)
+        return raw_records(log_id, store.stream(log_id, start=start))
+
+    def _records(
+        self, log_id: LogId, store: BaseStore, start: int, page: int = STREAM_PAGE
+    ) -> Iterator[EventRecord]:
+        return self._reader.records(log_id, store.stream(log_id, start=start, page=page))
+
+    def exists(self, log_id: LogId | str) -> bool:
+        """Return whether the log has events. Raise InvalidLogId for another type's id."""
+        return self.version(log_id) > 0
+
+    def version(self, log_id: LogId | str) -> int:
+        """
+        Return the number of events in the log, 0 for one that does not exist.
+
+        Raise InvalidLogId for an id of another log type.
+        """
+        return self._reading_store().version(self.parse_id(log_id))
+
+    def _writing_store(self) -> BaseStore:
+        return self._store or EventLog.objects.store(using=self.using)
+
+    def _reading_store(self) -> BaseStore:
+        if self._store is not None or self.using is not None:
+            return self._writing_store()
+        write_alias = router.db_for_write(EventLog)
+        if connections[write_alias].in_atomic_block:
+            return EventLog.objects.store(using=write_alias)
+        return EventLog.objects.store(using=router.db_for_read(EventLog))
+
+    # The same for async code
+
+    async def acreate(
+        self,
+        event: Any,
+        *more: Any,
+        log_id: LogId | str | None = None,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> LogState:
+        """Create a log from async code; see ``create``."""
+        return await sync_to_async(self.create, thread_sensitive=True)(
+            event, *more, log_id=log_id, idempotency_key=idempotency_key, metadata=metadata
+        )
+
+    async def aappend(
+        self,
+        to: Expectation | LogId | str,
+        *events: Any,
+        expected_version: int | Anything | None = None,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> LogState:
+        """Append from async code; see ``append``."""
+        return await sync_to_async(self.append, thread_sensitive=True)(
+            to,
+            *events,
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+        )
+
+    async def aget_or_create(
+        self,
+        event: Any,
+        *more: Any,
+        idempotency_key: str,
+        log_id: LogId | str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> tuple[LogState, bool]:
+        """Create or find a log from async code; see ``get_or_create``."""
+        return await sync_to_async(self.get_or_create, thread_sensitive=True)(
+            event, *more, idempotency_key=idempotency_key, log_id=log_id, metadata=metadata
+        )
+
+    async def aget_or_append(
+        self,
+        to: Expectation | LogId | str,
+        *events: Any,
+        idempotency_key: str,
+        expected_version: int | Anything | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> tuple[LogState, bool]:
+        """Append or find the append from async code; see ``get_or_append``."""
+        return await sync_to_async(self.get_or_append, thread_sensitive=True)(
+            to,
+            *events,
+            idempotency_key=idempotency_key,
+            expected_version=expected_version,
+            metadata=metadata,
+        )
+
+    async def aexecute(
+        self,
+        log_id: LogId | str,
+        decider: Decider,
+        *args: Any,
+        idempotency_key: str | None = None,
+        retries: int = 3,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> LogState:
+        """Decide and append from async code; see ``execute``. The decider is a plain one."""
+        return await sync_to_async(self.execute, thread_sensitive=True)(
+            log_id,
+            decider,
+            *args,
+            idempotency_key=idempotency_key,
+            retries=retries,
+            metadata=metadata,
+            **kwargs,
+        )
+
+    async def areduce(
+        self,
+        log_id: LogId | str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+    ) -> Reduction[A]:
+        """Reduce from async code; see ``reduce``."""
+        return await sync_to_async(self.reduce, thread_sensitive=True)(
+            log_id, version=version, at=at
+        )
+
+    async def aload(
+        self,
+        log_id: LogId | str,
+        *,
+        start: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        decode: bool = True,
+    ) -> EventPage:
+        """Load a page from async code; see ``load``."""
+        return await sync_to_async(self.load, thread_sensitive=True)(
+            log_id, start=start, limit=limit, reverse=reverse, decode=decode
+        )
+
+    async def astream(
+        self, log_id: LogId | str, *, start: int = 0, decode: bool = True
+    ) -> AsyncIterator[EventRecord]:
+        """Yield events from async code, a page for each trip to a thread; see ``stream``."""
+        records = self.stream(log_id, start=start, decode=decode)
+        while page := await sync_to_async(_take_page, thread_sensitive=True)(records):
+            for record in page:
+                yield record
+
+    async def aexists(self, log_id: LogId | str) -> bool:
+        """Return whether the log has events, from async code; see ``exists``."""
+        return await sync_to_async(self.exists, thread_sensitive=True)(log_id)
+
+    async def aversion(self, log_id: LogId | str) -> int:
+        """Return the number of events from async code; see ``version``."""
+        return await sync_to_async(self.version, thread_sensitive=True)(log_id)
+
+
+def _check_key(key: str | None) -> None:
+    if key is None:
+        return
+    if not isinstance(key, str):
+        raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
+    try:
+        gate.inspect(key)
+    except gate.Finding as finding:
+        raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
+
+
+def _decided(answer: Any) -> tuple[Any, ...]:
+    """Return what a decider yielded or returned, as a tuple of events."""
+    if answer is None:
+        return ()
+    if isinstance(answer, Iterable):
+        return tuple(answer)
+    return (answer,)
+
+
+def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord]:
+    for record in records:
+        if record.recorded_at > at:
+            return
+        yield record
+
+
+def _take_page(records: Iterator[EventRecord]) -> list[EventRecord]:
+    return list(islice(records, STREAM_PAGE))

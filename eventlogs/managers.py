@@ -1,0 +1,178 @@
+"""
+Querysets and managers of the tables: for reading, and one way in.
+
+``EventLog.objects`` speaks in rows, a ``LogManager`` in your classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Generic, NoReturn, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import models, router
+from django.utils import timezone
+
+from eventlogs import conf
+from eventlogs.aggregates import ANY, Anything, LogState
+from eventlogs.codec import EncodedEvent
+from eventlogs.events import registry
+from eventlogs.exceptions import AppendOnlyError
+from eventlogs.ids import LogId
+from eventlogs.stores import AppendRequest, BaseStore, store_for
+
+M = TypeVar("M", bound=models.Model)
+
+PRUNE_BATCH = 1_000  # rows deleted by one statement
+
+
+class AppendOnlyQuerySet(models.QuerySet[M], Generic[M]):
+    """A queryset for reading: whatever would write raises AppendOnlyError."""
+
+    def _refuse(self, operation: str) -> NoReturn:
+        raise AppendOnlyError(self.model.__name__, f"objects.{operation}()")
+
+    def create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse."""
+        self._refuse("create")
+
+    def bulk_create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse."""
+        self._refuse("bulk_create")
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse."""
+        self._refuse("bulk_update")
+
+    def get_or_create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse."""
+        self._refuse("get_or_create")
+
+    def update_or_create(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse."""
+        self._refuse("update_or_create")
+
+    def update(self, **kwargs: Any) -> NoReturn:
+        """Refuse."""
+        self._refuse("update")
+
+    def delete(self) -> NoReturn:
+        """Refuse."""
+        self._refuse("delete")
+
+    # Django asks these two not to be offered on managers and in templates.
+    update.alters_data = True  # type: ignore[attr-defined]
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+
+class EventQuerySet(AppendOnlyQuerySet[M]):
+    """Events, for reading."""
+
+    def for_log(self, log_id: LogId | str) -> EventQuerySet[M]:
+        """
+        Keep the events of one log, in order.
+
+        Raise InvalidLogId for text that is not a log id.
+        """
+        if not isinstance(log_id, LogId):
+            log_id = LogId.parse(log_id)
+        return self.filter(log=log_id.uuid, log__log_type=log_id.log_type).order_by("index")
+
+    def after(self, index: int) -> EventQuerySet[M]:
+        """Keep the events of each log with an index above ``index``."""
+        return self.filter(index__gt=index)
+
+    def of_type(self, *types: str | type) -> EventQuerySet[M]:
+        """Keep the events of these types, given by name or class, under all their names."""
+        names: set[str] = set()
+        for each in types:
+            known = registry.by_name(each) if isinstance(each, str) else registry.by_class(each)
+            if isinstance(each, str):
+                names.add(each)
+            elif known is None:
+                raise TypeError(f"{each!r} is not an event class: put @event('…') above it.")
+            names.update(known.names if known else ())
+        return self.filter(type__in=sorted(names))
+
+    def recorded_between(self, start: datetime, end: datetime) -> EventQuerySet[M]:
+        """Keep the events recorded from ``start`` on and before ``end``, both aware."""
+        if timezone.is_naive(start) or timezone.is_naive(end):
+            raise ValueError("recorded_between() needs datetimes with a time zone.")
+        return self.filter(recorded_at__gte=start, recorded_at__lt=end)
+
+
+class EventLogQuerySet(AppendOnlyQuerySet[M]):
+    """Logs, for reading."""
+
+    def of_type(self, *log_types: str) -> EventLogQuerySet[M]:
+        """Keep the logs of these types."""
+        return self.filter(log_type__in=log_types)
+
+
+class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: ignore[misc]
+    """Logs, for reading, and the one way into them: ``append()``."""
+
+    def store(self, *, using: str | None = None) -> BaseStore:
+        """Return the store of a database alias, by default the one that is written to."""
+        return store_for(using or self._db or router.db_for_write(self.model))
+
+    def append(
+        self,
+        log_id: LogId,
+        events: Iterable[EncodedEvent],
+        *,
+        expected_version: int | Anything,
+        idempotency_key: str | None = None,
+        metadata: str = "{}",
+        using: str | None = None,
+        store: BaseStore | None = None,
+    ) -> LogState:
+        """
+        Append encoded events to a log, all or none; version 0 creates it.
+
+        ``LogManager`` calls this with what its codec encoded. ``metadata`` is JSON text.
+
+        Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull,
+        IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
+        and TransactionMustRetry where the database gave it up. Nothing is stored then.
+        """
+        request = AppendRequest(
+            log_id=log_id,
+            events=tuple(events),
+            expected_version=None if expected_version is ANY else expected_version,
+            idempotency_key=idempotency_key,
+            metadata=metadata,
+        )
+        return (store or self.store(using=using)).append(request)
+
+    async def aappend(
+        self, log_id: LogId, events: Sequence[EncodedEvent], **options: Any
+    ) -> LogState:
+        """Append from async code; see ``append``."""
+        return await sync_to_async(self.append, thread_sensitive=True)(log_id, events, **options)
+
+
+class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):
+    """Idempotency keys, for reading, and for forgetting old ones."""
+
+    def prune(self, older_than: timedelta | None = None) -> int:
+        """
+        Forget the keys that are older, and return how many there were.
+
+        The default is ``EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"]``; None there prunes nothing.
+        A request that is retried after its key is gone is a new request. Rows go in batches
+        of 1,000, each a transaction of its own unless the caller has one open.
+        """
+        older_than = older_than if older_than is not None else conf.idempotency_key_retention()
+        if older_than is None:
+            return 0
+        old = self.filter(created_at__lt=timezone.now() - older_than).order_by("pk")
+        pruned = 0
+        while batch := list(old.values_list("pk", flat=True)[:PRUNE_BATCH]):
+            rows = self.model._base_manager.using(self.db).filter(pk__in=batch)
+            pruned += rows._raw_delete(self.db)
+            if len(batch) < PRUNE_BATCH:
+                break
+        return pruned

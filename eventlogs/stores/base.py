@@ -1,0 +1,170 @@
+"""
+What a store is: the small interface behind which logs are kept.
+
+A store speaks in encoded events and rows, never in a project's classes. It must pass the
+contract suite in ``tests/contracts``; those here do.
+
+Every append takes the same five steps, under one lock on the log: claim or lock the log,
+look at the key, compare the version, insert, raise the version. What a refusal says is
+decided in one place for all stores, ``refusal()``: the key first, then the version.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from eventlogs.aggregates import LogState
+from eventlogs.codec import EncodedEvent, StoredEvent, same_fingerprint
+from eventlogs.conf import MAX_VERSION
+from eventlogs.exceptions import (
+    ConcurrentAppend,
+    EventLogError,
+    IdempotencyKeyReused,
+    IdempotentReplay,
+    LogAlreadyExists,
+    LogFull,
+    LogNotFound,
+)
+from eventlogs.ids import LogId
+
+STREAM_PAGE = 2_000  # events read at once while streaming
+
+
+class AppendRequest(NamedTuple):
+    """
+    One append: all of its events are stored, or none is.
+
+    ``expected_version`` is exact, or None for any version of a log that exists. 0 creates
+    the log. ``metadata`` is JSON text; it and the key are stored with each of the events.
+    """
+
+    log_id: LogId
+    events: Sequence[EncodedEvent]
+    expected_version: int | None
+    idempotency_key: str | None
+    metadata: str
+
+
+class Claim(NamedTuple):
+    """An idempotency key that is taken, and the append that took it."""
+
+    log_id: LogId
+    first_index: int
+    count: int
+    fingerprint: bytes
+    position: int  # of the append's last event
+
+    @property
+    def state(self) -> LogState:
+        """What the original append answered."""
+        return LogState(self.log_id, self.first_index + self.count, self.position)
+
+    def replay(self, idempotency_key: str) -> IdempotentReplay:
+        """Return the error that carries the original append's answer."""
+        return IdempotentReplay(
+            idempotency_key, log_id=self.log_id, index=self.first_index, state=self.state
+        )
+
+    def reuse(self, idempotency_key: str) -> IdempotencyKeyReused:
+        """Return the error that says that the key belongs to another append."""
+        return IdempotencyKeyReused(
+            idempotency_key, log_id=self.log_id, index=self.first_index
+        )
+
+
+class BaseStore(ABC):
+    """
+    Where logs are kept.
+
+    All methods may be called inside of a caller's transaction and then take part in it. A
+    refusal raises nothing in the database, and leaves the transaction as it was.
+    """
+
+    @abstractmethod
+    def append(self, request: AppendRequest) -> LogState:
+        """
+        Store the events of one append, or none, and return the log's new state.
+
+        Raise what ``refusal()`` returns, and TransactionMustRetry where the database gave
+        the caller's transaction up.
+        """
+
+    @abstractmethod
+    def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
+        """Return the append that took the key, or None for a key that is free."""
+
+    @abstractmethod
+    def version(self, log_id: LogId) -> int:
+        """Return the number of events of the log, 0 for one that does not exist."""
+
+    @abstractmethod
+    def events(
+        self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
+    ) -> Sequence[StoredEvent]:
+        """
+        Return at most ``limit`` events from index ``start`` on, or backwards from there.
+
+        A log of another type with the same UUID has none.
+        """
+
+    def last(self, log_id: LogId, *, limit: int) -> Sequence[StoredEvent]:
+        """Return the last ``limit`` events, newest first."""
+        return self.events(log_id, start=MAX_VERSION, limit=limit, reverse=True)
+
+    def stream(
+        self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
+    ) -> Iterator[StoredEvent]:
+        """Yield the log's events from index ``start`` on, holding one page at a time."""
+        while True:
+            rows = self.events(log_id, start=start, limit=page)
+            yield from rows
+            if len(rows) < page:
+                return
+            start += page
+
+
+def refusal(request: AppendRequest, claim: Claim | None, version: int) -> EventLogError | None:
+    """
+    Return why an append is refused, or None where nothing is wrong with it.
+
+    ``claim`` is who holds the request's key, ``version`` the log's actual one (0: it does
+    not exist). The key is looked at before the version, so that a retry whose first answer
+    got lost is a replay, also where its expectation is out of date by now.
+
+    A key names one request. The same events on *another log* are another request (answering
+    with the first log's state would lose an event silently), except for ``create``, whose
+    retry may come with another new id.
+    """
+    if claim is not None and request.idempotency_key is not None:
+        creates = request.expected_version == 0
+        same_place = claim.first_index == 0 if creates else claim.log_id == request.log_id
+        if same_place and same_fingerprint(claim.fingerprint, request.events):
+            return claim.replay(request.idempotency_key)
+        return claim.reuse(request.idempotency_key)
+    if request.expected_version == 0:
+        if version:
+            return LogAlreadyExists(request.log_id, actual_version=version)
+    elif version == 0:
+        return LogNotFound(request.log_id)
+    elif request.expected_version not in (None, version):
+        return ConcurrentAppend(
+            request.log_id,
+            expected_version=request.expected_version or 0,
+            actual_version=version,
+        )
+    if version + len(request.events) > MAX_VERSION:
+        return LogFull(request.log_id, actual_version=version, count=len(request.events))
+    return None
+
+
+def claim_of(
+    log_type: str, row: tuple[UUID, int, int, bytes, int | None]
+) -> Claim:
+    """Return the claim in a row of log, first index, count, fingerprint and position."""
+    log, first_index, count, fingerprint, position = row
+    return Claim(
+        LogId.stored(log_type, log), first_index, count, bytes(fingerprint), position or 0
+    )

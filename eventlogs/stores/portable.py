@@ -1,0 +1,216 @@
+"""
+The store for any database that Django knows: the ORM, row locks, unique constraints.
+
+Why it is right. On SQLite a transaction is IMMEDIATE (a system check sees to it), so there is
+one writer at a time. Elsewhere the log's row is locked first, with ``select_for_update``, and
+every writer of the log has to pass there; a log that does not exist yet is claimed by
+inserting its row at version 0, which makes a racing creator wait for this transaction's end.
+Rows are claimed with ``INSERT … ON CONFLICT DO NOTHING`` (Django's ``ignore_conflicts``) and
+read again, so a lost race is no database error. The unique constraints on (log, index) and
+(log type, key) are the last line: with every line above removed, they would still stop it.
+
+A log's row at version 0 is never committed: whoever inserted it raises its version in the
+same transaction, or takes the row back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import apps
+from django.db import models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Cast, Greatest, Now
+
+from eventlogs.aggregates import LogState
+from eventlogs.codec import StoredEvent, fingerprints
+from eventlogs.conf import MAX_VERSION
+from eventlogs.exceptions import EventLogError
+from eventlogs.ids import LogId
+from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.transactions import in_transaction, run_append
+
+INSERT_BATCH = 500  # rows of one INSERT
+
+
+class PortableStore(BaseStore):
+    """Logs in a database, through the ORM."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+
+    def append(self, request: AppendRequest) -> LogState:
+        answer = run_append(self.using, lambda connection: self._append(connection, request))
+        if isinstance(answer, EventLogError):
+            raise answer
+        return answer
+
+    def _append(
+        self, connection: BaseDatabaseWrapper, request: AppendRequest
+    ) -> LogState | EventLogError:
+        """Return the new state or the refusal; raising it would roll a caller's block back."""
+        if in_transaction(connection):
+            return self._try_append(connection, request)
+        with transaction.atomic(using=self.using):
+            return self._try_append(connection, request)
+
+    def _try_append(
+        self, connection: BaseDatabaseWrapper, request: AppendRequest
+    ) -> LogState | EventLogError:
+        log_id, key, count = request.log_id, request.idempotency_key, len(request.events)
+        logs = self._rows("EventLog").filter(pk=log_id.uuid)
+        locked = self._lock(connection, logs)
+        claimed_log = locked is None and request.expected_version == 0
+        if claimed_log:
+            # Not before the key is looked at: a replayed create leaves nothing to take back.
+            refused = refusal(request, self._claim(log_id.log_type, key), 0)
+            if refused is not None:
+                return refused
+            locked = self._claim_log(connection, log_id)
+        log_type, version = locked or (log_id.log_type, 0)
+        if log_type != log_id.log_type and request.expected_version != 0:
+            version = 0  # the UUID is another type's: this log does not exist
+
+        refused = refusal(request, self._claim(log_id.log_type, key), version)
+        if refused is None and key is not None:
+            refused = self._claim_key(request, version)
+        if refused is not None:
+            if claimed_log and version == 0:
+                logs._raw_delete(self.using)
+            return refused
+
+        logs.update(
+            version=F("version") + count,
+            updated_at=Greatest(Now(), F("updated_at")),
+        )
+        recorded_at = logs.values_list("updated_at", flat=True).get()
+        position = self._insert(request, version, recorded_at)
+        return LogState(log_id, version + count, position)
+
+    def _lock(
+        self, connection: BaseDatabaseWrapper, logs: QuerySet[Any]
+    ) -> tuple[str, int] | None:
+        """Lock the log's row until the transaction ends; return its type and version."""
+        no_key = connection.features.has_select_for_no_key_update
+        row: tuple[str, int] | None = (
+            logs.select_for_update(no_key=no_key).values_list("log_type", "version").first()
+        )
+        return row
+
+    def _claim_log(self, connection: BaseDatabaseWrapper, log_id: LogId) -> tuple[str, int]:
+        model = apps.get_model("eventlogs", "EventLog")
+        row = model(
+            id=log_id.uuid, log_type=log_id.log_type, version=0, created_at=Now(), updated_at=Now()
+        )
+        self._rows("EventLog").bulk_create([row], ignore_conflicts=True)
+        locked = self._lock(connection, self._rows("EventLog").filter(pk=log_id.uuid))
+        # None: its row is another transaction's that this one's snapshot does not show.
+        return locked or (log_id.log_type, MAX_VERSION)
+
+    def _claim_key(self, request: AppendRequest, version: int) -> EventLogError | None:
+        """Claim the key for this append; return the refusal where somebody else has it."""
+        model = apps.get_model("eventlogs", "IdempotencyKey")
+        row = model(
+            log_type=request.log_id.log_type,
+            key=request.idempotency_key,
+            log_id=request.log_id.uuid,
+            first_index=version,
+            count=len(request.events),
+            fingerprint=next(fingerprints(request.events)),
+            created_at=Now(),
+        )
+        self._rows("IdempotencyKey").bulk_create([row], ignore_conflicts=True)
+        claim = self._claim(request.log_id.log_type, request.idempotency_key)
+        # The log's row is locked: nobody else can have claimed a key for this very index.
+        if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
+            return None
+        return refusal(request, claim, version)
+
+    def _insert(self, request: AppendRequest, version: int, recorded_at: Any) -> int:
+        model = apps.get_model("eventlogs", "Event")
+        json = models.JSONField()
+        metadata = Cast(Value(request.metadata), json)
+        rows = [
+            model(
+                log_id=request.log_id.uuid,
+                index=version + offset,
+                type=event.type,
+                schema_version=event.schema_version,
+                data=Cast(Value(event.data), json),
+                metadata=metadata,
+                idempotency_key=request.idempotency_key,
+                recorded_at=recorded_at,
+            )
+            for offset, event in enumerate(request.events)
+        ]
+        self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+        last = version + len(rows) - 1
+        position: int = (
+            self._rows("Event")
+            .filter(log_id=request.log_id.uuid, index=last)
+            .values_list("position", flat=True)
+            .get()
+        )
+        return position
+
+    def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
+        return self._claim(log_type, idempotency_key)
+
+    def _claim(self, log_type: str, key: str | None) -> Claim | None:
+        if key is None:
+            return None
+        row = (
+            self._rows("IdempotencyKey")
+            .filter(log_type=log_type, key=key)
+            .values_list("log_id", "first_index", "count", "fingerprint")
+            .first()
+        )
+        if row is None:
+            return None
+        log, first_index, count, fingerprint = row
+        position = (
+            self._rows("Event")
+            .filter(log_id=log, index=first_index + count - 1)
+            .values_list("position", flat=True)
+            .first()
+        )
+        return claim_of(log_type, (log, first_index, count, fingerprint, position))
+
+    def version(self, log_id: LogId) -> int:
+        version: int | None = (
+            self._rows("EventLog")
+            .filter(pk=log_id.uuid, log_type=log_id.log_type)
+            .values_list("version", flat=True)
+            .first()
+        )
+        return version or 0
+
+    def events(
+        self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
+    ) -> Sequence[StoredEvent]:
+        events = self._rows("Event").filter(log_id=log_id.uuid, log__log_type=log_id.log_type)
+        if reverse:
+            events = events.filter(index__lte=start).order_by("-index")
+        else:
+            events = events.filter(index__gte=start).order_by("index")
+        text = models.TextField()
+        return list(
+            events.values_list(
+                "index",
+                "position",
+                "type",
+                "schema_version",
+                Cast("data", text),
+                Cast("metadata", text),
+                "idempotency_key",
+                "recorded_at",
+            )[:limit]
+        )
+
+    def _rows(self, model: str) -> QuerySet[Any]:
+        # A plain queryset: those of the models refuse to write. By name: models import stores.
+        return QuerySet(apps.get_model("eventlogs", model), using=self.using)
+
+

@@ -1,0 +1,41 @@
+-- Append any number of events, with or without an idempotency key.
+--
+-- Right because: `locked` takes the log's row lock, and finds no row where the version is not
+-- the expected one (see append_one.sql). Only then is the key claimed; ON CONFLICT waits for
+-- a racing transaction that claims the same key, and finds no row once that has committed.
+-- Everything further comes from those rows, so that with either missing nothing is written.
+-- The parts share one snapshot and hand rows to one another only by RETURNING
+-- (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING).
+WITH locked AS MATERIALIZED (
+    SELECT id, version
+    FROM eventlogs_eventlog
+    WHERE id = %(log)s::uuid
+      AND log_type = %(log_type)s::text
+      AND (%(expected)s::integer IS NULL OR version = %(expected)s::integer)
+      AND version <= 2147483647 - %(count)s::integer
+    FOR NO KEY UPDATE
+), claimed AS (
+    INSERT INTO eventlogs_idempotencykey
+        (log_type, key, log_id, first_index, count, fingerprint, created_at)
+    SELECT %(log_type)s::text, %(key)s::text, id, version, %(count)s::integer, %(fingerprint)s::bytea, clock_timestamp()
+    FROM locked
+    WHERE %(key)s::text IS NOT NULL
+    ON CONFLICT (log_type, key) DO NOTHING
+    RETURNING first_index
+), bumped AS (
+    UPDATE eventlogs_eventlog AS log
+    SET version = log.version + %(count)s::integer, updated_at = greatest(clock_timestamp(), updated_at)
+    FROM locked
+    WHERE log.id = locked.id
+      AND (%(key)s::text IS NULL OR EXISTS (SELECT FROM claimed))
+    RETURNING locked.version AS first_index, log.updated_at
+), inserted AS (
+    INSERT INTO eventlogs_event
+        (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+    SELECT %(log)s::uuid, first_index + number - 1, item ->> 't', (item ->> 'v')::integer,
+           item -> 'd', %(metadata)s::jsonb, %(key)s::text, updated_at
+    FROM bumped, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
+    ORDER BY number
+    RETURNING position
+)
+SELECT max(position), max(first_index) FROM inserted, bumped

@@ -1,0 +1,23 @@
+-- Append one event, without an idempotency key.
+--
+-- Right because: the UPDATE takes the log's row lock. Under READ COMMITTED a statement that
+-- waited for it re-evaluates its WHERE on the newest version of the row
+-- (https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED), so of
+-- two that expect version 3, one finds 4 and updates nothing, and inserts nothing. An index
+-- is a version that was held under the lock: no two are the same, and none is left out.
+-- updated_at is the last event's recorded_at: time does not run backwards within a log.
+WITH bumped AS (
+    UPDATE eventlogs_eventlog
+    SET version = version + 1, updated_at = greatest(clock_timestamp(), updated_at)
+    WHERE id = %(log)s::uuid
+      AND log_type = %(log_type)s::text
+      AND (%(expected)s::integer IS NULL OR version = %(expected)s::integer)
+      AND version < 2147483647
+    RETURNING version, updated_at
+)
+INSERT INTO eventlogs_event
+    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+SELECT %(log)s::uuid, version - 1, %(type)s::text, %(schema_version)s::integer, %(data)s::jsonb,
+       %(metadata)s::jsonb, NULL, updated_at
+FROM bumped
+RETURNING position, index + 1

@@ -1,0 +1,10 @@
+-- What stands in the way of an append: who holds its key, and the version of its log.
+SELECT key.log_id, key.first_index, key.count, key.fingerprint,
+       (SELECT position FROM eventlogs_event AS event
+        WHERE event.log_id = key.log_id AND event.index = key.first_index + key.count - 1),
+       log.log_type, log.version, current_setting('transaction_isolation')
+FROM (SELECT) AS nothing
+LEFT JOIN eventlogs_idempotencykey AS key
+       ON key.log_type = %(log_type)s::text AND key.key = %(key)s::text
+LEFT JOIN eventlogs_eventlog AS log
+       ON log.id = %(log)s::uuid

@@ -1,0 +1,72 @@
+"""
+Whose transaction an append runs in, and what happens when the database gives it up.
+
+Inside of a caller's transaction only the caller can run everything again, so a deadlock or
+a serialization failure becomes TransactionMustRetry. Outside, nothing but the append is lost
+and it is tried again here.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from eventlogs.exceptions import TransactionMustRetry
+
+T = TypeVar("T")
+
+ATTEMPTS = 6  # of an append outside of a transaction
+FIRST_PAUSE = 0.01  # seconds, doubled each time, with full jitter
+
+# https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
+MUST_RETRY_SQLSTATES = frozenset({"40001", "40P01"})
+# SQLITE_BUSY, also with an extended code above its low byte (https://sqlite.org/rescode.html),
+# and MySQL's deadlock found (1213) and lock wait timeout (1205).
+SQLITE_BUSY = 5
+MYSQL_MUST_RETRY = frozenset({1205, 1213})
+
+
+def in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a caller's transaction is open (or will be, without autocommit)."""
+    return connection.in_atomic_block or not connection.get_autocommit()
+
+
+def run_append(using: str, attempt: Callable[[BaseDatabaseWrapper], T]) -> T:
+    """
+    Call ``attempt`` until the database does not give it up, and return its answer.
+
+    Raise TransactionMustRetry inside of a caller's transaction, or after six attempts.
+    """
+    connection = connections[using]
+    for number in range(ATTEMPTS):
+        try:
+            return attempt(connection)
+        except Error as error:
+            if not must_retry(error):
+                raise
+            inside = in_transaction(connection)
+            if inside and connection.in_atomic_block:
+                connection.set_rollback(True)
+            if inside or number == ATTEMPTS - 1:
+                raise TransactionMustRetry(using=using, sqlstate=_sqlstate(error)) from error
+        time.sleep(random.uniform(0, FIRST_PAUSE * 2**number))  # noqa: S311 (jitter)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def must_retry(error: Error) -> bool:
+    """Return whether the database says that the transaction should be run again."""
+    if _sqlstate(error) in MUST_RETRY_SQLSTATES:
+        return True
+    code = getattr(error.__cause__, "sqlite_errorcode", None)
+    if code is not None:
+        return bool(code & 0xFF == SQLITE_BUSY)
+    return bool(error.args) and error.args[0] in MYSQL_MUST_RETRY
+
+
+def _sqlstate(error: Error) -> str | None:
+    return getattr(error.__cause__, "sqlstate", None)
