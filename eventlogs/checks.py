@@ -1,3 +1,160 @@
-"""System checks: what would go wrong later, said at startup."""
+"""
+System checks: what would go wrong later, said at startup.
+
+    E001  EVENTLOGS is not a dict, or one of its values cannot be
+    W002  EVENTLOGS has a key that eventlogs does not know
+    E003  reserved: EVENTLOGS["CACHE"] names no cache
+    E004  an SQLite database whose transactions are not IMMEDIATE
+    E005  USE_TZ is off
+    E006  two event classes claim one name, or an upcaster is missing or too many
+    E007  the fields of an event class cannot be encoded
+    W008  the triggers that keep events append-only are missing (with --database)
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import connections, router
+
+from eventlogs.codec import codec_for
+from eventlogs.conf import DEFAULTS, MAX_PAGE_SIZE
+from eventlogs.events import registry
+from eventlogs.exceptions import RegistrationError
+
+TRIGGERS = {"eventlogs_event_refuse_change", "eventlogs_event_refuse_truncate"}
+
+VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "MAX_EVENT_BYTES": (
+        lambda value: type(value) is int and 0 < value <= 2**28,
+        "an int from 1 to 268,435,456 (256 MiB: what jsonb can take)",
+    ),
+    "IDEMPOTENCY_KEY_RETENTION": (
+        lambda value: value is None or (isinstance(value, timedelta) and value > timedelta()),
+        "a positive datetime.timedelta, or None",
+    ),
+    "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
+    "PAGE_SIZE": (
+        lambda value: type(value) is int and 0 < value <= MAX_PAGE_SIZE,
+        f"an int from 1 to {MAX_PAGE_SIZE}",
+    ),
+}
+
+
+@register()
+def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check the EVENTLOGS setting and USE_TZ."""
+    found: list[CheckMessage] = []
+    ours = getattr(settings, "EVENTLOGS", {})
+    if not isinstance(ours, dict):
+        found.append(
+            Error(
+                "EVENTLOGS is not a dict.",
+                hint=f"Set EVENTLOGS = {{…}} with any of: {', '.join(DEFAULTS)}.",
+                id="eventlogs.E001",
+            )
+        )
+        ours = {}
+    for name, value in ours.items():
+        if name not in VALID:
+            found.append(
+                Warning(
+                    f"EVENTLOGS[{name!r}] is not a setting of eventlogs.",
+                    hint=f"Remove it, or use one of: {', '.join(DEFAULTS)}.",
+                    id="eventlogs.W002",
+                )
+            )
+            continue
+        valid, wanted = VALID[name]
+        if not valid(value):
+            found.append(
+                Error(
+                    f"EVENTLOGS[{name!r}] has a value that cannot be.",
+                    hint=f"Set it to {wanted}.",
+                    id="eventlogs.E001",
+                )
+            )
+    if not settings.USE_TZ:
+        found.append(
+            Error(
+                "USE_TZ is False, and events are recorded at instants.",
+                hint="Set USE_TZ = True.",
+                id="eventlogs.E005",
+            )
+        )
+    return found
+
+
+@register()
+def check_sqlite_transactions(**kwargs: Any) -> Iterable[CheckMessage]:
+    """
+    Check that SQLite takes its write lock when a transaction begins.
+
+    With the default (DEFERRED), a transaction that reads and then writes fails with "database
+    is locked" at once where another writes (https://sqlite.org/lang_transaction.html).
+    """
+    for alias in connections:
+        connection = connections[alias]
+        if connection.vendor != "sqlite" or not _holds_logs(alias):
+            continue
+        mode = str(connection.settings_dict["OPTIONS"].get("transaction_mode") or "DEFERRED")
+        if mode.upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+            yield Error(
+                f"DATABASES[{alias!r}] is SQLite with {mode.upper()} transactions: appends "
+                f"that race would fail with 'database is locked'.",
+                hint=f'Set DATABASES[{alias!r}]["OPTIONS"] = {{"transaction_mode": "IMMEDIATE"}}.',
+                id="eventlogs.E004",
+            )
+
+
+@register()
+def check_events(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that event names, versions, upcasters and fields fit together."""
+    for problem in registry.problems():
+        yield Error(problem.rstrip("."), id="eventlogs.E006")
+    for event_type in registry:
+        try:
+            codec_for(event_type)
+        except RegistrationError as error:
+            yield Error(str(error), id="eventlogs.E007")
+
+
+@register(Tags.database)
+def check_append_only_triggers(
+    *,
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> Iterable[CheckMessage]:
+    """Check that PostgreSQL refuses to change events; asked for by ``check --database``."""
+    for alias in databases or ():
+        connection = connections[alias]
+        if connection.vendor != "postgresql" or not _holds_logs(alias):
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('eventlogs_event')")
+            if cursor.fetchone() == (None,):
+                continue  # not migrated yet
+            cursor.execute(
+                "SELECT tgname FROM pg_trigger "
+                "WHERE tgrelid = 'eventlogs_event'::regclass AND tgenabled = 'A'"
+            )
+            missing = TRIGGERS - {name for (name,) in cursor.fetchall()}
+        if missing:
+            yield Warning(
+                f"In the database {alias!r} nothing refuses changes of events: the trigger "
+                f"{' and '.join(sorted(missing))} is missing or not ENABLE ALWAYS.",
+                hint="Run: manage.py migrate eventlogs 0001 --fake; "
+                f"manage.py migrate eventlogs --database {alias}. In a database that Django "
+                "made for tests, the trigger on TRUNCATE is left out on purpose.",
+                id="eventlogs.W008",
+            )
+
+
+def _holds_logs(alias: str) -> bool:
+    return bool(router.allow_migrate(alias, "eventlogs", model_name="event"))

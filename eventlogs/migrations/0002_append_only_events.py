@@ -13,7 +13,7 @@ from django.db import migrations
 from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 
 REFUSE = """
-CREATE FUNCTION eventlogs_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION eventlogs_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'table % is append-only: % is refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'restrict_violation',
@@ -24,14 +24,14 @@ $$
 
 # For each row: a statement that touches no row has changed nothing, and passes.
 NO_CHANGE = """
-CREATE TRIGGER eventlogs_event_refuse_change
+CREATE OR REPLACE TRIGGER eventlogs_event_refuse_change
     BEFORE UPDATE OR DELETE ON eventlogs_event
     FOR EACH ROW EXECUTE FUNCTION eventlogs_refuse_change();
 ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_change
 """
 
 NO_TRUNCATE = """
-CREATE TRIGGER eventlogs_event_refuse_truncate
+CREATE OR REPLACE TRIGGER eventlogs_event_refuse_truncate
     BEFORE TRUNCATE ON eventlogs_event
     FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_refuse_change();
 ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncate

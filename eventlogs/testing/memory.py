@@ -1,0 +1,104 @@
+"""
+A store in memory, for unit tests: the same contract as the real ones, without a database.
+
+It keeps what a database would keep (JSON text, not objects), so that codec and gate are
+tested with it. It takes no part in transactions: a rollback takes nothing back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from threading import RLock
+from typing import NamedTuple
+from uuid import UUID
+
+from django.utils import timezone
+
+from eventlogs.aggregates import LogState
+from eventlogs.codec import StoredEvent, fingerprints
+from eventlogs.ids import LogId
+from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
+
+
+class _Log(NamedTuple):
+    log_type: str
+    events: list[StoredEvent]
+
+
+class MemoryStore(BaseStore):
+    """Logs in this process' memory; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._logs: dict[UUID, _Log] = {}
+        self._claims: dict[tuple[str, str], Claim] = {}
+        self._position = 0
+
+    def append(self, request: AppendRequest) -> LogState:
+        log_id, key = request.log_id, request.idempotency_key
+        with self._lock:
+            log = self._logs.get(log_id.uuid)
+            known = log is not None and (
+                log.log_type == log_id.log_type or request.expected_version == 0
+            )
+            version = len(log.events) if log is not None and known else 0
+            claim = self._claims.get((log_id.log_type, key)) if key is not None else None
+            refused = refusal(request, claim, version)
+            if refused is not None:
+                raise refused
+            if log is None:
+                log = self._logs[log_id.uuid] = _Log(log_id.log_type, [])
+            state = self._insert(log, version, request)
+            if key is not None:
+                self._claims[log_id.log_type, key] = Claim(
+                    log_id=log_id,
+                    first_index=version,
+                    count=len(request.events),
+                    fingerprint=next(fingerprints(request.events)),
+                    position=state.position,
+                )
+            return state
+
+    def _insert(self, log: _Log, version: int, request: AppendRequest) -> LogState:
+        now = timezone.now()
+        if log.events:
+            now = max(now, log.events[-1][-1])
+        for event in request.events:
+            # As jsonb does: what cannot be stored there must not pass a unit test either.
+            json.loads(event.data)
+            self._position += 1
+            log.events.append(
+                (
+                    len(log.events),
+                    self._position,
+                    event.type,
+                    event.schema_version,
+                    event.data,
+                    request.metadata,
+                    request.idempotency_key,
+                    now,
+                )
+            )
+        return LogState(request.log_id, version + len(request.events), self._position)
+
+    def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
+        with self._lock:
+            return self._claims.get((log_type, idempotency_key))
+
+    def version(self, log_id: LogId) -> int:
+        return len(self._events(log_id))
+
+    def events(
+        self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
+    ) -> Sequence[StoredEvent]:
+        with self._lock:
+            events = self._events(log_id)
+            if not reverse:
+                return events[start : start + limit]
+            end = min(start + 1, len(events))
+            return events[max(end - limit, 0) : end][::-1]
+
+    def _events(self, log_id: LogId) -> list[StoredEvent]:
+        log = self._logs.get(log_id.uuid)
+        return log.events if log is not None and log.log_type == log_id.log_type else []
