@@ -222,7 +222,8 @@ def execute(
     try:
         if prepare:
             raw.prepare_threshold = 0
-        kept.execute(statement, parameters, prepare=prepare)
+        # Binary results: a timestamp is four times as cheap to read as its text.
+        kept.execute(statement, parameters, prepare=prepare, binary=True)
         return kept.fetchall()
     except psycopg.Error:
         with connection.wrap_database_errors:

@@ -1,0 +1,184 @@
+"""What the benchmarks share: a scratch database, client processes, pgbench, a table."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+
+SCRATCH = "eventlogs_benchmarks"
+CLIENTS = 8
+SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "5"))  # of each measurement
+ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "5"))
+
+
+def server_url() -> str:
+    """Return DATABASE_URL, or stop with what to do."""
+    url = os.environ.get("DATABASE_URL", "")
+    if not url.startswith("postgres"):
+        sys.exit("Set DATABASE_URL to a PostgreSQL server, e.g. postgresql://postgres@localhost/.")
+    return url
+
+
+def scratch_url() -> str:
+    """Return the URL of the benchmarks' own database."""
+    return urlunsplit(urlsplit(server_url())._replace(path=f"/{SCRATCH}"))
+
+
+def configure() -> None:
+    """Set Django up on the scratch database; in every process."""
+    import django
+    from django.conf import settings
+
+    if not settings.configured:
+        with closing(psycopg.connect(scratch_url(), connect_timeout=5)) as connection:
+            info = connection.info
+            where = {"HOST": info.host, "PORT": info.port, "USER": info.user}
+            where["PASSWORD"] = info.password
+        settings.configure(
+            SECRET_KEY="benchmarks",
+            USE_TZ=True,
+            INSTALLED_APPS=["django.contrib.contenttypes", "eventlogs"],
+            DATABASES={
+                "default": {
+                    "ENGINE": "django.db.backends.postgresql",
+                    "NAME": SCRATCH,
+                    **where,
+                }
+            },
+        )
+        django.setup()
+
+
+def make_scratch() -> None:
+    """Make the scratch database anew, migrated."""
+    drop_scratch()
+    with psycopg.connect(server_url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {SCRATCH}")
+    configure()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+
+
+def drop_scratch() -> None:
+    """Remove the scratch database."""
+    with psycopg.connect(server_url(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {SCRATCH} WITH (FORCE)")
+
+
+def server_facts() -> str:
+    """Return a line about the server that was measured."""
+    with psycopg.connect(server_url()) as connection:
+        facts = [
+            connection.execute(f"SHOW {name}").fetchone()[0]  # type: ignore[index]
+            for name in ("server_version", "fsync", "synchronous_commit")
+        ]
+    return "PostgreSQL {}, fsync {}, synchronous_commit {}, {} CPUs".format(
+        *facts, os.cpu_count()
+    )
+
+
+def pgbench(script: str, *, seconds: float = SECONDS, clients: int = CLIENTS) -> float:
+    """Return the transactions per second of a pgbench script, prepared."""
+    program = shutil.which("pgbench") or _beside_pg_config("pgbench")
+    if program is None:
+        sys.exit("pgbench is not installed: install PostgreSQL's client programs.")
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script)
+        file.flush()
+        command = [program, "--no-vacuum", "--protocol=prepared", f"--client={clients}"]
+        command += ["--jobs=2", f"--time={max(1, round(seconds))}", f"--file={file.name}", "--define=n=0"]
+        command += [scratch_url()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if line.startswith("tps = "):
+            return float(line.split()[2])
+    sys.exit(f"pgbench failed: {done.stderr.strip()}")
+
+
+def _beside_pg_config(name: str) -> str | None:
+    config = shutil.which("pg_config")
+    if config is None:
+        return None
+    bindir = subprocess.run([config, "--bindir"], capture_output=True, text=True, check=True)
+    program = Path(bindir.stdout.strip()) / name
+    return str(program) if program.exists() else None
+
+
+def clients(work: Callable[[], Callable[[], Any]], *, seconds: float = SECONDS) -> float:
+    """
+    Return the calls per second of ``work()()`` in eight processes.
+
+    ``work`` is called once in each, and what it returns over and over.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(CLIENTS)
+    answers = context.Queue()
+    processes = [
+        context.Process(target=_client, args=(work, barrier, answers, seconds))
+        for _ in range(CLIENTS)
+    ]
+    for process in processes:
+        process.start()
+    rates = [answers.get(timeout=seconds + 60) for _ in processes]
+    for process in processes:
+        process.join()
+    return sum(rates)
+
+
+def _client(work: Any, barrier: Any, answers: Any, seconds: float) -> None:
+    configure()
+    call = work()
+    for _ in range(20):
+        call()  # connect and prepare
+    barrier.wait()
+    count = 0
+    begin = now = time.perf_counter()
+    while now - begin < seconds:
+        call()
+        count += 1
+        now = time.perf_counter()
+    answers.put(count / (now - begin))
+
+
+def in_turns(*measures: Callable[[], float], rounds: int = ROUNDS) -> list[list[float]]:
+    """Return the results of each measure, taken in turns."""
+    results: list[list[float]] = [[] for _ in measures]
+    for _ in range(rounds):
+        for measure, found in zip(measures, results, strict=True):
+            found.append(measure())
+    return results
+
+
+def report(
+    name: str, ours: Sequence[float], theirs: Sequence[float], unit: str, target: float
+) -> bool:
+    """Print a row: medians, and the median of the ratios of each round."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    ratio = statistics.median(ratios)
+    verdict = "reached" if ratio >= target else "MISSED"
+    print(
+        f"{name:<44} {statistics.median(ours):>11,.0f} {statistics.median(theirs):>11,.0f} "
+        f"{unit:<9} {ratio:>6.2f} ({min(ratios):.2f}-{max(ratios):.2f})  "
+        f">= {target:g} {verdict}",
+        flush=True,
+    )
+    return ratio >= target
+
+
+def heading(ours: str, theirs: str) -> None:
+    """Print the heading of a table of rows."""
+    print(f"\n{'':<44} {ours:>11} {theirs:>11} {'':<9} {'ratio':>6} (min-max)", flush=True)
