@@ -277,6 +277,7 @@ class LogManager(Generic[A]):
         if not 0 < len(events) <= MAX_BATCH:
             raise InvalidEvent(f"an append takes 1 to {MAX_BATCH} events, not {len(events)}")
         encoded = []
+        max_bytes = conf.max_event_bytes()
         for event in events:
             codec = self._codecs.get(type(event))
             if codec is None:
@@ -284,7 +285,7 @@ class LogManager(Generic[A]):
                     f"a {type(event).__qualname__} is not an event of "
                     f"{self.aggregate.__qualname__}; name its class in events=[…]"
                 )
-            encoded.append(codec.encode(event))
+            encoded.append(codec.encode(event, max_bytes))
         return encoded
 
     def _expectation(

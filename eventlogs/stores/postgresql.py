@@ -5,52 +5,39 @@ The statements stand in ``sql/``, each with the argument why it is right. A refu
 no database error but a statement that wrote nothing; a second query, only then, finds out
 why, and where it finds nothing wrong (the other writer has rolled back meanwhile) the append
 is tried again.
-
-Statements go through a psycopg cursor of their own, which binds on the server and prepares.
-Where somebody watches (query logging, ``execute_wrappers``, a debug toolbar), the same
-statements go through Django's cursor, so that they are seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import psycopg
 from django.db import DataError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from eventlogs import conf
 from eventlogs.aggregates import LogState
 from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.statements import Statement
 from eventlogs.stores.transactions import in_transaction, run_append
-
-Row = tuple[Any, ...]
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.
 LOOKS = 20
 
 
-def _statement(name: str) -> str:
-    text = (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
-    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-
-
-APPEND_ONE = _statement("append_one")
-APPEND = _statement("append")
-CREATE = _statement("create")
-WHY_REFUSED = _statement("why_refused")
-LOCK_LOG = _statement("lock_log")
-GIVE_KEY_BACK = _statement("give_key_back")
-EVENTS_FORWARDS = _statement("events_forwards")
-EVENTS_BACKWARDS = _statement("events_backwards")
-VERSION = _statement("version")
+APPEND_ONE = Statement("append_one")
+APPEND = Statement("append")
+CREATE = Statement("create")
+WHY_REFUSED = Statement("why_refused")
+LOCK_LOG = Statement("lock_log")
+GIVE_KEY_BACK = Statement("give_key_back")
+EVENTS_FORWARDS = Statement("events_forwards")
+EVENTS_BACKWARDS = Statement("events_backwards")
+VERSION = Statement("version")
 
 
 class PostgreSQLStore(BaseStore):
@@ -95,17 +82,14 @@ class PostgreSQLStore(BaseStore):
             parameters["type"] = event.type
             parameters["schema_version"] = event.schema_version
             parameters["data"] = event.data
-            rows = execute(connection, APPEND_ONE, parameters)
-            if not rows:
-                return None
-            position, version = rows[0]
+            answer = APPEND_ONE.numbers(connection, parameters)
         else:
             self._add_batch(parameters, request)
-            position, first_index = execute(connection, APPEND, parameters)[0]
-            if position is None:
-                return None
-            version = first_index + count
-        return LogState(request.log_id, version, position)
+            answer = APPEND.numbers(connection, parameters)
+        if answer is None:
+            return None
+        position, version = answer
+        return LogState(request.log_id, cast("int", version), cast("int", position))
 
     def _create(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
@@ -119,13 +103,13 @@ class PostgreSQLStore(BaseStore):
         }
         self._add_batch(parameters, request)
         try:
-            position, orphan = execute(connection, CREATE, parameters)[0]
+            position, orphan = cast("Any", CREATE.numbers(connection, parameters))
         except DataError as error:
             if alone and isinstance(error.__cause__, psycopg.errors.DivisionByZero):
                 return None  # the key was free but the log exists; nothing of it is stored
             raise
         if orphan:
-            execute(connection, GIVE_KEY_BACK, parameters)
+            GIVE_KEY_BACK.rows(connection, parameters)
         if position is None:
             return None
         return LogState(request.log_id, len(request.events), position)
@@ -145,24 +129,24 @@ class PostgreSQLStore(BaseStore):
             "log_type": request.log_id.log_type,
             "key": request.idempotency_key,
         }
-        *key, log_type, version, isolation = execute(connection, WHY_REFUSED, parameters)[0]
+        *key, log_type, version, isolation = WHY_REFUSED.rows(connection, parameters)[0]
         claim = claim_of(request.log_id.log_type, cast("Any", key)) if key[0] else None
         if log_type != request.log_id.log_type and request.expected_version != 0:
             version = None  # the UUID is another type's: this log does not exist
         refused = refusal(request, claim, version or 0)
         if claim is None and version and isolation != "read committed":
             # The snapshot may be older than the log: then the whole transaction must retry.
-            execute(connection, LOCK_LOG, parameters)
+            LOCK_LOG.rows(connection, parameters)
         return refused
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
-        *key, _, _, _ = execute(connections[self.using], WHY_REFUSED, parameters)[0]
+        *key, _, _, _ = WHY_REFUSED.rows(connections[self.using], parameters)[0]
         return claim_of(log_type, cast("Any", key)) if key[0] else None
 
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
-        rows = execute(connections[self.using], VERSION, parameters)
+        rows = VERSION.rows(connections[self.using], parameters)
         return rows[0][0] if rows else 0
 
     def events(
@@ -175,58 +159,15 @@ class PostgreSQLStore(BaseStore):
             "limit": limit,
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
-        return cast(
-            "Sequence[StoredEvent]", execute(connections[self.using], statement, parameters)
-        )
+        return cast("Sequence[StoredEvent]", statement.rows(connections[self.using], parameters))
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:
     # Types are letters, digits and _.:- (see events.py): they need no escaping.
-    return "[%s]" % ",".join(
-        '{"t":"%s","v":%d,"d":%s}' % (event.type, event.schema_version, event.data)
-        for event in events
+    return (
+        "["
+        + ",".join(
+            [f'["{name}",{schema_version},{data}]' for name, schema_version, data in events]
+        )
+        + "]"
     )
-
-
-# The cursor that is kept open for each psycopg connection; it goes when the connection does.
-_cursors: WeakKeyDictionary[Any, psycopg.Cursor[Row]] = WeakKeyDictionary()
-
-
-def execute(
-    connection: BaseDatabaseWrapper, statement: str, parameters: Mapping[str, Any]
-) -> list[Row]:
-    """
-    Run one statement in one round trip and return its rows.
-
-    Database errors are raised as Django's. A caller's transaction is joined; without one, the
-    statement is a transaction of its own.
-    """
-    if connection.queries_logged or connection.execute_wrappers or "cursor" in vars(connection):
-        with connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
-            return cast("list[Row]", cursor.fetchall())
-
-    # What Django's own cursor() does before it runs anything.
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    if connection.in_atomic_block and connection.needs_rollback:
-        connection.validate_no_broken_transaction()
-    raw: psycopg.Connection[Row] = connection.connection
-    kept = _cursors.get(raw)
-    if kept is None:
-        kept = _cursors[raw] = psycopg.Cursor(raw)
-    prepare = conf.prepared_statements()
-    # Django turns preparing off for its connections (prepare_threshold None), and psycopg
-    # then ignores prepare=True; it is turned on for this one statement.
-    threshold = raw.prepare_threshold
-    try:
-        if prepare:
-            raw.prepare_threshold = 0
-        # Binary results: a timestamp is four times as cheap to read as its text.
-        kept.execute(statement, parameters, prepare=prepare, binary=True)
-        return kept.fetchall()
-    except psycopg.Error:
-        with connection.wrap_database_errors:
-            raise
-    finally:
-        raw.prepare_threshold = threshold

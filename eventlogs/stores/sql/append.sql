@@ -32,10 +32,10 @@ WITH locked AS MATERIALIZED (
 ), inserted AS (
     INSERT INTO eventlogs_event
         (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-    SELECT %(log)s::uuid, first_index + number - 1, item ->> 't', (item ->> 'v')::integer,
-           item -> 'd', %(metadata)s::jsonb, %(key)s::text, updated_at
+    SELECT %(log)s::uuid, first_index + number - 1, item ->> 0, (item -> 1)::integer,
+           item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
     FROM bumped, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number
-    RETURNING position
+    RETURNING position, index
 )
-SELECT max(position), max(first_index) FROM inserted, bumped
+SELECT max(position), max(index) + 1 FROM inserted HAVING count(*) > 0

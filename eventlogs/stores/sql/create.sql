@@ -24,8 +24,8 @@ WITH claimed AS (
 ), inserted AS (
     INSERT INTO eventlogs_event
         (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-    SELECT %(log)s::uuid, number - 1, item ->> 't', (item ->> 'v')::integer,
-           item -> 'd', %(metadata)s::jsonb, %(key)s::text, updated_at
+    SELECT %(log)s::uuid, number - 1, item ->> 0, (item -> 1)::integer,
+           item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
     FROM created, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number
     RETURNING position
@@ -33,6 +33,6 @@ WITH claimed AS (
 SELECT (SELECT max(position) FROM inserted),
        CASE
            WHEN EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM created)
-           THEN CASE WHEN %(alone)s::boolean THEN 1 / (SELECT count(*) FROM created) ELSE -1 END
+           THEN CASE WHEN %(alone)s::boolean THEN 1 / (SELECT count(*) FROM created) ELSE 1 END
            ELSE 0
        END
