@@ -157,8 +157,10 @@ class Statement:
                         break
                     results.append(result)
         finally:
-            if pgconn.status == pq.ConnStatus.OK:
+            try:
                 pgconn.exit_pipeline_mode()
+            except psycopg.Error:  # lost or interrupted, with answers still on their way
+                raw.close()
         prepared, answer = results
         _check(prepared, raw)
         known.add(self._name)  # it stays prepared, also where running it failed
