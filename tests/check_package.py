@@ -1,0 +1,103 @@
+"""
+Check a wheel and an sdist: what they carry, and that the wheel works where there is no checkout.
+
+Usage: python tests/check_package.py DIRECTORY, where DIRECTORY has one of each.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "eventlogs"
+
+# Run in an empty directory, in an environment that has the wheel and what it requires.
+SMOKE_TEST = """
+import django
+from django.conf import settings
+from django.core.management import call_command
+
+settings.configure(
+    SECRET_KEY="only-here",
+    USE_TZ=True,
+    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "eventlogs"],
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": "smoke.sqlite3",
+            "OPTIONS": {"transaction_mode": "IMMEDIATE"},
+        }
+    },
+)
+django.setup()
+call_command("check", fail_level="WARNING")
+call_command("migrate", verbosity=0)
+call_command("makemigrations", check=True, dry_run=True)
+
+import eventlogs
+
+for name in eventlogs.__all__:
+    getattr(eventlogs, name)
+print("eventlogs", eventlogs.__version__, "on Django", django.__version__, eventlogs.__file__)
+"""
+
+
+def files_of_the_package() -> set[str]:
+    """Return what the wheel must carry: every file of the package, as a path inside it."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def check_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = files_of_the_package()
+    if missing := sorted(expected - carried):
+        sys.exit(f"The wheel lacks {', '.join(missing)}: see package_data in setup.cfg.")
+    if extra := sorted(carried - expected):
+        sys.exit(f"The wheel carries {', '.join(extra)}: see packages.find in setup.cfg.")
+    for needed in ("eventlogs/py.typed", "eventlogs/migrations/__init__.py"):
+        if needed not in carried:
+            sys.exit(f"The wheel lacks {needed}.")
+
+
+def check_sdist(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        carried = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {"tox.ini", "toxfile.py", "manage.py", "Makefile", "CHANGELOG.md", "README.md"}
+    needed |= {f"tests/{path.name}" for path in ROOT.glob("tests/*.py")}
+    needed |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")}
+    needed |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("example_project/**/*.py")}
+    if missing := sorted(needed - carried):
+        sys.exit(f"The sdist lacks {', '.join(missing)}: see MANIFEST.in.")
+
+
+def check_installed(wheel: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="eventlogs-package-") as directory:
+        environment = Path(directory, "environment")
+        venv.create(environment, with_pip=True)
+        python = str(environment / ("Scripts" if os.name == "nt" else "bin") / "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+        subprocess.run([python, "-W", "error", "-c", SMOKE_TEST], check=True, cwd=directory)
+
+
+def main(directory: Path) -> None:
+    [wheel] = directory.glob("*.whl")
+    [sdist] = directory.glob("*.tar.gz")
+    check_wheel(wheel)
+    check_sdist(sdist)
+    check_installed(wheel)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

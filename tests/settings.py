@@ -1,0 +1,104 @@
+"""
+Django's settings for the tests.
+
+EVENTLOGS_TEST_DATABASE chooses the database: ``sqlite`` (the default) or ``postgresql``, whose
+server is the one DATABASE_URL names; ``tests.servers`` sees to it that there is one.
+
+EVENTLOGS_TEST_NAME, which pytest sets, is the test database's name: each run has its own, so that
+runs may share a server, and the processes that tests start find it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def database_from_url(url: str) -> dict[str, Any]:
+    """
+    Return Django's settings for the server that a ``postgresql://`` URL names.
+
+    libpq does the parsing, so that all of its forms work and a misspelled parameter is an error:
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
+    """
+    # psycopg is installed only where the tests run on PostgreSQL.
+    from psycopg.conninfo import conninfo_to_dict
+
+    parameters = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parameters.pop("dbname", "postgres"),
+        "USER": parameters.pop("user", ""),
+        "PASSWORD": parameters.pop("password", ""),
+        "HOST": parameters.pop("host", ""),
+        "PORT": parameters.pop("port", ""),
+        "OPTIONS": parameters,
+    }
+
+
+TEST_NAME = os.environ.get("EVENTLOGS_TEST_NAME", "test_eventlogs")
+
+database = os.environ.get("EVENTLOGS_TEST_DATABASE", "sqlite")
+if database == "sqlite":
+    # A file, not memory: tests use several threads and processes.
+    default_database: dict[str, Any] = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": Path(tempfile.gettempdir(), "eventlogs.sqlite3"),
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
+        "TEST": {"NAME": Path(tempfile.gettempdir(), f"{TEST_NAME}.sqlite3")},
+    }
+elif database == "postgresql":
+    if "DATABASE_URL" not in os.environ:
+        raise ImproperlyConfigured(
+            "DATABASE_URL is not set: pytest sets it by itself, and for other commands "
+            "`python -m tests.servers postgresql -- COMMAND` starts a server and sets it."
+        )
+    default_database = database_from_url(os.environ["DATABASE_URL"])
+    default_database["TEST"] = {"NAME": TEST_NAME}
+else:
+    raise ImproperlyConfigured(
+        f"EVENTLOGS_TEST_DATABASE is {database!r}: use sqlite or postgresql."
+    )
+
+DATABASES = {"default": default_database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+SECRET_KEY = "only-for-the-tests"
+ALLOWED_HOSTS = ["testserver"]
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "static/"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "eventlogs",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]

