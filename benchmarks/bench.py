@@ -86,9 +86,7 @@ def server_facts() -> str:
             connection.execute(f"SHOW {name}").fetchone()[0]  # type: ignore[index]
             for name in ("server_version", "fsync", "synchronous_commit")
         ]
-    return "PostgreSQL {}, fsync {}, synchronous_commit {}, {} CPUs".format(
-        *facts, os.cpu_count()
-    )
+    return "PostgreSQL {}, fsync {}, synchronous_commit {}, {} CPUs".format(*facts, os.cpu_count())
 
 
 def pgbench(script: str, *, seconds: float = SECONDS, clients: int = CLIENTS) -> float:
@@ -100,7 +98,12 @@ def pgbench(script: str, *, seconds: float = SECONDS, clients: int = CLIENTS) ->
         file.write(script)
         file.flush()
         command = [program, "--no-vacuum", "--protocol=prepared", f"--client={clients}"]
-        command += ["--jobs=2", f"--time={max(1, round(seconds))}", f"--file={file.name}", "--define=n=0"]
+        command += [
+            "--jobs=2",
+            f"--time={max(1, round(seconds))}",
+            f"--file={file.name}",
+            "--define=n=0",
+        ]
         command += [scratch_url()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
@@ -136,7 +139,7 @@ def clients(work: Callable[[], Callable[[], Any]], *, seconds: float = SECONDS) 
     rates = [answers.get(timeout=seconds + 60) for _ in processes]
     for process in processes:
         process.join()
-    return sum(rates)
+    return float(sum(rates))
 
 
 def _client(work: Any, barrier: Any, answers: Any, seconds: float) -> None:

@@ -36,9 +36,7 @@ class Refunded:
 
 
 @dataclass
-class Payment(
-    Aggregate, log_type="benchmark", events=[Requested, Authorized, Captured, Refunded]
-):
+class Payment(Aggregate, log_type="benchmark", events=[Requested, Authorized, Captured, Refunded]):
     authorized: int = 0
     captured: int = 0
     refunded: int = 0

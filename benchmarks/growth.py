@@ -6,6 +6,7 @@ import statistics
 import time
 
 from benchmarks.bench import ROUNDS, SECONDS
+from eventlogs import EventRecord, LogState
 
 SMALL = 10_000  # events
 LARGE = 2_000_000
@@ -49,7 +50,9 @@ def run_growth() -> bool:
         ratio = statistics.median(found) / base
         reached &= ratio <= 1.2
         verdict = "reached" if ratio <= 1.2 else "MISSED"
-        print(f"{name:<44} {statistics.median(found) * 1e6:>11,.0f} {ratio:>7.2f}  <= 1.2 {verdict}")
+        print(
+            f"{name:<44} {statistics.median(found) * 1e6:>11,.0f} {ratio:>7.2f}  <= 1.2 {verdict}"
+        )
     return reached
 
 
@@ -76,10 +79,9 @@ def fill(events: int) -> None:
         )
 
 
-def median_append(last: object) -> float:
+def median_append(last: LogState | EventRecord) -> float:
     """Return the median seconds of single appends after a state or record."""
     from benchmarks.domain import CAPTURED, Payment
-    from eventlogs import EventRecord, LogState
 
     payments = Payment.logs
     if isinstance(last, EventRecord):

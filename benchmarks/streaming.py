@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from uuid import UUID
 
 from benchmarks.bench import heading, in_turns, report
 from benchmarks.domain import Authorized, Captured, Payment, Refunded, Requested
@@ -58,7 +59,7 @@ def rate(fold: Callable[[], Payment], expected: Payment) -> float:
     return EVENTS / took
 
 
-def naive(log: object) -> Payment:
+def naive(log: UUID) -> Payment:
     """Fold a log as one would without eventlogs: the ORM, its JSON, and a match."""
     from eventlogs.models import Event
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 from msgspec import inspect as types
@@ -83,7 +83,7 @@ class EventCodec:
         self.event_type = event_type
         self._name, self._version = event_type.name, event_type.version
         try:
-            self._decode = msgspec.json.Decoder(event_type.cls).decode
+            self._decode: Callable[[str | bytes], Any] = msgspec.json.Decoder(event_type.cls).decode
             inspected = _uses(types.type_info(event_type.cls), INSPECTED_TYPES)
         except (TypeError, NameError, AttributeError) as error:
             raise RegistrationError(
@@ -92,7 +92,7 @@ class EventCodec:
                 f"(https://jcristharif.com/msgspec/supported-types.html)."
             ) from error
         # Without __eq__, or with fields left out of it, equality proves nothing.
-        compared = event_type.cls.__eq__ is not object.__eq__ and all(
+        compared = cast("Any", event_type.cls).__eq__ is not object.__eq__ and all(
             field.compare for field in fields(event_type.cls)
         )
         self._inspected = inspected or not compared
@@ -111,8 +111,10 @@ class EventCodec:
                 self._inspected
                 or came_back != event
                 or b"\\u0000" in data
-                or len(data) > 2 * conf.MAX_DEPTH
-                and (len(data) > 4_000 or data.count(b"{") + data.count(b"[") > conf.MAX_DEPTH)
+                or (
+                    len(data) > 2 * conf.MAX_DEPTH
+                    and (len(data) > 4_000 or data.count(b"{") + data.count(b"[") > conf.MAX_DEPTH)
+                )
             ):
                 gate.inspect(event, came_back)
                 if not self._inspected and came_back != event:
@@ -121,8 +123,7 @@ class EventCodec:
             raise self._refusal(event, error) from None
         if len(data) > max_bytes:
             raise InvalidEvent(
-                f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is "
-                f"{max_bytes}",
+                f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is {max_bytes}",
                 event_type=self._name,
             )
         return EncodedEvent(self._name, self._version, data.decode())
@@ -309,7 +310,7 @@ def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
         for data in (event.data.encode(),)
     )
     for secret in conf.secret_keys():
-        key = hmac.digest(b"eventlogs.fingerprint", secret.encode(), "sha256")
+        key = hmac.digest(b"eventlogs.fingerprint", secret, "sha256")
         yield hmac.digest(key, canonical, "sha256")
 
 

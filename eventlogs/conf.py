@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from django.conf import settings
+from django.utils.encoding import force_bytes
 
 MAX_LOG_TYPE_LENGTH: Final = 63  # characters: a TypeID prefix
 MAX_EVENT_TYPE_LENGTH: Final = 255  # characters
@@ -53,6 +54,6 @@ def page_size() -> int:
     return int(_get("PAGE_SIZE"))
 
 
-def secret_keys() -> list[str]:
+def secret_keys() -> list[bytes]:
     """Return the project's secret keys, the one to sign with first."""
-    return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    return [force_bytes(key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]

@@ -94,9 +94,7 @@ def _walk_inside(value: Any, came_back: Any, path: str, depth: int) -> None:
         _walk(child, child_came_back, path + step, depth + 1)
 
 
-def _children(
-    value: Any, came_back: Any, path: str
-) -> Iterator[tuple[str, Any, Any]] | None:
+def _children(value: Any, came_back: Any, path: str) -> Iterator[tuple[str, Any, Any]] | None:
     """Return what is inside of ``value`` as (path step, child, its counterpart), or None."""
     if isinstance(value, dict):
         return _of_dict(value, came_back, path)

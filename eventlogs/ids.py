@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import total_ordering
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from typeid import TypeID
@@ -56,6 +56,7 @@ class LogId:
 
     log_type: str
     uuid: UUID
+    _text: str | None
 
     def __init__(self, log_type: str, uuid: UUID) -> None:
         """
@@ -107,9 +108,9 @@ class LogId:
 
     def __str__(self) -> str:
         if self._text is None:
-            text = str(TypeID.from_uuid(self.uuid, prefix=self.log_type))
-            object.__setattr__(self, "_text", text)
-        return self._text
+            typeid: TypeID[str] = TypeID.from_uuid(cast("Any", self.uuid), prefix=self.log_type)
+            object.__setattr__(self, "_text", str(typeid))
+        return cast("str", self._text)
 
     def __repr__(self) -> str:
         return f"LogId({str(self)!r})"

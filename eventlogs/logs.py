@@ -403,9 +403,7 @@ class LogManager(Generic[A]):
             raise ValueError("start must not be negative.")
         start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
         # One more than asked for: it tells whether there is a next page.
-        found = self._reading_store().events(
-            log_id, start=start, limit=limit + 1, reverse=reverse
-        )
+        found = self._reading_store().events(log_id, start=start, limit=limit + 1, reverse=reverse)
         rows = found[:limit]
         next_start = found[limit][0] if len(found) > limit else None
         read = self._reader.records if decode else raw_records

@@ -48,13 +48,13 @@ class EventLog(AppendOnlyModel):
         verbose_name = "event log"
         verbose_name_plural = "event logs"
 
+    def __str__(self) -> str:
+        return str(self.log_id)
+
     @property
     def log_id(self) -> LogId:
         """The id that goes with a LogManager."""
         return LogId.stored(self.log_type, self.id)
-
-    def __str__(self) -> str:
-        return str(self.log_id)
 
 
 class Event(AppendOnlyModel):

@@ -11,7 +11,6 @@ from eventlogs.codec import StoredEvent
 from eventlogs.events import EventRecord
 from eventlogs.ids import LogId
 
-
 PAGE_ENCODER = msgspec.json.Encoder()
 
 
@@ -66,9 +65,7 @@ class EventPage(Sequence[EventRecord]):
         return iter(self._records)
 
     def __repr__(self) -> str:
-        return (
-            f"<EventPage of {self.log_id}: {len(self)} events, next_start={self.next_start}>"
-        )
+        return f"<EventPage of {self.log_id}: {len(self)} events, next_start={self.next_start}>"
 
 
 def _as_json(log_id: LogId, row: StoredEvent) -> dict[str, Any]:

@@ -9,6 +9,8 @@ In a database that Django made for tests, TRUNCATE stays allowed: ``TransactionT
 ``flush`` empty tables with it, and the suite of a project that installs this app must run.
 """
 
+from typing import Any
+
 from django.db import migrations
 from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 
@@ -44,15 +46,15 @@ DROP FUNCTION IF EXISTS eventlogs_refuse_change()
 """
 
 
-def is_test_database(connection):
+def is_test_database(connection: Any) -> bool:
     """Return whether Django made this database for tests: it has the connection's test name."""
     name = str(connection.settings_dict["NAME"])
     test_name = connection.settings_dict["TEST"]["NAME"]
     # While tests run, NAME is the test name itself; by default that is NAME with the prefix.
-    return name == test_name if test_name else name.startswith(TEST_DATABASE_PREFIX)
+    return name == str(test_name) if test_name else name.startswith(TEST_DATABASE_PREFIX)
 
 
-def install(apps, schema_editor):
+def install(apps: Any, schema_editor: Any) -> None:
     connection = schema_editor.connection
     if connection.vendor != "postgresql":
         return
@@ -62,7 +64,7 @@ def install(apps, schema_editor):
         schema_editor.execute(NO_TRUNCATE, params=None)
 
 
-def remove(apps, schema_editor):
+def remove(apps: Any, schema_editor: Any) -> None:
     if schema_editor.connection.vendor == "postgresql":
         schema_editor.execute(REMOVE, params=None)
 

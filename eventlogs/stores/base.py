@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
@@ -48,7 +49,8 @@ class AppendRequest(NamedTuple):
     metadata: str
 
 
-class Claim(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Claim:
     """An idempotency key that is taken, and the append that took it."""
 
     log_id: LogId
@@ -70,9 +72,7 @@ class Claim(NamedTuple):
 
     def reuse(self, idempotency_key: str) -> IdempotencyKeyReused:
         """Return the error that says that the key belongs to another append."""
-        return IdempotencyKeyReused(
-            idempotency_key, log_id=self.log_id, index=self.first_index
-        )
+        return IdempotencyKeyReused(idempotency_key, log_id=self.log_id, index=self.first_index)
 
 
 class BaseStore(ABC):
@@ -160,11 +160,7 @@ def refusal(request: AppendRequest, claim: Claim | None, version: int) -> EventL
     return None
 
 
-def claim_of(
-    log_type: str, row: tuple[UUID, int, int, bytes, int | None]
-) -> Claim:
+def claim_of(log_type: str, row: tuple[UUID, int, int, bytes, int | None]) -> Claim:
     """Return the claim in a row of log, first index, count, fingerprint and position."""
     log, first_index, count, fingerprint, position = row
-    return Claim(
-        LogId.stored(log_type, log), first_index, count, bytes(fingerprint), position or 0
-    )
+    return Claim(LogId.stored(log_type, log), first_index, count, bytes(fingerprint), position or 0)

@@ -75,7 +75,7 @@ class PortableStore(BaseStore):
 
         refused = refusal(request, self._claim(log_id.log_type, key), version)
         if refused is None and key is not None:
-            refused = self._claim_key(request, version)
+            refused = self._claim_key(request, key, version)
         if refused is not None:
             if claimed_log and version == 0:
                 logs._raw_delete(self.using)
@@ -89,9 +89,7 @@ class PortableStore(BaseStore):
         position = self._insert(request, version, recorded_at)
         return LogState(log_id, version + count, position)
 
-    def _lock(
-        self, connection: BaseDatabaseWrapper, logs: QuerySet[Any]
-    ) -> tuple[str, int] | None:
+    def _lock(self, connection: BaseDatabaseWrapper, logs: QuerySet[Any]) -> tuple[str, int] | None:
         """Lock the log's row until the transaction ends; return its type and version."""
         no_key = connection.features.has_select_for_no_key_update
         row: tuple[str, int] | None = (
@@ -109,12 +107,12 @@ class PortableStore(BaseStore):
         # None: its row is another transaction's that this one's snapshot does not show.
         return locked or (log_id.log_type, MAX_VERSION)
 
-    def _claim_key(self, request: AppendRequest, version: int) -> EventLogError | None:
+    def _claim_key(self, request: AppendRequest, key: str, version: int) -> EventLogError | None:
         """Claim the key for this append; return the refusal where somebody else has it."""
         model = apps.get_model("eventlogs", "IdempotencyKey")
         row = model(
             log_type=request.log_id.log_type,
-            key=request.idempotency_key,
+            key=key,
             log_id=request.log_id.uuid,
             first_index=version,
             count=len(request.events),
@@ -122,7 +120,7 @@ class PortableStore(BaseStore):
             created_at=Now(),
         )
         self._rows("IdempotencyKey").bulk_create([row], ignore_conflicts=True)
-        claim = self._claim(request.log_id.log_type, request.idempotency_key)
+        claim = self._claim(request.log_id.log_type, key)
         # The log's row is locked: nobody else can have claimed a key for this very index.
         if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
             return None
@@ -212,5 +210,3 @@ class PortableStore(BaseStore):
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.
         return QuerySet(apps.get_model("eventlogs", model), using=self.using)
-
-

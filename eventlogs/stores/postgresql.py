@@ -91,9 +91,7 @@ class PostgreSQLStore(BaseStore):
         position, version = answer
         return LogState(request.log_id, cast("int", version), cast("int", position))
 
-    def _create(
-        self, connection: BaseDatabaseWrapper, request: AppendRequest
-    ) -> LogState | None:
+    def _create(self, connection: BaseDatabaseWrapper, request: AppendRequest) -> LogState | None:
         alone = not in_transaction(connection)
         parameters: dict[str, Any] = {
             "log": request.log_id.uuid,
@@ -166,8 +164,6 @@ def _as_json(events: Sequence[EncodedEvent]) -> str:
     # Types are letters, digits and _.:- (see events.py): they need no escaping.
     return (
         "["
-        + ",".join(
-            [f'["{name}",{schema_version},{data}]' for name, schema_version, data in events]
-        )
+        + ",".join([f'["{name}",{schema_version},{data}]' for name, schema_version, data in events])
         + "]"
     )

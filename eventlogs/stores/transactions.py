@@ -54,7 +54,7 @@ def run_append(using: str, attempt: Callable[[BaseDatabaseWrapper], T]) -> T:
                 connection.set_rollback(True)
             if inside or number == ATTEMPTS - 1:
                 raise TransactionMustRetry(using=using, sqlstate=_sqlstate(error)) from error
-        time.sleep(random.uniform(0, FIRST_PAUSE * 2**number))  # noqa: S311 (jitter)
+        time.sleep(random.uniform(0, FIRST_PAUSE * 2**number))  # jitter
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
