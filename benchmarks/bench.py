@@ -89,22 +89,26 @@ def server_facts() -> str:
     return "PostgreSQL {}, fsync {}, synchronous_commit {}, {} CPUs".format(*facts, os.cpu_count())
 
 
-def pgbench(script: str, *, seconds: float = SECONDS, clients: int = CLIENTS) -> float:
-    """Return the transactions per second of a pgbench script, prepared."""
+def pgbench(script: str, *, payload: str, seconds: float = SECONDS) -> float:
+    """Return the transactions per second of a pgbench script, prepared, at eight clients."""
     program = shutil.which("pgbench") or _beside_pg_config("pgbench")
     if program is None:
         sys.exit("pgbench is not installed: install PostgreSQL's client programs.")
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
-        command = [program, "--no-vacuum", "--protocol=prepared", f"--client={clients}"]
-        command += [
+        command = [
+            program,
+            "--no-vacuum",
+            "--protocol=prepared",
+            f"--client={CLIENTS}",
             "--jobs=2",
             f"--time={max(1, round(seconds))}",
             f"--file={file.name}",
             "--define=n=0",
+            f"--define=payload={payload}",
+            scratch_url(),
         ]
-        command += [scratch_url()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if line.startswith("tps = "):
