@@ -149,7 +149,7 @@ def check_append_only_triggers(
             yield Warning(
                 f"In the database {alias!r} nothing refuses changes of events: the trigger "
                 f"{' and '.join(sorted(missing))} is missing or not ENABLE ALWAYS.",
-                hint="Run: manage.py migrate eventlogs 0001 --fake; "
+                hint=f"Run: manage.py migrate eventlogs 0001 --fake --database {alias}; "
                 f"manage.py migrate eventlogs --database {alias}. In a database that Django "
                 "made for tests, the trigger on TRUNCATE is left out on purpose.",
                 id="eventlogs.W008",

@@ -286,7 +286,10 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
         data = ENCODER.encode(metadata)
         gate.inspect(metadata, JSON.decode(data), root=path)
         if len(data) > conf.max_event_bytes():
-            limit = f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is less"
+            limit = (
+                f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is "
+                f"{conf.max_event_bytes()}"
+            )
     except gate.Finding as finding:
         path, limit = finding.path, finding.limit
     except (TypeError, ValueError, RecursionError):

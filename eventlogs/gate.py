@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
@@ -140,7 +140,14 @@ def _text(value: str, path: str) -> None:
 
 
 def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, datetime) and isinstance(other, datetime):
+        # An hour that a clock change repeats or skips equals nothing in another zone (PEP 495).
+        one, other = _instant(one), _instant(other)
     try:
         return bool(one == other)
     except Exception:  # a user's __eq__ may raise whatever it likes: then it is not equal
         return False
+
+
+def _instant(value: datetime) -> tuple[datetime, timedelta | None]:
+    return value.replace(tzinfo=None, fold=0), value.utcoffset()

@@ -225,9 +225,10 @@ class LogManager(Generic[A]):
             raise ValueError("retries must not be negative.")
         _check_key(idempotency_key)
         while True:
+            reduction = self._reduce(log_id, self._writing_store())
+            # After the reduction: where it shows what this key did, the look-up shows the key.
             if (done := self._executed(log_id, idempotency_key)) is not None:
                 return done
-            reduction = self._reduce(log_id, self._writing_store())
             events = _decided(decider(reduction.aggregate, *args, **kwargs))
             if not events:
                 return reduction.state

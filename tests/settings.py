@@ -81,7 +81,10 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "eventlogs",
+    "example_project.payments",
+    "example_project.fines",
 ]
+ROOT_URLCONF = "example_project.urls"
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -75,21 +75,15 @@ class Statement:
         kept = _cursors.get(raw)
         if kept is None:
             kept = _cursors[raw] = psycopg.Cursor(raw)
-        prepare = conf.prepared_statements()
-        # Django turns preparing off for its connections (prepare_threshold None), and psycopg
-        # then ignores prepare=True: it is turned on for this one statement.
-        threshold = raw.prepare_threshold
         try:
-            if prepare:
-                raw.prepare_threshold = 0
-            # Binary results: a timestamp is four times as cheap to read as its text.
-            kept.execute(self.sql, parameters, prepare=prepare, binary=True)
+            # Never prepared by psycopg: it answers a ROLLBACK with DEALLOCATE ALL once it has
+            # prepared anything, and ours would be gone with its own. Binary results, because a
+            # timestamp is four times as cheap to read as its text.
+            kept.execute(self.sql, parameters, prepare=False, binary=True)
             return kept.fetchall()
         except psycopg.Error:
             with connection.wrap_database_errors:
                 raise
-        finally:
-            raw.prepare_threshold = threshold
 
     def numbers(
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
@@ -121,7 +115,10 @@ class Statement:
         binds = [None if value is None else _ENCODE[type(value)](value) for value in values]
         pgconn = raw.pgconn
         with raw.lock:
-            if not conf.prepared_statements():
+            # Where the project lets psycopg prepare, a prepared statement may be gone at any
+            # time (see ``rows``), and inside of a transaction that could not be mended.
+            alone = pgconn.transaction_status == pq.TransactionStatus.IDLE
+            if not conf.prepared_statements() or not (alone or raw.prepare_threshold is None):
                 pgconn.send_query_params(
                     self._numbered, binds, param_formats=formats, result_format=BINARY
                 )
@@ -134,7 +131,7 @@ class Statement:
                 return _numbers(raw.wait(generators.execute(pgconn))[-1], raw)
             except PREPARED_IN_VAIN:
                 known.discard(self._name)
-                if pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                if not alone:
                     raise
                 return self._prepare_and_run(raw, known, binds, formats)
 
@@ -186,6 +183,8 @@ def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
 
 def _check(result: Any, raw: RawConnection) -> None:
     if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        if raw.pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the connection to the server was lost")
         raise errors.error_from_result(result, raw.info.encoding)
 
 

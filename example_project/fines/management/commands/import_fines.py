@@ -1,0 +1,158 @@
+"""
+Import the road traffic fines: a log for each case, an event for each row.
+
+Run it as often as you like. A row's idempotency key is its case and its number within the case,
+so a row that is there already is found and not appended again, and a run that was interrupted
+is carried on by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
+
+from eventlogs import EventLogError, IdempotencyKeyReused, LogManager, LogState
+from eventlogs.models import Event
+from example_project.fines.events import Fine
+from example_project.fines.rows import BadRow, Row, read
+
+BATCH = 500  # rows of a transaction: what an interrupted run has to append again at most
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Case:
+    """What is remembered of a case while the file is read."""
+
+    state: LogState
+    rows: int
+    total_paid: Decimal  # as of the last row that says so
+    line: int  # of that row
+
+
+class Command(BaseCommand):
+    """Import road traffic fines."""
+
+    help = "Imports road traffic fines from a CSV file. Running it again appends nothing."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path, help="The CSV file.")
+        parser.add_argument(
+            "--database",
+            default=DEFAULT_DB_ALIAS,
+            choices=tuple(connections),
+            help='Where to append: an alias in DATABASES. Defaults to "default".',
+        )
+
+    def handle(self, *args: Any, file: Path, database: str, **options: Any) -> None:
+        check_database(database)
+        self.using = database
+        self.fines = LogManager(Fine, using=database)
+        self.cases: dict[str, Case] = {}
+        self.appended = 0
+        try:
+            # utf-8-sig: spreadsheets put a byte order mark in front
+            with file.open(encoding="utf-8-sig", newline="") as rows:
+                self.import_rows(rows)
+        except OSError as error:
+            raise CommandError(f"{file} cannot be read: {error.strerror or error}.") from error
+        except BadRow as error:
+            raise CommandError(f"{file}, {error} Nothing was imported.") from error
+        self.report(self.check_totals())
+
+    def import_rows(self, file: TextIO) -> None:
+        """Append the rows of a file that are not there yet, or nothing if a line is bad."""
+        for _ in read(file):
+            pass
+        file.seek(0)
+        for batch in batches(read(file), BATCH):
+            with transaction.atomic(using=self.using):
+                for row in batch:
+                    self.import_row(row)
+
+    def import_row(self, row: Row) -> None:
+        """Append a row, or find that it has been."""
+        case = self.cases.get(row.case)
+        number = case.rows + 1 if case else 1
+        key = f"{row.case}:{number}"
+        try:
+            if case is None:
+                state, appended = self.fines.get_or_create(row.event, idempotency_key=key)
+                case = self.cases[row.case] = Case(state, 0, Decimal(0), row.line)
+            else:
+                state, appended = self.fines.get_or_append(
+                    case.state, row.event, idempotency_key=key
+                )
+        except IdempotencyKeyReused:
+            raise CommandError(
+                f"line {row.line}: row {number} of case {row.case} has been imported before, and "
+                f"was another then. What happened is not changed: put the row back as it was, "
+                f"and add a correction to the end of the case. (If no row was changed, the "
+                f"project's SECRET_KEY was: the old one belongs in SECRET_KEY_FALLBACKS.)"
+            ) from None
+        except EventLogError as error:
+            raise CommandError(f"line {row.line}: case {row.case}: {error}") from error
+        case.state, case.rows = state, number
+        if row.total_paid is not None:
+            case.total_paid, case.line = row.total_paid, row.line
+        self.appended += appended
+
+    def check_totals(self) -> Decimal:
+        """Compare each log with the file's own sums, and return the sum of all payments."""
+        total = Decimal(0)
+        for name, case in self.cases.items():
+            fine = self.fines.reduce(case.state.log_id)
+            if fine.version != case.rows:
+                raise CommandError(
+                    f"case {name}: its log has {fine.version} events, and the file has "
+                    f"{case.rows} rows of it. Import the file that has all of them."
+                )
+            if fine.aggregate.paid != case.total_paid:
+                raise CommandError(
+                    f"case {name}: its payments do not add up to the totalPaymentAmount in line "
+                    f"{case.line}. The log holds what the rows say: the file contradicts itself."
+                )
+            total += fine.aggregate.paid
+        return total
+
+    def report(self, total: Decimal) -> None:
+        """Say what was done."""
+        there = sum(case.rows for case in self.cases.values()) - self.appended
+        for label, figure in (
+            ("cases", f"{len(self.cases):,}"),
+            ("events appended", f"{self.appended:,}"),
+            ("already there", f"{there:,}"),
+            ("paid in total", f"{total:,}"),
+        ):
+            self.stdout.write(f"{label:<16}{figure:>16}")
+        if self.appended:
+            done = "Imported. Each log adds up to what the file says was paid."
+        else:
+            done = "Nothing to append. Each log still adds up to what the file says was paid."
+        self.stdout.write(done, self.style.SUCCESS)
+
+
+def check_database(alias: str) -> None:
+    """Raise CommandError for a database that does not answer or was not migrated."""
+    try:
+        tables = connections[alias].introspection.table_names()
+    except DatabaseError as error:
+        raise CommandError(f"The database {alias!r} does not answer: {error}") from error
+    if Event._meta.db_table not in tables:
+        raise CommandError(
+            f"The database {alias!r} has no tables. Run: manage.py migrate --database {alias}"
+        )
+
+
+def batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most ``size`` items."""
+    while batch := list(islice(items, size)):
+        yield batch

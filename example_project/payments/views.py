@@ -1,0 +1,321 @@
+"""
+The payments API.
+
+A request that changes a payment may carry an idempotency key and a precondition:
+
+    Idempotency-Key: "…"     a retry gets the first answer, whatever happened to the payment since;
+                             422 for another request with the same key
+    If-Match: "…"            the ETag of the payment that the caller saw; 412 if it is another now
+
+An answer is never stored: it is the payment *as of the version* that the request led to, and
+that is the same for as long as the log exists. A refused request (409, 412) stored nothing, its
+key included, and may be tried again with the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.urls import reverse
+from django.utils.cache import get_conditional_response
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.csrf import csrf_exempt
+
+from eventlogs import (
+    ConcurrentAppend,
+    EventRecord,
+    IdempotencyKeyReused,
+    InvalidLogId,
+    LogNotFound,
+    LogState,
+    Reduction,
+    TransactionMustRetry,
+    VersionNotReached,
+)
+from example_project.payments import deciders
+from example_project.payments.deciders import PaymentRefused
+from example_project.payments.events import Payment, Requested
+from example_project.payments.http import (
+    Fields,
+    Problem,
+    allows,
+    fingerprint,
+    flag,
+    idempotency_key,
+    moment,
+    read_fields,
+    whole_number,
+)
+
+MAX_AMOUNT = 1_000_000_000_000  # minor units; sums of it stay exact in any JSON reader
+MAX_APPROVAL_CODE = 64  # characters
+MAX_LIMIT = 100  # events of a page
+
+payments = Payment.logs
+NAMES = {each.cls: each.name for each in Payment.event_types}
+
+
+# The fields of bodies
+
+
+def amount(value: Any) -> int:
+    """Read an amount of minor units."""
+    if type(value) is not int or not 1 <= value <= MAX_AMOUNT:
+        raise ValueError(f"is required: a whole number of minor units, from 1 to {MAX_AMOUNT}")
+    return value
+
+
+def approval_code(value: Any) -> str | None:
+    """Read the code that a bank gives with an authorization; it may be missing."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_APPROVAL_CODE:
+        raise ValueError(f"may be null, or a string of 1 to {MAX_APPROVAL_CODE} characters")
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("may hold printable ASCII characters only")
+    return value
+
+
+# The views
+
+
+# The API has no sessions: it takes no cookie as a caller's identity, so there is none that
+# another site could borrow (https://docs.djangoproject.com/en/stable/ref/csrf/).
+@method_decorator(csrf_exempt, name="dispatch")
+class Api(View):
+    """A view whose errors are problems."""
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Answer, and turn the errors that a caller can do something about into problems."""
+        try:
+            return super().dispatch(request, *args, **kwargs)
+        except Exception as error:
+            if problem := problem_of(error):
+                return problem.response()
+            raise
+
+    def http_method_not_allowed(self, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Answer 405."""
+        allowed = ", ".join(
+            method.upper() for method in self.http_method_names if hasattr(self, method)
+        )
+        raise Problem(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"This address takes {allowed}.",
+            headers={"Allow": allowed},
+        )
+
+
+class Payments(Api):
+    """All payments."""
+
+    def post(self, request: HttpRequest) -> JsonResponse:
+        """Create a payment: 201."""
+        values = read_fields(request, {"amount": amount})
+        key = idempotency_key(request)
+        metadata = {"request": fingerprint(request, values)}
+        if key is None:
+            state = payments.create(Requested(**values), metadata=metadata)
+        else:
+            state, _ = payments.get_or_create(
+                Requested(**values), idempotency_key=key, metadata=metadata
+            )
+            refuse_reuse(state, key, metadata)
+        response = answer(state, HTTPStatus.CREATED)
+        response["Location"] = reverse("payments:show", args=[str(state.log_id)])
+        return response
+
+
+class Command(Api):
+    """A change to one payment: what ``decider`` makes of the ``fields`` of the body."""
+
+    decider: Callable[..., Iterator[Any]]
+    fields: ClassVar[Fields]
+
+    def post(self, request: HttpRequest, payment_id: str) -> JsonResponse:
+        """Change the payment: 200."""
+        log_id = payments.parse_id(payment_id)
+        values = read_fields(request, self.fields)
+        key = idempotency_key(request)
+        metadata = {"request": fingerprint(request, values)}
+
+        def decide(payment: Payment) -> Iterator[Any]:
+            # Here, and not before: it has to hold for the very version that is appended to.
+            if not allows(request, LogState(log_id, payment.version, 0).etag):
+                raise Problem(
+                    HTTPStatus.PRECONDITION_FAILED,
+                    "The payment has changed. Get it again; if the request still applies, "
+                    "send it with the new ETag, quotes included.",
+                )
+            return self.decider(payment, **values)
+
+        def execute() -> LogState:
+            return payments.execute(log_id, decide, idempotency_key=key, metadata=metadata)
+
+        try:
+            state = execute()
+        except (PaymentRefused, Problem):
+            if key is None:
+                raise
+            # A racing request with this key may be the reason: stored after execute() looked
+            # for the key, and before it reduced the log. Now the key is found.
+            state = execute()
+        if key is not None:
+            refuse_reuse(state, key, metadata)
+        return answer(state)
+
+
+class Authorize(Command):
+    """Set an amount aside."""
+
+    decider = staticmethod(deciders.authorize)
+    fields: ClassVar[Fields] = {"amount": amount, "approval_code": approval_code}
+
+
+class Capture(Command):
+    """Take an amount out of what is authorized."""
+
+    decider = staticmethod(deciders.capture)
+    fields: ClassVar[Fields] = {"amount": amount}
+
+
+class Refund(Command):
+    """Give an amount back."""
+
+    decider = staticmethod(deciders.refund)
+    fields: ClassVar[Fields] = {"amount": amount}
+
+
+class OnePayment(Api):
+    """One payment."""
+
+    def get(self, request: HttpRequest, payment_id: str) -> HttpResponseBase | None:
+        """Show it as it is, or as it was: ``?version=2`` or ``?at=2026-01-31T12:00:00Z``."""
+        log_id = payments.parse_id(payment_id)
+        version = whole_number(request, "version", least=1)
+        at = moment(request, "at")
+        if version is not None and at is not None:
+            raise Problem(HTTPStatus.BAD_REQUEST, "Ask for a version, or for a moment.")
+        reduction = payments.reduce(log_id, version=version, at=at)
+        # If-None-Match: 304
+        return get_conditional_response(
+            request, etag=reduction.etag, response=representation(reduction)
+        )
+
+
+class Events(Api):
+    """What happened to a payment."""
+
+    def get(self, request: HttpRequest, payment_id: str) -> JsonResponse:
+        """List a page of events; ``next`` is the address of the one after it, or null."""
+        log_id = payments.parse_id(payment_id)
+        start = whole_number(request, "start", least=0)
+        limit = whole_number(request, "limit", least=1, most=MAX_LIMIT) or MAX_LIMIT
+        backwards = flag(request, "reverse")
+        page = payments.load(log_id, start=start, limit=limit, reverse=backwards)
+        if not page and not payments.exists(log_id):
+            raise LogNotFound(log_id)
+        following = None
+        if page.next_start is not None:
+            query = {"start": page.next_start, "limit": limit, "reverse": str(backwards).lower()}
+            following = f"{request.path}?{urlencode(query)}"
+        return JsonResponse(
+            {
+                "payment": str(log_id),
+                "events": [as_json(record) for record in page],
+                "next": following,
+            }
+        )
+
+
+# Answers
+
+
+def answer(state: LogState, status: HTTPStatus = HTTPStatus.OK) -> JsonResponse:
+    """Return the payment as of ``state``: to the first request, and to all of its retries."""
+    return representation(payments.reduce(state.log_id, version=state.version), status)
+
+
+def representation(
+    reduction: Reduction[Payment], status: HTTPStatus = HTTPStatus.OK
+) -> JsonResponse:
+    """Return a payment as JSON, with its ETag."""
+    payment = reduction.aggregate
+    return JsonResponse(
+        {
+            "id": str(reduction.log_id),
+            "version": reduction.version,
+            "amount_requested": payment.amount_requested,
+            "amount_approved": payment.amount_approved,
+            "amount_captured": payment.amount_captured,
+            "amount_refunded": payment.amount_refunded,
+            "amount_outstanding": payment.amount_outstanding,
+        },
+        status=status,
+        headers={"ETag": reduction.etag},
+    )
+
+
+def as_json(record: EventRecord) -> dict[str, Any]:
+    """Return an event in its current shape and under its current name, however old it is."""
+    return {
+        "index": record.index,
+        "type": NAMES.get(type(record.event), record.type),
+        "data": asdict(record.event),
+        "recorded_at": record.recorded_at.isoformat(),  # all digits: it can be asked for (?at=)
+    }
+
+
+def refuse_reuse(state: LogState, key: str, metadata: Mapping[str, Any]) -> None:
+    """
+    Raise IdempotencyKeyReused where the key was used for another request that led to ``state``.
+
+    The events alone cannot tell: capturing 40 is not the same request on another day, and a
+    decider may answer the same request with other events. So the request's fingerprint is in
+    the metadata of the events that it led to, stored with them or not at all.
+    """
+    [last] = payments.load(state.log_id, start=state.version - 1, limit=1)
+    if last.idempotency_key == key and last.metadata.get("request") != metadata["request"]:
+        raise IdempotencyKeyReused(key, log_id=state.log_id, index=state.version - 1)
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """Return the problem that an error is to the caller, or None for a fault of ours."""
+    match error:
+        case Problem():
+            return error
+        case InvalidLogId():
+            return Problem(HTTPStatus.BAD_REQUEST, "The address holds no id of a payment.")
+        case LogNotFound():
+            return Problem(HTTPStatus.NOT_FOUND, "There is no such payment, or was not then.")
+        case VersionNotReached():
+            return Problem(HTTPStatus.NOT_FOUND, "The payment has not reached that version.")
+        case PaymentRefused():
+            return Problem(HTTPStatus.CONFLICT, str(error), kind="refused")
+        case IdempotencyKeyReused():
+            return Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "This Idempotency-Key was used for another request. Make a new key for a new "
+                "request.",
+                kind="key-reused",
+            )
+        case ConcurrentAppend():
+            return Problem(
+                HTTPStatus.CONFLICT,
+                "Other requests were faster. Try again, with the same Idempotency-Key.",
+                kind="lost-race",
+            )
+        case TransactionMustRetry():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The database is busy. Try again, with the same Idempotency-Key.",
+                headers={"Retry-After": "1"},
+            )
+    return None

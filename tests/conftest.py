@@ -1,0 +1,153 @@
+"""The fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection, connections
+
+from eventlogs import LogId, LogManager
+from eventlogs.aggregates import aggregates
+from eventlogs.events import registry
+from eventlogs.stores import BaseStore, store_for
+from eventlogs.stores.portable import PortableStore
+from eventlogs.testing import MemoryStore
+from tests.accounts import Account
+
+on_postgresql = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
+
+# They import psycopg, which is installed only where the tests run on PostgreSQL.
+collect_ignore = [] if on_postgresql else ["stores/test_postgresql.py", "stores/test_statements.py"]
+
+STORES: dict[str, Callable[[], BaseStore]] = {
+    "memory": MemoryStore,
+    "portable": lambda: PortableStore("default"),
+    "postgresql": lambda: store_for("default"),
+}
+MEMORY = pytest.param("memory", marks=pytest.mark.sqlite)
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
+
+
+@pytest.fixture(params=[MEMORY, "portable", POSTGRESQL])
+def store(request: pytest.FixtureRequest) -> BaseStore:
+    """Every store that the run's database has. Where the tests write, they ask for ``db``."""
+    return STORES[request.param]()
+
+
+@pytest.fixture(params=["portable", POSTGRESQL])
+def database_store(request: pytest.FixtureRequest) -> BaseStore:
+    """Every store that keeps its logs in the run's database."""
+    return STORES[request.param]()
+
+
+@pytest.fixture
+def accounts(store: BaseStore, db: None) -> LogManager[Account]:
+    """The logs of accounts, in every store; each test is rolled back."""
+    return LogManager(Account, store=store)
+
+
+@pytest.fixture
+def database_accounts(database_store: BaseStore, transactional_db: None) -> LogManager[Account]:
+    """The logs of accounts, in every store of the database; in autocommit mode."""
+    return LogManager(Account, store=database_store)
+
+
+@pytest.fixture
+def log_id(accounts: LogManager[Account]) -> LogId:
+    """An id that no log has yet."""
+    return accounts.new_id()
+
+
+@pytest.fixture
+def race() -> Callable[..., list[Any]]:
+    """A function that makes calls in threads of their own, all at once, and returns answers."""
+
+    def run(*calls: Callable[[], Any]) -> list[Any]:
+        barrier = Barrier(len(calls))
+
+        def start(call: Callable[[], Any]) -> Any:
+            try:
+                barrier.wait(timeout=10)
+                return call()
+            except Exception as error:
+                return error
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(len(calls)) as pool:
+            return list(pool.map(start, calls))
+
+    return run
+
+
+@pytest.fixture
+def elsewhere() -> Callable[[Callable[[], Any]], Any]:
+    """A function that makes a call over another connection, and waits for its answer."""
+
+    def run(call: Callable[[], Any]) -> Any:
+        def start() -> Any:
+            try:
+                return call()
+            finally:
+                connections.close_all()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(start).result(timeout=20)
+
+    return run
+
+
+@pytest.fixture
+def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the classes that the test registers."""
+    for owner in (registry, aggregates):
+        for name, known in vars(owner).items():
+            copy = {
+                key: list(value) if isinstance(value, list) else value
+                for key, value in known.items()
+            }
+            monkeypatch.setattr(owner, name, copy)
+
+
+@pytest.fixture
+def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Path) -> Iterator[str]:
+    """
+    The alias of a migrated database that Django did not make for tests.
+
+    Tests with the mark ``django_db`` cannot have it: they may only use databases that Django
+    knew before. Both databases are in autocommit mode, and emptied in the end.
+    """
+    alias = f"second_{uuid4().hex[:8]}"
+    with django_db_blocker.unblock():
+        name = f"eventlogs_{alias}_{os.getpid()}"
+        if connection.vendor == "sqlite":
+            name = str(tmp_path / name)
+        else:
+            with connection.cursor() as cursor:
+                cursor.execute(f"CREATE DATABASE {name}")
+        connections.databases[alias] = {
+            **connection.settings_dict,
+            "NAME": name,
+            "TEST": {**connection.settings_dict["TEST"], "NAME": None},
+        }
+        try:
+            call_command("migrate", "eventlogs", database=alias, verbosity=0)
+            yield alias
+        finally:
+            connections[alias].close()
+            del connections[alias]
+            del connections.databases[alias]
+            store_for.cache_clear()
+            call_command("flush", interactive=False, inhibit_post_migrate=True, verbosity=0)
+            if connection.vendor != "sqlite":
+                with connection.cursor() as cursor:
+                    cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,75 @@
+"""The stores of this package, each against the contract of stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from eventlogs.stores import BaseStore, store_for
+from eventlogs.stores.portable import PortableStore
+from eventlogs.testing import MemoryStore
+from tests.contracts.stores import StoreContract
+from tests.contracts.transactions import TransactionContract
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("autocommit", marks=pytest.mark.django_db(transaction=True)),
+        pytest.param("in a transaction", marks=pytest.mark.django_db),
+    ]
+)
+def mode(request: pytest.FixtureRequest) -> str:
+    """A test has either its own commits, or one transaction around it, that is rolled back."""
+    return str(request.param)
+
+
+@pytest.mark.sqlite
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> BaseStore:
+        return MemoryStore()
+
+
+class TestPortableStore(StoreContract):
+    @pytest.fixture
+    def store(self, mode: str) -> BaseStore:
+        return PortableStore("default")
+
+
+@pytest.mark.postgresql
+class TestPostgreSQLStore(StoreContract):
+    @pytest.fixture
+    def store(self, mode: str) -> BaseStore:
+        return store_for("default")
+
+
+@pytest.mark.postgresql
+class TestPostgreSQLStoreWithoutPreparing(StoreContract):
+    @pytest.fixture
+    def store(self, db: None, settings) -> BaseStore:
+        settings.EVENTLOGS = {"PREPARED_STATEMENTS": False}
+        return store_for("default")
+
+
+@pytest.mark.postgresql
+class TestPostgreSQLStoreWatched(StoreContract):
+    """With somebody watching, statements go through Django's own cursor."""
+
+    @pytest.fixture
+    def store(self, db: None, django_assert_max_num_queries) -> Iterator[BaseStore]:
+        with django_assert_max_num_queries(1_000):
+            yield store_for("default")
+
+
+class TestPortableStoreInTransactions(TransactionContract):
+    @pytest.fixture
+    def store(self, transactional_db: None) -> BaseStore:
+        return PortableStore("default")
+
+
+@pytest.mark.postgresql
+class TestPostgreSQLStoreInTransactions(TransactionContract):
+    @pytest.fixture
+    def store(self, transactional_db: None) -> BaseStore:
+        return store_for("default")

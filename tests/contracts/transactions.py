@@ -1,0 +1,281 @@
+"""The contract of stores that keep their logs in a database: the caller's transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from eventlogs import (
+    ConcurrentAppend,
+    EventLogError,
+    IdempotencyKeyReused,
+    IdempotentReplay,
+    LogAlreadyExists,
+    LogFull,
+    LogNotFound,
+)
+from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.stores import BaseStore
+from tests.contracts.stores import amounts, append, create, new_key, new_log
+
+Refused = tuple[type[EventLogError], Callable[[], Any]]
+
+
+def rows() -> tuple[int, int, int]:
+    """Count logs, events and keys."""
+    return EventLog.objects.count(), Event.objects.count(), IdempotencyKey.objects.count()
+
+
+class Unwanted(Exception):
+    """What the caller of a transaction rolls it back with."""
+
+
+@contextmanager
+def rolled_back() -> Iterator[None]:
+    with pytest.raises(Unwanted), transaction.atomic():
+        yield
+        raise Unwanted
+
+
+# Each prepares logs and keys, and returns an append and the error that refuses it.
+
+
+def stale_append(store: BaseStore) -> Refused:
+    log_id = create(store, 1, 2).log_id
+    return ConcurrentAppend, lambda: append(store, log_id, 3, expected=1)
+
+
+def stale_append_with_a_key(store: BaseStore) -> Refused:
+    log_id, key = create(store, 1, 2).log_id, new_key()
+    return ConcurrentAppend, lambda: append(store, log_id, 3, 4, expected=1, key=key)
+
+
+def append_to_no_log(store: BaseStore) -> Refused:
+    return LogNotFound, lambda: append(store, new_log(), 1, expected=None, key=new_key())
+
+
+def create_of_a_log_that_exists(store: BaseStore) -> Refused:
+    log_id = create(store, 1).log_id
+    return LogAlreadyExists, lambda: append(store, log_id, 1, expected=0)
+
+
+def create_of_a_log_that_exists_with_a_free_key(store: BaseStore) -> Refused:
+    log_id, key = create(store, 1).log_id, new_key()
+    return LogAlreadyExists, lambda: append(store, log_id, 1, expected=0, key=key)
+
+
+def replayed_append(store: BaseStore) -> Refused:
+    log_id, key = create(store, 1).log_id, new_key()
+    append(store, log_id, 2, expected=1, key=key)
+    return IdempotentReplay, lambda: append(store, log_id, 2, expected=1, key=key)
+
+
+def replayed_create(store: BaseStore) -> Refused:
+    key = new_key()
+    create(store, 1, key=key)
+    return IdempotentReplay, lambda: create(store, 1, key=key)
+
+
+def key_used_for_another_append(store: BaseStore) -> Refused:
+    log_id, key = create(store, 1).log_id, new_key()
+    append(store, log_id, 2, expected=1, key=key)
+    return IdempotencyKeyReused, lambda: append(store, log_id, 3, expected=2, key=key)
+
+
+def key_used_for_another_create(store: BaseStore) -> Refused:
+    key = new_key()
+    create(store, 1, key=key)
+    return IdempotencyKeyReused, lambda: create(store, 2, key=key)
+
+
+def append_to_a_full_log(store: BaseStore) -> Refused:
+    log_id, key = create(store, 1).log_id, new_key()
+    set_version(log_id, 2**31 - 1)
+    return LogFull, lambda: append(store, log_id, 2, expected=None, key=key)
+
+
+def set_version(log_id: Any, version: int) -> None:
+    """Write a log's version behind the back of everybody."""
+    identifier = log_id.uuid.hex if connection.vendor == "sqlite" else log_id.uuid
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE eventlogs_eventlog SET version = %s WHERE id = %s", [version, identifier]
+        )
+        assert cursor.rowcount == 1
+
+
+REFUSALS = [
+    stale_append,
+    stale_append_with_a_key,
+    append_to_no_log,
+    create_of_a_log_that_exists,
+    create_of_a_log_that_exists_with_a_free_key,
+    replayed_append,
+    replayed_create,
+    key_used_for_another_append,
+    key_used_for_another_create,
+    append_to_a_full_log,
+]
+
+
+class TransactionContract:
+    """Subclass it with a fixture ``store``, of the default database, in autocommit mode."""
+
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    def test_a_refusal_leaves_the_transaction_usable(
+        self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
+    ):
+        error, refused_append = refusal(store)
+        other = create(store, 1).log_id
+
+        with transaction.atomic():
+            append(store, other, 2, expected=1)
+            with pytest.raises(error):
+                refused_append()
+            assert not connection.needs_rollback
+            append(store, other, 3, expected=2)
+
+        assert amounts(store, other) == [1, 2, 3]
+
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    def test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database(
+        self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
+    ):
+        error, refused_append = refusal(store)
+        database_errors = []
+
+        def watch(execute: Callable[..., Any], *call: Any) -> Any:
+            try:
+                return execute(*call)
+            except Exception as database_error:
+                database_errors.append(database_error)
+                raise
+
+        with (
+            transaction.atomic(),
+            CaptureQueriesContext(connection) as queries,
+            connection.execute_wrapper(watch),
+            pytest.raises(error),
+        ):
+            refused_append()
+
+        assert len(queries) > 0
+        assert not [query for query in queries if "SAVEPOINT" in query["sql"].upper()]
+        assert database_errors == []
+
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    @pytest.mark.parametrize("mode", ["autocommit", "in a transaction"])
+    def test_a_refusal_stores_nothing(
+        self, store: BaseStore, refusal: Callable[[BaseStore], Refused], mode: str
+    ):
+        error, refused_append = refusal(store)
+        before = rows()
+
+        if mode == "autocommit":
+            with pytest.raises(error):
+                refused_append()
+        else:
+            with transaction.atomic(), pytest.raises(error):
+                refused_append()
+
+        assert rows() == before
+
+    def test_appends_take_no_savepoint(self, store: BaseStore):
+        with transaction.atomic(), CaptureQueriesContext(connection) as queries:
+            log_id = create(store, 1, key=new_key()).log_id
+            append(store, log_id, 2, expected=1)
+            append(store, log_id, 3, 4, expected=None, key=new_key())
+
+        assert not [query for query in queries if "SAVEPOINT" in query["sql"].upper()]
+
+    def test_a_rollback_leaves_nothing(self, store: BaseStore):
+        key = new_key()
+        existing = create(store, 1)
+        before = rows()
+
+        with rolled_back():
+            create(store, 1, 2, key=key)
+            append(store, existing.log_id, 2, expected=1, key=new_key())
+            append(store, existing.log_id, 3, expected=2)
+
+        assert rows() == before
+        assert amounts(store, existing.log_id) == [1]
+        assert store.claim("account", key) is None
+
+    def test_after_a_rollback_the_same_append_is_a_first_one(self, store: BaseStore):
+        key, log_id = new_key(), new_log()
+        with rolled_back():
+            append(store, log_id, 1, expected=0, key=key)
+
+        state = append(store, log_id, 1, expected=0, key=key)
+
+        assert state.version == 1
+        assert amounts(store, log_id) == [1]
+
+    def test_a_savepoint_of_the_caller_takes_back_what_came_after_it(self, store: BaseStore):
+        log_id, key = new_log(), new_key()
+
+        with transaction.atomic():
+            append(store, log_id, 1, expected=0)
+            with rolled_back():
+                append(store, log_id, 2, expected=1, key=key)
+            append(store, log_id, 3, expected=1, key=key)
+
+        assert amounts(store, log_id) == [1, 3]
+
+    def test_others_see_an_append_when_its_transaction_commits(
+        self, store: BaseStore, elsewhere: Callable[[Callable[[], Any]], Any]
+    ):
+        log_id = create(store, 1).log_id
+
+        with transaction.atomic():
+            append(store, log_id, 2, expected=1)
+            seen_before = elsewhere(lambda: store.version(log_id))
+
+        assert (seen_before, elsewhere(lambda: store.version(log_id))) == (1, 2)
+
+    def test_an_append_joins_a_transaction_that_began_without_atomic(self, store: BaseStore):
+        log_id = create(store, 1).log_id
+
+        transaction.set_autocommit(False)
+        try:
+            append(store, log_id, 2, expected=1)
+            with pytest.raises(LogAlreadyExists):
+                append(store, log_id, 2, expected=0, key=new_key())
+            transaction.rollback()
+            append(store, log_id, 3, expected=1, key=new_key())
+            append(store, log_id, 4, expected=2)
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+
+        assert amounts(store, log_id) == [1, 3, 4]
+
+    def test_nothing_is_appended_in_a_transaction_that_is_broken(self, store: BaseStore):
+        log_id = create(store, 1).log_id
+
+        with rolled_back():
+            transaction.set_rollback(True)
+            with pytest.raises(transaction.TransactionManagementError):
+                append(store, log_id, 2, expected=1)
+
+        assert amounts(store, log_id) == [1]
+
+    def test_an_append_inside_of_a_transaction_reads_what_that_has_written(self, store: BaseStore):
+        key = new_key()
+
+        with transaction.atomic():
+            state = create(store, 1)
+            append(store, state.log_id, 2, expected=1, key=key)
+            with pytest.raises(IdempotentReplay) as caught:
+                append(store, state.log_id, 2, expected=1, key=key)
+            with pytest.raises(ConcurrentAppend):
+                append(store, state.log_id, 2, expected=1)
+
+        assert caught.value.index == 1
+        assert amounts(store, state.log_id) == [1, 2]

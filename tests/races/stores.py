@@ -1,0 +1,30 @@
+"""The stores that are raced, by a name that can be sent to another process."""
+
+from __future__ import annotations
+
+from django.db import DEFAULT_DB_ALIAS
+from django.utils.module_loading import import_string
+
+from eventlogs import LogManager
+from tests.races.events import Race
+
+STORES = {
+    "postgresql": ("eventlogs.stores.postgresql.PostgreSQLStore",),
+    "portable": ("eventlogs.stores.portable.PortableStore",),
+    "mixed": (
+        "eventlogs.stores.postgresql.PostgreSQLStore",
+        "eventlogs.stores.portable.PortableStore",
+    ),
+}
+
+
+def races(store: str, number: int = 0) -> LogManager[Race]:
+    """
+    Return the manager of process ``number`` in a race on ``store``.
+
+    That is a name in STORES, or the dotted path of a class. With "mixed", every other
+    process uses the other one of two stores, on the same logs.
+    """
+    paths = STORES.get(store, (store,))
+    cls = import_string(paths[number % len(paths)])
+    return LogManager(Race, store=cls(DEFAULT_DB_ALIAS))

@@ -1,0 +1,436 @@
+"""Interleavings of two sessions that a race hits too seldom, set up one step at a time."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from django.db import OperationalError, close_old_connections, connection, transaction
+
+from eventlogs import (
+    ANY,
+    ConcurrentAppend,
+    IdempotentReplay,
+    LogId,
+    LogState,
+    TransactionMustRetry,
+)
+from tests.races import COMMITS, jobs
+from tests.races.events import batch
+from tests.races.history import Outcome
+from tests.races.stores import races
+
+pytestmark = [pytest.mark.postgresql, COMMITS]
+
+STORES = ["postgresql", "portable"]
+
+PLANS = {
+    "generic plans": "-c plan_cache_mode=force_generic_plan",
+    "hash joins": "-c enable_nestloop=off -c enable_mergejoin=off",
+    "merge joins": "-c enable_nestloop=off -c enable_hashjoin=off",
+    "no indexes": "-c enable_indexscan=off -c enable_bitmapscan=off -c enable_indexonlyscan=off",
+}
+
+
+class Session:
+    """Another connection to the database, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self.pid: int = self.do(lambda: self.sql("SELECT pg_backend_pid()"))
+
+    def start(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        return self._thread.submit(call, *arguments, **options)
+
+    def do(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return self.start(call, *arguments, **options).result(10)
+
+    def close(self) -> None:
+        # By force: a test that failed may have left it waiting for somebody.
+        Session.sql("SELECT pg_terminate_backend(%s)", self.pid)
+        self._thread.submit(lambda: connection.close())
+        self._thread.shutdown()
+
+    def begin(self) -> None:
+        self.do(transaction.set_autocommit, False)
+
+    def commit(self) -> None:
+        self.do(lambda: connection.commit())
+
+    def rollback(self) -> None:
+        self.do(lambda: connection.rollback())
+
+    @staticmethod
+    def sql(statement: str, *parameters: Any) -> Any:
+        """Run a statement on the thread's connection; return the first value, if there is one."""
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchone()[0] if cursor.description else None
+
+
+@pytest.fixture
+def other(transactional_db) -> Iterator[Session]:
+    session = Session()
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def blocked(transactional_db) -> Iterator[Session]:
+    session = Session()
+    yield session
+    session.close()
+
+
+def wait_until_blocked(session: Session) -> None:
+    for _ in range(500):
+        waits = Session.sql("SELECT cardinality(pg_blocking_pids(%s))", session.pid)
+        if waits:
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing holds it up")
+
+
+# Behind a transaction that rolls back.
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("ahead", ["append", "create"])
+def test_who_waited_for_a_key_gets_it_when_the_one_ahead_rolls_back(
+    violations, new_logs, other, blocked, store, ahead
+):
+    manager = races(store)
+    (mine,) = new_logs(1)
+    (theirs,) = new_logs(1)
+    other.begin()
+    if ahead == "append":
+        other.do(manager.append, theirs, *batch("gone"), expected_version=ANY, idempotency_key="k")
+    else:
+        other.do(manager.create, *batch("gone"), idempotency_key="k")
+    waiting = blocked.start(
+        manager.append, mine, *batch("mine"), expected_version=1, idempotency_key="k"
+    )
+    wait_until_blocked(blocked)
+
+    other.rollback()
+
+    state = waiting.result(10)
+    assert (state.log_id, state.version) == (mine, 2)
+    assert violations([Outcome(mine, "mine", 1, 1, state)]) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_who_waited_to_create_a_log_does_when_the_one_ahead_rolls_back(
+    violations, other, blocked, store
+):
+    manager = races(store)
+    log_id = LogId.new("race")
+    other.begin()
+    other.do(manager.create, *batch("gone"), log_id=log_id, idempotency_key="theirs")
+    waiting = blocked.start(manager.create, *batch("mine"), log_id=log_id, idempotency_key="mine")
+    wait_until_blocked(blocked)
+
+    other.rollback()
+
+    assert violations([Outcome(log_id, "mine", 1, 0, waiting.result(10))]) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_who_waited_for_a_log_appends_at_its_version_when_the_one_ahead_rolls_back(
+    violations, new_logs, other, blocked, store
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    other.begin()
+    other.do(manager.append, log_id, *batch("gone", 3), expected_version=1)
+    waiting = blocked.start(manager.append, log_id, *batch("mine", 2), expected_version=1)
+    wait_until_blocked(blocked)
+
+    other.rollback()
+
+    assert violations([Outcome(log_id, "mine", 2, 1, waiting.result(10))]) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_savepoint_that_rolls_back_takes_the_key_and_the_events_along(
+    violations, new_logs, other, store
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+
+    with transaction.atomic():
+        point = transaction.savepoint()
+        manager.append(log_id, *batch("gone", 2), expected_version=1, idempotency_key="k")
+        transaction.savepoint_rollback(point)
+        # Nobody has to wait for what is gone.
+        theirs = other.do(
+            manager.append, log_id, *batch("theirs"), expected_version=1, idempotency_key="k"
+        )
+        with pytest.raises(ConcurrentAppend) as caught:
+            manager.append(log_id, *batch("late"), expected_version=1)
+        mine = manager.append(theirs, *batch("mine"))
+
+    assert caught.value.actual_version == 2
+    assert (
+        violations([Outcome(log_id, "theirs", 1, 1, theirs), Outcome(log_id, "mine", 1, 2, mine)])
+        == []
+    )
+
+
+# Keys that are pruned meanwhile.
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_key_that_is_pruned_while_somebody_waits_for_it_is_claimed_anew(
+    violations, new_logs, other, store
+):
+    """Between the claim that found the key taken and the look at who has it, it is pruned."""
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    theirs: list[LogState] = []
+    pruned: list[None] = []
+
+    def meddle(execute, sql, *arguments):
+        claims = "INSERT INTO" in sql and "idempotencykey" in sql
+        if claims and not theirs:
+            theirs.append(other.do(manager.create, *batch("theirs"), idempotency_key="k"))
+        answer = execute(sql, *arguments)
+        if claims and not pruned:
+            pruned.append(other.do(other.sql, "DELETE FROM eventlogs_idempotencykey"))
+        return answer
+
+    with connection.execute_wrapper(meddle):
+        mine = manager.append(log_id, *batch("mine"), expected_version=1, idempotency_key="k")
+
+    with pytest.raises(IdempotentReplay) as caught:
+        manager.append(log_id, *batch("mine"), expected_version=1, idempotency_key="k")
+    assert caught.value.state == mine
+    assert violations([Outcome(log_id, "mine", 1, 1, mine)], keys_were_pruned=True) == []
+
+
+# Snapshots.
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("expected", [1, 2, ANY], ids=["as-seen", "too-high", "any"])
+def test_a_snapshot_that_is_too_old_must_retry_and_tells_no_old_facts(
+    new_logs, other, store, expected
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+
+    with transaction.atomic():
+        jobs.set_isolation("REPEATABLE READ")
+        assert manager.version(log_id) == 1
+        other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
+        with pytest.raises(TransactionMustRetry):
+            manager.append(log_id, *batch("mine"), expected_version=expected, idempotency_key="k")
+
+    assert manager.version(log_id) == 2
+
+
+# Whatever plan PostgreSQL chooses.
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        (jobs.append_with_one_key, ["any", "same"]),
+        (jobs.append_anywhere, [6]),
+        (jobs.append_in_transactions, [2, ""]),
+    ],
+    ids=["key", "batches", "transactions"],
+)
+def test_races_end_well_under_every_plan(
+    crew, violations, new_logs, quick_deadlocks, job, arguments, plan
+):
+    log_ids = new_logs(4, version=3)
+    # Forbidden plans are priced so high that PostgreSQL would compile them, which takes seconds.
+    options = " ".join(["-c jit=off", PLANS[plan], *quick_deadlocks.values()])
+
+    outcomes = crew.race(8, job, "postgresql", log_ids, *arguments, options=options)
+
+    assert violations(outcomes) == []
+    expected = (LogState, IdempotentReplay, ConcurrentAppend, TransactionMustRetry)
+    assert [each for each in outcomes if not isinstance(each.answer, expected)] == []
+
+
+# Statements that are cut short.
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+def test_an_append_that_runs_into_a_timeout_is_not_stored(
+    violations, new_logs, other, blocked, store, setting
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    other.begin()
+    other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
+    blocked.do(blocked.sql, f"SET {setting} = '100ms'")
+
+    with pytest.raises(OperationalError):
+        blocked.do(manager.append, log_id, *batch("mine"), expected_version=1)
+    other.commit()
+
+    # The connection is as good as before.
+    state = blocked.do(manager.append, log_id, *batch("mine"), expected_version=2)
+    assert violations([Outcome(log_id, "mine", 1, 2, state)]) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_an_append_whose_server_process_is_stopped_is_not_stored(
+    violations, new_logs, other, blocked, store, how
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    other.begin()
+    other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
+    waiting = blocked.start(
+        manager.append, log_id, *batch("mine"), expected_version=1, idempotency_key="k"
+    )
+    wait_until_blocked(blocked)
+
+    Session.sql(f"SELECT {how}(%s)", blocked.pid)
+
+    with pytest.raises(OperationalError):
+        waiting.result(10)
+    other.rollback()
+    blocked.do(close_old_connections)  # as Django does at the end of a request
+    state = blocked.do(
+        manager.append, log_id, *batch("mine"), expected_version=1, idempotency_key="k"
+    )
+    assert violations([Outcome(log_id, "mine", 1, 1, state)]) == []
+
+
+# Prepared statements that are not there any more.
+
+
+@pytest.mark.parametrize("reset", ["DISCARD ALL", "DEALLOCATE ALL", "rollback"])
+@pytest.mark.parametrize("in_atomic", [False, True], ids=["alone", "in-atomic"])
+def test_appends_go_on_when_the_statements_of_a_connection_are_thrown_away(
+    violations, new_logs, reset, in_atomic
+):
+    manager = races("postgresql")
+    (log_id,) = new_logs(1)
+    one_of_each(manager, log_id, "before")
+
+    if reset == "rollback":
+        # psycopg throws its statements away, and everybody else's, when it rolls back.
+        with suppress(jobs.ChangedMind), transaction.atomic():
+            one_of_each(manager, log_id, "undone")
+            raise jobs.ChangedMind
+    else:
+        Session.sql(reset)
+    if in_atomic:
+        with transaction.atomic():
+            one_of_each(manager, log_id, "after")
+    else:
+        one_of_each(manager, log_id, "after")
+
+    assert violations() == []
+    assert manager.version(log_id) == 9
+
+
+def test_appends_go_on_in_a_transaction_that_rolled_back_to_a_savepoint(violations, new_logs):
+    manager = races("postgresql")
+    (log_id,) = new_logs(1)
+    one_of_each(manager, log_id, "before")
+
+    with transaction.atomic():
+        with suppress(jobs.ChangedMind), transaction.atomic():
+            one_of_each(manager, log_id, "undone")
+            raise jobs.ChangedMind
+        one_of_each(manager, log_id, "after")
+
+    assert violations() == []
+    assert manager.version(log_id) == 9
+
+
+@pytest.mark.parametrize("in_atomic", [False, True], ids=["alone", "in-atomic"])
+def test_appends_and_reads_go_on_when_a_column_was_made_wider(scratch, in_atomic):
+    manager = races("postgresql")
+    (log_id,) = scratch.new_logs(1)
+
+    with scratch.cursor() as cursor:
+        one_of_each(manager, log_id, "before")
+        cursor.execute("ALTER TABLE eventlogs_event ALTER type TYPE varchar(300)")
+        cursor.execute("ALTER TABLE eventlogs_eventlog ALTER log_type TYPE varchar(70)")
+        if in_atomic:
+            with transaction.atomic():
+                one_of_each(manager, log_id, "after")
+        else:
+            one_of_each(manager, log_id, "after")
+
+    assert scratch.violations() == []
+
+
+def one_of_each(manager, log_id: LogId, name: str) -> None:
+    """Use every statement there is; the log gains 4 events."""
+    state = manager.append(log_id, *batch(f"{name} one"), expected_version=ANY)
+    state = manager.append(state, *batch(f"{name} many", 2))
+    with pytest.raises(ConcurrentAppend):
+        manager.append(log_id, *batch("late"), expected_version=state.version + 1)
+    manager.append(state, *batch(f"{name} keyed"), idempotency_key=f"{name} keyed")
+    manager.create(*batch(f"{name} create"), idempotency_key=f"{name} create")
+    assert manager.version(log_id) == len(manager.load(log_id)) == state.version + 1
+
+
+def test_a_closed_connection_is_forgotten(new_logs):
+    """With CONN_MAX_AGE = 0 there is a new one for each request: none may stay in memory."""
+    manager = races("postgresql")
+    (log_id,) = new_logs(1)
+    seen = []
+
+    for number in range(5):
+        connection.close()
+        one_of_each(manager, log_id, str(number))
+        seen.append(weakref.ref(connection.connection))
+    connection.close()
+    gc.collect()
+
+    assert [each() for each in seen] == [None] * 5
+
+
+REFUSE_AT_COMMIT = """
+    CREATE FUNCTION refuse_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF new.data ->> 'marker' = 'refused' THEN
+            RAISE EXCEPTION 'at commit' USING ERRCODE = 'serialization_failure';
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER refuse_at_commit AFTER INSERT ON eventlogs_event
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse_at_commit()
+"""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first-on-its-connection", "later"])
+def test_a_failure_at_the_commit_of_an_append_is_no_answer(violations, new_logs, first):
+    """As a serializable transaction may fail: the rows came back already, and are void."""
+    manager = races("postgresql")
+    (log_id,) = new_logs(1)
+    Session.sql(REFUSE_AT_COMMIT)
+    try:
+        if first:
+            connection.close()
+        else:
+            manager.append(log_id, *batch("before"), expected_version=1)
+
+        with pytest.raises(TransactionMustRetry):
+            manager.append(log_id, *batch("refused"), expected_version=ANY)
+
+        state = manager.append(log_id, *batch("after"), expected_version=ANY)
+    finally:
+        connection.close()
+        Session.sql("DROP FUNCTION refuse_at_commit() CASCADE")
+    assert state.version == (2 if first else 3)
+    assert violations([Outcome(log_id, "after", 1, None, state)]) == []

@@ -1,0 +1,160 @@
+"""
+The races of test_races.py, run on broken twins: each finds what is wrong with its twin.
+
+A test that cannot fail proves nothing; here it fails.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from eventlogs import LogId
+from tests.races import COMMITS, jobs
+from tests.races.crew import CrewError
+from tests.races.history import kinds
+
+pytestmark = [pytest.mark.postgresql, COMMITS]
+
+TWIN = "tests.races.twins."
+
+
+def test_a_store_that_does_not_compare_versions_is_found(crew, violations, new_logs, writers):
+    (log_id,) = new_logs(1)
+
+    outcomes = crew.race(
+        writers, jobs.append_at_one_version, TWIN + "NoVersionComparison", log_id, 5, False
+    )
+
+    assert kinds(violations(outcomes))["expectation ignored"] > 0
+
+
+def test_a_store_that_takes_no_lock_is_found(crew, scratch, writers):
+    scratch.drop_unique_constraints("eventlogs_event")
+    (log_id,) = scratch.new_logs(1)
+
+    outcomes = crew.race(
+        writers,
+        jobs.append_at_one_version,
+        TWIN + "NoLock",
+        log_id,
+        5,
+        False,
+        **scratch.options,
+    )
+
+    found = kinds(scratch.violations(outcomes))
+    assert found["doubled index"] > 0
+    assert found["wrong version"] > 0
+
+
+@pytest.mark.parametrize("twin", ["KeyLookedUpButNotClaimed", "KeyClaimedAfterwards"])
+def test_a_store_that_claims_no_key_or_too_late_is_found(crew, violations, new_logs, callers, twin):
+    log_ids = new_logs(5, version=3)
+
+    outcomes = crew.race(callers, jobs.append_with_one_key, TWIN + twin, log_ids, "any", "same")
+
+    assert kinds(violations(outcomes))["doubled"] > 0
+
+
+def test_a_store_that_claims_the_key_too_early_is_found(crew, violations, new_logs, writers):
+    log_ids = new_logs(2)
+
+    outcomes = crew.race(writers, jobs.append_anywhere, TWIN + "KeyClaimedBefore", log_ids, 5)
+
+    assert kinds(violations(outcomes))["orphan key"] > 0
+
+
+def test_a_create_that_leaves_its_key_is_found(crew, violations, writers):
+    log_ids = [LogId.new("race") for _ in range(2)]
+
+    outcomes = crew.race(
+        writers, jobs.create_one_log, TWIN + "CreateLeavesItsKey", log_ids, True, False
+    )
+
+    found = kinds(violations(outcomes))
+    # An orphan is then taken for a request that was done: its caller believes in a replay.
+    assert found == {"orphan key": 2 * (writers - 1), "lost": 2 * (writers - 1)}
+
+
+def test_a_create_that_breaks_the_callers_transaction_is_found(crew, writers, transactional_db):
+    log_ids = [LogId.new("race")]
+
+    with pytest.raises(CrewError, match=r"TransactionManagementError|current transaction is abort"):
+        crew.race(
+            writers, jobs.create_one_log, TWIN + "CreateFailsInTheDatabase", log_ids, True, True
+        )
+
+
+def test_a_batch_in_two_transactions_is_found(crew, violations, new_logs, writers):
+    log_ids = new_logs(1)
+
+    outcomes = crew.race(writers, jobs.append_anywhere, TWIN + "BatchInTwo", log_ids, 5)
+
+    assert kinds(violations(outcomes))["torn batch"] > 0
+
+
+def test_positions_against_the_order_of_a_batch_are_found(crew, violations, new_logs):
+    log_ids = new_logs(1)
+
+    outcomes = crew.race(4, jobs.append_anywhere, TWIN + "BatchBackwards", log_ids, 5)
+
+    assert kinds(violations(outcomes))["positions run backwards"] > 0
+
+
+def test_a_clock_that_steps_back_is_found(crew, scratch):
+    scratch.make_the_clock_jump()
+    log_ids = scratch.new_logs(2)
+
+    outcomes = crew.race(
+        4, jobs.append_anywhere, TWIN + "NoGreatest", log_ids, 5, **scratch.options
+    )
+
+    assert set(kinds(scratch.violations(outcomes))) == {"time runs backwards"}
+
+
+@pytest.mark.parametrize("store", ["postgresql", "portable", "mixed"])
+def test_a_clock_that_steps_back_does_not_take_the_log_along(crew, scratch, store):
+    scratch.make_the_clock_jump()
+    log_ids = scratch.new_logs(2)
+
+    outcomes = crew.race(4, jobs.append_anywhere, store, log_ids, 5, **scratch.options)
+
+    assert scratch.violations(outcomes) == []
+
+
+def test_indexes_that_do_not_roll_back_are_found(crew, scratch):
+    log_ids = scratch.new_logs(1)
+    with scratch.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE race_index MINVALUE 1")
+
+    outcomes = crew.race(
+        4,
+        jobs.append_in_transactions,
+        TWIN + "IndexFromASequence",
+        log_ids,
+        5,
+        "",
+        **scratch.options,
+    )
+
+    assert kinds(scratch.violations(outcomes))["hole"] > 0
+
+
+def test_a_replay_of_other_events_is_found(crew, violations, new_logs):
+    log_ids = new_logs(2, version=3)
+
+    outcomes = crew.race(
+        8, jobs.append_with_one_key, TWIN + "AnyEventsAreAReplay", log_ids, "any", "different"
+    )
+
+    assert kinds(violations(outcomes)) == {"lost": 2 * 7}
+
+
+def test_a_store_that_forgets_keys_is_found(crew, violations, new_logs, callers):
+    log_ids = new_logs(2, version=3)
+
+    outcomes = crew.race(
+        callers, jobs.append_with_one_key, TWIN + "ForgetsKeys", log_ids, "any", "same"
+    )
+
+    assert kinds(violations(outcomes))["doubled"] > 0

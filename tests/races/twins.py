@@ -1,0 +1,251 @@
+"""
+Broken twins: stores with one thing wrong, which the races and the checker must find.
+
+Most are the real store with one line of its SQL taken out, so that they also show what that
+line is there for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, ClassVar
+
+from django.db import connection, transaction
+
+from eventlogs import ConcurrentAppend, IdempotencyKeyReused, IdempotentReplay, LogState
+from eventlogs.codec import fingerprints
+from eventlogs.stores import AppendRequest
+from eventlogs.stores.postgresql import PostgreSQLStore
+
+
+class Mutant(PostgreSQLStore):
+    """The real store, with ``part`` of its ``statements`` replaced on their way to the server."""
+
+    statements: ClassVar[tuple[str, ...]]  # files of eventlogs/stores/sql
+    part: ClassVar[str]  # a regular expression
+    instead: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        for name in cls.statements:
+            text = (files("eventlogs.stores") / "sql" / name).read_text(encoding="utf-8")
+            assert re.search(cls.part, text, re.DOTALL), f"{name} has nothing for {cls} to break"
+
+    def append(self, request: AppendRequest) -> LogState:
+        with connection.execute_wrapper(self._change):
+            return super().append(request)
+
+    def _change(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        return execute(re.sub(self.part, self.instead, sql, flags=re.DOTALL), *arguments)
+
+
+class NoVersionComparison(Mutant):
+    """It appends whatever the version is."""
+
+    statements = ("append_one.sql", "append.sql")
+    part = r"AND \(%\(expected\)s::integer IS NULL OR version = %\(expected\)s::integer\)"
+
+
+class NoLock(PostgreSQLStore):
+    """It reads the last index, and then inserts the next ones; nothing stops another one."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        if request.expected_version == 0:
+            return super().append(request)
+        log, count = request.log_id.uuid, len(request.events)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT max(index) + 1 FROM eventlogs_event WHERE log_id = %s", [log])
+            (version,) = cursor.fetchone()
+            if request.expected_version not in (None, version):
+                raise ConcurrentAppend(
+                    request.log_id,
+                    expected_version=request.expected_version,
+                    actual_version=version,
+                )
+            position = _insert(cursor, request, version)
+            cursor.execute(
+                "UPDATE eventlogs_eventlog SET version = %s WHERE id = %s", [version + count, log]
+            )
+        return LogState(request.log_id, version + count, position)
+
+
+class KeyLookedUpButNotClaimed(Mutant):
+    """It looks whether an event carries the key, and does not claim it."""
+
+    statements = ("append.sql",)
+    part = r"INSERT INTO eventlogs_idempotencykey.*?RETURNING first_index"
+    instead = "SELECT version AS first_index FROM locked WHERE %(key)s::text IS NOT NULL"
+
+    def append(self, request: AppendRequest) -> LogState:
+        key = request.idempotency_key
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT index, position FROM eventlogs_event WHERE idempotency_key = %s LIMIT 1",
+                [key],
+            )
+            row = cursor.fetchone()
+        if key and row:
+            state = LogState(request.log_id, row[0] + len(request.events), row[1])
+            raise IdempotentReplay(key, log_id=request.log_id, index=row[0], state=state)
+        return super().append(request)
+
+
+class KeyClaimedAfterwards(PostgreSQLStore):
+    """It claims the key when the events are committed already."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        key = request.idempotency_key
+        if key and (claim := self.claim(request.log_id.log_type, key)):
+            raise claim.replay(key)
+        state = super().append(request._replace(idempotency_key=None))
+        if key:
+            _claim(request, state.version - len(request.events))
+        return state
+
+
+class KeyClaimedBefore(PostgreSQLStore):
+    """It commits the claim before it knows whether the append succeeds."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        key = request.idempotency_key
+        if not key or request.expected_version == 0:
+            return super().append(request)
+        if claim := self.claim(request.log_id.log_type, key):
+            raise claim.replay(key)
+        _claim(request, request.expected_version or 0)
+        return super().append(request._replace(idempotency_key=None))
+
+
+class CreateLeavesItsKey(Mutant):
+    """Its create answers LogAlreadyExists, and leaves the key that it has claimed."""
+
+    statements = ("create.sql",)
+    part = r"CASE WHEN %\(alone\)s.*? END"
+    instead = "0"
+
+
+class CreateFailsInTheDatabase(Mutant):
+    """Its create takes the key back by an error, inside of a caller's transaction as well."""
+
+    statements = ("create.sql",)
+    part = r"CASE WHEN %\(alone\)s::boolean"
+    instead = "CASE WHEN TRUE"
+
+
+class BatchInTwo(PostgreSQLStore):
+    """It stores the events of an append by several statements, each with its own commit."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        half = len(request.events) // 2
+        if half and request.expected_version != 0:
+            super().append(request._replace(events=request.events[:half], idempotency_key=None))
+            rest = request._replace(events=request.events[half:], expected_version=None)
+            return super().append(rest._replace(idempotency_key=None))
+        return super().append(request)
+
+
+class BatchBackwards(Mutant):
+    """It gives the last event of an append the first position."""
+
+    statements = ("append.sql",)
+    part = "ORDER BY number"
+    instead = "ORDER BY number DESC"
+
+
+class NoGreatest(Mutant):
+    """It trusts the clock."""
+
+    statements = ("append_one.sql", "append.sql")
+    part = r"greatest\(clock_timestamp\(\), updated_at\)"
+    instead = "clock_timestamp()"
+
+
+class IndexFromASequence(PostgreSQLStore):
+    """It takes the indexes of one log from the sequence race_index, which does not roll back."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        if request.expected_version == 0:
+            return super().append(request)
+        log, count = request.log_id.uuid, len(request.events)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE eventlogs_eventlog SET version = version + %s WHERE id = %s", [count, log]
+            )
+            cursor.execute("SELECT nextval('race_index') FROM generate_series(1, %s)", [count])
+            first = cursor.fetchone()[0]
+            position = _insert(cursor, request, first)
+        return LogState(request.log_id, first + count, position)
+
+
+class AnyEventsAreAReplay(PostgreSQLStore):
+    """It does not compare the events of a key."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        try:
+            return super().append(request)
+        except IdempotencyKeyReused as error:
+            claim = self.claim(request.log_id.log_type, error.idempotency_key)
+            assert claim is not None
+            raise claim.replay(error.idempotency_key) from None
+
+
+class ForgetsKeys(PostgreSQLStore):
+    """It takes no notice of keys: a retry is a new append."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        return super().append(request._replace(idempotency_key=None))
+
+
+class AcknowledgesBeforeCommit(PostgreSQLStore):
+    """It answers at once, and commits with the tenth append."""
+
+    uncommitted = 0
+
+    def append(self, request: AppendRequest) -> LogState:
+        kind = type(self)
+        if connection.connection is None or connection.get_autocommit():
+            connection.set_autocommit(False)
+            kind.uncommitted = 0
+        state = super().append(request)
+        kind.uncommitted += 1
+        if kind.uncommitted == 10:
+            connection.commit()
+            kind.uncommitted = 0
+        return state
+
+
+def _insert(cursor: Any, request: AppendRequest, version: int) -> int:
+    position = 0
+    for number, event in enumerate(request.events):
+        cursor.execute(
+            "INSERT INTO eventlogs_event (log_id, index, type, schema_version, data, metadata,"
+            " recorded_at) VALUES (%s, %s, %s, %s, %s::jsonb, '{}', clock_timestamp())"
+            " RETURNING position",
+            [
+                request.log_id.uuid,
+                version + number,
+                event.type,
+                event.schema_version,
+                event.data,
+            ],
+        )
+        (position,) = cursor.fetchone()
+    return position
+
+
+def _claim(request: AppendRequest, first_index: int) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO eventlogs_idempotencykey"
+            " (log_type, key, log_id, first_index, count, fingerprint, created_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp()) ON CONFLICT DO NOTHING",
+            [
+                request.log_id.log_type,
+                request.idempotency_key,
+                request.log_id.uuid,
+                first_index,
+                len(request.events),
+                next(fingerprints(request.events)),
+            ],
+        )

@@ -1,0 +1,92 @@
+"""
+Writers that are killed, and server processes that are stopped, while they append.
+
+No event that was acknowledged is lost, none is there twice, and no log has a hole.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from django.db import connection
+
+from tests.races import COMMITS
+from tests.races.history import kinds
+from tests.reliability.writers import APPLICATION, Writers
+
+pytestmark = [pytest.mark.postgresql, COMMITS]
+
+TWIN = "tests.races.twins."
+
+
+def stop_one_backend(how: str) -> None:
+    """Have the server stop one writer's statement, or its whole connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT {how}(pid) FROM pg_stat_activity
+            WHERE application_name = %s AND datname = current_database()
+            ORDER BY random() LIMIT 1
+            """,
+            [APPLICATION],
+        )
+
+
+def disturb(writers: Writers, seconds: float, *, pause: float = 0.1) -> None:
+    """Let them write, and every ``pause`` seconds stop one, in one of three ways."""
+    for _ in range(int(seconds / pause)):
+        writers.work(pause)
+        match random.randrange(3):
+            case 0:
+                writers.kill_one()
+            case 1:
+                stop_one_backend("pg_terminate_backend")
+            case 2:
+                stop_one_backend("pg_cancel_backend")
+    writers.finish()
+
+
+@pytest.mark.parametrize(
+    ("store", "seconds"),
+    [
+        ("postgresql", 5),
+        ("mixed", 5),
+        *(
+            pytest.param(store, 30, marks=pytest.mark.long)
+            for store in ("postgresql", "portable", "mixed")
+        ),
+    ],
+)
+def test_what_was_acknowledged_is_there_once_whoever_is_killed(
+    violations, new_logs, store, seconds
+):
+    with Writers(dict(connection.settings_dict), store, new_logs(3), count=8) as writers:
+        disturb(writers, seconds)
+
+    assert violations(writers.outcomes) == []
+    assert len(writers.outcomes) > 10 * seconds
+    assert writers.taken_over > 0
+
+
+def test_answers_before_the_commit_are_found(violations, new_logs):
+    logs, twin = new_logs(8), TWIN + "AcknowledgesBeforeCommit"
+    with Writers(dict(connection.settings_dict), twin, logs, count=2) as writers:
+        for _ in range(6):
+            writers.work(0.25)
+            writers.kill_one()
+
+    assert kinds(violations(writers.outcomes))["lost"] > 0
+
+
+def test_retries_that_are_stored_again_are_found(violations, new_logs):
+    with Writers(
+        dict(connection.settings_dict), TWIN + "ForgetsKeys", new_logs(3), count=8
+    ) as writers:
+        # A long queue for few logs: most are killed while they wait, and appended all the same.
+        for _ in range(12):
+            writers.work(0.1)
+            writers.kill_one()
+        writers.finish()
+
+    assert kinds(violations(writers.outcomes))["doubled"] > 0

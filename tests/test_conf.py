@@ -1,0 +1,46 @@
+"""The settings: their defaults, and that they are read on every call."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from eventlogs import conf
+
+READERS = [
+    (conf.max_event_bytes, "MAX_EVENT_BYTES", 262_144, 10),
+    (conf.idempotency_key_retention, "IDEMPOTENCY_KEY_RETENTION", None, timedelta(days=1)),
+    (conf.prepared_statements, "PREPARED_STATEMENTS", True, False),
+    (conf.page_size, "PAGE_SIZE", 100, 7),
+]
+
+
+@pytest.mark.parametrize(("read", "name", "default", "other"), READERS)
+def test_a_setting_that_is_not_set_has_its_default(settings, read, name, default, other):
+    assert read() == default
+
+    settings.EVENTLOGS = {}
+
+    assert read() == default
+
+
+@pytest.mark.parametrize(("read", "name", "default", "other"), READERS)
+def test_a_setting_is_read_on_every_call(settings, read, name, default, other):
+    settings.EVENTLOGS = {name: other}
+    assert read() == other
+
+    settings.EVENTLOGS = {name: default}
+
+    assert read() == default
+
+
+def test_every_setting_has_a_reader():
+    assert {name for _, name, _, _ in READERS} == set(conf.DEFAULTS)
+
+
+def test_the_secret_key_comes_before_its_fallbacks(settings):
+    settings.SECRET_KEY = "new"
+    settings.SECRET_KEY_FALLBACKS = ["old", "older"]
+
+    assert conf.secret_keys() == [b"new", b"old", b"older"]

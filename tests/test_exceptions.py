@@ -1,0 +1,155 @@
+"""The errors: one tree, facts as attributes, safe to pickle."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+from django.core.exceptions import ObjectDoesNotExist
+
+import eventlogs
+from eventlogs import LogId, LogState, exceptions
+from eventlogs.exceptions import EventLogError
+
+LOG_ID = LogId.new("account")
+STATE = LogState(LOG_ID, 4, 17)
+
+EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
+    (EventLogError("broken"), {}),
+    (exceptions.RegistrationError("cannot be"), {}),
+    (
+        exceptions.InvalidLogId("no id", expected_type="account"),
+        {"expected_type": "account"},
+    ),
+    (exceptions.InvalidIdempotencyKey("is too long"), {"limit": "is too long"}),
+    (
+        exceptions.InvalidEvent("too deep", event_type="account.noted", path="$.note"),
+        {"limit": "too deep", "event_type": "account.noted", "path": "$.note"},
+    ),
+    (
+        exceptions.UnknownEventType("account.lost", log_id=LOG_ID, index=3),
+        {"event_type": "account.lost", "log_id": LOG_ID, "index": 3},
+    ),
+    (
+        exceptions.UndecodableEvent(
+            "no upcaster",
+            event_type="account.noted",
+            schema_version=2,
+            log_id=LOG_ID,
+            index=3,
+        ),
+        {
+            "reason": "no upcaster",
+            "event_type": "account.noted",
+            "schema_version": 2,
+            "log_id": LOG_ID,
+            "index": 3,
+        },
+    ),
+    (exceptions.LogNotFound(LOG_ID), {"log_id": LOG_ID}),
+    (
+        exceptions.VersionNotReached(LOG_ID, version=9, actual_version=4),
+        {"log_id": LOG_ID, "version": 9, "actual_version": 4},
+    ),
+    (
+        exceptions.LogCorrupted(LOG_ID, expected_index=2, actual_index=5),
+        {"log_id": LOG_ID, "expected_index": 2, "actual_index": 5},
+    ),
+    (
+        exceptions.LogFull(LOG_ID, actual_version=2**31 - 1, count=2),
+        {"log_id": LOG_ID, "actual_version": 2**31 - 1, "count": 2},
+    ),
+    (
+        exceptions.ConcurrentAppend(LOG_ID, expected_version=3, actual_version=4),
+        {"log_id": LOG_ID, "expected_version": 3, "actual_version": 4},
+    ),
+    (
+        exceptions.LogAlreadyExists(LOG_ID, actual_version=4),
+        {"log_id": LOG_ID, "expected_version": 0, "actual_version": 4},
+    ),
+    (
+        exceptions.IdempotentReplay("k", log_id=LOG_ID, index=3, state=STATE),
+        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "state": STATE},
+    ),
+    (
+        exceptions.IdempotencyKeyReused("k", log_id=LOG_ID, index=3),
+        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3},
+    ),
+    (
+        exceptions.AppendOnlyError("Event", "save()"),
+        {"model": "Event", "operation": "save()"},
+    ),
+    (
+        exceptions.TransactionMustRetry(using="default", sqlstate="40001"),
+        {"using": "default", "sqlstate": "40001"},
+    ),
+]
+
+each_error = pytest.mark.parametrize(
+    ("error", "facts"), EXAMPLES, ids=[type(error).__name__ for error, _ in EXAMPLES]
+)
+
+
+def all_errors() -> set[type]:
+    return {
+        each
+        for _, each in inspect.getmembers(exceptions, inspect.isclass)
+        if issubclass(each, Exception) and each.__module__ == exceptions.__name__
+    }
+
+
+def test_every_error_is_tried_here_and_is_public():
+    assert {type(error) for error, _ in EXAMPLES} == all_errors()
+    assert {error.__name__ for error in all_errors()} <= set(eventlogs.__all__)
+
+
+@each_error
+def test_an_error_derives_from_the_root(error, facts):
+    assert isinstance(error, EventLogError)
+
+
+@each_error
+def test_an_error_carries_its_facts(error, facts):
+    assert {name: getattr(error, name) for name in facts} == facts
+
+
+@each_error
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_survives_pickling(error, facts, protocol):
+    copy = pickle.loads(pickle.dumps(error, protocol))
+
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+    assert {name: getattr(copy, name) for name in facts} == facts
+
+
+@each_error
+def test_a_message_ends_with_what_to_do_next(error, facts):
+    sentences = str(error).split(". ")
+
+    # The raisers of these write the whole text.
+    if not isinstance(error, exceptions.RegistrationError | exceptions.InvalidLogId):
+        assert type(error) is EventLogError or len(sentences) > 1
+        assert type(error) is EventLogError or sentences[-1].endswith(".")
+
+
+def test_a_missing_log_is_an_object_that_does_not_exist():
+    assert issubclass(exceptions.LogNotFound, ObjectDoesNotExist)
+
+
+@pytest.mark.parametrize("name", ["InvalidLogId", "InvalidIdempotencyKey", "InvalidEvent"])
+def test_what_the_caller_got_wrong_is_a_value_error(name):
+    assert issubclass(getattr(exceptions, name), ValueError)
+
+
+def test_a_log_that_exists_already_is_a_concurrent_append():
+    assert issubclass(exceptions.LogAlreadyExists, exceptions.ConcurrentAppend)
+
+
+def test_neither_an_idempotency_key_nor_data_is_part_of_a_message():
+    replay = exceptions.IdempotentReplay("k-7f3a", log_id=LOG_ID, index=0, state=STATE)
+    reuse = exceptions.IdempotencyKeyReused("k-7f3a", log_id=LOG_ID, index=0)
+
+    assert "k-7f3a" not in f"{replay}{reuse}"
