@@ -13,6 +13,7 @@ Decimals are JSON strings, so that no JSON reader on the way makes binary floats
 from __future__ import annotations
 
 import hmac
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -85,6 +86,11 @@ class EventCodec:
         try:
             self._decode: Callable[[str | bytes], Any] = msgspec.json.Decoder(event_type.cls).decode
             inspected = _uses(types.type_info(event_type.cls), INSPECTED_TYPES)
+            info = types.type_info(event_type.cls)
+            # Where nothing says that a number is a float, it may come back as an int.
+            self._untyped = _uses(info, (types.AnyType,)) or (
+                _uses(info, (types.IntType,)) and _uses(info, (types.FloatType,))
+            )
         except (TypeError, NameError, AttributeError) as error:
             raise RegistrationError(
                 f"The fields of {event_type.cls.__qualname__} cannot be encoded: {error}. "
@@ -105,7 +111,7 @@ class EventCodec:
         """
         try:
             data = ENCODER.encode(event)
-            came_back = self._decode(data)
+            came_back = self._decode(_as_jsonb(data) if self._untyped else data)
             # JSON that is too deep, or an int that is too long, takes some room.
             if (
                 self._inspected
@@ -284,7 +290,7 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
             raise gate.Finding(path, "metadata must be a dict")
         gate.inspect(metadata, root=path)
         data = ENCODER.encode(metadata)
-        gate.inspect(metadata, JSON.decode(data), root=path)
+        gate.inspect(metadata, JSON.decode(_as_jsonb(data)), root=path)
         if len(data) > conf.max_event_bytes():
             limit = (
                 f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is "
@@ -320,6 +326,24 @@ def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
 def same_fingerprint(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
     """Return whether ``stored`` is a fingerprint of these events."""
     return any(hmac.compare_digest(stored, each) for each in fingerprints(events))
+
+
+def _as_jsonb(data: bytes) -> bytes:
+    """
+    Return JSON as jsonb would write it: 1e23 as an integer of 24 digits.
+
+    That integer is not equal to the float. An event must not depend on which database it is in.
+    """
+    return ENCODER.encode(_JSONB.decode(data)) if b"e" in data else data
+
+
+def _jsonb_number(text: str) -> int | float:
+    number = float(text)
+    # From here on msgspec, like Python, writes an exponent.
+    return int(Decimal(text)) if 1e16 <= abs(number) < math.inf else number
+
+
+_JSONB: Final = msgspec.json.Decoder(float_hook=_jsonb_number)
 
 
 def _reason(error: Exception) -> tuple[str, str]:

@@ -50,10 +50,12 @@ def inspect(value: Any, came_back: Any = ABSENT, *, root: str = "$") -> None:
 
 
 def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
-    if isinstance(value, str):
-        _text(value, path)
-    elif isinstance(value, Enum):
+    if isinstance(value, Enum):
         _walk(value.value, ABSENT, path, depth)
+        if came_back is not ABSENT and not _equal(value, came_back):
+            raise _another(value, path)
+    elif isinstance(value, str):
+        _text(value, path)
     elif isinstance(value, SCALARS):
         pass
     elif isinstance(value, int):
@@ -79,7 +81,11 @@ def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
         _walk_inside(value, came_back, path, depth)
         return
     if came_back is not ABSENT and not isinstance(value, Enum) and not _equal(value, came_back):
-        raise Finding(path, f"this {type(value).__name__} would come back as another value")
+        raise _another(value, path)
+
+
+def _another(value: Any, path: str) -> Finding:
+    return Finding(path, f"this {type(value).__name__} would come back as another value")
 
 
 def _walk_inside(value: Any, came_back: Any, path: str, depth: int) -> None:
@@ -90,6 +96,12 @@ def _walk_inside(value: Any, came_back: Any, path: str, depth: int) -> None:
         return
     if depth > MAX_DEPTH:
         raise Finding(path, f"objects and arrays may be nested {MAX_DEPTH} deep at most")
+    if came_back is not ABSENT and not _pairs(value, came_back):
+        if isinstance(value, tuple) and isinstance(came_back, list):
+            raise Finding(
+                path, "a tuple would come back as a list; declare the type, or pass a list"
+            )
+        raise _another(value, path)
     for step, child, child_came_back in children:
         _walk(child, child_came_back, path + step, depth + 1)
 
@@ -99,7 +111,7 @@ def _children(value: Any, came_back: Any, path: str) -> Iterator[tuple[str, Any,
     if isinstance(value, dict):
         return _of_dict(value, came_back, path)
     if isinstance(value, list | tuple):
-        return _of_array(value, came_back, path)
+        return _of_array(value, came_back)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _of_fields(value, came_back, [field.name for field in dataclasses.fields(value)])
     if isinstance(value, msgspec.Struct):
@@ -112,22 +124,30 @@ def _of_dict(value: dict[Any, Any], came_back: Any, path: str) -> Iterator[tuple
         if not isinstance(key, str):
             raise Finding(path, f"keys must be str, and one is {type(key).__name__}")
         _text(key, f"{path} (a key)")
-        back = came_back.get(key, ABSENT) if isinstance(came_back, dict) else ABSENT
-        yield f".{key}", child, back
+        yield f".{key}", child, ABSENT if came_back is ABSENT else came_back[key]
 
 
-def _of_array(value: Any, came_back: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    if came_back is not ABSENT and isinstance(value, tuple) and isinstance(came_back, list):
-        raise Finding(path, "a tuple would come back as a list; declare the type, or pass a list")
-    paired = isinstance(came_back, list | tuple) and len(came_back) == len(value)
+def _of_array(value: Any, came_back: Any) -> Iterator[tuple[str, Any, Any]]:
     for at, child in enumerate(value):
-        yield f"[{at}]", child, came_back[at] if paired else ABSENT
+        yield f"[{at}]", child, ABSENT if came_back is ABSENT else came_back[at]
 
 
 def _of_fields(value: Any, came_back: Any, names: Any) -> Iterator[tuple[str, Any, Any]]:
     for name in names:
-        back = getattr(came_back, name, ABSENT) if type(came_back) is type(value) else ABSENT
-        yield f".{name}", getattr(value, name), back
+        yield f".{name}", getattr(value, name), getattr(came_back, name, ABSENT)
+
+
+def _pairs(value: Any, came_back: Any) -> bool:
+    """Return whether the two have the same parts, so that those can be compared."""
+    if isinstance(value, dict):
+        # Keys that are not str are refused by the walk itself, with a better reason.
+        return isinstance(came_back, dict) and (
+            came_back.keys() == value.keys() or any(not isinstance(key, str) for key in value)
+        )
+    for kind in (list, tuple):
+        if isinstance(value, kind):
+            return isinstance(came_back, kind) and len(came_back) == len(value)
+    return type(value) is type(came_back)
 
 
 def _text(value: str, path: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from eventlogs import (
     Aggregate,
     EventRecord,
+    InvalidEvent,
     LogManager,
     RegistrationError,
     UndecodableEvent,
@@ -208,7 +209,7 @@ def test_an_event_comes_back_equal_and_of_the_same_types(orders, value):
         assert type(getattr(record.event, name)) is type(getattr(value, name))
 
 
-@pytest.mark.parametrize("number", [1e16, 1e23, 1e300, 2.0**70, -1e22, 123456789012345680000.0])
+@pytest.mark.parametrize("number", [1e16, -1e22, 1e-300])
 def test_a_large_float_comes_back_equal_where_no_float_is_declared(orders, number):
     ratio = orders.create(Valued(ratio=number))
     anything = orders.create(Valued(anything=[number]), metadata={"seen": number})
@@ -217,6 +218,17 @@ def test_a_large_float_comes_back_equal_where_no_float_is_declared(orders, numbe
     [record] = orders.load(anything.log_id)
     assert record.event == Valued(anything=[number])
     assert record.metadata == {"seen": number}
+
+
+@pytest.mark.parametrize("number", [1e23, 1e300, 1.1805916207174113e21])
+def test_a_float_that_jsonb_would_make_another_int_is_refused(orders, number):
+    with pytest.raises(InvalidEvent) as anything:
+        orders.create(Valued(anything=[number]))
+    with pytest.raises(InvalidEvent) as metadata:
+        orders.create(Valued(), metadata={"seen": number})
+
+    assert anything.value.path == "$.anything[0]"
+    assert metadata.value.path == "$metadata.seen"
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,13 @@ from django.db.models.functions import Cast, Greatest, Now
 from eventlogs.aggregates import LogState
 from eventlogs.codec import StoredEvent, fingerprints
 from eventlogs.conf import MAX_VERSION
-from eventlogs.exceptions import EventLogError
+from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.transactions import in_transaction, run_append
 
 INSERT_BATCH = 500  # rows of one INSERT
+LOOKS = 20  # at a key that is neither ours nor anybody else's
 
 
 class PortableStore(BaseStore):
@@ -119,12 +120,17 @@ class PortableStore(BaseStore):
             fingerprint=next(fingerprints(request.events)),
             created_at=Now(),
         )
-        self._rows("IdempotencyKey").bulk_create([row], ignore_conflicts=True)
-        claim = self._claim(request.log_id.log_type, key)
-        # The log's row is locked: nobody else can have claimed a key for this very index.
-        if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
-            return None
-        return refusal(request, claim, version)
+        for _ in range(LOOKS):
+            self._rows("IdempotencyKey").bulk_create([row], ignore_conflicts=True)
+            claim = self._claim(request.log_id.log_type, key)
+            # The log's row is locked: nobody else can have claimed a key for this very index.
+            if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
+                return None
+            if claim:
+                return refusal(request, claim, version)
+            # Somebody else had the key, and it was pruned before it could be read: claim again.
+            row.pk = None
+        raise TransactionMustRetry(using=self.using, sqlstate=None)
 
     def _insert(self, request: AppendRequest, version: int, recorded_at: Any) -> int:
         model = apps.get_model("eventlogs", "Event")

@@ -39,8 +39,7 @@ BINARY: Final = 1
 # the tables under them. Prepared again, they work.
 PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
 
-# Per psycopg connection; they go when it goes.
-_cursors: WeakKeyDictionary[RawConnection, psycopg.Cursor[Row]] = WeakKeyDictionary()
+# The statements that each psycopg connection has prepared; they go when it goes.
 _prepared: WeakKeyDictionary[RawConnection, set[bytes]] = WeakKeyDictionary()
 
 
@@ -72,15 +71,13 @@ class Statement:
                 cursor.execute(self.sql, parameters)
                 return cast("list[Row]", cursor.fetchall())
         raw = raw_connection(connection)
-        kept = _cursors.get(raw)
-        if kept is None:
-            kept = _cursors[raw] = psycopg.Cursor(raw)
         try:
             # Never prepared by psycopg: it answers a ROLLBACK with DEALLOCATE ALL once it has
             # prepared anything, and ours would be gone with its own. Binary results, because a
             # timestamp is four times as cheap to read as its text.
-            kept.execute(self.sql, parameters, prepare=False, binary=True)
-            return kept.fetchall()
+            with psycopg.Cursor(raw) as own:
+                own.execute(self.sql, parameters, prepare=False, binary=True)
+                return own.fetchall()
         except psycopg.Error:
             with connection.wrap_database_errors:
                 raise
@@ -115,10 +112,10 @@ class Statement:
         binds = [None if value is None else _ENCODE[type(value)](value) for value in values]
         pgconn = raw.pgconn
         with raw.lock:
-            # Where the project lets psycopg prepare, a prepared statement may be gone at any
-            # time (see ``rows``), and inside of a transaction that could not be mended.
+            # Inside of a transaction, a prepared statement that somebody has thrown away (see
+            # ``rows``) would break the transaction: there, it goes parsed and bound in one.
             alone = pgconn.transaction_status == pq.TransactionStatus.IDLE
-            if not conf.prepared_statements() or not (alone or raw.prepare_threshold is None):
+            if not (alone and conf.prepared_statements()):
                 pgconn.send_query_params(
                     self._numbered, binds, param_formats=formats, result_format=BINARY
                 )
@@ -131,8 +128,6 @@ class Statement:
                 return _numbers(raw.wait(generators.execute(pgconn))[-1], raw)
             except PREPARED_IN_VAIN:
                 known.discard(self._name)
-                if not alone:
-                    raise
                 return self._prepare_and_run(raw, known, binds, formats)
 
     def _prepare_and_run(
@@ -158,10 +153,11 @@ class Statement:
                 pgconn.exit_pipeline_mode()
             except psycopg.Error:  # lost or interrupted, with answers still on their way
                 raw.close()
-        prepared, answer = results
-        _check(prepared, raw)
+        _check(results[0], raw)
         known.add(self._name)  # it stays prepared, also where running it failed
-        return _numbers(answer, raw)
+        for result in results[1:]:  # the answer, and a failure of the commit
+            _check(result, raw)
+        return _numbers(results[1], raw)
 
 
 def is_watched(connection: BaseDatabaseWrapper) -> bool:

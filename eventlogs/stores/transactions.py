@@ -24,8 +24,7 @@ ATTEMPTS = 6  # of an append outside of a transaction
 FIRST_PAUSE = 0.01  # seconds, doubled each time, with full jitter
 
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
-# 26000: somebody threw the connection's prepared statements away; they are prepared anew.
-MUST_RETRY_SQLSTATES = frozenset({"40001", "40P01", "26000"})
+MUST_RETRY_SQLSTATES = frozenset({"40001", "40P01"})
 # SQLITE_BUSY, also with an extended code above its low byte (https://sqlite.org/rescode.html),
 # and MySQL's deadlock found (1213) and lock wait timeout (1205).
 SQLITE_BUSY = 5

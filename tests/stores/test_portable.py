@@ -1,0 +1,79 @@
+"""The store for any database, in what is its own."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from eventlogs import IdempotentReplay
+from eventlogs.models import EventLog
+from eventlogs.stores.portable import PortableStore
+from tests.contracts.stores import append, create, new_key, new_log
+
+
+@pytest.fixture
+def store(transactional_db):
+    return PortableStore("default")
+
+
+def test_an_append_alone_is_one_transaction(store):
+    log_id = create(store, 1).log_id
+
+    with CaptureQueriesContext(connection) as queries:
+        append(store, log_id, 2, expected=1, key=new_key())
+
+    statements = [query["sql"].split()[0].upper() for query in queries]
+    assert statements.count("BEGIN") == 1
+    assert statements[0] == "BEGIN"
+    assert statements[-1] == "COMMIT"
+
+
+@pytest.mark.sqlite
+def test_on_sqlite_the_transaction_takes_the_write_lock_at_once(store):
+    with CaptureQueriesContext(connection) as queries:
+        create(store, 1)
+
+    assert queries[0]["sql"] == "BEGIN IMMEDIATE"
+
+
+@pytest.mark.postgresql
+def test_where_there_are_row_locks_the_log_is_locked_first(store):
+    log_id = create(store, 1).log_id
+
+    with CaptureQueriesContext(connection) as queries:
+        append(store, log_id, 2, expected=1)
+
+    assert "FOR NO KEY UPDATE" in queries[1]["sql"]
+
+
+def test_a_large_batch_goes_in_several_inserts_all_or_none(store):
+    log_id = new_log()
+
+    with CaptureQueriesContext(connection) as queries:
+        append(store, log_id, *range(1_001), expected=0)
+
+    inserts = [query for query in queries if 'INTO "eventlogs_event" ' in query["sql"]]
+    assert len(inserts) >= 3
+    assert store.version(log_id) == 1_001
+
+
+def test_a_row_at_version_0_is_never_left_behind(store):
+    key = new_key()
+    create(store, 1, key=key)
+
+    with pytest.raises(IdempotentReplay):
+        append(store, new_log(), 1, expected=0, key=key)
+
+    assert not EventLog.objects.filter(version=0).exists()
+
+
+def test_an_append_takes_as_many_queries_however_long_the_log_is(store):
+    short, long = create(store, 1).log_id, create(store, *range(3_000)).log_id
+
+    with CaptureQueriesContext(connection) as of_short:
+        append(store, short, 2, expected=1, key=new_key())
+    with CaptureQueriesContext(connection) as of_long:
+        append(store, long, 2, expected=3_000, key=new_key())
+
+    assert len(of_short) == len(of_long)

@@ -1,0 +1,429 @@
+"""The store for PostgreSQL: one statement and one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import (
+    DatabaseError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    connections,
+    transaction,
+)
+from django.test.utils import CaptureQueriesContext
+
+from eventlogs import ANY, ConcurrentAppend, IdempotentReplay, LogAlreadyExists, LogManager
+from eventlogs.stores import AppendRequest, BaseStore, store_for
+from eventlogs.stores.postgresql import PostgreSQLStore
+from tests.accounts import Account, Deposited, Opened, encoded
+from tests.contracts.stores import amounts, append, create, new_key, new_log
+from tests.proxy import CountingProxy
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
+
+# Each appends once, to a log that exists at version 1 where it needs one.
+SHAPES: dict[str, Callable[[BaseStore, Any], Any]] = {
+    "one event": lambda store, log_id: append(store, log_id, 1, expected=1),
+    "one event at any version": lambda store, log_id: append(store, log_id, 1, expected=None),
+    "one event with a key": lambda store, log_id: append(
+        store, log_id, 1, expected=1, key=new_key()
+    ),
+    "several events": lambda store, log_id: append(store, log_id, 1, 2, 3, expected=1),
+    "several events with a key": lambda store, log_id: append(
+        store, log_id, 1, 2, expected=1, key=new_key()
+    ),
+    "a thousand events": lambda store, log_id: append(store, log_id, *range(1_000), expected=1),
+    "create": lambda store, log_id: create(store, 1),
+    "create with a key": lambda store, log_id: create(store, 1, key=new_key()),
+}
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+@pytest.fixture
+def store() -> BaseStore:
+    store = store_for("default")
+    assert isinstance(store, PostgreSQLStore)
+    return store
+
+
+@pytest.fixture
+def proxy() -> Iterator[CountingProxy]:
+    """A proxy through which this thread's connection goes, for the time of a test."""
+    raw = connection.connection
+    host, port = raw.info.host, raw.info.port
+    server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+    connection.close()
+    original = connection.settings_dict
+    with CountingProxy(server) as proxy:
+        connection.settings_dict = {**original, "HOST": "127.0.0.1", "PORT": str(proxy.port)}
+        try:
+            connection.ensure_connection()
+            yield proxy
+        finally:
+            connection.close()
+            connection.settings_dict = original
+
+
+def round_trips(proxy: CountingProxy, call: Callable[[], Any]) -> int:
+    before = proxy.round_trips
+    call()
+    return proxy.round_trips - before
+
+
+@pytest.fixture(autouse=True)
+def _connected() -> None:
+    connection.ensure_connection()
+
+
+# Round trips
+
+
+def test_the_proxy_counts_round_trips(proxy):
+    def two_statements() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.execute("SELECT repeat('x', 1000000)")
+
+    assert round_trips(proxy, two_statements) == 2
+    assert round_trips(proxy, lambda: None) == 0
+
+
+@each_shape
+def test_an_append_on_a_warm_connection_is_one_round_trip(store, proxy, shape):
+    logs = [create(store, 1).log_id for _ in range(3)]
+    shape(store, logs[0])
+
+    assert [round_trips(proxy, lambda each=each: shape(store, each)) for each in logs[1:]] == [1, 1]
+
+
+@each_shape
+def test_the_first_append_of_a_connection_is_one_round_trip_too(store, proxy, shape):
+    log_id = create(store, 1).log_id
+    connection.close()
+    connection.ensure_connection()
+
+    assert round_trips(proxy, lambda: shape(store, log_id)) == 1
+
+
+@each_shape
+def test_an_append_without_preparing_is_one_round_trip(store, proxy, settings, shape):
+    settings.EVENTLOGS = {"PREPARED_STATEMENTS": False}
+    log_id = create(store, 1).log_id
+
+    assert round_trips(proxy, lambda: shape(store, log_id)) == 1
+
+
+@each_shape
+def test_in_a_callers_transaction_an_append_is_one_round_trip(store, proxy, shape):
+    logs = [create(store, 1).log_id for _ in range(2)]
+    shape(store, logs[0])
+
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert round_trips(proxy, lambda: shape(store, logs[1])) == 1
+
+
+def test_the_front_door_adds_no_round_trip(proxy):
+    state = Account.logs.create(Opened("ada"))
+    state = Account.logs.append(state, Deposited(1))
+
+    assert round_trips(proxy, lambda: Account.logs.append(state, Deposited(1))) == 1
+    assert round_trips(proxy, lambda: Account.logs.create(Opened("ada"))) == 1
+    assert round_trips(proxy, lambda: Account.logs.reduce(state.log_id)) == 1
+
+
+def test_a_refused_append_takes_one_round_trip_more(store, proxy):
+    log_id = create(store, 1, 2).log_id
+
+    def refused() -> None:
+        with pytest.raises(ConcurrentAppend):
+            append(store, log_id, 3, expected=1)
+
+    refused()
+    assert round_trips(proxy, refused) == 2
+
+
+# Prepared statements
+
+
+def prepared_names() -> set[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM pg_prepared_statements")
+        return {name for (name,) in cursor.fetchall()}
+
+
+def test_appends_are_prepared_on_the_server(store):
+    log_id = create(store, 1).log_id
+    append(store, log_id, 2, expected=1)
+    append(store, log_id, 3, 4, expected=2)
+
+    assert prepared_names() >= {"eventlogs_create", "eventlogs_append_one", "eventlogs_append"}
+
+
+def test_a_setting_turns_preparing_off(store, settings):
+    connection.close()
+    settings.EVENTLOGS = {"PREPARED_STATEMENTS": False}
+
+    log_id = create(store, 1, key=new_key()).log_id
+    append(store, log_id, 2, expected=1)
+    append(store, log_id, 3, 4, expected=2)
+    with pytest.raises(ConcurrentAppend):
+        append(store, log_id, 5, expected=1)
+    assert amounts(store, log_id) == [1, 2, 3, 4]
+
+    assert prepared_names() == set()
+
+
+@pytest.mark.parametrize("statement", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_statements_that_were_thrown_away_are_prepared_again(store, statement):
+    log_id = create(store, 1).log_id
+    append(store, log_id, 2, expected=1)
+    append(store, log_id, 3, 4, expected=2)
+
+    for version in (4, 6, 8):
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        append(store, log_id, 5, expected=version)
+        append(store, log_id, 6, expected=version + 1)
+        assert create(store, 1).version == 1
+
+    assert store.version(log_id) == 10
+
+
+def test_statements_are_prepared_again_after_a_change_of_the_tables(store):
+    log_id = create(store, 1).log_id
+    append(store, log_id, 2, expected=1)
+
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ADD COLUMN note text")
+    try:
+        append(store, log_id, 3, expected=2)
+        assert amounts(store, log_id) == [1, 2, 3]
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE eventlogs_event DROP COLUMN note")
+
+    append(store, log_id, 4, expected=3)
+    assert amounts(store, log_id) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("inside", ["a transaction", "autocommit"])
+def test_an_append_after_a_rollback_finds_its_statements(store, inside):
+    """Psycopg deallocates all statements of a connection after a rollback, if it made one."""
+    log_id = create(store, 1).log_id
+    append(store, log_id, 2, expected=1)
+    assert store.events(log_id, start=0, limit=1)
+    with transaction.atomic():
+        append(store, log_id, 3, expected=2)
+        transaction.set_rollback(True)
+
+    if inside == "a transaction":
+        with transaction.atomic():
+            assert store.version(log_id) == 2
+            append(store, log_id, 4, expected=2)
+    else:
+        assert store.version(log_id) == 2
+        append(store, log_id, 4, expected=2)
+
+    assert amounts(store, log_id) == [1, 2, 4]
+
+
+def test_a_connection_that_was_opened_again_has_its_statements(store):
+    log_id = create(store, 1).log_id
+    append(store, log_id, 2, expected=1)
+
+    connection.close()
+    append(store, log_id, 3, expected=2)
+    connection.close()
+
+    assert amounts(store, log_id) == [1, 2, 3]
+
+
+def test_a_connection_that_was_cut_is_an_operational_error_and_is_usable_again(store, elsewhere):
+    log_id = create(store, 1).log_id
+    append(store, log_id, 2, expected=1)
+    pid = connection.connection.info.backend_pid
+
+    def terminate() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+    elsewhere(terminate)
+    with pytest.raises(OperationalError):
+        append(store, log_id, 3, expected=2)
+    connection.close_if_unusable_or_obsolete()
+
+    append(store, log_id, 4, expected=2)
+    assert amounts(store, log_id) == [1, 2, 4]
+
+
+# Watching
+
+
+@each_shape
+def test_whoever_counts_queries_sees_an_append_as_one(store, shape, django_assert_num_queries):
+    log_id = create(store, 1).log_id
+
+    with django_assert_num_queries(1) as queries:
+        shape(store, log_id)
+
+    assert "INSERT INTO eventlogs_event" in queries[0]["sql"]
+
+
+@each_shape
+def test_an_execute_wrapper_sees_an_append(store, shape):
+    log_id = create(store, 1).log_id
+    seen = []
+
+    def watch(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *arguments)
+
+    with connection.execute_wrapper(watch):
+        shape(store, log_id)
+
+    assert len(seen) == 1
+    assert "INSERT INTO eventlogs_event" in seen[0]
+
+
+def test_an_execute_wrapper_can_forbid_an_append(store):
+    log_id = create(store, 1).log_id
+
+    def forbid(*arguments: Any) -> Any:
+        raise PermissionError
+
+    with connection.execute_wrapper(forbid), pytest.raises(PermissionError):
+        append(store, log_id, 2, expected=1)
+
+    assert amounts(store, log_id) == [1]
+
+
+def test_a_debug_toolbar_that_wraps_the_cursor_sees_an_append(store):
+    log_id = create(store, 1).log_id
+    seen = []
+    original = connection.cursor
+
+    def cursor(*arguments: Any) -> Any:
+        seen.append("cursor")
+        return original(*arguments)
+
+    vars(connections["default"])["cursor"] = cursor
+    try:
+        append(store, log_id, 2, expected=1)
+    finally:
+        del connections["default"].cursor
+
+    assert seen == ["cursor"]
+
+
+def test_watched_and_unwatched_appends_answer_the_same(store):
+    def history() -> list[Any]:
+        log_id, key, answers = new_log(), new_key(), []
+        for request in (
+            AppendRequest(log_id, encoded(1), 0, key, "{}"),
+            AppendRequest(log_id, encoded(2), 1, None, "{}"),
+            AppendRequest(log_id, encoded(3, 4), 2, None, "{}"),
+            AppendRequest(log_id, encoded(5), 1, None, "{}"),
+            AppendRequest(log_id, encoded(1), 0, key, "{}"),
+            AppendRequest(log_id, encoded(9), 0, new_key(), "{}"),
+        ):
+            try:
+                answers.append(store.append(request).version)
+            except (ConcurrentAppend, IdempotentReplay) as error:
+                answers.append(type(error))
+        return answers
+
+    expected = [1, 2, 4, ConcurrentAppend, IdempotentReplay, LogAlreadyExists]
+
+    assert history() == expected
+    with CaptureQueriesContext(connection):
+        assert history() == expected
+
+
+# Errors
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_errors_of_the_database_are_djangos(store, watched):
+    log_id = create(store, 1).log_id
+
+    def lose_the_table() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE eventlogs_event RENAME TO eventlogs_gone")
+        if watched:
+            with CaptureQueriesContext(connection):
+                append(store, log_id, 2, expected=1)
+        else:
+            append(store, log_id, 2, expected=1)
+
+    with pytest.raises(ProgrammingError) as caught, transaction.atomic():
+        lose_the_table()
+
+    assert isinstance(caught.value, DatabaseError)
+    assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
+    assert connection.is_usable()
+    append(store, log_id, 3, expected=1)
+    assert amounts(store, log_id) == [1, 3]
+
+
+def test_nothing_is_appended_from_another_thread_than_the_connections(store, race):
+    """Django forbids to share a connection; so do appends that go around its cursor."""
+    log_id = create(store, 1).log_id
+    mine = connections["default"]
+
+    def append_there() -> None:
+        connections["default"] = mine
+        try:
+            append(store, log_id, 2, expected=1)
+        finally:
+            del connections["default"]
+
+    [error] = race(append_there)
+
+    assert isinstance(error, DatabaseError)
+    assert "thread" in str(error)
+    assert amounts(store, log_id) == [1]
+
+
+def test_data_is_stored_whatever_it_holds(store):
+    accounts = LogManager(Account, store=store)
+    text = "%s %(log)s {} \\ \" ' ; -- \x01 é ☃ \U0001f600 " * 100
+
+    state = accounts.create(Opened(text), metadata={text: text}, idempotency_key=text[:250])
+    state = accounts.append(state, Opened(text), metadata={text: text})
+
+    for record in accounts.load(state.log_id):
+        assert record.event == Opened(text)
+        assert record.metadata == {text: text}
+
+
+def test_a_connections_preparing_is_left_as_it_was(store):
+    log_id = create(store, 1).log_id
+    before = connection.connection.prepare_threshold
+
+    store.events(log_id, start=0, limit=1)
+    append(store, log_id, 2, expected=None)
+
+    assert connection.connection.prepare_threshold == before
+
+
+def test_time_that_an_append_waits_is_not_lost_to_other_threads(race):
+    """A thread that waits for a log's row lets another one commit."""
+    accounts = Account.logs
+    log_id = accounts.create(Opened("ada")).log_id
+
+    def append_often() -> None:
+        for _ in range(20):
+            with transaction.atomic():
+                accounts.append(log_id, Deposited(1), expected_version=ANY)
+
+    answers = race(*[append_often] * 4)
+
+    assert answers == [None] * 4
+    assert accounts.version(log_id) == 81

@@ -1,0 +1,181 @@
+"""The migrations: what they put into a database, and take out of it again."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+
+from eventlogs import LogManager
+from eventlogs.models import Event, EventLog
+from tests.accounts import Account, Deposited, Opened
+
+TABLES = {"eventlogs_eventlog", "eventlogs_event", "eventlogs_idempotencykey"}
+
+
+def triggers(alias: str) -> dict[str, str]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            "SELECT tgname, tgenabled FROM pg_trigger"
+            " WHERE tgrelid = 'eventlogs_event'::regclass AND NOT tgisinternal"
+        )
+        return dict(cursor.fetchall())
+
+
+def tables(alias: str) -> set[str]:
+    return {name for name in connections[alias].introspection.table_names() if "eventlogs" in name}
+
+
+def test_migrations_go_forwards_backwards_and_forwards_again(second_database):
+    assert tables(second_database) == TABLES
+
+    call_command("migrate", "eventlogs", "0001", database=second_database, verbosity=0)
+    call_command("migrate", "eventlogs", "zero", database=second_database, verbosity=0)
+    assert tables(second_database) == set()
+
+    call_command("migrate", "eventlogs", database=second_database, verbosity=0)
+    assert tables(second_database) == TABLES
+    assert LogManager(Account, using=second_database).create(Opened("ada")).version == 1
+
+
+def test_migrations_are_named_for_what_they_do(second_database, capsys):
+    call_command("showmigrations", "eventlogs", database=second_database, no_color=True)
+
+    names = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "[" in line]
+    assert names
+    assert not [name for name in names if "auto" in name]
+
+
+def test_constraints_are_named_for_what_they_do(db):
+    with connection.cursor() as cursor:
+        names = {
+            name
+            for table in TABLES
+            for name, each in connection.introspection.get_constraints(cursor, table).items()
+            if each["unique"] and not each["primary_key"]
+        }
+
+    assert names == {
+        "eventlogs_event_one_per_log_and_index",
+        "eventlogs_idempotencykey_used_once_per_log_type",
+    }
+
+
+# PostgreSQL's triggers
+
+CHANGES = {
+    "update": "UPDATE eventlogs_event SET type = 'account.lied'",
+    "update to the same": "UPDATE eventlogs_event SET type = type",
+    "delete": "DELETE FROM eventlogs_event",
+    "delete one": "DELETE FROM eventlogs_event WHERE index = 1",
+    "upsert": (
+        "INSERT INTO eventlogs_event SELECT * FROM eventlogs_event"
+        " ON CONFLICT (position) DO UPDATE SET type = 'account.lied'"
+    ),
+    "merge": (
+        "MERGE INTO eventlogs_event AS event USING (SELECT 1) AS one ON true"
+        " WHEN MATCHED THEN DELETE"
+    ),
+}
+TRUNCATES = {
+    "truncate": "TRUNCATE eventlogs_event",
+    "truncate all": (
+        "TRUNCATE eventlogs_event, eventlogs_eventlog, eventlogs_idempotencykey RESTART IDENTITY"
+    ),
+    "truncate with cascade": "TRUNCATE eventlogs_event CASCADE",
+}
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("role", ["origin", "replica", "local"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_postgresql_refuses_to_change_events(transactional_db, change, role):
+    state = Account.logs.create(Opened("ada"), Deposited(5))
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL session_replication_role = {role}")
+        with (
+            pytest.raises(IntegrityError, match=r"append-only: (UPDATE|DELETE) is refused"),
+            transaction.atomic(),
+        ):
+            cursor.execute(change)
+
+    assert [record.event for record in Account.logs.load(state.log_id)] == [
+        Opened("ada"),
+        Deposited(5),
+    ]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("role", ["origin", "replica", "local"])
+@pytest.mark.parametrize("truncate", TRUNCATES.values(), ids=TRUNCATES)
+def test_postgresql_refuses_to_empty_the_table_of_events(second_database, truncate, role):
+    state = LogManager(Account, using=second_database).create(Opened("ada"))
+
+    with (
+        transaction.atomic(using=second_database),
+        connections[second_database].cursor() as cursor,
+    ):
+        cursor.execute(f"SET LOCAL session_replication_role = {role}")
+        with (
+            pytest.raises(IntegrityError, match="append-only: TRUNCATE is refused"),
+            transaction.atomic(using=second_database),
+        ):
+            cursor.execute(truncate)
+
+    assert LogManager(Account, using=second_database).version(state.log_id) == 1
+
+
+@pytest.mark.postgresql
+def test_the_triggers_fire_always(second_database):
+    assert triggers(second_database) == {
+        "eventlogs_event_refuse_change": "A",
+        "eventlogs_event_refuse_truncate": "A",
+    }
+
+
+@pytest.mark.postgresql
+def test_in_a_database_that_django_made_for_tests_truncate_stays_allowed(transactional_db):
+    Account.logs.create(Opened("ada"))
+
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE eventlogs_event")
+
+    assert triggers("default") == {"eventlogs_event_refuse_change": "A"}
+    assert not Event.objects.exists()
+    assert EventLog.objects.exists()
+
+
+@pytest.mark.postgresql
+def test_the_refusal_says_what_to_do_and_shows_no_data(second_database):
+    LogManager(Account, using=second_database).create(Opened("4111-1111"))
+
+    with pytest.raises(DatabaseError) as caught, connections[second_database].cursor() as cursor:
+        cursor.execute("DELETE FROM eventlogs_event")
+
+    assert "Append an event that corrects it" in str(caught.value)
+    assert "4111" not in str(caught.value)
+
+
+@pytest.mark.postgresql
+def test_a_statement_that_touches_no_event_passes(db):
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM eventlogs_event WHERE false")
+        assert cursor.rowcount == 0
+
+
+@pytest.mark.postgresql
+def test_going_back_before_the_triggers_takes_them_away(second_database):
+    call_command("migrate", "eventlogs", "0001", database=second_database, verbosity=0)
+
+    assert triggers(second_database) == {}
+    with connections[second_database].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_proc WHERE proname = 'eventlogs_refuse_change'")
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.postgresql
+def test_sqlmigrate_shows_what_happens(second_database, capsys):
+    call_command("sqlmigrate", "eventlogs", "0001", database=second_database)
+
+    assert "eventlogs_event_one_per_log_and_index" in capsys.readouterr().out
