@@ -45,6 +45,7 @@ class EventLog(AppendOnlyModel):
     objects: ClassVar[EventLogManager] = EventLogManager()
 
     class Meta:
+        base_manager_name = "objects"
         verbose_name = "event log"
         verbose_name_plural = "event logs"
 
@@ -84,6 +85,7 @@ class Event(AppendOnlyModel):
     objects = EventQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"  # also behind related managers, nothing writes
         constraints = [
             # Unique constraints name the log or the position, and nothing else, so that the
             # table can be partitioned or distributed by log.
@@ -118,6 +120,7 @@ class IdempotencyKey(AppendOnlyModel):
     objects = IdempotencyKeyQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"  # also behind related managers, nothing writes
         constraints = [
             models.UniqueConstraint(
                 fields=["log_type", "key"], name="eventlogs_idempotencykey_used_once_per_log_type"

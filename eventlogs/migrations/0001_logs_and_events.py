@@ -19,7 +19,11 @@ class Migration(migrations.Migration):
                 ("created_at", models.DateTimeField(editable=False)),
                 ("updated_at", models.DateTimeField(editable=False)),
             ],
-            options={"verbose_name": "event log", "verbose_name_plural": "event logs"},
+            options={
+                "base_manager_name": "objects",
+                "verbose_name": "event log",
+                "verbose_name_plural": "event logs",
+            },
         ),
         migrations.CreateModel(
             name="Event",
@@ -48,6 +52,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
+                "base_manager_name": "objects",
                 "constraints": [
                     models.UniqueConstraint(
                         fields=("log", "index"), name="eventlogs_event_one_per_log_and_index"
@@ -78,6 +83,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
+                "base_manager_name": "objects",
                 "constraints": [
                     models.UniqueConstraint(
                         fields=("log_type", "key"),

@@ -13,9 +13,13 @@ from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
 
+# Other apps' tables hold nothing, and take long to empty.
+autocommit = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
+
+
 @pytest.fixture(
     params=[
-        pytest.param("autocommit", marks=pytest.mark.django_db(transaction=True)),
+        pytest.param("autocommit", marks=autocommit),
         pytest.param("in a transaction", marks=pytest.mark.django_db),
     ]
 )
@@ -62,14 +66,16 @@ class TestPostgreSQLStoreWatched(StoreContract):
             yield store_for("default")
 
 
+@autocommit
 class TestPortableStoreInTransactions(TransactionContract):
     @pytest.fixture
-    def store(self, transactional_db: None) -> BaseStore:
+    def store(self) -> BaseStore:
         return PortableStore("default")
 
 
+@autocommit
 @pytest.mark.postgresql
 class TestPostgreSQLStoreInTransactions(TransactionContract):
     @pytest.fixture
-    def store(self, transactional_db: None) -> BaseStore:
+    def store(self) -> BaseStore:
         return store_for("default")
