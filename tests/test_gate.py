@@ -23,6 +23,7 @@ from uuid import UUID
 
 import pytest
 from django.db import transaction
+from django.utils.safestring import SafeString
 
 from eventlogs import Aggregate, EventRecord, InvalidEvent, LogManager, event, gate
 from tests.accounts import Deposited, Noted, Opened, Sent, Withdrawn
@@ -232,6 +233,8 @@ BAD_EVENTS: dict[str, tuple[Any, str, str]] = {
     "path": (Noted(PurePath(SECRET)), "$.note", NO_FORM),
     "generator": (Noted(each for each in SECRET), "$.note", NO_FORM),
     "str for int": (Emptied(amount=SECRET), "$.amount", MISFIT),
+    "subclass of str": (Emptied(SafeString(SECRET)), "$.text", "SafeString"),
+    "subclass of str in anything": (Noted([SafeString(SECRET)]), "$.note[0]", "SafeString"),
     "bool for int": (Emptied(amount=True), "$.amount", MISFIT),
     "float for int": (Emptied(amount=1.5), "$.amount", MISFIT),
     "whole float for int": (Emptied(amount=1.0), "$.amount", MISFIT),

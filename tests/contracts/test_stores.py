@@ -12,7 +12,6 @@ from eventlogs.testing import MemoryStore
 from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
-
 # Other apps' tables hold nothing, and take long to empty.
 autocommit = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 

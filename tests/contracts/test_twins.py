@@ -311,7 +311,7 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
             raise
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 @pytest.mark.parametrize(
     ("twin", "caught_by"),
     [

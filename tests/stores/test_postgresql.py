@@ -24,7 +24,10 @@ from tests.accounts import Account, Deposited, Opened, encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
 from tests.proxy import CountingProxy
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.postgresql,
+    pytest.mark.django_db(transaction=True, available_apps=["eventlogs"]),
+]
 
 # Each appends once, to a log that exists at version 1 where it needs one.
 SHAPES: dict[str, Callable[[BaseStore, Any], Any]] = {

@@ -21,6 +21,8 @@ from eventlogs import ANY, LogManager, LogState, TransactionMustRetry
 from eventlogs.stores.transactions import ATTEMPTS, must_retry, run_append
 from tests.accounts import Account, Deposited, Opened
 
+pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
+
 LEVELS = ["REPEATABLE READ", "SERIALIZABLE"]
 
 
@@ -79,13 +81,11 @@ def failing(times: int, found: DatabaseError) -> Callable[[Any], int]:
     return attempt
 
 
-@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("times", range(ATTEMPTS))
 def test_outside_of_a_transaction_an_append_is_tried_again(times):
     assert run_append("default", failing(times, SERIALIZATION_FAILURE)) == times + 1
 
 
-@pytest.mark.django_db(transaction=True)
 def test_an_append_is_not_tried_again_for_ever():
     with pytest.raises(TransactionMustRetry) as caught:
         run_append("default", failing(ATTEMPTS, SERIALIZATION_FAILURE))
@@ -94,7 +94,6 @@ def test_an_append_is_not_tried_again_for_ever():
     assert caught.value.__cause__ is SERIALIZATION_FAILURE
 
 
-@pytest.mark.django_db(transaction=True)
 def test_another_error_of_the_database_is_raised_as_it_is():
     broken = ProgrammingError("no such table")
 
@@ -104,7 +103,6 @@ def test_another_error_of_the_database_is_raised_as_it_is():
     assert caught.value is broken
 
 
-@pytest.mark.django_db(transaction=True)
 def test_inside_of_a_transaction_only_the_caller_can_run_it_again():
     with transaction.atomic():
         with pytest.raises(TransactionMustRetry) as caught:
