@@ -22,9 +22,13 @@ def run_growth() -> bool:
     payments = Payment.logs
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE eventlogs_eventlog, eventlogs_idempotencykey")
-        cursor.execute("ALTER TABLE eventlogs_event DISABLE TRIGGER USER")
+        cursor.execute(
+            "ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_refuse_truncate"
+        )
         cursor.execute("TRUNCATE eventlogs_event")
-        cursor.execute("ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER USER")
+        cursor.execute(
+            "ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncate"
+        )
 
     long = payments.create(CAPTURED)
     fill(SMALL - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -151,3 +152,11 @@ def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Pat
             if connection.vendor != "sqlite":
                 with connection.cursor() as cursor:
                     cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# Where psycopg is not installed, the modules that are about it cannot be imported.
+collect_ignore = (
+    []
+    if find_spec("psycopg")
+    else ["stores/test_postgresql.py", "stores/test_statements.py", "reliability/test_crashes.py"]
+)
