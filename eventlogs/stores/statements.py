@@ -6,8 +6,8 @@ where somebody watches (query logging, ``execute_wrappers``, a debug toolbar) it
 own cursor, so that the statement is seen. ``Statement.numbers`` is for the hot path: it hands
 the statement to libpq by psycopg's low-level interface
 (https://www.psycopg.org/psycopg3/docs/api/pq.html), which halves the processor time of an
-append. A statement that a connection does not know yet is prepared and run in one pipeline, so
-that the first append takes one round trip as well.
+append. A statement that a connection does not know yet takes one round trip more, to prepare
+it.
 
 Waiting goes through psycopg's own waiting, which lets go of the interpreter's lock: a thread
 that waits for a row must not keep another one from committing.
@@ -122,42 +122,24 @@ class Statement:
                 return _numbers(raw.wait(generators.execute(pgconn))[-1], raw)
             known = _prepared.setdefault(raw, set())
             if self._name not in known:
-                return self._prepare_and_run(raw, known, binds, formats)
-            pgconn.send_query_prepared(self._name, binds, formats, BINARY)
+                self._prepare(raw, known)
             try:
-                return _numbers(raw.wait(generators.execute(pgconn))[-1], raw)
+                return self._run_prepared(raw, binds, formats)
             except PREPARED_IN_VAIN:
                 known.discard(self._name)
-                return self._prepare_and_run(raw, known, binds, formats)
+                self._prepare(raw, known)
+                return self._run_prepared(raw, binds, formats)
 
-    def _prepare_and_run(
-        self, raw: RawConnection, known: set[bytes], binds: list[bytes | None], formats: list[int]
+    def _run_prepared(
+        self, raw: RawConnection, binds: list[bytes | None], formats: list[int]
     ) -> tuple[int | None, ...] | None:
-        """Prepare and run in one round trip: a libpq pipeline."""
-        pgconn = raw.pgconn
-        pgconn.enter_pipeline_mode()
-        results = []
-        try:
-            pgconn.send_prepare(self._name, self._numbered)
-            pgconn.send_query_prepared(self._name, binds, formats, BINARY)
-            pgconn.pipeline_sync()
-            raw.wait(generators.send(pgconn))
-            while True:
-                result = raw.wait(generators.fetch(pgconn))
-                if result is not None:
-                    if result.status == pq.ExecStatus.PIPELINE_SYNC:
-                        break
-                    results.append(result)
-        finally:
-            try:
-                pgconn.exit_pipeline_mode()
-            except psycopg.Error:  # lost or interrupted, with answers still on their way
-                raw.close()
-        _check(results[0], raw)
-        known.add(self._name)  # it stays prepared, also where running it failed
-        for result in results[1:]:  # the answer, and a failure of the commit
-            _check(result, raw)
-        return _numbers(results[1], raw)
+        raw.pgconn.send_query_prepared(self._name, binds, formats, BINARY)
+        return _numbers(raw.wait(generators.execute(raw.pgconn))[-1], raw)
+
+    def _prepare(self, raw: RawConnection, known: set[bytes]) -> None:
+        raw.pgconn.send_prepare(self._name, self._numbered)
+        _check(raw.wait(generators.execute(raw.pgconn))[-1], raw)
+        known.add(self._name)
 
 
 def is_watched(connection: BaseDatabaseWrapper) -> bool:
