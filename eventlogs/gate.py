@@ -55,6 +55,8 @@ def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
         if came_back is not ABSENT and not _equal(value, came_back):
             raise _another(value, path)
     elif isinstance(value, str):
+        if type(value) is not str:
+            raise Finding(path, f"{type(value).__name__} is not stored; pass a plain str")
         _text(value, path)
     elif isinstance(value, SCALARS):
         pass
