@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import psycopg
-from django.db import DataError, connections
+from django.db import DataError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.aggregates import LogState
@@ -21,7 +21,7 @@ from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
-from eventlogs.stores.statements import Statement
+from eventlogs.stores.statements import Row, Statement
 from eventlogs.stores.transactions import in_transaction, run_append
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
@@ -139,12 +139,16 @@ class PostgreSQLStore(BaseStore):
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
-        *key, _, _, _ = WHY_REFUSED.rows(connections[self.using], parameters)[0]
+        *key, _, _, _ = self._read(WHY_REFUSED, parameters)[0]
         return claim_of(log_type, cast("Any", key)) if key[0] else None
+
+    def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
+        # Under SERIALIZABLE, a statement that only reads may have to be run again as well.
+        return run_append(self.using, lambda connection: statement.rows(connection, parameters))
 
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
-        rows = VERSION.rows(connections[self.using], parameters)
+        rows = self._read(VERSION, parameters)
         return rows[0][0] if rows else 0
 
     def events(
@@ -157,7 +161,7 @@ class PostgreSQLStore(BaseStore):
             "limit": limit,
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
-        return cast("Sequence[StoredEvent]", statement.rows(connections[self.using], parameters))
+        return cast("Sequence[StoredEvent]", self._read(statement, parameters))
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:
