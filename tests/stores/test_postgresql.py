@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,9 +18,21 @@ from django.db import (
 )
 from django.test.utils import CaptureQueriesContext
 
-from eventlogs import ANY, ConcurrentAppend, IdempotentReplay, LogAlreadyExists, LogManager
+from eventlogs import (
+    ANY,
+    ConcurrentAppend,
+    IdempotentReplay,
+    LogAlreadyExists,
+    LogCorrupted,
+    LogId,
+    LogManager,
+)
 from eventlogs.stores import AppendRequest, BaseStore, store_for
-from eventlogs.stores.postgresql import PostgreSQLStore
+from eventlogs.stores.postgresql import (
+    EVENTS_BACKWARDS,
+    EVENTS_FORWARDS,
+    PostgreSQLStore,
+)
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
 from tests.proxy import CountingProxy
@@ -430,3 +443,83 @@ def test_time_that_an_append_waits_is_not_lost_to_other_threads(race):
 
     assert answers == [None] * 4
     assert accounts.version(log_id) == 81
+
+
+# Pages of a long log, on a table of which the planner knows nothing yet.
+
+BOUND = re.compile(r"  AND index (<|>=) \(.*?log_type\)s::text\)\n", re.DOTALL)
+
+
+def rows_examined(sql: str, log_id: LogId, start: int) -> int:
+    """Return the most rows that any step of the plan went through."""
+    parameters = {"log": log_id.uuid, "log_type": log_id.log_type, "start": start, "limit": 100}
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
+        [[[found]]] = cursor.fetchall()
+    steps = [found["Plan"]]
+    for step in steps:
+        steps.extend(step.get("Plans", []))
+    return max(step["Actual Rows"] for step in steps)
+
+
+@pytest.mark.parametrize("statement", [EVENTS_FORWARDS, EVENTS_BACKWARDS])
+@pytest.mark.parametrize("start", [0, 2_500, 4_999])
+def test_a_page_of_a_long_log_goes_through_no_more_rows_than_the_page(store, statement, start):
+    log_id = create(store, *range(5_000)).log_id
+
+    assert rows_examined(statement.sql, log_id, start) <= 100
+
+
+def test_without_its_bound_a_page_may_go_through_the_rest_of_the_log(store):
+    """The broken twin of the test above: LIMIT alone, and a planner that sorts."""
+    log_id = create(store, *range(5_000)).log_id
+    unbounded = BOUND.sub("", EVENTS_FORWARDS.sql)
+    assert unbounded != EVENTS_FORWARDS.sql
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        # The planner's choice on a table without statistics, made certain.
+        cursor.execute("SET LOCAL enable_indexscan = off")
+        examined = rows_examined(unbounded, log_id, 0)
+
+    assert examined == 5_000
+
+
+@pytest.mark.parametrize("hole", [range(1, 2), range(98, 100), range(50, 150), range(0, 100)])
+def test_events_behind_a_hole_are_answered_so_that_the_hole_is_seen(store, hole):
+    log_id = create(store, *range(300)).log_id
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_refuse_change")
+        cursor.execute(
+            "DELETE FROM eventlogs_event WHERE log_id = %s AND index >= %s AND index < %s",
+            [log_id.uuid, hole.start, hole.stop],
+        )
+        cursor.execute(
+            "ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_change"
+        )
+    left = [index for index in range(300) if index not in hole]
+
+    forwards = [row[0] for row in store.stream(log_id, page=100)]
+    page = store.events(log_id, start=199, limit=100, reverse=True)
+
+    # Whatever comes first behind the hole is there, and does not follow.
+    assert forwards[: hole.start + 1] == left[: hole.start + 1]
+    assert [row[0] for row in page][:1] == [199]
+    if hole.stop > 100:
+        assert [row[0] for row in page][-1] < hole.start
+
+
+def test_a_log_with_a_hole_is_not_reduced(store):
+    manager = LogManager(Account)
+    state = manager.create(Opened(owner="Ada"))
+    manager.append(state, *[Deposited(amount=1)] * 2_500)
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_refuse_change")
+        cursor.execute("DELETE FROM eventlogs_event WHERE index BETWEEN 1900 AND 1999")
+        cursor.execute(
+            "ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_change"
+        )
+
+    with pytest.raises(LogCorrupted) as caught:
+        manager.reduce(state.log_id)
+
+    assert (caught.value.expected_index, caught.value.actual_index) == (1_900, 2_000)

@@ -1,9 +1,24 @@
 -- A page of a log. The log's type is part of its id, so it has to be right as well.
+--
+-- The page is bounded from above, not by LIMIT alone: on a table without fresh statistics the
+-- planner would sort the rest of the log for every page, which makes a long log quadratic.
+-- Indexes have no holes, so the bound is start + limit. Should the page's last event be missing
+-- all the same, there is no bound, and the event behind the hole tells.
 SELECT index, position, type, schema_version, data::text, metadata::text, idempotency_key,
        recorded_at
 FROM eventlogs_event
 WHERE log_id = %(log)s::uuid
   AND index >= %(start)s::integer
-  AND EXISTS (SELECT FROM eventlogs_eventlog WHERE id = %(log)s::uuid AND log_type = %(log_type)s::text)
+  AND index < (
+      SELECT CASE
+          WHEN EXISTS (
+              SELECT FROM eventlogs_event AS last
+              WHERE last.log_id = log.id
+                AND last.index = least(%(start)s::bigint + %(limit)s::bigint, log.version) - 1)
+          THEN %(start)s::bigint + %(limit)s::bigint
+          ELSE 2147483648
+      END
+      FROM eventlogs_eventlog AS log
+      WHERE log.id = %(log)s::uuid AND log.log_type = %(log_type)s::text)
 ORDER BY index
 LIMIT %(limit)s::integer
