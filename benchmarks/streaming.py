@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
-from benchmarks.bench import heading, in_turns, report
+from benchmarks.bench import heading, in_new_process, in_turns, report
 from benchmarks.domain import Authorized, Captured, Payment, Refunded, Requested
 
 EVENTS = 100_000
@@ -29,12 +29,8 @@ def run_streaming() -> bool:
         state = payments.append(state, *[kinds[n % 4] for n in range(count)])
     log_id = state.log_id
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in payments.stream(log_id):
-        pass
-    streamed = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     expected = payments.reduce(log_id).aggregate
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = in_new_process(growth_of_peak_memory, str(log_id))
 
     heading("eventlogs", "ORM")
     ours, theirs = in_turns(
@@ -43,10 +39,31 @@ def run_streaming() -> bool:
     )
     reached = report(f"decode and fold {EVENTS:,} events", ours, theirs, "events/s", 5.0)
     print(
-        f"{'peak memory grew by':<44} {grown:>11.1f} MiB (streaming alone "
-        f"{(streamed - before) / 1024:.1f})  < 20 {'reached' if grown < 20 else 'MISSED'}"
+        f"{'peak memory grew by':<44} {grown:>11.1f} MiB, in a new process  "
+        f"< 20 {'reached' if grown < 20 else 'MISSED'}"
     )
     return reached and grown < 20
+
+
+def growth_of_peak_memory(log_id: str) -> float:
+    """Return by how many MiB streaming and reducing the log raise this process' peak."""
+    payments = Payment.logs
+    payments.load(log_id, limit=10)  # connect, and import what is imported late
+    before = peak()
+    for _ in payments.stream(log_id):
+        pass
+    payments.reduce(log_id)
+    return (peak() - before) / 1024
+
+
+def peak() -> int:
+    """Return this process' peak memory in KiB; getrusage's would include its parent's."""
+    [line] = [
+        line
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        if line.startswith("VmHWM:")
+    ]
+    return int(line.split()[1])
 
 
 def rate(fold: Callable[[], Payment], expected: Payment) -> float:
