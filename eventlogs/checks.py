@@ -3,12 +3,17 @@ System checks: what would go wrong later, said at startup.
 
     E001  EVENTLOGS is not a dict, or one of its values cannot be
     W002  EVENTLOGS has a key that eventlogs does not know
-    E003  reserved: EVENTLOGS["CACHE"] names no cache
+    E003  EVENTLOGS["CACHE"] names no cache
     E004  an SQLite database whose transactions are not IMMEDIATE
     E005  USE_TZ is off
     E006  two event classes claim one name, or an upcaster is missing or too many
     E007  the fields of an event class cannot be encoded
     W008  the triggers that keep events append-only are missing (with --database)
+    E009  the cache would pickle reductions
+    W010  the cache is the memory of one process (with --deploy)
+    W020  a worker refreshes reductions, in a cache that only this process sees
+    W021  the cache is Redis without time-outs
+    W022  reductions of an aggregate cannot be cached
 """
 
 from __future__ import annotations
@@ -19,17 +24,63 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.cache import caches
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
+from eventlogs import conf
+from eventlogs.aggregates import aggregates
+from eventlogs.caches import is_raw_redis, is_safe
 from eventlogs.codec import codec_for
 from eventlogs.conf import DEFAULTS, MAX_PAGE_SIZE
+from eventlogs.entries import why_not
 from eventlogs.events import registry
 from eventlogs.exceptions import RegistrationError
+from eventlogs.policies import policy_from
+from eventlogs.refreshers import MessageRefresher, refresher_for
 
 TRIGGERS = {"eventlogs_event_refuse_change", "eventlogs_event_refuse_truncate"}
 
+
+def _is_policy(value: Any) -> bool:
+    try:
+        policy_from(value)
+    except (ImportError, TypeError):
+        return False
+    return True
+
+
+def _is_refresher(value: Any) -> bool:
+    try:
+        refresher_for(value)
+    except (ImportError, TypeError, AttributeError, ImproperlyConfigured):
+        return False
+    return True
+
+
 VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "CACHE": (
+        lambda value: value is None or isinstance(value, str),
+        "an alias in CACHES, or None",
+    ),
+    "CACHE_TIMEOUT": (
+        lambda value: (
+            value is None
+            or (isinstance(value, int | float) and type(value) is not bool and value > 0)
+        ),
+        "a positive number of seconds, or None",
+    ),
+    "CACHING_POLICY": (
+        _is_policy,
+        "a caching policy, the class of one, or the dotted path to either",
+    ),
+    "REFRESHER": (
+        _is_refresher,
+        "the dotted path to a refresher whose packages are installed",
+    ),
+    "REFRESH_ON_APPEND": (lambda value: isinstance(value, bool), "True or False"),
     "MAX_EVENT_BYTES": (
         lambda value: type(value) is int and 0 < value <= 2**28,
         "an int from 1 to 268,435,456 (256 MiB: what jsonb can take)",
@@ -154,6 +205,100 @@ def check_append_only_triggers(
                 "made for tests, the trigger on TRUNCATE is left out on purpose.",
                 id="eventlogs.W008",
             )
+
+
+@register(Tags.caches)
+def check_reduction_cache(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that reductions have a cache, and that it keeps them as they are."""
+    alias = conf.cache()
+    if not isinstance(alias, str):
+        return  # none is wanted, or E001 says what is wrong
+    if alias not in settings.CACHES:
+        yield Error(
+            f"EVENTLOGS['CACHE'] names {alias!r}, which is not in CACHES.",
+            hint=f"Add CACHES[{alias!r}], or use one of: {', '.join(settings.CACHES)}.",
+            id="eventlogs.E003",
+        )
+        return
+    backend = str(settings.CACHES[alias].get("BACKEND"))
+    try:
+        cache = caches[alias]
+    except ImportError:
+        return  # Django's own error, when the cache is used
+    if not is_safe(cache):
+        yield Error(
+            f"CACHES[{alias!r}] ({backend}) would pickle reductions: who can write to it could "
+            f"run code here. They are not cached.",
+            hint="Use Redis (django_redis.cache.RedisCache, or Django's own RedisCache), whose "
+            'raw client is used; or set EVENTLOGS["CACHE"] = None.',
+            id="eventlogs.E009",
+        )
+    elif is_raw_redis(cache):
+        options = settings.CACHES[alias].get("OPTIONS") or {}
+        names = {str(name).lower() for name in options}
+        names |= {str(name).lower() for name in options.get("CONNECTION_POOL_KWARGS") or ()}
+        if not {"socket_timeout", "socket_connect_timeout"} <= names:
+            yield Warning(
+                f"CACHES[{alias!r}] has no time-outs: if Redis hangs, so does who reduces a log.",
+                hint="Set SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT in "
+                f'CACHES[{alias!r}]["OPTIONS"] '
+                "(with Django's own RedisCache: socket_timeout, socket_connect_timeout).",
+                id="eventlogs.W021",
+            )
+
+
+@register(Tags.caches, deploy=True)
+def check_processes(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that processes share the cache; asked for by ``check --deploy``."""
+    alias = conf.cache()
+    if isinstance(alias, str) and alias in settings.CACHES and _is_local(alias):
+        yield Warning(
+            f"Reductions are cached in CACHES[{alias!r}], the memory of one process: each "
+            f"process replays every log for itself.",
+            hint='Name an alias of Redis in EVENTLOGS["CACHE"]. Answers are right either way.',
+            id="eventlogs.W010",
+        )
+
+
+@register(Tags.caches)
+def check_refresher(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that a worker's refreshes are seen here."""
+    alias = conf.cache()
+    if not (
+        isinstance(alias, str) and alias in settings.CACHES and _is_refresher(conf.refresher())
+    ):
+        return
+    if isinstance(refresher_for(), MessageRefresher) and _is_local(alias):
+        yield Warning(
+            f"{conf.refresher()} lets workers refresh reductions, but CACHES[{alias!r}] is the "
+            f"memory of one process: what a worker writes is not seen here.",
+            hint='Name an alias of Redis in EVENTLOGS["CACHE"], or use '
+            "eventlogs.refreshers.ThreadRefresher.",
+            id="eventlogs.W020",
+        )
+
+
+@register()
+def check_aggregates(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that reductions can be cached at all."""
+    if conf.cache() is None:
+        return
+    for aggregate in aggregates:
+        reason = why_not(aggregate)
+        if reason is not None:
+            yield Warning(
+                f"Reductions of {aggregate.__module__}.{aggregate.__qualname__} cannot be cached: "
+                f"{reason}. Its logs are replayed each time.",
+                hint="Put @dataclass above it, and declare all that it keeps as fields.",
+                id="eventlogs.W022",
+            )
+
+
+def _is_local(alias: str) -> bool:
+    try:
+        return isinstance(caches[alias], LocMemCache)
+    except ImportError:
+        return False
 
 
 def _holds_logs(alias: str) -> bool:

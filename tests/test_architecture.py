@@ -21,22 +21,32 @@ FLOORS = [
     ["exceptions", "conf"],
     ["ids", "events", "gate", "codec"],
     ["aggregates"],
-    ["policies", "caches", "pages", "stores/", "managers", "models", "feed"],
+    [
+        *["policies", "pages", "stores/", "managers", "models", "feed"],
+        *["counters", "background", "fingerprints", "entries", "caches", "reducers"],
+    ],
     ["refreshers"],
-    ["logs"],
+    ["logs", "sweeps"],
     ["projections/", "checks"],
-    ["tasks", "admin/", "management/", "testing/", "contrib/", "migrations/", "apps"],
+    [
+        "tasks",
+        "django_tasks",
+        "admin/",
+        "management/",
+        "testing/",
+        "contrib/",
+        "migrations/",
+        "apps",
+    ],
 ]
 
 THIRD_PARTIES = {
     # package: the modules that may import it
     "psycopg": {"stores/postgresql", "stores/statements"},
     "celery": {"tasks"},
-    "django_redis": {"caches"},
-    "redis": {"caches"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
-    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches"},
+    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "entries", "fingerprints"},
     "asgiref": None,
     "django": None,
 }

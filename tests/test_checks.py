@@ -21,8 +21,12 @@ def found(*checks, **kwargs):
     return [message.id for check in checks for message in check(app_configs=None, **kwargs)]
 
 
+@pytest.mark.django_db
 def test_nothing_is_wrong_with_the_tests_themselves():
-    assert [message for message in run_checks() if message.id.startswith("eventlogs")] == []
+    ours = [message for message in run_checks() if message.id.startswith("eventlogs")]
+
+    # test_codec has a class whose history nobody knows, on purpose.
+    assert [message for message in ours if "Gapped" not in message.msg] == []
 
 
 @pytest.mark.parametrize(

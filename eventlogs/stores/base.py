@@ -118,9 +118,17 @@ class BaseStore(ABC):
         self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
     ) -> Iterator[StoredEvent]:
         """Yield the log's events from index ``start`` on, holding one page at a time."""
+        for rows in self.pages(log_id, start=start, page=page):
+            yield from rows
+
+    def pages(
+        self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
+    ) -> Iterator[Sequence[StoredEvent]]:
+        """Yield the log's events from index ``start`` on, a page at a time, none of it empty."""
         while True:
             rows = self.events(log_id, start=start, limit=page)
-            yield from rows
+            if rows:
+                yield rows
             if len(rows) < page:
                 return
             start += page
