@@ -24,7 +24,7 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.cache import caches
+from django.core.cache import InvalidCacheBackendError, caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
@@ -41,6 +41,7 @@ from eventlogs.exceptions import RegistrationError
 from eventlogs.policies import policy_from
 from eventlogs.refreshers import MessageRefresher, refresher_for
 
+NO_BACKEND = (ImportError, InvalidCacheBackendError)
 TRIGGERS = {"eventlogs_event_refuse_change", "eventlogs_event_refuse_truncate"}
 
 
@@ -223,7 +224,7 @@ def check_reduction_cache(**kwargs: Any) -> Iterable[CheckMessage]:
     backend = str(settings.CACHES[alias].get("BACKEND"))
     try:
         cache = caches[alias]
-    except ImportError:
+    except NO_BACKEND:
         return  # Django's own error, when the cache is used
     if not is_safe(cache):
         yield Error(
@@ -297,7 +298,7 @@ def check_aggregates(**kwargs: Any) -> Iterable[CheckMessage]:
 def _is_local(alias: str) -> bool:
     try:
         return isinstance(caches[alias], LocMemCache)
-    except ImportError:
+    except NO_BACKEND:
         return False
 
 

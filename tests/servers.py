@@ -3,8 +3,8 @@ The servers that the tests need: the user's, or ones started for a single run.
 
 A server is taken from the first of these that there is:
 
-1. the environment variable that names it (DATABASE_URL, REDIS_URL): if nothing answers there, that is an
-   error, never a reason to go on to the next;
+1. the environment variable that names it (DATABASE_URL, REDIS_URL): if nothing answers there,
+   that is an error, never a reason to go on to the next;
 2. the system's programs, run in a private directory;
 3. the programs that come in a package from PyPI, run likewise;
 4. nothing: an error that says what to start or install.
