@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.bench import drop_scratch, make_scratch, server_facts
 
-NAMES = ("appends", "batches", "streaming", "growth")
+NAMES = ("appends", "batches", "streaming", "growth", "caching")
 
 
 def main(names: list[str]) -> int:
@@ -17,6 +17,7 @@ def main(names: list[str]) -> int:
     make_scratch()
     print(server_facts())
     from benchmarks.appends import run_appends, run_batches
+    from benchmarks.caching import run_caching
     from benchmarks.growth import run_growth
     from benchmarks.streaming import run_streaming
 
@@ -25,6 +26,7 @@ def main(names: list[str]) -> int:
         "batches": run_batches,
         "streaming": run_streaming,
         "growth": run_growth,
+        "caching": run_caching,
     }
     try:
         reached = [runs[name]() for name in names or NAMES]

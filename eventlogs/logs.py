@@ -378,7 +378,7 @@ class LogManager(Generic[A]):
             return reducer.replay(log_id, store).reduction
         refresher = refresher_for(self._refresher)
         using = self._write_alias()
-        inside = self._store is None and in_transaction(connections[using])
+        inside = self._is_inside()
         reduced = reducer.reduce(
             log_id,
             store,
@@ -406,9 +406,15 @@ class LogManager(Generic[A]):
         self._on_commit(refresher, request)
 
     def _tell_of_append(self, log_id: LogId) -> None:
-        reducer = self._reducer()
+        reducer, refresher = self._reducer(), refresher_for(self._refresher)
+        if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
+            return
         if reducer.is_caching:
-            self._on_commit(refresher_for(self._refresher), self._request(reducer, log_id))
+            self._on_commit(refresher, self._request(reducer, log_id))
+
+    def _is_inside(self) -> bool:
+        """Return whether a transaction is open in the database that is written to."""
+        return self._store is None and in_transaction(connections[self._write_alias()])
 
     def _on_commit(self, refresher: BaseRefresher, request: RefreshRequest) -> None:
         def tell() -> None:

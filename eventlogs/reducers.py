@@ -307,7 +307,7 @@ class Reducer(Generic[A]):
         """Fold what is newer onto an entry, or return None where the log does not prove it."""
         head = entry.head
         # From the last event that the entry knows: the one that proves it.
-        pages = store.pages(log_id, start=head.version - 1)
+        pages = store.pages_since(log_id, start=head.version - 1)
         first = next(pages, ())
         if not entry.is_proven_by(first[0] if first else None):
             return None

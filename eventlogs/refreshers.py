@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -32,6 +33,7 @@ from eventlogs.stores import BaseStore, store_for
 
 logger = logging.getLogger("eventlogs.refreshers")
 
+GATHER: Final = 0.5  # seconds that a refresh after an append waits for further appends
 TOLD: Final = 60.0  # seconds after which a message that was not answered is sent again
 
 
@@ -60,8 +62,13 @@ class RefreshRequest(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What is unique to the reduction: the key of its entry."""
+        """The key of the reduction's entry."""
         return self.reducer.key(self.log_id)
+
+    @property
+    def token(self) -> tuple[Any, ...]:
+        """What is unique to the reduction in this process."""
+        return self.reducer, self.log_id
 
     def __call__(self) -> None:
         """
@@ -94,16 +101,36 @@ class BaseRefresher(ABC):
         must be quick. What it raises is counted and logged, and goes no further.
         """
 
+    def is_about_to(self, token: tuple[Any, ...]) -> bool:
+        """Return whether telling of an append (by ``RefreshRequest.token``) would add nothing."""
+        return False
+
     def write(self, key: str, job: Kept) -> bool:
         """Write the entry of a full replay, soon; return False to leave it."""
         return _submit(job.reducer.aggregate, key, job)
 
 
-class ThreadRefresher(BaseRefresher):
+class QueueingRefresher(BaseRefresher):
+    """The base of refreshers that gather what appends tell them."""
+
+    def is_about_to(self, token: tuple[Any, ...]) -> bool:
+        # It has not begun yet: it will see whatever is committed by now.
+        return background.is_queued(token)
+
+    def gather(self, request: RefreshRequest, job: Any) -> None:
+        """Queue ``job``, once for all that is appended to the log within half a second."""
+        _submit(request.aggregate, request.token, job, GATHER)
+
+
+class ThreadRefresher(QueueingRefresher):
     """Refresh in a thread of this process, which has a short queue: the default."""
 
     def refresh(self, request: RefreshRequest) -> None:
-        if not request.is_kept:
+        if request.is_kept:
+            return
+        if request.entry is None:
+            self.gather(request, request)
+        else:
             _submit(request.aggregate, request.key, request)
 
 
@@ -119,7 +146,7 @@ class ImmediateRefresher(BaseRefresher):
         return True
 
 
-class MessageRefresher(BaseRefresher):
+class MessageRefresher(QueueingRefresher):
     """
     Let a worker refresh: the base of refreshers that send messages.
 
@@ -136,8 +163,9 @@ class MessageRefresher(BaseRefresher):
         """Send one message; a worker then calls ``refresh_by_names`` with what it says."""
 
     def refresh(self, request: RefreshRequest) -> None:
-        job = (lambda: self._send(request)) if request.can_travel else request
-        _submit(request.aggregate, f"{request.key}.message", job)
+        if request.is_kept:
+            return  # nothing is left to do for a worker
+        self.gather(request, (lambda: self._send(request)) if request.can_travel else request)
 
     def _send(self, request: RefreshRequest) -> None:
         cache, flag = request.reducer.cache, told_key(request.key)
@@ -244,8 +272,8 @@ def failed(aggregate: type, error: Exception) -> None:
     logger.error("A refresh of %s failed: %s", aggregate.__qualname__, type(error).__name__)
 
 
-def _submit(aggregate: type[Any], key: str, job: Any) -> bool:
-    if background.submit(key, job):
+def _submit(aggregate: type[Any], key: Hashable, job: Any, delay: float = 0.0) -> bool:
+    if background.submit(key, job, delay=delay):
         return True
     counters.count("error", DROPPED, aggregate=aggregate)
     return False

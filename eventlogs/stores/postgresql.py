@@ -18,6 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
+from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
@@ -37,6 +38,7 @@ LOCK_LOG = Statement("lock_log")
 GIVE_KEY_BACK = Statement("give_key_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
+EVENTS_SINCE = Statement("events_since")
 VERSION = Statement("version")
 
 
@@ -162,6 +164,11 @@ class PostgreSQLStore(BaseStore):
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
         return cast("Sequence[StoredEvent]", self._read(statement, parameters))
+
+    def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
+        end = min(start + limit, MAX_VERSION)
+        parameters = {"log": log_id.uuid, "start": start, "end": end}
+        return cast("Sequence[StoredEvent]", self._read(EVENTS_SINCE, parameters))
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:
