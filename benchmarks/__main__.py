@@ -16,13 +16,13 @@ def main(names: list[str]) -> int:
         sys.exit(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(NAMES)}.")
     make_scratch()
     print(server_facts())
-    from benchmarks.appends import run_appends, run_batches
+    from benchmarks.appends import run_agains, run_batches
     from benchmarks.caching import run_caching
     from benchmarks.growth import run_growth
     from benchmarks.streaming import run_streaming
 
     runs = {
-        "appends": run_appends,
+        "appends": run_agains,
         "batches": run_batches,
         "streaming": run_streaming,
         "growth": run_growth,

@@ -172,9 +172,21 @@ class EventCodec:
 
         def decode(data: str) -> Any:
             value = EXACT_JSON.decode(data)
-            for upcast in chain:
-                value = upcast(value)
-            return self._decode(EXACT_ENCODER.encode(value))
+            at = schema_version
+            try:
+                for upcast in chain:
+                    value = upcast(value)
+                    at += 1
+                upcasted = EXACT_ENCODER.encode(value)
+            except Exception as error:
+                # Not its text, which may quote the data.
+                raise UndecodableEvent(
+                    f"its upcaster from version {min(at, current - 1)} failed with "
+                    f"{type(error).__name__}",
+                    event_type=self.event_type.name,
+                    schema_version=schema_version,
+                ) from error
+            return self._decode(upcasted)
 
         return decode
 
@@ -220,7 +232,7 @@ class EventReader:
                     schema_version=version,
                     log_id=log_id,
                     index=index,
-                ) from None
+                ) from error.__cause__
             except UnknownEventType:
                 raise UnknownEventType(name, log_id=log_id, index=index) from None
             yield EventRecord(
