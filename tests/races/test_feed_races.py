@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ pytestmark = COMMITS
 
 STORE = {"postgresql": "postgresql", "sqlite": "portable"}
 WRITERS = {"postgresql": 8, "sqlite": 4}
-COUNT = {"postgresql": 60, "sqlite": 15}  # transactions of each writer
+COUNT = {"postgresql": 30, "sqlite": 15}  # transactions of each writer
 
 
 def read_beside(readers: Sequence[Any], race: Callable[[], Any]) -> list[int]:
@@ -37,8 +38,16 @@ def read_beside(readers: Sequence[Any], race: Callable[[], Any]) -> list[int]:
     return list(Event.objects.order_by("position").values_list("position", flat=True))
 
 
-def run_race(crew: Any, new_logs: Any, readers: Sequence[Any], isolation: str = "") -> list[int]:
-    log_ids = new_logs(6)
+@pytest.fixture
+def run_race(crew, new_logs, quick_deadlocks) -> Callable[..., list[int]]:
+    """A function that races writers, has readers read meanwhile, and returns what is stored."""
+    return partial(_run_race, crew, new_logs, quick_deadlocks)
+
+
+def _run_race(
+    crew: Any, new_logs: Any, options: Any, readers: Sequence[Any], isolation: str = ""
+) -> list[int]:
+    log_ids = new_logs(12)
     vendor = connection.vendor
     return read_beside(
         readers,
@@ -49,20 +58,19 @@ def run_race(crew: Any, new_logs: Any, readers: Sequence[Any], isolation: str = 
             log_ids,
             COUNT[vendor],
             isolation,
+            **options,
         ),
     )
 
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("isolation", ["", "SERIALIZABLE"], ids=["default", "serializable"])
-def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(
-    crew, new_logs, isolation
-):
+def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(run_race, isolation):
     from tests.races.feeds import NaiveReader, Reader
 
     ours, naive = Reader(), NaiveReader()
 
-    stored = run_race(crew, new_logs, [ours, naive], isolation)
+    stored = run_race([ours, naive], isolation)
 
     assert ours.seen == stored
     by_log: dict[object, list[int]] = defaultdict(list)
@@ -73,18 +81,18 @@ def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(
 
 
 @pytest.mark.postgresql
-def test_a_reader_that_ignores_fences_is_found(crew, new_logs):
+def test_a_reader_that_ignores_fences_is_found(run_race):
     from tests.races.feeds import FeedOf, IgnoresFences, Reader
 
     twin = Reader(FeedOf(IgnoresFences("default")))
 
-    stored = run_race(crew, new_logs, [twin])
+    stored = run_race([twin])
 
     assert set(twin.seen) < set(stored)
 
 
 @pytest.mark.sqlite
-def test_on_sqlite_a_reader_beside_racing_writers_misses_nothing(crew, new_logs):
+def test_on_sqlite_a_reader_beside_racing_writers_misses_nothing(run_race):
     from eventlogs import Feed
 
     seen: list[int] = []
@@ -96,4 +104,4 @@ def test_on_sqlite_a_reader_beside_racing_writers_misses_nothing(crew, new_logs)
             while page := self.feed.read(after=seen[-1] if seen else 0, limit=7):
                 seen.extend(record.position for record in page)
 
-    assert run_race(crew, new_logs, [Follower()]) == seen
+    assert run_race([Follower()]) == seen
