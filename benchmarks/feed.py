@@ -17,7 +17,7 @@ EVENTS = 1_000_000
 LOGS = 10_000
 PAGE = 2_000
 ENOUGH = 100_000  # events per second
-CLASSES = {
+CLASSES: dict[str, Any] = {
     "benchmark.requested": Requested,
     "benchmark.authorized": Authorized,
     "benchmark.captured": Captured,

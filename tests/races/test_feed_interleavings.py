@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from django.db import connection, transaction
 
-from eventlogs import ANY, Feed
+from eventlogs import ANY, Feed, IdempotentReplay
 from tests.races import COMMITS
 from tests.races.events import batch
 from tests.races.feeds import FeedOf, Interrupted, LooksAtFencesFirst, NaiveReader, Reader
@@ -84,7 +84,7 @@ def test_a_connection_that_is_lost_lets_the_others_go(new_logs, other):
     assert Feed().settled() == state.position
 
 
-def test_the_first_fence_of_a_transaction_stays_and_the_second_is_the_last(new_logs, other):
+def test_the_first_fence_of_a_transaction_stays_and_is_the_only_one(new_logs, other):
     many, early = new_logs(2)
     other.begin()
     first = other.do(append, many)
@@ -92,7 +92,7 @@ def test_the_first_fence_of_a_transaction_stays_and_the_second_is_the_last(new_l
         append(early, f"early {number}")
         other.do(append, many)
 
-    assert fences(other.pid) == 2
+    assert fences(other.pid) == 1
     assert Feed().settled() < first.position
     [holder] = Feed().holding_back()
     assert holder.position < first.position
@@ -119,7 +119,43 @@ def test_a_transaction_of_more_appends_than_the_server_has_room_for_locks(new_lo
             f" END LOOP; END $$"
         )
         pid = Session.sql("SELECT pg_backend_pid()")
-        assert other.do(fences, pid) == 2
+        assert other.do(fences, pid) == 1
+
+
+def test_a_transaction_of_refused_appends_holds_one_lock(new_logs, other):
+    mine, theirs = new_logs(2)
+    manager.append(mine, *batch("once"), expected_version=ANY, idempotency_key="k")
+    other.begin()
+
+    def replay():
+        with suppress(IdempotentReplay):
+            manager.append(mine, *batch("once"), expected_version=ANY, idempotency_key="k")
+
+    for _ in range(5):
+        other.do(replay)
+        append(theirs)
+
+    assert fences(other.pid) == 1
+
+
+def test_appends_in_one_statement_hold_two_locks_at_most(new_logs, other):
+    (log_id,) = new_logs(1)
+    insert = (
+        "INSERT INTO eventlogs_event (log_id, index, type, schema_version, data, metadata,"
+        f" recorded_at) VALUES ('{log_id.uuid}', n, 'race.noted', 1, '{{}}', '{{}}', now())"
+    )
+    Session.sql("CREATE TABLE seen (locks integer)")
+    try:
+        Session.sql(
+            f"DO $$ BEGIN FOR n IN 1..50 LOOP {insert}; END LOOP; INSERT INTO seen"
+            f" SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid ="
+            f" pg_backend_pid(); END $$"
+        )
+        seen = Session.sql("SELECT locks FROM seen")
+    finally:
+        Session.sql("DROP TABLE seen")
+
+    assert seen == 2
 
 
 def undo_appends(log_id):
@@ -143,7 +179,7 @@ def test_a_savepoint_that_is_rolled_back_takes_its_fence_along(new_logs, other, 
 
     late = other.do(append, log_id, "after")
     append(early, "behind")
-    assert fences(other.pid) == before + 1
+    assert fences(other.pid) == 1
     assert Feed().settled() < late.position
 
     other.commit()
