@@ -83,7 +83,7 @@ def hundred_appended() -> Callable[[], Any]:
     return append
 
 
-def run_agains() -> bool:
+def run_appends() -> bool:
     """Print single appends, with and without a key, and creates."""
     heading("eventlogs", "pgbench")
     ours, keyed, created, limit = in_turns(

@@ -123,7 +123,7 @@ def _broker() -> str:
     return url
 
 
-def run_agains() -> bool:
+def run_appends() -> bool:
     """Print appends with a refresher on beside appends without."""
     heading("refreshing", "not")
     off, thread, celery = in_turns(
@@ -140,4 +140,4 @@ def run_agains() -> bool:
 def run_caching() -> bool:
     """Print all of it."""
     redis_url()
-    return all([run_reads(), run_agains()])
+    return all([run_reads(), run_appends()])
