@@ -37,6 +37,7 @@ THIRD_PARTIES = {
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
     "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches"},
+    "tqdm": {"management/progress"},
     "asgiref": None,
     "django": None,
 }
