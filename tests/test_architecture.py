@@ -21,10 +21,10 @@ FLOORS = [
     ["exceptions", "conf"],
     ["ids", "events", "gate", "codec"],
     ["aggregates"],
-    ["policies", "caches", "pages", "stores/", "managers", "models", "feed"],
+    ["policies", "caches", "pages", "stores/", "managers", "models", "feed", "scans"],
     ["refreshers"],
     ["logs"],
-    ["projections/", "checks"],
+    ["projections/", "checks", "transfer", "xes", "verification"],
     ["tasks", "admin/", "management/", "testing/", "contrib/", "migrations/", "apps"],
 ]
 
@@ -36,7 +36,7 @@ THIRD_PARTIES = {
     "redis": {"caches"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
-    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches"},
+    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches", "transfer"},
     "tqdm": {"management/progress"},
     "asgiref": None,
     "django": None,

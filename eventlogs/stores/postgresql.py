@@ -9,11 +9,12 @@ is tried again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 import psycopg
-from django.db import DataError
+from django.db import DataError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.aggregates import LogState
@@ -21,6 +22,7 @@ from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.restoring import Restored, RestoredEvent, restore
 from eventlogs.stores.statements import Row, Statement
 from eventlogs.stores.transactions import in_transaction, run_append
 
@@ -38,6 +40,7 @@ GIVE_KEY_BACK = Statement("give_key_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
 VERSION = Statement("version")
+RESTORE = Statement("restore")
 
 
 class PostgreSQLStore(BaseStore):
@@ -162,6 +165,28 @@ class PostgreSQLStore(BaseStore):
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
         return cast("Sequence[StoredEvent]", self._read(statement, parameters))
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        return run_append(self.using, lambda _: restore(self.using, events, self._insert_restored))
+
+    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+        RESTORE.rows(connections[self.using], {"events": _restored_as_json(events)})
+
+
+def _restored_as_json(events: Sequence[RestoredEvent]) -> str:
+    # Data and metadata are JSON already.
+    return (
+        "["
+        + ",".join(
+            [
+                f'["{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
+                f"{event.schema_version},{event.data},{event.metadata},{json.dumps(event.idempotency_key)},"
+                f'"{event.recorded_at.isoformat()}"]'
+                for event in events
+            ]
+        )
+        + "]"
+    )
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:
