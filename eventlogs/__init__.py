@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         AppendOnlyError,
         ConcurrentAppend,
         EventLogError,
+        FeedUnavailable,
         HistoryDiffers,
         IdempotencyKeyReused,
         IdempotentReplay,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         UnknownEventType,
         VersionNotReached,
     )
+    from eventlogs.feed import Feed, FeedPage
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
     from eventlogs.pages import EventPage
@@ -50,6 +52,7 @@ _HOMES = {
         "AppendOnlyError",
         "ConcurrentAppend",
         "EventLogError",
+        "FeedUnavailable",
         "HistoryDiffers",
         "IdempotencyKeyReused",
         "IdempotentReplay",
@@ -67,6 +70,7 @@ _HOMES = {
         "UnknownEventType",
         "VersionNotReached",
     ),
+    "eventlogs.feed": ("Feed", "FeedPage"),
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
     "eventlogs.pages": ("EventPage",),
@@ -81,6 +85,9 @@ __all__ = [
     "EventLogError",
     "EventPage",
     "EventRecord",
+    "Feed",
+    "FeedPage",
+    "FeedUnavailable",
     "HistoryDiffers",
     "IdempotencyKeyReused",
     "IdempotentReplay",
