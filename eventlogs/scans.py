@@ -121,10 +121,10 @@ def _rest_of_log(events: QuerySet[Any], log: UUID, index: int) -> list[EventRow]
     return page
 
 
-def events_of_log(using: str, log: LogId) -> Iterator[list[EventRow]]:
+def events_of_log(using: str, log: UUID) -> Iterator[list[EventRow]]:
     """Yield pages of one log's events, in index order."""
     events, index = events_of(using), -1
-    while page := _rest_of_log(events, log.uuid, index):
+    while page := _rest_of_log(events, log, index):
         yield page
         index = page[-1][1]
 

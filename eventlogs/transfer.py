@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from django.utils import timezone
@@ -114,6 +114,13 @@ def footer(*, events: int, until: int) -> str:
     return _encode(Footer(True, events, until))
 
 
+class Page(NamedTuple):
+    """Lines, an event each, and the position of the last."""
+
+    lines: list[str]
+    position: int
+
+
 def export_pages(
     using: str,
     *,
@@ -121,9 +128,9 @@ def export_pages(
     until: int,
     log_types: Collection[str] = (),
     logs: Collection[LogId] = (),
-) -> Iterator[list[str]]:
+) -> Iterator[Page]:
     """
-    Yield pages of lines, an event each, in the order of positions.
+    Yield pages of lines, in the order of positions.
 
     ``until`` is a settled position of the feed. Memory stays constant.
     """
@@ -131,7 +138,8 @@ def export_pages(
         using, after=after, until=until, log_types=log_types, logs=logs
     ):
         claims = scans.claims_of(using, page)
-        yield [_line(log_id, row, claims.get((log_id, row[0]))) for log_id, row in page]
+        lines = [_line(log_id, row, claims.get((log_id, row[0]))) for log_id, row in page]
+        yield Page(lines, page[-1][1][1])
 
 
 def _line(log_id: LogId, row: StoredEvent, claim: tuple[int, bytes, datetime] | None) -> str:

@@ -1,5 +1,5 @@
 """
-Is what is stored what it should be? Verifiers look, and yield findings.
+Verifiers: they look whether what is stored is what it should be, and yield findings.
 
 Each promise of docs/guarantees.md that can be seen in the tables is looked at: indexes without
 a hole, versions that count the events, times and positions that do not run backwards, keys that

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import pairwise
 
 import pytest
-from django.db import connection, transaction
 
-from eventlogs import ANY, EventRecord, Feed, FeedPage, FeedUnavailable, LogManager
+from eventlogs import Feed, FeedPage
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 
 COMMITS = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])

@@ -87,7 +87,8 @@ def shown(stream: TextIO, label: str, total: int | None, unit: str) -> Iterator[
         with tqdm(
             desc=label,
             total=total,
-            unit=f" {unit}",
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
             file=stream,
             dynamic_ncols=True,
             leave=False,

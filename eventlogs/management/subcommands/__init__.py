@@ -18,7 +18,15 @@ from typing import Any, Protocol
 from django.core.management.base import CommandParser
 
 from eventlogs.management.output import Output
-from eventlogs.management.subcommands import reduce, show, stats
+from eventlogs.management.subcommands import (
+    export,
+    import_,
+    prune,
+    reduce,
+    show,
+    stats,
+    verify,
+)
 
 
 class Subcommand(Protocol):
@@ -37,4 +45,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "show": show,
     "reduce": reduce,
     "stats": stats,
+    "verify": verify,
+    "export": export,
+    "import": import_,
+    "prune": prune,
 }

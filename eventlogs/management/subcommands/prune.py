@@ -43,10 +43,8 @@ def run(
     except OverflowError:
         raise mistake("No key can be as old as that.") from None
     keys = IdempotencyKey.objects.using(using)
-    if dry_run:
-        pruned = keys.filter(created_at__lt=before).count()
-    else:
-        pruned = keys.prune(older_than=age)
+    old = keys.filter(created_at__lt=before)
+    pruned = old.count() if dry_run else keys.prune(older_than=age)
     if out.as_json:
         out.document({"keys": pruned, "dry_run": dry_run, "before": before})
         return

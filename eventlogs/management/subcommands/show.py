@@ -18,13 +18,13 @@ from eventlogs.management import arguments
 from eventlogs.management.output import Output, clean
 from eventlogs.management.states import state_of
 from eventlogs.management.subcommands.reduce import add_state_arguments
+from eventlogs.metadata import actor_of
 from eventlogs.models import EventLog
 from eventlogs.stores import BaseStore
 
 HELP = "Show a log: its events as a timeline, and its state."
 
 LAST = 50  # events of the timeline, where the caller does not say
-ACTOR_KEYS = ("user", "actor", "by", "user_id", "actor_id")  # in metadata
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -135,15 +135,6 @@ def as_json(record: EventRecord) -> dict[str, Any]:
     }
 
 
-def actor_of(metadata: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return who did it, as far as the metadata say, and the rest of the metadata."""
-    for key in ACTOR_KEYS:
-        value = metadata.get(key)
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return str(value), {name: each for name, each in metadata.items() if name != key}
-    return "", metadata
-
-
 def compact(value: Any) -> str:
     """Return JSON on one line, with the characters of all languages."""
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -185,7 +176,7 @@ def write_timeline(out: Output, records: list[EventRecord], version: int) -> Non
                 record.index,
                 record.recorded_at,
                 record.type,
-                *([actor] if has_actors else []),
+                *([actor or ""] if has_actors else []),
                 compact(record.event),
             )
             for record, (actor, _) in zip(records, actors, strict=True)

@@ -1,4 +1,4 @@
-"""``eventlogs verify``: is what is stored what it should be?"""
+"""``eventlogs verify``: look for what is not as it should be."""
 
 from __future__ import annotations
 
