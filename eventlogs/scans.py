@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import QuerySet, TextField
+from django.db.models import TextField
 from django.db.models.functions import Cast
 
 from eventlogs.codec import StoredEvent
 from eventlogs.ids import LogId
+from eventlogs.managers import EventQuerySet
 from eventlogs.models import Event, EventLog, IdempotencyKey
 
 PAGE = 2_000  # rows read at once
@@ -107,7 +108,7 @@ def events_by_log(
             return
 
 
-def _rest_of_log(events: QuerySet[Any], log: UUID, index: int) -> list[EventRow]:
+def _rest_of_log(events: EventQuerySet[Any], log: UUID, index: int) -> list[EventRow]:
     """
     Return up to a page of a log's events behind ``index``.
 
@@ -181,6 +182,15 @@ def claims_of(
     }
 
 
-def events_of(using: str) -> QuerySet[Any]:
+def created_at_of(
+    using: str, page: Collection[tuple[LogId, StoredEvent]]
+) -> dict[tuple[UUID, int], datetime]:
+    """Return created_at of the logs that begin on a page, under (UUID, 0)."""
+    begun = [log.uuid for log, row in page if row[0] == 0]
+    found = EventLog.objects.using(using).filter(pk__in=begun).values_list("pk", "created_at")
+    return {(log, 0): created_at for log, created_at in found}
+
+
+def events_of(using: str) -> EventQuerySet[Any]:
     """Return the events of a database."""
     return Event.objects.using(using)

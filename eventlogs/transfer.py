@@ -6,7 +6,8 @@ in the order of positions, with the names that ``EventPage.as_json`` uses; the l
 footer, ``{"end": true, "events": …}``, so that a file that was cut off can be told from one
 that is complete. The first event of an append carries its idempotency key's row as ``claim``:
 how many events the append had, its fingerprint, and when. Data and metadata are the stored
-JSON, untouched: nothing is decoded, so events without a class here travel as well.
+JSON, untouched: nothing is decoded, so events without a class here travel as well. Event 0 has
+its log's created_at with it.
 
 Fingerprints are HMACs with the project's SECRET_KEY. They are carried as they are, and of use
 where the importing project has the same key, or has it among SECRET_KEY_FALLBACKS.
@@ -65,6 +66,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     recorded_at: datetime
     idempotency_key: str | None = None
     claim: Claim | None = None
+    log_created_at: datetime | None = None
 
 
 class Header(msgspec.Struct):
@@ -138,11 +140,20 @@ def export_pages(
         using, after=after, until=until, log_types=log_types, logs=logs
     ):
         claims = scans.claims_of(using, page)
-        lines = [_line(log_id, row, claims.get((log_id, row[0]))) for log_id, row in page]
+        created = scans.created_at_of(using, page)
+        lines = [
+            _line(log_id, row, claims.get((log_id, row[0])), created.get((log_id.uuid, row[0])))
+            for log_id, row in page
+        ]
         yield Page(lines, page[-1][1][1])
 
 
-def _line(log_id: LogId, row: StoredEvent, claim: tuple[int, bytes, datetime] | None) -> str:
+def _line(
+    log_id: LogId,
+    row: StoredEvent,
+    claim: tuple[int, bytes, datetime] | None,
+    log_created_at: datetime | None,
+) -> str:
     index, position, name, schema_version, data, metadata, key, recorded_at = row
     return _encode(
         Line(
@@ -156,6 +167,7 @@ def _line(log_id: LogId, row: StoredEvent, claim: tuple[int, bytes, datetime] | 
             recorded_at=recorded_at,
             idempotency_key=key,
             claim=Claim(claim[0], claim[1].hex(), claim[2]) if claim else None,
+            log_created_at=log_created_at,
         )
     )
 
@@ -305,6 +317,10 @@ def _event(line: Line, number: int) -> RestoredEvent:
         (not EVENT_TYPE.match(line.type), "its type is not that of an event"),
         (not 1 <= line.schema_version < 2**31, "its schema_version is out of bounds"),
         (timezone.is_naive(line.recorded_at), "its recorded_at has no time zone"),
+        (
+            line.log_created_at is not None and timezone.is_naive(line.log_created_at),
+            "its log_created_at has no time zone",
+        ),
         (not _storable(data) or not _storable(metadata), "it holds what cannot be stored"),
         (not metadata.startswith("{"), "its metadata is not an object"),
     ):
@@ -323,6 +339,7 @@ def _event(line: Line, number: int) -> RestoredEvent:
         idempotency_key=key,
         recorded_at=line.recorded_at,
         claim=_claim(line, number),
+        log_created_at=line.log_created_at,
     )
 
 

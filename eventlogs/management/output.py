@@ -125,9 +125,9 @@ class Output:
         self._stdout.write(json.dumps(value, default=plain))
         self._stdout.flush()
 
-    def raw(self, text: str) -> None:
-        """Write text as it is."""
-        self._stdout.write(text, ending="")
+    def flush(self) -> None:
+        """Let a reader have what was written so far."""
+        self._stdout.flush()
 
     # Progress
 

@@ -52,6 +52,7 @@ class RestoredEvent:
     idempotency_key: str | None
     recorded_at: datetime
     claim: RestoredClaim | None = None
+    log_created_at: datetime | None = None  # of event 0; by default its recorded_at
 
 
 class Restored(NamedTuple):
@@ -69,40 +70,43 @@ class Known(NamedTuple):
     last_recorded_at: datetime | None
 
 
-def plan(
-    events: Iterable[RestoredEvent], known: dict[UUID, Known]
-) -> tuple[list[RestoredEvent], list[RestoredEvent]]:
+class Plan(NamedTuple):
     """
-    Divide events into those to store, in order, and those that are there already.
+    Events divided into those to store, in order, and those that are there already.
 
-    Raise HistoryDiffers where one does not follow what there is. Whether those that are there
-    are the same, ``compare`` says.
+    ``present`` is to be compared first; ``refusal`` says what is wrong with the others.
     """
+
+    new: list[RestoredEvent]
+    present: list[RestoredEvent]
+    refusal: HistoryDiffers | None = None
+
+
+def plan(events: Iterable[RestoredEvent], known: dict[UUID, Known]) -> Plan:
+    """Return what is to be done with events, up to the first that does not follow what there is."""
     versions = {log: each.version for log, each in known.items()}
     times = {log: each.last_recorded_at for log, each in known.items()}
     new: list[RestoredEvent] = []
     present: list[RestoredEvent] = []
     for event in events:
         log = event.log_id.uuid
-        if known[log].log_type != event.log_id.log_type:
-            raise HistoryDiffers(
-                event.log_id, index=event.index, reason="its UUID is that of another type's log"
-            )
         version, last = versions[log], times[log]
-        if event.index < known[log].version:
+        reason = ""
+        if known[log].log_type != event.log_id.log_type:
+            reason = "its UUID is that of another type's log"
+        elif event.index < known[log].version:
             present.append(event)
             continue
-        if event.index != version or version >= MAX_VERSION:
-            raise HistoryDiffers(
-                event.log_id, index=event.index, reason=f"event {version} has to come next"
-            )
-        if last is not None and event.recorded_at < last:
-            raise HistoryDiffers(
-                event.log_id, index=event.index, reason="it is older than the event before it"
-            )
+        elif event.index != version or version >= MAX_VERSION:
+            reason = f"event {version} has to come next"
+        elif last is not None and event.recorded_at < last:
+            reason = "it is older than the event before it"
+        if reason:
+            refusal = HistoryDiffers(event.log_id, index=event.index, reason=reason)
+            return Plan(new, present, refusal)
         new.append(event)
         versions[log], times[log] = version + 1, event.recorded_at
-    return new, present
+    return Plan(new, present)
 
 
 def compare(event: RestoredEvent, stored: StoredEvent | None) -> None:
@@ -146,8 +150,10 @@ def restore(
         return Restored(0, 0)
     with transaction.atomic(using=using):
         known = _lock(using, events)
-        new, present = plan(events, known)
+        new, present, refusal = plan(events, known)
         _compare(using, present)
+        if refusal is not None:
+            raise refusal
         if new:
             insert(new)
             _restore_keys(using, new)
@@ -165,7 +171,7 @@ def _lock(using: str, events: Iterable[RestoredEvent]) -> dict[UUID, Known]:
             id=log,
             log_type=event.log_id.log_type,
             version=0,
-            created_at=event.recorded_at,
+            created_at=event.log_created_at or event.recorded_at,
             updated_at=event.recorded_at,
         )
         for log, event in sorted(first.items())

@@ -91,9 +91,11 @@ class MemoryStore(BaseStore):
                 log = self._logs.get(event.log_id.uuid, _Log(event.log_id.log_type, []))
                 last = log.events[-1][-1] if log.events else None
                 known[event.log_id.uuid] = Known(log.log_type, len(log.events), last)
-            new, present = plan(events, known)
+            new, present, refusal = plan(events, known)
             for event in present:
                 compare(event, self._logs[event.log_id.uuid].events[event.index])
+            if refusal is not None:
+                raise refusal
             for event in new:
                 self._check_claim(event)
             for event in new:

@@ -25,6 +25,7 @@ from eventlogs.management.subcommands import (
     reduce,
     show,
     stats,
+    tail,
     verify,
 )
 
@@ -43,6 +44,7 @@ class Subcommand(Protocol):
 
 SUBCOMMANDS: dict[str, Subcommand] = {
     "show": show,
+    "tail": tail,
     "reduce": reduce,
     "stats": stats,
     "verify": verify,

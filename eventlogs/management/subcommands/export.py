@@ -109,8 +109,8 @@ def write_lines(
 ) -> dict[str, int]:
     """Write JSON lines, all of them or those that an interrupted export lacks."""
     events = length = 0
-    resume = resume and path is not None and path.exists() and path.stat().st_size > 0
-    if resume and path is not None:
+    resume = resume and path is not None and path.exists()
+    if resume and path is not None and path.stat().st_size:
         with path.open("rb") as stream:
             length, events, complete, after = transfer.last_position(stream)
         if complete:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
 from eventlogs.management.output import Output, clean
+from eventlogs.management.records import as_json, compact
 from eventlogs.management.states import state_of
 from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.metadata import actor_of
@@ -118,26 +118,6 @@ def state_as_of(
     except (UnknownEventType, UndecodableEvent) as error:
         return None, str(error)
     return state_of(reduction.aggregate), None
-
-
-def as_json(record: EventRecord) -> dict[str, Any]:
-    """Return a raw event as ``EventPage.as_json`` names its parts."""
-    return {
-        "log_id": record.log_id,
-        "index": record.index,
-        "position": record.position,
-        "type": record.type,
-        "schema_version": record.schema_version,
-        "data": record.event,
-        "metadata": record.metadata,
-        "idempotency_key": record.idempotency_key,
-        "recorded_at": record.recorded_at,
-    }
-
-
-def compact(value: Any) -> str:
-    """Return JSON on one line, with the characters of all languages."""
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
