@@ -137,8 +137,8 @@ class LogVerifier:
         found = (
             EventLog.objects.using(scope.using)
             .filter(pk=log.log_id.uuid)
-            .values_list("version")
             .annotate(Count("events"), Min("events__index"), Max("events__index"))
+            .values_list("version", "events__count", "events__index__min", "events__index__max")
             .first()
         )
         if found is None:
