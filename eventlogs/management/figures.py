@@ -79,6 +79,7 @@ class TableFigures:
     rows: int
     table_bytes: int
     index_bytes: int
+    estimated: bool = False
     indexes: dict[str, int] = field(default_factory=dict)
 
 
@@ -87,7 +88,7 @@ class Figures:
     """
     What there is.
 
-    ``estimated`` names what is not exact: ``events``, ``logs`` and ``rows`` (of the tables).
+    ``estimated`` names what is not exact: ``events``, ``logs``, ``keys``.
     ``events_counted`` is how many events the figures by type and day are from.
     """
 
@@ -154,21 +155,20 @@ def _of_postgresql(using: str, *, exact: bool) -> Figures:
         counted = {names[0]: found.events, names[1]: sum(each.logs for each in found.logs)}
         if exact or pages[names[2]] <= SAMPLED_PAGES:
             counted[names[2]] = IdempotencyKey.objects.using(using).count()
-        for name in names:
+        else:
+            found.estimated.add("keys")
+        for name, what in zip(names, ("events", "logs", "keys"), strict=True):
             rows, _, table_bytes, index_bytes, _ = facts[name]
-            if name not in counted:
-                found.estimated.add("rows")
             found.tables.append(
                 TableFigures(
                     name,
                     counted.get(name, max(rows, 0)),
                     table_bytes,
                     index_bytes,
+                    what in found.estimated,
                     {index: size for owner, index, size in indexes if owner == name},
                 )
             )
-    if found.estimated & {"events", "logs"}:
-        found.estimated.add("rows")
     return found
 
 
@@ -185,7 +185,7 @@ def _of_others(using: str, *, exact: bool) -> Figures:
     events = Event.objects.using(using).order_by()
     last = events.aggregate(last=Max("position"))["last"] or 0
     if last > NEWEST and not exact:
-        found.estimated |= {"events", "rows"}
+        found.estimated.add("events")
         events = events.filter(position__gt=last - NEWEST)
     found.by_type = dict(events.values_list("type").annotate(Count("position")))
     day = TruncDate("recorded_at", tzinfo=UTC)
@@ -213,7 +213,8 @@ def _of_others(using: str, *, exact: bool) -> Figures:
         (EventLog, sum(each.logs for each in found.logs)),
         (IdempotencyKey, IdempotencyKey.objects.using(using).count()),
     ):
-        found.tables.append(TableFigures(model._meta.db_table, rows, 0, 0))
+        estimated = model is Event and "events" in found.estimated
+        found.tables.append(TableFigures(model._meta.db_table, rows, 0, 0, estimated))
     return found
 
 

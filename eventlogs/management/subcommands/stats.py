@@ -52,12 +52,12 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
 
 def write_types(out: Output, found: Figures) -> None:
     """Write a row for each event type, the most frequent first."""
-    mark = "~" if "events" in found.estimated else ""
-    out.line(f"{mark}{found.events:,} events", out.style.MIGRATE_HEADING)
+    estimated = "events" in found.estimated
+    out.line(f"{number(found.events, estimated)} events", out.style.MIGRATE_HEADING)
     total = sum(found.by_type.values())
     out.table(
         [
-            (name, f"{mark}{count:,}", f"{count / total:.1%}")
+            (name, number(count, estimated), f"{count / total:.1%}")
             for name, count in sorted(found.by_type.items(), key=lambda each: -each[1])
         ],
         head=("type", "events", "share"),
@@ -69,13 +69,13 @@ def write_days(out: Output, found: Figures, days: int) -> None:
     """Write a row for each of the last days, with a bar."""
     if not found.by_day:
         return
-    mark = "~" if "events" in found.estimated else ""
+    estimated = "events" in found.estimated
     last = sorted(found.by_day.items())[-days:]
     most = max(count for _, count in last)
     out.heading(f"Days (UTC), the last {len(last)} of {len(found.by_day):,}")
     out.table(
         [
-            (day.isoformat(), f"{mark}{count:,}", "█" * max(round(BAR * count / most), 1))
+            (day.isoformat(), number(count, estimated), "█" * max(round(BAR * count / most), 1))
             for day, count in last
         ],
         head=("day", "events", ""),
@@ -85,16 +85,16 @@ def write_days(out: Output, found: Figures, days: int) -> None:
 
 def write_logs(out: Output, found: Figures) -> None:
     """Write a row for each log type."""
-    mark = "~" if "logs" in found.estimated else ""
-    longest = "≥" if mark else ""
-    out.heading(f"{mark}{sum(each.logs for each in found.logs):,} logs")
+    estimated = "logs" in found.estimated
+    longest = "≥" if estimated else ""
+    out.heading(f"{number(sum(each.logs for each in found.logs), estimated)} logs")
     out.table(
         [
             (
                 each.log_type,
-                f"{mark}{each.logs:,}",
-                f"{mark}{each.events:,}",
-                *(f"{mark}{length:,}" for length in each.percentiles),
+                number(each.logs, estimated),
+                number(each.events, estimated),
+                *(number(length, estimated) for length in each.percentiles),
                 f"{longest}{each.longest:,}",
             )
             for each in sorted(found.logs, key=lambda each: -each.logs)
@@ -108,13 +108,19 @@ def write_tables(out: Output, found: Figures) -> None:
     """Write sizes, where the database tells them."""
     if not any(each.table_bytes for each in found.tables):
         return
-    mark = "~" if "rows" in found.estimated else ""
     out.heading("On disk")
     rows = []
     for each in found.tables:
-        rows.append((each.name, f"{mark}{each.rows:,}", size(each.table_bytes)))
+        rows.append((each.name, number(each.rows, each.estimated), size(each.table_bytes)))
         rows.extend((f"  {name}", "", size(bytes_)) for name, bytes_ in each.indexes.items())
     out.table(rows, head=("table or index", "rows", "size"), right=(1, 2))
+
+
+def number(value: int, estimated: bool) -> str:
+    """Return a figure; an estimate has a mark, and no more digits than it is worth."""
+    if not estimated:
+        return f"{value:,}"
+    return f"~{round(value, 3 - len(str(value))) if value > 999 else value:,}"
 
 
 def size(bytes_: int) -> str:
