@@ -28,7 +28,7 @@ def test_a_sound_database(account, run, run_json):
 
 
 def test_findings_are_listed_and_make_the_command_fail(broken, run, capsys):
-    with pytest.raises(CommandError, match="4 events .* findings: 1 of ") as caught:
+    with pytest.raises(CommandError, match=r"4 events .* findings: 1 of ") as caught:
         run("verify")
 
     assert caught.value.returncode == 1
