@@ -7,16 +7,19 @@ was left. No transaction stays open between two pages. Rows come as they are sto
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
-from eventlogs.codec import StoredEvent
+from eventlogs.codec import POSITION, StoredEvent
+from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.managers import EventQuerySet
 from eventlogs.models import Event, EventLog, IdempotencyKey
@@ -49,36 +52,58 @@ class LogRow:
     updated_at: datetime
 
 
+class Stretch(NamedTuple):
+    """Events of a stretch of the feed, and the position that it ends with."""
+
+    events: list[tuple[LogId, StoredEvent]]
+    position: int
+
+
 def events_by_position(
-    using: str,
-    *,
-    after: int = 0,
-    until: int,
-    log_types: Collection[str] = (),
-    logs: Collection[LogId] = (),
-) -> Iterator[list[tuple[LogId, StoredEvent]]]:
+    using: str, *, after: int = 0, until: int, log_types: Collection[str] = ()
+) -> Iterator[Stretch]:
     """
-    Yield pages of the events with ``after < position <= until``, in the order of positions.
+    Yield the events with ``after < position <= until``, in the order of positions.
 
     ``until`` has to be a settled position, or events may be skipped that are still to come.
-    ``log_types`` and ``logs`` keep some of them; empty means all.
+    ``log_types`` keeps some; empty means all. Raise FeedUnavailable as the feed does.
     """
-    wanted = events_of(using).order_by("position")
-    if log_types:
-        wanted = wanted.filter(log__log_type__in=sorted(log_types))
-    if logs:
-        wanted = wanted.filter(log_id__in=[log.uuid for log in logs])
-    while True:
-        page = list(
-            wanted.filter(position__gt=after, position__lte=until).values_list(
-                "log__log_type", *FIELDS
-            )[:PAGE]
+    feed = Feed(using)
+    while after < until:
+        found = feed.read_rows(after, limit=PAGE, log_types=log_types or None)
+        after = min(found.next_after, until)
+        yield Stretch(
+            [
+                (LogId.stored(row[0], row[1]), row[2:])
+                for row in found.rows
+                if row[POSITION] <= until
+            ],
+            after,
         )
-        if page:
-            yield [(LogId.stored(log_type, log), tuple(row)) for log_type, log, *row in page]
-            after = page[-1][3]
-        if len(page) < PAGE:
+        if not found.more:
             return
+
+
+def events_of_logs(
+    using: str, logs: Collection[LogId], *, after: int = 0, until: int
+) -> Iterator[Stretch]:
+    """Yield the events of some logs with ``after < position <= until``, in that order."""
+    in_order = heapq.merge(*[_of_log(using, log) for log in logs], key=_position_of)
+    wanted = (each for each in in_order if after < _position_of(each) <= until)
+    while events := list(islice(wanted, PAGE)):
+        yield Stretch(events, _position_of(events[-1]))
+
+
+def _of_log(using: str, log: LogId) -> Iterator[tuple[LogId, StoredEvent]]:
+    if not EventLog.objects.using(using).filter(pk=log.uuid, log_type=log.log_type).exists():
+        return
+    for page in events_of_log(using, log.uuid):
+        for _, *row in page:
+            yield log, tuple(row)  # type: ignore[misc]
+
+
+def _position_of(event: tuple[LogId, StoredEvent]) -> int:
+    return event[1][1]
 
 
 def events_by_log(

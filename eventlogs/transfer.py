@@ -117,7 +117,7 @@ def footer(*, events: int, until: int) -> str:
 
 
 class Page(NamedTuple):
-    """Lines, an event each, and the position of the last."""
+    """Lines, an event each, and the position that they go up to."""
 
     lines: list[str]
     position: int
@@ -136,16 +136,19 @@ def export_pages(
 
     ``until`` is a settled position of the feed. Memory stays constant.
     """
-    for page in scans.events_by_position(
-        using, after=after, until=until, log_types=log_types, logs=logs
-    ):
+    if logs:
+        kept = [log for log in logs if not log_types or log.log_type in log_types]
+        stretches = scans.events_of_logs(using, kept, after=after, until=until)
+    else:
+        stretches = scans.events_by_position(using, after=after, until=until, log_types=log_types)
+    for page, position in stretches:
         claims = scans.claims_of(using, page)
         created = scans.created_at_of(using, page)
         lines = [
             _line(log_id, row, claims.get((log_id, row[0])), created.get((log_id.uuid, row[0])))
             for log_id, row in page
         ]
-        yield Page(lines, page[-1][1][1])
+        yield Page(lines, position)
 
 
 def _line(
