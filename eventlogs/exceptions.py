@@ -17,6 +17,8 @@ Every error that eventlogs raises, in one tree.
     ├── IdempotentReplay             the key's append is done already; here is its answer
     ├── IdempotencyKeyReused         the key's append was another one
     ├── AppendOnlyError              stored events are never changed or deleted
+    ├── HistoryDiffers               an import has another event than the database, or lacks one
+    ├── InvalidExport                (ValueError) a line of an import cannot be read
     ├── TransactionMustRetry         the database gave the whole transaction up
     └── FeedUnavailable              reading the feed here could skip events
 
@@ -261,6 +263,35 @@ class AppendOnlyError(EventLogError):
         super().__init__(
             f"{model}.{operation} is refused: history is append-only. Append an event that "
             f"corrects it, through a LogManager or EventLog.objects.append()."
+        )
+
+
+class HistoryDiffers(EventLogError):
+    """
+    An event to restore is not the one that the log has, or does not follow it.
+
+    Nothing of its batch was stored. ``reason`` says what differs, never the values.
+    """
+
+    def __init__(self, log_id: LogId, *, index: int, reason: str) -> None:
+        self.log_id = log_id
+        self.index = index
+        self.reason = reason
+        super().__init__(
+            f"Event {index} of {log_id} cannot be imported: {reason}. History is not "
+            f"rewritten: import into another database, or leave this log out of the export."
+        )
+
+
+class InvalidExport(EventLogError, ValueError):
+    """A line of an export cannot be read. What came before it in whole batches is stored."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        self.line = line
+        self.reason = reason
+        super().__init__(
+            f"Line {line}: {reason}. Correct the file, or export it again, and import it "
+            f"again: what is there already is left as it is."
         )
 
 

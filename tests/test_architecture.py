@@ -19,15 +19,15 @@ ROOT = Path(eventlogs.__file__).parent
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
     ["exceptions", "conf"],
-    ["ids", "events", "gate", "codec"],
+    ["ids", "events", "gate", "codec", "metadata"],
     ["aggregates"],
     [
-        *["policies", "pages", "stores/", "managers", "models", "feed"],
+        *["policies", "pages", "stores/", "managers", "models", "feed", "scans"],
         *["counters", "background", "fingerprints", "entries", "caches", "reducers"],
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks"],
+    ["projections/", "checks", "transfer", "xes", "verification"],
     [
         "tasks",
         "django_tasks",
@@ -46,7 +46,17 @@ THIRD_PARTIES = {
     "celery": {"tasks"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
-    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "entries", "fingerprints"},
+    "msgspec": {
+        "aggregates",
+        "codec",
+        "events",
+        "gate",
+        "pages",
+        "entries",
+        "fingerprints",
+        "transfer",
+    },
+    "tqdm": {"management/progress"},
     "asgiref": None,
     "django": None,
 }

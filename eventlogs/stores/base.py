@@ -30,6 +30,7 @@ from eventlogs.exceptions import (
     LogNotFound,
 )
 from eventlogs.ids import LogId
+from eventlogs.stores.restoring import Restored, RestoredEvent
 
 STREAM_PAGE = 2_000  # events read at once while streaming
 
@@ -118,6 +119,19 @@ class BaseStore(ABC):
         the log's type need not be compared. Override it where that is faster.
         """
         return self.events(log_id, start=start, limit=limit)
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        """
+        Store exported events that are missing, all or none, with the times that they have.
+
+        They get new positions, in the order given. What is there already is compared and left
+        as it is, so the same batch can be restored again. Locks are those of an append.
+
+        Raise HistoryDiffers where an event is another one here or does not follow what there
+        is, and TransactionMustRetry where the database gave the caller's transaction up.
+        Nothing of the batch is stored then. A store need not have this method.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} cannot restore exported events.")
 
     def last(self, log_id: LogId, *, limit: int) -> Sequence[StoredEvent]:
         """Return the last ``limit`` events, newest first."""

@@ -30,6 +30,7 @@ from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.restoring import Restored, RestoredEvent, restore
 from eventlogs.stores.transactions import in_transaction, run_again
 
 T = TypeVar("T")
@@ -213,6 +214,27 @@ class PortableStore(BaseStore):
             "recorded_at",
         )[:limit]
         return self._read(lambda: list(page.all()))
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
+
+    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+        model = apps.get_model("eventlogs", "Event")
+        json = models.JSONField()
+        rows = [
+            model(
+                log_id=event.log_id.uuid,
+                index=event.index,
+                type=event.type,
+                schema_version=event.schema_version,
+                data=Cast(Value(event.data), json),
+                metadata=Cast(Value(event.metadata), json),
+                idempotency_key=event.idempotency_key,
+                recorded_at=event.recorded_at,
+            )
+            for event in events
+        ]
+        self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
 
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.

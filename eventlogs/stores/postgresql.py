@@ -9,11 +9,12 @@ is tried again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 import psycopg
-from django.db import DataError
+from django.db import DataError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.aggregates import LogState
@@ -22,6 +23,7 @@ from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.restoring import Restored, RestoredEvent, restore
 from eventlogs.stores.statements import Row, Statement
 from eventlogs.stores.transactions import in_transaction, run_again
 
@@ -41,6 +43,7 @@ EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
 EVENTS_SINCE = Statement("events_since")
 VERSION = Statement("version")
+RESTORE = Statement("restore")
 
 
 class PostgreSQLStore(BaseStore):
@@ -173,6 +176,28 @@ class PostgreSQLStore(BaseStore):
         end = min(start + limit, MAX_VERSION)
         parameters = {"log": log_id.uuid, "start": start, "end": end}
         return cast("Sequence[StoredEvent]", self._read(EVENTS_SINCE, parameters))
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
+
+    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+        RESTORE.rows(connections[self.using], {"events": _restored_as_json(events)})
+
+
+def _restored_as_json(events: Sequence[RestoredEvent]) -> str:
+    # Data and metadata are JSON already.
+    return (
+        "["
+        + ",".join(
+            [
+                f'["{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
+                f"{event.schema_version},{event.data},{event.metadata},{json.dumps(event.idempotency_key)},"
+                f'"{event.recorded_at.isoformat()}"]'
+                for event in events
+            ]
+        )
+        + "]"
+    )
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:
