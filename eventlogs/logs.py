@@ -388,7 +388,11 @@ class LogManager(Generic[A]):
             may_wait=not (inside and connections[using].vendor == "sqlite"),
             is_conclusive=not inside and store is self._writing_store(),
         )
-        if reduced.is_new:
+        if reduced.is_in_doubt:
+            # With ATOMIC_REQUESTS every reader is inside of a transaction: then nobody else
+            # would replace what a rollback or a restored backup has left in the cache.
+            self._on_commit(refresher, self._request(reducer, log_id))
+        elif reduced.is_new:
             self._tell(reducer, refresher, log_id, reduced)
         return reduced.reduction
 

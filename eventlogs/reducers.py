@@ -83,6 +83,7 @@ class Reduced(NamedTuple, Generic[A]):
     is_new: bool  # something was folded that the cache did not have
     is_kept: bool = False  # it is on its way into the cache already
     instead_of: bytes | None = None  # what lies in the cache, and is wrong
+    is_in_doubt: bool = False  # or may be wrong: whoever sees all that is committed can tell
 
 
 class Flight:
@@ -206,7 +207,8 @@ class Reducer(Generic[A]):
             return found
         self._count("miss", reason)
         if reason == FOREIGN_HISTORY and not is_conclusive:
-            wrong = None
+            reduced = self._replay_once(key, log_id, store, write, None, may_wait)
+            return reduced._replace(is_in_doubt=True)
         return self._replay_once(key, log_id, store, write, wrong, may_wait)
 
     def entry_of(self, reduced: Reduced[A]) -> bytes | None:
