@@ -46,11 +46,12 @@ PAUSE: Final = 1.0  # seconds for which a cache that could not be reached is lef
 
 # Keep the newer of two entries. A version stands in bytes 4 to 7 (see entries.py): the strings
 # are compared, which for big-endian numbers of one length is to compare the numbers. What is no
-# entry of ours, and the very entry that the caller found to be wrong, give way to any other.
+# entry of ours (a list, say: pcall) gives way to any other, and so does the very entry that the
+# caller found to be wrong.
 # https://redis.io/docs/latest/develop/programmability/eval-intro/ (a script runs alone)
 SET_IF_NEWER: Final = """
-local there = redis.call('GET', KEYS[1])
-if there and there ~= ARGV[2] and #there > 7 and string.sub(there, 1, 3) == 'EL1' then
+local there = redis.pcall('GET', KEYS[1])
+if type(there) == 'string' and there ~= ARGV[2] and #there > 7 and string.sub(there, 1, 3) == 'EL1' then
     for at = 4, 7 do
         local old, new = string.byte(there, at), string.byte(ARGV[1], at)
         if old > new then return 0 end
@@ -213,7 +214,8 @@ class RedisReductionCache(BaseReductionCache):
 
     def get(self, key: str) -> bytes | None:
         client, name = self._client(key, write=False)
-        found: bytes | None = client.get(name)
+        # Not GET, which is an error where somebody has put anything but a string.
+        found: bytes | None = client.mget([name])[0]
         return found
 
     def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
