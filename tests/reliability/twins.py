@@ -140,6 +140,13 @@ class WaitsForEver(Reducer[Any]):
         return super()._fly(flight, key, *args)
 
 
+class SaysNothingOfItsFailure(Reducer[Any]):
+    """Others wait until its claim runs out, also where there is nothing to wait for."""
+
+    def give_up_claim(self, key: str, *, kept: bool) -> None:
+        return None
+
+
 class Overwrites(RedisReductionCache):
     """It keeps whatever comes last."""
 
