@@ -57,6 +57,7 @@ SKIPPED: Final = frozenset(
             "__match_args__",
         ),
         "__repr__",
+        "__msgspec_cache__",  # set when the class is first encoded or decoded
     }
 )
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
