@@ -125,8 +125,10 @@ class Liar:
         return entry[:3] + b"\x7f\xff\xff\xff" + entry[7:]
 
     def of_another_type(self, key: bytes, entry: bytes) -> None:
-        self.client.delete(key)
-        self.client.lpush(key, b"a list")
+        with self.client.pipeline() as together:
+            together.delete(key)
+            together.lpush(key, b"a list")
+            together.execute()
 
 
 def disturb(server: MortalRedis, liar: Liar, seconds: float) -> int:

@@ -24,7 +24,7 @@ from eventlogs.entries import (
     EntryCodec,
     Untrusted,
 )
-from eventlogs.reducers import Flight, Reduced, Reducer
+from eventlogs.reducers import Reduced, Reducer
 from eventlogs.refreshers import (
     MessageRefresher,
     RefreshRequest,
@@ -135,9 +135,10 @@ class WithoutClaims(Reducer[Any]):
 class WaitsForEver(Reducer[Any]):
     """Its claim does not run out when its holder dies."""
 
-    def _fly(self, flight: Flight, key: str, *args: Any) -> Reduced[Any]:
-        self.cache.add(f"{key}.claim", b"for ever", timeout=86_400)
-        return super()._fly(flight, key, *args)
+    def _claim(self, key: str, wrong: bytes | None) -> tuple[bool, bytes | None]:
+        if self.cache.add(f"{key}.claim", b"for ever", timeout=86_400):
+            return True, None
+        return super()._claim(key, wrong)
 
 
 class SaysNothingOfItsFailure(Reducer[Any]):
