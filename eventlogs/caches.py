@@ -258,6 +258,7 @@ class CarefulCache:
         self.cache = cache
         self.shared = cache.shared
         self._closed_until = 0.0  # by the monotonic clock
+        self._is_down = False
 
     def get(self, key: str) -> bytes | None:
         found = self._call(self.cache.get, key)
@@ -288,16 +289,22 @@ class CarefulCache:
         if time.monotonic() < self._closed_until:
             raise Unreachable
         try:
-            return method(*args, **kwargs)
+            answer = method(*args, **kwargs)
         except Exception as error:
             self._closed_until = time.monotonic() + PAUSE
-            logger.warning(
-                "The reduction cache cannot be reached (%s); logs are replayed for now. "
-                "Next try in %s s.",
-                type(error).__name__,
-                PAUSE,
-            )
+            if not self._is_down:
+                self._is_down = True
+                logger.warning(
+                    "The reduction cache cannot be reached (%s); logs are replayed, and it is "
+                    "tried again every %s s.",
+                    type(error).__name__,
+                    PAUSE,
+                )
             raise Unreachable from error
+        if self._is_down:
+            self._is_down = False
+            logger.warning("The reduction cache is reached again.")
+        return answer
 
 
 def is_raw_redis(cache: BaseCache) -> bool:

@@ -34,6 +34,17 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 
 
+def prepare() -> None:
+    """
+    Have the setting there, if only as an empty dict.
+
+    Django looks for a setting that is missing anew each time, which takes ten times as long as
+    reading one: an append reads three.
+    """
+    if not hasattr(settings, "EVENTLOGS"):
+        settings.EVENTLOGS = {}
+
+
 def _get(name: str) -> Any:
     return getattr(settings, "EVENTLOGS", DEFAULTS).get(name, DEFAULTS[name])
 

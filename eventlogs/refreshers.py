@@ -25,7 +25,7 @@ from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.background import background
 from eventlogs.caches import CarefulCache, Unreachable
 from eventlogs.codec import EventReader
-from eventlogs.counters import DROPPED, FAILED, UNSENT, counters
+from eventlogs.counters import DROPPED, FAILED, UNSENT, UNWRITABLE, counters
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.reducers import Kept, Reducer
@@ -82,6 +82,8 @@ class RefreshRequest(NamedTuple):
                 self.reducer.keep(self.key, self.entry, instead_of=self.instead_of)
             else:
                 self.reducer.refresh(self.log_id, self.store)
+        except Unreachable:
+            counters.count("error", UNWRITABLE, aggregate=self.aggregate)
         except Exception as error:
             failed(self.aggregate, error)
 

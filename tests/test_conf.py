@@ -49,3 +49,14 @@ def test_the_secret_key_comes_before_its_fallbacks(settings):
     settings.SECRET_KEY_FALLBACKS = ["old", "older"]
 
     assert conf.secret_keys() == [b"new", b"old", b"older"]
+
+
+def test_a_setting_that_is_missing_is_made_so_that_reading_it_is_quick(settings):
+    del settings.EVENTLOGS
+
+    conf.prepare()
+    assert settings.EVENTLOGS == {}
+
+    settings.EVENTLOGS = {"PAGE_SIZE": 7}
+    conf.prepare()
+    assert conf.page_size() == 7

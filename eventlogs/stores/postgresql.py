@@ -31,7 +31,8 @@ LOOKS = 20
 
 
 APPEND_ONE = Statement("append_one")
-APPEND = Statement("append")
+APPEND_MANY = Statement("append_many")
+APPEND_WITH_KEY = Statement("append_with_key")
 CREATE = Statement("create")
 WHY_REFUSED = Statement("why_refused")
 LOCK_LOG = Statement("lock_log")
@@ -72,22 +73,25 @@ class PostgreSQLStore(BaseStore):
     def _append_to(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | None:
-        count = len(request.events)
         parameters: dict[str, Any] = {
             "log": request.log_id.uuid,
             "log_type": request.log_id.log_type,
             "expected": request.expected_version,
             "metadata": request.metadata,
         }
-        if count == 1 and request.idempotency_key is None:
+        if request.idempotency_key is not None:
+            self._add_batch(parameters, request)
+            answer = APPEND_WITH_KEY.numbers(connection, parameters)
+        elif len(request.events) == 1:
             event = request.events[0]
             parameters["type"] = event.type
             parameters["schema_version"] = event.schema_version
             parameters["data"] = event.data
             answer = APPEND_ONE.numbers(connection, parameters)
         else:
-            self._add_batch(parameters, request)
-            answer = APPEND.numbers(connection, parameters)
+            parameters["events"] = _as_json(request.events)
+            parameters["count"] = len(request.events)
+            answer = APPEND_MANY.numbers(connection, parameters)
         if answer is None:
             return None
         position, version = answer
