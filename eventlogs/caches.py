@@ -51,7 +51,8 @@ PAUSE: Final = 1.0  # seconds for which a cache that could not be reached is lef
 # https://redis.io/docs/latest/develop/programmability/eval-intro/ (a script runs alone)
 SET_IF_NEWER: Final = """
 local there = redis.pcall('GET', KEYS[1])
-if type(there) == 'string' and there ~= ARGV[2] and #there > 7 and string.sub(there, 1, 3) == 'EL1' then
+local is_entry = type(there) == 'string' and #there > 7 and string.sub(there, 1, 3) == 'EL1'
+if is_entry and there ~= ARGV[2] then
     for at = 4, 7 do
         local old, new = string.byte(there, at), string.byte(ARGV[1], at)
         if old > new then return 0 end
