@@ -410,11 +410,14 @@ class LogManager(Generic[A]):
         self._on_commit(refresher, request)
 
     def _tell_of_append(self, log_id: LogId) -> None:
-        reducer, refresher = self._reducer(), refresher_for(self._refresher)
-        if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
-            return
-        if reducer.is_caching:
-            self._on_commit(refresher, self._request(reducer, log_id))
+        try:
+            reducer, refresher = self._reducer(), refresher_for(self._refresher)
+            if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
+                return
+            if reducer.is_caching:
+                self._on_commit(refresher, self._request(reducer, log_id))
+        except Exception as error:  # the events are stored: whoever heard of it would try again
+            failed(self.aggregate, error)
 
     def _is_inside(self) -> bool:
         """Return whether a transaction is open in the database that is written to."""

@@ -12,6 +12,7 @@ Why a cached reduction cannot be wrong stands in docs/caching.md.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -98,6 +99,11 @@ class Flights:
     """The replays that are under way in this process, by key."""
 
     def __init__(self) -> None:
+        self._reset()
+        # In a fork nobody is there who would land them, or give the lock back.
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
         self._lock = Lock()
         self._flights: dict[str, Flight] = {}
         self._in_vain: dict[str, float] = {}
@@ -383,11 +389,23 @@ class Reducer(Generic[A]):
             flight.entry = self.entry_of(reduced)
             if flight.entry is None:
                 return reduced._replace(is_new=False)  # nothing that is worth keeping
-            kept = write(key, Kept(self, key, flight.entry, wrong, claimed))
+            kept = self._write(write, Kept(self, key, flight.entry, wrong, claimed))
             return reduced._replace(instead_of=wrong, is_kept=kept)
         finally:
             if claimed and not kept:
                 self.give_up_claim(key, kept=False)
+
+    def _write(self, write: Callable[[str, Kept], bool], job: Kept) -> bool:
+        try:
+            return write(job.key, job)
+        except Exception as error:  # no thread to be had, or a user's refresher
+            self._count("error", FAILED)
+            logger.error(
+                "A reduction of %s could not be kept: %s",
+                self.aggregate.__qualname__,
+                type(error).__name__,
+            )
+            return False
 
     def _pending(self, key: str) -> bytes | None:
         job = background.pending(key)

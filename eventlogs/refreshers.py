@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
+from django.db import Error
 from django.utils.module_loading import import_string
 
 from eventlogs import conf
@@ -26,7 +27,6 @@ from eventlogs.background import background
 from eventlogs.caches import CarefulCache, Unreachable
 from eventlogs.codec import EventReader
 from eventlogs.counters import DROPPED, FAILED, UNSENT, UNWRITABLE, counters
-from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.reducers import Kept, Reducer
 from eventlogs.stores import BaseStore, store_for
@@ -133,7 +133,8 @@ class ThreadRefresher(QueueingRefresher):
         if request.entry is None:
             self.gather(request, request)
         else:
-            _submit(request.aggregate, request.key, request)
+            # Not under the key alone: that of a full replay may be queued there, with a claim.
+            _submit(request.aggregate, (request.key, "newer"), request)
 
 
 class ImmediateRefresher(BaseRefresher):
@@ -245,7 +246,9 @@ def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None 
     take_down(reducer.cache, told_key(reducer.key(parsed)))
     try:
         return reducer.refresh(parsed, store_for(using))
-    except EventLogError as error:
+    except (Unreachable, Error):
+        raise
+    except Exception as error:  # stored events without a class, and what apply raises
         failed(cls, error)
         return False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django.core.cache import caches
@@ -29,7 +30,6 @@ from eventlogs.refreshers import (
     MessageRefresher,
     RefreshRequest,
     label,
-    refresh_by_names,
     take_down,
     told_key,
 )
@@ -168,6 +168,7 @@ class LooksThenSets(RedisReductionCache):
         there = self.get(key)
         if there is not None and there[:7] >= entry[:7]:
             return False
+        time.sleep(0.001)
         client, name = self._client(key, write=True)
         client.set(name, entry)
         return True
@@ -210,20 +211,16 @@ class SendsEachTime(MessageRefresher):
 
 
 def clears_after_reading(
-    aggregate: type[Any], log_id: LogId, using: str, cache: str | None, pause: float
+    aggregate: type[Any],
+    log_id: LogId,
+    using: str,
+    cache: str | None,
+    meanwhile: Callable[[], None],
 ) -> None:
     """Refresh, and take the flag down afterwards: who appended meanwhile told nobody."""
     reducer: Reducer[Any] = Reducer(
         aggregate, EventReader(aggregate.event_types), using, cache=cache
     )
     reducer.refresh(log_id, store_for(using))
-    time.sleep(pause)
+    meanwhile()
     take_down(reducer.cache, told_key(reducer.key(log_id)))
-
-
-def clears_before_reading(
-    aggregate: type[Any], log_id: LogId, using: str, cache: str | None, pause: float
-) -> None:
-    """Refresh as the real worker does, as slowly as its twin."""
-    refresh_by_names(label(aggregate), str(log_id), using, cache)
-    time.sleep(pause)
