@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.bench import drop_scratch, make_scratch, server_facts
 
-NAMES = ("appends", "batches", "streaming", "growth", "caching")
+NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching")
 
 
 def main(names: list[str]) -> int:
@@ -18,6 +18,7 @@ def main(names: list[str]) -> int:
     print(server_facts())
     from benchmarks.appends import run_appends, run_batches
     from benchmarks.caching import run_caching
+    from benchmarks.feed import run_feed
     from benchmarks.growth import run_growth
     from benchmarks.streaming import run_streaming
 
@@ -25,6 +26,7 @@ def main(names: list[str]) -> int:
         "appends": run_appends,
         "batches": run_batches,
         "streaming": run_streaming,
+        "feed": run_feed,
         "growth": run_growth,
         "caching": run_caching,
     }

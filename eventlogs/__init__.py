@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         AppendOnlyError,
         ConcurrentAppend,
         EventLogError,
+        FeedUnavailable,
         IdempotencyKeyReused,
         IdempotentReplay,
         InvalidEvent,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         UnknownEventType,
         VersionNotReached,
     )
+    from eventlogs.feed import Feed, FeedPage
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
     from eventlogs.pages import EventPage
@@ -55,6 +57,7 @@ _HOMES = {
         "AppendOnlyError",
         "ConcurrentAppend",
         "EventLogError",
+        "FeedUnavailable",
         "IdempotencyKeyReused",
         "IdempotentReplay",
         "InvalidEvent",
@@ -70,6 +73,7 @@ _HOMES = {
         "UnknownEventType",
         "VersionNotReached",
     ),
+    "eventlogs.feed": ("Feed", "FeedPage"),
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
     "eventlogs.pages": ("EventPage",),
@@ -93,6 +97,9 @@ __all__ = [
     "EventLogError",
     "EventPage",
     "EventRecord",
+    "Feed",
+    "FeedPage",
+    "FeedUnavailable",
     "IdempotencyKeyReused",
     "IdempotentReplay",
     "InvalidEvent",

@@ -169,18 +169,27 @@ class AggregateRegistry:
 
     def add(self, cls: type[Aggregate]) -> None:
         """Register a class in the place of one defined before at the same place."""
-        place = (cls.__module__, cls.__qualname__)
         classes = self._by_log_type.setdefault(cls.log_type, [])
-        classes[:] = [each for each in classes if (each.__module__, each.__qualname__) != place]
-        classes.append(cls)
+        classes[:] = [*_latest(classes), cls]
 
     def of(self, log_type: str) -> tuple[type[Aggregate], ...]:
         """Return the classes that fold logs of this type."""
-        return tuple(self._by_log_type.get(log_type, ()))
+        return tuple(_latest(self._by_log_type.get(log_type, ())))
 
     def __iter__(self) -> Iterator[type[Aggregate]]:
         for classes in list(self._by_log_type.values()):
-            yield from classes
+            yield from _latest(classes)
+
+
+def _latest(classes: Iterable[type[Aggregate]]) -> list[type[Aggregate]]:
+    """
+    Return the class that was defined last at each place.
+
+    Not when a class is added: ``dataclass(slots=True)`` makes its second class first, and then
+    tells it where it is.
+    """
+    places = {(each.__module__, each.__qualname__): each for each in classes}
+    return list(places.values())
 
 
 aggregates = AggregateRegistry()

@@ -11,6 +11,8 @@ System checks: what would go wrong later, said at startup.
     W008  the triggers that keep events append-only are missing (with --database)
     E009  the cache would pickle reductions
     W010  the cache is the memory of one process (with --deploy)
+    W011  the trigger that fences the feed is missing (with --database)
+    W012  the sequence of positions gives them out in blocks (with --database)
     W020  a worker refreshes reductions, in a cache that only this process sees
     W021  the cache is Redis without time-outs
     W022  reductions of an aggregate cannot be cached
@@ -201,8 +203,7 @@ def check_append_only_triggers(
             yield Warning(
                 f"In the database {alias!r} nothing refuses changes of events: the trigger "
                 f"{' and '.join(sorted(missing))} is missing or not ENABLE ALWAYS.",
-                hint=f"Run: manage.py migrate eventlogs 0001 --fake --database {alias}; "
-                f"manage.py migrate eventlogs --database {alias}. In a database that Django "
+                hint=f"Run: {_again('0001', alias)}. In a database that Django "
                 "made for tests, the trigger on TRUNCATE is left out on purpose.",
                 id="eventlogs.W008",
             )
@@ -300,6 +301,57 @@ def _is_local(alias: str) -> bool:
         return isinstance(caches[alias], LocMemCache)
     except NO_BACKEND:
         return False
+
+
+@register(Tags.database)
+def check_feed(
+    *,
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> Iterable[CheckMessage]:
+    """Check that PostgreSQL fences the feed; asked for by ``check --database``."""
+    for alias in databases or ():
+        connection = connections[alias]
+        if connection.vendor != "postgresql" or not _holds_logs(alias):
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('eventlogs_event')")
+            if cursor.fetchone() == (None,):
+                continue  # not migrated yet
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM pg_trigger "
+                "WHERE tgrelid = 'eventlogs_event'::regclass "
+                "AND tgname = 'eventlogs_event_fence' AND tgenabled = 'A'), "
+                "(SELECT seqcache FROM pg_sequence WHERE seqrelid = "
+                "pg_get_serial_sequence('eventlogs_event', 'position')::regclass)"
+            )
+            has_fence, sequence_cache = cursor.fetchone()
+        if not has_fence:
+            yield Warning(
+                f"In the database {alias!r} readers of the feed could skip events, so they are "
+                f"refused: the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS.",
+                hint=f"Run: {_again('0002', alias)}. What was read meanwhile from a feed "
+                "without a fence may lack events: rebuild it.",
+                id="eventlogs.W011",
+            )
+        if sequence_cache != 1:
+            yield Warning(
+                f"In the database {alias!r} the sequence of positions has CACHE "
+                f"{sequence_cache}, so readers of the feed could skip events and are refused.",
+                hint="Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1; then restart "
+                "everything that is connected: connections use up the block that they have.",
+                id="eventlogs.W012",
+            )
+
+
+def _again(last: str, alias: str) -> str:
+    """Return the commands that run the migrations of triggers again, those after ``last``."""
+    return (
+        f"manage.py migrate eventlogs {last} --fake --database {alias}; "
+        f"manage.py migrate eventlogs 0003 --database {alias}; "
+        f"manage.py migrate eventlogs --fake --database {alias}"
+    )
 
 
 def _holds_logs(alias: str) -> bool:

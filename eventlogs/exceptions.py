@@ -17,7 +17,8 @@ Every error that eventlogs raises, in one tree.
     ├── IdempotentReplay             the key's append is done already; here is its answer
     ├── IdempotencyKeyReused         the key's append was another one
     ├── AppendOnlyError              stored events are never changed or deleted
-    └── TransactionMustRetry         the database gave the whole transaction up
+    ├── TransactionMustRetry         the database gave the whole transaction up
+    └── FeedUnavailable              reading the feed here could skip events
 
 An error carries its facts as attributes, ends its message with what to do next, survives
 pickling (so it can cross a Celery result backend or a process pool) and never shows payload
@@ -279,3 +280,51 @@ class TransactionMustRetry(EventLogError):
             f"The transaction on database {using!r} lost against another one{code}. "
             f"Run it again from its start."
         )
+
+
+class FeedUnavailable(EventLogError):
+    """
+    Reading the feed here could skip events, so nothing was read.
+
+    ``reason`` is one of:
+
+    - ``"isolation"``: inside of a REPEATABLE READ or SERIALIZABLE transaction
+    - ``"replica"``: the database is a replica
+    - ``"sequence"``: the sequence of positions has another CACHE than 1
+    - ``"fence"``: the trigger eventlogs_event_fence is missing, or can be switched off
+    - ``"ahead"``: the position to read after was never given out in this database
+    - ``"database"``: neither PostgreSQL nor SQLite
+    """
+
+    REASONS = {
+        "isolation": (
+            "the transaction reads a snapshot that may be older than what is settled by now. "
+            "Read outside of it, or under READ COMMITTED"
+        ),
+        "replica": (
+            "it is a replica, which does not know what is still open on its primary. "
+            "Read from the primary"
+        ),
+        "sequence": (
+            "the sequence of positions gives them out in blocks. Run: ALTER TABLE "
+            "eventlogs_event ALTER position SET CACHE 1; then restart what is connected"
+        ),
+        "fence": (
+            "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
+            "Run manage.py check --database, which says how to put it back"
+        ),
+        "ahead": (
+            "the position to read after was never given out there, so the database was restored "
+            "to an earlier moment, or is another one. Rebuild what was made from its feed, or "
+            "read after an earlier position"
+        ),
+        "database": (
+            "only on PostgreSQL and SQLite is it known which positions are settled. "
+            "Keep the logs in one of them"
+        ),
+    }
+
+    def __init__(self, reason: str, *, using: str) -> None:
+        self.reason = reason
+        self.using = using
+        super().__init__(f"The feed of database {using!r} cannot be read: {self.REASONS[reason]}.")

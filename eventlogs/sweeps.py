@@ -19,6 +19,8 @@ from django.db import router
 from eventlogs.aggregates import aggregates
 from eventlogs.caches import CarefulCache, Unreachable, cache_for
 from eventlogs.codec import EventReader
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
 from eventlogs.reducers import Reducer
@@ -45,10 +47,9 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
     Refresh the cached reductions that are missing or behind.
 
     ``using`` is a database alias, by default the one that logs are written to; ``cache`` an
-    alias in CACHES, by default that of the EVENTLOGS setting. A sweep starts at the position
-    that the last but one before it had come to (an event may become visible later than one
-    of a higher position); ``full`` starts at the first log, as does a sweep that finds no
-    mark of another. Memory stays constant.
+    alias in CACHES, by default that of the EVENTLOGS setting. A sweep starts where the feed was
+    settled at the one before; ``full`` starts at the first log, as does a sweep that finds no
+    mark of another, and one in a database whose feed is unavailable. Memory stays constant.
 
     Raise Unreachable where the cache cannot be reached; what was refreshed so far stays.
     """
@@ -59,17 +60,20 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
         reducer: Reducer[Any] = Reducer(cls, EventReader(cls.event_types), alias, cache=cache)
         if reducer.is_caching:
             reducers.setdefault(cls.log_type, []).append(reducer)
-    before, last = _marks(kept, alias)
-    newest = Event.objects.using(alias).order_by("-position").values_list("position", flat=True)
-    reached = newest.first() or 0
-    if full or before is None or reached < before:
+    try:
+        settled = Feed(alias).settled()
+    except FeedUnavailable:
+        settled = None
+    mark = _mark(kept, alias)
+    if full or mark is None or settled is None or settled < mark:
         logs = _all_logs(alias)
     else:
-        logs = _logs_since(alias, before)
+        logs = _logs_since(alias, mark)
     done = Swept(0, 0, 0)
     while batch := list(islice(logs, LOGS_AT_ONCE)):
         done = _sum(done, _sweep_batch(batch, reducers, alias))
-    kept.replace(_mark_key(alias), f"{last or 0} {reached}".encode(), timeout=MARK_TIMEOUT)
+    if settled is not None:
+        kept.replace(_mark_key(alias), b"%d" % settled, timeout=MARK_TIMEOUT)
     return done
 
 
@@ -135,14 +139,10 @@ def _versions(alias: str, uuids: Iterable[UUID]) -> Iterator[tuple[LogId, int]]:
             yield LogId.stored(log_type, uuid), version
 
 
-def _marks(cache: CarefulCache, alias: str) -> tuple[int | None, int | None]:
-    """Return where the last but one sweep had come to, and where the last."""
+def _mark(cache: CarefulCache, alias: str) -> int | None:
+    """Return where the feed was settled at the last sweep, or None."""
     raw = cache.get(_mark_key(alias))
-    try:
-        before, last = map(int, (raw or b"").split())
-    except ValueError:
-        return None, None
-    return before, last
+    return int(raw) if raw is not None and raw.isdigit() else None
 
 
 def _mark_key(alias: str) -> str:

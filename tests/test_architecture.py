@@ -42,7 +42,7 @@ FLOORS = [
 
 THIRD_PARTIES = {
     # package: the modules that may import it
-    "psycopg": {"stores/postgresql", "stores/statements"},
+    "psycopg": {"stores/postgresql", "stores/postgresql_feed", "stores/statements"},
     "celery": {"tasks"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, make_dataclass
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from django.core.checks import run_checks
@@ -209,9 +210,50 @@ def test_what_the_hint_of_w008_says_puts_the_triggers_back(second_database):
     with connections[second_database].cursor() as cursor:
         cursor.execute("DROP TRIGGER eventlogs_event_refuse_change ON eventlogs_event")
 
-    call_command("migrate", "eventlogs", "0001", fake=True, database=second_database, verbosity=0)
-    call_command("migrate", "eventlogs", database=second_database, verbosity=0)
+    migrate = partial(call_command, "migrate", "eventlogs", database=second_database, verbosity=0)
+    migrate("0001", fake=True)
+    migrate("0003")
+    migrate(fake=True)
 
+    assert database_messages(second_database) == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DROP TRIGGER eventlogs_event_fence ON eventlogs_event",
+        "ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_fence",
+        "ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence",
+        "ALTER TABLE eventlogs_event ENABLE REPLICA TRIGGER eventlogs_event_fence",
+    ],
+)
+def test_w011_the_fence_is_missing_or_can_be_switched_off(second_database, tampering):
+    with connections[second_database].cursor() as cursor:
+        cursor.execute(tampering)
+
+    [message] = database_messages(second_database)
+    assert message.id == "eventlogs.W011"
+    assert "eventlogs_event_fence" in message.msg
+
+    migrate = partial(call_command, "migrate", "eventlogs", database=second_database, verbosity=0)
+    migrate("0002", fake=True)
+    migrate("0003")
+    migrate(fake=True)
+    assert database_messages(second_database) == []
+
+
+@pytest.mark.postgresql
+def test_w012_the_sequence_gives_positions_out_in_blocks(second_database):
+    with connections[second_database].cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ALTER position SET CACHE 20")
+
+    [message] = database_messages(second_database)
+    assert message.id == "eventlogs.W012"
+    assert "CACHE 20" in message.msg
+
+    with connections[second_database].cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ALTER position SET CACHE 1")
     assert database_messages(second_database) == []
 
 

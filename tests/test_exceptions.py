@@ -84,6 +84,10 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.TransactionMustRetry(using="default", sqlstate="40001"),
         {"using": "default", "sqlstate": "40001"},
     ),
+    (
+        exceptions.FeedUnavailable("replica", using="default"),
+        {"reason": "replica", "using": "default"},
+    ),
 ]
 
 each_error = pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.statements import Row, Statement
-from eventlogs.stores.transactions import in_transaction, run_append
+from eventlogs.stores.transactions import in_transaction, run_again
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.
@@ -50,7 +50,7 @@ class PostgreSQLStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_append(self.using, lambda connection: self._append(connection, request))
+        answer = run_again(self.using, lambda connection: self._append(connection, request))
         if isinstance(answer, EventLogError):
             raise answer
         return answer
@@ -150,7 +150,7 @@ class PostgreSQLStore(BaseStore):
 
     def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         # Under SERIALIZABLE, a statement that only reads may have to be run again as well.
-        return run_append(self.using, lambda connection: statement.rows(connection, parameters))
+        return run_again(self.using, lambda connection: statement.rows(connection, parameters))
 
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
