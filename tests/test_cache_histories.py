@@ -284,6 +284,24 @@ def test_without_the_proof_an_erased_log_lives_on(alias):
     assert manager.reduce(log_id).aggregate == Account(owner="Ada", balance=40)
 
 
+def test_a_redacted_event_is_gone_from_reductions_once_their_entry_is_deleted(alias):
+    """What docs/storage.md says: nothing in the log tells that an earlier event has changed."""
+    manager = accounts(alias)
+    log_id = manager.create(Opened("Ada"), Deposited(40)).log_id
+    manager.reduce(log_id)
+    log, data = log_id.uuid, "jsonb_set(data, '{owner}', '\"erased\"')"
+    if connection.vendor == "sqlite":
+        log, data = log_id.uuid.hex, "json_set(data, '$.owner', 'erased')"
+    change_history(
+        (f'UPDATE eventlogs_event SET data = {data} WHERE log_id = %s AND "index" = 0', [log])
+    )
+    assert manager.reduce(log_id).aggregate.owner == "Ada"
+
+    cache_for(alias).delete(manager._reducer().key(log_id))
+
+    assert manager.reduce(log_id).aggregate == Account(owner="erased", balance=40)
+
+
 # Reducing before creating, and a warm cache.
 
 
