@@ -133,22 +133,23 @@ class Liar:
 
 def disturb(server: MortalRedis, liar: Liar, seconds: float) -> int:
     """Do to Redis what can be done to it, for a while; return how many lies were told."""
-    told, choices, until = 0, liar.choices, time.monotonic() + seconds
+    told, step, until = 0, 0, time.monotonic() + seconds
     while time.monotonic() < until:
-        match choices.randrange(12):
-            case 0:
+        step += 1
+        match step % 20:
+            case 1 | 9 | 17:
                 liar.client.flushall()
-            case 1:
-                server.stop(choices.choice((signal.SIGKILL, signal.SIGTERM)))
-                time.sleep(choices.random() * 0.4)
+            case 5:
+                server.stop(signal.SIGKILL if step % 40 == 5 else signal.SIGTERM)
+                time.sleep(0.2)
                 server.start()
-            case 2:
+            case 12:
                 server.hang()
-                time.sleep(choices.random())
+                time.sleep(0.5)
                 server.wake()
             case _:
                 told += liar.lie()
-        time.sleep(choices.random() * 0.2)
+        time.sleep(liar.choices.random() * 0.2)
     return told
 
 

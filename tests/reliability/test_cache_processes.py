@@ -310,3 +310,24 @@ def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
     assert refresh_by_names(name, str(log_id), "default") is False
     assert statistics()["errors"]["failed"] == 1
     assert "a secret" not in caplog.text
+
+
+@pytest.mark.redis
+@COMMITS
+def test_a_redis_that_takes_no_writes_is_read_all_the_same(server):
+    """It is full, and told not to throw anything out; or it is a replica by now."""
+    manager = LogManager(Ledger, cache=MORTAL, refresher="eventlogs.refreshers.ImmediateRefresher")
+    cached, other = (manager.create(Entered("first")).log_id for _ in range(2))
+    manager.reduce(cached)
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+    counters.reset()
+
+    for _ in range(3):
+        manager.reduce(other)  # cannot be kept
+        manager.reduce(cached)
+
+    assert statistics()["hits"] == 3
+    assert statistics()["misses"]["unreachable"] == 0
+    assert statistics()["errors"]["unwritable"] == 3
