@@ -93,6 +93,7 @@ class Flight:
     def __init__(self) -> None:
         self.landed = Event()
         self.entry: bytes | None = None
+        self.was_in_vain = False  # there is a reduction, and it is not to be kept
 
 
 class Flights:
@@ -122,11 +123,11 @@ class Flights:
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
-            if flight.entry is None:
+            if flight.was_in_vain:
                 if len(self._in_vain) >= 1_000:
                     self._in_vain.clear()
                 self._in_vain[key] = time.monotonic() + IN_VAIN
-            else:
+            elif flight.entry is not None:
                 self._in_vain.pop(key, None)
         flight.landed.set()
 
@@ -388,6 +389,7 @@ class Reducer(Generic[A]):
             reduced = self._fold(nothing(self.aggregate, log_id), pages)
             flight.entry = self.entry_of(reduced)
             if flight.entry is None:
+                flight.was_in_vain = True
                 return reduced._replace(is_new=False)  # nothing that is worth keeping
             kept = self._write(write, Kept(self, key, flight.entry, wrong, claimed))
             return reduced._replace(instead_of=wrong, is_kept=kept)

@@ -17,7 +17,7 @@ from django.db import connection
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
-from eventlogs import LogId, LogManager
+from eventlogs import LogId, LogManager, LogNotFound
 from eventlogs.background import Background, background
 from eventlogs.caches import BaseReductionCache, statistics
 from eventlogs.counters import counters
@@ -174,6 +174,33 @@ def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
     key = manager._reducer().key(state.log_id)
     assert cache.get(f"{key}.claim") is None
     assert version_in(cache.get(key) or b"") == 601
+
+
+class Gated(MemoryStore):
+    """Counts those who replay more than a page, and is slow about it."""
+
+    replays = 0
+
+    def events(self, log_id: LogId, **options: Any) -> Any:
+        if options["start"] == 2_000:
+            self.replays += 1
+            time.sleep(0.2)
+        return super().events(log_id, **options)
+
+
+def test_a_log_that_was_looked_for_before_it_was_created_is_replayed_once(race):
+    """Not to be found is no reason not to wait for one another afterwards."""
+    store = Gated()
+    manager = LogManager(Ledger, store=store, cache=RecordingCache())
+    log_id = manager.new_id()
+    with pytest.raises(LogNotFound):
+        manager.reduce(log_id)
+    manager.create(*(Entered("one") for _ in range(2_500)), log_id=log_id)
+
+    answers = race(*[lambda: manager.reduce(log_id).version] * 8)
+
+    assert answers == [2_500] * 8
+    assert store.replays == 1
 
 
 # Messages: the flag comes down before the log is read.
