@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import Error
+from django.db import Error, connections
 from django.utils.module_loading import import_string
 
 from eventlogs import conf
@@ -121,6 +121,12 @@ class QueueingRefresher(BaseRefresher):
 
     def gather(self, request: RefreshRequest, job: Any) -> None:
         """Queue ``job``, once for all that is appended to the log within half a second."""
+        if _is_in_memory(request.using):
+            # That is Django's default for tests on SQLite. Its tables are locked by whoever
+            # reads, and nobody waits: a thread that reads would fail the writers.
+            # https://sqlite.org/sharedcache.html#table_level_locking
+            job()
+            return
         _submit(request.aggregate, request.token, job, GATHER)
 
 
@@ -282,6 +288,11 @@ def _submit(aggregate: type[Any], key: Hashable, job: Any, delay: float = 0.0) -
         return True
     counters.count("error", DROPPED, aggregate=aggregate)
     return False
+
+
+def _is_in_memory(using: str) -> bool:
+    is_in_memory = getattr(connections[using], "is_in_memory_db", None)
+    return is_in_memory is not None and bool(is_in_memory())
 
 
 def _aggregate(name: str) -> type[Aggregate] | None:

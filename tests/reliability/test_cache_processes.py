@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core.cache import caches
-from django.db import connection
+from django.core.management import call_command
+from django.db import connection, connections
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
@@ -24,6 +26,7 @@ from eventlogs.counters import counters
 from eventlogs.entries import version_in
 from eventlogs.reducers import Kept
 from eventlogs.refreshers import BaseRefresher, MessageRefresher, RefreshRequest, refresh_by_names
+from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.races import COMMITS
 from tests.reliability import twins
@@ -41,6 +44,7 @@ import os, signal, threading
 import django
 django.setup()
 from eventlogs import LogManager
+from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.reliability.ledgers import Entered, Ledger
 
@@ -201,6 +205,44 @@ def test_a_log_that_was_looked_for_before_it_was_created_is_replayed_once(race):
 
     assert answers == [2_500] * 8
     assert store.replays == 1
+
+
+@pytest.fixture
+def memory_database(
+    django_db_setup: None, django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A database as Django makes it for tests on SQLite: in memory, shared by threads."""
+    alias = f"memory{uuid4().hex[:8]}"
+    with django_db_blocker.unblock():
+        connections.databases[alias] = {
+            **connection.settings_dict,
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": f"file:{alias}?mode=memory&cache=shared",
+            "OPTIONS": {"transaction_mode": "IMMEDIATE"},
+        }
+        try:
+            call_command("migrate", "eventlogs", database=alias, verbosity=0)
+            yield alias
+        finally:
+            connections[alias].connection.close()  # Django keeps such a database open
+            del connections[alias]
+            del connections.databases[alias]
+            store_for.cache_clear()
+
+
+def test_tests_on_sqlite_in_memory_are_not_locked_out_by_the_thread(memory_database):
+    manager = LogManager(
+        Ledger,
+        using=memory_database,
+        cache=RecordingCache(),
+        refresher="eventlogs.refreshers.ThreadRefresher",
+        refresh_on_append=True,
+    )
+
+    state = manager.create(Entered("first"))
+
+    assert manager._reducer().versions([state.log_id]) == {state.log_id: 1}
+    assert not background.is_queued((manager._reducer(), state.log_id))
 
 
 # Messages: the flag comes down before the log is read.

@@ -122,7 +122,7 @@ def new_log(length: int) -> tuple[LogId, set[tuple[int, str]]]:
 def replays(server: MortalRedis) -> int:
     """Return how many replays went past the first page, after which processes agree on one."""
     with server.client() as client:
-        return int(client.get("page 1") or 0)  # type: ignore[arg-type]
+        return int(client.get("page 1") or 0)
 
 
 SIZES = [
@@ -170,7 +170,7 @@ def kill_the_first(
     with others:
         others.add(processes, miss, log_id, threads, 0.0, twin, False)
         others.go()
-        while int(server.client().get("page 0") or 0) < 2:  # type: ignore[arg-type]
+        while int(server.client().get("page 0") or 0) < 2:
             time.sleep(0.01)
         team.kill(first)
         reports = others.reports()

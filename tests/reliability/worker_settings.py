@@ -21,6 +21,6 @@ EVENTLOGS = {
 }
 
 CELERY_BROKER_URL = os.environ["CAMPAIGN_BROKER_URL"]
-CELERY_TASK_DEFAULT_QUEUE = TEST_NAME  # runs may share a broker
+CELERY_TASK_DEFAULT_QUEUE = os.environ["CAMPAIGN_QUEUE"]  # runs may share a broker
 CELERY_IMPORTS = ["tests.reliability.ledgers"]
 CELERY_WORKER_HIJACK_ROOT_LOGGER = True
