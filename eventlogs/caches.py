@@ -46,11 +46,13 @@ PAUSE: Final = 1.0  # seconds for which a cache that could not be reached is lef
 
 # Keep the newer of two entries. A version stands in bytes 4 to 7 (see entries.py): the strings
 # are compared, which for big-endian numbers of one length is to compare the numbers. What is no
-# entry of ours, and the very entry that the caller found to be wrong, give way to any other.
+# entry of ours (a list, say: pcall) gives way to any other, and so does the very entry that the
+# caller found to be wrong.
 # https://redis.io/docs/latest/develop/programmability/eval-intro/ (a script runs alone)
 SET_IF_NEWER: Final = """
-local there = redis.call('GET', KEYS[1])
-if there and there ~= ARGV[2] and #there > 7 and string.sub(there, 1, 3) == 'EL1' then
+local there = redis.pcall('GET', KEYS[1])
+local is_entry = type(there) == 'string' and #there > 7 and string.sub(there, 1, 3) == 'EL1'
+if is_entry and there ~= ARGV[2] then
     for at = 4, 7 do
         local old, new = string.byte(there, at), string.byte(ARGV[1], at)
         if old > new then return 0 end
@@ -213,7 +215,8 @@ class RedisReductionCache(BaseReductionCache):
 
     def get(self, key: str) -> bytes | None:
         client, name = self._client(key, write=False)
-        found: bytes | None = client.get(name)
+        # Not GET, which is an error where somebody has put anything but a string.
+        found: bytes | None = client.mget([name])[0]
         return found
 
     def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
@@ -249,59 +252,84 @@ class CarefulCache:
     A cache that is left alone for a second after it could not be reached.
 
     Every method raises Unreachable, and nothing else. Without the pause, each reader in turn
-    would wait for the time-outs of a server that is down.
+    would wait for the time-outs of a server that is down. One that takes no writes (it is
+    full, or a replica by now) is read all the same.
     """
 
     def __init__(self, cache: BaseReductionCache) -> None:
         self.cache = cache
         self.shared = cache.shared
-        self._closed_until = 0.0  # by the monotonic clock
-        self._is_down = False
+        self._reading = Pause("reached", "logs are replayed")
+        self._writing = Pause("written", "what is in it grows old")
 
     def get(self, key: str) -> bytes | None:
-        found = self._call(self.cache.get, key)
+        found = self._read(self.cache.get, key)
         if found is not None and not isinstance(found, bytes):
             raise Unreachable from TypeError(f"the cache returned a {type(found).__name__}")
         return found
 
     def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
-        found: Mapping[str, bytes] = self._call(self.cache.get_many, keys)
+        found: Mapping[str, bytes] = self._read(self.cache.get_many, keys)
         return found
 
     def set(
         self, key: str, entry: bytes, *, instead_of: bytes | None, timeout: float | None
     ) -> bool:
-        return bool(self._call(self.cache.set, key, entry, instead_of=instead_of, timeout=timeout))
+        return bool(self._write(self.cache.set, key, entry, instead_of=instead_of, timeout=timeout))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
         # django-redis answers None where it ignores an exception: only False is a no.
-        return self._call(self.cache.add, key, value, timeout=timeout) is not False
+        return self._write(self.cache.add, key, value, timeout=timeout) is not False
 
     def replace(self, key: str, value: bytes, *, timeout: float) -> None:
-        self._call(self.cache.replace, key, value, timeout=timeout)
+        self._write(self.cache.replace, key, value, timeout=timeout)
 
     def delete(self, key: str) -> None:
-        self._call(self.cache.delete, key)
+        self._write(self.cache.delete, key)
 
-    def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        if time.monotonic() < self._closed_until:
+    def _read(self, method: Any, *args: Any) -> Any:
+        return self._reading.call(method, *args)
+
+    def _write(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._reading.is_on:
+            raise Unreachable
+        return self._writing.call(method, *args, **kwargs)
+
+
+class Pause:
+    """A second in which something is not tried again, because it has just failed."""
+
+    def __init__(self, what: str, meanwhile: str) -> None:
+        self._what, self._meanwhile = what, meanwhile
+        self._until = 0.0  # by the monotonic clock
+        self._is_down = False
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether to leave it alone for now."""
+        return time.monotonic() < self._until
+
+    def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what ``method`` returns. Raise Unreachable: it failed, now or just before."""
+        if self.is_on:
             raise Unreachable
         try:
             answer = method(*args, **kwargs)
         except Exception as error:
-            self._closed_until = time.monotonic() + PAUSE
+            self._until = time.monotonic() + PAUSE
             if not self._is_down:
                 self._is_down = True
                 logger.warning(
-                    "The reduction cache cannot be reached (%s); logs are replayed, and it is "
-                    "tried again every %s s.",
+                    "The reduction cache cannot be %s (%s); %s, and it is tried again every %s s.",
+                    self._what,
                     type(error).__name__,
+                    self._meanwhile,
                     PAUSE,
                 )
             raise Unreachable from error
         if self._is_down:
             self._is_down = False
-            logger.warning("The reduction cache is reached again.")
+            logger.warning("The reduction cache is %s again.", self._what)
         return answer
 
 

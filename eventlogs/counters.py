@@ -7,6 +7,7 @@ They count in this process, from its start. For metrics across processes, receiv
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from threading import Lock
 from typing import Any, Final
@@ -57,7 +58,12 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        # A lock that another thread holds while a process forks would stay held in the child.
+        os.register_at_fork(after_in_child=self._unlock)
         self._counts: Counter[tuple[str, str]] = Counter()
+
+    def _unlock(self) -> None:
+        self._lock = Lock()
 
     def count(self, outcome: str, reason: str = "", *, aggregate: type) -> None:
         """Count one use, and tell whoever listens to ``cache_used``."""

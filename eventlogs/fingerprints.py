@@ -23,9 +23,17 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable
-from datetime import date, time, timedelta
+from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
-from types import CodeType, FunctionType, MethodType, ModuleType
+from fractions import Fraction
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, Final
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -37,7 +45,7 @@ from eventlogs.aggregates import Aggregate
 from eventlogs.events import EventType, registry
 
 PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, Decimal, date, time, timedelta)
-PLAIN_TOO: Final = (UUID, type(Ellipsis))
+PLAIN_TOO: Final = (UUID, type(Ellipsis), Fraction, range, slice, tzinfo)
 # What classes have by themselves, or have from what is digested anyway.
 SKIPPED: Final = frozenset(
     {
@@ -57,6 +65,7 @@ SKIPPED: Final = frozenset(
             "__match_args__",
         ),
         "__repr__",
+        "__msgspec_cache__",  # set when the class is first encoded or decoded
     }
 )
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
@@ -152,7 +161,7 @@ class _Digest:
         elif isinstance(value, tuple | list):
             self._write(type(value).__name__, str(len(value)))
             self._values(value)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict | MappingProxyType):
             self._write("dict", str(len(value)))
             self._values(part for item in value.items() for part in item)
         elif isinstance(value, set | frozenset):
@@ -174,8 +183,16 @@ class _Digest:
             declared = ADDRESS.sub("", str(value.type))
             self._write("field", str(value.name), declared, str(value.init))
             self._values((value.default, value.default_factory))
+        elif isinstance(value, functools.singledispatchmethod):
+            self._write("dispatch")
+            self._values((value.func, value.dispatcher.registry))
         elif isinstance(value, re.Pattern):
             self._write("pattern", repr(value.pattern), str(value.flags))
+        elif isinstance(value, BuiltinFunctionType):
+            self._write("builtin", str(value.__module__), value.__qualname__)
+        elif dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct):
+            self._value(type(value))
+            self._values(_state(value))
         else:
             self._write("a", type(value).__module__, type(value).__qualname__)
             self._value(getattr(value, "__dict__", {}).get("__wrapped__"))
@@ -210,25 +227,28 @@ class _Digest:
         for name in names:
             if name not in function.__globals__:
                 continue
-            self._named(name, function.__globals__[name])
-            module = function.__globals__[name]
-            if isinstance(module, ModuleType) and self._is_followed(module.__name__):
-                for inside in names:
-                    if inside in vars(module):
-                        self._named(inside, vars(module)[inside])
+            self._named(name, function.__globals__[name], names)
 
-    def _named(self, name: str, value: Any) -> None:
+    def _named(self, name: str, value: Any, names: list[str]) -> None:
         """Follow what code refers to by a name, unless it may change while a process runs."""
-        if isinstance(value, FunctionType | type):
+        if isinstance(value, ModuleType):
+            if self._is_followed(value.__name__) and id(value) not in self._seen:
+                self._seen[id(value)] = len(self._seen)
+                for inside in names:
+                    if inside in vars(value):
+                        self._named(inside, vars(value)[inside], names)
+                del self._seen[id(value)]  # other code may name other things in it
+        elif isinstance(value, FunctionType | type):
             if self._is_followed(value.__module__):
                 self._write("name", name)
                 self._value(value)
-        elif name.isupper() and not isinstance(value, ModuleType):
+        elif name.isupper() or _is_table_of_code(value):
             self._write("name", name)
             self._value(value)
 
     def _code(self, code: CodeType) -> None:
         self._write("code", code.co_code.hex(), str(code.co_flags))
+        self._write(code.co_exceptiontable.hex())  # what stands within a try, and what after it
         self._write(str(code.co_argcount), str(code.co_posonlyargcount))
         self._write(str(code.co_kwonlyargcount))
         self._write(*code.co_names, "/", *code.co_varnames, "/", *code.co_freevars)
@@ -249,6 +269,22 @@ class _Digest:
 
 def _root(module: str) -> str:
     return module.partition(".")[0]
+
+
+def _is_table_of_code(value: Any) -> bool:
+    """Return whether a value is a dict of functions or classes: handlers, say."""
+    return (
+        isinstance(value, dict | MappingProxyType)
+        and bool(value)
+        and all(isinstance(each, FunctionType | type) for each in value.values())
+    )
+
+
+def _state(value: Any) -> list[Any]:
+    names = getattr(value, "__struct_fields__", None) or [
+        field.name for field in dataclasses.fields(value)
+    ]
+    return [getattr(value, name, None) for name in names]
 
 
 def _names(code: CodeType) -> list[str]:

@@ -388,7 +388,11 @@ class LogManager(Generic[A]):
             may_wait=not (inside and connections[using].vendor == "sqlite"),
             is_conclusive=not inside and store is self._writing_store(),
         )
-        if reduced.is_new:
+        if reduced.is_in_doubt:
+            # With ATOMIC_REQUESTS every reader is inside of a transaction: then nobody else
+            # would replace what a rollback or a restored backup has left in the cache.
+            self._on_commit(refresher, self._request(reducer, log_id))
+        elif reduced.is_new:
             self._tell(reducer, refresher, log_id, reduced)
         return reduced.reduction
 
@@ -406,11 +410,14 @@ class LogManager(Generic[A]):
         self._on_commit(refresher, request)
 
     def _tell_of_append(self, log_id: LogId) -> None:
-        reducer, refresher = self._reducer(), refresher_for(self._refresher)
-        if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
-            return
-        if reducer.is_caching:
-            self._on_commit(refresher, self._request(reducer, log_id))
+        try:
+            reducer, refresher = self._reducer(), refresher_for(self._refresher)
+            if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
+                return
+            if reducer.is_caching:
+                self._on_commit(refresher, self._request(reducer, log_id))
+        except Exception as error:  # the events are stored: whoever heard of it would try again
+            failed(self.aggregate, error)
 
     def _is_inside(self) -> bool:
         """Return whether a transaction is open in the database that is written to."""

@@ -12,6 +12,7 @@ Why a cached reduction cannot be wrong stands in docs/caching.md.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,6 +84,7 @@ class Reduced(NamedTuple, Generic[A]):
     is_new: bool  # something was folded that the cache did not have
     is_kept: bool = False  # it is on its way into the cache already
     instead_of: bytes | None = None  # what lies in the cache, and is wrong
+    is_in_doubt: bool = False  # or may be wrong: whoever sees all that is committed can tell
 
 
 class Flight:
@@ -91,12 +93,18 @@ class Flight:
     def __init__(self) -> None:
         self.landed = Event()
         self.entry: bytes | None = None
+        self.was_in_vain = False  # there is a reduction, and it is not to be kept
 
 
 class Flights:
     """The replays that are under way in this process, by key."""
 
     def __init__(self) -> None:
+        self._reset()
+        # In a fork nobody is there who would land them, or give the lock back.
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
         self._lock = Lock()
         self._flights: dict[str, Flight] = {}
         self._in_vain: dict[str, float] = {}
@@ -115,11 +123,11 @@ class Flights:
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
-            if flight.entry is None:
+            if flight.was_in_vain:
                 if len(self._in_vain) >= 1_000:
                     self._in_vain.clear()
                 self._in_vain[key] = time.monotonic() + IN_VAIN
-            else:
+            elif flight.entry is not None:
                 self._in_vain.pop(key, None)
         flight.landed.set()
 
@@ -206,7 +214,8 @@ class Reducer(Generic[A]):
             return found
         self._count("miss", reason)
         if reason == FOREIGN_HISTORY and not is_conclusive:
-            wrong = None
+            reduced = self._replay_once(key, log_id, store, write, None, may_wait)
+            return reduced._replace(is_in_doubt=True)
         return self._replay_once(key, log_id, store, write, wrong, may_wait)
 
     def entry_of(self, reduced: Reduced[A]) -> bytes | None:
@@ -380,12 +389,25 @@ class Reducer(Generic[A]):
             reduced = self._fold(nothing(self.aggregate, log_id), pages)
             flight.entry = self.entry_of(reduced)
             if flight.entry is None:
+                flight.was_in_vain = True
                 return reduced._replace(is_new=False)  # nothing that is worth keeping
-            kept = write(key, Kept(self, key, flight.entry, wrong, claimed))
+            kept = self._write(write, Kept(self, key, flight.entry, wrong, claimed))
             return reduced._replace(instead_of=wrong, is_kept=kept)
         finally:
             if claimed and not kept:
                 self.give_up_claim(key, kept=False)
+
+    def _write(self, write: Callable[[str, Kept], bool], job: Kept) -> bool:
+        try:
+            return write(job.key, job)
+        except Exception as error:  # no thread to be had, or a user's refresher
+            self._count("error", FAILED)
+            logger.error(
+                "A reduction of %s could not be kept: %s",
+                self.aggregate.__qualname__,
+                type(error).__name__,
+            )
+            return False
 
     def _pending(self, key: str) -> bytes | None:
         job = background.pending(key)
