@@ -203,7 +203,7 @@ def test_each_reduction_is_what_the_log_says_whatever_becomes_of_redis(
 
     assert [wrong for report in reports for wrong in report.wrong] == []
     assert not bomb.exists()
-    assert told > 5 * seconds
+    assert told >= seconds
     assert sum(report.done for report in reports) > 20 * seconds
     reasons = {
         reason
