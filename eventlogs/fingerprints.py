@@ -258,6 +258,8 @@ class _Digest:
         root = _root(module)
         if root in self._roots:
             return True
+        if root == _root(__name__):
+            return False  # also where it is not installed: a checkout
         if root in sys.stdlib_module_names:
             return False
         place = getattr(sys.modules.get(root), "__file__", None)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,13 +20,19 @@ from django.db import connection, connections
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
-from eventlogs import LogId, LogManager, LogNotFound
+from eventlogs import Aggregate, LogId, LogManager, LogNotFound
 from eventlogs.background import Background, background
 from eventlogs.caches import BaseReductionCache, statistics
 from eventlogs.counters import counters
 from eventlogs.entries import version_in
 from eventlogs.reducers import Kept
-from eventlogs.refreshers import BaseRefresher, MessageRefresher, RefreshRequest, refresh_by_names
+from eventlogs.refreshers import (
+    BaseRefresher,
+    MessageRefresher,
+    RefreshRequest,
+    label,
+    refresh_by_names,
+)
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.races import COMMITS
@@ -363,20 +370,19 @@ def test_an_entry_never_goes_back_whoever_writes(server, cache, goes_back):
 
 
 def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
-    db, monkeypatch, caplog
+    db, scratch_registry, caplog
 ):
     """Celery would log the error and its text, and deliver the message again for nothing."""
+
+    @dataclass
+    class Failing(Aggregate, log_type="ledger", events=[Entered]):
+        def apply(self, record: Any) -> None:
+            raise KeyError(record.event.text)
+
     counters.reset()
-    manager = LogManager(Ledger)
-    log_id: LogId = manager.create(Entered("a secret")).log_id
+    log_id = LogManager(Failing).create(Entered("a secret")).log_id
 
-    def fail(self: Ledger, record: Any) -> None:
-        raise KeyError(record.event.text)
-
-    monkeypatch.setattr(Ledger, "apply", fail)
-
-    name = f"{Ledger.__module__}.{Ledger.__qualname__}"
-    assert refresh_by_names(name, str(log_id), "default") is False
+    assert refresh_by_names(label(Failing), str(log_id), "default") is False
     assert statistics()["errors"]["failed"] == 1
     assert "a secret" not in caplog.text
 
