@@ -106,18 +106,13 @@ def _position_of(event: tuple[LogId, StoredEvent]) -> int:
     return event[1][1]
 
 
-def events_by_log(
-    using: str, *, after: UUID | None = None, log_types: Collection[str] = ()
-) -> Iterator[list[EventRow]]:
+def events_by_log(using: str, *, after: UUID | None = None) -> Iterator[list[EventRow]]:
     """
     Yield pages of events, log by log in the order of the logs' UUIDs, each in index order.
 
-    ``after`` leaves out the logs up to this one. Events whose log has no row are there too,
-    unless ``log_types`` keeps those of some types alone.
+    ``after`` leaves out the logs up to this one. Events whose log has no row are there too.
     """
     events = events_of(using)
-    if log_types:
-        events = events.filter(log__log_type__in=sorted(log_types))
     log, index = after, None
     while True:
         page: list[EventRow] = []

@@ -82,11 +82,21 @@ class LogVerifier:
     name = "logs"
 
     def verify(self, scope: Scope) -> Iterator[Finding]:
-        """Walk over logs and events side by side, both in the order of the logs' UUIDs."""
+        """
+        Walk over logs and events side by side, both in the order of the logs' UUIDs.
+
+        With ``log_types``, over those logs one by one: the others' events are not read, and
+        events without a log are not seen.
+        """
         after = scope.after.uuid if scope.after is not None else None
         logs = _each(scans.logs_by_id(scope.using, after=after, log_types=scope.log_types))
-        pages = scans.events_by_log(scope.using, after=after, log_types=scope.log_types)
         reader = _Reader(scope)
+        if scope.log_types:
+            for each in logs:
+                events = scans.events_of_log(scope.using, each.log_id.uuid)
+                yield from self._check(scope, each, _told(events, scope), reader)
+            return
+        pages = scans.events_by_log(scope.using, after=after)
         log = next(logs, None)
         for uuid, rows in groupby(_told(pages, scope), key=_uuid_of):
             while log is not None and log.log_id.uuid < uuid:
@@ -105,6 +115,8 @@ class LogVerifier:
         self, scope: Scope, log: LogRow, rows: Iterator[EventRow], reader: _Reader
     ) -> Iterator[Finding]:
         subject = str(log.log_id)
+        if log.log_id.uuid.version != 7:
+            yield Finding("ids", subject, "its UUID is not of version 7: no id can name it")
         expected, last = 0, None
         for _, *each in rows:
             row: StoredEvent = tuple(each)  # type: ignore[assignment]

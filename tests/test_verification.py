@@ -103,6 +103,14 @@ def test_a_log_whose_events_are_gone_is_found(spoil):
     assert "is at version 5 and holds 0 events" in finding.message
 
 
+def test_a_log_that_no_id_can_name_is_found(spoil):
+    log_id = make_log()
+    raw(EventLog).filter(pk=log_id.uuid).update(id=UUID(int=1))
+    raw(Event).filter(log_id=log_id.uuid).update(log_id=UUID(int=1))
+
+    assert checks() == [("ids", None)]
+
+
 def test_a_wrong_version_is_found(spoil):
     broken = make_log()
     raw(EventLog).filter(pk=broken.uuid).update(version=7)
