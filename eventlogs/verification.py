@@ -92,9 +92,9 @@ class LogVerifier:
         logs = _each(scans.logs_by_id(scope.using, after=after, log_types=scope.log_types))
         reader = _Reader(scope)
         if scope.log_types:
-            for each in logs:
-                events = scans.events_of_log(scope.using, each.log_id.uuid)
-                yield from self._check(scope, each, _told(events, scope), reader)
+            for each, events in scans.logs_with_events(scope.using, logs):
+                yield from self._check(scope, each, iter(events), reader)
+                scope.tell(each.version)
             return
         pages = scans.events_by_log(scope.using, after=after)
         log = next(logs, None)

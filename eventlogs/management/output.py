@@ -148,7 +148,7 @@ class Output:
     def progress(self, label: str, *, total: int | None = None, unit: str) -> Iterator[Progress]:
         """Show how far a long job has got, on a terminal; see ``progress.shown``."""
         # Not Django's wrapper: it ends each write with a new line, and a bar stays on one.
-        stream = getattr(self._stderr, "_out", self._stderr)
+        stream: Any = getattr(self._stderr, "_out", self._stderr)
         with shown(stream, label, total, unit) as progress:
             self._progress = progress
             try:

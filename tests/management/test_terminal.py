@@ -77,7 +77,7 @@ def test_lines_fit_the_terminal(terminal, columns, transactional_db):
     state = Account.logs.append(
         state,
         Noted(note="wide 日本語 " * 30),
-        metadata={"user": "grace", "k": "v " * 80},
+        metadata={"user": "grace", "note": "long " * 40},
         idempotency_key="k" * 200,
     )
 
