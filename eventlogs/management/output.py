@@ -107,7 +107,7 @@ class Output:
         if stacked and self.width is not None:
             hanging = len(indent) + widths[0] + len(GAP)
             room = self.width - hanging
-        widths[-1] = max(min(widths[-1], room), NARROWEST)
+        widths[-1] = min(widths[-1], max(room, NARROWEST))
         if head:
             padded = [pad(text, widths[n], n in right) for n, text in enumerate(head)]
             shown = padded[:-1] if stacked else padded
