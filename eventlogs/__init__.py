@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
     from eventlogs.pages import EventPage
+    from eventlogs.policies import (
+        AlwaysCache,
+        CachingPolicy,
+        LogAgePolicy,
+        LogLengthPolicy,
+        NeverCache,
+    )
 
 __version__ = "0.1.0"
 
@@ -74,13 +81,22 @@ _HOMES = {
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
     "eventlogs.pages": ("EventPage",),
+    "eventlogs.policies": (
+        "AlwaysCache",
+        "CachingPolicy",
+        "LogAgePolicy",
+        "LogLengthPolicy",
+        "NeverCache",
+    ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANY",
     "Aggregate",
+    "AlwaysCache",
     "AppendOnlyError",
+    "CachingPolicy",
     "ConcurrentAppend",
     "EventLogError",
     "EventPage",
@@ -95,13 +111,16 @@ __all__ = [
     "InvalidExport",
     "InvalidIdempotencyKey",
     "InvalidLogId",
+    "LogAgePolicy",
     "LogAlreadyExists",
     "LogCorrupted",
     "LogFull",
     "LogId",
+    "LogLengthPolicy",
     "LogManager",
     "LogNotFound",
     "LogState",
+    "NeverCache",
     "Reduction",
     "RegistrationError",
     "TransactionMustRetry",

@@ -181,9 +181,21 @@ class EventCodec:
 
         def decode(data: str) -> Any:
             value = EXACT_JSON.decode(data)
-            for upcast in chain:
-                value = upcast(value)
-            return self._decode(EXACT_ENCODER.encode(value))
+            at = schema_version
+            try:
+                for upcast in chain:
+                    value = upcast(value)
+                    at += 1
+                upcasted = EXACT_ENCODER.encode(value)
+            except Exception as error:
+                # Not its text, which may quote the data.
+                raise UndecodableEvent(
+                    f"its upcaster from version {min(at, current - 1)} failed with "
+                    f"{type(error).__name__}",
+                    event_type=self.event_type.name,
+                    schema_version=schema_version,
+                ) from error
+            return self._decode(upcasted)
 
         return decode
 
@@ -214,7 +226,7 @@ class EventReader:
                     decode = self._decoder(name, version)
                 event = decode(data)
             except CANNOT_DECODE as error:
-                raise _unreadable(error, name, version, log_id, index) from None
+                raise _unreadable(error, name, version, log_id, index) from _cause(error)
             yield EventRecord(
                 log_id,
                 index,
@@ -242,7 +254,7 @@ class EventReader:
                 event = decode(data)
             except CANNOT_DECODE as error:
                 log_id = LogId.stored(log_type, log)
-                raise _unreadable(error, name, version, log_id, index) from None
+                raise _unreadable(error, name, version, log_id, index) from _cause(error)
             yield EventRecord(
                 LogId.stored(log_type, log),
                 index,
@@ -284,6 +296,11 @@ def raw_feed_records(rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
     """Yield ``rows`` of any logs with their raw JSON values in the place of events."""
     for log_type, log, *event in rows:
         yield from raw_records(LogId.stored(log_type, log), [cast("StoredEvent", tuple(event))])
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """Return what an upcaster raised; what msgspec raises may quote the data."""
+    return error.__cause__ if isinstance(error, UndecodableEvent) else None
 
 
 def _unreadable(

@@ -158,5 +158,12 @@ def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Pat
 collect_ignore = (
     []
     if find_spec("psycopg")
-    else ["stores/test_postgresql.py", "stores/test_statements.py", "reliability/test_crashes.py"]
+    else [
+        "stores/test_postgresql.py",
+        "stores/test_statements.py",
+        "reliability/test_crashes.py",
+        "reliability/test_feed_servers.py",
+        "races/feeds.py",
+        "races/test_feed_interleavings.py",
+    ]
 )

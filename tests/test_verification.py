@@ -188,7 +188,7 @@ def test_an_upcaster_that_fails_is_found(db, scratch_registry):
     store_for("default").append(AppendRequest(log_id, old, 5, None, "{}"))
 
     (finding,) = found()
-    assert finding.message == "account.moved version 1: its upcaster raised KeyError"
+    assert finding.message == "account.moved: its upcaster from version 1 failed with KeyError"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ position at or below … Why that is enough stands in ``stores/postgresql_feed.p
   Beyond 2^48 positions it stays there: still a lower bound, only less sharp.
 - A sequence that was never called has ``is_called = false``, and its last_value is still free.
 - One transaction may append a hundred thousand times, and the server's table of locks is
-  small. From the second append on, its key is kept in a setting of the transaction, and the
-  same lock is taken again, which costs no room. Whoever forges that setting can put a fence
-  lower, never higher: the key is at most last_value.
+  small. So a transaction of several statements keeps its key in a setting of its own, and takes
+  the same lock again, which costs no room. (In the only statement of a transaction the two
+  clocks agree, and nothing is written yet.) Whoever forges that setting can put a fence lower,
+  never higher: the key is at most last_value.
 - ROLLBACK TO SAVEPOINT takes down the fences that were put up since, and resets the setting
   with them; the positions behind those fences are void as well. The next append begins anew.
 - It runs as the function's owner, since a role that may insert need not be able to read the
@@ -42,7 +43,10 @@ BEGIN
     fence := least(fence, 281474976710655);
     IF first_fence OPERATOR(pg_catalog.<>) '' THEN
         fence := greatest(least(fence, first_fence::bigint), 0);
-    ELSIF pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    ELSIF pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL
+        OR pg_catalog.statement_timestamp()
+           OPERATOR(pg_catalog.<>) pg_catalog.transaction_timestamp()
+    THEN
         PERFORM pg_catalog.set_config('eventlogs.fence', fence::pg_catalog.text, true);
     END IF;
     -- In an IF, because an expression is cheaper than a query; the lock's answer is void.

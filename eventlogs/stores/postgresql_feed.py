@@ -29,7 +29,7 @@ from eventlogs.codec import POSITION, FeedRow
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.stores.feeds import FeedHolder, FeedQuery, FeedSource, Watermark
 from eventlogs.stores.statements import Row, Statement, raw_connection
-from eventlogs.stores.transactions import run_append
+from eventlogs.stores.transactions import run_again
 
 # What one call of rows() looks through, so that it ends soon where next to nothing is wanted.
 MAX_SPAN = 65_536  # positions a statement
@@ -135,6 +135,6 @@ class PostgreSQLFeedSource(FeedSource):
         return raw.info.transaction_status != TransactionStatus.IDLE
 
     def _run(self, statement: Statement, parameters: dict[str, object] | None = None) -> list[Row]:
-        return run_append(
+        return run_again(
             self.using, lambda connection: statement.rows(connection, parameters or {})
         )

@@ -1,4 +1,5 @@
 -- Who holds the feed back: the transactions whose fence is below the last position given out.
+-- A prepared transaction is found by the lock on its own id, which it keeps, too.
 -- A query that this user may not see is shown as "<insufficient privilege>".
 SELECT fence.position, fence.pid,
        clock_timestamp() - coalesce(activity.xact_start, prepared.prepared),
@@ -19,6 +20,11 @@ FROM (
 ) AS fence
 LEFT JOIN pg_stat_activity AS activity ON activity.pid = fence.pid
 LEFT JOIN pg_prepared_xacts AS prepared
-       ON fence.pid IS NULL AND fence.virtualtransaction = '-1/' || prepared.transaction::text
+       ON fence.pid IS NULL
+      AND EXISTS (
+          SELECT FROM pg_locks AS own
+          WHERE own.locktype = 'transactionid' AND own.pid IS NULL
+            AND own.transactionid = prepared.transaction
+            AND own.virtualtransaction = fence.virtualtransaction)
 WHERE fence.position < (SELECT last_value FROM eventlogs_event_position_seq)
 ORDER BY fence.position, fence.pid
