@@ -145,6 +145,19 @@ def test_ctrl_c_ends_a_command_without_a_traceback(terminal, transactional_db):
     assert child.exitstatus == 130
 
 
+def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_db):
+    child = terminal("import", "-")
+    child.sendline('{"format":"eventlogs","version":1}')
+    time.sleep(2)
+    child.sendintr()
+
+    shown = finish(child)
+
+    assert "Import the same file again to carry on." in shown
+    assert "Traceback" not in shown
+    assert child.exitstatus == 130
+
+
 def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(capsys):
     with progress.shown(sys.stderr, "Doing", 10, "events") as shown:
         shown.advance(5)

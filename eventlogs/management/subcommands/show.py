@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from eventlogs.aggregates import Aggregate, Reduction
 from eventlogs.codec import raw_records
@@ -110,7 +110,12 @@ def state_as_of(
     using: str, log: LogId, version: int, aggregate: str | None
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the state at a version, or why there is none: the raw events can still be shown."""
-    cls = arguments.aggregate_of(log.log_type, aggregate)
+    try:
+        cls = arguments.aggregate_of(log.log_type, aggregate)
+    except CommandError as error:
+        if aggregate is not None:
+            raise
+        return None, str(error)  # there are several: the events can be shown all the same
     if cls is None:
         return None, f"No aggregate folds {log.log_type} logs here. Is its app in INSTALLED_APPS?"
     try:
