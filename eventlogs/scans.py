@@ -8,7 +8,7 @@ was left. No transaction stays open between two pages. Rows come as they are sto
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -106,18 +106,13 @@ def _position_of(event: tuple[LogId, StoredEvent]) -> int:
     return event[1][1]
 
 
-def events_by_log(
-    using: str, *, after: UUID | None = None, log_types: Collection[str] = ()
-) -> Iterator[list[EventRow]]:
+def events_by_log(using: str, *, after: UUID | None = None) -> Iterator[list[EventRow]]:
     """
     Yield pages of events, log by log in the order of the logs' UUIDs, each in index order.
 
-    ``after`` leaves out the logs up to this one. Events whose log has no row are there too,
-    unless ``log_types`` keeps those of some types alone.
+    ``after`` leaves out the logs up to this one. Events whose log has no row are there too.
     """
     events = events_of(using)
-    if log_types:
-        events = events.filter(log__log_type__in=sorted(log_types))
     log, index = after, None
     while True:
         page: list[EventRow] = []
@@ -145,6 +140,46 @@ def _rest_of_log(events: EventQuerySet[Any], log: UUID, index: int) -> list[Even
     if len(page) < PAGE:
         page += rest.filter(index__gt=index + PAGE)[: PAGE - len(page)]
     return page
+
+
+def logs_with_events(
+    using: str, logs: Iterable[LogRow]
+) -> Iterator[tuple[LogRow, Iterable[EventRow]]]:
+    """
+    Yield logs with their events in index order: short logs many at a time, long ones in pages.
+
+    The events of one have to be read before the next is asked for.
+    """
+    short: list[LogRow] = []
+    events = 0
+    for log in logs:
+        if short and events + log.version > PAGE:
+            yield from _all_of(using, short)
+            short, events = [], 0
+        if log.version > PAGE:
+            yield log, _flat(events_of_log(using, log.log_id.uuid))
+        else:
+            short.append(log)
+            events += log.version
+    if short:
+        yield from _all_of(using, short)
+
+
+def _all_of(using: str, logs: Sequence[LogRow]) -> Iterator[tuple[LogRow, Iterable[EventRow]]]:
+    found: dict[UUID, list[EventRow]] = {log.log_id.uuid: [] for log in logs}
+    for row in events_of(using).filter(log_id__in=list(found)).values_list(*FIELDS):
+        found[row[0]].append(row)
+    for log in logs:
+        yield log, sorted(found.pop(log.log_id.uuid), key=_index_of)
+
+
+def _flat(pages: Iterable[list[EventRow]]) -> Iterator[EventRow]:
+    for page in pages:
+        yield from page
+
+
+def _index_of(row: EventRow) -> int:
+    return row[1]
 
 
 def events_of_log(using: str, log: UUID) -> Iterator[list[EventRow]]:

@@ -13,17 +13,26 @@ read model against a replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Final, Protocol
 from uuid import UUID
 
 from django.db.models import Count, Max, Min, Q
 
 from eventlogs import scans
+from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
+from eventlogs.caches import CarefulCache, NoReductionCache, Unreachable, cache_for
 from eventlogs.codec import EventReader, StoredEvent
-from eventlogs.exceptions import RegistrationError, UndecodableEvent, UnknownEventType
+from eventlogs.entries import ENCODER, Entry, EntryCodec, Untrusted
+from eventlogs.exceptions import (
+    LogCorrupted,
+    RegistrationError,
+    UndecodableEvent,
+    UnknownEventType,
+)
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.scans import EventRow, LogRow
@@ -82,11 +91,21 @@ class LogVerifier:
     name = "logs"
 
     def verify(self, scope: Scope) -> Iterator[Finding]:
-        """Walk over logs and events side by side, both in the order of the logs' UUIDs."""
+        """
+        Walk over logs and events side by side, both in the order of the logs' UUIDs.
+
+        With ``log_types``, over those logs one by one: the others' events are not read, and
+        events without a log are not seen.
+        """
         after = scope.after.uuid if scope.after is not None else None
         logs = _each(scans.logs_by_id(scope.using, after=after, log_types=scope.log_types))
-        pages = scans.events_by_log(scope.using, after=after, log_types=scope.log_types)
         reader = _Reader(scope)
+        if scope.log_types:
+            for each, events in scans.logs_with_events(scope.using, logs):
+                yield from self._check(scope, each, iter(events), reader)
+                scope.tell(each.version)
+            return
+        pages = scans.events_by_log(scope.using, after=after)
         log = next(logs, None)
         for uuid, rows in groupby(_told(pages, scope), key=_uuid_of):
             while log is not None and log.log_id.uuid < uuid:
@@ -105,6 +124,8 @@ class LogVerifier:
         self, scope: Scope, log: LogRow, rows: Iterator[EventRow], reader: _Reader
     ) -> Iterator[Finding]:
         subject = str(log.log_id)
+        if log.log_id.uuid.version != 7:
+            yield Finding("ids", subject, "its UUID is not of version 7: no id can name it")
         expected, last = 0, None
         for _, *each in rows:
             row: StoredEvent = tuple(each)  # type: ignore[assignment]
@@ -228,12 +249,95 @@ class KeyVerifier:
                     )
 
 
+class CacheVerifier:
+    """
+    Cached reductions against a replay of their logs.
+
+    Only what a reader would believe is looked at: an entry that is not signed, of other code,
+    or not proven by its log is a miss to everybody, and no finding. What is found here is a
+    fold that gives another state each time: an ``apply`` that looks at a clock, a setting or
+    another row. The cache is that of the EVENTLOGS setting; managers with one of their own are
+    not looked at.
+    """
+
+    name = "caches"
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Replay each log of which a reduction is cached."""
+        cache = cache_for()
+        if isinstance(cache.cache, NoReductionCache):
+            return
+        try:
+            for aggregate in aggregates:
+                if not scope.log_types or aggregate.log_type in scope.log_types:
+                    yield from self._verify(scope, cache, aggregate)
+        except Unreachable:
+            yield Finding("caches", "all logs", "the cache cannot be read, so nothing is known")
+
+    def _verify(
+        self, scope: Scope, cache: CarefulCache, aggregate: type[Aggregate]
+    ) -> Iterator[Finding]:
+        codec: EntryCodec[Aggregate] = EntryCodec(aggregate, scope.using)
+        if not codec.is_possible:
+            return
+        reader = EventReader(aggregate.event_types)
+        after = scope.after.uuid if scope.after is not None else None
+        for page in scans.logs_by_id(scope.using, after=after, log_types=[aggregate.log_type]):
+            entries = self._entries(cache, codec, page)
+            cached = [log for log in page if log.log_id in entries]
+            for log, rows in scans.logs_with_events(scope.using, cached):
+                yield from self._compare(reader, entries[log.log_id], log.log_id, rows)
+
+    def _entries(
+        self, cache: CarefulCache, codec: EntryCodec[Aggregate], page: list[LogRow]
+    ) -> dict[LogId, Entry[Aggregate]]:
+        keys = {codec.key(log.log_id): log.log_id for log in page}
+        entries = {}
+        for key, raw in cache.get_many(keys).items():
+            with suppress(Untrusted):
+                entries[keys[key]] = codec.decode(raw, keys[key])
+        return entries
+
+    def _compare(
+        self,
+        reader: EventReader,
+        entry: Entry[Aggregate],
+        log_id: LogId,
+        rows: Iterable[EventRow],
+    ) -> Iterator[Finding]:
+        last: list[StoredEvent] = []
+
+        def stored() -> Iterator[StoredEvent]:
+            for _, *each in islice(rows, entry.head.version):
+                last[:] = [tuple(each)]  # type: ignore[list-item]
+                yield last[0]
+
+        aggregate = type(entry.aggregate)
+        try:
+            replay = fold(nothing(aggregate, log_id), reader.records(log_id, stored())).aggregate
+        except (UnknownEventType, UndecodableEvent, LogCorrupted):
+            return  # a finding of the logs
+        except Exception as error:  # apply() is the project's own code
+            reason = f"{aggregate.__qualname__}.apply() raised {type(error).__name__}"
+            yield Finding("caches", str(log_id), reason)
+            return
+        if not entry.is_proven_by(last[0] if last else None):
+            return
+        if replay != entry.aggregate and ENCODER.encode(replay) != ENCODER.encode(entry.aggregate):
+            yield Finding(
+                "caches",
+                str(log_id),
+                f"the {aggregate.__qualname__} that is cached at version {entry.head.version} is "
+                f"another one than a replay gives",
+            )
+
+
 VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]
 
 
-def verify(scope: Scope) -> Iterator[Finding]:
-    """Yield what all verifiers find."""
-    for verifier in VERIFIERS:
+def verify(scope: Scope, verifiers: Iterable[Verifier] = ()) -> Iterator[Finding]:
+    """Yield what all of VERIFIERS find, and then these."""
+    for verifier in (*VERIFIERS, *verifiers):
         yield from verifier.verify(scope)
 
 

@@ -71,16 +71,16 @@ def document(
     Each log is as it was when its row was read: events appended later are left out.
     """
     yield Piece(START)
-    for log in _logs(using, log_types, logs):
+    for log, events in scans.logs_with_events(using, _logs(using, log_types, logs)):
         yield Piece(
             "  <trace>\n"
             + attribute("string", "concept:name", str(log.log_id), 4)
             + attribute("string", "log_type", log.log_id.log_type, 4)
             + attribute("date", "created_at", _date(log.created_at), 4)
         )
-        for page in scans.events_of_log(using, log.log_id.uuid):
-            events = [event(row[1:]) for row in page if row[1] < log.version]
-            yield Piece("".join(events), events=len(events))
+        for row in events:
+            if row[1] < log.version:
+                yield Piece(event(row[1:]), events=1)
         yield Piece("  </trace>\n", traces=1)
     yield Piece(END)
 

@@ -85,6 +85,14 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"using": "default", "sqlstate": "40001"},
     ),
     (
+        exceptions.HistoryDiffers(LOG_ID, index=3, reason="its data is another one here"),
+        {"log_id": LOG_ID, "index": 3, "reason": "its data is another one here"},
+    ),
+    (
+        exceptions.InvalidExport(17, "its index is out of bounds"),
+        {"line": 17, "reason": "its index is out of bounds"},
+    ),
+    (
         exceptions.FeedUnavailable("replica", using="default"),
         {"reason": "replica", "using": "default"},
     ),

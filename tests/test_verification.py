@@ -8,15 +8,19 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from django.core.cache import caches
 from django.db import connection
 from django.db.models import F, QuerySet
+from django.utils import timezone
 
-from eventlogs import LogId, LogManager, event, scans, verification
+from eventlogs import LogId, LogManager, Reduction, event, scans, verification
+from eventlogs.caches import CarefulCache, NoReductionCache, cache_for
 from eventlogs.codec import EncodedEvent
+from eventlogs.entries import EntryCodec
 from eventlogs.events import upcaster
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.stores import AppendRequest, store_for
-from eventlogs.verification import VERIFIERS, Finding, Scope, verify
+from eventlogs.verification import VERIFIERS, CacheVerifier, Finding, Scope, verify
 from tests.accounts import Account, Deposited, Opened
 from tests.management.histories import fill
 
@@ -101,6 +105,14 @@ def test_a_log_whose_events_are_gone_is_found(spoil):
     (finding,) = found()
     assert (finding.check, finding.subject) == ("versions", str(broken))
     assert "is at version 5 and holds 0 events" in finding.message
+
+
+def test_a_log_that_no_id_can_name_is_found(spoil):
+    log_id = make_log()
+    raw(EventLog).filter(pk=log_id.uuid).update(id=UUID(int=1))
+    raw(Event).filter(log_id=log_id.uuid).update(log_id=UUID(int=1))
+
+    assert checks() == [("ids", None)]
 
 
 def test_a_wrong_version_is_found(spoil):
@@ -266,6 +278,73 @@ def test_a_twin_that_does_not_look_again_would_find_what_is_not_there(
     monkeypatch.setattr(verification.LogVerifier, "_check_again", believe)
 
     assert len(found()) == 4
+
+
+@pytest.fixture
+def reduction_cache(settings):
+    """A cache that keeps every reduction at once."""
+    settings.EVENTLOGS = {
+        "CACHE": "default",
+        "CACHING_POLICY": "eventlogs.AlwaysCache",
+        "REFRESHER": "eventlogs.refreshers.ImmediateRefresher",
+    }
+    yield cache_for()
+    caches["default"].clear()
+
+
+def of_caches() -> list[Finding]:
+    return list(verify(Scope("default"), [CacheVerifier()]))
+
+
+def keep(cache, aggregate: Account, log_id: LogId, version: int) -> None:
+    """Put an entry into the cache, signed and proven."""
+    codec = EntryCodec(Account, "default")
+    row = store_for("default").events(log_id, start=version - 1, limit=1)[0]
+    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row[1]), row)
+    cache.replace(codec.key(log_id), entry, timeout=60)
+
+
+def test_reductions_that_are_cached_are_compared_with_a_replay(reduction_cache, transactional_db):
+    log_ids = [make_log() for _ in range(3)]
+    for log_id in log_ids:
+        Account.logs.reduce(log_id)
+    keep(reduction_cache, Account(owner="Ada", balance=3), log_ids[0], 4)
+    assert of_caches() == []
+
+    keep(reduction_cache, Account(owner="Ada", balance=99), log_ids[1], 4)
+
+    (finding,) = of_caches()
+    assert (finding.check, finding.subject) == ("caches", str(log_ids[1]))
+    assert "cached at version 4 is another one" in finding.message
+    assert "99" not in finding.message
+
+
+def test_an_entry_that_nobody_would_believe_is_no_finding(reduction_cache, transactional_db):
+    log_id, other = make_log(), make_log()
+    keep(reduction_cache, Account(owner="Ada", balance=99), other, 4)
+    codec = EntryCodec(Account, "default")
+    entry = reduction_cache.get(codec.key(other))
+    reduction_cache.replace(codec.key(other), b"garbage", timeout=60)
+    reduction_cache.replace(codec.key(log_id), entry, timeout=60)
+
+    assert of_caches() == []
+
+
+def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
+    make_log()
+    settings.EVENTLOGS = {"CACHE": None}
+    assert of_caches() == []
+
+    class Away(NoReductionCache.__bases__[0]):
+        def get(self, key):
+            raise ConnectionError
+
+        set = add = replace = delete = get
+
+    monkeypatch.setattr(verification, "cache_for", lambda: CarefulCache(Away()))
+    assert [each.message for each in of_caches()] == [
+        "the cache cannot be read, so nothing is known"
+    ]
 
 
 def test_a_project_adds_its_own_verifier(db, monkeypatch):

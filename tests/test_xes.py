@@ -171,6 +171,7 @@ def test_events_of_unknown_types_are_exported(account):
     assert attributes(trace.findall(f"{NS}event")[3])["to"] == ("string", "Mars")
 
 
+@pytest.mark.filterwarnings("ignore")  # its own
 def test_pm4py_reads_it(tmp_path, db):
     pm4py = pytest.importorskip("pm4py")
     state = Account.logs.create(Opened(owner="Ada"), metadata={"user": "grace"})

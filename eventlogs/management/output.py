@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from unicodedata import east_asian_width
 from uuid import UUID
 
@@ -30,7 +31,11 @@ from eventlogs.management.progress import Progress, Silent, shown
 
 GAP = "  "  # between two columns
 ELLIPSIS = "…"
+COMFORTABLE = 40  # columns that a wrapped one wants beside the others
 NARROWEST = 16  # columns that the last one has at least, however narrow the terminal
+
+Paint = Callable[[str], str]
+Note = tuple[str, "Paint | None"]
 
 
 class Output:
@@ -79,7 +84,7 @@ class Output:
         head: Sequence[str] = (),
         right: Sequence[int] = (),
         paint: Callable[[int, str], str] | None = None,
-        below: Callable[[int], Iterable[str]] | None = None,
+        below: Callable[[int], Iterable[Note]] | None = None,
         wrap: bool = False,
         indent: str = "",
     ) -> None:
@@ -87,8 +92,9 @@ class Output:
         Write rows in columns; numbers get thousands separators.
 
         ``right`` are the columns to align to the right. ``paint`` gets a column's number and
-        its padded text. ``below`` gets a row's number and returns lines to write below it.
-        What does not fit is cut from the last column, or with ``wrap`` put on further lines.
+        its padded text. ``below`` gets a row's number and returns lines to write below it, each
+        with its colour. What does not fit is cut from the last column, or with ``wrap`` put on
+        further lines; where the terminal is too narrow for that, below the row.
         """
         cells = [[clean(_text(value)) for value in row] for row in rows]
         lines = [list(head), *cells] if head else cells
@@ -96,23 +102,30 @@ class Output:
             return
         widths = [max(columns(line[number]) for line in lines) for number in range(len(lines[0]))]
         hanging = len(indent) + sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
-        if self.width is not None:
-            widths[-1] = max(min(widths[-1], self.width - hanging), NARROWEST)
+        room = sys.maxsize if self.width is None else self.width - hanging
+        stacked = wrap and room < min(widths[-1], COMFORTABLE)
+        if stacked and self.width is not None:
+            hanging = len(indent) + widths[0] + len(GAP)
+            room = self.width - hanging
+        widths[-1] = min(widths[-1], max(room, NARROWEST))
         if head:
             padded = [pad(text, widths[n], n in right) for n, text in enumerate(head)]
-            self.line(indent + self.style.MIGRATE_LABEL(GAP.join(padded).rstrip()))
+            shown = padded[:-1] if stacked else padded
+            self.line(indent + self.style.MIGRATE_LABEL(GAP.join(shown).rstrip()))
         for place, line in enumerate(cells):
-            first, *more = wrapped(line[-1], widths[-1]) if wrap else [cut(line[-1], widths[-1])]
+            pieces = wrapped(line[-1], widths[-1]) if wrap else [cut(line[-1], widths[-1])]
+            beside = [] if stacked else [pieces.pop(0)]
             padded = [
-                pad(text, widths[n], n in right) for n, text in enumerate([*line[:-1], first])
+                pad(text, widths[n], n in right) for n, text in enumerate([*line[:-1], *beside])
             ]
             if paint is not None:
                 padded = [paint(number, text) for number, text in enumerate(padded)]
             self.line((indent + GAP.join(padded)).rstrip())
-            for text in more:
+            for text in pieces:
                 self.line(" " * hanging + (paint(len(line) - 1, text) if paint else text))
-            for text in below(place) if below is not None else ():
-                self.line(" " * hanging + text)
+            for text, colour in below(place) if below is not None else ():
+                for piece in wrapped(clean(text), max(room, NARROWEST)):
+                    self.line(" " * hanging + (colour(piece) if colour else piece))
 
     # JSON
 
@@ -134,7 +147,8 @@ class Output:
     @contextmanager
     def progress(self, label: str, *, total: int | None = None, unit: str) -> Iterator[Progress]:
         """Show how far a long job has got, on a terminal; see ``progress.shown``."""
-        stream = cast("Any", self._stderr)
+        # Not Django's wrapper: it ends each write with a new line, and a bar stays on one.
+        stream: Any = getattr(self._stderr, "_out", self._stderr)
         with shown(stream, label, total, unit) as progress:
             self._progress = progress
             try:

@@ -30,7 +30,7 @@ from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
-from eventlogs.stores.restoring import Restored, RestoredEvent, restore
+from eventlogs.stores.restoring import Restored, RestoredEvent, raise_versions, restore
 from eventlogs.stores.transactions import in_transaction, run_again
 
 T = TypeVar("T")
@@ -235,6 +235,7 @@ class PortableStore(BaseStore):
             for event in events
         ]
         self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+        raise_versions(self.using, events)
 
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.

@@ -6,28 +6,33 @@ locks, though, and gives the same promise: indexes without a hole, versions that
 recorded_at that does not run backwards. What is there already is compared, never written again,
 so that restoring twice restores once; where it is not the same, nothing is restored.
 
-The statements that differ between databases are few: how events are inserted. The rest goes
+What differs between databases is how events are inserted and versions raised. The rest goes
 through the ORM.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.apps import apps
 from django.db import connections, models, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Cast, Greatest
 
 from eventlogs.codec import EXACT_JSON, StoredEvent
 from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
+
+T = TypeVar("T")
+
+RANGES: Final = 100  # logs whose events are looked up by one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,9 @@ def restore(
     insert: Callable[[Sequence[RestoredEvent]], None],
 ) -> Restored:
     """
-    Store the events that are missing, in one transaction; ``insert`` writes them in order.
+    Store the events that are missing, in one transaction.
+
+    ``insert`` writes events in order, and raises the versions of their logs.
 
     Right because: the rows of the logs are locked, in the order of their ids, before anything
     is compared, so that no append and no other restore comes in between. A new log's row is
@@ -157,7 +164,6 @@ def restore(
         if new:
             insert(new)
             _restore_keys(using, new)
-            _raise_versions(using, new)
     return Restored(len(new), len(present))
 
 
@@ -195,29 +201,41 @@ def _compare(using: str, present: Sequence[RestoredEvent]) -> None:
     by_log: dict[LogId, list[RestoredEvent]] = {}
     for event in present:
         by_log.setdefault(event.log_id, []).append(event)
+    for some in batched(by_log.items(), RANGES):
+        ranges = Q()
+        for log_id, events in some:
+            indexes = [event.index for event in events]
+            ranges |= Q(log_id=log_id.uuid, index__gte=min(indexes), index__lte=max(indexes))
+        stored = {(row[0], row[1]): row[1:] for row in _stored(using, ranges)}
+        for log_id, events in some:
+            for event in events:
+                compare(event, stored.get((log_id.uuid, event.index)))
+
+
+def _stored(using: str, ranges: Q) -> QuerySet[Any]:
     text = models.TextField()
-    for log_id, events in by_log.items():
-        found = (
-            rows(using, "Event")
-            .filter(
-                log_id=log_id.uuid,
-                index__gte=min(event.index for event in events),
-                index__lte=max(event.index for event in events),
-            )
-            .values_list(
-                "index",
-                "position",
-                "type",
-                "schema_version",
-                Cast("data", text),
-                Cast("metadata", text),
-                "idempotency_key",
-                "recorded_at",
-            )
+    return (
+        rows(using, "Event")
+        .filter(ranges)
+        .values_list(
+            "log_id",
+            "index",
+            "position",
+            "type",
+            "schema_version",
+            Cast("data", text),
+            Cast("metadata", text),
+            "idempotency_key",
+            "recorded_at",
         )
-        stored = {row[0]: row for row in found}
-        for event in events:
-            compare(event, stored.get(event.index))
+    )
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most ``size`` items (itertools.batched is Python 3.12's)."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
@@ -261,7 +279,8 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
             )
 
 
-def _raise_versions(using: str, new: Iterable[RestoredEvent]) -> None:
+def raise_versions(using: str, new: Iterable[RestoredEvent]) -> None:
+    """Count restored events into their logs' versions, a log at a time."""
     counts: Counter[UUID] = Counter()
     last: dict[UUID, datetime] = {}
     for event in new:

@@ -108,7 +108,7 @@ class RestoreContract:
         [
             ({"type": "account.withdrawn"}, "its type is another one"),
             ({"schema_version": 2}, "its schema version is another one"),
-            ({"data": '{"amount":999}'}, "its data is another one"),
+            ({"data": '{"amount":"SECRET"}'}, "its data is another one"),
             ({"metadata": "{}"}, "its metadata is another one"),
             ({"idempotency_key": "k"}, "its idempotency key is another one"),
             ({"recorded_at": LONG_AGO}, "its time is another one"),
@@ -123,7 +123,7 @@ class RestoreContract:
             store.restore([deposit(log_id, 0), deposit(log_id, 1, **change), deposit(log_id, 2)])
 
         assert (caught.value.log_id, caught.value.index) == (log_id, 1)
-        assert "999" not in str(caught.value)
+        assert "SECRET" not in str(caught.value)
         assert amounts(store, log_id) == [0, 1]
 
     def test_a_batch_is_restored_as_a_whole_or_not_at_all(self, store: BaseStore):

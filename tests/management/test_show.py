@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from django.core.management import CommandError
 
-from eventlogs import LogId
+from eventlogs import Aggregate, EventRecord, LogId
 from eventlogs.codec import EncodedEvent
 from eventlogs.models import Event
 from eventlogs.stores import AppendRequest, store_for
-from tests.accounts import Account, Deposited
+from tests.accounts import Account, Deposited, Opened
 
 
 def test_the_timeline_and_the_state_are_shown(account, run):
@@ -96,6 +98,24 @@ def test_a_log_without_an_aggregate_is_shown_raw(run, db):
 
     assert "stranger.came" in shown
     assert "No aggregate folds stranger logs" in shown
+
+
+def test_where_there_are_several_aggregates_one_is_chosen(account, run_json, scratch_registry):
+    @dataclass
+    class Notes(Aggregate, log_type="account", events=[Opened]):
+        seen: int = 0
+
+        def apply(self, record: EventRecord) -> None:
+            self.seen += 1
+
+    shown = run_json("show", account)
+    assert shown["state"] is None
+    assert "Choose by --aggregate" in shown["state_error"]
+    assert len(shown["events"]) == 3
+    assert run_json("show", account, "--aggregate", "Account")["state"]["balance"] == 70
+    assert run_json("show", account, "--aggregate", Notes.__qualname__)["state"] == {"seen": 3}
+    with pytest.raises(CommandError, match="No aggregate 'Nothing'"):
+        run_json("show", account, "--aggregate", "Nothing")
 
 
 def test_what_a_terminal_would_act_on_is_escaped(account, run):

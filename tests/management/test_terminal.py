@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from django.db import connection
@@ -73,7 +74,12 @@ def test_no_colours_where_they_are_not_wanted(terminal, account, arguments, env)
 @pytest.mark.parametrize("columns", [80, 120])
 def test_lines_fit_the_terminal(terminal, columns, transactional_db):
     state = Account.logs.create(Opened(owner="Ada"))
-    state = Account.logs.append(state, Noted(note="wide 日本語 " * 30), metadata={"user": "grace"})
+    state = Account.logs.append(
+        state,
+        Noted(note="wide 日本語 " * 30),
+        metadata={"user": "grace", "note": "long " * 40},
+        idempotency_key="k" * 200,
+    )
 
     for arguments in (["show", state.log_id], ["stats"]):
         shown = ESCAPES.sub("", finish(terminal(*arguments, columns=columns)))
@@ -115,6 +121,41 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(transactional_db):
     said = child.stderr.read()
     child.stderr.close()
     assert (child.wait(timeout=30), said) == (141, "")
+
+
+def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
+    pytest.importorskip("tqdm")
+
+    shown = finish(terminal("verify"))
+
+    assert "Verifying: " in shown
+    assert re.search(r"Verifying: [^\r\n]*\n", shown) is None
+    assert ESCAPES.sub("", shown.split("\r")[-1]) == "3 events were looked at. Nothing is wrong.\n"
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(terminal, transactional_db):
+    child = terminal("tail", "--follow", "-n", "0")
+    time.sleep(2)
+    child.sendintr()
+
+    shown = finish(child)
+
+    assert "Interrupted." in shown
+    assert "Traceback" not in shown
+    assert child.exitstatus == 130
+
+
+def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_db):
+    child = terminal("import", "-")
+    child.sendline('{"format":"eventlogs","version":1}')
+    time.sleep(2)
+    child.sendintr()
+
+    shown = finish(child)
+
+    assert "Import the same file again to carry on." in shown
+    assert "Traceback" not in shown
+    assert child.exitstatus == 130
 
 
 def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(capsys):

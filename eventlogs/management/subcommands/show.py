@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from eventlogs.aggregates import Aggregate, Reduction
 from eventlogs.codec import raw_records
@@ -14,7 +14,7 @@ from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
-from eventlogs.management.output import Output, clean
+from eventlogs.management.output import Note, Output
 from eventlogs.management.records import as_json, compact
 from eventlogs.management.states import state_of
 from eventlogs.management.subcommands.reduce import add_state_arguments
@@ -110,7 +110,12 @@ def state_as_of(
     using: str, log: LogId, version: int, aggregate: str | None
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the state at a version, or why there is none: the raw events can still be shown."""
-    cls = arguments.aggregate_of(log.log_type, aggregate)
+    try:
+        cls = arguments.aggregate_of(log.log_type, aggregate)
+    except CommandError as error:
+        if aggregate is not None:
+            raise
+        return None, str(error)  # there are several: the events can be shown all the same
     if cls is None:
         return None, f"No aggregate folds {log.log_type} logs here. Is its app in INSTALLED_APPS?"
     try:
@@ -138,14 +143,14 @@ def write_timeline(out: Output, records: list[EventRecord], version: int) -> Non
     actors = [actor_of(record.metadata) for record in records]
     has_actors = any(actor for actor, _ in actors)
 
-    def below(row: int) -> list[str]:
+    def below(row: int) -> list[Note]:
         record, (_, rest) = records[row], actors[row]
         lines = []
         if rest:
             lines.append(f"metadata {compact(rest)}")
         if record.idempotency_key is not None:
             lines.append(f"key {record.idempotency_key}")
-        return [out.style.HTTP_NOT_MODIFIED(clean(line)) for line in lines]
+        return [(line, out.style.HTTP_NOT_MODIFIED) for line in lines]
 
     def paint(column: int, text: str) -> str:
         return str(out.style.SQL_KEYWORD(text)) if column == 2 else text

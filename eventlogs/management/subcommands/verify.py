@@ -12,7 +12,7 @@ from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import findings
 from eventlogs.management.output import Output, clean
-from eventlogs.verification import Scope, verify
+from eventlogs.verification import CacheVerifier, Scope, verify
 
 HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
 
@@ -37,6 +37,11 @@ def add_arguments(parser: CommandParser) -> None:
         help="Do not decode events: faster, and for where their classes are not installed.",
     )
     parser.add_argument(
+        "--caches",
+        action="store_true",
+        help="Also replay every log of which a reduction is cached, and compare.",
+    )
+    parser.add_argument(
         "--limit",
         type=arguments.at_least(1),
         default=SHOWN,
@@ -52,6 +57,7 @@ def run(
     log_type: list[str],
     after: LogId | None,
     no_decode: bool,
+    caches: bool,
     limit: int,
     verbosity: int,
     **options: Any,
@@ -70,7 +76,7 @@ def run(
 
         scope = Scope(using, after, log_type, not no_decode, tell)
         try:
-            for finding in verify(scope):
+            for finding in verify(scope, [CacheVerifier()] if caches else []):
                 found[finding.check] += 1
                 if found.total() > limit:
                     continue
