@@ -16,10 +16,12 @@ from threading import Condition, Thread
 from typing import Final
 
 from django.db import connections
+from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 
 logger = logging.getLogger("eventlogs.background")
 
 CAPACITY: Final = 1_000  # jobs
+LINGER: Final = 5.0  # seconds that a database connection is kept for the next job
 LAST_WORDS: Final = 2.0  # seconds that a process waits at its end for what is still queued
 
 Job = Callable[[], None]
@@ -32,8 +34,8 @@ class Background:
 
     A job takes the place of one that is queued under the same key, and keeps the time at which
     that one was due. What a job raises is logged. The thread is started by the first job, in
-    each process for itself; its database connections are closed whenever there is nothing left
-    to do.
+    each process for itself; its database connections are closed when there was nothing to do
+    for five seconds, and at once in tests.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -113,7 +115,11 @@ class Background:
                         self._running = key, job
                         return key, job
                     wait = due - now if wait is None else min(wait, due - now)
-                self._changed.wait(wait)
+                if wait is None and _is_connected():
+                    if not self._changed.wait(LINGER) and not self._jobs:
+                        connections.close_all()
+                else:
+                    self._changed.wait(wait)
 
     def _work(self) -> None:
         while True:
@@ -124,12 +130,33 @@ class Background:
                 # Not its text: a database's errors quote what they were given.
                 logger.error("A job in the background failed: %s", type(error).__name__)
             finally:
-                if not self._jobs:
-                    # An open connection would keep a test database from being dropped.
+                if _is_to_be_closed():
                     connections.close_all()
                 with self._changed:
                     self._running = None
                     self._changed.notify_all()
+
+
+def _is_connected() -> bool:
+    """Return whether this thread has a database connection open."""
+    return any(each.connection is not None for each in connections.all(initialized_only=True))
+
+
+def _is_to_be_closed() -> bool:
+    """
+    Return whether this thread has a connection that is not to be kept for the next job.
+
+    One that had an error may be lost, and one to a database that Django made for tests would
+    keep that from being dropped.
+    """
+    for each in connections.all(initialized_only=True):
+        name, test_name = str(each.settings_dict["NAME"]), each.settings_dict["TEST"]["NAME"]
+        # While tests run, NAME is the test name itself; by default that is NAME with the prefix.
+        if name == str(test_name) if test_name else name.startswith(TEST_DATABASE_PREFIX):
+            return True
+        if each.errors_occurred:
+            return True
+    return False
 
 
 background: Final = Background()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from threading import Event, current_thread
 
 import pytest
+from django.db import connections
 
 from eventlogs.background import Background
 
@@ -130,3 +132,61 @@ def test_what_is_queued_is_done_before_the_process_ends(tmp_path):
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
     assert written.exists()
+
+
+@pytest.fixture
+def connected(monkeypatch, transactional_db):
+    """What the thread's database connections are, after jobs that use one."""
+    seen = []
+
+    def job():
+        connections["default"].ensure_connection()
+        seen.append(connections["default"].connection)
+
+    return seen, job
+
+
+def test_a_connection_to_a_test_database_is_closed_at_once(queue, connected):
+    seen, job = connected
+    for _ in range(2):
+        queue.submit("a", job)
+        assert queue.flush(5)
+
+    assert seen[0] is not seen[1]
+
+
+def test_a_connection_is_kept_for_the_next_job_unless_it_had_an_error(
+    queue, connected, monkeypatch
+):
+    seen, job = connected
+    monkeypatch.setattr("eventlogs.background.TEST_DATABASE_PREFIX", "nothing")
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "TEST", {**settings["TEST"], "NAME": None})
+
+    def fail():
+        job()
+        connections["default"].errors_occurred = True
+
+    for each in (job, fail, job):
+        queue.submit("a", each)
+        assert queue.flush(5)
+    queue.submit("a", connections.close_all)
+    assert queue.flush(5)
+
+    assert seen[0] is seen[1]
+    assert seen[1] is not seen[2]
+
+
+def test_a_connection_is_closed_when_there_was_nothing_to_do(queue, connected, monkeypatch):
+    seen, job = connected
+    monkeypatch.setattr("eventlogs.background.TEST_DATABASE_PREFIX", "nothing")
+    monkeypatch.setattr("eventlogs.background.LINGER", 0.05)
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "TEST", {**settings["TEST"], "NAME": None})
+
+    for _ in range(2):
+        queue.submit("a", job)
+        assert queue.flush(5)
+        time.sleep(0.5)
+
+    assert seen[0] is not seen[1]
