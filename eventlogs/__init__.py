@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         LogCorrupted,
         LogFull,
         LogNotFound,
+        ProjectionFailed,
         RegistrationError,
         TransactionMustRetry,
         UndecodableEvent,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         VersionNotReached,
     )
     from eventlogs.feed import Feed, FeedPage
+    from eventlogs.fields import LogIdField
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
     from eventlogs.pages import EventPage
@@ -46,6 +48,12 @@ if TYPE_CHECKING:
         LogAgePolicy,
         LogLengthPolicy,
         NeverCache,
+    )
+    from eventlogs.projections.declarations import (
+        Projection,
+        ReductionProjection,
+        handles,
+        projection,
     )
 
 __version__ = "0.1.0"
@@ -67,6 +75,7 @@ _HOMES = {
         "LogCorrupted",
         "LogFull",
         "LogNotFound",
+        "ProjectionFailed",
         "RegistrationError",
         "TransactionMustRetry",
         "UndecodableEvent",
@@ -74,6 +83,7 @@ _HOMES = {
         "VersionNotReached",
     ),
     "eventlogs.feed": ("Feed", "FeedPage"),
+    "eventlogs.fields": ("LogIdField",),
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
     "eventlogs.pages": ("EventPage",),
@@ -83,6 +93,12 @@ _HOMES = {
         "LogAgePolicy",
         "LogLengthPolicy",
         "NeverCache",
+    ),
+    "eventlogs.projections.declarations": (
+        "Projection",
+        "ReductionProjection",
+        "handles",
+        "projection",
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -110,12 +126,16 @@ __all__ = [
     "LogCorrupted",
     "LogFull",
     "LogId",
+    "LogIdField",
     "LogLengthPolicy",
     "LogManager",
     "LogNotFound",
     "LogState",
     "NeverCache",
+    "Projection",
+    "ProjectionFailed",
     "Reduction",
+    "ReductionProjection",
     "RegistrationError",
     "TransactionMustRetry",
     "UndecodableEvent",
@@ -123,6 +143,8 @@ __all__ = [
     "VersionNotReached",
     "event",
     "fold",
+    "handles",
+    "projection",
     "upcaster",
 ]
 

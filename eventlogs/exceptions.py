@@ -18,7 +18,8 @@ Every error that eventlogs raises, in one tree.
     ├── IdempotencyKeyReused         the key's append was another one
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── TransactionMustRetry         the database gave the whole transaction up
-    └── FeedUnavailable              reading the feed here could skip events
+    ├── FeedUnavailable              reading the feed here could skip events
+    └── ProjectionFailed             a projection's handler raised; nothing of its batch is stored
 
 An error carries its facts as attributes, ends its message with what to do next, survives
 pickling (so it can cross a Celery result backend or a process pool) and never shows payload
@@ -328,3 +329,20 @@ class FeedUnavailable(EventLogError):
         self.reason = reason
         self.using = using
         super().__init__(f"The feed of database {using!r} cannot be read: {self.REASONS[reason]}.")
+
+
+class ProjectionFailed(EventLogError):
+    """
+    A projection could not apply an event; the ``__cause__`` says why.
+
+    Nothing of its batch is stored, neither rows nor checkpoint.
+    """
+
+    def __init__(self, projection: str, log_id: LogId, position: int) -> None:
+        self.projection = projection
+        self.log_id = log_id
+        self.position = position
+        super().__init__(
+            f"Projection {projection!r} could not apply the event at position {position} of "
+            f"{log_id}. Mend its handler, then catch up again."
+        )
