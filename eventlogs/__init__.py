@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         LogCorrupted,
         LogFull,
         LogNotFound,
+        ProjectionFailed,
         RegistrationError,
         TransactionMustRetry,
         UndecodableEvent,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         VersionNotReached,
     )
     from eventlogs.feed import Feed, FeedPage
+    from eventlogs.fields import LogIdField
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
     from eventlogs.pages import EventPage
@@ -48,6 +50,12 @@ if TYPE_CHECKING:
         LogAgePolicy,
         LogLengthPolicy,
         NeverCache,
+    )
+    from eventlogs.projections.declarations import (
+        Projection,
+        ReductionProjection,
+        handles,
+        projection,
     )
 
 __version__ = "0.1.0"
@@ -71,6 +79,7 @@ _HOMES = {
         "LogCorrupted",
         "LogFull",
         "LogNotFound",
+        "ProjectionFailed",
         "RegistrationError",
         "TransactionMustRetry",
         "UndecodableEvent",
@@ -78,6 +87,7 @@ _HOMES = {
         "VersionNotReached",
     ),
     "eventlogs.feed": ("Feed", "FeedPage"),
+    "eventlogs.fields": ("LogIdField",),
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
     "eventlogs.pages": ("EventPage",),
@@ -87,6 +97,12 @@ _HOMES = {
         "LogAgePolicy",
         "LogLengthPolicy",
         "NeverCache",
+    ),
+    "eventlogs.projections.declarations": (
+        "Projection",
+        "ReductionProjection",
+        "handles",
+        "projection",
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -116,12 +132,16 @@ __all__ = [
     "LogCorrupted",
     "LogFull",
     "LogId",
+    "LogIdField",
     "LogLengthPolicy",
     "LogManager",
     "LogNotFound",
     "LogState",
     "NeverCache",
+    "Projection",
+    "ProjectionFailed",
     "Reduction",
+    "ReductionProjection",
     "RegistrationError",
     "TransactionMustRetry",
     "UndecodableEvent",
@@ -129,6 +149,8 @@ __all__ = [
     "VersionNotReached",
     "event",
     "fold",
+    "handles",
+    "projection",
     "upcaster",
 ]
 

@@ -20,7 +20,8 @@ Every error that eventlogs raises, in one tree.
     ├── HistoryDiffers               an import has another event than the database, or lacks one
     ├── InvalidExport                (ValueError) a line of an import cannot be read
     ├── TransactionMustRetry         the database gave the whole transaction up
-    └── FeedUnavailable              reading the feed here could skip events
+    ├── FeedUnavailable              reading the feed here could skip events
+    └── ProjectionFailed             a projection's handler raised; nothing of its batch is stored
 
 An error carries its facts as attributes, ends its message with what to do next, survives
 pickling (so it can cross a Celery result backend or a process pool) and never shows payload
@@ -359,3 +360,20 @@ class FeedUnavailable(EventLogError):
         self.reason = reason
         self.using = using
         super().__init__(f"The feed of database {using!r} cannot be read: {self.REASONS[reason]}.")
+
+
+class ProjectionFailed(EventLogError):
+    """
+    A projection could not apply an event; the ``__cause__`` says why.
+
+    Nothing of its batch is stored, neither rows nor checkpoint.
+    """
+
+    def __init__(self, projection: str, log_id: LogId, position: int) -> None:
+        self.projection = projection
+        self.log_id = log_id
+        self.position = position
+        super().__init__(
+            f"Projection {projection!r} could not apply the event at position {position} of "
+            f"{log_id}. Mend its handler, then catch up again."
+        )

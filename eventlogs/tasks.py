@@ -21,6 +21,7 @@ from celery import shared_task
 from django.db import Error
 
 from eventlogs.caches import Unreachable
+from eventlogs.projections.running import run
 from eventlogs.refreshers import MessageRefresher, refresh_by_names
 from eventlogs.sweeps import sweep
 
@@ -61,6 +62,16 @@ def sweep_reductions(
     Safe to run twice, late or at once with another. See ``eventlogs.sweeps.sweep``.
     """
     return sweep(using=using, cache=cache, full=full)._asdict()
+
+
+@shared_task(name="eventlogs.run_projections", ignore_result=True)
+def run_projections(names: list[str] | None = None) -> dict[str, int]:
+    """
+    Let projections catch up, by default all that the worker has imported.
+
+    For Celery beat: what fails is taken up by the next run. Safe to run at once with another.
+    """
+    return run(names)
 
 
 class CeleryRefresher(MessageRefresher):

@@ -19,7 +19,7 @@ ROOT = Path(eventlogs.__file__).parent
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
     ["exceptions", "conf"],
-    ["ids", "events", "gate", "codec", "metadata"],
+    ["ids", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
     [
         *["policies", "pages", "stores/", "managers", "models", "feed", "scans"],

@@ -96,6 +96,10 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.FeedUnavailable("replica", using="default"),
         {"reason": "replica", "using": "default"},
     ),
+    (
+        exceptions.ProjectionFailed("balances", LOG_ID, 5),
+        {"projection": "balances", "log_id": LOG_ID, "position": 5},
+    ),
 ]
 
 each_error = pytest.mark.parametrize(

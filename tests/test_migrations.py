@@ -10,7 +10,12 @@ from eventlogs import LogManager
 from eventlogs.models import Event, EventLog
 from tests.accounts import Account, Deposited, Opened
 
-TABLES = {"eventlogs_eventlog", "eventlogs_event", "eventlogs_idempotencykey"}
+TABLES = {
+    "eventlogs_checkpoint",
+    "eventlogs_event",
+    "eventlogs_eventlog",
+    "eventlogs_idempotencykey",
+}
 
 
 def triggers(alias: str) -> dict[str, str]:
