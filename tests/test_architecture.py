@@ -21,7 +21,7 @@ FLOORS = [
     ["exceptions", "conf"],
     ["ids", "events", "gate", "codec"],
     ["aggregates"],
-    ["policies", "caches", "pages", "stores/", "managers", "models", "feed"],
+    ["policies", "caches", "pages", "stores/", "managers", "models", "feed", "history"],
     ["refreshers"],
     ["logs"],
     ["projections/", "checks"],
@@ -36,7 +36,7 @@ THIRD_PARTIES = {
     "redis": {"caches"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
-    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches"},
+    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches", "history"},
     "asgiref": None,
     "django": None,
 }
