@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.bench import drop_scratch, make_scratch, server_facts
 
-NAMES = ("appends", "batches", "streaming", "growth")
+NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching")
 
 
 def main(names: list[str]) -> int:
@@ -17,6 +17,8 @@ def main(names: list[str]) -> int:
     make_scratch()
     print(server_facts())
     from benchmarks.appends import run_appends, run_batches
+    from benchmarks.caching import run_caching
+    from benchmarks.feed import run_feed
     from benchmarks.growth import run_growth
     from benchmarks.streaming import run_streaming
 
@@ -24,7 +26,9 @@ def main(names: list[str]) -> int:
         "appends": run_appends,
         "batches": run_batches,
         "streaming": run_streaming,
+        "feed": run_feed,
         "growth": run_growth,
+        "caching": run_caching,
     }
     try:
         reached = [runs[name]() for name in names or NAMES]

@@ -49,6 +49,7 @@ def configure() -> None:
             where["PASSWORD"] = info.password
         settings.configure(
             SECRET_KEY="benchmarks",
+            CACHES=_caches(),
             USE_TZ=True,
             INSTALLED_APPS=["django.contrib.contenttypes", "eventlogs"],
             DATABASES={
@@ -60,6 +61,27 @@ def configure() -> None:
             },
         )
         django.setup()
+
+
+def _caches() -> dict[str, Any]:
+    local = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    if "REDIS_URL" not in os.environ:
+        return local
+    redis = {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": os.environ["REDIS_URL"],
+        "KEY_PREFIX": SCRATCH,
+        "OPTIONS": {"SOCKET_TIMEOUT": 2, "SOCKET_CONNECT_TIMEOUT": 2},  # seconds
+    }
+    return {**local, "redis": redis}
+
+
+def redis_url() -> str:
+    """Return REDIS_URL, or stop with what to do."""
+    url = os.environ.get("REDIS_URL", "")
+    if not url:
+        sys.exit("Set REDIS_URL to a Redis server, e.g. redis://localhost:6379/15.")
+    return url
 
 
 def make_scratch() -> None:

@@ -29,12 +29,12 @@ def run_streaming() -> bool:
         state = payments.append(state, *[kinds[n % 4] for n in range(count)])
     log_id = state.log_id
 
-    expected = payments.reduce(log_id).aggregate
+    expected = payments.reduce(log_id, fresh=True).aggregate
     grown = in_new_process(growth_of_peak_memory, str(log_id))
 
     heading("eventlogs", "ORM")
     ours, theirs = in_turns(
-        lambda: rate(lambda: payments.reduce(log_id).aggregate, expected),
+        lambda: rate(lambda: payments.reduce(log_id, fresh=True).aggregate, expected),
         lambda: rate(lambda: naive(log_id.uuid), expected),
     )
     reached = report(f"decode and fold {EVENTS:,} events", ours, theirs, "events/s", 5.0)
@@ -52,7 +52,7 @@ def growth_of_peak_memory(log_id: str) -> float:
     before = peak()
     for _ in payments.stream(log_id):
         pass
-    payments.reduce(log_id)
+    payments.reduce(log_id, fresh=True)
     return (peak() - before) / 1024
 
 

@@ -116,16 +116,24 @@ class Aggregate:
                         self.captured += amount
 
     ``events`` are what may be appended to its logs. A subclass without ``log_type`` is a
-    base class. Raise RegistrationError for a log type that ids cannot carry, or a class
-    among ``events`` that lacks ``@event``.
+    base class. ``version`` is part of the fingerprint under which reductions are cached:
+    raise it where the state changes by something that is not the class' own code. Raise
+    RegistrationError for a log type that ids cannot carry, or a class among ``events`` that
+    lacks ``@event``.
     """
 
     log_type: ClassVar[str]
     event_types: ClassVar[tuple[EventType, ...]]
+    aggregate_version: ClassVar[int] = 1
     logs: ClassVar[LogsDescriptor] = LogsDescriptor()
 
     def __init_subclass__(
-        cls, *, log_type: str | None = None, events: Sequence[type] | None = None, **kwargs: Any
+        cls,
+        *,
+        log_type: str | None = None,
+        events: Sequence[type] | None = None,
+        version: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         # dataclass(slots=True) makes the class a second time, without these arguments.
@@ -133,6 +141,8 @@ class Aggregate:
             cls.log_type = check_log_type(log_type)
         if events is not None:
             cls.event_types = tuple(_event_type(cls, event) for event in events)
+        if version is not None:
+            cls.aggregate_version = version
         if "log_type" in vars(cls):
             if not getattr(cls, "event_types", ()):
                 raise RegistrationError(
@@ -171,18 +181,27 @@ class AggregateRegistry:
 
     def add(self, cls: type[Aggregate]) -> None:
         """Register a class in the place of one defined before at the same place."""
-        place = (cls.__module__, cls.__qualname__)
         classes = self._by_log_type.setdefault(cls.log_type, [])
-        classes[:] = [each for each in classes if (each.__module__, each.__qualname__) != place]
-        classes.append(cls)
+        classes[:] = [*_latest(classes), cls]
 
     def of(self, log_type: str) -> tuple[type[Aggregate], ...]:
         """Return the classes that fold logs of this type."""
-        return tuple(self._by_log_type.get(log_type, ()))
+        return tuple(_latest(self._by_log_type.get(log_type, ())))
 
     def __iter__(self) -> Iterator[type[Aggregate]]:
         for classes in list(self._by_log_type.values()):
-            yield from classes
+            yield from _latest(classes)
+
+
+def _latest(classes: Iterable[type[Aggregate]]) -> list[type[Aggregate]]:
+    """
+    Return the class that was defined last at each place.
+
+    Not when a class is added: ``dataclass(slots=True)`` makes its second class first, and then
+    tells it where it is.
+    """
+    places = {(each.__module__, each.__qualname__): each for each in classes}
+    return list(places.values())
 
 
 aggregates = AggregateRegistry()

@@ -6,6 +6,8 @@ from importlib import import_module
 
 from django.apps import AppConfig
 
+from eventlogs import conf
+
 
 class EventLogsConfig(AppConfig):
     """Event logs: ``INSTALLED_APPS = [..., "eventlogs"]``."""
@@ -16,5 +18,6 @@ class EventLogsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and have the setting there."""
+        conf.prepare()
         import_module("eventlogs.checks")

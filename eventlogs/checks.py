@@ -3,12 +3,19 @@ System checks: what would go wrong later, said at startup.
 
     E001  EVENTLOGS is not a dict, or one of its values cannot be
     W002  EVENTLOGS has a key that eventlogs does not know
-    E003  reserved: EVENTLOGS["CACHE"] names no cache
+    E003  EVENTLOGS["CACHE"] names no cache
     E004  an SQLite database whose transactions are not IMMEDIATE
     E005  USE_TZ is off
     E006  two event classes claim one name, or an upcaster is missing or too many
     E007  the fields of an event class cannot be encoded
     W008  the triggers that keep events append-only are missing (with --database)
+    E009  the cache would pickle reductions
+    W010  the cache is the memory of one process (with --deploy)
+    W011  the trigger that fences the feed is missing (with --database)
+    W012  the sequence of positions gives them out in blocks (with --database)
+    W020  a worker refreshes reductions, in a cache that only this process sees
+    W021  the cache is Redis without time-outs
+    W022  reductions of an aggregate cannot be cached
 """
 
 from __future__ import annotations
@@ -19,17 +26,64 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.cache import InvalidCacheBackendError, caches
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
+from eventlogs import conf
+from eventlogs.aggregates import aggregates
+from eventlogs.caches import is_raw_redis, is_safe
 from eventlogs.codec import codec_for
 from eventlogs.conf import DEFAULTS, MAX_PAGE_SIZE
+from eventlogs.entries import why_not
 from eventlogs.events import registry
 from eventlogs.exceptions import RegistrationError
+from eventlogs.policies import policy_from
+from eventlogs.refreshers import MessageRefresher, refresher_for
 
+NO_BACKEND = (ImportError, InvalidCacheBackendError)
 TRIGGERS = {"eventlogs_event_refuse_change", "eventlogs_event_refuse_truncate"}
 
+
+def _is_policy(value: Any) -> bool:
+    try:
+        policy_from(value)
+    except (ImportError, TypeError):
+        return False
+    return True
+
+
+def _is_refresher(value: Any) -> bool:
+    try:
+        refresher_for(value)
+    except (ImportError, TypeError, AttributeError, ImproperlyConfigured):
+        return False
+    return True
+
+
 VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "CACHE": (
+        lambda value: value is None or isinstance(value, str),
+        "an alias in CACHES, or None",
+    ),
+    "CACHE_TIMEOUT": (
+        lambda value: (
+            value is None
+            or (isinstance(value, int | float) and type(value) is not bool and value > 0)
+        ),
+        "a positive number of seconds, or None",
+    ),
+    "CACHING_POLICY": (
+        _is_policy,
+        "a caching policy, the class of one, or the dotted path to either",
+    ),
+    "REFRESHER": (
+        _is_refresher,
+        "the dotted path to a refresher whose packages are installed",
+    ),
+    "REFRESH_ON_APPEND": (lambda value: isinstance(value, bool), "True or False"),
     "MAX_EVENT_BYTES": (
         lambda value: type(value) is int and 0 < value <= 2**28,
         "an int from 1 to 268,435,456 (256 MiB: what jsonb can take)",
@@ -149,11 +203,155 @@ def check_append_only_triggers(
             yield Warning(
                 f"In the database {alias!r} nothing refuses changes of events: the trigger "
                 f"{' and '.join(sorted(missing))} is missing or not ENABLE ALWAYS.",
-                hint=f"Run: manage.py migrate eventlogs 0001 --fake --database {alias}; "
-                f"manage.py migrate eventlogs --database {alias}. In a database that Django "
+                hint=f"Run: {_again('0001', alias)}. In a database that Django "
                 "made for tests, the trigger on TRUNCATE is left out on purpose.",
                 id="eventlogs.W008",
             )
+
+
+@register(Tags.caches)
+def check_reduction_cache(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that reductions have a cache, and that it keeps them as they are."""
+    alias = conf.cache()
+    if not isinstance(alias, str):
+        return  # none is wanted, or E001 says what is wrong
+    if alias not in settings.CACHES:
+        yield Error(
+            f"EVENTLOGS['CACHE'] names {alias!r}, which is not in CACHES.",
+            hint=f"Add CACHES[{alias!r}], or use one of: {', '.join(settings.CACHES)}.",
+            id="eventlogs.E003",
+        )
+        return
+    backend = str(settings.CACHES[alias].get("BACKEND"))
+    try:
+        cache = caches[alias]
+    except NO_BACKEND:
+        return  # Django's own error, when the cache is used
+    if not is_safe(cache):
+        yield Error(
+            f"CACHES[{alias!r}] ({backend}) would pickle reductions: who can write to it could "
+            f"run code here. They are not cached.",
+            hint="Use Redis (django_redis.cache.RedisCache, or Django's own RedisCache), whose "
+            'raw client is used; or set EVENTLOGS["CACHE"] = None.',
+            id="eventlogs.E009",
+        )
+    elif is_raw_redis(cache):
+        options = settings.CACHES[alias].get("OPTIONS") or {}
+        names = {str(name).lower() for name in options}
+        names |= {str(name).lower() for name in options.get("CONNECTION_POOL_KWARGS") or ()}
+        if not {"socket_timeout", "socket_connect_timeout"} <= names:
+            yield Warning(
+                f"CACHES[{alias!r}] has no time-outs: if Redis hangs, so does who reduces a log.",
+                hint="Set SOCKET_TIMEOUT and SOCKET_CONNECT_TIMEOUT in "
+                f'CACHES[{alias!r}]["OPTIONS"] '
+                "(with Django's own RedisCache: socket_timeout, socket_connect_timeout).",
+                id="eventlogs.W021",
+            )
+
+
+@register(Tags.caches, deploy=True)
+def check_processes(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that processes share the cache; asked for by ``check --deploy``."""
+    alias = conf.cache()
+    if isinstance(alias, str) and alias in settings.CACHES and _is_local(alias):
+        yield Warning(
+            f"Reductions are cached in CACHES[{alias!r}], the memory of one process: each "
+            f"process replays every log for itself.",
+            hint='Name an alias of Redis in EVENTLOGS["CACHE"]. Answers are right either way.',
+            id="eventlogs.W010",
+        )
+
+
+@register(Tags.caches)
+def check_refresher(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that a worker's refreshes are seen here."""
+    alias = conf.cache()
+    if not (
+        isinstance(alias, str) and alias in settings.CACHES and _is_refresher(conf.refresher())
+    ):
+        return
+    if isinstance(refresher_for(), MessageRefresher) and _is_local(alias):
+        yield Warning(
+            f"{conf.refresher()} lets workers refresh reductions, but CACHES[{alias!r}] is the "
+            f"memory of one process: what a worker writes is not seen here.",
+            hint='Name an alias of Redis in EVENTLOGS["CACHE"], or use '
+            "eventlogs.refreshers.ThreadRefresher.",
+            id="eventlogs.W020",
+        )
+
+
+@register()
+def check_aggregates(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that reductions can be cached at all."""
+    if conf.cache() is None:
+        return
+    for aggregate in aggregates:
+        reason = why_not(aggregate)
+        if reason is not None:
+            yield Warning(
+                f"Reductions of {aggregate.__module__}.{aggregate.__qualname__} cannot be cached: "
+                f"{reason}. Its logs are replayed each time.",
+                hint="Put @dataclass above it, and declare all that it keeps as fields.",
+                id="eventlogs.W022",
+            )
+
+
+def _is_local(alias: str) -> bool:
+    try:
+        return isinstance(caches[alias], LocMemCache)
+    except NO_BACKEND:
+        return False
+
+
+@register(Tags.database)
+def check_feed(
+    *,
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> Iterable[CheckMessage]:
+    """Check that PostgreSQL fences the feed; asked for by ``check --database``."""
+    for alias in databases or ():
+        connection = connections[alias]
+        if connection.vendor != "postgresql" or not _holds_logs(alias):
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('eventlogs_event')")
+            if cursor.fetchone() == (None,):
+                continue  # not migrated yet
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM pg_trigger "
+                "WHERE tgrelid = 'eventlogs_event'::regclass "
+                "AND tgname = 'eventlogs_event_fence' AND tgenabled = 'A'), "
+                "(SELECT seqcache FROM pg_sequence WHERE seqrelid = "
+                "pg_get_serial_sequence('eventlogs_event', 'position')::regclass)"
+            )
+            has_fence, sequence_cache = cursor.fetchone()
+        if not has_fence:
+            yield Warning(
+                f"In the database {alias!r} readers of the feed could skip events, so they are "
+                f"refused: the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS.",
+                hint=f"Run: {_again('0002', alias)}. What was read meanwhile from a feed "
+                "without a fence may lack events: rebuild it.",
+                id="eventlogs.W011",
+            )
+        if sequence_cache != 1:
+            yield Warning(
+                f"In the database {alias!r} the sequence of positions has CACHE "
+                f"{sequence_cache}, so readers of the feed could skip events and are refused.",
+                hint="Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1; then restart "
+                "everything that is connected: connections use up the block that they have.",
+                id="eventlogs.W012",
+            )
+
+
+def _again(last: str, alias: str) -> str:
+    """Return the commands that run the migrations of triggers again, those after ``last``."""
+    return (
+        f"manage.py migrate eventlogs {last} --fake --database {alias}; "
+        f"manage.py migrate eventlogs 0003 --database {alias}; "
+        f"manage.py migrate eventlogs --fake --database {alias}"
+    )
 
 
 def _holds_logs(alias: str) -> bool:

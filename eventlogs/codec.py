@@ -20,6 +20,7 @@ from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
+from uuid import UUID
 
 import msgspec
 from msgspec import inspect as types
@@ -67,6 +68,14 @@ An event as a store answers it: index, position, type, schema version, data (JSO
 metadata (JSON text), idempotency key, recorded at. A plain tuple, because a log of 100,000
 events is 100,000 of them.
 """
+
+FeedRow = tuple[str, UUID, int, int, str, int, str, str, "str | None", datetime]
+"""A stored event of any log: the log's type and UUID, and then as in StoredEvent."""
+
+POSITION: Final = 3  # in a FeedRow
+
+# What decoding raises of its own; an upcaster's errors come through as they are.
+CANNOT_DECODE: Final = (msgspec.MsgspecError, UndecodableEvent, UnknownEventType)
 
 
 class EncodedEvent(NamedTuple):
@@ -172,9 +181,21 @@ class EventCodec:
 
         def decode(data: str) -> Any:
             value = EXACT_JSON.decode(data)
-            for upcast in chain:
-                value = upcast(value)
-            return self._decode(EXACT_ENCODER.encode(value))
+            at = schema_version
+            try:
+                for upcast in chain:
+                    value = upcast(value)
+                    at += 1
+                upcasted = EXACT_ENCODER.encode(value)
+            except Exception as error:
+                # Not its text, which may quote the data.
+                raise UndecodableEvent(
+                    f"its upcaster from version {min(at, current - 1)} failed with "
+                    f"{type(error).__name__}",
+                    event_type=self.event_type.name,
+                    schema_version=schema_version,
+                ) from error
+            return self._decode(upcasted)
 
         return decode
 
@@ -204,25 +225,8 @@ class EventReader:
                 if decode is None:
                     decode = self._decoder(name, version)
                 event = decode(data)
-            except msgspec.MsgspecError as error:
-                path, reason = _reason(error)
-                raise UndecodableEvent(
-                    f"at {path}, {reason}",
-                    event_type=name,
-                    schema_version=version,
-                    log_id=log_id,
-                    index=index,
-                ) from None
-            except UndecodableEvent as error:
-                raise UndecodableEvent(
-                    error.reason,
-                    event_type=name,
-                    schema_version=version,
-                    log_id=log_id,
-                    index=index,
-                ) from None
-            except UnknownEventType:
-                raise UnknownEventType(name, log_id=log_id, index=index) from None
+            except CANNOT_DECODE as error:
+                raise _unreadable(error, name, version, log_id, index) from _cause(error)
             yield EventRecord(
                 log_id,
                 index,
@@ -233,6 +237,34 @@ class EventReader:
                 {} if metadata == "{}" else JSON.decode(metadata),
                 key,
                 recorded_at,
+            )
+
+    def feed_records(self, rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
+        """
+        Yield ``rows`` of any logs as records.
+
+        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
+        """
+        decoders = self._decoders
+        for log_type, log, index, position, name, version, data, metadata, key, at in rows:
+            decode = decoders.get((name, version))
+            try:
+                if decode is None:
+                    decode = self._decoder(name, version)
+                event = decode(data)
+            except CANNOT_DECODE as error:
+                log_id = LogId.stored(log_type, log)
+                raise _unreadable(error, name, version, log_id, index) from _cause(error)
+            yield EventRecord(
+                LogId.stored(log_type, log),
+                index,
+                position,
+                name,
+                version,
+                event,
+                {} if metadata == "{}" else JSON.decode(metadata),
+                key,
+                at,
             )
 
     def _decoder(self, name: str, version: int) -> Callable[[str], Any]:
@@ -258,6 +290,33 @@ def raw_records(log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRec
             key,
             recorded_at,
         )
+
+
+def raw_feed_records(rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
+    """Yield ``rows`` of any logs with their raw JSON values in the place of events."""
+    for log_type, log, *event in rows:
+        yield from raw_records(LogId.stored(log_type, log), [cast("StoredEvent", tuple(event))])
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """Return what an upcaster raised; what msgspec raises may quote the data."""
+    return error.__cause__ if isinstance(error, UndecodableEvent) else None
+
+
+def _unreadable(
+    error: Exception, name: str, version: int, log_id: LogId, index: int
+) -> UnknownEventType | UndecodableEvent:
+    """Return the error that says which event could not be decoded, and why."""
+    if isinstance(error, UnknownEventType):
+        return UnknownEventType(name, log_id=log_id, index=index)
+    if isinstance(error, UndecodableEvent):
+        reason = error.reason
+    else:
+        path, reason = _reason(error)
+        reason = f"at {path}, {reason}"
+    return UndecodableEvent(
+        reason, event_type=name, schema_version=version, log_id=log_id, index=index
+    )
 
 
 _codecs: dict[EventType, EventCodec] = {}

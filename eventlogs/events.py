@@ -107,6 +107,22 @@ class Registry:
             raise RegistrationError(_clash(name, claims))
         return claims[0]
 
+    def names_of(self, types: Iterable[str | type]) -> list[str]:
+        """
+        Return every stored name of event types that are given by name or by class.
+
+        A name without a class stands for itself. Raise TypeError for a class without ``@event``.
+        """
+        names: set[str] = set()
+        for each in types:
+            known = self.by_name(each) if isinstance(each, str) else self.by_class(each)
+            if isinstance(each, str):
+                names.add(each)
+            elif known is None:
+                raise TypeError(f"{each!r} is not an event class: put @event('…') above it.")
+            names.update(known.names if known else ())
+        return sorted(names)
+
     def upcaster(self, names: Iterable[str], from_version: int) -> Upcaster | None:
         """Return the upcaster for ``from_version`` of any of the names, or None."""
         for name in names:

@@ -17,7 +17,11 @@ Every error that eventlogs raises, in one tree.
     ├── IdempotentReplay             the key's append is done already; here is its answer
     ├── IdempotencyKeyReused         the key's append was another one
     ├── AppendOnlyError              stored events are never changed or deleted
-    └── TransactionMustRetry         the database gave the whole transaction up
+    ├── HistoryDiffers               an import has another event than the database, or lacks one
+    ├── InvalidExport                (ValueError) a line of an import cannot be read
+    ├── TransactionMustRetry         the database gave the whole transaction up
+    ├── FeedUnavailable              reading the feed here could skip events
+    └── ProjectionFailed             a projection's handler raised; nothing of its batch is stored
 
 An error carries its facts as attributes, ends its message with what to do next, survives
 pickling (so it can cross a Celery result backend or a process pool) and never shows payload
@@ -263,6 +267,35 @@ class AppendOnlyError(EventLogError):
         )
 
 
+class HistoryDiffers(EventLogError):
+    """
+    An event to restore is not the one that the log has, or does not follow it.
+
+    Nothing of its batch was stored. ``reason`` says what differs, never the values.
+    """
+
+    def __init__(self, log_id: LogId, *, index: int, reason: str) -> None:
+        self.log_id = log_id
+        self.index = index
+        self.reason = reason
+        super().__init__(
+            f"Event {index} of {log_id} cannot be imported: {reason}. History is not "
+            f"rewritten: import into another database, or leave this log out of the export."
+        )
+
+
+class InvalidExport(EventLogError, ValueError):
+    """A line of an export cannot be read. What came before it in whole batches is stored."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        self.line = line
+        self.reason = reason
+        super().__init__(
+            f"Line {line}: {reason}. Correct the file, or export it again, and import it "
+            f"again: what is there already is left as it is."
+        )
+
+
 class TransactionMustRetry(EventLogError):
     """
     The database gave the transaction up (deadlock or serialization failure).
@@ -278,4 +311,69 @@ class TransactionMustRetry(EventLogError):
         super().__init__(
             f"The transaction on database {using!r} lost against another one{code}. "
             f"Run it again from its start."
+        )
+
+
+class FeedUnavailable(EventLogError):
+    """
+    Reading the feed here could skip events, so nothing was read.
+
+    ``reason`` is one of:
+
+    - ``"isolation"``: inside of a REPEATABLE READ or SERIALIZABLE transaction
+    - ``"replica"``: the database is a replica
+    - ``"sequence"``: the sequence of positions has another CACHE than 1
+    - ``"fence"``: the trigger eventlogs_event_fence is missing, or can be switched off
+    - ``"ahead"``: the position to read after was never given out in this database
+    - ``"database"``: neither PostgreSQL nor SQLite
+    """
+
+    REASONS = {
+        "isolation": (
+            "the transaction reads a snapshot that may be older than what is settled by now. "
+            "Read outside of it, or under READ COMMITTED"
+        ),
+        "replica": (
+            "it is a replica, which does not know what is still open on its primary. "
+            "Read from the primary"
+        ),
+        "sequence": (
+            "the sequence of positions gives them out in blocks. Run: ALTER TABLE "
+            "eventlogs_event ALTER position SET CACHE 1; then restart what is connected"
+        ),
+        "fence": (
+            "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
+            "Run manage.py check --database, which says how to put it back"
+        ),
+        "ahead": (
+            "the position to read after was never given out there, so the database was restored "
+            "to an earlier moment, or is another one. Rebuild what was made from its feed, or "
+            "read after an earlier position"
+        ),
+        "database": (
+            "only on PostgreSQL and SQLite is it known which positions are settled. "
+            "Keep the logs in one of them"
+        ),
+    }
+
+    def __init__(self, reason: str, *, using: str) -> None:
+        self.reason = reason
+        self.using = using
+        super().__init__(f"The feed of database {using!r} cannot be read: {self.REASONS[reason]}.")
+
+
+class ProjectionFailed(EventLogError):
+    """
+    A projection could not apply an event; the ``__cause__`` says why.
+
+    Nothing of its batch is stored, neither rows nor checkpoint.
+    """
+
+    def __init__(self, projection: str, log_id: LogId, position: int) -> None:
+        self.projection = projection
+        self.log_id = log_id
+        self.position = position
+        super().__init__(
+            f"Projection {projection!r} could not apply the event at position {position} of "
+            f"{log_id}. Mend its handler, then catch up again."
         )

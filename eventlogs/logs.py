@@ -4,8 +4,8 @@ The front door: create, append to, reduce and read the logs of one aggregate cla
 ``EventLog.objects`` speaks in rows, ``LogManager`` in your classes.
 
 Two walks to know. Append: encode the events, hand them to the store (one call, in PostgreSQL
-one statement), return the LogState. Reduce: take a starting point, fold the store's events
-from there on, return the Reduction.
+one statement), return the LogState; on commit, tell the refresher. Reduce: take what is
+cached, fold the store's events from there on, return the Reduction; tell the refresher.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.utils import timezone
 
 from eventlogs import conf, gate
 from eventlogs.aggregates import ANY, Aggregate, Anything, LogState, Reduction, fold, nothing
+from eventlogs.caches import BaseReductionCache
 from eventlogs.codec import (
     EncodedEvent,
     EventReader,
@@ -43,8 +44,12 @@ from eventlogs.exceptions import (
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.pages import EventPage
+from eventlogs.policies import CachingPolicy
+from eventlogs.reducers import Reduced, Reducer
+from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refresher_for
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
+from eventlogs.stores.transactions import in_transaction
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -60,17 +65,36 @@ class LogManager(Generic[A]):
     (and inside of a transaction, reads go where it is written). ``store`` is a BaseStore to
     use in the place of the database's own.
 
+    ``cache`` is an alias in CACHES or a BaseReductionCache, ``caching_policy`` a CachingPolicy,
+    ``refresher`` a BaseRefresher or the dotted path to one, ``refresh_on_append`` a bool; each
+    wins over its namesake in the EVENTLOGS setting. With a store, a cache object or a policy of
+    its own, a manager's reductions are refreshed in this process, whatever the refresher: a
+    worker could not know of them.
+
     Managers hold no state of a log, and may be shared between threads. Every method that
     touches the database has a twin for async code, with an ``a`` before its name.
     """
 
     def __init__(
-        self, aggregate: type[A], *, using: str | None = None, store: BaseStore | None = None
+        self,
+        aggregate: type[A],
+        *,
+        using: str | None = None,
+        store: BaseStore | None = None,
+        cache: str | BaseReductionCache | None = None,
+        caching_policy: CachingPolicy | None = None,
+        refresher: str | BaseRefresher | None = None,
+        refresh_on_append: bool | None = None,
     ) -> None:
         self.aggregate = aggregate
         self.log_type = aggregate.log_type
         self.using = using
         self._store = store
+        self._cache = cache
+        self._policy = caching_policy
+        self._refresher = refresher
+        self._refresh_on_append = refresh_on_append
+        self._reducers: dict[str, Reducer[A]] = {}
         self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
         self._reader = EventReader(aggregate.event_types)
 
@@ -264,7 +288,7 @@ class LogManager(Generic[A]):
     ) -> LogState:
         if idempotency_key is not None:
             _check_key(idempotency_key)
-        return EventLog.objects.append(
+        state = EventLog.objects.append(
             log_id,
             self._encode(events),
             expected_version=expected_version,
@@ -273,6 +297,10 @@ class LogManager(Generic[A]):
             using=self.using,
             store=self._store,
         )
+        on_append = self._refresh_on_append
+        if conf.refresh_on_append() if on_append is None else on_append:
+            self._tell_of_append(log_id)
+        return state
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
         if not 0 < len(events) <= MAX_BATCH:
@@ -319,16 +347,20 @@ class LogManager(Generic[A]):
         *,
         version: int | None = None,
         at: datetime | None = None,
+        fresh: bool = False,
     ) -> Reduction[A]:
         """
         Fold a log's events into its aggregate.
 
-        ``version`` asks for the state as of that many events, ``at`` for the state as of
-        that moment (an aware datetime, compared with ``recorded_at``).
+        What is in the reduction cache is taken from there, if the log proves it, and only the
+        newer events are folded; ``fresh`` replays all of them, and leaves the cache alone.
+        ``version`` asks for the state as of that many events, ``at`` for the state as of that
+        moment (an aware datetime, compared with ``recorded_at``); neither is cached.
 
         Raise LogNotFound where the log does not exist (or did not, then), VersionNotReached
         where it has fewer events than ``version``, UnknownEventType or UndecodableEvent
         where a stored event has no class here, and what the aggregate's ``apply`` raises.
+        Nothing that happens to the cache is an error.
         """
         log_id = self.parse_id(log_id)
         store = self._reading_store()
@@ -338,18 +370,92 @@ class LogManager(Generic[A]):
             return self._reduce_to_version(log_id, store, version)
         if at is not None:
             return self._reduce_to_moment(log_id, store, at)
-        return self._reduce(log_id, store)
+        return self._reduce(log_id, store, fresh=fresh)
 
-    def _reduce(self, log_id: LogId, store: BaseStore) -> Reduction[A]:
-        start = self._starting_point(log_id)
-        reduction = fold(start, self._records(log_id, store, start.version))
-        if not reduction.version:
-            raise LogNotFound(log_id)
-        return reduction
+    def _reduce(self, log_id: LogId, store: BaseStore, *, fresh: bool = False) -> Reduction[A]:
+        reducer = self._reducer()
+        if fresh or not reducer.is_caching:
+            return reducer.replay(log_id, store).reduction
+        refresher = refresher_for(self._refresher)
+        using = self._write_alias()
+        inside = self._is_inside()
+        reduced = reducer.reduce(
+            log_id,
+            store,
+            write=refresher.write,
+            # A reader who waits must hold nothing that others wait for: on SQLite, whoever
+            # has a transaction open keeps the others from theirs.
+            may_wait=not (inside and connections[using].vendor == "sqlite"),
+            is_conclusive=not inside and store is self._writing_store(),
+        )
+        if reduced.is_in_doubt:
+            # With ATOMIC_REQUESTS every reader is inside of a transaction: then nobody else
+            # would replace what a rollback or a restored backup has left in the cache.
+            self._on_commit(refresher, self._request(reducer, log_id))
+        elif reduced.is_new:
+            self._tell(reducer, refresher, log_id, reduced)
+        return reduced.reduction
 
-    def _starting_point(self, log_id: LogId) -> Reduction[A]:
-        """Return the reduction to fold newer events onto. A cache's entry will be one."""
-        return nothing(self.aggregate, log_id)
+    def _tell(
+        self, reducer: Reducer[A], refresher: BaseRefresher, log_id: LogId, reduced: Reduced[A]
+    ) -> None:
+        """Tell the refresher, after the commit, of a reduction that had something new."""
+        request = self._request(reducer, log_id)
+        if refresher.takes_entries and not reduced.is_kept:
+            entry = reducer.entry_of(reduced)
+            if entry is None:
+                return
+            request = request._replace(entry=entry)
+        request = request._replace(instead_of=reduced.instead_of, is_kept=reduced.is_kept)
+        self._on_commit(refresher, request)
+
+    def _tell_of_append(self, log_id: LogId) -> None:
+        try:
+            reducer, refresher = self._reducer(), refresher_for(self._refresher)
+            if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
+                return
+            if reducer.is_caching:
+                self._on_commit(refresher, self._request(reducer, log_id))
+        except Exception as error:  # the events are stored: whoever heard of it would try again
+            failed(self.aggregate, error)
+
+    def _is_inside(self) -> bool:
+        """Return whether a transaction is open in the database that is written to."""
+        return self._store is None and in_transaction(connections[self._write_alias()])
+
+    def _on_commit(self, refresher: BaseRefresher, request: RefreshRequest) -> None:
+        def tell() -> None:
+            try:
+                refresher.refresh(request)
+            except Exception as error:  # a user's refresher may raise whatever it likes
+                failed(self.aggregate, error)
+
+        if self._store is None and connections[request.using].in_atomic_block:
+            # Robust: the application's own hooks run, whatever becomes of this one.
+            transaction.on_commit(tell, using=request.using, robust=True)
+        else:
+            tell()
+
+    def _request(self, reducer: Reducer[A], log_id: LogId) -> RefreshRequest:
+        return RefreshRequest(
+            reducer,
+            self._writing_store(),
+            log_id,
+            self._write_alias(),
+            self._cache if isinstance(self._cache, str) else None,
+            can_travel=self._store is None
+            and self._policy is None
+            and not isinstance(self._cache, BaseReductionCache),
+        )
+
+    def _reducer(self) -> Reducer[A]:
+        using = self._write_alias() if self._store is None else f"in {_kind(self._store)}"
+        reducer = self._reducers.get(using)
+        if reducer is None:
+            reducer = self._reducers[using] = Reducer(
+                self.aggregate, self._reader, using, cache=self._cache, policy=self._policy
+            )
+        return reducer
 
     def _reduce_to_version(self, log_id: LogId, store: BaseStore, version: int) -> Reduction[A]:
         if isinstance(version, bool) or not isinstance(version, int) or version < 0:
@@ -444,6 +550,9 @@ class LogManager(Generic[A]):
         Raise InvalidLogId for an id of another log type.
         """
         return self._reading_store().version(self.parse_id(log_id))
+
+    def _write_alias(self) -> str:
+        return self.using or router.db_for_write(EventLog)
 
     def _writing_store(self) -> BaseStore:
         return self._store or EventLog.objects.store(using=self.using)
@@ -545,10 +654,11 @@ class LogManager(Generic[A]):
         *,
         version: int | None = None,
         at: datetime | None = None,
+        fresh: bool = False,
     ) -> Reduction[A]:
         """Reduce from async code; see ``reduce``."""
         return await sync_to_async(self.reduce, thread_sensitive=True)(
-            log_id, version=version, at=at
+            log_id, version=version, at=at, fresh=fresh
         )
 
     async def aload(
@@ -594,6 +704,10 @@ def _check_key(key: str | None) -> None:
         gate.inspect(key)
     except gate.Finding as finding:
         raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
+
+
+def _kind(store: BaseStore) -> str:
+    return f"{type(store).__module__}.{type(store).__qualname__}"
 
 
 def _decided(answer: Any) -> tuple[Any, ...]:

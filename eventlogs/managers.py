@@ -86,15 +86,7 @@ class EventQuerySet(AppendOnlyQuerySet[M]):
 
     def of_type(self, *types: str | type) -> EventQuerySet[M]:
         """Keep the events of these types, given by name or class, under all their names."""
-        names: set[str] = set()
-        for each in types:
-            known = registry.by_name(each) if isinstance(each, str) else registry.by_class(each)
-            if isinstance(each, str):
-                names.add(each)
-            elif known is None:
-                raise TypeError(f"{each!r} is not an event class: put @event('…') above it.")
-            names.update(known.names if known else ())
-        return self.filter(type__in=sorted(names))
+        return self.filter(type__in=registry.names_of(types))
 
     def recorded_between(self, start: datetime, end: datetime) -> EventQuerySet[M]:
         """Keep the events recorded from ``start`` on and before ``end``, both aware."""

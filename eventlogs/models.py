@@ -129,3 +129,13 @@ class IdempotencyKey(AppendOnlyModel):
 
     def __str__(self) -> str:
         return self.key
+
+
+class Checkpoint(models.Model):
+    """How far a projection is: all events up to ``position`` are in its rows."""
+
+    projection = models.CharField(primary_key=True, max_length=100, editable=False)
+    position = models.BigIntegerField(default=0, editable=False)
+
+    def __str__(self) -> str:
+        return self.projection

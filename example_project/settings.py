@@ -4,6 +4,8 @@ Django's settings for the example project.
 It runs as it is, on an SQLite file. The environment has the last word:
 
     DATABASE_URL            postgresql://user:password@host/name, or sqlite:///a/path
+    EXAMPLE_REDIS_URL       redis://host:port/0: reductions are cached there, and Celery's
+                            messages go through it (or through CELERY_BROKER_URL)
     DJANGO_SECRET_KEY       required when DJANGO_DEBUG is 0
     DJANGO_DEBUG            1 (the default) or 0
     DJANGO_ALLOWED_HOSTS    with commas between them
@@ -63,6 +65,32 @@ def database(url: str) -> dict[str, Any]:
 DATABASE_URL = "" if sys.argv[1:2] == ["demo"] else os.environ.get("DATABASE_URL", "")
 DATABASES = {"default": database(DATABASE_URL) if DATABASE_URL else sqlite(BASE_DIR / "db.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# It has a name of its own because REDIS_URL may be another project's. Without Redis, reductions
+# are cached in the memory of the process, by a thread of it.
+EXAMPLE_REDIS_URL = "" if sys.argv[1:2] == ["demo"] else os.environ.get("EXAMPLE_REDIS_URL", "")
+if EXAMPLE_REDIS_URL:
+    CACHES = {
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": EXAMPLE_REDIS_URL,
+            "KEY_PREFIX": "eventlogs-example",
+            "OPTIONS": {"SOCKET_TIMEOUT": 1, "SOCKET_CONNECT_TIMEOUT": 1},  # seconds
+        }
+    }
+    EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher", "REFRESH_ON_APPEND": True}
+    CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", EXAMPLE_REDIS_URL)
+    CELERY_BEAT_SCHEDULE = {
+        "sweep": {"task": "eventlogs.sweep_reductions", "schedule": 60.0},  # seconds
+        "sweep-all": {
+            "task": "eventlogs.sweep_reductions",
+            "schedule": 86_400.0,
+            "kwargs": {"full": True},
+        },
+    }
+    CELERY_BEAT_SCHEDULE_FILENAME = str(BASE_DIR / "celerybeat-schedule.sqlite3")
+    CELERY_TASK_IGNORE_RESULT = True
+    CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 
 DEBUG = os.environ.get("DJANGO_DEBUG", "1") == "1"
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "only-for-development" if DEBUG else "")

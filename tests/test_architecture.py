@@ -19,24 +19,45 @@ ROOT = Path(eventlogs.__file__).parent
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
     ["exceptions", "conf"],
-    ["ids", "events", "gate", "codec"],
+    ["ids", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
-    ["policies", "caches", "pages", "stores/", "managers", "models", "feed", "history"],
+    [
+        *["policies", "pages", "stores/", "managers", "models", "feed", "scans"],
+        *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
+    ],
     ["refreshers"],
-    ["logs"],
-    ["projections/", "checks"],
-    ["tasks", "admin/", "management/", "testing/", "contrib/", "migrations/", "apps"],
+    ["logs", "sweeps"],
+    ["projections/", "checks", "transfer", "xes", "verification"],
+    [
+        "tasks",
+        "django_tasks",
+        "admin/",
+        "management/",
+        "testing/",
+        "contrib/",
+        "migrations/",
+        "apps",
+    ],
 ]
 
 THIRD_PARTIES = {
     # package: the modules that may import it
-    "psycopg": {"stores/postgresql", "stores/statements"},
+    "psycopg": {"stores/postgresql", "stores/postgresql_feed", "stores/statements"},
     "celery": {"tasks"},
-    "django_redis": {"caches"},
-    "redis": {"caches"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
-    "msgspec": {"aggregates", "codec", "events", "gate", "pages", "caches", "history"},
+    "msgspec": {
+        "aggregates",
+        "codec",
+        "events",
+        "gate",
+        "pages",
+        "history",
+        "entries",
+        "fingerprints",
+        "transfer",
+    },
+    "tqdm": {"management/progress"},
     "asgiref": None,
     "django": None,
 }

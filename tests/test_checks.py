@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, make_dataclass
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from django.core.checks import run_checks
@@ -12,8 +13,9 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connection, connections
 
-from eventlogs import event, upcaster
+from eventlogs import Aggregate, NeverCache, checks, event, upcaster
 from eventlogs.checks import check_events, check_settings, check_sqlite_transactions
+from tests.accounts import Opened
 
 
 def found(*checks, **kwargs):
@@ -21,8 +23,12 @@ def found(*checks, **kwargs):
     return [message.id for check in checks for message in check(app_configs=None, **kwargs)]
 
 
+@pytest.mark.django_db
 def test_nothing_is_wrong_with_the_tests_themselves():
-    assert [message for message in run_checks() if message.id.startswith("eventlogs")] == []
+    ours = [message for message in run_checks() if message.id.startswith("eventlogs")]
+
+    # test_codec has a class whose history nobody knows, on purpose.
+    assert [message for message in ours if "Gapped" not in message.msg] == []
 
 
 @pytest.mark.parametrize(
@@ -204,9 +210,50 @@ def test_what_the_hint_of_w008_says_puts_the_triggers_back(second_database):
     with connections[second_database].cursor() as cursor:
         cursor.execute("DROP TRIGGER eventlogs_event_refuse_change ON eventlogs_event")
 
-    call_command("migrate", "eventlogs", "0001", fake=True, database=second_database, verbosity=0)
-    call_command("migrate", "eventlogs", database=second_database, verbosity=0)
+    migrate = partial(call_command, "migrate", "eventlogs", database=second_database, verbosity=0)
+    migrate("0001", fake=True)
+    migrate("0003")
+    migrate(fake=True)
 
+    assert database_messages(second_database) == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DROP TRIGGER eventlogs_event_fence ON eventlogs_event",
+        "ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_fence",
+        "ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence",
+        "ALTER TABLE eventlogs_event ENABLE REPLICA TRIGGER eventlogs_event_fence",
+    ],
+)
+def test_w011_the_fence_is_missing_or_can_be_switched_off(second_database, tampering):
+    with connections[second_database].cursor() as cursor:
+        cursor.execute(tampering)
+
+    [message] = database_messages(second_database)
+    assert message.id == "eventlogs.W011"
+    assert "eventlogs_event_fence" in message.msg
+
+    migrate = partial(call_command, "migrate", "eventlogs", database=second_database, verbosity=0)
+    migrate("0002", fake=True)
+    migrate("0003")
+    migrate(fake=True)
+    assert database_messages(second_database) == []
+
+
+@pytest.mark.postgresql
+def test_w012_the_sequence_gives_positions_out_in_blocks(second_database):
+    with connections[second_database].cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ALTER position SET CACHE 20")
+
+    [message] = database_messages(second_database)
+    assert message.id == "eventlogs.W012"
+    assert "CACHE 20" in message.msg
+
+    with connections[second_database].cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ALTER position SET CACHE 1")
     assert database_messages(second_database) == []
 
 
@@ -220,3 +267,151 @@ def test_a_database_without_the_tables_is_not_checked(second_database):
 @pytest.mark.sqlite
 def test_sqlite_has_no_triggers_to_check(second_database):
     assert database_messages(second_database) == []
+
+
+REDIS = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1"}
+TIMEOUTS = {"OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1}}
+LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+
+
+def test_e003_a_cache_that_is_not_there(settings):
+    settings.EVENTLOGS = {"CACHE": "reductions"}
+
+    [message] = checks.check_reduction_cache()
+
+    assert message.id == "eventlogs.E003"
+    assert "default" in message.hint
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "x"},
+        {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": "x"},
+    ],
+)
+def test_e009_a_cache_that_pickles(settings, backend):
+    settings.CACHES = {"default": backend}
+
+    [message] = checks.check_reduction_cache()
+
+    assert message.id == "eventlogs.E009"
+    assert backend["BACKEND"] in message.msg
+
+
+def test_w021_redis_without_time_outs(settings):
+    pytest.importorskip("redis")
+    settings.CACHES = {"default": REDIS}
+    assert found(checks.check_reduction_cache) == ["eventlogs.W021"]
+
+    settings.CACHES = {"default": {**REDIS, **TIMEOUTS}}
+    assert found(checks.check_reduction_cache) == []
+
+
+@pytest.mark.redis
+def test_w021_time_outs_of_django_redis(settings):
+    redis = settings.CACHES["redis"]
+    settings.EVENTLOGS = {"CACHE": "redis"}
+    assert found(checks.check_reduction_cache) == []
+
+    settings.CACHES = {"default": LOCAL, "redis": {**redis, "OPTIONS": {"SOCKET_TIMEOUT": 1}}}
+    assert found(checks.check_reduction_cache) == ["eventlogs.W021"]
+
+    pool = {"socket_timeout": 1, "socket_connect_timeout": 1}
+    settings.CACHES["redis"] = {**redis, "OPTIONS": {"CONNECTION_POOL_KWARGS": pool}}
+    settings.CACHES = dict(settings.CACHES)
+    assert found(checks.check_reduction_cache) == []
+
+
+@pytest.mark.parametrize("cache", [LOCAL, {"BACKEND": "nowhere.Cache"}])
+def test_a_cache_that_is_local_or_not_to_be_had_is_no_error_of_ours(settings, cache):
+    settings.CACHES = {"default": cache}
+
+    assert found(checks.check_reduction_cache) == []
+
+
+def test_without_a_cache_nothing_is_wrong_with_it(settings):
+    settings.EVENTLOGS = {"CACHE": None}
+    settings.CACHES = {"default": {"BACKEND": "nowhere.Cache"}}
+
+    for check in (
+        checks.check_reduction_cache,
+        checks.check_processes,
+        checks.check_refresher,
+        checks.check_aggregates,
+    ):
+        assert found(check) == []
+
+
+def test_w010_the_memory_of_one_process(settings):
+    settings.CACHES = {"default": LOCAL}
+    assert found(checks.check_processes) == ["eventlogs.W010"]
+
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+    assert found(checks.check_processes) == []
+
+
+def test_w010_is_for_deployments_only():
+    ours = {message.id for message in run_checks(tags=["caches"])}
+    deployed = {
+        message.id for message in run_checks(tags=["caches"], include_deployment_checks=True)
+    }
+
+    assert "eventlogs.W010" in deployed - ours
+
+
+def test_w020_a_worker_that_writes_where_nobody_looks(settings):
+    pytest.importorskip("celery")
+    settings.CACHES = {"default": LOCAL}
+    settings.EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher"}
+    assert found(checks.check_refresher) == ["eventlogs.W020"]
+
+    settings.EVENTLOGS = {}
+    assert found(checks.check_refresher) == []
+
+
+def test_w022_an_aggregate_that_cannot_be_cached(scratch_registry):
+    class Plain(Aggregate, log_type="plain", events=[Opened]):
+        pass
+
+    [message] = checks.check_aggregates()
+
+    assert message.id == "eventlogs.W022"
+    assert "Plain" in message.msg
+    assert "dataclass" in message.msg
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"CACHE": 3},
+        {"CACHE_TIMEOUT": 0},
+        {"CACHE_TIMEOUT": True},
+        {"CACHE_TIMEOUT": "60"},
+        {"CACHING_POLICY": "nowhere.Policy"},
+        {"CACHING_POLICY": 3},
+        {"REFRESHER": "nowhere.Refresher"},
+        {"REFRESHER": None},
+        {"REFRESH_ON_APPEND": 1},
+    ],
+)
+def test_e001_values_of_the_cache_that_cannot_be(settings, value):
+    settings.EVENTLOGS = value
+
+    assert found(checks.check_settings) == ["eventlogs.E001"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"CACHE": None, "CACHE_TIMEOUT": None},
+        {"CACHE_TIMEOUT": 0.5},
+        {"CACHING_POLICY": NeverCache},
+        {"CACHING_POLICY": NeverCache()},
+        {"REFRESHER": "eventlogs.refreshers.ImmediateRefresher", "REFRESH_ON_APPEND": True},
+    ],
+)
+def test_values_of_the_cache_that_can_be(settings, value):
+    settings.EVENTLOGS = value
+
+    assert found(checks.check_settings) == []

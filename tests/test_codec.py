@@ -326,6 +326,17 @@ def test_an_upcaster_that_gives_what_does_not_fit_is_undecodable(orders, store):
     assert "4111" not in str(caught.value)
 
 
+def test_an_upcaster_that_fails_says_which_and_not_with_what(orders, store):
+    log_id = put(store, ("order.priced", 1, '{"sum":4111}'))
+
+    with pytest.raises(UndecodableEvent, match="from version 1 failed with KeyError") as caught:
+        orders.load(log_id)
+
+    assert (caught.value.log_id, caught.value.index) == (log_id, 0)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert "4111" not in str(caught.value)
+
+
 UNREADABLE = [
     (("order.gapped", 1, '{"amount":4111}'), UndecodableEvent, "version 2 to 3"),
     (("order.gapped", 2, '{"amount":4111}'), UndecodableEvent, "version 2 to 3"),

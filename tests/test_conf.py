@@ -6,9 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from eventlogs import conf
+from eventlogs import NeverCache, conf
 
 READERS = [
+    (conf.cache, "CACHE", "default", None),
+    (conf.cache_timeout, "CACHE_TIMEOUT", 604_800, 1.5),
+    (conf.caching_policy, "CACHING_POLICY", "eventlogs.policies.AlwaysCache", NeverCache),
+    (conf.refresher, "REFRESHER", "eventlogs.refreshers.ThreadRefresher", "my.Refresher"),
+    (conf.refresh_on_append, "REFRESH_ON_APPEND", False, True),
     (conf.max_event_bytes, "MAX_EVENT_BYTES", 262_144, 10),
     (conf.idempotency_key_retention, "IDEMPOTENCY_KEY_RETENTION", None, timedelta(days=1)),
     (conf.prepared_statements, "PREPARED_STATEMENTS", True, False),
@@ -44,3 +49,14 @@ def test_the_secret_key_comes_before_its_fallbacks(settings):
     settings.SECRET_KEY_FALLBACKS = ["old", "older"]
 
     assert conf.secret_keys() == [b"new", b"old", b"older"]
+
+
+def test_a_setting_that_is_missing_is_made_so_that_reading_it_is_quick(settings):
+    del settings.EVENTLOGS
+
+    conf.prepare()
+    assert settings.EVENTLOGS == {}
+
+    settings.EVENTLOGS = {"PAGE_SIZE": 7}
+    conf.prepare()
+    assert conf.page_size() == 7

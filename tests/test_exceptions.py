@@ -84,6 +84,22 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.TransactionMustRetry(using="default", sqlstate="40001"),
         {"using": "default", "sqlstate": "40001"},
     ),
+    (
+        exceptions.HistoryDiffers(LOG_ID, index=3, reason="its data is another one here"),
+        {"log_id": LOG_ID, "index": 3, "reason": "its data is another one here"},
+    ),
+    (
+        exceptions.InvalidExport(17, "its index is out of bounds"),
+        {"line": 17, "reason": "its index is out of bounds"},
+    ),
+    (
+        exceptions.FeedUnavailable("replica", using="default"),
+        {"reason": "replica", "using": "default"},
+    ),
+    (
+        exceptions.ProjectionFailed("balances", LOG_ID, 5),
+        {"projection": "balances", "log_id": LOG_ID, "position": 5},
+    ),
 ]
 
 each_error = pytest.mark.parametrize(

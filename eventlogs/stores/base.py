@@ -12,7 +12,7 @@ decided in one place for all stores, ``refusal()``: the key first, then the vers
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -30,6 +30,7 @@ from eventlogs.exceptions import (
     LogNotFound,
 )
 from eventlogs.ids import LogId
+from eventlogs.stores.restoring import Restored, RestoredEvent
 
 STREAM_PAGE = 2_000  # events read at once while streaming
 
@@ -110,6 +111,28 @@ class BaseStore(ABC):
         A log of another type with the same UUID has none.
         """
 
+    def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
+        """
+        Return at most ``limit`` events from index ``start`` on, of a log that is known.
+
+        It is asked by readers who prove by the first event that it is the log they mean, so
+        the log's type need not be compared. Override it where that is faster.
+        """
+        return self.events(log_id, start=start, limit=limit)
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        """
+        Store exported events that are missing, all or none, with the times that they have.
+
+        They get new positions, in the order given. What is there already is compared and left
+        as it is, so the same batch can be restored again. Locks are those of an append.
+
+        Raise HistoryDiffers where an event is another one here or does not follow what there
+        is, and TransactionMustRetry where the database gave the caller's transaction up.
+        Nothing of the batch is stored then. A store need not have this method.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} cannot restore exported events.")
+
     def last(self, log_id: LogId, *, limit: int) -> Sequence[StoredEvent]:
         """Return the last ``limit`` events, newest first."""
         return self.events(log_id, start=MAX_VERSION, limit=limit, reverse=True)
@@ -118,9 +141,28 @@ class BaseStore(ABC):
         self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
     ) -> Iterator[StoredEvent]:
         """Yield the log's events from index ``start`` on, holding one page at a time."""
-        while True:
-            rows = self.events(log_id, start=start, limit=page)
+        for rows in self.pages(log_id, start=start, page=page):
             yield from rows
+
+    def pages(
+        self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
+    ) -> Iterator[Sequence[StoredEvent]]:
+        """Yield the log's events from index ``start`` on, a page at a time, none of it empty."""
+        return self._pages(self.events, log_id, start, page)
+
+    def pages_since(
+        self, log_id: LogId, *, start: int, page: int = STREAM_PAGE
+    ) -> Iterator[Sequence[StoredEvent]]:
+        """Yield what ``since`` returns, a page at a time, none of it empty."""
+        return self._pages(self.since, log_id, start, page)
+
+    def _pages(
+        self, read: Callable[..., Sequence[StoredEvent]], log_id: LogId, start: int, page: int
+    ) -> Iterator[Sequence[StoredEvent]]:
+        while True:
+            rows = read(log_id, start=start, limit=page)
+            if rows:
+                yield rows
             if len(rows) < page:
                 return
             start += page

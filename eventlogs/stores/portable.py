@@ -15,8 +15,8 @@ same transaction, or takes the row back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from django.apps import apps
 from django.db import models, transaction
@@ -30,7 +30,10 @@ from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
-from eventlogs.stores.transactions import in_transaction, run_append
+from eventlogs.stores.restoring import Restored, RestoredEvent, raise_versions, restore
+from eventlogs.stores.transactions import in_transaction, run_again
+
+T = TypeVar("T")
 
 INSERT_BATCH = 500  # rows of one INSERT
 LOOKS = 20  # at a key that is neither ours nor anybody else's
@@ -43,7 +46,7 @@ class PortableStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_append(self.using, lambda connection: self._append(connection, request))
+        answer = run_again(self.using, lambda connection: self._append(connection, request))
         if isinstance(answer, EventLogError):
             raise answer
         return answer
@@ -160,7 +163,11 @@ class PortableStore(BaseStore):
         return position
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
-        return self._claim(log_type, idempotency_key)
+        return self._read(lambda: self._claim(log_type, idempotency_key))
+
+    def _read(self, read: Callable[[], T]) -> T:
+        # Where transactions are SERIALIZABLE by default, a read may have to be run again too.
+        return run_again(self.using, lambda connection: read())
 
     def _claim(self, log_type: str, key: str | None) -> Claim | None:
         if key is None:
@@ -183,12 +190,8 @@ class PortableStore(BaseStore):
         return claim_of(log_type, (log, first_index, count, fingerprint, position))
 
     def version(self, log_id: LogId) -> int:
-        version: int | None = (
-            self._rows("EventLog")
-            .filter(pk=log_id.uuid, log_type=log_id.log_type)
-            .values_list("version", flat=True)
-            .first()
-        )
+        logs = self._rows("EventLog").filter(pk=log_id.uuid, log_type=log_id.log_type)
+        version: int | None = self._read(logs.values_list("version", flat=True).first)
         return version or 0
 
     def events(
@@ -200,18 +203,39 @@ class PortableStore(BaseStore):
         else:
             events = events.filter(index__gte=start).order_by("index")
         text = models.TextField()
-        return list(
-            events.values_list(
-                "index",
-                "position",
-                "type",
-                "schema_version",
-                Cast("data", text),
-                Cast("metadata", text),
-                "idempotency_key",
-                "recorded_at",
-            )[:limit]
-        )
+        page = events.values_list(
+            "index",
+            "position",
+            "type",
+            "schema_version",
+            Cast("data", text),
+            Cast("metadata", text),
+            "idempotency_key",
+            "recorded_at",
+        )[:limit]
+        return self._read(lambda: list(page.all()))
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
+
+    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+        model = apps.get_model("eventlogs", "Event")
+        json = models.JSONField()
+        rows = [
+            model(
+                log_id=event.log_id.uuid,
+                index=event.index,
+                type=event.type,
+                schema_version=event.schema_version,
+                data=Cast(Value(event.data), json),
+                metadata=Cast(Value(event.metadata), json),
+                idempotency_key=event.idempotency_key,
+                recorded_at=event.recorded_at,
+            )
+            for event in events
+        ]
+        self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+        raise_versions(self.using, events)
 
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.

@@ -9,20 +9,23 @@ is tried again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, cast
 
 import psycopg
-from django.db import DataError
+from django.db import DataError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
+from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.restoring import Restored, RestoredEvent, restore
 from eventlogs.stores.statements import Row, Statement
-from eventlogs.stores.transactions import in_transaction, run_append
+from eventlogs.stores.transactions import in_transaction, run_again
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.
@@ -30,14 +33,17 @@ LOOKS = 20
 
 
 APPEND_ONE = Statement("append_one")
-APPEND = Statement("append")
+APPEND_MANY = Statement("append_many")
+APPEND_WITH_KEY = Statement("append_with_key")
 CREATE = Statement("create")
 WHY_REFUSED = Statement("why_refused")
 LOCK_LOG = Statement("lock_log")
 GIVE_KEY_BACK = Statement("give_key_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
+EVENTS_SINCE = Statement("events_since")
 VERSION = Statement("version")
+RESTORE = Statement("restore")
 
 
 class PostgreSQLStore(BaseStore):
@@ -47,7 +53,7 @@ class PostgreSQLStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_append(self.using, lambda connection: self._append(connection, request))
+        answer = run_again(self.using, lambda connection: self._append(connection, request))
         if isinstance(answer, EventLogError):
             raise answer
         return answer
@@ -70,22 +76,25 @@ class PostgreSQLStore(BaseStore):
     def _append_to(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | None:
-        count = len(request.events)
         parameters: dict[str, Any] = {
             "log": request.log_id.uuid,
             "log_type": request.log_id.log_type,
             "expected": request.expected_version,
             "metadata": request.metadata,
         }
-        if count == 1 and request.idempotency_key is None:
+        if request.idempotency_key is not None:
+            self._add_batch(parameters, request)
+            answer = APPEND_WITH_KEY.numbers(connection, parameters)
+        elif len(request.events) == 1:
             event = request.events[0]
             parameters["type"] = event.type
             parameters["schema_version"] = event.schema_version
             parameters["data"] = event.data
             answer = APPEND_ONE.numbers(connection, parameters)
         else:
-            self._add_batch(parameters, request)
-            answer = APPEND.numbers(connection, parameters)
+            parameters["events"] = _as_json(request.events)
+            parameters["count"] = len(request.events)
+            answer = APPEND_MANY.numbers(connection, parameters)
         if answer is None:
             return None
         position, version = answer
@@ -144,7 +153,7 @@ class PostgreSQLStore(BaseStore):
 
     def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         # Under SERIALIZABLE, a statement that only reads may have to be run again as well.
-        return run_append(self.using, lambda connection: statement.rows(connection, parameters))
+        return run_again(self.using, lambda connection: statement.rows(connection, parameters))
 
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
@@ -162,6 +171,33 @@ class PostgreSQLStore(BaseStore):
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
         return cast("Sequence[StoredEvent]", self._read(statement, parameters))
+
+    def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
+        end = min(start + limit, MAX_VERSION)
+        parameters = {"log": log_id.uuid, "start": start, "end": end}
+        return cast("Sequence[StoredEvent]", self._read(EVENTS_SINCE, parameters))
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
+
+    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+        RESTORE.rows(connections[self.using], {"events": _restored_as_json(events)})
+
+
+def _restored_as_json(events: Sequence[RestoredEvent]) -> str:
+    # Data and metadata are JSON already.
+    return (
+        "["
+        + ",".join(
+            [
+                f'["{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
+                f"{event.schema_version},{event.data},{event.metadata},{json.dumps(event.idempotency_key)},"
+                f'"{event.recorded_at.isoformat()}"]'
+                for event in events
+            ]
+        )
+        + "]"
+    )
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:

@@ -1,9 +1,9 @@
 """
-Whose transaction an append runs in, and what happens when the database gives it up.
+Whose transaction a statement runs in, and what happens when the database gives it up.
 
 Inside of a caller's transaction only the caller can run everything again, so a deadlock or
-a serialization failure becomes TransactionMustRetry. Outside, nothing but the append is lost
-and it is tried again here.
+a serialization failure becomes TransactionMustRetry. Outside, nothing but the
+append (or the read) is lost, and it is run again here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eventlogs.exceptions import TransactionMustRetry
 
 T = TypeVar("T")
 
-ATTEMPTS = 6  # of an append outside of a transaction
+ATTEMPTS = 6  # outside of a transaction
 FIRST_PAUSE = 0.01  # seconds, doubled each time, with full jitter
 
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
@@ -36,7 +36,7 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     return connection.in_atomic_block or not connection.get_autocommit()
 
 
-def run_append(using: str, attempt: Callable[[BaseDatabaseWrapper], T]) -> T:
+def run_again(using: str, attempt: Callable[[BaseDatabaseWrapper], T]) -> T:
     """
     Call ``attempt`` until the database does not give it up, and return its answer.
 

@@ -17,8 +17,10 @@ from django.utils import timezone
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import StoredEvent, fingerprints
+from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
+from eventlogs.stores.restoring import Known, Restored, RestoredEvent, compare, plan
 
 
 class _Log(NamedTuple):
@@ -81,6 +83,62 @@ class MemoryStore(BaseStore):
                 )
             )
         return LogState(request.log_id, version + len(request.events), self._position)
+
+    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+        with self._lock:
+            known = {}
+            for event in events:
+                log = self._logs.get(event.log_id.uuid, _Log(event.log_id.log_type, []))
+                last = log.events[-1][-1] if log.events else None
+                known[event.log_id.uuid] = Known(log.log_type, len(log.events), last)
+            new, present, refusal = plan(events, known)
+            for event in present:
+                compare(event, self._logs[event.log_id.uuid].events[event.index])
+            if refusal is not None:
+                raise refusal
+            for event in new:
+                self._check_claim(event)
+            for event in new:
+                self._restore(event)
+            return Restored(len(new), len(present))
+
+    def _check_claim(self, event: RestoredEvent) -> None:
+        claim = self._claims.get((event.log_id.log_type, event.idempotency_key or ""))
+        if (
+            event.claim is not None
+            and claim is not None
+            and (claim.log_id, claim.first_index) != (event.log_id, event.index)
+        ):
+            raise HistoryDiffers(
+                event.log_id,
+                index=event.index,
+                reason=f"its idempotency key is that of event {claim.first_index} of "
+                f"{claim.log_id} here",
+            )
+
+    def _restore(self, event: RestoredEvent) -> None:
+        self._position += 1
+        log = self._logs.setdefault(event.log_id.uuid, _Log(event.log_id.log_type, []))
+        log.events.append(
+            (
+                event.index,
+                self._position,
+                event.type,
+                event.schema_version,
+                event.data,
+                event.metadata,
+                event.idempotency_key,
+                event.recorded_at,
+            )
+        )
+        if event.claim is not None and event.idempotency_key is not None:
+            self._claims[event.log_id.log_type, event.idempotency_key] = Claim(
+                log_id=event.log_id,
+                first_index=event.index,
+                count=event.claim.count,
+                fingerprint=event.claim.fingerprint,
+                position=self._position + event.claim.count - 1,
+            )
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         with self._lock:

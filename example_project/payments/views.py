@@ -156,17 +156,7 @@ class Command(Api):
                 )
             return self.decider(payment, **values)
 
-        def execute() -> LogState:
-            return payments.execute(log_id, decide, idempotency_key=key, metadata=metadata)
-
-        try:
-            state = execute()
-        except (PaymentRefused, Problem):
-            if key is None:
-                raise
-            # A racing request with this key may be the reason: stored after execute() looked
-            # for the key, and before it reduced the log. Now the key is found.
-            state = execute()
+        state = payments.execute(log_id, decide, idempotency_key=key, metadata=metadata)
         if key is not None:
             refuse_reuse(state, key, metadata)
         return answer(state)

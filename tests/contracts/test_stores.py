@@ -9,6 +9,7 @@ import pytest
 from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
+from tests.contracts.restoring import RestoreContract
 from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
@@ -28,20 +29,20 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.sqlite
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, RestoreContract):
     @pytest.fixture
     def store(self) -> BaseStore:
         return MemoryStore()
 
 
-class TestPortableStore(StoreContract):
+class TestPortableStore(StoreContract, RestoreContract):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
         return PortableStore("default")
 
 
 @pytest.mark.postgresql
-class TestPostgreSQLStore(StoreContract):
+class TestPostgreSQLStore(StoreContract, RestoreContract):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
         return store_for("default")

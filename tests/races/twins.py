@@ -43,8 +43,8 @@ class Mutant(PostgreSQLStore):
 class NoVersionComparison(Mutant):
     """It appends whatever the version is."""
 
-    statements = ("append_one.sql", "append.sql")
-    part = r"AND \(%\(expected\)s::integer IS NULL OR version = %\(expected\)s::integer\)"
+    statements = ("append_one.sql", "append_many.sql", "append_with_key.sql")
+    part = r"AND version = coalesce\(%\(expected\)s::integer, version\)"
 
 
 class NoLock(PostgreSQLStore):
@@ -73,7 +73,7 @@ class NoLock(PostgreSQLStore):
 class KeyLookedUpButNotClaimed(Mutant):
     """It looks whether an event carries the key, and does not claim it."""
 
-    statements = ("append.sql",)
+    statements = ("append_with_key.sql",)
     part = r"INSERT INTO eventlogs_idempotencykey.*?RETURNING first_index"
     instead = "SELECT version AS first_index FROM locked WHERE %(key)s::text IS NOT NULL"
 
@@ -148,7 +148,7 @@ class BatchInTwo(PostgreSQLStore):
 class BatchBackwards(Mutant):
     """It gives the last event of an append the first position."""
 
-    statements = ("append.sql",)
+    statements = ("append_many.sql", "append_with_key.sql")
     part = "ORDER BY number"
     instead = "ORDER BY number DESC"
 
@@ -156,7 +156,7 @@ class BatchBackwards(Mutant):
 class NoGreatest(Mutant):
     """It trusts the clock."""
 
-    statements = ("append_one.sql", "append.sql")
+    statements = ("append_one.sql", "append_many.sql", "append_with_key.sql")
     part = r"greatest\(clock_timestamp\(\), updated_at\)"
     instead = "clock_timestamp()"
 

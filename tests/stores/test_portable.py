@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from eventlogs import IdempotentReplay
@@ -77,3 +77,31 @@ def test_an_append_takes_as_many_queries_however_long_the_log_is(store):
         append(store, long, 2, expected=3_000, key=new_key())
 
     assert len(of_short) == len(of_long)
+
+
+class GivenUp(Exception):
+    """What a driver raises where the database asks for the transaction to be run again."""
+
+    sqlstate = "40001"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store, log_id: store.version(log_id) == 1,
+        lambda store, log_id: len(store.events(log_id, start=0, limit=9)) == 1,
+        lambda store, log_id: store.claim("account", "no such key") is None,
+    ],
+)
+def test_a_read_that_the_database_gives_up_is_run_again(store, read):
+    log_id = create(store, 1).log_id
+    failures = [1, 2]
+
+    def give_up(execute, *arguments):
+        if failures and failures.pop():
+            raise OperationalError("could not serialize access") from GivenUp()
+        return execute(*arguments)
+
+    with connection.execute_wrapper(give_up):
+        assert read(store, log_id)
+    assert failures == []

@@ -18,7 +18,7 @@ from django.db import (
 )
 
 from eventlogs import ANY, LogManager, LogState, TransactionMustRetry
-from eventlogs.stores.transactions import ATTEMPTS, must_retry, run_append
+from eventlogs.stores.transactions import ATTEMPTS, must_retry, run_again
 from tests.accounts import Account, Deposited, Opened
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
@@ -83,12 +83,12 @@ def failing(times: int, found: DatabaseError) -> Callable[[Any], int]:
 
 @pytest.mark.parametrize("times", range(ATTEMPTS))
 def test_outside_of_a_transaction_an_append_is_tried_again(times):
-    assert run_append("default", failing(times, SERIALIZATION_FAILURE)) == times + 1
+    assert run_again("default", failing(times, SERIALIZATION_FAILURE)) == times + 1
 
 
 def test_an_append_is_not_tried_again_for_ever():
     with pytest.raises(TransactionMustRetry) as caught:
-        run_append("default", failing(ATTEMPTS, SERIALIZATION_FAILURE))
+        run_again("default", failing(ATTEMPTS, SERIALIZATION_FAILURE))
 
     assert (caught.value.using, caught.value.sqlstate) == ("default", "40001")
     assert caught.value.__cause__ is SERIALIZATION_FAILURE
@@ -98,7 +98,7 @@ def test_another_error_of_the_database_is_raised_as_it_is():
     broken = ProgrammingError("no such table")
 
     with pytest.raises(ProgrammingError) as caught:
-        run_append("default", failing(1, broken))
+        run_again("default", failing(1, broken))
 
     assert caught.value is broken
 
@@ -106,7 +106,7 @@ def test_another_error_of_the_database_is_raised_as_it_is():
 def test_inside_of_a_transaction_only_the_caller_can_run_it_again():
     with transaction.atomic():
         with pytest.raises(TransactionMustRetry) as caught:
-            run_append("default", failing(1, SERIALIZATION_FAILURE))
+            run_again("default", failing(1, SERIALIZATION_FAILURE))
         assert connection.needs_rollback
 
     assert caught.value.__cause__ is SERIALIZATION_FAILURE

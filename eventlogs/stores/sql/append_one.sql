@@ -11,7 +11,7 @@ WITH bumped AS (
     SET version = version + 1, updated_at = greatest(clock_timestamp(), updated_at)
     WHERE id = %(log)s::uuid
       AND log_type = %(log_type)s::text
-      AND (%(expected)s::integer IS NULL OR version = %(expected)s::integer)
+      AND version = coalesce(%(expected)s::integer, version)
       AND version < 2147483647
     RETURNING version, updated_at
 )

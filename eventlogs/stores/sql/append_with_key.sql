@@ -1,4 +1,4 @@
--- Append any number of events, with or without an idempotency key.
+-- Append any number of events with an idempotency key.
 --
 -- Right because: `locked` takes the log's row lock, and finds no row where the version is not
 -- the expected one (see append_one.sql). Only then is the key claimed; ON CONFLICT waits for
@@ -11,7 +11,7 @@ WITH locked AS MATERIALIZED (
     FROM eventlogs_eventlog
     WHERE id = %(log)s::uuid
       AND log_type = %(log_type)s::text
-      AND (%(expected)s::integer IS NULL OR version = %(expected)s::integer)
+      AND version = coalesce(%(expected)s::integer, version)
       AND version <= 2147483647 - %(count)s::integer
     FOR NO KEY UPDATE
 ), claimed AS (
@@ -19,7 +19,6 @@ WITH locked AS MATERIALIZED (
         (log_type, key, log_id, first_index, count, fingerprint, created_at)
     SELECT %(log_type)s::text, %(key)s::text, id, version, %(count)s::integer, %(fingerprint)s::bytea, clock_timestamp()
     FROM locked
-    WHERE %(key)s::text IS NOT NULL
     ON CONFLICT (log_type, key) DO NOTHING
     RETURNING first_index
 ), bumped AS (
@@ -27,7 +26,7 @@ WITH locked AS MATERIALIZED (
     SET version = log.version + %(count)s::integer, updated_at = greatest(clock_timestamp(), updated_at)
     FROM locked
     WHERE log.id = locked.id
-      AND (%(key)s::text IS NULL OR EXISTS (SELECT FROM claimed))
+      AND EXISTS (SELECT FROM claimed)
     RETURNING locked.version AS first_index, log.updated_at
 ), inserted AS (
     INSERT INTO eventlogs_event

@@ -1,0 +1,137 @@
+"""Reading a feed of 1,000,000 events, beside the naive way; and what its fence costs appends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+from benchmarks.appends import one_append
+from benchmarks.bench import clients, heading, in_new_process, in_turns, report
+from benchmarks.domain import Authorized, Captured, Refunded, Requested
+from benchmarks.streaming import peak
+from eventlogs import Feed, LogId
+
+EVENTS = 1_000_000
+LOGS = 10_000
+PAGE = 2_000
+ENOUGH = 100_000  # events per second
+CLASSES: dict[str, Any] = {
+    "benchmark.requested": Requested,
+    "benchmark.authorized": Authorized,
+    "benchmark.captured": Captured,
+    "benchmark.refunded": Refunded,
+}
+
+FILL = """
+WITH logs AS (
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
+    SELECT log, 'benchmark', %(events)s / %(logs)s, now(), now() FROM unnest(%(ids)s::uuid[]) AS log
+)
+INSERT INTO eventlogs_event
+    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+SELECT (%(ids)s::uuid[])[n %% %(logs)s + 1], n / %(logs)s, kind.type, 1, kind.data::jsonb, '{}',
+       NULL, now()
+FROM generate_series(0, %(events)s - 1) AS n
+JOIN (VALUES
+    (0, 'benchmark.requested', '{"amount":10000,"reference":"order 4711"}'),
+    (1, 'benchmark.authorized', '{"amount":10000,"approval_code":"xyz123"}'),
+    (2, 'benchmark.captured', '{"amount":4000,"reference":"till 7, receipt 20231"}'),
+    (3, 'benchmark.refunded', '{"amount":500,"reference":"till 7, receipt 20232"}')
+) AS kind (number, type, data) ON kind.number = n / %(logs)s %% 4
+ORDER BY n
+"""
+
+
+def run_feed() -> bool:
+    """Print how fast the feed is read, in how much memory, and what its fence costs."""
+    heading("fenced", "without")
+    fenced, without = in_turns(lambda: appends(fence=True), lambda: appends(fence=False))
+    reached = report("single appends, 8 processes", fenced, without, "appends/s", 0.85)
+
+    fill()
+    heading("eventlogs", "ORM")
+    ours, theirs = in_turns(lambda: rate(read), lambda: rate(naive), rounds=3)
+    reached &= report(f"read {EVENTS:,} events of the feed", ours, theirs, "events/s", 3.0)
+    enough = min(ours) >= ENOUGH
+    print(f"{'… at least':<44} {ENOUGH:>11,} events/s  {'reached' if enough else 'MISSED'}")
+
+    grown = in_new_process(growth_of_peak_memory)
+    print(
+        f"{'peak memory grew by':<44} {grown:>11.1f} MiB, in a new process  "
+        f"< 20 {'reached' if grown < 20 else 'MISSED'}"
+    )
+    return reached and enough and grown < 20
+
+
+def appends(*, fence: bool) -> float:
+    """Return the appends per second with and without the fence."""
+    execute(
+        "ALTER TABLE eventlogs_event "
+        + ("ENABLE ALWAYS" if fence else "DISABLE")
+        + " TRIGGER eventlogs_event_fence"
+    )
+    try:
+        return clients(one_append)
+    finally:
+        execute("ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_fence")
+
+
+def fill() -> None:
+    """Fill the feed with the events of 10,000 logs, in turns, and with nothing else."""
+    execute("TRUNCATE eventlogs_eventlog, eventlogs_idempotencykey")
+    execute("ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_refuse_truncate")
+    execute("TRUNCATE eventlogs_event")
+    execute("ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncate")
+    ids = [LogId.new("benchmark").uuid for _ in range(LOGS)]
+    execute(FILL, {"ids": ids, "logs": LOGS, "events": EVENTS})
+    execute("VACUUM ANALYZE eventlogs_event, eventlogs_eventlog")
+
+
+def execute(statement: str, parameters: Any = None) -> None:
+    """Run a statement in autocommit mode."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+
+
+def rate(read: Callable[[], Iterator[int]]) -> float:
+    """Return the events per second of a reader, having checked what it read."""
+    begin = time.perf_counter()
+    total = sum(read())
+    took = time.perf_counter() - begin
+    if total != EVENTS // 4 * (10_000 + 10_000 + 4_000 + 500):
+        raise AssertionError("Some events are missing.")
+    return EVENTS / took
+
+
+def read() -> Iterator[int]:
+    """Yield the amount of each event, by pages of the feed."""
+    feed, after, more = Feed(), 0, True
+    while more:
+        page = feed.read(after=after, limit=PAGE)
+        for record in page:
+            yield record.event.amount
+        after, more = page.next_after, page.more
+
+
+def naive() -> Iterator[int]:
+    """Yield the amount of each event as one would without the feed, which may skip events."""
+    from eventlogs.models import Event
+
+    logs: set[UUID] = set()
+    rows = Event.objects.select_related("log").order_by("position").iterator()
+    for row in rows:
+        logs.add(row.log.id)
+        yield CLASSES[row.type](**row.data).amount
+
+
+def growth_of_peak_memory() -> float:
+    """Return by how many MiB reading the feed raises this process' peak."""
+    Feed().read(limit=10)  # connect, and import what is imported late
+    before = peak()
+    for _ in read():
+        pass
+    return (peak() - before) / 1024

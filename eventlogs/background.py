@@ -1,0 +1,162 @@
+"""
+Work that nobody waits for: a short queue, and one thread a process that goes through it.
+
+What is queued may get lost (a full queue, a killed process): only what can be made up for
+belongs here. Writing a cache is such work.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from collections.abc import Callable, Hashable
+from threading import Condition, Thread
+from typing import Final
+
+from django.db import connections
+from django.db.backends.base.creation import TEST_DATABASE_PREFIX
+
+logger = logging.getLogger("eventlogs.background")
+
+CAPACITY: Final = 1_000  # jobs
+LINGER: Final = 5.0  # seconds that a database connection is kept for the next job
+LAST_WORDS: Final = 2.0  # seconds that a process waits at its end for what is still queued
+
+Job = Callable[[], None]
+Key = Hashable
+
+
+class Background:
+    """
+    A bounded queue of jobs, one for each key, and the thread that does them in their order.
+
+    A job takes the place of one that is queued under the same key, and keeps the time at which
+    that one was due. What a job raises is logged. The thread is started by the first job, in
+    each process for itself; its database connections are closed when there was nothing to do
+    for five seconds, and at once in tests.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self._reset()
+        # A thread does not survive a fork, and its lock may be held in the child for ever.
+        os.register_at_fork(after_in_child=self._reset)
+        atexit.register(self.flush, LAST_WORDS)
+
+    def _reset(self) -> None:
+        self._changed = Condition()
+        self._jobs: dict[Key, tuple[float, Job]] = {}  # when it is due, by the monotonic clock
+        self._flushing = 0
+        self._running: tuple[Key, Job] | None = None
+        self._thread: Thread | None = None
+
+    def submit(self, key: Key, job: Job, *, delay: float = 0.0) -> bool:
+        """
+        Queue ``job``, and return True; or return False where the queue is full.
+
+        It is done in ``delay`` seconds at the earliest, so that one job stands for many.
+        """
+        with self._changed:
+            queued = self._jobs.get(key)
+            if queued is None and len(self._jobs) >= self.capacity:
+                return False
+            due = time.monotonic() + delay
+            self._jobs[key] = (due if queued is None else min(due, queued[0])), job
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = Thread(target=self._work, name="eventlogs", daemon=True)
+                self._thread.start()
+            if queued is None:
+                self._changed.notify_all()
+        return True
+
+    def is_queued(self, key: Key) -> bool:
+        """Return whether a job is queued under ``key`` that has not begun."""
+        return key in self._jobs
+
+    def pending(self, key: Key) -> Job | None:
+        """Return the job that is queued under ``key``, or being done."""
+        if not self._jobs and self._running is None:
+            return None
+        with self._changed:
+            if key in self._jobs:
+                return self._jobs[key][1]
+            running = self._running
+            return running[1] if running is not None and running[0] == key else None
+
+    def flush(self, timeout: float) -> bool:
+        """
+        Have all that is queued done now, and wait for it, ``timeout`` seconds at most.
+
+        Return whether nothing is left to do.
+        """
+        until = time.monotonic() + timeout
+        with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                while self._jobs or self._running is not None:
+                    if not self._changed.wait(max(0.0, until - time.monotonic())):
+                        break
+                return not self._jobs and self._running is None
+            finally:
+                self._flushing -= 1
+
+    def _next(self) -> tuple[Key, Job]:
+        """Wait for a job that is due, and take it out of the queue."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                wait = None
+                for key, (due, job) in self._jobs.items():
+                    if due <= now or self._flushing:
+                        del self._jobs[key]
+                        self._running = key, job
+                        return key, job
+                    wait = due - now if wait is None else min(wait, due - now)
+                if wait is None and _is_connected():
+                    if not self._changed.wait(LINGER) and not self._jobs:
+                        connections.close_all()
+                else:
+                    self._changed.wait(wait)
+
+    def _work(self) -> None:
+        while True:
+            _, job = self._next()
+            try:
+                job()
+            except Exception as error:
+                # Not its text: a database's errors quote what they were given.
+                logger.error("A job in the background failed: %s", type(error).__name__)
+            finally:
+                if _is_to_be_closed():
+                    connections.close_all()
+                with self._changed:
+                    self._running = None
+                    self._changed.notify_all()
+
+
+def _is_connected() -> bool:
+    """Return whether this thread has a database connection open."""
+    return any(each.connection is not None for each in connections.all(initialized_only=True))
+
+
+def _is_to_be_closed() -> bool:
+    """
+    Return whether this thread has a connection that is not to be kept for the next job.
+
+    One that had an error may be lost, and one to a database that Django made for tests would
+    keep that from being dropped.
+    """
+    for each in connections.all(initialized_only=True):
+        name, test_name = str(each.settings_dict["NAME"]), each.settings_dict["TEST"]["NAME"]
+        # While tests run, NAME is the test name itself; by default that is NAME with the prefix.
+        if name == str(test_name) if test_name else name.startswith(TEST_DATABASE_PREFIX):
+            return True
+        if each.errors_occurred:
+            return True
+    return False
+
+
+background: Final = Background()

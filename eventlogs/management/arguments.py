@@ -1,0 +1,100 @@
+"""What is typed on a command line, read: log ids, moments, ages. For argparse's ``type=``."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+
+from eventlogs.aggregates import Aggregate, aggregates
+from eventlogs.exceptions import InvalidLogId
+from eventlogs.ids import LogId
+from eventlogs.management.mistakes import mistake
+
+UNITS: Final = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+AGE: Final = re.compile(r"([0-9]{1,9})([smhdw])\Z")
+
+
+def log_id(text: str) -> LogId:
+    """Read a log id."""
+    try:
+        return LogId.parse(text.strip())
+    except InvalidLogId as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def moment(text: str) -> datetime:
+    """Read a moment in ISO 8601; without an offset it is in the project's time zone."""
+    try:
+        value = parse_datetime(text)
+        if value is None and (day := parse_date(text)) is not None:
+            value = datetime(day.year, day.month, day.day)
+    except ValueError:
+        value = None
+    if value is None:
+        raise ArgumentTypeError(
+            "this is not a moment. Write one as 2026-01-31, 2026-01-31T12:00 or "
+            "2026-01-31T12:00:00.000001+01:00."
+        )
+    return timezone.make_aware(value) if timezone.is_naive(value) else value
+
+
+def age(text: str) -> timedelta:
+    """Read an age such as 90d: a number and one of s, m, h, d, w."""
+    found = AGE.match(text.strip())
+    try:
+        if found and (value := int(found[1]) * UNITS[found[2]]):
+            return value
+    except OverflowError:
+        pass
+    raise ArgumentTypeError("this is not an age. Write one as 90d: a number and s, m, h, d or w.")
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Return the reader of an int from ``lowest`` on."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise ArgumentTypeError(f"this is not an int from {lowest}.")
+        return value
+
+    return read
+
+
+def aggregate_of(log_type: str, name: str | None) -> type[Aggregate] | None:
+    """
+    Return the class to fold logs of a type with, or None where there is none.
+
+    ``name`` chooses among several. Raise CommandError for a name that none has, and where
+    there are several and no name.
+    """
+    classes = aggregates.of(log_type)
+    if name is not None:
+        chosen = [each for each in classes if name in (each.__qualname__, _path(each))]
+        if len(chosen) != 1:
+            known = ", ".join(_path(each) for each in classes) or "none"
+            raise mistake(f"No aggregate {name!r} folds {log_type} logs. There is: {known}.")
+        return chosen[0]
+    if len(classes) > 1:
+        known = ", ".join(_path(each) for each in classes)
+        raise mistake(f"Several aggregates fold {log_type} logs. Choose by --aggregate: {known}.")
+    return classes[0] if classes else None
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

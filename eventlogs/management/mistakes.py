@@ -1,0 +1,22 @@
+"""Exit codes, and the one way in which a subcommand says that it cannot be done."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django.core.management.base import CommandError
+
+FINDINGS: Final = 1
+NOT_DONE: Final = 2  # as argparse exits for options that it cannot read
+INTERRUPTED: Final = 130  # as a shell reports SIGINT
+PIPE_CLOSED: Final = 141  # as a shell reports SIGPIPE
+
+
+def mistake(message: str) -> CommandError:
+    """Return the error for what a user can put right: a message, no traceback, exit code 2."""
+    return CommandError(message, returncode=NOT_DONE)
+
+
+def findings(message: str) -> CommandError:
+    """Return the error for a job that was done and found something wrong: exit code 1."""
+    return CommandError(message, returncode=FINDINGS)

@@ -1,0 +1,70 @@
+"""``eventlogs import FILE``: bring exported logs in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from django.core.management.base import CommandParser
+
+from eventlogs.exceptions import EventLogError
+from eventlogs.management.mistakes import mistake
+from eventlogs.management.output import Output
+from eventlogs.management.progress import Progress
+from eventlogs.models import EventLog
+from eventlogs.transfer import MAX_LINE, Imported, import_lines
+
+HELP = "Import an export. Doing it again, or after it was interrupted, imports what is missing."
+
+STDIN = "-"
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the file."""
+    parser.add_argument("file", help="A file that `eventlogs export` wrote, or - for the input.")
+
+
+def run(out: Output, *, using: str, file: str, **options: Any) -> None:
+    """Import a file, and say how many events were new."""
+    imported = Imported()
+    try:
+        with open_file(file) as stream, progress_of(out, file) as progress:
+            store = EventLog.objects.store(using=using)
+            import_lines(store, lines_of(stream, progress), imported=imported)
+    except OSError as error:
+        raise mistake(f"{file} cannot be read: {error.strerror or error}.") from error
+    except EventLogError as error:
+        raise mistake(f"{error} {so_far(imported)}") from error
+    except KeyboardInterrupt:
+        out.note(f"\n{so_far(imported)} Import the same file again to carry on.")
+        raise
+    if out.as_json:
+        out.document({"stored": imported.stored, "present": imported.present})
+        return
+    out.line(so_far(imported), out.style.SUCCESS)
+
+
+def so_far(imported: Imported) -> str:
+    """Say what came of it."""
+    return f"{imported.stored:,} events imported, {imported.present:,} were there before."
+
+
+def open_file(name: str) -> Any:
+    """Open the file, in bytes: what is not UTF-8 is the error of its line."""
+    return nullcontext(sys.stdin.buffer) if name == STDIN else Path(name).open("rb")
+
+
+def progress_of(out: Output, name: str) -> Any:
+    """Show progress in bytes, where the file's size is known."""
+    total = Path(name).stat().st_size if name != STDIN and Path(name).is_file() else None
+    return out.progress("Importing", total=total, unit="B")
+
+
+def lines_of(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    """Yield lines; one that is longer than any event can be comes in pieces, and is refused."""
+    while line := stream.readline(MAX_LINE):
+        yield line
+        progress.advance(len(line))

@@ -1,0 +1,52 @@
+"""``eventlogs prune``: forget old idempotency keys."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from eventlogs import conf
+from eventlogs.management import arguments
+from eventlogs.management.mistakes import mistake
+from eventlogs.management.output import Output
+from eventlogs.models import IdempotencyKey
+
+HELP = "Forget idempotency keys that are older than an age."
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the age."""
+    parser.add_argument(
+        "--older-than",
+        type=arguments.age,
+        metavar="AGE",
+        help='E.g. 90d. By default, EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"].',
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Only count them.")
+
+
+def run(
+    out: Output, *, using: str, older_than: timedelta | None, dry_run: bool, **options: Any
+) -> None:
+    """Prune, or count what would be pruned."""
+    age = older_than or conf.idempotency_key_retention()
+    if age is None:
+        raise mistake(
+            'Nothing says how old is old: pass --older-than, or set EVENTLOGS["IDEMPOTENCY_'
+            'KEY_RETENTION"]. A request that is retried after its key is gone is a new request.'
+        )
+    try:
+        before = timezone.now() - age
+    except OverflowError:
+        raise mistake("No key can be as old as that.") from None
+    keys = IdempotencyKey.objects.using(using)
+    old = keys.filter(created_at__lt=before)
+    pruned = old.count() if dry_run else keys.prune(older_than=age)
+    if out.as_json:
+        out.document({"keys": pruned, "dry_run": dry_run, "before": before})
+        return
+    done = "would be forgotten" if dry_run else "forgotten"
+    out.line(f"{pruned:,} keys from before {before:%Y-%m-%d %H:%M:%S} UTC {done}.")

@@ -1,0 +1,185 @@
+"""``eventlogs show LOG``: a log's events, and the state that they fold into."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.codec import raw_records
+from eventlogs.events import EventRecord
+from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
+from eventlogs.ids import LogId
+from eventlogs.logs import LogManager
+from eventlogs.management import arguments
+from eventlogs.management.output import Note, Output
+from eventlogs.management.records import as_json, compact
+from eventlogs.management.states import state_of
+from eventlogs.management.subcommands.reduce import add_state_arguments
+from eventlogs.metadata import actor_of
+from eventlogs.models import EventLog
+from eventlogs.stores import BaseStore
+
+HELP = "Show a log: its events as a timeline, and its state."
+
+LAST = 50  # events of the timeline, where the caller does not say
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the log, as of when, and how much of it."""
+    parser.add_argument("log", type=arguments.log_id, help="A log id.")
+    add_state_arguments(parser)
+    parser.add_argument(
+        "--last",
+        metavar="N",
+        type=arguments.at_least(0),
+        default=LAST,
+        help=f"Show the last N events ({LAST} by default); the state is that of all.",
+    )
+
+
+def run(
+    out: Output,
+    *,
+    using: str,
+    log: LogId,
+    at_version: int | None,
+    at: datetime | None,
+    aggregate: str | None,
+    last: int,
+    **options: Any,
+) -> None:
+    """Show the log as of a version or moment, or as it is."""
+    store = EventLog.objects.store(using=using)
+    actual = store.version(log)
+    if not actual:
+        raise LogNotFound(log)
+    version = version_at(store, log, actual, at_version, at)
+    rows = list(reversed(store.events(log, start=version - 1, limit=last, reverse=True)))[-last:]
+    records = list(raw_records(log, rows)) if last else []
+    state, why_not = state_as_of(using, log, version, aggregate)
+    if out.as_json:
+        out.document(
+            {
+                "log_id": log,
+                "version": version,
+                "actual_version": actual,
+                "state": state,
+                "state_error": why_not,
+                "events": [as_json(each) for each in records],
+            }
+        )
+        return
+    write_head(out, log, version, actual)
+    write_timeline(out, records, version)
+    write_state(out, state, why_not, version, actual)
+
+
+def version_at(
+    store: BaseStore, log: LogId, actual: int, version: int | None, at: datetime | None
+) -> int:
+    """
+    Return the version asked for.
+
+    Raise VersionNotReached for one above the log's, and LogNotFound for a moment before it.
+    """
+    if version is not None:
+        if version > actual:
+            raise VersionNotReached(log, version=version, actual_version=actual)
+        return version
+    if at is None:
+        return actual
+    # recorded_at does not run backwards within a log: the last event of that time is found by
+    # halving, in 31 steps for the longest log there can be.
+    low, high = 0, actual
+    while low < high:
+        middle = (low + high) // 2
+        (row,) = store.events(log, start=middle, limit=1)
+        if row[7] <= at:
+            low = middle + 1
+        else:
+            high = middle
+    if not low:
+        raise LogNotFound(log, reason=f"did not exist at {at.isoformat()}")
+    return low
+
+
+def state_as_of(
+    using: str, log: LogId, version: int, aggregate: str | None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the state at a version, or why there is none: the raw events can still be shown."""
+    try:
+        cls = arguments.aggregate_of(log.log_type, aggregate)
+    except CommandError as error:
+        if aggregate is not None:
+            raise
+        return None, str(error)  # there are several: the events can be shown all the same
+    if cls is None:
+        return None, f"No aggregate folds {log.log_type} logs here. Is its app in INSTALLED_APPS?"
+    try:
+        reduction: Reduction[Aggregate] = LogManager(cls, using=using).reduce(log, version=version)
+    except (UnknownEventType, UndecodableEvent) as error:
+        return None, str(error)
+    return state_of(reduction.aggregate), None
+
+
+def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
+    """Write which log this is."""
+    of = f" of {actual:,}" if version != actual else ""
+    out.line(f"{out.style.MIGRATE_HEADING(str(log))}  version {version:,}{of}")
+    out.line(f"id made {log.created_at:%Y-%m-%d %H:%M:%S} UTC, uuid {log.uuid}")
+
+
+def write_timeline(out: Output, records: list[EventRecord], version: int) -> None:
+    """Write a row for each event."""
+    if not records:
+        return
+    earlier = records[0].index
+    out.line()
+    if earlier:
+        out.line(f"… {earlier:,} earlier; --last {version} shows all", out.style.HTTP_INFO)
+    actors = [actor_of(record.metadata) for record in records]
+    has_actors = any(actor for actor, _ in actors)
+
+    def below(row: int) -> list[Note]:
+        record, (_, rest) = records[row], actors[row]
+        lines = []
+        if rest:
+            lines.append(f"metadata {compact(rest)}")
+        if record.idempotency_key is not None:
+            lines.append(f"key {record.idempotency_key}")
+        return [(line, out.style.HTTP_NOT_MODIFIED) for line in lines]
+
+    def paint(column: int, text: str) -> str:
+        return str(out.style.SQL_KEYWORD(text)) if column == 2 else text
+
+    out.table(
+        [
+            (
+                record.index,
+                record.recorded_at,
+                record.type,
+                *([actor or ""] if has_actors else []),
+                compact(record.event),
+            )
+            for record, (actor, _) in zip(records, actors, strict=True)
+        ],
+        head=("#", "recorded at (UTC)", "type", *(["by"] if has_actors else []), "data"),
+        right=(0,),
+        paint=paint,
+        below=below,
+        wrap=True,
+    )
+
+
+def write_state(
+    out: Output, state: dict[str, Any] | None, why_not: str | None, version: int, actual: int
+) -> None:
+    """Write the fields of the state, or why there is none."""
+    out.heading(f"State as of version {version:,}" if version != actual else "State")
+    if state is None:
+        out.line(why_not or "", out.style.WARNING)
+        return
+    out.table([(name, compact(value)) for name, value in state.items()], wrap=True, indent="  ")

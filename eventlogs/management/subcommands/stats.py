@@ -1,0 +1,133 @@
+"""``eventlogs stats``: how much there is, of what, and how large it is on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from eventlogs.management import arguments
+from eventlogs.management.figures import Figures, as_json, figures
+from eventlogs.management.output import Output
+
+HELP = "Count events by type and day, lengths of logs, sizes of tables and indexes."
+
+DAYS = 14
+BAR = 24  # columns of the longest bar
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add whether to scan, and how many days to show."""
+    parser.add_argument(
+        "--exact", action="store_true", help="Scan the tables, however large they are."
+    )
+    parser.add_argument(
+        "--days",
+        metavar="N",
+        type=arguments.at_least(0),
+        default=DAYS,
+        help=f"Show the last N days that have events ({DAYS} by default).",
+    )
+
+
+def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> None:
+    """Write the figures; a ``~`` marks an estimate."""
+    found = figures(using, exact=exact)
+    if out.as_json:
+        out.document(as_json(found))
+        return
+    write_types(out, found)
+    if days:
+        write_days(out, found, days)
+    write_logs(out, found)
+    write_tables(out, found)
+    if found.estimated:
+        out.line()
+        out.line(
+            f"~ is an estimate, from {found.events_counted:,} events that were read; "
+            f"--exact counts.",
+            out.style.WARNING,
+        )
+
+
+def write_types(out: Output, found: Figures) -> None:
+    """Write a row for each event type, the most frequent first."""
+    estimated = "events" in found.estimated
+    out.line(f"{number(found.events, estimated)} events", out.style.MIGRATE_HEADING)
+    total = sum(found.by_type.values())
+    out.table(
+        [
+            (name, number(count, estimated), f"{count / total:.1%}")
+            for name, count in sorted(found.by_type.items(), key=lambda each: -each[1])
+        ],
+        head=("type", "events", "share"),
+        right=(1, 2),
+    )
+
+
+def write_days(out: Output, found: Figures, days: int) -> None:
+    """Write a row for each of the last days, with a bar."""
+    if not found.by_day:
+        return
+    estimated = "events" in found.estimated
+    last = sorted(found.by_day.items())[-days:]
+    most = max(count for _, count in last)
+    out.heading(f"Days (UTC), the last {len(last)} of {len(found.by_day):,}")
+    out.table(
+        [
+            (day.isoformat(), number(count, estimated), "█" * max(round(BAR * count / most), 1))
+            for day, count in last
+        ],
+        head=("day", "events", ""),
+        right=(1,),
+    )
+
+
+def write_logs(out: Output, found: Figures) -> None:
+    """Write a row for each log type."""
+    estimated = "logs" in found.estimated
+    longest = "≥" if estimated else ""
+    out.heading(f"{number(sum(each.logs for each in found.logs), estimated)} logs")
+    out.table(
+        [
+            (
+                each.log_type,
+                number(each.logs, estimated),
+                number(each.events, estimated),
+                *(number(length, estimated) for length in each.percentiles),
+                f"{longest}{each.longest:,}",
+            )
+            for each in sorted(found.logs, key=lambda each: -each.logs)
+        ],
+        head=("log type", "logs", "events", "median", "90%", "99%", "longest"),
+        right=range(1, 7),
+    )
+
+
+def write_tables(out: Output, found: Figures) -> None:
+    """Write sizes, where the database tells them."""
+    if not any(each.table_bytes for each in found.tables):
+        return
+    out.heading("On disk")
+    rows = []
+    for each in found.tables:
+        rows.append((each.name, number(each.rows, each.estimated), size(each.table_bytes)))
+        rows.extend((f"  {name}", "", size(bytes_)) for name, bytes_ in each.indexes.items())
+    out.table(rows, head=("table or index", "rows", "size"), right=(1, 2))
+
+
+def number(value: int, estimated: bool) -> str:
+    """Return a figure; an estimate has a mark, and no more digits than it is worth."""
+    if not estimated:
+        return f"{value:,}"
+    return f"~{round(value, 3 - len(str(value))) if value > 999 else value:,}"
+
+
+def size(bytes_: int) -> str:
+    """Return a size for people, in binary units."""
+    amount = float(bytes_)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,101 @@
+"""``eventlogs verify``: look for what is not as it should be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from eventlogs.ids import LogId
+from eventlogs.management import arguments
+from eventlogs.management.mistakes import findings
+from eventlogs.management.output import Output, clean
+from eventlogs.verification import CacheVerifier, Scope, verify
+
+HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
+
+SHOWN = 100  # findings
+TOLD_EVERY = 1_000_000  # events, with --verbosity 2
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add what to look at."""
+    parser.add_argument(
+        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
+    )
+    parser.add_argument(
+        "--after",
+        type=arguments.log_id,
+        metavar="LOG",
+        help="Leave out the logs up to this one, where an earlier run got to.",
+    )
+    parser.add_argument(
+        "--no-decode",
+        action="store_true",
+        help="Do not decode events: faster, and for where their classes are not installed.",
+    )
+    parser.add_argument(
+        "--caches",
+        action="store_true",
+        help="Also replay every log of which a reduction is cached, and compare.",
+    )
+    parser.add_argument(
+        "--limit",
+        type=arguments.at_least(1),
+        default=SHOWN,
+        metavar="N",
+        help=f"Show N findings ({SHOWN} by default); all are counted.",
+    )
+
+
+def run(
+    out: Output,
+    *,
+    using: str,
+    log_type: list[str],
+    after: LogId | None,
+    no_decode: bool,
+    caches: bool,
+    limit: int,
+    verbosity: int,
+    **options: Any,
+) -> None:
+    """Write findings as they are found; raise CommandError with exit code 1 if there were any."""
+    found: Counter[str] = Counter()
+    looked_at = 0
+    with out.progress("Verifying", unit="events") as progress:
+
+        def tell(count: int) -> None:
+            nonlocal looked_at
+            before, looked_at = looked_at, looked_at + count
+            progress.advance(count)
+            if verbosity > 1 and before // TOLD_EVERY != looked_at // TOLD_EVERY:
+                out.note(f"{looked_at:,} events; --after {scope.reached} carries on from here")
+
+        scope = Scope(using, after, log_type, not no_decode, tell)
+        try:
+            for finding in verify(scope, [CacheVerifier()] if caches else []):
+                found[finding.check] += 1
+                if found.total() > limit:
+                    continue
+                if out.as_json:
+                    out.record(asdict(finding))
+                else:
+                    place = finding.subject
+                    if finding.index is not None:
+                        place += f" event {finding.index}"
+                    check = out.style.ERROR(f"{finding.check:<9}")
+                    out.line(f"{check}  {clean(place)}: {clean(finding.message)}")
+        except KeyboardInterrupt:
+            if scope.reached is not None:
+                out.note(f"\nTo carry on: --after {scope.reached}")
+            raise
+    if out.as_json:
+        out.record({"events": looked_at, "findings": found.total(), "checks": dict(found)})
+    if found:
+        each = ", ".join(f"{count:,} of {check}" for check, count in found.most_common())
+        raise findings(f"{looked_at:,} events were looked at, with findings: {each}.")
+    if not out.as_json:
+        out.line(f"{looked_at:,} events were looked at. Nothing is wrong.", out.style.SUCCESS)

@@ -1,0 +1,197 @@
+"""
+Caching policies: which reductions are worth keeping in the cache.
+
+A policy never changes an answer, only how fast it comes. Combine policies with ``&``, ``|``
+and ``~``, or write one: a class with ``should_cache``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from eventlogs.aggregates import Reduction
+from eventlogs.conf import MAX_VERSION
+
+
+class CachingPolicy(ABC):
+    """Decide which reductions are kept in the cache."""
+
+    @abstractmethod
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        """
+        Return whether to keep ``reduction``.
+
+        It is asked after the fold, each time there is something new to keep. It should be
+        quick, and must not change the aggregate. What it raises is counted and logged, and
+        the reduction is not kept.
+        """
+
+    def __and__(self, other: CachingPolicy) -> CachingPolicy:
+        return _Both(self, other) if isinstance(other, CachingPolicy) else NotImplemented
+
+    def __or__(self, other: CachingPolicy) -> CachingPolicy:
+        return _Either(self, other) if isinstance(other, CachingPolicy) else NotImplemented
+
+    def __invert__(self) -> CachingPolicy:
+        return _Not(self)
+
+
+class AlwaysCache(CachingPolicy):
+    """Keep every reduction: the default."""
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        """Return True."""
+        return True
+
+    def __repr__(self) -> str:
+        return "AlwaysCache()"
+
+
+class NeverCache(CachingPolicy):
+    """Keep none; the cache is not even looked at."""
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        """Return False."""
+        return False
+
+    def __repr__(self) -> str:
+        return "NeverCache()"
+
+
+class LogLengthPolicy(CachingPolicy):
+    """Keep the reductions of logs with so many events; both bounds are included."""
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        for bound in (shortest, longest):
+            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
+                raise ValueError("The length of a log is an int from 0. Pass numbers of events.")
+        if shortest > longest:
+            raise ValueError(f"No log is {shortest} to {longest} events long. Swap the bounds.")
+        self.shortest = shortest
+        self.longest = longest
+
+    @classmethod
+    def at_least(cls, events: int) -> LogLengthPolicy:
+        """Keep reductions of ``events`` events or more."""
+        return cls(events, MAX_VERSION)
+
+    @classmethod
+    def until(cls, events: int) -> LogLengthPolicy:
+        """Keep reductions of ``events`` events or fewer."""
+        return cls(0, events)
+
+    @classmethod
+    def between(cls, shortest: int, longest: int) -> LogLengthPolicy:
+        """Keep reductions of ``shortest`` to ``longest`` events."""
+        return cls(shortest, longest)
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        """Return whether the number of events folded in is within the bounds."""
+        return self.shortest <= reduction.version <= self.longest
+
+    def __repr__(self) -> str:
+        return f"LogLengthPolicy({self.shortest}, {self.longest})"
+
+
+class LogAgePolicy(CachingPolicy):
+    """
+    Keep the reductions of logs of some age; both bounds are included.
+
+    The age is that of the log's id (``LogId.created_at``), by this process' clock.
+    """
+
+    def __init__(self, youngest: timedelta, oldest: timedelta) -> None:
+        for bound in (youngest, oldest):
+            if not isinstance(bound, timedelta):
+                raise ValueError("The age of a log is a datetime.timedelta.")
+        if youngest > oldest:
+            raise ValueError(f"No log is {youngest} to {oldest} old. Swap the bounds.")
+        self.youngest = youngest
+        self.oldest = oldest
+
+    @classmethod
+    def starting_at(cls, age: timedelta) -> LogAgePolicy:
+        """Keep reductions of logs that are ``age`` old or older."""
+        return cls(age, timedelta.max)
+
+    @classmethod
+    def until(cls, age: timedelta) -> LogAgePolicy:
+        """Keep reductions of logs that are ``age`` old or younger."""
+        return cls(timedelta.min, age)
+
+    @classmethod
+    def between(cls, youngest: timedelta, oldest: timedelta) -> LogAgePolicy:
+        """Keep reductions of logs that are ``youngest`` to ``oldest`` old."""
+        return cls(youngest, oldest)
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        """Return whether the log's age is within the bounds."""
+        age = timezone.now() - reduction.log_id.created_at
+        return self.youngest <= age <= self.oldest
+
+    def __repr__(self) -> str:
+        return f"LogAgePolicy({self.youngest!r}, {self.oldest!r})"
+
+
+class _Both(CachingPolicy):
+    def __init__(self, one: CachingPolicy, other: CachingPolicy) -> None:
+        self.one, self.other = one, other
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        return self.one.should_cache(reduction) and self.other.should_cache(reduction)
+
+    def __repr__(self) -> str:
+        return f"({self.one!r} & {self.other!r})"
+
+
+class _Either(CachingPolicy):
+    def __init__(self, one: CachingPolicy, other: CachingPolicy) -> None:
+        self.one, self.other = one, other
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        return self.one.should_cache(reduction) or self.other.should_cache(reduction)
+
+    def __repr__(self) -> str:
+        return f"({self.one!r} | {self.other!r})"
+
+
+class _Not(CachingPolicy):
+    def __init__(self, policy: CachingPolicy) -> None:
+        self.policy = policy
+
+    def should_cache(self, reduction: Reduction[Any]) -> bool:
+        return not self.policy.should_cache(reduction)
+
+    def __repr__(self) -> str:
+        return f"~{self.policy!r}"
+
+
+def policy_from(value: Any) -> CachingPolicy:
+    """
+    Return the policy that a setting means: a policy, a class of one, or a dotted path to either.
+
+    Raise ImportError for a path that leads nowhere, and TypeError for anything else.
+    """
+    found = _imported(value) if isinstance(value, str) else value
+    if isinstance(found, type):
+        found = _instance(found)
+    if not isinstance(found, CachingPolicy):
+        raise TypeError(
+            f"{type(found).__name__} is not a caching policy. Derive it from "
+            f"eventlogs.policies.CachingPolicy."
+        )
+    return found
+
+
+_imported = lru_cache(maxsize=16)(import_string)
+
+
+@lru_cache(maxsize=16)
+def _instance(cls: type) -> Any:
+    return cls()

@@ -1,0 +1,22 @@
+-- Append several events, without an idempotency key.
+--
+-- Right because: see append_one.sql; the batch counts by its length. Events are numbered by
+-- their place in the array, and inserted in that order, so that their positions increase.
+WITH bumped AS (
+    UPDATE eventlogs_eventlog
+    SET version = version + %(count)s::integer, updated_at = greatest(clock_timestamp(), updated_at)
+    WHERE id = %(log)s::uuid
+      AND log_type = %(log_type)s::text
+      AND version = coalesce(%(expected)s::integer, version)
+      AND version <= 2147483647 - %(count)s::integer
+    RETURNING version - %(count)s::integer AS first_index, updated_at
+), inserted AS (
+    INSERT INTO eventlogs_event
+        (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+    SELECT %(log)s::uuid, first_index + number - 1, item ->> 0, (item -> 1)::integer,
+           item -> 2, %(metadata)s::jsonb, NULL, updated_at
+    FROM bumped, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
+    ORDER BY number
+    RETURNING position, index
+)
+SELECT max(position), max(index) + 1 FROM inserted HAVING count(*) > 0

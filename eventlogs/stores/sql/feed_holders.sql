@@ -1,0 +1,30 @@
+-- Who holds the feed back: the transactions whose fence is below the last position given out.
+-- A prepared transaction is found by the lock on its own id, which it keeps, too.
+-- A query that this user may not see is shown as "<insufficient privilege>".
+SELECT fence.position, fence.pid,
+       clock_timestamp() - coalesce(activity.xact_start, prepared.prepared),
+       coalesce(activity.usename, prepared.owner)::text, activity.application_name,
+       CASE WHEN fence.pid IS NULL THEN 'prepared' ELSE activity.state END,
+       activity.query, prepared.gid
+FROM (
+    SELECT min((classid::bigint & 65535) << 32 | objid::bigint) AS position,
+           pid, virtualtransaction
+    FROM pg_locks
+    WHERE locktype = 'advisory'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid::bigint >> 16 = 25974
+      AND objsubid = 1
+      AND mode = 'ShareLock'
+      AND pid IS DISTINCT FROM pg_backend_pid()
+    GROUP BY pid, virtualtransaction
+) AS fence
+LEFT JOIN pg_stat_activity AS activity ON activity.pid = fence.pid
+LEFT JOIN pg_prepared_xacts AS prepared
+       ON fence.pid IS NULL
+      AND EXISTS (
+          SELECT FROM pg_locks AS own
+          WHERE own.locktype = 'transactionid' AND own.pid IS NULL
+            AND own.transactionid = prepared.transaction
+            AND own.virtualtransaction = fence.virtualtransaction)
+WHERE fence.position < (SELECT last_value FROM eventlogs_event_position_seq)
+ORDER BY fence.position, fence.pid

@@ -1,0 +1,27 @@
+-- Insert restored events, in the order given, and count them into their logs.
+--
+-- Right because: the caller holds the locks of the logs, and has compared their versions with
+-- the events' indexes. Positions are taken in the order of the SELECT, which is the order of the
+-- export. Times are the export's: a database gave them once, under the log's lock.
+WITH batch AS MATERIALIZED (
+    SELECT number, (item ->> 0)::uuid AS log, (item -> 1)::integer AS index, item ->> 2 AS type,
+           (item -> 3)::integer AS schema_version, item -> 4 AS data, item -> 5 AS metadata,
+           item ->> 6 AS key, (item ->> 7)::timestamptz AS recorded_at
+    FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
+), bumped AS (
+    UPDATE eventlogs_eventlog AS log
+    SET version = log.version + added.count,
+        updated_at = greatest(added.last, log.updated_at)
+    FROM (SELECT log, count(*)::integer AS count, max(recorded_at) AS last
+          FROM batch GROUP BY log) AS added
+    WHERE log.id = added.log
+    RETURNING log.id
+), inserted AS (
+    INSERT INTO eventlogs_event
+        (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+    SELECT log, index, type, schema_version, data, metadata, key, recorded_at
+    FROM batch
+    ORDER BY number
+    RETURNING position
+)
+SELECT (SELECT count(*) FROM inserted), (SELECT count(*) FROM bumped)

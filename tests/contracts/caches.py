@@ -1,0 +1,113 @@
+"""What every reduction cache has to keep to."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from eventlogs.caches import BaseReductionCache
+from eventlogs.entries import MAGIC, SIGNATURE_BYTES, version_in
+
+
+def entry(version: int, text: bytes = b"") -> bytes:
+    """Return bytes that say that they are an entry of a version."""
+    return MAGIC + version.to_bytes(4, "big") + text + b"s" * SIGNATURE_BYTES
+
+
+class ReductionCacheContract:
+    """Derive from it, and define the fixture ``cache``, which is empty for each test."""
+
+    @pytest.fixture
+    def cache(self) -> BaseReductionCache:
+        raise NotImplementedError
+
+    def test_what_is_not_there_is_none(self, cache: BaseReductionCache):
+        assert cache.get("a") is None
+
+    @pytest.mark.parametrize("value", [b"", b"\x00\xff\n'\"", entry(3, b"x" * 100_000)])
+    def test_bytes_come_back_as_they_are(self, cache: BaseReductionCache, value: bytes):
+        assert cache.set("a", value, timeout=60)
+
+        assert cache.get("a") == value
+        assert type(cache.get("a")) is bytes
+
+    def test_many_are_found_at_once(self, cache: BaseReductionCache):
+        cache.set("a", entry(1), timeout=60)
+        cache.set("b", entry(2), timeout=None)
+
+        assert dict(cache.get_many(["a", "b", "c"])) == {"a": entry(1), "b": entry(2)}
+        assert dict(cache.get_many([])) == {}
+
+    @pytest.mark.parametrize("there", [1, 255, 256, 65_535, 2**24, 2**31 - 2])
+    def test_a_newer_entry_takes_the_place_of_an_older_one(
+        self, cache: BaseReductionCache, there: int
+    ):
+        cache.set("a", entry(there), timeout=60)
+
+        assert cache.set("a", entry(there + 1), timeout=60)
+        assert version_in(cache.get("a") or b"") == there + 1
+
+    @pytest.mark.parametrize("there", [2, 256, 65_536, 2**24 + 1, 2**31 - 1])
+    def test_an_entry_never_goes_back(self, cache: BaseReductionCache, there: int):
+        cache.set("a", entry(there, b"first"), timeout=60)
+
+        assert not cache.set("a", entry(there - 1), timeout=60)
+        assert not cache.set("a", entry(there, b"second"), timeout=60)
+        assert cache.get("a") == entry(there, b"first")
+
+    def test_an_entry_that_was_found_wrong_gives_way_to_any(self, cache: BaseReductionCache):
+        wrong = entry(9, b"wrong")
+        cache.set("a", wrong, timeout=60)
+
+        assert not cache.set("a", entry(3), timeout=60, instead_of=entry(9, b"another"))
+        assert cache.set("a", entry(3), timeout=60, instead_of=wrong)
+        assert cache.get("a") == entry(3)
+
+    @pytest.mark.parametrize("garbage", [b"", b"E", b"EL1", b"EL1\xff\xff\xff", b"garbage" * 9])
+    def test_garbage_gives_way_to_an_entry(self, cache: BaseReductionCache, garbage: bytes):
+        cache.replace("a", garbage, timeout=60)
+
+        assert cache.set("a", entry(1), timeout=60)
+        assert cache.get("a") == entry(1)
+
+    def test_an_entry_runs_out(self, cache: BaseReductionCache, passing: Any):
+        cache.set("a", entry(1), timeout=0.2)
+        cache.set("b", entry(1), timeout=None)
+        passing(1.3)
+
+        assert cache.get("a") is None
+        assert cache.get("b") == entry(1)
+
+    def test_one_of_those_who_add_at_once_is_the_first(self, cache: BaseReductionCache):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: cache.add("flag", b"%d" % n, timeout=60), range(32)))
+
+        assert answers.count(True) == 1
+        assert cache.get("flag") == b"%d" % answers.index(True)
+
+    def test_a_flag_can_be_added_again_when_it_was_deleted(self, cache: BaseReductionCache):
+        cache.add("flag", b"1", timeout=60)
+        cache.delete("flag")
+        cache.delete("flag")
+
+        assert cache.add("flag", b"2", timeout=60)
+
+    def test_a_flag_runs_out(self, cache: BaseReductionCache, passing: Any):
+        cache.add("flag", b"1", timeout=0.2)
+        passing(1.3)
+
+        assert cache.add("flag", b"2", timeout=60)
+
+    def test_a_mark_is_replaced(self, cache: BaseReductionCache):
+        cache.replace("mark", b"1", timeout=60)
+        cache.replace("mark", b"2", timeout=60)
+
+        assert cache.get("mark") == b"2"
+
+    def test_the_newest_of_those_who_write_at_once_stays(self, cache: BaseReductionCache):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: cache.set("a", entry(n), timeout=60), range(1, 200)))
+
+        assert version_in(cache.get("a") or b"") == 199

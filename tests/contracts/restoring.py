@@ -1,0 +1,220 @@
+"""The contract of stores that bring exported logs back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from eventlogs import HistoryDiffers, IdempotentReplay, LogId
+from eventlogs.codec import fingerprints
+from eventlogs.stores import AppendRequest, BaseStore, Restored, RestoredClaim, RestoredEvent
+from tests.accounts import encoded
+from tests.contracts.stores import amounts, append, create, new_key, new_log
+
+LONG_AGO = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
+
+
+def deposit(log_id: LogId, index: int, **changes) -> RestoredEvent:
+    """Return an exported deposit of ``index`` cents, a minute after the one before."""
+    event = RestoredEvent(
+        log_id=log_id,
+        index=index,
+        type="account.deposited",
+        schema_version=1,
+        data=f'{{"amount":{index}}}',
+        metadata='{"till":7}',
+        idempotency_key=None,
+        recorded_at=LONG_AGO + timedelta(minutes=index),
+    )
+    return replace(event, **changes)
+
+
+def deposits(log_id: LogId, indexes: Iterable[int]) -> list[RestoredEvent]:
+    return [deposit(log_id, index) for index in indexes]
+
+
+def with_key(event: RestoredEvent, key: str, count: int = 1) -> RestoredEvent:
+    """Return an event that is the first of an append with a key."""
+    fingerprint = next(fingerprints(encoded(*range(event.index, event.index + count))))
+    claim = RestoredClaim(count, fingerprint, event.recorded_at)
+    return replace(event, idempotency_key=key, claim=claim)
+
+
+class RestoreContract:
+    """Subclass it with a fixture ``store``: a BaseStore, which may hold other logs."""
+
+    def test_events_come_back_with_their_indexes_times_and_metadata(self, store: BaseStore):
+        log_id = new_log()
+
+        assert store.restore(deposits(log_id, range(3))) == Restored(stored=3, present=0)
+
+        rows = store.events(log_id, start=0, limit=10)
+        assert amounts(store, log_id) == [0, 1, 2]
+        assert [row[7] for row in rows] == [LONG_AGO + timedelta(minutes=n) for n in range(3)]
+        assert [row[5].replace(" ", "") for row in rows] == ['{"till":7}'] * 3
+
+    def test_positions_are_new_and_in_the_order_given(self, store: BaseStore):
+        one, other = new_log(), new_log()
+        before = create(store, 1).position
+
+        store.restore(
+            [deposit(one, 0), deposit(other, 0), deposit(one, 1), deposit(other, 1)],
+        )
+
+        positions = [
+            store.events(log_id, start=index, limit=1)[0][1]
+            for log_id, index in [(one, 0), (other, 0), (one, 1), (other, 1)]
+        ]
+        assert [before, *positions] == sorted({before, *positions})
+
+    def test_restoring_again_restores_nothing(self, store: BaseStore):
+        log_id = new_log()
+        batch = [with_key(deposit(log_id, 0), new_key()), *deposits(log_id, range(1, 4))]
+        store.restore(batch)
+
+        assert store.restore(batch) == Restored(stored=0, present=4)
+        assert amounts(store, log_id) == [0, 1, 2, 3]
+
+    def test_what_is_missing_is_stored_behind_what_is_there(self, store: BaseStore):
+        log_id = new_log()
+        store.restore(deposits(log_id, range(2)))
+
+        assert store.restore(deposits(log_id, range(5))) == Restored(stored=3, present=2)
+        assert amounts(store, log_id) == [0, 1, 2, 3, 4]
+
+    def test_an_appended_log_takes_its_own_export(self, store: BaseStore):
+        state = create(store, 0, 1, 2)
+        exported = [
+            RestoredEvent(state.log_id, row[0], row[2], row[3], row[4], row[5], row[6], row[7])
+            for row in store.events(state.log_id, start=0, limit=10)
+        ]
+
+        assert store.restore(exported) == Restored(stored=0, present=3)
+
+    def test_json_that_is_written_in_another_way_is_the_same(self, store: BaseStore):
+        log_id = new_log()
+        event = deposit(log_id, 0, data='{"amount":1,"note":"é"}', metadata='{"a":1,"b":2}')
+        store.restore([event])
+
+        again = replace(event, data='{"note": "\\u00e9", "amount": 1}', metadata='{"b":2, "a":1}')
+
+        assert store.restore([again]) == Restored(stored=0, present=1)
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"type": "account.withdrawn"}, "its type is another one"),
+            ({"schema_version": 2}, "its schema version is another one"),
+            ({"data": '{"amount":"SECRET"}'}, "its data is another one"),
+            ({"metadata": "{}"}, "its metadata is another one"),
+            ({"idempotency_key": "k"}, "its idempotency key is another one"),
+            ({"recorded_at": LONG_AGO}, "its time is another one"),
+        ],
+        ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
+    )
+    def test_another_history_is_refused(self, store: BaseStore, change, reason):
+        log_id = new_log()
+        store.restore(deposits(log_id, range(2)))
+
+        with pytest.raises(HistoryDiffers, match=reason) as caught:
+            store.restore([deposit(log_id, 0), deposit(log_id, 1, **change), deposit(log_id, 2)])
+
+        assert (caught.value.log_id, caught.value.index) == (log_id, 1)
+        assert "SECRET" not in str(caught.value)
+        assert amounts(store, log_id) == [0, 1]
+
+    def test_a_batch_is_restored_as_a_whole_or_not_at_all(self, store: BaseStore):
+        good, bad = new_log(), new_log()
+
+        with pytest.raises(HistoryDiffers, match="event 1 has to come next") as caught:
+            store.restore([*deposits(good, range(2)), *deposits(bad, [0, 2])])
+
+        assert (caught.value.log_id, caught.value.index) == (bad, 2)
+        assert (store.version(good), store.version(bad)) == (0, 0)
+        assert create_at(store, bad).version == 1  # nothing of it stands in the way
+
+    def test_a_log_that_does_not_begin_at_its_beginning_is_refused(self, store: BaseStore):
+        with pytest.raises(HistoryDiffers, match="event 0 has to come next"):
+            store.restore(deposits(new_log(), [3]))
+
+    def test_time_does_not_run_backwards(self, store: BaseStore):
+        log_id = new_log()
+
+        with pytest.raises(HistoryDiffers, match="older than the event before"):
+            store.restore([deposit(log_id, 0), deposit(log_id, 1, recorded_at=LONG_AGO - MINUTE)])
+        store.restore([deposit(log_id, 0)])
+        with pytest.raises(HistoryDiffers, match="older than the event before"):
+            store.restore([deposit(log_id, 1, recorded_at=LONG_AGO - MINUTE)])
+
+        assert store.version(log_id) == 1
+
+    def test_the_uuid_of_another_types_log_is_refused(self, store: BaseStore):
+        state = create(store, 1)
+
+        with pytest.raises(HistoryDiffers, match="another type's log"):
+            store.restore(deposits(LogId("parcel", state.log_id.uuid), [0]))
+
+    def test_appends_go_on_behind_a_restored_log(self, store: BaseStore):
+        log_id = new_log()
+        store.restore(deposits(log_id, range(2)))
+
+        assert append(store, log_id, 2, expected=2).version == 3
+        last = store.last(log_id, limit=1)[0]
+        assert last[7] > LONG_AGO + timedelta(days=365)
+
+    def test_a_retry_of_a_restored_append_is_a_replay(self, store: BaseStore):
+        log_id, key = new_log(), new_key()
+        store.restore(
+            [
+                deposit(log_id, 0),
+                with_key(deposit(log_id, 1), key, count=2),
+                deposit(log_id, 2, idempotency_key=key),
+            ]
+        )
+
+        with pytest.raises(IdempotentReplay) as caught:
+            append(store, log_id, 1, 2, expected=1, key=key)
+
+        assert (caught.value.index, caught.value.state.version) == (1, 3)
+        assert caught.value.state.position == store.last(log_id, limit=1)[0][1]
+
+    def test_a_key_that_another_append_has_is_refused(self, store: BaseStore):
+        log_id, key = new_log(), new_key()
+        holder = create(store, 5, key=key)
+
+        with pytest.raises(HistoryDiffers, match=str(holder.log_id)):
+            store.restore([with_key(deposit(log_id, 0), key)])
+
+        assert store.version(log_id) == 0
+        claim = store.claim("account", key)
+        assert claim is not None
+        assert claim.log_id == holder.log_id
+
+    def test_a_key_that_was_pruned_before_the_export_stays_pruned(self, store: BaseStore):
+        log_id, key = new_log(), new_key()
+
+        store.restore([deposit(log_id, 0, idempotency_key=key)])
+
+        assert store.events(log_id, start=0, limit=1)[0][6] == key
+        assert store.claim("account", key) is None
+
+    def test_nothing_is_restored_from_nothing(self, store: BaseStore):
+        assert store.restore([]) == Restored(0, 0)
+
+    def test_keys_that_need_escaping(self, store: BaseStore):
+        log_id, key = new_log(), new_key() + ' "quoted" \\ \' é 日本'
+
+        store.restore([with_key(deposit(log_id, 0), key)])
+
+        assert store.events(log_id, start=0, limit=1)[0][6] == key
+        assert store.claim("account", key) is not None
+
+
+MINUTE = timedelta(minutes=1)
+
+
+def create_at(store: BaseStore, log_id: LogId):
+    return store.append(AppendRequest(log_id, encoded(1), 0, None, "{}"))

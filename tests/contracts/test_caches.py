@@ -1,0 +1,50 @@
+"""The caches of eventlogs, each held to the contract of caches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.core.cache import caches
+
+from eventlogs.caches import BaseReductionCache, DjangoReductionCache, RedisReductionCache
+from eventlogs.testing import RecordingCache
+from tests.contracts.caches import ReductionCacheContract
+
+
+@pytest.fixture
+def passing() -> Callable[[float], None]:
+    """Let seconds pass."""
+    return time.sleep
+
+
+class TestRecordingCache(ReductionCacheContract):
+    @pytest.fixture
+    def cache(self) -> BaseReductionCache:
+        return RecordingCache()
+
+
+class TestLocalMemory(ReductionCacheContract):
+    @pytest.fixture
+    def cache(self) -> Iterator[BaseReductionCache]:
+        yield DjangoReductionCache("default")
+        caches["default"].clear()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("alias", ["redis", "redis of Django"])
+class TestRedis(ReductionCacheContract):
+    @pytest.fixture
+    def cache(self, alias: str) -> Iterator[BaseReductionCache]:
+        cache = RedisReductionCache(alias)
+        yield cache
+        for key in ("a", "b", "flag", "mark"):
+            cache.delete(key)
+
+    def test_keys_have_the_prefix_of_the_alias(self, cache: BaseReductionCache, alias: str):
+        cache.replace("a", b"1", timeout=60)
+
+        client, name = cache._client("a", write=False)  # type: ignore[attr-defined]
+        assert name == caches[alias].make_key("a")
+        assert client.get(name) == b"1"

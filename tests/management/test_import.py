@@ -1,0 +1,397 @@
+"""Out of one database, into another: the same rows come back, whatever happens on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+from django.core.management import CommandError
+from django.db import IntegrityError, connections
+from django.utils import timezone
+
+from eventlogs import HistoryDiffers, IdempotentReplay, LogManager, LogNotFound, scans, transfer
+from eventlogs.codec import EncodedEvent
+from eventlogs.models import Event
+from eventlogs.stores import (
+    AppendRequest,
+    BaseStore,
+    Restored,
+    RestoredEvent,
+    restoring,
+    store_for,
+)
+from eventlogs.stores.portable import PortableStore
+from tests.accounts import Account, Deposited, Opened, encoded
+from tests.management.histories import fill, held
+from tests.management.test_eventlogs import ROOT
+
+
+@pytest.fixture
+def export(second_database, run, tmp_path):
+    """The export of a database full of history."""
+    fill()
+    path = tmp_path / "all.jsonl"
+    run("export", path)
+    return path
+
+
+def test_an_import_into_an_empty_database_gives_everything_back(export, second_database, run):
+    run("import", export, database=second_database)
+
+    assert held(second_database) == held()
+    assert "Nothing is wrong" in run("verify", "--no-decode", database=second_database)
+
+
+def test_an_export_of_the_import_is_the_same(export, second_database, run, tmp_path):
+    run("import", export, database=second_database)
+    run("export", tmp_path / "again.jsonl", database=second_database)
+
+    def without_positions(path):
+        lines = [json.loads(line) for line in path.read_text().splitlines()[1:-1]]
+        return [{name: each for name, each in line.items() if name != "position"} for line in lines]
+
+    assert without_positions(tmp_path / "again.jsonl") == without_positions(export)
+
+
+def test_importing_again_imports_nothing(export, second_database, run_json):
+    first = run_json("import", export, database=second_database)
+    again = run_json("import", export, database=second_database)
+
+    assert first == {"stored": len(held()["events in order"]), "present": 0}
+    assert again == {"stored": 0, "present": first["stored"]}
+    assert held(second_database) == held()
+
+
+def test_a_retry_after_the_move_is_a_replay(export, second_database, run):
+    run("import", export, database=second_database)
+
+    with pytest.raises(IdempotentReplay) as caught:
+        LogManager(Account, using=second_database).create(
+            Opened(owner="Ada 1"), idempotency_key="open 1"
+        )
+
+    assert caught.value.index == 0
+
+
+def test_what_came_later_is_imported_on_top(export, second_database, run, run_json, tmp_path):
+    run("import", export, database=second_database)
+    until = json.loads(export.read_text().splitlines()[-1])["until"]
+    fill_more()
+
+    run("export", tmp_path / "whole.jsonl")
+    run("export", tmp_path / "later.jsonl", "--after", until)
+    later = run_json("import", tmp_path / "later.jsonl", database=second_database)
+    whole = run_json("import", tmp_path / "whole.jsonl", database=second_database)
+
+    assert (later["present"], whole["stored"]) == (0, 0)
+    assert later["stored"] > 0
+    assert held(second_database) == held()
+
+
+def fill_more() -> None:
+    log_id = Event.objects.filter(type="account.opened").last().log.log_id
+    state = LogManager(Account).append(log_id, Deposited(amount=9), expected_version=7)
+    LogManager(Account).append(state, Deposited(amount=10), idempotency_key="later")
+    LogManager(Account).create(Opened(owner="Bob"))
+
+
+def test_another_history_is_refused_and_named(export, second_database, run):
+    log_id = Event.objects.filter(type="account.opened").first().log.log_id
+    LogManager(Account, using=second_database).create(Opened(owner="Mallory"), log_id=log_id)
+
+    with pytest.raises(CommandError, match=f"Event 0 of {log_id}") as caught:
+        run("import", export, database=second_database)
+
+    assert caught.value.returncode == 2
+    assert "Mallory" not in str(caught.value)
+    assert Event.objects.using(second_database).count() == 1
+
+
+def spoil(path, line: int, change) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line - 1] = change(lines[line - 1])
+    path.write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: line[: len(line) // 2] + "\n",
+        lambda line: "garbage\n",
+        lambda line: "\n",
+        lambda line: line.replace('"index":', '"index":-'),
+        lambda line: line.replace('"log_id":"', '"log_id":"X'),
+        lambda line: line.replace('"data":{', '"data":{"nul":"\\u0000",'),
+        lambda line: line.replace('"data":{', '"data":{"lone":"\\ud800",'),
+        lambda line: line.replace('"data":{', '"data":{"large":1e999,'),
+        lambda line: line.replace('"metadata":{', '"metadata":[{').replace('},"rec', '}],"rec'),
+        lambda line: line.replace('"type":"', '"type":" '),
+        lambda line: line.replace('Z"', '"'),
+    ],
+    ids=[
+        "half a line",
+        "garbage",
+        "empty",
+        "index",
+        "log id",
+        "NUL",
+        "lone surrogate",
+        "infinity",
+        "metadata",
+        "type",
+        "naive time",
+    ],
+)
+def test_a_corrupt_line_is_named(export, second_database, run, monkeypatch, change):
+    monkeypatch.setattr(transfer, "BATCH", 5)
+    spoil(export, 20, change)
+
+    with pytest.raises(CommandError, match="Line 20:"):
+        run("import", export, database=second_database)
+
+    # Whole batches before it are stored, and a corrected file carries on.
+    assert 0 < Event.objects.using(second_database).count() < 20
+
+
+def test_a_file_that_is_not_utf8_is_named_by_its_line(export, second_database, run):
+    export.write_bytes(export.read_bytes().replace(b"parcel.sent", b"parcel.s\xffnt"))
+
+    with pytest.raises(CommandError, match=r"Line \d+:"):
+        run("import", export, database=second_database)
+
+
+def test_a_file_that_ends_too_early_is_found(export, second_database, run, monkeypatch):
+    lines = export.read_text().splitlines(keepends=True)
+    export.write_text("".join(lines[:-1]))
+
+    monkeypatch.setattr(transfer, "BATCH", 5)
+
+    with pytest.raises(CommandError, match="ends too early"):
+        run("import", export, database=second_database)
+
+    # Nobody knows whether the append at its end is complete: the last batch is left out.
+    stored = held(second_database)["events in order"]
+    assert 0 < len(stored) < len(lines)
+    assert stored == held()["events in order"][: len(stored)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("dear diary\n", "Line 1: this is not an export"),
+        ('{"format":"other","version":1}\n', "Line 1: this is not an export"),
+        ('{"format":"eventlogs","version":2}\n', "the format's version is 2"),
+        ('{"format":"eventlogs","version":1}\n{"end":true,"events":3}\n', "0 events, not 3"),
+        (
+            '{"format":"eventlogs","version":1}\n{"end":true,"events":0}\n\n',
+            "more behind the end",
+        ),
+    ],
+)
+def test_files_that_are_no_exports(db, run, tmp_path, text, message):
+    (tmp_path / "file").write_text(text)
+
+    with pytest.raises(CommandError, match=message):
+        run("import", tmp_path / "file")
+
+
+def test_a_file_that_is_not_there_is_a_mistake(db, run, tmp_path):
+    with pytest.raises(CommandError, match="cannot be read: No such file"):
+        run("import", tmp_path / "nowhere")
+
+
+def test_an_import_from_the_input(export, second_database, run, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(export.read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+    run("import", "-", database=second_database)
+
+    assert held(second_database) == held()
+
+
+def test_a_batch_does_not_end_within_an_append(second_database, run, tmp_path, monkeypatch):
+    state = LogManager(Account).create(*[Opened(owner="Ada")] * 7)
+    LogManager(Account).append(state, *[Deposited(amount=1)] * 4, idempotency_key="k")
+    run("export", tmp_path / "all.jsonl")
+    monkeypatch.setattr(transfer, "BATCH", 5)
+
+    with (tmp_path / "all.jsonl").open("rb") as lines:
+        sizes = [len(batch) for batch, _ in transfer.batches(lines)]
+
+    assert sizes == [7, 4]
+
+
+def start_import(database: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.management.manage", database, "eventlogs", "import", "-"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, tmp_path):
+    for n in range(300):
+        LogManager(Account).create(
+            Opened(owner="Ada"), *[Deposited(amount=n)] * 9, idempotency_key=f"k{n}"
+        )
+    path = tmp_path / "all.jsonl"
+    run("export", path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    child = start_import(str(connections[second_database].settings_dict["NAME"]))
+    child.stdin.write(b"".join(lines[:2_500]))
+    child.stdin.flush()
+    wait_for(lambda: Event.objects.using(second_database).exists())
+
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait(timeout=30)
+    child.stdin.close()
+
+    before = Event.objects.using(second_database).count()
+    assert 0 < before < 3_000
+    assert "Nothing is wrong" in run("verify", database=second_database)
+    done = run_json("import", path, database=second_database)
+    assert done == {"stored": 3_000 - before, "present": before}
+    assert held(second_database) == held()
+    assert "Nothing is wrong" in run("verify", database=second_database)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def events_of(path) -> list:
+    with path.open("rb") as lines:
+        return [event for _, event in transfer.read_events(lines)]
+
+
+def test_two_imports_of_one_file_at_once_import_it_once(export, second_database, race):
+    events = events_of(export)
+    store = store_for(second_database)
+
+    def import_all() -> Restored:
+        imported = Restored(0, 0)
+        for start in range(0, len(events), 3):
+            done = store.restore(events[start : start + 3])
+            imported = Restored(imported.stored + done.stored, imported.present + done.present)
+        return imported
+
+    answers = race(*[import_all] * 4)
+
+    assert all(isinstance(each, Restored) for each in answers), answers
+    assert sum(each.stored for each in answers) == len(events)
+    assert sum(each.present for each in answers) == 3 * len(events)
+    assert {key: held()[key] for key in ("logs", "keys")} == {
+        key: held(second_database)[key] for key in ("logs", "keys")
+    }
+
+
+def test_an_import_and_appends_at_once_leave_no_hole(export, second_database, race, run):
+    events = events_of(export)
+    store = store_for(second_database)
+    log_ids = list(dict.fromkeys(event.log_id for event in events if event.index == 1))
+
+    def import_it() -> object:
+        return [store.restore([event]) for event in events]
+
+    def append() -> object:
+        for _ in range(20):
+            for log_id in log_ids:
+                request = AppendRequest(log_id, encoded(1), None, None, "{}")
+                with suppress(LogNotFound):
+                    store.append(request)
+
+    answers = race(import_it, append, append)
+
+    # Whoever appends first makes the import's next event another one, and it says so.
+    assert answers[1:] == [None, None]
+    assert isinstance(answers[0], HistoryDiffers | list)
+
+    assert "Nothing is wrong" in run("verify", "--no-decode", database=second_database)
+
+
+# Broken twins: the tests above have to find them.
+
+
+class AppendsAnything(PortableStore):
+    """A twin: it imports as a naive script would, by appending what the file says."""
+
+    def restore(self, events):
+        for event in events:
+            version = self.version(event.log_id)
+            request = AppendRequest(
+                event.log_id,
+                [EncodedEvent(event.type, event.schema_version, event.data)],
+                version if version == 0 else None,
+                None,
+                event.metadata,
+            )
+            self.append(request)
+        return Restored(len(events), 0)
+
+
+def import_with(store: BaseStore, path) -> None:
+    with path.open("rb") as lines:
+        transfer.import_lines(store, lines)
+
+
+def test_an_import_that_is_not_idempotent_is_found(export, second_database):
+    twin = AppendsAnything(second_database)
+
+    import_with(twin, export)
+    once = len(held(second_database)["events in order"])
+    import_with(twin, export)
+
+    assert len(held(second_database)["events in order"]) == 2 * once
+    assert held(second_database) != held()
+
+
+def look_without_locking(using, events):
+    """A twin of ``restoring._lock``."""
+    rows = restoring.rows(using, "EventLog").filter(pk__in={each.log_id.uuid for each in events})
+    known = {
+        log: restoring.Known(log_type, version, None)
+        for log, log_type, version in rows.values_list("pk", "log_type", "version")
+    }
+    time.sleep(0.05)
+    return known
+
+
+@pytest.mark.postgresql
+def test_an_import_without_locks_is_found(second_database, race, monkeypatch):
+    log_id = LogManager(Account, using=second_database).create(Opened(owner="Ada")).log_id
+    event = RestoredEvent(
+        log_id, 1, "account.deposited", 1, '{"amount":1}', "{}", None, timezone.now()
+    )
+    monkeypatch.setattr(restoring, "_lock", look_without_locking)
+
+    answers = race(*[lambda: store_for(second_database).restore([event])] * 4)
+
+    # The unique constraint is the last line: the doubled event is an error.
+    assert [type(each) for each in answers if not isinstance(each, Restored)] == [
+        IntegrityError
+    ] * 3
+
+
+def test_pages_of_the_export_may_be_small(second_database, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(scans, "PAGE", 3)
+    monkeypatch.setattr(transfer, "BATCH", 2)
+    fill()
+    run("export", tmp_path / "all.jsonl")
+
+    run("import", tmp_path / "all.jsonl", database=second_database)
+
+    assert held(second_database) == held()
+    assert "Nothing is wrong" in run("verify", "--no-decode", database=second_database)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from django.core.management import CommandError
+
+from eventlogs import LogId
+from eventlogs.models import Event
+from eventlogs.stores import AppendRequest, store_for
+from tests.accounts import encoded
+
+
+def test_the_state_is_written_as_json(account, run):
+    written = json.loads(run("reduce", account))
+
+    assert written["log_id"] == str(account)
+    assert written["version"] == 3
+    assert written["position"] == Event.objects.for_log(account).last().position
+    assert written["aggregate"] == {"owner": "Ada", "balance": 70, "notes": 0}
+
+
+def test_the_state_as_of_a_version_and_a_moment(account, run):
+    moment = Event.objects.for_log(account).get(index=1).recorded_at.isoformat()
+
+    assert json.loads(run("reduce", account, "--version", 1))["aggregate"]["balance"] == 0
+    assert json.loads(run("reduce", account, "--at", moment))["aggregate"]["balance"] == 100
+
+
+def test_a_version_and_a_moment_exclude_each_other(account, run):
+    with pytest.raises(CommandError, match="not allowed with"):
+        run("reduce", account, "--version", 1, "--at", "2026-01-01")
+
+
+def test_a_version_that_is_not_reached_is_a_mistake(account, run):
+    with pytest.raises(CommandError, match="has not reached version 9"):
+        run("reduce", account, "--version", 9)
+
+
+def test_a_log_type_without_an_aggregate_is_a_mistake(run, db):
+    log_id = LogId.new("stranger")
+    store_for("default").append(AppendRequest(log_id, encoded(1), 0, None, "{}"))
+
+    with pytest.raises(CommandError, match="No aggregate folds stranger logs"):
+        run("reduce", log_id)
+
+
+def test_an_aggregate_is_chosen_by_its_name(account, run):
+    assert json.loads(run("reduce", account, "--aggregate", "Account"))["version"] == 3
+    assert json.loads(run("reduce", account, "--aggregate", "tests.accounts.Account"))
+    with pytest.raises(CommandError, match=r"There is: tests\.accounts\.Account"):
+        run("reduce", account, "--aggregate", "Ledger")

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from django.core.management import CommandError
+
+from eventlogs import Aggregate, EventRecord, LogId
+from eventlogs.codec import EncodedEvent
+from eventlogs.models import Event
+from eventlogs.stores import AppendRequest, store_for
+from tests.accounts import Account, Deposited, Opened
+
+
+def test_the_timeline_and_the_state_are_shown(account, run):
+    shown = run("show", account)
+
+    assert str(account) in shown
+    assert "version 3" in shown
+    for part in ("account.opened", '{"owner": "Ada"}', "key pay-1", "grace", '{"till": 7}'):
+        assert part in shown
+    assert shown.index("account.opened") < shown.index("account.withdrawn")
+    assert "balance  70" in shown
+
+
+def test_a_program_reads_the_same_as_json(account, run_json):
+    shown = run_json("show", account)
+
+    assert (shown["log_id"], shown["version"], shown["actual_version"]) == (str(account), 3, 3)
+    assert shown["state"] == {"owner": "Ada", "balance": 70, "notes": 0}
+    assert [each["index"] for each in shown["events"]] == [0, 1, 2]
+    event = shown["events"][1]
+    row = Event.objects.for_log(account).get(index=1)
+    assert event == {
+        "log_id": str(account),
+        "index": 1,
+        "position": row.position,
+        "type": "account.deposited",
+        "schema_version": 1,
+        "data": {"amount": 100},
+        "metadata": {},
+        "idempotency_key": "pay-1",
+        "recorded_at": row.recorded_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+    }
+
+
+def test_a_log_as_of_a_version(account, run, run_json):
+    shown = run_json("show", account, "--version", 2)
+
+    assert (shown["version"], shown["actual_version"]) == (2, 3)
+    assert [each["index"] for each in shown["events"]] == [0, 1]
+    assert shown["state"]["balance"] == 100
+    assert "version 2 of 3" in run("show", account, "--version", 2)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_log_as_of_a_moment_ends_with_the_last_event_of_that_time(account, run_json, index):
+    recorded_at = Event.objects.for_log(account).get(index=index).recorded_at
+    # Events of one moment are all there as of that moment.
+    expected = Event.objects.for_log(account).filter(recorded_at__lte=recorded_at).count()
+
+    assert run_json("show", account, "--at", recorded_at.isoformat())["version"] == expected
+
+
+def test_a_moment_before_the_log_is_a_mistake(account, run):
+    with pytest.raises(CommandError, match="did not exist at 2001"):
+        run("show", account, "--at", "2001-01-01")
+
+
+def test_the_last_events_are_shown_with_the_state_of_all(account, run, run_json):
+    shown = run_json("show", account, "--last", 1)
+
+    assert [each["index"] for each in shown["events"]] == [2]
+    assert shown["state"]["balance"] == 70
+    assert "2 earlier" in run("show", account, "--last", 1)
+    assert run_json("show", account, "--last", 0)["events"] == []
+
+
+def test_events_of_unknown_types_are_shown_raw(account, run, run_json):
+    unknown = [EncodedEvent("account.teleported", 1, '{"to":"Mars"}')]
+    store_for("default").append(AppendRequest(account, unknown, 3, None, "{}"))
+
+    shown = run_json("show", account)
+
+    assert shown["events"][3]["data"] == {"to": "Mars"}
+    assert shown["state"] is None
+    assert "account.teleported" in shown["state_error"]
+    assert "No event class is registered" in run("show", account)
+    assert run_json("show", account, "--version", 3)["state"]["balance"] == 70
+
+
+def test_a_log_without_an_aggregate_is_shown_raw(run, db):
+    log_id = LogId.new("stranger")
+    event = [EncodedEvent("stranger.came", 1, "{}")]
+    store_for("default").append(AppendRequest(log_id, event, 0, None, "{}"))
+
+    shown = run("show", log_id)
+
+    assert "stranger.came" in shown
+    assert "No aggregate folds stranger logs" in shown
+
+
+def test_where_there_are_several_aggregates_one_is_chosen(account, run_json, scratch_registry):
+    @dataclass
+    class Notes(Aggregate, log_type="account", events=[Opened]):
+        seen: int = 0
+
+        def apply(self, record: EventRecord) -> None:
+            self.seen += 1
+
+    shown = run_json("show", account)
+    assert shown["state"] is None
+    assert "Choose by --aggregate" in shown["state_error"]
+    assert len(shown["events"]) == 3
+    assert run_json("show", account, "--aggregate", "Account")["state"]["balance"] == 70
+    assert run_json("show", account, "--aggregate", Notes.__qualname__)["state"] == {"seen": 3}
+    with pytest.raises(CommandError, match="No aggregate 'Nothing'"):
+        run_json("show", account, "--aggregate", "Nothing")
+
+
+def test_what_a_terminal_would_act_on_is_escaped(account, run):
+    Account.logs.append(
+        account,
+        Deposited(amount=1),
+        expected_version=3,
+        idempotency_key="\x1b]0;pwned\x07\u202e",
+        metadata={"note": "\x9b2J\u202e"},
+    )
+
+    shown = run("show", account)
+
+    assert "\\x1b]0;pwned\\x07\\u202e" in shown
+    assert {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown) == set()

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from django.core.management import CommandError
+from django.db import connection
+
+from eventlogs.models import Event
+from tests.accounts import Account, Deposited, Opened, Parcel, Sent
+from tests.management.test_eventlogs import ROOT
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def indexes(text: str) -> list[int]:
+    return [each["index"] for each in lines(text)]
+
+
+def test_the_newest_events_the_oldest_first(account, run):
+    assert indexes(run("tail", "--json")) == [0, 1, 2]
+    assert indexes(run("tail", "--json", "-n", 2)) == [1, 2]
+    assert run("tail", "-n", 0) == ""
+
+
+def test_a_line_tells_what_happened_to_which_log(account, run):
+    last = run("tail").splitlines()[-1]
+
+    for part in ("account.withdrawn", f"{account} 2", '{"amount": 30}', "by grace"):
+        assert part in last
+
+
+def test_only_what_is_asked_for(account, run):
+    parcel = Parcel.logs.create(Sent(to="Rome")).log_id
+
+    assert [e["log_id"] for e in lines(run("tail", "--json", "--log-type", "parcel"))] == [
+        str(parcel)
+    ]
+    assert [e["log_id"] for e in lines(run("tail", "--json", "--log", parcel))] == [str(parcel)]
+    assert indexes(run("tail", "--json", "--type", "account.deposited")) == [1]
+    assert indexes(
+        run("tail", "--json", "--type", "account.opened", "--type", "account.withdrawn")
+    ) == [0, 2]
+    assert run("tail", "--type", "account.opened", "--log", parcel) == ""
+
+
+def test_all_behind_a_position(account, run):
+    first = Event.objects.first().position
+    parcel = Parcel.logs.create(Sent(to="Rome")).log_id
+
+    assert indexes(run("tail", "--json", "--after", first)) == [1, 2, 0]
+    assert indexes(run("tail", "--json", "--after", first, "--log", account)) == [1, 2]
+    assert indexes(run("tail", "--json", "--after", first, "--log", parcel)) == [0]
+
+
+def test_more_than_a_page_behind_a_position(account, run, settings):
+    settings.EVENTLOGS = {"PAGE_SIZE": 2}
+    Account.logs.append(account, *[Deposited(amount=1)] * 7, expected_version=3)
+
+    assert indexes(run("tail", "--json", "--after", 0)) == list(range(10))
+
+
+def test_a_position_of_another_database_is_a_mistake(account, run):
+    with pytest.raises(CommandError, match="cannot be read"):
+        run("tail", "--after", 10**9)
+
+
+@pytest.fixture
+def follower(transactional_db):
+    """A function that starts ``tail --follow`` in a process of its own."""
+    started = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        name = str(connection.settings_dict["NAME"])
+        child = subprocess.Popen(
+            [
+                *(sys.executable, "-u", "-W", "error", "-m", "tests.management.manage", name),
+                *("eventlogs", "tail", "--follow", "--json", *arguments),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_events_to_come_are_followed_until_ctrl_c(follower, transactional_db):
+    state = Account.logs.create(Opened(owner="Ada"))
+    parcel = Parcel.logs.create(Sent(to="Rome"))
+    child = follower("--log", str(state.log_id))
+    first = json.loads(child.stdout.readline())
+    assert (first["log_id"], first["index"]) == (str(state.log_id), 0)
+
+    Parcel.logs.append(parcel, Sent(to="Oslo"))
+    for n in range(3):
+        state = Account.logs.append(state, Deposited(amount=n))
+    seen = [json.loads(child.stdout.readline())["index"] for _ in range(3)]
+    child.send_signal(signal.SIGINT)
+    rest, said = child.communicate(timeout=30)
+
+    assert (seen, rest, said.strip(), child.returncode) == ([1, 2, 3], "", "Interrupted.", 130)
+
+
+def test_a_reader_that_goes_away_ends_following(follower, transactional_db):
+    state = Account.logs.create(Opened(owner="Ada"))
+    child = follower()
+    child.stdout.readline()
+    child.stdout.close()
+
+    for n in range(3):
+        state = Account.logs.append(state, Deposited(amount=n))
+    said = child.stderr.read()
+
+    assert (child.wait(timeout=30), said) == (141, "")

@@ -1,0 +1,207 @@
+"""The commands in a real terminal: colours, widths, Ctrl-C, closed pipes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from django.db import connection
+
+from eventlogs.management import progress
+from tests.accounts import Account, Noted, Opened
+from tests.management.test_eventlogs import ROOT
+
+pexpect = pytest.importorskip("pexpect")
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def terminal(transactional_db):
+    """A function that starts a command in a terminal of so many columns."""
+    started = []
+
+    def start(*arguments, columns: int = 80, **env: str):
+        child = pexpect.spawn(
+            sys.executable,
+            ["-W", "error", "-m", "tests.management.manage", database(), "eventlogs"]
+            + [str(each) for each in arguments],
+            cwd=str(ROOT),
+            dimensions=(50, columns),
+            env={**os.environ, "TERM": "xterm", **env},
+            encoding="utf-8",
+            timeout=30,
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+def database() -> str:
+    return str(connection.settings_dict["NAME"])
+
+
+def finish(child) -> str:
+    """Return all that a command writes, without what the terminal does of its own."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.before.replace("\r\n", "\n")
+
+
+def test_colours_on_a_terminal(terminal, account):
+    child = terminal("show", account)
+
+    assert "\x1b[" in finish(child)
+    assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [(["--no-color"], {}), ([], {"NO_COLOR": "1"})],
+    ids=["option", "NO_COLOR"],
+)
+def test_no_colours_where_they_are_not_wanted(terminal, account, arguments, env):
+    assert "\x1b[" not in finish(terminal("show", account, *arguments, **env))
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_fit_the_terminal(terminal, columns, transactional_db):
+    state = Account.logs.create(Opened(owner="Ada"))
+    state = Account.logs.append(
+        state,
+        Noted(note="wide 日本語 " * 30),
+        metadata={"user": "grace", "note": "long " * 40},
+        idempotency_key="k" * 200,
+    )
+
+    for arguments in (["show", state.log_id], ["stats"]):
+        shown = ESCAPES.sub("", finish(terminal(*arguments, columns=columns)))
+
+        assert max(width(line) for line in shown.splitlines()) <= columns, shown
+    assert shown.count("\n") > 10
+
+
+def width(text: str) -> int:
+    return sum(2 if "\u2e80" <= each <= "\uffef" else 1 for each in text)
+
+
+def test_nothing_is_cut_in_a_pipe(account, transactional_db):
+    state = Account.logs.append(account, Noted(note="x" * 500), expected_version=3)
+
+    shown = piped("show", state.log_id).communicate(timeout=30)[0]
+
+    assert "x" * 500 in shown
+
+
+def piped(*arguments) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "tests.management.manage", database(), "eventlogs"]
+        + [str(each) for each in arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(transactional_db):
+    state = Account.logs.create(Opened(owner="Ada"), *[Noted(note="x" * 2_000)] * 200)
+    child = piped("show", state.log_id, "--last", "201")
+
+    child.stdout.readline()
+    child.stdout.close()
+
+    said = child.stderr.read()
+    child.stderr.close()
+    assert (child.wait(timeout=30), said) == (141, "")
+
+
+def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
+    pytest.importorskip("tqdm")
+
+    shown = finish(terminal("verify"))
+
+    assert "Verifying: " in shown
+    assert re.search(r"Verifying: [^\r\n]*\n", shown) is None
+    assert ESCAPES.sub("", shown.split("\r")[-1]) == "3 events were looked at. Nothing is wrong.\n"
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(terminal, account):
+    child = terminal("tail", "--follow", "-n", "1")
+    child.expect("account.withdrawn")
+    child.sendintr()
+
+    shown = finish(child)
+
+    assert "Interrupted." in shown
+    assert "Traceback" not in shown
+    assert child.exitstatus == 130
+
+
+def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_db):
+    pytest.importorskip("tqdm")
+    child = terminal("import", "-")
+    child.expect("Importing")
+    child.sendline('{"format":"eventlogs","version":1}')
+    child.sendintr()
+
+    shown = finish(child)
+
+    assert "Import the same file again to carry on." in shown
+    assert "Traceback" not in shown
+    assert child.exitstatus == 130
+
+
+def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(capsys):
+    with progress.shown(sys.stderr, "Doing", 10, "events") as shown:
+        shown.advance(5)
+
+    assert isinstance(shown, progress.Silent)
+    assert capsys.readouterr().err == ""
+
+
+class Terminal:
+    """A stream that says it is a terminal, and keeps what is written to it."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_with_tqdm():
+    pytest.importorskip("tqdm")
+    stream = Terminal()
+
+    with progress.shown(stream, "Doing", 10, "events") as shown:
+        shown.advance(10)
+        shown.clear()
+
+    assert "Doing" in stream.text
+
+
+def test_lines_without_tqdm(monkeypatch):
+    monkeypatch.setattr(progress, "tqdm", None)
+    monkeypatch.setattr(progress, "PAUSE", 0)
+    stream = Terminal()
+
+    with progress.shown(stream, "Doing", 1_000, "events") as shown:
+        shown.advance(1_000)
+        shown.clear()
+
+    assert stream.text == "Doing: 1,000 of 1,000 events\n"

@@ -1,0 +1,91 @@
+"""Readers of the feed for races: ours, the naive one, and twins of ours with one thing wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.db import DEFAULT_DB_ALIAS, connection
+
+from eventlogs import Feed
+from eventlogs.stores.feeds import FeedSource, Watermark
+from eventlogs.stores.postgresql_feed import FENCE, PostgreSQLFeedSource, SequenceStatement
+from eventlogs.stores.statements import Row, Statement
+
+
+class NaiveReader:
+    """It reads what is above the last position that it has seen, as most readers do."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def read(self) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT position FROM eventlogs_event WHERE position > %s ORDER BY position",
+                [self.seen[-1] if self.seen else 0],
+            )
+            self.seen += [position for (position,) in cursor.fetchall()]
+
+
+class Reader:
+    """It reads a feed a page at a time, from where it has come to."""
+
+    def __init__(self, feed: Feed | None = None, limit: int = 50) -> None:
+        self.feed = feed or Feed()
+        self.limit = limit
+        self.seen: list[int] = []
+        self.places: list[tuple[object, int]] = []
+        self._after = 0
+
+    def read(self) -> None:
+        more = True
+        while more:
+            page = self.feed.read(after=self._after, limit=self.limit)
+            self.seen += [record.position for record in page]
+            self.places += [(record.log_id, record.index) for record in page]
+            self._after, more = page.next_after, page.more
+
+
+class FeedOf(Feed):
+    """The feed as a source of the tests has it."""
+
+    def __init__(self, source: FeedSource) -> None:
+        super().__init__()
+        self._given = source
+
+    def _source(self) -> FeedSource:
+        return self._given
+
+
+class Interrupted(PostgreSQLFeedSource):
+    """The real source; something happens before one of its statements, once."""
+
+    def __init__(self, before: str, happens: Callable[[], object]) -> None:
+        super().__init__(DEFAULT_DB_ALIAS)
+        self._before = f"eventlogs_{before}".encode()
+        self._happens: Callable[[], object] | None = happens
+
+    def _run(self, statement: Statement, parameters: dict[str, object] | None = None) -> list[Row]:
+        if statement._name == self._before and self._happens:
+            happens, self._happens = self._happens, None
+            happens()
+        return super()._run(statement, parameters)
+
+
+class IgnoresFences(PostgreSQLFeedSource):
+    """It takes the last position that was given out for settled."""
+
+    def watermark(self) -> Watermark:
+        given_out = super().watermark().given_out
+        return Watermark(given_out, given_out)
+
+
+class LooksAtFencesFirst(Interrupted):
+    """It looks at the fences, and then at the sequence."""
+
+    def watermark(self) -> Watermark:
+        [(fence,)] = self._run(FENCE)
+        if self._last is None:
+            self._last = SequenceStatement("feed_last", self._sequence())
+        [(given_out, *_)] = self._run(self._last)
+        return Watermark(given_out, given_out if fence is None else min(fence, given_out))

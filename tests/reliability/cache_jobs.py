@@ -1,0 +1,126 @@
+"""What the processes of the cache campaigns do: write, read, and compare with the log."""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections import Counter
+from typing import Any, NamedTuple
+
+from django.db import transaction
+from django.utils.module_loading import import_string
+
+from eventlogs import ANY, ConcurrentAppend, LogId, LogManager
+from eventlogs.background import background
+from eventlogs.caches import BaseReductionCache, statistics
+from eventlogs.reducers import Reducer
+from tests.reliability.ledgers import Entered, Ledger
+from tests.reliability.redises import MORTAL
+
+REDUCER = "eventlogs.reducers.Reducer"
+WRONG = 10  # findings of one process that are enough
+
+
+class Unwanted(Exception):
+    """What takes a transaction back."""
+
+
+class Report(NamedTuple):
+    """What a process has done and found."""
+
+    done: int
+    wrong: list[str]
+    slowest: float  # seconds
+    statistics: dict[str, Any]
+
+
+def ledgers(twin: str = REDUCER, cache: str = "", **options: Any) -> LogManager[Ledger]:
+    """Return the ledgers on the mortal Redis; ``twin`` and ``cache`` are paths of classes."""
+    kept: str | BaseReductionCache = import_string(cache)(MORTAL) if cache else MORTAL
+    manager = LogManager(Ledger, cache=kept, **options)
+    reducer: type[Reducer[Any]] = import_string(twin)
+    manager._reducers["default"] = reducer(
+        Ledger, manager._reader, "default", cache=kept, policy=manager._policy
+    )
+    return manager
+
+
+class Watch:
+    """Compare what is reduced with the log, and keep count."""
+
+    def __init__(self, manager: LogManager[Ledger]) -> None:
+        self.manager = manager
+        self.wrong: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.slowest = 0.0
+
+    def reduce(self, log_id: LogId) -> None:
+        """Reduce through the cache, and by a full replay to the same version."""
+        at_least = self.manager.version(log_id)
+        began = time.monotonic()
+        found = self.manager.reduce(log_id)
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        truth = self.manager.reduce(log_id, version=found.version)
+        if (found.aggregate, found.position) != (truth.aggregate, truth.position):
+            self.wrong.append(f"{found} is not {truth}")
+        if found.version < at_least:
+            self.wrong.append(f"{found} is older than version {at_least}")
+        self.counts["reduced"] += 1
+
+    def report(self) -> Report:
+        background.flush(5)
+        return Report(self.counts["reduced"], self.wrong, self.slowest, statistics())
+
+
+def read(stop: Any, number: int, log_ids: list[LogId], *twin: str) -> Report:
+    """Reduce one log after the other."""
+    watch, choices = Watch(ledgers(*twin)), random.Random(f"reader {number}")
+    while not stop.is_set() and len(watch.wrong) < WRONG:
+        log_id = choices.choice(log_ids)
+        try:
+            if choices.random() < 0.1:
+                with transaction.atomic():
+                    watch.reduce(log_id)
+            else:
+                watch.reduce(log_id)
+        except Exception:
+            watch.wrong.append(traceback.format_exc())
+        time.sleep(0.002)
+    return watch.report()
+
+
+def write(stop: Any, number: int, log_ids: list[LogId], *twin: str) -> Report:
+    """Append, by every way there is; take some of it back, but not before it was reduced."""
+    manager = ledgers(*twin, refresh_on_append=True)
+    watch, choices = Watch(manager), random.Random(f"writer {number}")
+    while not stop.is_set() and len(watch.wrong) < WRONG:
+        log_id = choices.choice(log_ids)
+        try:
+            _write_once(watch, log_id, choices)
+        except (Unwanted, ConcurrentAppend):
+            watch.counts["taken back"] += 1
+        except Exception:
+            watch.wrong.append(traceback.format_exc())
+        time.sleep(choices.random() * 0.03)
+    return watch.report()
+
+
+def _write_once(watch: Watch, log_id: LogId, choices: random.Random) -> None:
+    text = f"{choices.random()}"
+    match choices.randrange(5):
+        case 0:
+            watch.manager.append(log_id, Entered(text), expected_version=ANY)
+        case 1:
+            watch.manager.append(log_id, Entered(text), Entered("and"), expected_version=ANY)
+        case 2:
+            watch.manager.execute(log_id, lambda ledger: [Entered(text, ledger.entries)])
+        case 3:
+            with transaction.atomic():
+                watch.manager.append(log_id, Entered(text), expected_version=ANY)
+                watch.reduce(log_id)
+        case 4:
+            with transaction.atomic():
+                watch.manager.append(log_id, Entered(text), expected_version=ANY)
+                watch.reduce(log_id)
+                raise Unwanted

@@ -1,0 +1,33 @@
+"""
+The log of the cache campaigns: its state depends on every event, and on their order.
+
+Whoever folds one event too few, one too many, or one of another history, has another chain
+from there on, for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from eventlogs import Aggregate, EventRecord, event
+
+
+@event("ledger.entered")
+@dataclass(frozen=True, slots=True)
+class Entered:
+    text: str
+    amount: int = 1
+
+
+@dataclass
+class Ledger(Aggregate, log_type="ledger", events=[Entered]):
+    chain: str = ""
+    entries: int = 0
+    total: int = 0
+
+    def apply(self, record: EventRecord) -> None:
+        link = f"{self.chain}{record.index}{record.event.text}".encode()
+        self.chain = hashlib.sha256(link).hexdigest()[:16]
+        self.entries += 1
+        self.total += record.event.amount

@@ -1,0 +1,261 @@
+"""
+The cache never lies, whatever becomes of Redis and of what it holds.
+
+Writers and readers go on while Redis is emptied, stopped, hung and filled with lies. Each
+reduction equals a full replay at its version, nobody sees an error, and in the end the cache
+hits again.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import override_settings
+
+from eventlogs import LogId, LogManager
+from eventlogs.background import background
+from eventlogs.caches import statistics
+from eventlogs.counters import counters
+from eventlogs.entries import SIGNATURE_BYTES, version_in
+from tests.races import COMMITS
+from tests.reliability import cache_jobs
+from tests.reliability.cache_jobs import Report, ledgers
+from tests.reliability.ledgers import Entered, Ledger
+from tests.reliability.redises import MortalRedis
+from tests.reliability.team import Team
+
+pytestmark = [pytest.mark.redis, COMMITS]
+
+TWIN = "tests.reliability.twins."
+LENGTHS = (1, 3, 20, 20, 600)  # events; of the last, processes agree who replays it
+
+
+class Bomb:
+    """A pickle that makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+class Liar:
+    """Writes into a Redis what no entry of ours is, under the keys of ours."""
+
+    def __init__(self, client: Any, bomb: Path, choices: random.Random) -> None:
+        self.client = client
+        self.bomb = pickle.dumps(Bomb(bomb))
+        self.choices = choices
+        self.seen: dict[bytes, list[bytes]] = {}  # genuine entries of earlier, by key
+        self.lies: list[Callable[[bytes, bytes], bytes | None]] = [
+            self.garbage,
+            self.cut_off,
+            self.of_another_log,
+            self.flipped,
+            self.other_state,
+            self.badly_signed,
+            self.older,
+            self.bomb_under,
+            self.other_version,
+            self.of_another_type,
+        ]
+
+    def entries(self) -> list[tuple[bytes, bytes]]:
+        found = []
+        for key in self.client.scan_iter("*eventlogs.reduction.*"):
+            if key.endswith((b".claim", b".told")) or self.client.type(key) != b"string":
+                continue
+            value = self.client.get(key)
+            if value is not None:
+                found.append((key, value))
+        return found
+
+    def lie(self) -> int:
+        """Tell a lie under each of our keys, and return how many."""
+        told = 0
+        for key, entry in self.entries():
+            if version_in(entry) > 0:
+                self.seen.setdefault(key, []).append(entry)
+            lie = self.choices.choice(self.lies)(key, entry)
+            if lie is not None:
+                self.client.set(key, lie)
+                told += 1
+        return told
+
+    def garbage(self, key: bytes, entry: bytes) -> bytes:
+        return self.choices.randbytes(self.choices.choice((0, 1, 8, 40, 500)))
+
+    def cut_off(self, key: bytes, entry: bytes) -> bytes:
+        return entry[: self.choices.randrange(len(entry) or 1)]
+
+    def of_another_log(self, key: bytes, entry: bytes) -> bytes:
+        return self.choices.choice(self.choices.choice(list(self.seen.values()) or [[entry]]))
+
+    def flipped(self, key: bytes, entry: bytes) -> bytes:
+        if not entry:
+            return b"\0"
+        at = self.choices.randrange(len(entry))
+        return entry[:at] + bytes([entry[at] ^ 1 << self.choices.randrange(8)]) + entry[at + 1 :]
+
+    def other_state(self, key: bytes, entry: bytes) -> bytes:
+        """Change a digit of the aggregate: still an entry, if nobody looks at the signature."""
+        body = entry[:-SIGNATURE_BYTES]
+        return body.replace(b'"entries":', b'"entries":1') + entry[-SIGNATURE_BYTES:]
+
+    def badly_signed(self, key: bytes, entry: bytes) -> bytes:
+        return entry[:-SIGNATURE_BYTES] + self.choices.randbytes(SIGNATURE_BYTES)
+
+    def older(self, key: bytes, entry: bytes) -> bytes:
+        return self.choices.choice(self.seen.get(key, [entry]))
+
+    def bomb_under(self, key: bytes, entry: bytes) -> bytes:
+        return self.bomb
+
+    def other_version(self, key: bytes, entry: bytes) -> bytes:
+        return entry[:3] + b"\x7f\xff\xff\xff" + entry[7:]
+
+    def of_another_type(self, key: bytes, entry: bytes) -> None:
+        with self.client.pipeline() as together:
+            together.delete(key)
+            together.lpush(key, b"a list")
+            together.execute()
+
+
+def disturb(server: MortalRedis, liar: Liar, seconds: float) -> int:
+    """Do to Redis what can be done to it, for a while; return how many lies were told."""
+    told, step, until = 0, 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        step += 1
+        match step % 20:
+            case 1 | 9 | 17:
+                liar.client.flushall()
+            case 5:
+                server.stop(signal.SIGKILL if step % 40 == 5 else signal.SIGTERM)
+                time.sleep(0.2)
+                server.start()
+            case 12:
+                server.hang()
+                time.sleep(0.5)
+                server.wake()
+            case _:
+                told += liar.lie()
+        time.sleep(liar.choices.random() * 0.2)
+    return told
+
+
+@pytest.fixture
+def server() -> Iterator[MortalRedis]:
+    with MortalRedis() as server, override_settings(CACHES=server.caches):
+        counters.reset()
+        yield server
+
+
+def new_logs() -> list[LogId]:
+    manager = LogManager(Ledger)
+    return [
+        manager.create(*(Entered(f"{number}") for number in range(length))).log_id
+        for length in LENGTHS
+    ]
+
+
+def campaign(
+    server: MortalRedis, log_ids: list[LogId], bomb: Path, seconds: float, size: int, *twin: str
+) -> tuple[list[Report], int]:
+    """Have writers and readers at work while Redis is disturbed; return their reports."""
+    settings = {"CACHES": server.caches}
+    with Team(dict(connection.settings_dict), settings) as team, server.client() as client:
+        team.add(size, cache_jobs.write, log_ids, *twin)
+        team.add(size, cache_jobs.read, log_ids, *twin)
+        team.go()
+        told = disturb(server, Liar(client, bomb, random.Random(seconds)), seconds)
+        return team.finish(), told
+
+
+def converge(log_ids: list[LogId], manager: LogManager[Ledger]) -> None:
+    """Read as readers do, until what is cached is what the logs say."""
+    for _ in range(2):
+        for log_id in log_ids:
+            manager.reduce(log_id)
+        assert background.flush(20)
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(4, 3), pytest.param(30, 8, marks=pytest.mark.long)])
+def test_each_reduction_is_what_the_log_says_whatever_becomes_of_redis(
+    server, tmp_path, seconds, size, record_property
+):
+    log_ids, bomb = new_logs(), tmp_path / "bomb"
+
+    reports, told = campaign(server, log_ids, bomb, seconds, size)
+
+    record_property("lies", told)
+    record_property("slowest", max(report.slowest for report in reports))
+    for report in reports:
+        record_property("report", str(report))
+
+    assert [wrong for report in reports for wrong in report.wrong] == []
+    assert not bomb.exists()
+    assert told >= seconds
+    assert sum(report.done for report in reports) > 20 * seconds
+    reasons = {
+        reason
+        for report in reports
+        for reason, count in report.statistics["misses"].items()
+        if count
+    }
+    met = {"absent", "behind", "bad_signature", "foreign_log", "unreachable"} & reasons
+    assert len(met) >= (5 if seconds >= 30 else 3)  # which of them, in a short time, is luck
+    used = [report.statistics for report in reports]
+    assert sum(each["hits"] + each["misses"]["behind"] for each in used) > 0
+
+
+def test_afterwards_the_cache_converges_and_hits_again(server, tmp_path):
+    log_ids, bomb, manager = new_logs(), tmp_path / "bomb", ledgers()
+    converge(log_ids, manager)
+    with server.client() as client:
+        liar = Liar(client, bomb, random.Random(1))
+        for lie in liar.lies:
+            liar.lies = [lie]
+            assert liar.lie() or lie == liar.of_another_type, lie
+            converge(log_ids, manager)
+            counters.reset()
+
+            found = [manager.reduce(log_id) for log_id in log_ids]
+
+            assert statistics()["hits"] == len(log_ids), lie
+            truth = [manager.reduce(log_id, fresh=True) for log_id in log_ids]
+            assert [each.aggregate for each in found] == [each.aggregate for each in truth]
+    assert not bomb.exists()
+
+
+@pytest.mark.parametrize("twin", ["WithoutSignature"])
+def test_a_cache_that_lies_is_found(server, tmp_path, twin):
+    for _ in range(6):  # whether a reader meets a lie in time is a matter of luck
+        reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, TWIN + twin)
+        if any(report.wrong for report in reports):
+            return
+    pytest.fail("it believed no lie")
+
+
+def test_a_cache_that_reads_pickles_is_found(server, tmp_path):
+    log_ids, bomb = new_logs(), tmp_path / "bomb"
+    twin = (cache_jobs.REDUCER, TWIN + "Pickles")
+    manager = ledgers(*twin)
+    converge(log_ids, manager)
+    with server.client() as client:
+        liar = Liar(client, bomb, random.Random(1))
+        liar.lies = [liar.bomb_under]
+        liar.lie()
+
+    for log_id in log_ids:
+        manager.reduce(log_id)
+
+    assert bomb.exists()

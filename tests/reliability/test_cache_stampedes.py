@@ -1,0 +1,207 @@
+"""
+Many who miss one log at once, in several processes: at most two of them replay it.
+
+That holds when the first of them is killed in the middle, and where its result is not kept,
+nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import pytest
+from django.core.cache import caches
+from django.db import connection, connections
+from django.test import override_settings
+from django.utils.module_loading import import_string
+
+from eventlogs import LogId, LogLengthPolicy, LogManager
+from eventlogs.background import background
+from eventlogs.codec import StoredEvent
+from eventlogs.reducers import CLAIM
+from eventlogs.stores.base import STREAM_PAGE
+from eventlogs.stores.postgresql import PostgreSQLStore
+from tests.races import COMMITS
+from tests.reliability.cache_jobs import REDUCER
+from tests.reliability.ledgers import Entered, Ledger
+from tests.reliability.redises import MORTAL, MortalRedis
+from tests.reliability.team import Team
+
+pytestmark = [pytest.mark.redis, COMMITS]
+
+TWIN = "tests.reliability.twins."
+LONG = pytest.mark.long
+CONNECTIONS = 3  # to the database, for each process: not one for each of its threads
+
+
+class Missed(NamedTuple):
+    """What the threads of a process got, and how long the slowest took."""
+
+    answers: set[tuple[int, str]]
+    slowest: float  # seconds
+
+
+@lru_cache(maxsize=1)
+def pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CONNECTIONS)
+
+
+class CountingStore(PostgreSQLStore):
+    """Counts in Redis which pages are read of a log that is replayed."""
+
+    pause = 0.0  # seconds for each page
+
+    def events(
+        self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
+    ) -> Sequence[StoredEvent]:
+        client = caches[MORTAL].client.get_client()  # type: ignore[attr-defined]
+        client.incr(f"page {start // STREAM_PAGE}")
+        time.sleep(self.pause)
+        read: Callable[..., Sequence[StoredEvent]] = super().events
+        return pool().submit(read, log_id, start=start, limit=limit, reverse=reverse).result()
+
+    def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
+        read: Callable[..., Sequence[StoredEvent]] = super().since
+        return pool().submit(read, log_id, start=start, limit=limit).result()
+
+
+def miss(
+    stop: Any, number: int, log_id: LogId, threads: int, pause: float, twin: str, declines: bool
+) -> Missed:
+    """Reduce one log in ``threads`` threads at once."""
+    store = CountingStore("default")
+    store.pause = pause
+    policy = LogLengthPolicy.until(10) if declines else None
+    manager = LogManager(Ledger, store=store, cache=MORTAL, caching_policy=policy)
+    reducer = import_string(twin)
+    using = manager._reducer()._codec.using
+    manager._reducers[using] = reducer(Ledger, manager._reader, using, cache=MORTAL, policy=policy)
+    barrier = threading.Barrier(threads)
+
+    def reduce(_: int) -> tuple[int, str, float]:
+        barrier.wait()
+        began = time.monotonic()
+        found = manager.reduce(log_id)
+        return found.version, found.aggregate.chain, time.monotonic() - began
+
+    with ThreadPoolExecutor(threads) as readers:
+        found = list(readers.map(reduce, range(threads)))
+    background.flush(20)
+    list(pool().map(lambda _: connections.close_all(), range(CONNECTIONS)))
+    return Missed({each[:2] for each in found}, max(each[2] for each in found))
+
+
+@pytest.fixture
+def server() -> Iterator[MortalRedis]:
+    with MortalRedis() as server, override_settings(CACHES=server.caches):
+        yield server
+
+
+@pytest.fixture
+def team(server: MortalRedis) -> Iterator[Team]:
+    with Team(dict(connection.settings_dict), {"CACHES": server.caches}) as team:
+        yield team
+
+
+def new_log(length: int) -> tuple[LogId, set[tuple[int, str]]]:
+    """Create a log, and return its id and the one right answer."""
+    manager = LogManager(Ledger)
+    state = manager.create(Entered("0"))
+    while state.version < length:
+        some = range(state.version, min(length, state.version + 5_000))
+        state = manager.append(state, *(Entered(f"{number}") for number in some))
+    truth = manager.reduce(state.log_id, fresh=True)
+    return state.log_id, {(truth.version, truth.aggregate.chain)}
+
+
+def replays(server: MortalRedis) -> int:
+    """Return how many replays went past the first page, after which processes agree on one."""
+    with server.client() as client:
+        return int(client.get("page 1") or 0)
+
+
+SIZES = [
+    pytest.param(4_500, 4, 10, id="short"),  # events, processes, threads
+    pytest.param(50_000, 8, 25, id="long", marks=LONG),
+]
+
+
+@pytest.mark.parametrize(("length", "processes", "threads"), SIZES)
+def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, processes, threads):
+    log_id, truth = new_log(length)
+    team.add(processes, miss, log_id, threads, 0.05, REDUCER, False)
+
+    team.go()
+    reports = team.reports()
+
+    assert [report.answers for report in reports] == [truth] * processes
+    assert 1 <= replays(server) <= 2
+
+
+@pytest.mark.parametrize("twin", ["WithoutFlights", "WithoutClaims"])
+def test_those_who_do_not_wait_for_one_another_are_found(server, team, twin):
+    log_id, truth = new_log(4_500)
+    team.add(4, miss, log_id, 10, 0.05, TWIN + twin, False)
+
+    team.go()
+    reports = team.reports()
+
+    assert [report.answers for report in reports] == [truth] * 4
+    assert replays(server) > 2
+
+
+def kill_the_first(
+    server: MortalRedis, team: Team, length: int, processes: int, threads: int, twin: str
+) -> list[Missed]:
+    """Kill who replays, while the others wait for it; return what those report."""
+    log_id, truth = new_log(length)
+    (first,) = team.add(1, miss, log_id, threads, 0.3, twin, False)
+    team.go()
+    until = time.monotonic() + 20
+    while not replays(server):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    others = Team(dict(connection.settings_dict), {"CACHES": server.caches})
+    with others:
+        others.add(processes, miss, log_id, threads, 0.0, twin, False)
+        others.go()
+        while int(server.client().get("page 0") or 0) < 2:
+            time.sleep(0.01)
+        team.kill(first)
+        reports = others.reports()
+    assert [report.answers for report in reports] == [truth] * processes
+    return reports
+
+
+@LONG
+def test_when_the_first_is_killed_one_other_replays(server, team):
+    kill_the_first(server, team, 50_000, 7, 25, REDUCER)
+
+    assert replays(server) == 2
+
+
+@LONG
+def test_a_claim_that_does_not_run_out_is_found(server, team):
+    kill_the_first(server, team, 9_000, 3, 2, TWIN + "WaitsForEver")
+
+    assert replays(server) > 2
+
+
+@pytest.mark.parametrize(
+    ("twin", "waits"),
+    [(REDUCER, False), pytest.param(TWIN + "SaysNothingOfItsFailure", True, marks=LONG)],
+)
+def test_nobody_waits_for_what_will_not_be_kept(server, team, twin, waits):
+    log_id, truth = new_log(2_500)
+    team.add(4, miss, log_id, 10, 0.0, twin, True)
+
+    team.go()
+    reports = team.reports()
+
+    assert [report.answers for report in reports] == [truth] * 4
+    assert (max(report.slowest for report in reports) >= CLAIM - 1) == waits

@@ -1,0 +1,222 @@
+"""The feed on servers of its own: prepared transactions, replicas, restored dumps."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import pytest
+from django.core.management import call_command
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+
+from eventlogs import Feed, FeedUnavailable, LogManager
+from eventlogs.stores import store_for
+from eventlogs.stores.feeds import feed_source_for
+from tests.accounts import Account, Deposited, Opened
+from tests.servers import PostgreSQL, run_as
+from tests.settings import database_from_url
+
+pytestmark = pytest.mark.postgresql
+
+
+class Server(PostgreSQL):
+    """A server that allows prepared transactions."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--max_prepared_transactions=5", "--wal_level=replica"]
+
+
+class Replica(Server):
+    """A replica of another private server."""
+
+    def __init__(self, primary: Server) -> None:
+        super().__init__()
+        self.primary = primary
+        self.programs = primary.programs
+
+    def prepare(self) -> None:
+        self.run(
+            [
+                str(self.programs / "pg_basebackup"),
+                f"--pgdata={self.data}",
+                f"--host={self.primary.directory}",
+                "--username=postgres",
+                "--checkpoint=fast",
+                "--write-recovery-conf",
+            ]
+        )
+
+
+@contextmanager
+def alias_of(server: PostgreSQL, name: str = "postgres") -> Iterator[str]:
+    """Give the alias of a database on a private server."""
+    alias = f"private_{uuid4().hex[:8]}"
+    default = connections[DEFAULT_DB_ALIAS].settings_dict
+    connections.databases[alias] = {
+        **default,
+        **database_from_url(server.url),
+        "NAME": name,
+        "TEST": {**default["TEST"], "NAME": None},
+    }
+    try:
+        yield alias
+    finally:
+        connections[alias].close()
+        del connections[alias]
+        del connections.databases[alias]
+        store_for.cache_clear()
+        feed_source_for.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def primary(server: Server, django_db_setup: None, django_db_blocker) -> Iterator[str]:
+    """The alias of a migrated database on a server of its own."""
+    name = f"feed_{uuid4().hex[:8]}"
+    with django_db_blocker.unblock(), alias_of(server) as maintenance:
+        sql(maintenance, f"CREATE DATABASE {name}")
+        with alias_of(server, name) as alias:
+            call_command("migrate", "eventlogs", database=alias, verbosity=0)
+            yield alias
+        sql(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def sql(alias: str, statement: str) -> list[tuple]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def read(alias: str, after: int = 0) -> list[object]:
+    return [record.event for record in Feed(alias).read(after=after)]
+
+
+def program(server: Server, name: str) -> str:
+    path = server.programs / name
+    if not path.exists():
+        pytest.skip(f"{path} is not installed")
+    return str(path)
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_a_prepared_transaction_holds_the_feed_back_until_it_is_decided(primary, end):
+    accounts = LogManager(Account, using=primary)
+    accounts.create(Opened("before"))
+    transaction.set_autocommit(False, using=primary)
+    late = accounts.create(Opened("prepared"))
+    sql(primary, "PREPARE TRANSACTION 'undecided'")
+    connections[primary].rollback()
+    transaction.set_autocommit(True, using=primary)
+    connections[primary].close()  # its connection is not what holds it
+    accounts.create(Opened("after"))
+
+    assert read(primary) == [Opened("before")]
+    assert Feed(primary).settled() < late.position
+    [holder] = Feed(primary).holding_back()
+    assert (holder.pid, holder.state, holder.prepared_as) == (None, "prepared", "undecided")
+    assert holder.user == "postgres"
+    assert holder.age is not None
+
+    sql(primary, f"{end} PREPARED 'undecided'")
+    decided = [Opened("prepared")] if end == "COMMIT" else []
+    assert read(primary) == [Opened("before"), *decided, Opened("after")]
+    assert Feed(primary).holding_back() == []
+
+
+def test_a_transaction_in_another_database_does_not_hold_the_feed_back(primary, server):
+    with alias_of(server) as elsewhere, transaction.atomic(using=elsewhere):
+        sql(elsewhere, "CREATE TABLE IF NOT EXISTS unrelated AS SELECT txid_current()")
+        # Even one that holds what looks like a fence there.
+        sql(elsewhere, "SELECT pg_advisory_xact_lock_shared(25974::bigint << 48)")
+
+        LogManager(Account, using=primary).create(Opened("ada"))
+
+        assert read(primary) == [Opened("ada")]
+        transaction.set_rollback(True, using=elsewhere)
+
+
+def test_a_replica_is_refused(primary, server):
+    program(server, "pg_basebackup")
+    LogManager(Account, using=primary).create(Opened("ada"))
+    name = connections[primary].settings_dict["NAME"]
+
+    with Replica(server) as standby, alias_of(standby, name) as replica:
+        assert sql(replica, "SELECT pg_is_in_recovery()") == [(True,)]
+        for ask in (Feed(replica).read, Feed(replica).settled, Feed(replica).follow().__next__):
+            with pytest.raises(FeedUnavailable) as caught:
+                ask()
+            assert (caught.value.reason, caught.value.using) == ("replica", replica)
+
+
+def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(primary, server):
+    accounts = LogManager(Account, using=primary)
+    state = accounts.create(Opened("ada"), Deposited(1))
+    for _ in range(200):  # transactions, so that this cluster is the older one
+        sql(primary, "SELECT txid_current()")
+    [(old_xid,)] = sql(primary, "SELECT txid_current()")
+    name = connections[primary].settings_dict["NAME"]
+    dump = subprocess.run(
+        [program(server, "pg_dump"), f"--host={server.directory}", "--username=postgres", name],
+        capture_output=True,
+        check=True,
+        cwd="/",
+        **run_as(server.user),
+    ).stdout
+
+    with Server() as younger, alias_of(younger) as restored:
+        subprocess.run(
+            [
+                program(younger, "psql"),
+                f"--host={younger.directory}",
+                "--username=postgres",
+                "--set=ON_ERROR_STOP=1",
+                "--quiet",
+                "postgres",
+            ],
+            input=dump,
+            stdout=subprocess.DEVNULL,
+            check=True,
+            cwd="/",
+            **run_as(younger.user),
+        )
+        [(young_xid,)] = sql(restored, "SELECT txid_current()")
+        assert young_xid < old_xid
+
+        assert read(restored) == [Opened("ada"), Deposited(1)]
+        LogManager(Account, using=restored).append(state, Deposited(2))
+        assert read(restored, after=state.position) == [Deposited(2)]
+
+        # The fence came along, and holds.
+        with alias_of(younger) as late:
+            with transaction.atomic(using=late):
+                first = LogManager(Account, using=late).create(Opened("late"))
+                LogManager(Account, using=restored).create(Opened("early"))
+                assert Feed(restored).settled() < first.position
+            assert read(restored, after=first.position - 1) == [Opened("late"), Opened("early")]
+
+
+def test_a_database_that_was_restored_to_an_earlier_moment_is_noticed(primary):
+    accounts = LogManager(Account, using=primary)
+    state = accounts.create(Opened("ada"))
+    checkpoint = accounts.append(state, Deposited(1)).position
+    # As after a restore: the last position is given out anew.
+    sql(
+        primary,
+        f"ALTER TABLE eventlogs_event DISABLE TRIGGER ALL; DELETE FROM eventlogs_event"
+        f" WHERE position = {checkpoint}; ALTER TABLE eventlogs_event ENABLE TRIGGER ALL;"
+        f"ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_fence;"
+        f" SELECT setval(pg_get_serial_sequence('eventlogs_event', 'position'),"
+        f" {state.position})",
+    )
+
+    with pytest.raises(FeedUnavailable) as caught:
+        read(primary, after=checkpoint)
+
+    assert caught.value.reason == "ahead"

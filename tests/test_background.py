@@ -1,0 +1,192 @@
+"""Work in the background: a short queue and one thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from threading import Event, current_thread
+
+import pytest
+from django.db import connections
+
+from eventlogs.background import Background
+
+
+@pytest.fixture
+def queue():
+    made = Background(capacity=3)
+    yield made
+    assert made.flush(5)
+
+
+@pytest.fixture
+def blocked(queue):
+    """Keep the queue's thread busy, until the event is set."""
+    started, go_on = Event(), Event()
+
+    def job():
+        started.set()
+        assert go_on.wait(10)
+
+    assert queue.submit("blocker", job)
+    assert started.wait(5)
+    yield go_on
+    go_on.set()
+
+
+def test_jobs_are_done_in_their_order_by_one_thread(queue):
+    done = []
+    for name in "abc":
+        queue.submit(name, lambda name=name: done.append((name, current_thread().name)))
+
+    assert queue.flush(5)
+
+    assert done == [("a", "eventlogs"), ("b", "eventlogs"), ("c", "eventlogs")]
+
+
+def test_a_job_takes_the_place_of_one_under_its_key(queue, blocked):
+    done = []
+    queue.submit("a", lambda: done.append("first"))
+    queue.submit("a", lambda: done.append("second"))
+    blocked.set()
+
+    assert queue.flush(5)
+
+    assert done == ["second"]
+
+
+def test_a_full_queue_refuses_what_has_no_place_in_it(queue, blocked):
+    assert all(queue.submit(name, lambda: None) for name in "abc")
+
+    assert not queue.submit("d", lambda: None)
+    assert queue.submit("a", lambda: None)
+
+
+def test_what_is_queued_or_being_done_is_pending(queue, blocked):
+    def job():
+        raise AssertionError
+
+    later = Event()
+    queue.submit("a", later.set)
+
+    assert queue.pending("a") == later.set
+    assert queue.pending("blocker") is not None
+    assert queue.pending("b") is None
+
+    blocked.set()
+    assert queue.flush(5)
+    assert queue.pending("a") is None
+
+
+def test_a_job_that_raises_is_logged_without_its_text_and_the_next_one_is_done(queue, caplog):
+    done = Event()
+
+    def fail():
+        raise ValueError("secret")
+
+    queue.submit("a", fail)
+    queue.submit("b", done.set)
+
+    assert queue.flush(5)
+    assert done.is_set()
+    assert "ValueError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_flush_gives_up_after_its_time(queue, blocked):
+    assert not queue.flush(0.01)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_process_starts_afresh(queue, blocked):
+    queue.submit("a", lambda: None)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            done = Event()
+            empty = queue.pending("a") is None and queue.flush(1)
+            queue.submit("b", done.set)
+            code = 0 if empty and done.wait(5) else 2
+        finally:
+            os._exit(code)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_is_queued_is_done_before_the_process_ends(tmp_path):
+    written = tmp_path / "written"
+    script = (
+        "import time\n"
+        "from pathlib import Path\n"
+        "import django\n"
+        "django.setup()\n"
+        "from eventlogs.background import background\n"
+        "background.submit('a', lambda: time.sleep(0.2))\n"
+        f"background.submit('b', Path({str(written)!r}).touch)\n"
+    )
+
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+    assert written.exists()
+
+
+@pytest.fixture
+def connected(monkeypatch, transactional_db):
+    """What the thread's database connections are, after jobs that use one."""
+    seen = []
+
+    def job():
+        connections["default"].ensure_connection()
+        seen.append(connections["default"].connection)
+
+    return seen, job
+
+
+def test_a_connection_to_a_test_database_is_closed_at_once(queue, connected):
+    seen, job = connected
+    for _ in range(2):
+        queue.submit("a", job)
+        assert queue.flush(5)
+
+    assert seen[0] is not seen[1]
+
+
+def test_a_connection_is_kept_for_the_next_job_unless_it_had_an_error(
+    queue, connected, monkeypatch
+):
+    seen, job = connected
+    monkeypatch.setattr("eventlogs.background.TEST_DATABASE_PREFIX", "nothing")
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "TEST", {**settings["TEST"], "NAME": None})
+
+    def fail():
+        job()
+        connections["default"].errors_occurred = True
+
+    for each in (job, fail, job):
+        queue.submit("a", each)
+        assert queue.flush(5)
+    queue.submit("a", connections.close_all)
+    assert queue.flush(5)
+
+    assert seen[0] is seen[1]
+    assert seen[1] is not seen[2]
+
+
+def test_a_connection_is_closed_when_there_was_nothing_to_do(queue, connected, monkeypatch):
+    seen, job = connected
+    monkeypatch.setattr("eventlogs.background.TEST_DATABASE_PREFIX", "nothing")
+    monkeypatch.setattr("eventlogs.background.LINGER", 0.05)
+    settings = connections["default"].settings_dict
+    monkeypatch.setitem(settings, "TEST", {**settings["TEST"], "NAME": None})
+
+    for _ in range(2):
+        queue.submit("a", job)
+        assert queue.flush(5)
+        time.sleep(0.5)
+
+    assert seen[0] is not seen[1]
