@@ -8,6 +8,7 @@ events become state, so a test can fold a list.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
@@ -149,6 +150,17 @@ class Aggregate:
                     f"Pass events=[…], the event classes that its logs take."
                 )
             aggregates.add(cls)
+
+    def summary(self) -> str:
+        """
+        Return the state in one line, for lists of logs; override it.
+
+        By default it is the fields with their values. Only the first 120 characters are shown.
+        """
+        names = [field.name for field in fields(self)] if is_dataclass(self) else list(vars(self))
+        return ", ".join(
+            f"{name}: {getattr(self, name)}" for name in names if not name.startswith("_")
+        )
 
     def apply(self, record: EventRecord) -> None:
         """

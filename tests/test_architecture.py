@@ -23,7 +23,7 @@ FLOORS = [
     ["aggregates"],
     [
         *["policies", "pages", "stores/", "managers", "models", "feed", "scans"],
-        *["counters", "background", "fingerprints", "entries", "caches", "reducers"],
+        *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
     ],
     ["refreshers"],
     ["logs", "sweeps"],
@@ -52,6 +52,7 @@ THIRD_PARTIES = {
         "events",
         "gate",
         "pages",
+        "history",
         "entries",
         "fingerprints",
         "transfer",
