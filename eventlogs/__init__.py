@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         LogFull,
         LogNotFound,
         ProjectionFailed,
+        ProjectionTimedOut,
+        ProjectionUnavailable,
         RegistrationError,
         TransactionMustRetry,
         UndecodableEvent,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     )
     from eventlogs.projections.declarations import (
         Projection,
+        Reactor,
         ReductionProjection,
         handles,
         projection,
@@ -80,6 +83,8 @@ _HOMES = {
         "LogFull",
         "LogNotFound",
         "ProjectionFailed",
+        "ProjectionTimedOut",
+        "ProjectionUnavailable",
         "RegistrationError",
         "TransactionMustRetry",
         "UndecodableEvent",
@@ -100,6 +105,7 @@ _HOMES = {
     ),
     "eventlogs.projections.declarations": (
         "Projection",
+        "Reactor",
         "ReductionProjection",
         "handles",
         "projection",
@@ -140,6 +146,9 @@ __all__ = [
     "NeverCache",
     "Projection",
     "ProjectionFailed",
+    "ProjectionTimedOut",
+    "ProjectionUnavailable",
+    "Reactor",
     "Reduction",
     "ReductionProjection",
     "RegistrationError",

@@ -21,7 +21,9 @@ Every error that eventlogs raises, in one tree.
     ├── InvalidExport                (ValueError) a line of an import cannot be read
     ├── TransactionMustRetry         the database gave the whole transaction up
     ├── FeedUnavailable              reading the feed here could skip events
-    └── ProjectionFailed             a projection's handler raised; nothing of its batch is stored
+    ├── ProjectionFailed             a projection could not apply an event, and nothing is stored
+    ├── ProjectionTimedOut           a projection's handler did not end in time
+    └── ProjectionUnavailable        a projection cannot run, or be rebuilt, as things are
 
 An error carries its facts as attributes, ends its message with what to do next, survives
 pickling (so it can cross a Celery result backend or a process pool) and never shows payload
@@ -366,7 +368,8 @@ class ProjectionFailed(EventLogError):
     """
     A projection could not apply an event; the ``__cause__`` says why.
 
-    Nothing of its batch is stored, neither rows nor checkpoint.
+    Raised by an append with an inline projection (the append is taken back, and the caller's
+    transaction stays usable) and by a rebuild (the old rows go on serving).
     """
 
     def __init__(self, projection: str, log_id: LogId, position: int) -> None:
@@ -375,5 +378,49 @@ class ProjectionFailed(EventLogError):
         self.position = position
         super().__init__(
             f"Projection {projection!r} could not apply the event at position {position} of "
-            f"{log_id}. Mend its handler, then catch up again."
+            f"{log_id}. Nothing was stored: mend its handler, then do it again."
         )
+
+
+class ProjectionTimedOut(EventLogError):
+    """A projection's handler did not end in time, and was interrupted."""
+
+    def __init__(self, projection: str, timeout: float) -> None:
+        self.projection = projection
+        self.timeout = timeout
+        super().__init__(
+            f"A handler of projection {projection!r} did not end within {timeout:g} seconds. "
+            f"Mend it, or raise the projection's timeout."
+        )
+
+
+class ProjectionUnavailable(EventLogError):
+    """
+    A projection cannot do what was asked; nothing was changed.
+
+    ``reason`` is one of:
+
+    - ``"busy"``: another process is at it
+    - ``"mode"``: its rows were kept inline, and are not from a position on
+    - ``"newer"``: its rows were made by a newer version of it
+    - ``"shared rows"``: its rows are not one for each log
+    - ``"no rows"``: it is a reactor, which keeps none
+    """
+
+    REASONS = {
+        "busy": "another process is at it. Wait for its end, or stop it",
+        "mode": (
+            "its rows were kept by Projection.INLINE so far. Stop the processes with the old "
+            "code, then rebuild it"
+        ),
+        "newer": (
+            "its rows were made by a newer version of it. Stop the processes with the old code"
+        ),
+        "shared rows": "events of several logs change one row. Rebuild all of it",
+        "no rows": "a reactor keeps no rows. Leave it out",
+    }
+
+    def __init__(self, reason: str, *, projection: str) -> None:
+        self.reason = reason
+        self.projection = projection
+        super().__init__(f"Projection {projection!r} cannot do this: {self.REASONS[reason]}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -14,7 +14,13 @@ from eventlogs.ids import LogId
 LOG_ID_LENGTH = MAX_LOG_TYPE_LENGTH + 27  # an underscore and 26 characters
 
 
-class LogIdField(models.CharField):  # type: ignore[type-arg]
+if TYPE_CHECKING:
+    Base = models.CharField[LogId | str, LogId]
+else:
+    Base = models.CharField
+
+
+class LogIdField(Base):
     """
     A log id, stored as its text; good as a primary key.
 

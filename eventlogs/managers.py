@@ -14,7 +14,7 @@ from asgiref.sync import sync_to_async
 from django.db import models, router
 from django.utils import timezone
 
-from eventlogs import conf
+from eventlogs import conf, inline
 from eventlogs.aggregates import ANY, Anything, LogState
 from eventlogs.codec import EncodedEvent
 from eventlogs.events import registry
@@ -128,7 +128,8 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
 
         Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull,
         IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
-        and TransactionMustRetry where the database gave it up. Nothing is stored then.
+        and TransactionMustRetry where the database gave it up; and ProjectionFailed where a
+        projection that is kept inline cannot apply an event. Nothing is stored then.
         """
         request = AppendRequest(
             log_id=log_id,
@@ -137,7 +138,12 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
             idempotency_key=idempotency_key,
             metadata=metadata,
         )
-        return (store or self.store(using=using)).append(request)
+        store = store or self.store(using=using)
+        if inline.followers and store.using is not None:
+            taking_part = inline.followers_of(log_id.log_type)
+            if taking_part:
+                return inline.append(store, store.using, request, taking_part)
+        return store.append(request)
 
     async def aappend(
         self, log_id: LogId, events: Sequence[EncodedEvent], **options: Any

@@ -1,7 +1,8 @@
 """
-The tables: logs, their events, and the idempotency keys of appends.
+The tables: logs, their events, the idempotency keys of appends, and how far projections are.
 
-Read them like any other Django model. Writing goes through ``EventLog.objects.append()``;
+Read logs, events and keys like any other Django model. They are written through
+``EventLog.objects.append()``;
 saving, updating or deleting raises AppendOnlyError, and in PostgreSQL triggers refuse it to
 everybody else as well.
 """
@@ -12,8 +13,14 @@ from typing import Any, ClassVar, NoReturn
 
 from django.db import models
 
-from eventlogs.conf import MAX_EVENT_TYPE_LENGTH, MAX_KEY_LENGTH, MAX_LOG_TYPE_LENGTH
+from eventlogs.conf import (
+    MAX_EVENT_TYPE_LENGTH,
+    MAX_KEY_LENGTH,
+    MAX_LOG_TYPE_LENGTH,
+    MAX_PROJECTION_NAME_LENGTH,
+)
 from eventlogs.exceptions import AppendOnlyError
+from eventlogs.fields import LogIdField
 from eventlogs.ids import LogId
 from eventlogs.managers import EventLogManager, EventQuerySet, IdempotencyKeyQuerySet
 
@@ -131,11 +138,148 @@ class IdempotencyKey(AppendOnlyModel):
         return self.key
 
 
-class Checkpoint(models.Model):
-    """How far a projection is: all events up to ``position`` are in its rows."""
+class ProjectionState(models.Model):
+    """A projection that has run here: which version of it made the rows that are served."""
 
-    projection = models.CharField(primary_key=True, max_length=100, editable=False)
-    position = models.BigIntegerField(default=0, editable=False)
+    name = models.CharField(primary_key=True, max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    version = models.IntegerField(editable=False)
+    mode = models.CharField(max_length=10, editable=False)
+    partitions = models.IntegerField(editable=False)
+    rebuilt_at = models.DateTimeField(null=True, editable=False)
+    # A rebuild that is under way, or was given up in the middle.
+    rebuild_version = models.IntegerField(null=True, editable=False)
+    rebuild_started_at = models.DateTimeField(null=True, editable=False)
+    # Of a projection that is inline: the log that its rebuild has reached.
+    rebuild_reached = models.UUIDField(null=True, editable=False)
+
+    class Meta:
+        permissions = [("operate_projections", "Can retry, skip and rebuild in projections")]
 
     def __str__(self) -> str:
-        return self.projection
+        return self.name
+
+
+class Checkpoint(models.Model):
+    """
+    How far one partition of a projection is, and who may move it.
+
+    All events up to ``position`` are in its rows, or behind a parked one. ``token`` is raised
+    with each lease: whoever holds an older one changes nothing any more.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    is_rebuild = models.BooleanField(default=False, editable=False)  # of the shadow table
+    partition = models.IntegerField(editable=False)
+    partitions = models.IntegerField(editable=False)  # how many there are
+    position = models.BigIntegerField(default=0, editable=False)
+    token = models.BigIntegerField(default=0, editable=False)
+    owner = models.CharField(max_length=100, default="", editable=False)
+    leased_until = models.DateTimeField(null=True, editable=False)
+    applied = models.BigIntegerField(default=0, editable=False)  # events, for the eye
+    rate = models.FloatField(default=0, editable=False)  # events/s of the last batch, likewise
+    moved_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["projection", "is_rebuild", "partition"],
+                name="eventlogs_checkpoint_one_per_partition",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.projection} {self.partition} of {self.partitions}"
+
+
+class ParkedEvent(models.Model):
+    """
+    An event that a projection could not apply; the later ones of its log wait behind it.
+
+    With a ``retry_at`` it is tried again then, without one it is parked for a person. A row is
+    written before an attempt is made, so that attempts that end in a crash count as well.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    is_rebuild = models.BooleanField(default=False, editable=False)  # of the shadow table
+    log_id = LogIdField(editable=False)
+    index = models.IntegerField(editable=False)
+    position = models.BigIntegerField(editable=False)
+    type = models.CharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    attempts = models.IntegerField(default=0, editable=False)
+    retry_at = models.DateTimeField(null=True, editable=False)
+    # The class of the last error, and its text with where it was raised, which may show data.
+    error = models.CharField(max_length=200, default="", editable=False)
+    details = models.TextField(default="", editable=False)
+    first_failed_at = models.DateTimeField(editable=False)
+    failed_at = models.DateTimeField(editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["projection", "is_rebuild", "log_id"],
+                name="eventlogs_parkedevent_one_per_log",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} ({self.index})"
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it waits for a person."""
+        return self.retry_at is None
+
+
+class SkippedEvent(models.Model):
+    """An event that a person told a projection to pass over; a rebuild does so, too."""
+
+    id = models.BigAutoField(primary_key=True)
+    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    log_id = LogIdField(editable=False)
+    index = models.IntegerField(editable=False)
+    position = models.BigIntegerField(editable=False)
+    type = models.CharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    error = models.CharField(max_length=200, default="", editable=False)
+    skipped_at = models.DateTimeField(editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["projection", "position"], name="eventlogs_skippedevent_skipped_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} ({self.index})"
+
+
+class AppliedVersion(models.Model):
+    """The version of a log that is in the row of a projection that is inline."""
+
+    id = models.BigAutoField(primary_key=True)
+    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    log_id = LogIdField(editable=False)
+    version = models.IntegerField(editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["projection", "log_id"], name="eventlogs_appliedversion_one_per_log"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.log_id} {self.version}"
+
+
+class ProjectionWorker(models.Model):
+    """A process that runs projections: the others leave it its share."""
+
+    name = models.CharField(primary_key=True, max_length=100, editable=False)
+    projections = models.JSONField(editable=False)  # their names
+    seen_until = models.DateTimeField(editable=False)  # then it is taken for dead
+
+    def __str__(self) -> str:
+        return self.name

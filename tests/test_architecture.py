@@ -22,7 +22,7 @@ FLOORS = [
     ["ids", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
     [
-        *["policies", "pages", "stores/", "managers", "models", "feed", "scans"],
+        *["inline", "policies", "pages", "stores/", "managers", "models", "feed", "scans"],
         *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
     ],
     ["refreshers"],

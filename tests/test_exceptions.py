@@ -100,6 +100,14 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.ProjectionFailed("balances", LOG_ID, 5),
         {"projection": "balances", "log_id": LOG_ID, "position": 5},
     ),
+    (
+        exceptions.ProjectionTimedOut("balances", 30.0),
+        {"projection": "balances", "timeout": 30.0},
+    ),
+    (
+        exceptions.ProjectionUnavailable("busy", projection="balances"),
+        {"projection": "balances", "reason": "busy"},
+    ),
 ]
 
 each_error = pytest.mark.parametrize(

@@ -11,10 +11,15 @@ from eventlogs.models import Event, EventLog
 from tests.accounts import Account, Deposited, Opened
 
 TABLES = {
+    "eventlogs_appliedversion",
     "eventlogs_checkpoint",
     "eventlogs_event",
     "eventlogs_eventlog",
     "eventlogs_idempotencykey",
+    "eventlogs_parkedevent",
+    "eventlogs_projectionstate",
+    "eventlogs_projectionworker",
+    "eventlogs_skippedevent",
 }
 
 
@@ -61,8 +66,12 @@ def test_constraints_are_named_for_what_they_do(db):
         }
 
     assert names == {
+        "eventlogs_appliedversion_one_per_log",
+        "eventlogs_checkpoint_one_per_partition",
         "eventlogs_event_one_per_log_and_index",
         "eventlogs_idempotencykey_used_once_per_log_type",
+        "eventlogs_parkedevent_one_per_log",
+        "eventlogs_skippedevent_skipped_once",
     }
 
 

@@ -1,6 +1,8 @@
-"""The checkpoints of projections."""
+"""Projections: how far they are, who runs them, and what they could not apply."""
 
 from django.db import migrations, models
+
+import eventlogs.fields
 
 
 class Migration(migrations.Migration):
@@ -10,15 +12,127 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name="Checkpoint",
+            name="ProjectionState",
             fields=[
                 (
-                    "projection",
+                    "name",
                     models.CharField(
                         editable=False, max_length=100, primary_key=True, serialize=False
                     ),
                 ),
-                ("position", models.BigIntegerField(default=0, editable=False)),
+                ("version", models.IntegerField(editable=False)),
+                ("mode", models.CharField(editable=False, max_length=10)),
+                ("partitions", models.IntegerField(editable=False)),
+                ("rebuilt_at", models.DateTimeField(editable=False, null=True)),
+                ("rebuild_version", models.IntegerField(editable=False, null=True)),
+                ("rebuild_started_at", models.DateTimeField(editable=False, null=True)),
+                ("rebuild_reached", models.UUIDField(editable=False, null=True)),
             ],
+            options={
+                "permissions": [
+                    ("operate_projections", "Can retry, skip and rebuild in projections")
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="ProjectionWorker",
+            fields=[
+                (
+                    "name",
+                    models.CharField(
+                        editable=False, max_length=100, primary_key=True, serialize=False
+                    ),
+                ),
+                ("projections", models.JSONField(editable=False)),
+                ("seen_until", models.DateTimeField(editable=False)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="AppliedVersion",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("projection", models.CharField(editable=False, max_length=100)),
+                ("log_id", eventlogs.fields.LogIdField(editable=False)),
+                ("version", models.IntegerField(editable=False)),
+            ],
+            options={
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("projection", "log_id"), name="eventlogs_appliedversion_one_per_log"
+                    )
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="Checkpoint",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("projection", models.CharField(editable=False, max_length=100)),
+                ("is_rebuild", models.BooleanField(default=False, editable=False)),
+                ("partition", models.IntegerField(editable=False)),
+                ("partitions", models.IntegerField(editable=False)),
+                ("position", models.BigIntegerField(default=0, editable=False)),
+                ("token", models.BigIntegerField(default=0, editable=False)),
+                ("owner", models.CharField(default="", editable=False, max_length=100)),
+                ("leased_until", models.DateTimeField(editable=False, null=True)),
+                ("applied", models.BigIntegerField(default=0, editable=False)),
+                ("rate", models.FloatField(default=0, editable=False)),
+                ("moved_at", models.DateTimeField(editable=False, null=True)),
+            ],
+            options={
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("projection", "is_rebuild", "partition"),
+                        name="eventlogs_checkpoint_one_per_partition",
+                    )
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="ParkedEvent",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("projection", models.CharField(editable=False, max_length=100)),
+                ("is_rebuild", models.BooleanField(default=False, editable=False)),
+                ("log_id", eventlogs.fields.LogIdField(editable=False)),
+                ("index", models.IntegerField(editable=False)),
+                ("position", models.BigIntegerField(editable=False)),
+                ("type", models.CharField(editable=False, max_length=255)),
+                ("attempts", models.IntegerField(default=0, editable=False)),
+                ("retry_at", models.DateTimeField(editable=False, null=True)),
+                ("error", models.CharField(default="", editable=False, max_length=200)),
+                ("details", models.TextField(default="", editable=False)),
+                ("first_failed_at", models.DateTimeField(editable=False)),
+                ("failed_at", models.DateTimeField(editable=False)),
+            ],
+            options={
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("projection", "is_rebuild", "log_id"),
+                        name="eventlogs_parkedevent_one_per_log",
+                    )
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="SkippedEvent",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("projection", models.CharField(editable=False, max_length=100)),
+                ("log_id", eventlogs.fields.LogIdField(editable=False)),
+                ("index", models.IntegerField(editable=False)),
+                ("position", models.BigIntegerField(editable=False)),
+                ("type", models.CharField(editable=False, max_length=255)),
+                ("error", models.CharField(default="", editable=False, max_length=200)),
+                ("skipped_at", models.DateTimeField(editable=False)),
+            ],
+            options={
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("projection", "position"),
+                        name="eventlogs_skippedevent_skipped_once",
+                    )
+                ],
+            },
         ),
     ]

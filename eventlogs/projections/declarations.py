@@ -1,26 +1,39 @@
-"""What a project writes: projection classes, their names and their handlers."""
+"""What a project writes: projections and reactors, their names and their handlers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
-from django.db import models, router, transaction
+from django.db import models, router
 from django.utils import timezone
 
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs import inline as appends
+from eventlogs.aggregates import Aggregate, LogState, Reduction, fold
+from eventlogs.codec import FeedRow
+from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import EventRecord, registry
-from eventlogs.exceptions import ProjectionFailed, RegistrationError
+from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
-from eventlogs.models import Checkpoint, Event
-from eventlogs.projections import checkpoints, rows
+from eventlogs.models import Event, ParkedEvent
+from eventlogs.projections import catching_up, inline, leases, rebuilding, verifying
+from eventlogs.projections.advancing import Failed, parking_of
+from eventlogs.projections.rebuilding import Tell, nobody
+from eventlogs.projections.rows import Rows
+from eventlogs.projections.verifying import Verification
+from eventlogs.stores.base import AppendRequest
 
 BATCH: Final = 1_000  # events that are applied in one transaction
+TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
+MAX_ATTEMPTS: Final = 5
+BACKOFF: Final = 1.0  # seconds before the second attempt, doubled for each further one
 NAP: Final = 0.02  # seconds between two looks of wait_for()
+MAX_REDUCTIONS: Final = 2_000  # that a worker keeps in memory
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound="type[BaseProjection]")
@@ -34,52 +47,63 @@ class Lag(NamedTuple):
 
 
 class BaseProjection:
-    """What all projections can do; each reads the feed of the database events go to."""
+    """
+    What projections and reactors have in common; each reads the feed of the events' database.
+
+    Class attributes: ``log_types`` are the types of the logs to read (None: all).
+    ``partitions`` is how many workers can share the work, by parts of the logs. ``batch_size``
+    is how many events are applied in one transaction. ``timeout`` is how many seconds that may
+    take, or a reactor's handler: then it is interrupted, and a lease of that length runs out.
+    An event that fails is tried ``max_attempts`` times, the second time after ``backoff``
+    seconds, doubled each time up to five minutes. Then it is parked.
+    """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    ASYNC: Final = "async"
+    INLINE: Final = "inline"
+    mode: ClassVar[str] = ASYNC
     log_types: ClassVar[Iterable[str] | None] = None
-    model: ClassVar[type[models.Model]]
+    partitions: ClassVar[int] = 1
+    batch_size: ClassVar[int] = BATCH
+    timeout: ClassVar[float] = TIMEOUT
+    max_attempts: ClassVar[int] = MAX_ATTEMPTS
+    backoff: ClassVar[float] = BACKOFF
+    is_transactional: ClassVar[bool] = True
+    _handlers: ClassVar[Mapping[type, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Collect the handlers."""
+        super().__init_subclass__(**kwargs)
+        own = {
+            event: name
+            for name, value in vars(cls).items()
+            for event in getattr(value, "_eventlogs_handles", ())
+        }
+        cls._handlers = {**cls._handlers, **own}
+
+    # Running
 
     @classmethod
     def catch_up(cls) -> int:
         """
-        Apply all that is settled, and return the number of events.
+        Apply all that is settled, and return the number of events that were applied here.
 
-        Batches of at most 1,000 events are one transaction each, with their rows and the
-        checkpoint. Raise ProjectionFailed where a handler raises: the batches before its own
-        stay applied, and the next call begins there. Raise FeedUnavailable as the feed does.
-        """
-        projection, feed, applied, more = cls(), Feed(cls._using()), 0, True
-        while more:
-            with transaction.atomic(using=feed.using):
-                count, more = projection._advance(checkpoints.lock(cls.name, feed.using), feed)
-            applied += count
-        return applied
+        When it returns, what was settled at the call is applied, by this process or, where
+        another one is at it, by that one: it is waited for. An event whose handler raises is
+        tried again later and then parked, with its log's later events behind it (see
+        ``parked``); the others are applied, and nothing is raised.
 
-    @classmethod
-    def rebuild(cls) -> int:
+        Raise FeedUnavailable as the feed does, and ProjectionUnavailable where the rows are of
+        newer code, or have to be rebuilt first.
         """
-        Empty the read model, apply all events anew, and return their number.
-
-        It is one transaction: readers see the old rows until it commits, and a kill leaves
-        them. Others that apply events wait for it meanwhile. Errors are those of ``catch_up``.
-        """
-        projection, feed, applied, more = cls(), Feed(cls._using()), 0, True
-        with transaction.atomic(using=feed.using):
-            checkpoint = checkpoints.lock(cls.name, feed.using)
-            cls.model._base_manager.using(feed.using).all().delete()
-            checkpoint.position = 0
-            while more:
-                count, more = projection._advance(checkpoint, feed)
-                applied += count
-        return applied
+        return catching_up.catch_up(cls)
 
     @classmethod
     def lag(cls) -> Lag:
         """Return how far the rows are behind what is settled; zeros where they are not."""
         using = cls._using()
-        after = checkpoints.position(cls.name, using)
+        after = leases.position(cls.name, using)
         page = Feed(using).read(
             after, limit=1, types=cls._types(), log_types=cls._log_types(), decode=False
         )
@@ -92,42 +116,201 @@ class BaseProjection:
         """
         Wait until ``position`` is applied, at most ``timeout`` seconds; return whether it is.
 
-        Nothing is applied here: another process does that.
+        ``position`` is e.g. that of a LogState. Nothing is applied here: another process does
+        that. An event that waits for another attempt, or is parked, is not applied, nor are
+        those behind it in its log.
         """
-        end = time.monotonic() + timeout
-        while checkpoints.position(cls.name, cls._using()) < position:
+        using, end = cls._using(), time.monotonic() + timeout
+        while True:
+            if leases.position(cls.name, using) >= position and not cls._waits(position, using):
+                return True
             if time.monotonic() >= end:
                 return False
             time.sleep(NAP)
-        return True
 
-    def _advance(self, checkpoint: Checkpoint, feed: Feed) -> tuple[int, bool]:
-        found = feed.read_rows(
-            checkpoint.position, limit=BATCH, types=self._types(), log_types=self._log_types()
-        )
-        records = list(feed.records(found.rows))
-        if records:
-            rows.write(self.model, self._rows(records, feed.using), feed.using)
-        checkpoint.position = found.next_after
-        checkpoint.save(using=feed.using, update_fields=["position"])
-        return len(records), found.more
+    @classmethod
+    def _waits(cls, position: int, using: str) -> bool:
+        waiting = parking_of(cls, using).rows().filter(position__lte=position)
+        if not waiting.exists():
+            return False
+        event = Event.objects.using(using).select_related("log").filter(position=position).first()
+        return event is not None and waiting.filter(log_id=event.log.log_id).exists()
 
-    def _rows(self, records: list[EventRecord], using: str) -> list[Any]:
+    # What failed
+
+    @classmethod
+    def parked(cls) -> list[ParkedEvent]:
+        """Return the events that were given up on, the oldest first; each holds its log back."""
+        waiting = parking_of(cls, cls._using()).rows()
+        return list(waiting.filter(retry_at=None).order_by("position"))
+
+    @classmethod
+    def retry(cls, log_id: LogId | str | None = None) -> int:
+        """
+        Let events that wait or are parked be tried again at once; return how many there are.
+
+        ``log_id`` names the log, None is all of them. A worker, or the next ``catch_up``, does
+        it: the event first, and then the later ones of its log, in order.
+        """
+        parking = parking_of(cls, cls._using())
+        return parking.try_again(None if log_id is None else _log_id(log_id))
+
+    @classmethod
+    def skip(cls, log_id: LogId | str) -> bool:
+        """
+        Pass over the event that a log is held by, for good; return whether there was one.
+
+        Rebuilds pass over it, too. The later events of the log are applied as by ``retry``.
+        """
+        return catching_up.skip(cls, _log_id(log_id))
+
+    # How it works inside
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether it takes part in appends."""
+        return self.mode == self.INLINE
+
+    def apply(self, records: Sequence[EventRecord], using: str) -> None:
+        """Apply records; raise Failed with the position of the one that cannot be."""
         raise NotImplementedError
+
+    def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
+        """Return the rows of which nothing has been applied, one for each log."""
+        raise NotImplementedError
+
+    def _call(self, name: str, record: EventRecord, *args: Any) -> Any:
+        try:
+            return getattr(self, name)(*args, record)
+        except (Exception, SystemExit) as error:
+            raise Failed(record.position, error) from error
 
     @classmethod
     def _types(cls) -> list[str] | None:
-        return None
+        return registry.names_of(cls._handlers)
 
     @classmethod
     def _log_types(cls) -> list[str] | None:
-        return None if cls.log_types is None else list(cls.log_types)
+        if cls.log_types is None:
+            return None
+        return [cls.log_types] if isinstance(cls.log_types, str) else list(cls.log_types)
 
     @classmethod
     def _using(cls) -> str:
         if not cls.name:
             raise RegistrationError(f"{cls.__qualname__} has no name: decorate it, @projection().")
-        using = router.db_for_write(Event)
+        return router.db_for_write(Event)
+
+    @classmethod
+    def _check(cls) -> None:
+        """Raise RegistrationError for a class that cannot work as it is written."""
+        if cls.mode not in (cls.ASYNC, cls.INLINE):
+            raise RegistrationError(
+                f"{cls.__qualname__}: mode must be Projection.ASYNC or Projection.INLINE."
+            )
+        if not (isinstance(cls.partitions, int) and 1 <= cls.partitions <= 256):
+            raise RegistrationError(f"{cls.__qualname__}: partitions must be from 1 to 256.")
+        if not (isinstance(cls.batch_size, int) and 1 <= cls.batch_size <= 10_000):
+            raise RegistrationError(f"{cls.__qualname__}: batch_size must be from 1 to 10,000.")
+        if cls.timeout <= 0 or cls.max_attempts < 1 or cls.backoff < 0:
+            raise RegistrationError(
+                f"{cls.__qualname__}: timeout must be positive, max_attempts from 1, and "
+                f"backoff not negative."
+            )
+        for each in cls._handlers:
+            if registry.by_class(each) is None:
+                raise RegistrationError(
+                    f"{cls.__qualname__} handles {each!r}, which is no event: put @event('…') "
+                    f"above its @dataclass."
+                )
+
+
+class RowProjection(BaseProjection):
+    """A projection that keeps rows."""
+
+    model: ClassVar[type[models.Model]]
+
+    def __init__(self, model: type[models.Model] | None = None) -> None:
+        """Keep the rows in another table than the model's, where ``model`` says so."""
+        if model is not None:
+            self.model = model  # type: ignore[misc]
+
+    @classmethod
+    def rebuild(
+        cls,
+        log_id: LogId | str | None = None,
+        *,
+        restart: bool = False,
+        park: bool = False,
+        tell: Tell = nobody,
+    ) -> int:
+        """
+        Make the rows anew from all events, and return how many were applied in this call.
+
+        They are made in a table beside, while the old one serves and is kept up to date, and
+        then the tables are swapped, in one short transaction. A rebuild that was killed is
+        resumed by the next call, if it was of the same ``version``, unless ``restart``. An
+        inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
+        of that log alone is made anew, at once.
+
+        ``tell`` is called with a rebuilding.Progress after each batch.
+
+        Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
+        for the next call, and the old rows serve on. With ``park``, such events are parked
+        instead, as they are in ``catch_up``. Raise ProjectionUnavailable where another process
+        rebuilds it at the moment, and LogNotFound where the log does not exist.
+        """
+        if log_id is not None:
+            return rebuilding.rebuild_log(
+                cls, LogId.parse(log_id) if isinstance(log_id, str) else log_id
+            )
+        return rebuilding.rebuild(cls, restart=restart, park=park, tell=tell)
+
+    @classmethod
+    def verify(cls, sample: int | None = 100, repair: bool = False) -> Verification:
+        """
+        Replay logs, compare with their rows, and return what differs.
+
+        ``sample`` is how many logs are looked at, chosen at random, None for all of them and
+        for rows without a log. ``repair`` puts right what differs, log by log. Rows are compared
+        as of the checkpoint, so events that are yet to be applied are no difference, nor are
+        those behind a parked one. Others go on working meanwhile.
+
+        Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
+        """
+        return verifying.verify(cls, sample=sample, repair=repair)
+
+    @classmethod
+    def is_rebuild_due(cls) -> bool:
+        """Return whether the rows were made by another version of the projection."""
+        state = leases.state_of(cls.name, cls._using())
+        return state is not None and (state.version != cls.version or state.mode != cls.mode)
+
+    def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
+        return inline.missing(self, rows, using)
+
+    def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        """Return the row that a log should have, made of all of its records; None for none."""
+        raise NotImplementedError
+
+    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
+        """Apply records inside of a transaction; ``anew`` begins with blank rows."""
+        raise NotImplementedError
+
+    def apply(self, records: Sequence[EventRecord], using: str) -> None:
+        if not self.is_inline:
+            self.change(records, using)
+            return
+        for record in records:
+            inline.catch_up(self, record.log_id, using)
+
+    @classmethod
+    def _follow(cls, using: str, state: LogState, request: AppendRequest) -> None:
+        inline.follow(cls, using, state, request)
+
+    @classmethod
+    def _using(cls) -> str:
+        using = super()._using()
         if router.db_for_write(cls.model) != using:
             raise RegistrationError(
                 f"{cls.model.__qualname__} is in another database than the events: rows and "
@@ -135,72 +318,208 @@ class BaseProjection:
             )
         return using
 
-
-class Projection(BaseProjection):
-    """A read model with one row for each log, changed by methods with ``@handles``."""
-
-    ASYNC: Final = "async"
-    mode: ClassVar[str] = ASYNC
-    _handlers: ClassVar[Mapping[type, str]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Collect the handlers."""
-        super().__init_subclass__(**kwargs)
-        if cls.mode != cls.ASYNC:
-            raise RegistrationError(f"{cls.__qualname__}: mode must be Projection.ASYNC.")
-        own = {
-            event: name
-            for name, value in vars(cls).items()
-            for event in getattr(value, "_eventlogs_handles", ())
-        }
-        cls._handlers = {**cls._handlers, **own}
+    @classmethod
+    def _check(cls) -> None:
+        super()._check()
+        if not hasattr(cls, "model"):
+            raise RegistrationError(f"{cls.__qualname__} needs model = …, the read model's.")
 
     @classmethod
-    def _types(cls) -> list[str]:
-        return registry.names_of(cls._handlers)
+    def has_shared_rows(cls) -> bool:
+        """Return whether events of several logs change one row."""
+        return False
 
-    def _rows(self, records: list[EventRecord], using: str) -> list[Any]:
-        touched = rows.load(self.model, (record.log_id for record in records), using)
+
+class Projection(RowProjection):
+    """
+    A read model whose rows are changed by methods with ``@handles``.
+
+    By default there is one row for each log, whose primary key is a LogIdField.
+    """
+
+    _rows: Rows
+
+    def key(self, record: EventRecord) -> Hashable | None:
+        """
+        Return the primary key of the row that an event changes; None passes over the event.
+
+        By default it is the log's id. With another one, such as a day, events of several logs
+        change one row: then there can be but one partition, and no inline mode.
+        """
+        return record.log_id
+
+    def delete(self, row: Any) -> None:
+        """Let a handler delete its row; a later event of the log begins with a new one."""
+        self._rows.delete(row)
+
+    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
+        keys = [self._call("key", record) for record in records]
+        loaded = () if anew else (key for key in keys if key is not None)
+        rows = self._rows = Rows(self.model, loaded, using)
+        handlers = self._handlers
+        for key, record in zip(keys, records, strict=True):
+            name = handlers.get(type(record.event))
+            if key is not None and name is not None:
+                self._call(name, record, rows[key])
+        rows.write()
+
+    def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        rows = self._rows = Rows(self.model, (), using)
         for record in records:
-            handler = getattr(self, self._handlers[type(record.event)])
-            try:
-                handler(touched[record.log_id], record)
-            except Exception as error:
-                raise ProjectionFailed(self.name, record.log_id, record.position) from error
-        return list(touched.values())
+            name = self._handlers.get(type(record.event))
+            if name is not None and self.key(record) is not None:
+                self._call(name, record, rows[log_id])
+        return rows.get(log_id)
+
+    @classmethod
+    def has_shared_rows(cls) -> bool:
+        return cls.key is not Projection.key
+
+    @classmethod
+    def _check(cls) -> None:
+        super()._check()
+        if cls.has_shared_rows() and (cls.partitions != 1 or cls.mode == cls.INLINE):
+            raise RegistrationError(
+                f"{cls.__qualname__} has a key() of its own, so events of several logs change one "
+                f"row: it must be Projection.ASYNC, with partitions = 1."
+            )
 
 
-class ReductionProjection(BaseProjection):
+class ReductionProjection(RowProjection):
     """A read model with one row for each log of an aggregate, made of its reduction."""
 
     aggregate: ClassVar[type[Aggregate]]
 
+    def __init__(self, model: type[models.Model] | None = None) -> None:
+        """Keep the rows in another table than the model's, where ``model`` says so."""
+        super().__init__(model)
+        # Of logs that were at work lately. A reduction of a version is the same for good, so
+        # what a transaction takes back need not be taken back here.
+        self._reductions: OrderedDict[LogId, Reduction[Any]] = OrderedDict()
+
     def to_row(self, reduction: Reduction[Any]) -> Any:
-        """Return the row, or its fields: by default those named like the aggregate's."""
+        """
+        Return the row, or its fields: by default those named like the aggregate's.
+
+        None says that there is to be no row.
+        """
         return {
             field.attname: getattr(reduction.aggregate, field.attname)
             for field in self.model._meta.concrete_fields
             if not field.primary_key and hasattr(reduction.aggregate, field.attname)
         }
 
+    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
+        by_log: dict[LogId, list[EventRecord]] = {}
+        for record in records:
+            by_log.setdefault(record.log_id, []).append(record)
+        rows = Rows(self.model, (), using)
+        gone: list[LogId] = []
+        for log_id, own in by_log.items():
+            try:
+                row = self._row(self._reduce(log_id, own, using))
+            except (Exception, SystemExit) as error:
+                self._reductions.pop(log_id, None)
+                raise Failed(own[0].position, error) from error
+            if row is None:
+                gone.append(log_id)
+            else:
+                rows.put(row)
+        if gone:
+            self.model._base_manager.using(using).filter(pk__in=gone).delete()
+        rows.write()
+
+    def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        version = max((record.index + 1 for record in records), default=None)
+        if version is None:
+            return None
+        return self._row(LogManager(self.aggregate, using=using).reduce(log_id, version=version))
+
+    def _reduce(self, log_id: LogId, records: list[EventRecord], using: str) -> Reduction[Any]:
+        """Return the reduction as of the last record: not later ones, which are not settled."""
+        kept = self._reductions.pop(log_id, None)
+        version = records[-1].index + 1
+        if kept is None and records[0].index == 0:
+            kept = Reduction(log_id, 0, self.aggregate(), timezone.now())
+        if kept is not None and kept.version == records[0].index:
+            try:
+                reduction = fold(kept, records)
+            except LogCorrupted:  # records were left out: parked or skipped ones
+                reduction = None
+        else:
+            reduction = None
+        if reduction is None:
+            manager = LogManager(self.aggregate, using=using)
+            reduction = manager.reduce(log_id)
+            if reduction.version != version:
+                reduction = manager.reduce(log_id, version=version)
+        self._reductions[log_id] = reduction
+        if len(self._reductions) > MAX_REDUCTIONS:
+            self._reductions.popitem(last=False)
+        return reduction
+
+    def _row(self, reduction: Reduction[Any]) -> Any:
+        row = self.to_row(reduction)
+        if row is None:
+            return None
+        if isinstance(row, Mapping):
+            return self.model(pk=reduction.log_id, **row)
+        row.pk = reduction.log_id
+        return row
+
+    @classmethod
+    def _types(cls) -> list[str] | None:
+        return None
+
     @classmethod
     def _log_types(cls) -> list[str]:
         return [cls.aggregate.log_type]
 
-    def _rows(self, records: list[EventRecord], using: str) -> list[Any]:
-        last = {record.log_id: record.position for record in records}
-        manager = LogManager(self.aggregate, using=using)
-        return [self._row(manager, log_id, position) for log_id, position in last.items()]
+    @classmethod
+    def _check(cls) -> None:
+        super()._check()
+        if not hasattr(cls, "aggregate"):
+            raise RegistrationError(f"{cls.__qualname__} needs aggregate = …, an Aggregate.")
 
-    def _row(self, manager: LogManager[Any], log_id: LogId, position: int) -> Any:
-        try:
-            row = self.to_row(manager.reduce(log_id, fresh=True))
-        except Exception as error:
-            raise ProjectionFailed(self.name, log_id, position) from error
-        if isinstance(row, Mapping):
-            return self.model(pk=log_id, **row)
-        row.pk = log_id
-        return row
+
+class Reactor(BaseProjection):
+    """
+    Side effects of events: e-mails, webhooks, publishing. Methods ``(self, record)`` react.
+
+    A handler is called **at least once** for each event, in the order of its log: again where
+    its worker dies before the checkpoint is moved, or where it raised. Pass
+    ``record.position`` on as the key by which the other side knows a repetition. It is called
+    outside of a transaction. A reactor has no rows and is never rebuilt: what happened once
+    does not happen again because somebody makes rows anew.
+
+    ``start`` says where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
+    default) reacts to the whole history, ``Reactor.NOW`` only to what comes after its first run.
+    """
+
+    BEGINNING: Final = "beginning"
+    NOW: Final = "now"
+    start: ClassVar[str] = BEGINNING
+    is_transactional = False
+
+    def apply(self, records: Sequence[EventRecord], using: str) -> None:
+        for record in records:
+            name = self._handlers.get(type(record.event))
+            if name is not None:
+                self._call(name, record)
+
+    @classmethod
+    def _check(cls) -> None:
+        super()._check()
+        if cls.mode != cls.ASYNC:
+            raise RegistrationError(f"{cls.__qualname__}: a reactor cannot be inline.")
+        if cls.start not in (cls.BEGINNING, cls.NOW):
+            raise RegistrationError(
+                f"{cls.__qualname__}: start must be Reactor.BEGINNING or Reactor.NOW."
+            )
+
+
+def _log_id(value: LogId | str) -> LogId:
+    return LogId.parse(value) if isinstance(value, str) else value
 
 
 projections: dict[str, type[BaseProjection]] = {}
@@ -208,19 +527,28 @@ projections: dict[str, type[BaseProjection]] = {}
 
 def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
     """
-    Name a projection class; its checkpoint is kept under that name, of at most 100 characters.
+    Name a projection or reactor; its checkpoint is kept under that name.
 
-    Raise RegistrationError for a name that another class has.
+    The name has 1 to 100 characters. Raise ``version`` where rows must be made anew: a system
+    check asks for a rebuild then.
+
+    Raise RegistrationError for a name that another class has, and a class that cannot work.
     """
 
     def register(cls: P) -> P:
         known = projections.get(name)
         if known and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise RegistrationError(f"Projection {name!r} is {known.__qualname__} already.")
-        if not 1 <= len(name) <= 100:
+        if not 1 <= len(name) <= MAX_PROJECTION_NAME_LENGTH:
             raise RegistrationError("A projection's name has 1 to 100 characters.")
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
+            raise RegistrationError(f"{name!r}: version must be an int from 1. Count it up by one.")
         cls.name, cls.version = name, version
+        cls._check()
         projections[name] = cls
+        appends.followers.pop(name, None)
+        if issubclass(cls, RowProjection) and cls.mode == cls.INLINE:
+            appends.followers[name] = appends.Follower(cls._log_types(), cls._follow)
         return cls
 
     return register

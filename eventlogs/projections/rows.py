@@ -1,35 +1,121 @@
-"""The rows of a read model: loaded for a batch at once, and written at once."""
+"""The rows of a read model: loaded for a batch at once, written at once, and compared."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Final
 
-from django.db import models
+from django.db import connections, models
 
-from eventlogs.ids import LogId
-
-
-def load(model: type[models.Model], log_ids: Iterable[LogId], using: str) -> dict[LogId, Any]:
-    """Return the row of each log; where there is none yet, a new one."""
-    wanted = list(dict.fromkeys(log_ids))
-    found = {row.pk: row for row in model._base_manager.using(using).filter(pk__in=wanted)}
-    return {log_id: found.get(log_id) or model(pk=log_id) for log_id in wanted}
+BATCH: Final = 500  # rows of one statement: SQLite takes a limited number of parameters
 
 
-def write(model: type[models.Model], rows: list[Any], using: str) -> None:
+class Rows:
+    """The rows that a batch touches: what handlers change, until it is written."""
+
+    def __init__(self, model: type[models.Model], keys: Iterable[Hashable], using: str) -> None:
+        self._model = model
+        self._using = using
+        self._found: dict[Any, Any] = {}
+        self._changed: dict[Any, Any] = {}
+        self._deleted: set[Any] = set()
+        manager = model._base_manager.using(using)
+        wanted = iter(dict.fromkeys(keys))
+        while some := list(islice(wanted, BATCH)):
+            for row in manager.filter(pk__in=some):
+                self._found[row.pk] = row
+
+    def __getitem__(self, key: Hashable) -> Any:
+        """Return the row of a key; where there is none, a new one."""
+        row = self._changed.get(key)
+        if row is None:
+            row = None if key in self._deleted else self._found.get(key)
+            if row is None:
+                row = self._model(pk=key)
+            self._changed[key] = row
+        return row
+
+    def delete(self, row: Any) -> None:
+        """Let the row not be there; the next event of its log begins a new one."""
+        self._changed.pop(row.pk, None)
+        self._deleted.add(row.pk)
+
+    def put(self, row: Any) -> None:
+        """Let this be the row of its key."""
+        self._changed[row.pk] = row
+
+    def get(self, key: Hashable) -> Any:
+        """Return the row of a key as it is by now, or None."""
+        if key in self._changed:
+            return self._changed[key]
+        return None if key in self._deleted else self._found.get(key)
+
+    def write(self) -> None:
+        """Store what was changed."""
+        gone = [key for key in self._deleted if key in self._found]
+        for start in range(0, len(gone), BATCH):
+            some = gone[start : start + BATCH]
+            self._model._base_manager.using(self._using).filter(pk__in=some).delete()
+        if self._changed:
+            upsert(self._model, list(self._changed.values()), self._using)
+
+
+def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
     """Insert or update ``rows``."""
     # The date a row was added on is not that of its update.
     fields = [
         field.name
         for field in model._meta.concrete_fields
-        if not field.primary_key and not getattr(field, "auto_now_add", False)
+        if not field.primary_key
+        and not field.generated
+        and not getattr(field, "auto_now_add", False)
     ]
     manager = model._base_manager.using(using)
     if fields:
         key = model._meta.pk.name
         manager.bulk_create(
-            rows, update_conflicts=True, unique_fields=[key], update_fields=fields, batch_size=500
+            rows, update_conflicts=True, unique_fields=[key], update_fields=fields, batch_size=BATCH
         )
     else:
-        manager.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+        manager.bulk_create(rows, ignore_conflicts=True, batch_size=BATCH)
+
+
+def differences(model: type[models.Model], stored: Any, wanted: Any, using: str) -> list[str]:
+    """
+    Return the names of the fields in which a stored row is not what it should be.
+
+    Values are compared as the database takes them. Fields that the clock fills are left out.
+    """
+    if stored is None or wanted is None:
+        return [] if stored is wanted else ["the row"]
+    connection = connections[using]
+    found = []
+    for field in model._meta.concrete_fields:
+        if (
+            getattr(field, "auto_now", False)
+            or getattr(field, "auto_now_add", False)
+            or field.generated
+        ):
+            continue
+        values = [field.to_python(getattr(row, field.attname)) for row in (stored, wanted)]
+        if values[0] == values[1]:
+            continue
+        prepared = [field.get_db_prep_save(value, connection) for value in values]
+        if not _same(prepared[0], prepared[1]):
+            found.append(field.name)
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    # Adapters of JSON and arrays are compared by what they hold.
+    return hasattr(one, "obj") and hasattr(other, "obj") and bool(one.obj == other.obj)
+
+
+def chunks(values: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:
+    """Yield lists of at most ``size`` of the values."""
+    rest = iter(values)
+    while some := list(islice(rest, size)):
+        yield some

@@ -1,27 +1,289 @@
-"""Running projections: all that are declared, or some by name."""
+"""
+Running projections: once, or for good, beside other workers.
+
+Workers share the work without talking to each other. Each notes in a table that it is alive and
+which projections it runs; all of them see the same table, and divide all partitions among the
+living by the same rule. A worker takes what is its share and free, and gives back what is not its
+share any more. Where two see different tables for a moment, the lease decides: one has it.
+
+A look at a feed that rests costs the few statements of ``Feed.settled``, however many
+projections there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from hashlib import blake2b
+from threading import Event as Flag
+from typing import Final, NamedTuple
 
-from eventlogs.projections.declarations import projections
+from django.db import Error, connections
+from django.db.models.functions import Now
+
+from eventlogs.exceptions import FeedUnavailable, ProjectionUnavailable
+from eventlogs.feed import Feed
+from eventlogs.models import ProjectionState, ProjectionWorker
+from eventlogs.projections import leases
+from eventlogs.projections.advancing import Advancer
+from eventlogs.projections.catching_up import begin, catch_up, divide, lease
+from eventlogs.projections.declarations import BaseProjection, projections
+from eventlogs.projections.leases import LeaseLost
+
+logger = logging.getLogger("eventlogs.projections")
+
+BEAT: Final = 1.0  # seconds between two looks at who is alive
+ALIVE: Final = 10.0  # seconds for which a worker counts as alive after its last sign
+SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at feeds that have just moved
+LONGEST_PAUSE: Final = 1.0  # seconds, at feeds that rest
+PATIENCE: Final = 1.25  # times as long, each time that nothing has come
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, doubled
+
+Place = tuple[str, int]  # a projection's name, and the number of a partition
+
+
+class Share(NamedTuple):
+    """What somebody runs."""
+
+    worker: str
+    projections: frozenset[str]
+
+
+def chosen(names: Iterable[str] | None = None) -> dict[str, type[BaseProjection]]:
+    """
+    Return projections by name, by default all that are declared.
+
+    Raise KeyError for a name that no imported module declares.
+    """
+    return {name: projections[name] for name in (projections if names is None else names)}
 
 
 def run(names: Iterable[str] | None = None) -> dict[str, int]:
     """
     Let projections catch up, by default all; return the number of events applied, by name.
 
-    Where some fail, the others catch up all the same, and an ExceptionGroup of the errors is
-    raised in the end. Raise KeyError for a name that no imported module declares.
+    What another worker has at the moment is left to it. Where some fail, the others catch up
+    all the same, and an ExceptionGroup of the errors is raised in the end. Raise KeyError for a
+    name that no imported module declares.
     """
-    chosen = {name: projections[name] for name in (projections if names is None else names)}
     applied: dict[str, int] = {}
     errors: list[Exception] = []
-    for name, each in chosen.items():
+    for name, each in chosen(names).items():
         try:
-            applied[name] = each.catch_up()
+            applied[name] = catch_up(each, wait=False)
         except Exception as error:
             errors.append(error)
     if errors:
         raise ExceptionGroup("Some projections could not catch up.", errors)
     return applied
+
+
+class Runner:
+    """Runs projections until it is told to stop."""
+
+    def __init__(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        stop: Flag | None = None,
+        tell: Callable[[dict[str, int]], None] | None = None,
+    ) -> None:
+        """
+        Run these projections, by default all that are declared.
+
+        ``stop`` ends it between two batches, and leases are given back. ``tell`` is called
+        after each round that applied something, with the number of events by name.
+        """
+        self._projections = chosen(names)
+        self._stop = stop or Flag()
+        self._tell = tell
+        self._owner = leases.new_owner()
+        self._advancers: dict[Place, Advancer] = {}
+        self._instances: dict[Place, BaseProjection] = {}
+        self._next_beat = 0.0
+        self._is_behind = False
+        self._complained: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Run for good: until ``stop`` is set. An error of the database is waited out."""
+        wait, pause = FIRST_WAIT, SHORTEST_PAUSE
+        try:
+            while not self._stop.is_set():
+                try:
+                    moved = self.round()
+                except (Error, FeedUnavailable) as error:
+                    logger.error(
+                        "Projections wait for %.1f s, and then go on: %s", wait, _short(error)
+                    )
+                    self._forget()
+                    self._stop.wait(wait)
+                    wait = min(wait * 2, LONGEST_WAIT)
+                    continue
+                wait = FIRST_WAIT
+                if moved:
+                    pause = SHORTEST_PAUSE
+                self._stop.wait(0 if self._is_behind else pause)
+                if not moved:
+                    pause = min(pause * PATIENCE, LONGEST_PAUSE)
+        finally:
+            self.close()
+
+    def round(self) -> bool:
+        """Do what there is to do now, one batch of each partition; return whether any was."""
+        if time.monotonic() >= self._next_beat:
+            self._beat()
+        settled: dict[str, int] = {}
+        applied: dict[str, int] = {}
+        self._is_behind = False
+        for place in list(self._advancers):
+            if self._stop.is_set():
+                break
+            advancer = self._advancers[place]
+            using = advancer.lease.using
+            if using not in settled:
+                settled[using] = Feed(using).settled()
+            before = advancer.applied
+            try:
+                if advancer.position < settled[using]:
+                    self._is_behind |= advancer.step()
+                else:
+                    advancer.rest()
+                advancer.retry_due()
+            except LeaseLost:
+                logger.warning("Projection %s: another worker has taken over.", place[0])
+                del self._advancers[place]
+                self._next_beat = 0.0
+            count = advancer.applied - before
+            if count:
+                applied[place[0]] = applied.get(place[0], 0) + count
+        if applied and self._tell is not None:
+            self._tell(applied)
+        return bool(applied)
+
+    def close(self) -> None:
+        """Give all leases back."""
+        with suppress(Error):
+            for place in list(self._advancers):
+                self._give_back(place)
+            for using in self._databases():
+                ProjectionWorker.objects.using(using).filter(name=self._owner).delete()
+        self._forget()
+
+    # Who does what
+
+    def _beat(self) -> None:
+        self._next_beat = time.monotonic() + BEAT
+        for using, own in self._databases().items():
+            workers = ProjectionWorker.objects.using(using)
+            workers.bulk_create(
+                [
+                    ProjectionWorker(
+                        name=self._owner,
+                        projections=sorted(own),
+                        seen_until=Now() + timedelta(seconds=ALIVE),
+                    )
+                ],
+                update_conflicts=True,
+                unique_fields=["name"],
+                update_fields=["projections", "seen_until"],
+            )
+            workers.filter(seen_until__lt=Now()).delete()
+            shares = [
+                Share(name, frozenset(names))
+                for name, names in workers.values_list("name", "projections")
+                if name == self._owner or not leases.is_dead(name)
+            ]
+            self._take_share(using, own, shares)
+
+    def _take_share(
+        self, using: str, own: dict[str, type[BaseProjection]], shares: list[Share]
+    ) -> None:
+        states = {name: state for name in own if (state := self._begin(own[name], using))}
+        places = {
+            (name, number) for name, state in states.items() for number in range(state.partitions)
+        }
+        ours = {place for place, worker in divided(places, shares).items() if worker == self._owner}
+        for place in [each for each in self._advancers if each[0] in own and each not in ours]:
+            self._give_back(place)
+        for name, state in states.items():
+            if state.partitions != own[name].partitions and all(
+                place in ours for place in places if place[0] == name
+            ):
+                self._divide(own[name], state, using)
+        for place in sorted(ours - set(self._advancers)):
+            name, number = place
+            taken = lease(own[name], number, using=using, owner=self._owner)
+            if taken is not None:
+                self._advancers[place] = Advancer(self._instance(place), taken, Feed(using))
+
+    def _begin(self, projection: type[BaseProjection], using: str) -> ProjectionState | None:
+        try:
+            state = begin(projection, using)
+        except ProjectionUnavailable as error:
+            # Said once, and tried again: a rebuild may put it right.
+            if self._complained.get(projection.name) != str(error):
+                self._complained[projection.name] = str(error)
+                logger.error("%s", error)
+            return None
+        self._complained.pop(projection.name, None)
+        return state
+
+    def _divide(self, projection: type[BaseProjection], state: ProjectionState, using: str) -> None:
+        for place in [each for each in self._advancers if each[0] == projection.name]:
+            self._give_back(place)
+        divide(projection, state, using=using, owner=self._owner)
+        self._next_beat = 0.0
+
+    def _instance(self, place: Place) -> BaseProjection:
+        if place not in self._instances:
+            self._instances[place] = self._projections[place[0]]()
+        return self._instances[place]
+
+    def _give_back(self, place: Place) -> None:
+        self._advancers.pop(place).close()
+
+    def _forget(self) -> None:
+        """After an error of the database: what is known of leases may be wrong."""
+        self._advancers.clear()
+        self._next_beat = 0.0
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:
+                connection.close_if_unusable_or_obsolete()
+
+    def _databases(self) -> dict[str, dict[str, type[BaseProjection]]]:
+        found: dict[str, dict[str, type[BaseProjection]]] = {}
+        for name, each in self._projections.items():
+            found.setdefault(each._using(), {})[name] = each
+        return found
+
+
+def divided(places: Iterable[Place], shares: Iterable[Share]) -> dict[Place, str]:
+    """
+    Return which worker each partition falls to.
+
+    All workers come to the same result. Those that run the same projections get equally many
+    partitions, give or take one.
+    """
+    found: dict[Place, str] = {}
+    dealt: dict[str, int] = {}
+    everybody = sorted(shares)
+    for place in sorted(places):
+        able = [each.worker for each in everybody if place[0] in each.projections]
+        if able:
+            # The one with the fewest; among those, not always the first in the alphabet.
+            worker = min(able, key=lambda name: (dealt.get(name, 0), _mixed(name, place)))
+            found[place] = worker
+            dealt[worker] = dealt.get(worker, 0) + 1
+    return found
+
+
+def _mixed(worker: str, place: Place) -> bytes:
+    return blake2b(f"{worker}/{place[0]}/{place[1]}".encode(), digest_size=8).digest()
+
+
+def _short(error: Exception) -> str:
+    # A database's error may quote what it was given.
+    return str(error) if isinstance(error, FeedUnavailable) else type(error).__name__

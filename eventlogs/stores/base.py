@@ -84,6 +84,10 @@ class BaseStore(ABC):
     refusal raises nothing in the database, and leaves the transaction as it was.
     """
 
+    # The database alias whose transactions the store takes part in, if there is one: projections
+    # that are kept inline take part in its appends.
+    using: str | None = None
+
     @abstractmethod
     def append(self, request: AppendRequest) -> LogState:
         """

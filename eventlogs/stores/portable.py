@@ -42,6 +42,8 @@ LOOKS = 20  # at a key that is neither ours nor anybody else's
 class PortableStore(BaseStore):
     """Logs in a database, through the ORM."""
 
+    using: str
+
     def __init__(self, using: str) -> None:
         self.using = using
 

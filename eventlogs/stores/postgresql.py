@@ -49,6 +49,8 @@ RESTORE = Statement("restore")
 class PostgreSQLStore(BaseStore):
     """Logs in PostgreSQL."""
 
+    using: str
+
     def __init__(self, using: str) -> None:
         self.using = using
 

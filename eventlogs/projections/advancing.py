@@ -1,0 +1,474 @@
+"""
+Advancing one partition of a projection, a batch at a time: the heart of it.
+
+The walk of a batch: read settled events behind the checkpoint; in one transaction move the
+checkpoint (which proves that the lease is still ours), load the rows, let the handlers change
+them, write the rows. Whatever is killed, rows and checkpoint are both stored, or neither is.
+
+Where an event of the batch cannot be applied, the batch is taken back. What stands before the
+event is applied again, without it; its log is held from it on (see ``parking.py``), and the rest
+goes on. Where it is not known which event it was (a worker that crashed, a deadline, an error of
+the database), the batch is done *carefully*: event by event, each attempt counted before it.
+
+A reactor has no rows. Its handler runs outside of a transaction and before the checkpoint moves,
+event by event: it is called at least once for each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from django.db import Error, connections
+from django.db.models import F
+from django.db.models.functions import Now
+
+from eventlogs.codec import FeedRow
+from eventlogs.events import EventRecord
+from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, TransactionMustRetry
+from eventlogs.feed import Feed, FeedRows
+from eventlogs.ids import LogId
+from eventlogs.models import ParkedEvent
+from eventlogs.projections import leases
+from eventlogs.projections.deadlines import HandlerTimedOut, deadline
+from eventlogs.projections.leases import Lease, fenced
+from eventlogs.projections.parking import INDEX, POSITION, TYPE, Parking, log_id_of
+from eventlogs.stores import store_for
+from eventlogs.stores.feeds import partition_of
+from eventlogs.stores.transactions import ATTEMPTS, must_retry
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import BaseProjection
+
+IDLE_MOVE: Final = 1.0  # seconds between two moves of a checkpoint over what is not ours
+RETRIES: Final = 200  # events of one held log that are tried in one go, so that others come too
+PAGE: Final = 200  # events of a held log that are read at once
+
+FAILURES: Final = (Exception, SystemExit, HandlerTimedOut)
+
+
+class Failed(Exception):
+    """An event could not be applied; ``position`` is None where nobody knows which one."""
+
+    def __init__(self, position: int | None, error: BaseException) -> None:
+        super().__init__(position)
+        self.position = position
+        self.error = error
+
+
+class Advancer:
+    """One worker at one partition."""
+
+    def __init__(
+        self, projection: BaseProjection, lease: Lease, feed: Feed, *, is_strict: bool = False
+    ) -> None:
+        """
+        Apply the events of a partition that is leased.
+
+        ``is_strict`` raises ProjectionFailed where an event cannot be applied, in the place of
+        holding its log.
+        """
+        self.lease = lease
+        self._is_strict = is_strict
+        self.applied = 0
+        self.parking = parking_of(projection, lease.using, is_rebuild=lease.is_rebuild)
+        self._projection = projection
+        self._feed = feed
+        self._seen = lease.position
+        self._moved_at = time.monotonic()
+        self._rate = 0.0
+        self._types = projection._types()
+        self._log_types = projection._log_types()
+        # Who had the lease before us did not give it back, and may have died of an event.
+        self._careful_until = feed.settled() if lease.was_abandoned else 0
+        self._careful_for = projection.batch_size
+
+    @property
+    def position(self) -> int:
+        """How far the partition is, by now."""
+        return self._seen
+
+    def step(self, upto: int | None = None) -> bool:
+        """
+        Apply one batch, of events at most at ``upto``; return whether there is more.
+
+        Raise LeaseLost where another worker has taken over, and the database's error where
+        the connection is lost. Nothing of the batch is stored then.
+        """
+        found = self._feed.read_rows(
+            self._seen,
+            limit=self._projection.batch_size,
+            types=self._types,
+            log_types=self._log_types,
+            partition=self.lease.part,
+        )
+        if upto is not None:
+            found = _cut(found, upto)
+        if found.rows and self.lease.is_rebuild:
+            found = self._without_skipped(found)
+        if found.rows:
+            self._advance(found.rows, found.next_after)
+        self._seen = max(self._seen, found.next_after)
+        self._keep_up()
+        return found.more
+
+    def settle(self, upto: int | None = None) -> None:
+        """Apply all that is settled now (at most up to a position), and what is due again."""
+        more = True
+        while more:
+            more = self.step(upto)
+        self.retry_due()
+
+    def rest(self) -> None:
+        """There is nothing to apply: keep the lease, and what was passed over."""
+        self._keep_up()
+
+    def retry_due(self) -> None:
+        """Try events again whose time has come, and what waits behind them."""
+        number, of = self.lease.partition, self.lease.partitions
+        for waiting in self.parking.due():
+            if partition_of(waiting.log_id.uuid, of) == number:
+                self._retry(waiting)
+
+    def stand_at(self, position: int) -> None:
+        """Move the checkpoint over what is not ours, up to a position that has been reached."""
+        self._transact_or_raise(lambda lease: None, max(position, self.lease.position))
+
+    def close(self) -> None:
+        """Give the lease back."""
+        leases.release(self.lease, self._seen)
+
+    # A batch
+
+    def _advance(self, rows: list[FeedRow], reached: int) -> None:
+        if self._projection.is_inline:
+            self._sweep(rows, reached)
+            return
+        if not self._projection.is_transactional:
+            self._one_by_one(rows)
+            return
+        while rows:
+            careful = [row for row in rows if row[POSITION] <= self._careful_until]
+            careful = careful[: self._careful_for]
+            if careful:
+                self._careful_for -= len(careful)
+                self._one_by_one(careful)
+                rows = rows[len(careful) :]
+                continue
+            failed = self._attempt(rows, reached)
+            if failed is None:
+                return
+            done = self._attempt_up_to(failed, rows)
+            if done is None:
+                self._careful_until, self._careful_for = rows[-1][POSITION], len(rows)
+            else:
+                rows = rows[done:]
+
+    def _attempt_up_to(self, failed: Failed, rows: list[FeedRow]) -> int | None:
+        """
+        Apply what stands before an event that failed, and hold its log.
+
+        Return how many rows are done with; None where nothing is, and care is needed.
+        """
+        at = next((n for n, row in enumerate(rows) if row[POSITION] == failed.position), None)
+        if at is None:
+            return None
+        failing = rows[at]
+        if self._is_strict:
+            if at and self._attempt(rows[:at], rows[at - 1][POSITION]) is not None:
+                return None
+            self._give_up(failing, failed.error)
+        if self._attempt(rows[:at], failing[POSITION], failing, failed.error) is not None:
+            return None
+        return at + 1
+
+    def _attempt(
+        self,
+        rows: Sequence[FeedRow],
+        reached: int,
+        failing: FeedRow | None = None,
+        error: BaseException | None = None,
+    ) -> Failed | None:
+        """
+        Apply rows and move the checkpoint; hold the log of ``failing``, which comes next.
+
+        Return what went wrong; nothing is stored then.
+        """
+        count, begun = 0, time.perf_counter()
+
+        def batch(lease: Lease) -> None:
+            nonlocal count
+            held = self.parking.held()
+            free = [row for row in rows if log_id_of(row) not in held] if held else rows
+            self._projection.apply(self._records(free), lease.using)
+            if failing is not None and error is not None:
+                self.parking.failed(self.parking.hold(failing), error)
+            count = len(free)
+
+        figures = {"applied": F("applied") + len(rows), "moved_at": Now(), "rate": self._rate}
+        failed = self._transact(batch, reached, **figures)
+        if failed is None:
+            self.applied += count
+            self._rate = len(rows) / max(time.perf_counter() - begun, 1e-6)
+        return failed
+
+    def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
+        """Let an inline projection catch up with logs that were appended to without it."""
+        held = self.parking.held()
+        for row in self._projection.missing(rows, self.lease.using):
+            if log_id_of(row) in held:
+                continue
+            if self.lease.is_half_over:
+                self._transact_or_raise(lambda lease: None, self.lease.position)
+            failed = self._react(row)
+            if failed is None:
+                self.applied += 1
+            else:
+                self._note_failure(row, self.lease.position, None, failed.error)
+        self._transact_or_raise(lambda lease: None, reached)
+
+    def _one_by_one(self, rows: Sequence[FeedRow]) -> None:
+        for row in rows:
+            if self._pass_if_held(row):
+                continue
+            if self.lease.is_half_over:
+                self._transact_or_raise(lambda lease: None, self.lease.position)
+            careful = row[POSITION] <= self._careful_until or self._projection.is_transactional
+            waiting = self._hold(row) if careful else None
+            failed = self._apply_one(row, row[POSITION], waiting)
+            if failed is None:
+                self.applied += 1
+            else:
+                self._note_failure(row, row[POSITION], waiting, failed.error)
+
+    def _pass_if_held(self, row: FeedRow) -> bool:
+        log_id = log_id_of(row)
+        if log_id not in self.parking.held():
+            return False  # and nobody but us could hold it
+        passed = True
+
+        def look_again(lease: Lease) -> None:
+            nonlocal passed
+            passed = log_id in self.parking.held()
+            if not passed:
+                raise _TakenBack
+
+        with suppress(_TakenBack):  # somebody has let it go meanwhile
+            self._transact_or_raise(look_again, row[POSITION])
+        return passed
+
+    def _hold(self, row: FeedRow) -> ParkedEvent:
+        held: list[ParkedEvent] = []
+        self._transact_or_raise(
+            lambda lease: held.append(self.parking.hold(row)), self.lease.position
+        )
+        return held[-1]
+
+    def _apply_one(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> Failed | None:
+        """Apply one event, move the checkpoint, and let go of what was held for it."""
+        if not self._projection.is_transactional:
+            failed = self._react(row)
+            if failed is not None:
+                return failed
+
+        def apply(lease: Lease) -> None:
+            if self._projection.is_transactional:
+                self._projection.apply(self._records([row]), lease.using)
+            if waiting is not None:
+                self.parking.release(waiting, self._following(row, lease.position))
+
+        return self._transact(apply, position, applied=F("applied") + 1, moved_at=Now())
+
+    def _react(self, row: FeedRow) -> Failed | None:
+        try:
+            with deadline(self._projection.timeout):
+                self._projection.apply(self._records([row]), self.lease.using)
+        except Failed as failed:
+            return failed
+        except HandlerTimedOut:
+            return Failed(row[POSITION], self._too_long())
+        return None
+
+    def _without_skipped(self, found: FeedRows) -> FeedRows:
+        """Leave out what a person has said to skip: it could not be applied before, either."""
+        first, last = found.rows[0][POSITION], found.rows[-1][POSITION]
+        skipped = self.parking.skipped(first, last)
+        return found._replace(rows=[row for row in found.rows if row[POSITION] not in skipped])
+
+    def _give_up(self, row: FeedRow, error: BaseException) -> NoReturn:
+        raise ProjectionFailed(self._projection.name, log_id_of(row), row[POSITION]) from error
+
+    def _note_failure(
+        self, row: FeedRow, position: int, waiting: ParkedEvent | None, error: BaseException
+    ) -> None:
+        if self._is_strict:
+            if waiting is not None:
+                self._transact_or_raise(
+                    lambda lease: self.parking.release(waiting, None), self.lease.position
+                )
+            self._give_up(row, error)
+        self._transact_or_raise(
+            lambda lease: self.parking.failed(waiting or self.parking.hold(row), error), position
+        )
+
+    # What waits
+
+    def _retry(self, waiting: ParkedEvent) -> None:
+        for _ in range(RETRIES):
+            begun = self._begin(waiting)
+            if begun is None:
+                return
+            row = self.row_of(begun)
+            failed = self._apply_one(row, self.lease.position, begun)
+            if failed is not None:
+                self._note_failure(row, self.lease.position, begun, failed.error)
+                return
+            self.applied += 1
+
+    def _begin(self, waiting: ParkedEvent) -> ParkedEvent | None:
+        begun: list[ParkedEvent] = []
+
+        def count(lease: Lease) -> None:
+            begun.clear()
+            # What lies ahead of the checkpoint is not ours to try yet: it comes with its batch.
+            due = self.parking.rows().filter(
+                pk=waiting.pk, retry_at__lte=Now(), position__lte=lease.position
+            )
+            found = due.first()
+            if found is not None and self.parking.begin(found):
+                begun.append(found)
+
+        self._transact_or_raise(count, self.lease.position)
+        return begun[0] if begun else None
+
+    def row_of(self, waiting: ParkedEvent) -> FeedRow:
+        """Return the event that waits, as a row of the feed."""
+        return row_at(waiting.log_id, waiting.index, self.lease.using)
+
+    def _following(self, row: FeedRow, upto: int) -> FeedRow | None:
+        return following(self._projection, log_id_of(row), row[INDEX], upto, self.lease.using)
+
+    # Transactions
+
+    def _transact(
+        self, work: Callable[[Lease], None], position: int, **figures: Any
+    ) -> Failed | None:
+        """
+        Do ``work`` in a transaction that moves the checkpoint, again where it must be.
+
+        Return what went wrong in it; nothing is stored then.
+        """
+        using = self.lease.using
+        for number in range(ATTEMPTS):
+            try:
+                with (
+                    deadline(self._projection.timeout),
+                    fenced(self.lease, position, **figures) as moved,
+                ):
+                    work(moved)
+                self.lease = moved
+                self._moved_at = time.monotonic()
+                return None
+            except Failed as failed:
+                error, cause = failed, failed.error
+            except HandlerTimedOut:
+                # The connection may have been interrupted in the middle of a statement.
+                _drop(using)
+                return Failed(None, self._too_long())
+            except MemoryError as raised:
+                return Failed(None, raised)
+            except Error as raised:
+                error, cause = Failed(None, raised), raised
+            if isinstance(cause, TransactionMustRetry) and isinstance(cause.__cause__, Error):
+                cause = cause.__cause__
+            if isinstance(cause, Error):
+                if not connections[using].is_usable():
+                    _drop(using)
+                    raise cause
+                if must_retry(cause) and number < ATTEMPTS - 1:
+                    time.sleep(0.01 * 2**number)
+                    continue
+            return error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _transact_or_raise(self, work: Callable[[Lease], None], position: int) -> None:
+        failed = self._transact(work, position)
+        if failed is not None:
+            raise failed.error
+
+    def _too_long(self) -> ProjectionTimedOut:
+        return ProjectionTimedOut(self._projection.name, self._projection.timeout)
+
+    def _keep_up(self) -> None:
+        """Move the checkpoint over what is not ours, and renew the lease, now and then."""
+        idle = self._seen > self.lease.position and time.monotonic() - self._moved_at > IDLE_MOVE
+        if idle or self.lease.is_half_over:
+            self._transact_or_raise(lambda lease: None, self._seen)
+
+    def _records(self, rows: Sequence[FeedRow]) -> list[EventRecord]:
+        try:
+            return list(self._feed.records(rows))
+        except FAILURES:
+            pass  # which one was it?
+        records: list[EventRecord] = []
+        for row in rows:
+            try:
+                records += self._feed.records([row])
+            except HandlerTimedOut:
+                raise
+            except FAILURES as error:
+                raise Failed(row[POSITION], error) from error
+        return records
+
+
+class _TakenBack(Exception):
+    """Take the transaction back: nothing is wrong."""
+
+
+def parking_of(projection: Any, using: str, *, is_rebuild: bool = False) -> Parking:
+    """Return where the events of a projection (a class or an instance of it) wait."""
+    return Parking(
+        projection.name,
+        using,
+        is_rebuild=is_rebuild,
+        max_attempts=projection.max_attempts,
+        backoff=projection.backoff,
+    )
+
+
+def history(log_id: LogId, start: int, using: str) -> list[FeedRow]:
+    """Return a page of a log's events from an index on, as rows of the feed."""
+    stored = store_for(using).events(log_id, start=start, limit=PAGE)
+    return [(log_id.log_type, log_id.uuid, *event) for event in stored]
+
+
+def row_at(log_id: LogId, index: int, using: str) -> FeedRow:
+    """Return one event of a log as a row of the feed."""
+    return history(log_id, index, using)[0]
+
+
+def following(projection: Any, log_id: LogId, index: int, upto: int, using: str) -> FeedRow | None:
+    """Return the next event of a log that a projection wants, up to a position; or None."""
+    types = projection._types()
+    while page := history(log_id, index + 1, using):
+        for row in page:
+            if row[POSITION] > upto:
+                return None
+            if types is None or row[TYPE] in types:
+                return row
+        index = page[-1][INDEX]
+    return None
+
+
+def _cut(found: FeedRows, upto: int) -> FeedRows:
+    rows = [row for row in found.rows if row[POSITION] <= upto]
+    reached = min(found.next_after, upto)
+    return found._replace(rows=rows, next_after=reached, more=found.more and reached < upto)
+
+
+def _drop(using: str) -> None:
+    connection = connections[using]
+    if not connection.in_atomic_block:
+        connection.close()

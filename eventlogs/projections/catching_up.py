@@ -1,0 +1,159 @@
+"""Catching up: what one call does, once. What goes on for good is in ``running.py``."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from django.db import Error
+
+from eventlogs.exceptions import ProjectionUnavailable
+from eventlogs.feed import Feed
+from eventlogs.ids import LogId
+from eventlogs.models import ProjectionState
+from eventlogs.projections import leases
+from eventlogs.projections.advancing import Advancer, following, parking_of
+from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.stores.feeds import partition_of
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import BaseProjection
+
+NAP: Final = 0.02  # seconds between two looks at a partition that another worker has
+
+
+def begin(projection: type[BaseProjection], using: str) -> ProjectionState:
+    """
+    Return the state of a projection that may run.
+
+    Raise ProjectionUnavailable where its rows are of newer code, or were kept inline.
+    """
+    start = getattr(projection, "start", None)
+    state = leases.ensure(
+        projection.name,
+        using=using,
+        version=projection.version,
+        mode=projection.mode,
+        partitions=projection.partitions,
+        start=Feed(using).settled if start == "now" else int,
+    )
+    if state.version > projection.version:
+        raise ProjectionUnavailable("newer", projection=projection.name)
+    if state.mode != projection.mode:
+        if projection.mode != projection.INLINE:
+            raise ProjectionUnavailable("mode", projection=projection.name)
+        leases.become_inline(projection.name, using=using)
+    return state
+
+
+def lease(projection: type[BaseProjection], number: int, *, using: str, owner: str) -> Lease | None:
+    """Lease a partition for as long as one step may take."""
+    return leases.acquire(
+        projection.name, number, using=using, owner=owner, seconds=projection.timeout + GRACE
+    )
+
+
+def catch_up(projection: type[BaseProjection], *, wait: bool = True) -> int:
+    """
+    Apply what is settled, and return how many events were applied here.
+
+    Where another worker has a partition, wait until that is done, unless ``wait`` is False.
+    """
+    using = projection._using()
+    begin(projection, using)
+    feed, owner = Feed(using), leases.new_owner()
+    target = feed.settled()
+    applied = 0
+    if not _has_work(projection, using, target):
+        return 0
+    todo = _divide(projection, using, owner)
+    pending = set(range(todo))
+    while pending:
+        for number in sorted(pending):
+            taken = lease(projection, number, using=using, owner=owner)
+            if taken is not None:
+                count, done = _settle(projection(), taken, feed)
+                applied += count
+                if done:
+                    pending.discard(number)
+        if not wait:
+            break
+        if pending:
+            reached = leases.positions(projection.name, using)
+            pending = {each for each in pending if reached.get(each, target) < target}
+            if pending:
+                time.sleep(NAP)
+    return applied
+
+
+def _settle(projection: BaseProjection, taken: Lease, feed: Feed) -> tuple[int, bool]:
+    advancer = Advancer(projection, taken, feed)
+    try:
+        advancer.settle()
+        advancer.close()
+    except LeaseLost:
+        return advancer.applied, False
+    except BaseException:
+        with suppress(Error):
+            advancer.close()
+        raise
+    return advancer.applied, True
+
+
+def _has_work(projection: type[BaseProjection], using: str, target: int) -> bool:
+    return (
+        leases.position(projection.name, using) < target
+        or bool(parking_of(projection, using).due())
+        or leases.is_divided_otherwise(projection.name, projection.partitions, using=using)
+    )
+
+
+def _divide(projection: type[BaseProjection], using: str, owner: str) -> int:
+    """Divide the projection as its class says, if that can be done now; return how it is."""
+    state = begin(projection, using)
+    if state.partitions != projection.partitions:
+        divide(projection, state, using=using, owner=owner)
+        state = begin(projection, using)
+    return state.partitions
+
+
+def divide(
+    projection: type[BaseProjection], state: ProjectionState, *, using: str, owner: str
+) -> None:
+    """Bring all partitions to one position, and divide there. Nothing, where one is at work."""
+    feed = Feed(using)
+    taken = [
+        lease(projection, number, using=using, owner=owner) for number in range(state.partitions)
+    ]
+    held = [each for each in taken if each is not None]
+    try:
+        if len(held) == len(taken):
+            upto = max(each.position for each in held)
+            advancers = [Advancer(projection(), each, feed) for each in held]
+            for number, advancer in enumerate(advancers):
+                while advancer.position < upto:
+                    advancer.step(upto)
+                advancer.stand_at(upto)
+                held[number] = advancer.lease
+            leases.repartition(projection.name, projection.partitions, using=using, owner=owner)
+    except LeaseLost:
+        pass
+    finally:
+        for each in held:
+            leases.release(each)
+
+
+def skip(projection: type[BaseProjection], log_id: LogId) -> bool:
+    """Pass over the event that a log is held by; return whether there was one."""
+    using = projection._using()
+    state = begin(projection, using)
+    number = partition_of(log_id.uuid, state.partitions)
+    parking = parking_of(projection, using)
+    with leases.locked(projection.name, number, using=using) as checkpoint:
+        waiting = parking.rows().filter(log_id=log_id, position__lte=checkpoint.position).first()
+        if waiting is None:
+            return False
+        next_one = following(projection, log_id, waiting.index, checkpoint.position, using)
+        parking.skip(waiting, next_one)
+    return True

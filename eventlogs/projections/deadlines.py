@@ -1,0 +1,49 @@
+"""
+Deadlines: a handler that hangs is interrupted, and its event counts as failed.
+
+The interruption is a signal (``SIGALRM``), which Python handles in the main thread and nowhere
+else (https://docs.python.org/3/library/signal.html). In another thread, and on systems without
+that signal, there is no deadline: there, the lease runs out, and another worker takes over.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class HandlerTimedOut(BaseException):
+    """
+    A handler took too long.
+
+    No Exception: a handler that catches those is to be interrupted all the same.
+    """
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise HandlerTimedOut inside of the block when it takes longer than ``seconds``."""
+    possible = hasattr(signal, "setitimer")
+    if not possible or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if any(signal.getitimer(signal.ITIMER_REAL)):
+        yield  # somebody else's clock is running, e.g. that of a test
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise HandlerTimedOut
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    # Again and again: one that falls into a destructor or a callback is swallowed there.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)

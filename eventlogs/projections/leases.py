@@ -1,0 +1,328 @@
+"""
+Checkpoints and leases: how far each partition of a projection is, and who may move it.
+
+A worker leases a partition before it applies anything. The lease carries a *fencing token*, a
+number that each new lease raises. Every transaction of a worker begins with one UPDATE of the
+checkpoint, which demands the worker's own token and the position that it believes in. It does
+three things at once: it locks the row until the transaction ends, so whoever changes rows of the
+partition does so one after the other; it moves the checkpoint, which so commits with the rows;
+and it finds nothing where another worker has taken over. So a worker that was paused beyond its
+lease changes nothing when it wakes, however late: its token is out of date.
+
+That the lease runs out by the database's clock only decides when others *may* take over. That
+nothing is applied twice does not depend on any clock. (The token is the one of Kleppmann,
+https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html.)
+
+A worker that is paused in the middle of a transaction would keep the row locked. PostgreSQL ends
+such a session (``idle_in_transaction_session_timeout``, set for the transaction alone), which
+takes everything back that it did.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+from django.db import connections, transaction
+from django.db.models import F, Min, Q
+from django.db.models.functions import Now
+
+from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
+
+HOST: Final = socket.gethostname()[:60]
+GRACE: Final = 2.0  # seconds that a lease outlasts what its holder may take for one step
+
+
+class LeaseLost(Exception):
+    """Another worker has the partition by now; nothing of the transaction is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to move one checkpoint, as long as nobody has a higher token."""
+
+    using: str
+    pk: int
+    projection: str
+    is_rebuild: bool
+    partition: int
+    partitions: int
+    token: int
+    position: int
+    seconds: float  # how long it lasts each time it is renewed
+    renewed_at: float  # time.monotonic(), before it was
+    was_abandoned: bool = False  # the holder before did not give it back: it may have crashed
+
+    @property
+    def is_half_over(self) -> bool:
+        """Whether it is time to renew it."""
+        return time.monotonic() - self.renewed_at > self.seconds / 2
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """The partition as the feed wants it."""
+        return None if self.partitions == 1 else (self.partition, self.partitions)
+
+
+def new_owner() -> str:
+    """Return a name for a worker that tells a person where it is; no other one has it."""
+    return f"{HOST}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def is_dead(owner: str) -> bool:
+    """
+    Return whether a worker is known to be gone: it ran on this machine, and runs no more.
+
+    To be wrong (machines that share a name) costs work, and nothing else: see the token.
+    """
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    if host != HOST or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def is_live(row: Checkpoint, *, using: str) -> bool:
+    """Return whether a worker has a lease on a checkpoint, and may be at work."""
+    leased = Checkpoint.objects.using(using).filter(pk=row.pk, leased_until__gte=Now())
+    return not is_dead(row.owner) and leased.exists()
+
+
+def state_of(name: str, using: str) -> ProjectionState | None:
+    """Return the state of a projection, or None where it has never run."""
+    return ProjectionState.objects.using(using).filter(name=name).first()
+
+
+def ensure(
+    name: str,
+    *,
+    using: str,
+    version: int,
+    mode: str,
+    partitions: int,
+    start: Callable[[], int] = int,
+) -> ProjectionState:
+    """
+    Return the state of a projection, made with its checkpoints where there is none yet.
+
+    ``start`` is asked for the position to begin behind, only then.
+    """
+    state = state_of(name, using)
+    if state is None:
+        position = start()
+        fresh = ProjectionState(name=name, version=version, mode=mode, partitions=partitions)
+        states = ProjectionState.objects.using(using)
+        with transaction.atomic(using=using):
+            # Whoever is second waits here for the first one, and then finds its rows.
+            states.bulk_create([fresh], ignore_conflicts=True)
+            state = states.get(name=name)
+            add_checkpoints(name, using=using, partitions=state.partitions, position=position)
+    return state
+
+
+def is_divided_otherwise(name: str, partitions: int, *, using: str) -> bool:
+    """Return whether a projection has another number of partitions than this."""
+    state = state_of(name, using)
+    return state is not None and state.partitions != partitions
+
+
+def become_inline(name: str, *, using: str) -> None:
+    """Let a projection be inline from now on: who applies its events from the feed stops."""
+    with transaction.atomic(using=using):
+        lock_all(name, using=using)
+        rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
+        rows.update(token=F("token") + 1, owner="", leased_until=None)
+        ProjectionState.objects.using(using).filter(name=name).update(mode="inline")
+
+
+def add_checkpoints(
+    name: str, *, using: str, partitions: int, is_rebuild: bool = False, position: int = 0
+) -> None:
+    """Add the checkpoints of all partitions that are missing."""
+    Checkpoint.objects.using(using).bulk_create(
+        [
+            Checkpoint(
+                projection=name,
+                is_rebuild=is_rebuild,
+                partition=number,
+                partitions=partitions,
+                position=position,
+            )
+            for number in range(partitions)
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def position(name: str, using: str, *, is_rebuild: bool = False) -> int:
+    """Return the position up to which all partitions are; 0 at first."""
+    found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild)
+    return found.aggregate(lowest=Min("position"))["lowest"] or 0
+
+
+def positions(name: str, using: str, *, is_rebuild: bool = False) -> dict[int, int]:
+    """Return the position of each partition."""
+    found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild)
+    return dict(found.values_list("partition", "position"))
+
+
+def acquire(
+    name: str,
+    number: int,
+    *,
+    using: str,
+    owner: str,
+    seconds: float,
+    is_rebuild: bool = False,
+) -> Lease | None:
+    """
+    Lease a partition for ``seconds``, or return None where another worker has it.
+
+    A worker that is known to be dead has no lease any more. A partition whose row is locked is at
+    work, whatever its lease says: nobody waits for it.
+    """
+    renewed_at = time.monotonic()
+    rows = Checkpoint.objects.using(using).filter(
+        projection=name, is_rebuild=is_rebuild, partition=number
+    )
+    dead = [each for each in rows.values_list("owner", flat=True) if is_dead(each)]
+    free = rows.filter(
+        Q(leased_until=None) | Q(leased_until__lt=Now()) | Q(owner__in=[owner, *dead])
+    )
+    skip_locked = connections[using].features.has_select_for_update_skip_locked
+    with transaction.atomic(using=using):
+        row = free.select_for_update(skip_locked=skip_locked).first()
+        if row is None:
+            return None
+        rows.update(
+            token=F("token") + 1, owner=owner, leased_until=Now() + timedelta(seconds=seconds)
+        )
+    return Lease(
+        using=using,
+        pk=row.pk,
+        projection=name,
+        is_rebuild=is_rebuild,
+        partition=number,
+        partitions=row.partitions,
+        token=row.token + 1,
+        position=row.position,
+        seconds=seconds,
+        renewed_at=renewed_at,
+        was_abandoned=row.owner not in ("", owner),
+    )
+
+
+def move(lease: Lease, position: int, **figures: Any) -> Lease:
+    """
+    Move a checkpoint (or leave it where it is), lock it and renew its lease.
+
+    It belongs at the beginning of a transaction. Raise LeaseLost where it is another's by now.
+    """
+    renewed_at = time.monotonic()
+    changed = _mine(lease).update(
+        position=position, leased_until=Now() + timedelta(seconds=lease.seconds), **figures
+    )
+    if not changed:
+        raise LeaseLost(lease.projection)
+    return replace(lease, position=position, renewed_at=renewed_at)
+
+
+def release(lease: Lease, position: int | None = None) -> None:
+    """Give a lease back, at a position up to which there was nothing to apply."""
+    reached = lease.position if position is None else position
+    _mine(lease).update(owner="", leased_until=None, position=reached)
+
+
+@contextmanager
+def fenced(lease: Lease, position: int | None = None, **figures: Any) -> Iterator[Lease]:
+    """
+    Open a transaction that moves the checkpoint, and give the lease as it is after it.
+
+    The new lease holds only once the block has ended well. Raise LeaseLost as ``move`` does.
+    """
+    connection = connections[lease.using]
+    alone = not connection.in_atomic_block
+    with transaction.atomic(using=lease.using):
+        if alone and connection.vendor == "postgresql":
+            limit_idleness(lease.using, lease.seconds)
+        yield move(lease, lease.position if position is None else position, **figures)
+
+
+def limit_idleness(using: str, seconds: float) -> None:
+    """Let PostgreSQL end this session if its transaction stands still for so long."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
+            [str(max(1, round(seconds * 1000)))],
+        )
+
+
+@contextmanager
+def locked(name: str, number: int, *, using: str) -> Iterator[Checkpoint]:
+    """
+    Lock a partition's checkpoint in a transaction, lease or no lease, and give its row.
+
+    For who changes rows beside a worker: the worker's next transaction waits, and loads its
+    rows after it.
+    """
+    rows = Checkpoint.objects.using(using).filter(
+        projection=name, is_rebuild=False, partition=number
+    )
+    with transaction.atomic(using=using):
+        rows.update(position=F("position"))
+        yield rows.get()
+
+
+def lock_all(name: str, *, using: str, is_rebuild: bool = False) -> list[Checkpoint]:
+    """Lock all checkpoints of a projection, in order, until the transaction ends."""
+    rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild)
+    found = list(rows.order_by("partition").select_for_update())
+    rows.update(position=F("position"))  # SQLite has no other way to lock
+    return found
+
+
+def repartition(name: str, partitions: int, *, using: str, owner: str) -> bool:
+    """
+    Divide a projection anew; return False where its partitions are not all at one position.
+
+    It needs all checkpoints to be free or ``owner``'s, and takes their leases away.
+    """
+    with transaction.atomic(using=using):
+        found = lock_all(name, using=using)
+        rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
+        taken = rows.exclude(owner="").exclude(owner=owner).filter(leased_until__gte=Now())
+        if len({each.position for each in found}) != 1 or taken.exists():
+            return False
+        applied = sum(each.applied for each in found)
+        tokens = max(each.token for each in found)
+        rows.delete()
+        add_checkpoints(name, using=using, partitions=partitions, position=found[0].position)
+        # Higher than any token that was given out, for a worker that still holds one.
+        rows.update(token=tokens + 1)
+        rows.filter(partition=0).update(applied=applied)
+        ProjectionState.objects.using(using).filter(name=name).update(partitions=partitions)
+        return True
+
+
+def forget_rebuild(name: str, *, using: str) -> None:
+    """Remove the checkpoints and parked events of a rebuild."""
+    Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).delete()
+    ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=True).delete()
+
+
+def _mine(lease: Lease) -> Any:
+    return Checkpoint.objects.using(lease.using).filter(
+        pk=lease.pk, token=lease.token, position=lease.position
+    )

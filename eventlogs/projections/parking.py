@@ -1,0 +1,198 @@
+"""
+Events that could not be applied: tried again, then parked, with their log's later events held.
+
+While an event of a log waits here, the log is *held*: its later events are passed over, and
+taken up from the log itself when the event has been applied or skipped. Other logs go on.
+
+An attempt is counted before it is made, in a transaction of its own. So the events that kill
+their worker are counted as well, and do not kill one worker after the other for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+
+from django.db import models
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from eventlogs.codec import FeedRow
+from eventlogs.ids import LogId
+from eventlogs.models import ParkedEvent, SkippedEvent
+
+logger = logging.getLogger("eventlogs.projections")
+
+LONGEST_WAIT: Final = 300.0  # seconds until the next attempt
+MAX_DETAILS: Final = 10_000  # characters
+IN_FLIGHT: Final = "a crash"  # what is there to be read while, and if, an attempt does not end
+
+# Of a FeedRow.
+LOG_TYPE: Final = 0
+LOG: Final = 1
+INDEX: Final = 2
+POSITION: Final = 3
+TYPE: Final = 4
+
+
+class Parking:
+    """The events that wait of one projection (or of its rebuild)."""
+
+    def __init__(
+        self, name: str, using: str, *, is_rebuild: bool, max_attempts: int, backoff: float
+    ) -> None:
+        self._name = name
+        self._using = using
+        self._is_rebuild = is_rebuild
+        self._max_attempts = max_attempts
+        self._backoff = backoff
+
+    def rows(self) -> models.QuerySet[ParkedEvent]:
+        """Return all that wait, parked or not."""
+        return ParkedEvent.objects.using(self._using).filter(
+            projection=self._name, is_rebuild=self._is_rebuild
+        )
+
+    def held(self) -> set[LogId]:
+        """Return the logs that are held."""
+        return set(self.rows().values_list("log_id", flat=True))
+
+    def due(self) -> list[ParkedEvent]:
+        """Return the events that it is time to try again."""
+        return list(self.rows().filter(retry_at__lte=Now()).order_by("retry_at")[:100])
+
+    def hold(self, row: FeedRow) -> ParkedEvent:
+        """Hold a log from this event on, and count an attempt that is about to be made."""
+        now = timezone.now()
+        waiting = ParkedEvent(
+            projection=self._name,
+            is_rebuild=self._is_rebuild,
+            log_id=log_id_of(row),
+            index=row[INDEX],
+            position=row[POSITION],
+            type=row[TYPE],
+            attempts=1,
+            retry_at=now + self._delay(1),
+            error=IN_FLIGHT,
+            first_failed_at=now,
+            failed_at=now,
+        )
+        waiting.save(using=self._using, force_insert=True)
+        return waiting
+
+    def begin(self, waiting: ParkedEvent) -> bool:
+        """
+        Count an attempt that is about to be made; return False where there were enough.
+
+        The event is parked then. So it is with one whose last attempt ended in a crash.
+        """
+        if waiting.attempts >= self._max_attempts:
+            self._park(waiting)
+            return False
+        waiting.attempts += 1
+        waiting.retry_at = timezone.now() + self._delay(waiting.attempts)
+        waiting.error = IN_FLIGHT
+        waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
+        return True
+
+    def failed(self, waiting: ParkedEvent, error: BaseException) -> None:
+        """Note why the attempt failed, and park the event where it was the last one."""
+        waiting.error = type(error).__qualname__[:200]
+        waiting.details = _details(error)
+        waiting.failed_at = timezone.now()
+        waiting.retry_at = waiting.failed_at + self._delay(waiting.attempts)
+        waiting.save(using=self._using, update_fields=["error", "details", "failed_at", "retry_at"])
+        logger.warning(
+            "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.",
+            self._name,
+            waiting.position,
+            waiting.log_id,
+            waiting.error,
+            waiting.attempts,
+            self._max_attempts,
+        )
+        if waiting.attempts >= self._max_attempts:
+            self._park(waiting)
+
+    def _park(self, waiting: ParkedEvent) -> None:
+        waiting.retry_at = None
+        waiting.save(using=self._using, update_fields=["retry_at"])
+        logger.error(
+            "Projection %s: the event at position %s of %s is parked after %s attempts; the later "
+            "events of its log wait. Mend the cause, then run: manage.py eventlogs parked %s "
+            "--retry %s",
+            self._name,
+            waiting.position,
+            waiting.log_id,
+            waiting.attempts,
+            self._name,
+            waiting.log_id,
+        )
+
+    def release(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
+        """The event is applied: go on with the one that waits behind it, or let the log go."""
+        if following is None:
+            ParkedEvent.objects.using(self._using).filter(pk=waiting.pk).delete()
+            return
+        waiting.index = following[INDEX]
+        waiting.position = following[POSITION]
+        waiting.type = following[TYPE]
+        waiting.attempts = 0
+        waiting.retry_at = timezone.now()
+        waiting.error = waiting.details = ""
+        waiting.save(using=self._using)
+
+    def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
+        """Pass over the event for good."""
+        SkippedEvent.objects.using(self._using).bulk_create(
+            [
+                SkippedEvent(
+                    projection=self._name,
+                    log_id=waiting.log_id,
+                    index=waiting.index,
+                    position=waiting.position,
+                    type=waiting.type,
+                    error=waiting.error,
+                    skipped_at=timezone.now(),
+                )
+            ],
+            ignore_conflicts=True,
+        )
+        logger.warning(
+            "Projection %s: the event at position %s of %s is skipped for good.",
+            self._name,
+            waiting.position,
+            waiting.log_id,
+        )
+        self.release(waiting, following)
+
+    def try_again(self, log_id: LogId | None = None) -> int:
+        """Make events due, with all of their attempts before them; return how many."""
+        found = self.rows()
+        if log_id is not None:
+            found = found.filter(log_id=log_id)
+        return found.update(attempts=0, retry_at=Now())
+
+    def skipped(self, first: int, last: int) -> set[int]:
+        """Return the positions, of those between two, that a person has said to skip."""
+        found = SkippedEvent.objects.using(self._using).filter(
+            projection=self._name, position__range=(first, last)
+        )
+        return set(found.values_list("position", flat=True))
+
+    def _delay(self, attempts: int) -> timedelta:
+        return timedelta(seconds=min(self._backoff * 2 ** (attempts - 1), LONGEST_WAIT))
+
+
+def log_id_of(row: FeedRow) -> LogId:
+    """Return the log that a row of the feed is of."""
+    return LogId.stored(row[LOG_TYPE], row[LOG])
+
+
+def _details(error: BaseException) -> str:
+    # A nul is in no text of PostgreSQL's.
+    lines: Iterator[str] = traceback.TracebackException.from_exception(error).format()
+    return "".join(lines).replace("\0", "�")[-MAX_DETAILS:]

@@ -1,0 +1,297 @@
+"""
+Rebuilding: rows made anew from all events, while the old ones serve.
+
+The new rows are made in a shadow table, batch by batch, each with its checkpoint, as a worker
+does it: so a rebuild that is killed goes on where it was. When it has caught up, one short
+transaction locks the projection's checkpoints (a worker waits between two batches), applies what
+has settled meanwhile, lets the tables change places, and makes the rebuild's checkpoints those of
+the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
+
+An inline projection is rebuilt in place, log by log, each under the lock that its appends take:
+readers see each row as it was, or as it is to be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from django.db import Error, OperationalError, connections, transaction
+from django.db.models import Exists, F, OuterRef
+from django.utils import timezone
+
+from eventlogs import scans
+from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
+from eventlogs.feed import Feed
+from eventlogs.ids import LogId
+from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent, ProjectionState
+from eventlogs.projections import inline, leases, shadows, verifying
+from eventlogs.projections.advancing import Advancer
+from eventlogs.projections.leases import GRACE, LeaseLost
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import RowProjection
+
+SWAPS: Final = 30  # tries to have the lock for the swap
+PAUSE: Final = 0.2  # seconds between two of them
+
+
+class Progress(NamedTuple):
+    """How far a rebuild is: positions (or logs, of an inline projection) of how many."""
+
+    applied: int  # events, in this call
+    done: int
+    total: int
+    unit: str  # "positions" or "logs"
+
+
+Tell = Callable[[Progress], None]
+
+
+def nobody(_: Progress) -> None:
+    """Tell nobody."""
+
+
+def rebuild(cls: type[RowProjection], *, restart: bool, park: bool, tell: Tell) -> int:
+    """See ``RowProjection.rebuild``."""
+    using = cls._using()
+    state = leases.ensure(
+        cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
+    )
+    if state.version > cls.version:
+        raise ProjectionUnavailable("newer", projection=cls.name)
+    if cls.mode == cls.INLINE:
+        return _InlineRebuild(cls, using, tell).run(restart=restart)
+    return _ShadowRebuild(cls, using, tell, is_strict=not park).run(restart=restart)
+
+
+def rebuild_log(cls: type[RowProjection], log_id: LogId) -> int:
+    """Make the row of one log anew; return of how many events."""
+    using = cls._using()
+    if cls.has_shared_rows():
+        raise ProjectionUnavailable("shared rows", projection=cls.name)
+    if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
+        raise LogNotFound(log_id)
+    projection = cls()
+    with ExitStack() as stack:
+        upto = verifying.at_rest(stack, projection, log_id, using)
+        row, count = verifying.replay(projection, log_id, using, upto=upto)
+        verifying.put_right(projection, log_id, row, using)
+        if projection.is_inline:
+            version = EventLog.objects.using(using).get(pk=log_id.uuid).version
+            inline.note(projection, log_id, version, using)
+    return count
+
+
+class _ShadowRebuild:
+    """A rebuild into a shadow table."""
+
+    def __init__(self, cls: type[RowProjection], using: str, tell: Tell, *, is_strict: bool):
+        self._cls = cls
+        self._using = using
+        self._tell = tell
+        self._is_strict = is_strict
+        self._feed = Feed(using)
+        self._owner = leases.new_owner()
+        self._applied = 0
+
+    def run(self, *, restart: bool) -> int:
+        self._prepare(restart)
+        for _ in range(SWAPS):
+            advancers = self._lease()
+            try:
+                self._fill(advancers)
+                if self._swap(advancers):
+                    return self._applied
+            except LeaseLost:
+                raise ProjectionUnavailable("busy", projection=self._cls.name) from None
+            except BaseException:
+                # The next call, of this process or another one, may begin at once.
+                for each in advancers:
+                    with suppress(Error):
+                        each.close()
+                raise
+            time.sleep(PAUSE)
+        raise ProjectionUnavailable("busy", projection=self._cls.name)
+
+    def _prepare(self, restart: bool) -> None:
+        """Begin a rebuild, or go on with the one that was begun."""
+        name, using, model = self._cls.name, self._using, self._cls.model
+        with transaction.atomic(using=using):
+            states = ProjectionState.objects.using(using).filter(name=name)
+            states.update(version=F("version"))  # one at a time
+            state = states.get()
+            self._refuse_if_busy()
+            partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
+            if (
+                restart
+                or state.rebuild_version != self._cls.version
+                or partitions.count() != self._cls.partitions
+                or not shadows.exists(model, using)
+            ):
+                shadows.drop(model, using)
+                leases.forget_rebuild(name, using=using)
+                shadows.create(model, using)
+                leases.add_checkpoints(
+                    name, using=using, partitions=self._cls.partitions, is_rebuild=True
+                )
+                states.update(rebuild_version=self._cls.version, rebuild_started_at=timezone.now())
+            # While the state is locked, so that the next one finds us.
+            self._take()
+
+    def _refuse_if_busy(self) -> None:
+        rows = Checkpoint.objects.using(self._using).filter(
+            projection=self._cls.name, is_rebuild=True
+        )
+        if any(leases.is_live(each, using=self._using) for each in rows.exclude(owner="")):
+            raise ProjectionUnavailable("busy", projection=self._cls.name)
+
+    def _take(self) -> list[leases.Lease]:
+        taken = [
+            leases.acquire(
+                self._cls.name,
+                number,
+                using=self._using,
+                owner=self._owner,
+                seconds=self._cls.timeout + GRACE,
+                is_rebuild=True,
+            )
+            for number in range(self._cls.partitions)
+        ]
+        found = [each for each in taken if each is not None]
+        if len(found) < len(taken):
+            raise ProjectionUnavailable("busy", projection=self._cls.name)
+        return found
+
+    def _lease(self) -> list[Advancer]:
+        shadow = shadows.shadow_of(self._cls.model)
+        return [
+            Advancer(self._cls(shadow), each, self._feed, is_strict=self._is_strict)
+            for each in self._take()
+        ]
+
+    def _fill(self, advancers: list[Advancer]) -> None:
+        more = True
+        while more:
+            upto, more = self._feed.settled(), False
+            for each in advancers:
+                before = each.applied
+                more |= each.step()
+                self._applied += each.applied - before
+            self._tell(
+                Progress(self._applied, min(a.position for a in advancers), upto, "positions")
+            )
+
+    def _swap(self, advancers: list[Advancer]) -> bool:
+        """Let the new rows be the ones; return False where the lock could not be had."""
+        using, name = self._using, self._cls.name
+        connection = connections[using]
+        alone = not connection.in_atomic_block
+        applied = self._applied
+        try:
+            with transaction.atomic(using=using):
+                if connection.vendor == "postgresql" and alone:
+                    # The feed is read inside, whatever the default is.
+                    with connection.cursor() as cursor:
+                        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                    shadows.limit_lock_wait(using)
+                live = leases.lock_all(name, using=using)
+                upto = self._feed.settled()
+                for each in advancers:
+                    before = each.applied
+                    while each.position < upto:
+                        each.step(upto)
+                    each.stand_at(upto)
+                    self._applied += each.applied - before
+                shadows.swap(self._cls.model, using)
+                self._switch(live)
+        except OperationalError:
+            # The leases stand where they stood before; what was applied inside was not.
+            self._applied = applied
+            if not connection.is_usable():
+                raise
+            return False
+        return True
+
+    def _switch(self, live: list[Checkpoint]) -> None:
+        using, name = self._using, self._cls.name
+        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).delete()
+        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).update(
+            is_rebuild=False,
+            owner="",
+            leased_until=None,
+            # Above any token that is out there.
+            token=max((each.token for each in live), default=0) + F("token") + 1,
+        )
+        ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).delete()
+        ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=True).update(
+            is_rebuild=False
+        )
+        AppliedVersion.objects.using(using).filter(projection=name).delete()
+        ProjectionState.objects.using(using).filter(name=name).update(
+            version=self._cls.version,
+            mode=self._cls.mode,
+            partitions=self._cls.partitions,
+            rebuilt_at=timezone.now(),
+            rebuild_version=None,
+            rebuild_started_at=None,
+        )
+
+
+class _InlineRebuild:
+    """A rebuild in place, of a projection whose rows change with the appends."""
+
+    def __init__(self, cls: type[RowProjection], using: str, tell: Tell) -> None:
+        self._cls = cls
+        self._using = using
+        self._tell = tell
+
+    def run(self, *, restart: bool) -> int:
+        cls, using = self._cls, self._using
+        states = ProjectionState.objects.using(using).filter(name=cls.name)
+        state = states.get()
+        if state.mode != cls.INLINE:
+            leases.become_inline(cls.name, using=using)
+        if restart or state.rebuild_version != cls.version:
+            states.update(
+                rebuild_version=cls.version,
+                rebuild_started_at=timezone.now(),
+                rebuild_reached=None,
+            )
+        state = states.get()
+        log_types = cls._log_types()
+        logs = EventLog.objects.using(using)
+        if log_types is not None:
+            logs = logs.filter(log_type__in=log_types)
+        done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
+        total, applied, reached = logs.count(), 0, state.rebuild_reached
+        for page in scans.logs_by_id(using, after=reached, log_types=log_types or ()):
+            for log in page:
+                applied += self._rebuild(log.log_id)
+            done += len(page)
+            states.update(rebuild_reached=page[-1].log_id.uuid)
+            self._tell(Progress(applied, done, max(total, done), "logs"))
+        self._remove_strays()
+        states.update(
+            version=cls.version,
+            rebuilt_at=timezone.now(),
+            rebuild_version=None,
+            rebuild_started_at=None,
+            rebuild_reached=None,
+        )
+        return applied
+
+    def _rebuild(self, log_id: LogId) -> int:
+        try:
+            return rebuild_log(self._cls, log_id)
+        except LogNotFound:
+            return 0  # erased meanwhile
+
+    def _remove_strays(self) -> None:
+        """Remove the rows that no log is there for: each row has its version, see above."""
+        known = AppliedVersion.objects.using(self._using).filter(
+            projection=self._cls.name, log_id=OuterRef("pk")
+        )
+        self._cls.model._base_manager.using(self._using).filter(~Exists(known)).delete()

@@ -1,0 +1,190 @@
+"""
+Shadow tables: where the rows of a rebuild are made, until they take the place of the old ones.
+
+In PostgreSQL the tables are swapped: the old one is dropped, the new one and its indexes get the
+old names. That needs an exclusive lock, and no time that grows with the table. It is waited for
+a second at most, because whoever comes meanwhile queues up behind. Where something hangs on the
+table that would not come along (a view, a foreign key that points to it, a trigger, grants for
+columns), and on SQLite, the rows are moved instead, in the same transaction: readers see the old
+ones until it commits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.apps.registry import Apps
+from django.db import connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import truncate_name
+
+LOCK_TIMEOUT: Final = 1_000  # milliseconds
+MAX_NAME: Final = 63  # bytes, in PostgreSQL
+
+_models: dict[type[models.Model], type[models.Model]] = {}
+
+# What would be lost, or would go on to belong to the old table. One row with one boolean.
+HANGS_ON = """
+SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+               WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = %(table)s::regclass)
+    OR EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = %(table)s::regclass)
+    OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal)
+    OR EXISTS (SELECT FROM pg_policy WHERE polrelid = %(table)s::regclass)
+    OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = %(table)s::regclass)
+    OR EXISTS (SELECT FROM pg_inherits
+               WHERE %(table)s::regclass IN (inhrelid, inhparent))
+    OR EXISTS (SELECT FROM pg_attribute
+               WHERE attrelid = %(table)s::regclass AND attacl IS NOT NULL)
+    OR (SELECT relkind <> 'r' OR reloptions IS NOT NULL OR relrowsecurity OR relreplident <> 'd'
+            OR relpersistence <> 'p' OR NOT pg_has_role(relowner, 'USAGE')
+        FROM pg_class WHERE oid = %(table)s::regclass)
+"""
+
+# The foreign keys of a table, and the grants on it, as statements for another one.
+FOREIGN_KEYS = """
+SELECT format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', %(shadow)s::text, conname,
+              pg_get_constraintdef(oid))
+FROM pg_constraint WHERE contype = 'f' AND conrelid = %(table)s::regclass ORDER BY conname
+"""
+GRANTS = """
+SELECT format('GRANT %%s ON %%I TO %%s%%s', acl.privilege_type, %(shadow)s::text,
+              CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee))
+              END,
+              CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM pg_class, aclexplode(relacl) AS acl
+WHERE oid = %(table)s::regclass AND acl.grantee <> relowner
+UNION ALL
+SELECT format('ALTER TABLE %%I OWNER TO %%I', %(shadow)s::text, pg_get_userbyid(relowner))
+FROM pg_class WHERE oid = %(table)s::regclass AND pg_get_userbyid(relowner) <> current_user
+"""
+# Its indexes, each with what it is but for its name: two tables made alike have the same.
+INDEXES = """
+SELECT index.relname, indisunique, indisprimary,
+       regexp_replace(pg_get_indexdef(indexrelid), '^.*? USING ', '')
+FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
+WHERE indrelid = %(table)s::regclass
+ORDER BY 2, 3, 4, index.oid
+"""
+
+
+def shadow_of(model: type[models.Model]) -> type[models.Model]:
+    """
+    Return a model of the same rows in the shadow table.
+
+    It is a proxy of the model, so rows have its methods and properties, in a registry of its
+    own, so that nobody else meets it.
+    """
+    shadow = _models.get(model)
+    if shadow is None:
+        meta = type("Meta", (), {"proxy": True, "app_label": model._meta.app_label, "apps": Apps()})
+        namespace = {"__module__": model.__module__, "Meta": meta}
+        shadow = type(f"{model.__name__}Shadow", (model,), namespace)
+        shadow._meta.db_table = truncate_name(f"{model._meta.db_table}__rebuild", MAX_NAME)
+        _models[model] = shadow
+    return shadow
+
+
+def exists(model: type[models.Model], using: str) -> bool:
+    """Return whether there is a shadow table."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        names = connection.introspection.table_names(cursor)
+    return shadow_of(model)._meta.db_table in names
+
+
+def drop(model: type[models.Model], using: str) -> None:
+    """Remove the shadow table, if there is one."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {_quoted(connection, shadow_of(model))}")
+
+
+def create(model: type[models.Model], using: str) -> None:
+    """Make an empty shadow table, like that of the model."""
+    connection = connections[using]
+    table, shadow = model._meta.db_table, shadow_of(model)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                f"CREATE TABLE {_quoted(connection, shadow)} "
+                f"(LIKE {_quoted(connection, model)} INCLUDING ALL)"
+            )
+            names = {"table": _quoted(connection, model), "shadow": shadow._meta.db_table}
+            cursor.execute(FOREIGN_KEYS, names)
+            for (statement,) in cursor.fetchall():
+                cursor.execute(statement)
+            return
+        cursor.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = %s", [table])
+        (sql,) = cursor.fetchone()
+        _, _, columns = sql.partition("(")
+        cursor.execute(f"CREATE TABLE {_quoted(connection, shadow)} ({columns}")
+
+
+def swap(model: type[models.Model], using: str) -> None:
+    """
+    Let the rows of the shadow table be those of the model, and remove the shadow table.
+
+    It belongs into a transaction. In PostgreSQL it raises OperationalError where the lock
+    could not be had in time.
+    """
+    connection = connections[using]
+    shadow = shadow_of(model)
+    names = {"table": _quoted(connection, model), "shadow": shadow._meta.db_table}
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(HANGS_ON, names)
+            if cursor.fetchone() == (False,):
+                _swap_tables(connection, cursor, model, shadow, names)
+                return
+        columns = ", ".join(
+            connection.ops.quote_name(str(field.column))
+            for field in model._meta.concrete_fields
+            if not field.generated
+        )
+        old, new = names["table"], _quoted(connection, shadow)
+        # Deferred constraints are checked at the commit, when the rows are back.
+        cursor.execute(f"DELETE FROM {old}")
+        cursor.execute(f"INSERT INTO {old} ({columns}) SELECT {columns} FROM {new}")
+        cursor.execute(f"DROP TABLE {new}")
+
+
+def _swap_tables(
+    connection: BaseDatabaseWrapper,
+    cursor: Any,
+    model: type[models.Model],
+    shadow: type[models.Model],
+    names: dict[str, str],
+) -> None:
+    old, new = names["table"], _quoted(connection, shadow)
+    cursor.execute(f"LOCK TABLE {old} IN ACCESS EXCLUSIVE MODE")
+    cursor.execute(INDEXES, {"table": old})
+    wanted = cursor.fetchall()
+    cursor.execute(INDEXES, {"table": new})
+    made = cursor.fetchall()
+    cursor.execute(GRANTS, names)
+    grants = [statement for (statement,) in cursor.fetchall()]
+    for statement in grants:
+        cursor.execute(statement)
+    cursor.execute(f"DROP TABLE {old}")
+    cursor.execute(f"ALTER TABLE {new} RENAME TO {old}")
+    quote = connection.ops.quote_name
+    pairs = [(one[0], other[0]) for one, other in zip(made, wanted, strict=True)]
+    for number, (have, _) in enumerate(pairs):
+        # By way of names that nobody has: one may have the name that another one is to get.
+        cursor.execute(f"ALTER INDEX {quote(have)} RENAME TO {quote(_between(number, model))}")
+    for number, (_, want) in enumerate(pairs):
+        cursor.execute(f"ALTER INDEX {quote(_between(number, model))} RENAME TO {quote(want)}")
+
+
+def _between(number: int, model: type[models.Model]) -> str:
+    return truncate_name(f"{model._meta.db_table}__renamed_{number}", MAX_NAME)
+
+
+def limit_lock_wait(using: str) -> None:
+    """Let PostgreSQL wait for a lock no longer than a second, in this transaction."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(LOCK_TIMEOUT)])
+
+
+def _quoted(connection: BaseDatabaseWrapper, model: type[models.Model]) -> str:
+    return connection.ops.quote_name(model._meta.db_table)

@@ -1,0 +1,202 @@
+"""Rows against a replay: whether they are what their logs say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from django.db import transaction
+
+from eventlogs import scans
+from eventlogs.events import EventRecord
+from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable
+from eventlogs.feed import Feed
+from eventlogs.ids import LogId
+from eventlogs.models import EventLog, SkippedEvent
+from eventlogs.projections import catching_up, inline, leases
+from eventlogs.projections.advancing import Failed, history, parking_of
+from eventlogs.projections.parking import INDEX, POSITION, TYPE
+from eventlogs.projections.rows import chunks, differences, upsert
+from eventlogs.stores.feeds import partition_of
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import RowProjection
+
+EVERYTHING: Final = 2**63 - 1  # a position that none is above
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that is not what its log says; ``fields`` are the names, never the values."""
+
+    log_id: LogId
+    fields: tuple[str, ...]
+    is_repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How many logs were looked at, and what differs."""
+
+    checked: int
+    differences: tuple[Difference, ...]
+
+    def __bool__(self) -> bool:
+        """Whether nothing differs that is not repaired."""
+        return all(each.is_repaired for each in self.differences)
+
+
+def verify(projection: type[RowProjection], *, sample: int | None, repair: bool) -> Verification:
+    """See ``RowProjection.verify``."""
+    using = projection._using()
+    if projection.has_shared_rows():
+        raise ProjectionUnavailable("shared rows", projection=projection.name)
+    catching_up.begin(projection, using)
+    checked, found = 0, []
+    logs = _all(projection, using) if sample is None else _some(projection, using, sample)
+    for some in chunks(logs, 100):
+        checked += len(some)
+        for log_id in some:
+            difference = _look(projection, log_id, using, repair=repair)
+            if difference is not None:
+                found.append(difference)
+    if sample is None:
+        for log_id in _strays(projection, using):
+            difference = _look(projection, log_id, using, repair=repair)
+            if difference is not None:
+                found.append(difference)
+    return Verification(checked, tuple(found))
+
+
+def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> tuple[Any, int]:
+    """
+    Return the row that a log should have at a position, and of how many events it is made.
+
+    Raise ProjectionFailed where an event cannot be applied.
+    """
+    count = 0
+
+    def counted() -> Iterator[EventRecord]:
+        nonlocal count
+        for record in records(projection, log_id, using, upto=upto):
+            count += 1
+            yield record
+
+    try:
+        return projection.row_of(log_id, counted(), using), count
+    except Failed as failed:
+        raise ProjectionFailed(projection.name, log_id, failed.position or 0) from failed.error
+
+
+def records(
+    projection: RowProjection, log_id: LogId, using: str, *, upto: int
+) -> Iterator[EventRecord]:
+    """Yield the records of a log that are in its row, if the row is at a position."""
+    types, feed = projection._types(), Feed(using)
+    waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
+    skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
+    skipped = set(skips.values_list("index", flat=True))
+    start = 0
+    while page := history(log_id, start, using):
+        start = page[-1][INDEX] + 1
+        for row in page:
+            if row[POSITION] > upto or (waiting is not None and row[INDEX] >= waiting.index):
+                return
+            if row[INDEX] not in skipped and (types is None or row[TYPE] in types):
+                yield from feed.records([row])
+
+
+def put_right(projection: RowProjection, log_id: LogId, row: Any, using: str) -> None:
+    """Store the row that a log should have, or that it has none."""
+    if row is None:
+        projection.model._base_manager.using(using).filter(pk=log_id).delete()
+    else:
+        upsert(projection.model, [row], using)
+
+
+def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: str) -> int:
+    """Keep a log's row from changing, until the stack ends; return the position that it is at."""
+    if projection.is_inline:
+        stack.enter_context(transaction.atomic(using=using))
+        inline.lock_log(log_id, using)
+        return EVERYTHING
+    state = catching_up.begin(type(projection), using)
+    number = partition_of(log_id.uuid, state.partitions)
+    checkpoint = stack.enter_context(leases.locked(projection.name, number, using=using))
+    return checkpoint.position
+
+
+def _look(
+    cls: type[RowProjection], log_id: LogId, using: str, *, repair: bool
+) -> Difference | None:
+    projection = cls()
+    manager = projection.model._base_manager.using(using)
+    # First without a lock: most rows are right, and then nobody has to wait.
+    if not projection.is_inline:
+        upto = leases.positions(projection.name, using).get(
+            partition_of(log_id.uuid, catching_up.begin(cls, using).partitions), 0
+        )
+        stored = manager.filter(pk=log_id).first()
+        wanted, _ = replay(projection, log_id, using, upto=upto)
+        if not differences(projection.model, stored, wanted, using):
+            return None
+    with ExitStack() as stack:
+        upto = at_rest(stack, projection, log_id, using)
+        stored = manager.filter(pk=log_id).first()
+        upto = _applied(projection, log_id, upto, using)
+        wanted, _ = replay(projection, log_id, using, upto=upto)
+        fields = differences(projection.model, stored, wanted, using)
+        if not fields:
+            return None
+        if repair:
+            put_right(projection, log_id, wanted, using)
+        return Difference(log_id, tuple(fields), repair)
+
+
+def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) -> int:
+    """Return the position that an inline row is at: what it lacks yet is no difference."""
+    if not projection.is_inline:
+        return upto
+    known = inline.applied_versions(projection.name, using).filter(log_id=log_id).first()
+    if known is None:  # it was kept by the feed, up to there
+        return leases.position(projection.name, using)
+    page = history(log_id, known.version - 1, using)
+    return page[0][POSITION] if page else 0
+
+
+def _all(projection: type[RowProjection], using: str) -> Iterator[LogId]:
+    for page in scans.logs_by_id(using, log_types=projection._log_types() or ()):
+        for each in page:
+            yield each.log_id
+
+
+def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[LogId]:
+    """Yield logs at random: ids are in the order of time, so it is random in that."""
+    logs = EventLog.objects.using(using)
+    log_types = projection._log_types()
+    if log_types is not None:
+        logs = logs.filter(log_type__in=log_types)
+    first, last = logs.order_by("pk").first(), logs.order_by("-pk").first()
+    if first is None or last is None:
+        return
+    seen: set[UUID] = set()
+    for _ in range(count):
+        place = UUID(int=random.randint(first.pk.int, last.pk.int))
+        log = logs.filter(pk__gte=place).order_by("pk").first()
+        if log is not None and log.pk not in seen:
+            seen.add(log.pk)
+            yield log.log_id
+
+
+def _strays(projection: type[RowProjection], using: str) -> Iterator[LogId]:
+    """Yield the logs of rows that no log is there for."""
+    rows = projection.model._base_manager.using(using).order_by("pk")
+    after, logs = "", EventLog.objects.using(using)
+    while keys := list(rows.filter(pk__gt=after).values_list("pk", flat=True)[:500]):
+        after = keys[-1]
+        known = set(logs.filter(pk__in=[key.uuid for key in keys]).values_list("pk", flat=True))
+        yield from (key for key in keys if key.uuid not in known)

@@ -1,0 +1,46 @@
+"""Read models that have tables, and projections that are declared, for one test."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+
+from eventlogs import inline
+from eventlogs.projections import declarations
+from eventlogs.projections import inline as inline_projections
+from tests.projections import readmodels
+
+
+@pytest.fixture
+def tables(transactional_db):
+    """The tables of the read models, in autocommit mode."""
+    readmodels.reset()
+    readmodels.reactions.clear()
+    with connection.schema_editor() as editor:
+        for model in readmodels.MODELS:
+            editor.create_model(model)
+    yield
+    readmodels.reset()
+    inline_projections._begun.clear()
+    with connection.cursor() as cursor:
+        for model in readmodels.MODELS:
+            table = model._meta.db_table
+            cursor.execute(f'DROP TABLE IF EXISTS "{table}__rebuild"')
+            cursor.execute(f'DROP TABLE IF EXISTS "{table}"')
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    """All projections of the tests are declared, but for the one that is inline."""
+    known = {
+        name: each
+        for name, each in readmodels.DECLARED.items()
+        if each is not readmodels.InlinedBalances
+    }
+    monkeypatch.setattr(declarations, "projections", known)
+
+
+@pytest.fixture
+def inlined(monkeypatch):
+    """The projection that is inline takes part in appends."""
+    monkeypatch.setitem(inline.followers, "inlined-balances", readmodels.FOLLOWER)

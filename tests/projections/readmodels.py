@@ -1,0 +1,202 @@
+"""Read models of accounts for the tests, and the projections that keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.db import models
+
+from eventlogs import (
+    EventRecord,
+    LogIdField,
+    Projection,
+    Reactor,
+    ReductionProjection,
+    handles,
+    projection,
+)
+from eventlogs.inline import followers
+from eventlogs.projections.declarations import projections
+from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+
+
+class Balance(models.Model):
+    """A row for each account."""
+
+    log_id = LogIdField(primary_key=True)
+    owner = models.CharField(max_length=50, default="", db_index=True)
+    balance = models.IntegerField(default=0)
+    seen = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "tests_of_projections"
+        indexes = [models.Index(fields=["balance", "owner"], name="balance_and_owner")]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(seen__gte=0), name="balance_is_seen_from_zero_on"
+            )
+        ]
+
+    def __str__(self):
+        return str(self.log_id)
+
+    def see(self, record):
+        """Count an event, and demand that each is seen once and in order."""
+        behaviour["before"](record)
+        self.seen += 1
+
+
+class Reduced(models.Model):
+    """The aggregate as a row."""
+
+    log_id = LogIdField(primary_key=True)
+    owner = models.CharField(max_length=50, default="")
+    balance = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "tests_of_projections"
+
+    def __str__(self):
+        return str(self.log_id)
+
+
+class Day(models.Model):
+    """A row for all accounts of an owner."""
+
+    owner = models.CharField(max_length=50, primary_key=True)
+    deposits = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "tests_of_projections"
+
+    def __str__(self):
+        return self.owner
+
+
+class Inlined(models.Model):
+    """A row for each account, changed with each append."""
+
+    log_id = LogIdField(primary_key=True)
+    balance = models.IntegerField(default=0)
+    seen = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "tests_of_projections"
+
+    def __str__(self):
+        return str(self.log_id)
+
+
+MODELS: list[type[models.Model]] = [Balance, Reduced, Day, Inlined]
+
+# What tests put into the handlers: a function that is called before each event is handled.
+behaviour: dict[str, Callable[[EventRecord], None]] = {}
+
+
+def nothing(record: EventRecord) -> None:
+    """Do nothing."""
+
+
+def reset() -> None:
+    """Let handlers do what they should."""
+    behaviour["before"] = nothing
+
+
+reset()
+
+
+class Fast:
+    """What tests do not want to wait for."""
+
+    timeout = 5.0
+    backoff = 0.05
+    max_attempts = 3
+    log_types = ["account"]
+
+
+@projection("balances", version=1)
+class Balances(Fast, Projection):
+    model = Balance
+    mode = Projection.ASYNC
+
+    @handles(Opened)
+    def opened(self, row, record):
+        row.see(record)
+        row.owner = record.event.owner
+
+    @handles(Deposited)
+    def deposited(self, row, record):
+        row.see(record)
+        row.balance += record.event.amount
+
+    @handles(Withdrawn)
+    def withdrawn(self, row, record):
+        row.see(record)
+        row.balance -= record.event.amount
+
+    @handles(Noted)
+    def noted(self, row, record):
+        row.see(record)
+        if record.event.note == "close":
+            self.delete(row)
+
+
+@projection("reduced-balances")
+class ReducedBalances(ReductionProjection):
+    timeout = 5.0
+    backoff = 0.05
+    aggregate = Account
+    model = Reduced
+
+
+@projection("deposits-by-owner")
+class DepositsByOwner(Fast, Projection):
+    model = Day
+
+    def key(self, record):
+        return record.metadata.get("owner")
+
+    @handles(Deposited)
+    def deposited(self, row, record):
+        behaviour["before"](record)
+        row.deposits += record.event.amount
+
+
+@projection("inlined-balances")
+class InlinedBalances(Fast, Projection):
+    model = Inlined
+    mode = Projection.INLINE
+
+    @handles(Deposited)
+    def deposited(self, row, record):
+        behaviour["before"](record)
+        row.seen += 1
+        row.balance += record.event.amount
+
+    @handles(Withdrawn)
+    def withdrawn(self, row, record):
+        behaviour["before"](record)
+        row.seen += 1
+        row.balance -= record.event.amount
+
+
+# What handlers of the reactor were called for: event types and positions.
+reactions: list[tuple[str, int]] = []
+
+
+@projection("letters")
+class Letters(Fast, Reactor):
+    @handles(Deposited, Withdrawn)
+    def write(self, record):
+        behaviour["before"](record)
+        reactions.append((record.type, record.position))
+
+
+# Known only where a fixture says so: an inline one takes part in every append to an account.
+DECLARED = {
+    each.name: each
+    for each in (Balances, ReducedBalances, DepositsByOwner, InlinedBalances, Letters)
+}
+FOLLOWER = followers.pop("inlined-balances")
+for name in DECLARED:
+    del projections[name]
