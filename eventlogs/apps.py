@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
 
 from eventlogs import conf
 
@@ -18,6 +19,9 @@ class EventLogsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, and have the setting there."""
+        """Register the system checks, have the setting there, and find the projections."""
         conf.prepare()
         import_module("eventlogs.checks")
+        # As the admin finds admin.py: those that are inline take part in every append, so each
+        # process has to know them.
+        autodiscover_modules("projections")

@@ -16,6 +16,10 @@ System checks: what would go wrong later, said at startup.
     W020  a worker refreshes reductions, in a cache that only this process sees
     W021  the cache is Redis without time-outs
     W022  reductions of an aggregate cannot be cached
+    W030  the rows of a projection are to be made anew (with --database)
+    E031  a projection's rows cannot be found by their logs
+    E032  a projection's rows are in another database than the events
+    E033  a projection in a database that has no feed
 """
 
 from __future__ import annotations
@@ -40,9 +44,14 @@ from eventlogs.conf import DEFAULTS, MAX_PAGE_SIZE
 from eventlogs.entries import why_not
 from eventlogs.events import registry
 from eventlogs.exceptions import RegistrationError
+from eventlogs.fields import LogIdField
+from eventlogs.models import Event, ProjectionState
 from eventlogs.policies import policy_from
+from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.refreshers import MessageRefresher, refresher_for
+from eventlogs.stores.feeds import BY_VENDOR
 
+FEEDS = frozenset(BY_VENDOR)
 NO_BACKEND = (ImportError, InvalidCacheBackendError)
 TRIGGERS = {"eventlogs_event_refuse_change", "eventlogs_event_refuse_truncate"}
 
@@ -342,6 +351,68 @@ def check_feed(
                 hint="Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1; then restart "
                 "everything that is connected: connections use up the block that they have.",
                 id="eventlogs.W012",
+            )
+
+
+@register()
+def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that projections can work as they are written."""
+    for name, each in sorted(projections.items()):
+        using = router.db_for_write(Event)
+        if connections[using].vendor not in FEEDS:
+            yield Error(
+                f"Projection {name!r} reads the feed of DATABASES[{using!r}], which has none.",
+                hint="Keep the logs in PostgreSQL or SQLite: only there is it known which events "
+                "are settled.",
+                id="eventlogs.E033",
+            )
+        if not issubclass(each, RowProjection):
+            continue
+        model = each.model
+        if router.db_for_write(model) != using:
+            yield Error(
+                f"The rows of projection {name!r} are in DATABASES"
+                f"[{router.db_for_write(model)!r}], the events in {using!r}: they could not be "
+                f"committed together.",
+                hint=f"Route {model._meta.label} to {using!r}.",
+                id="eventlogs.E032",
+            )
+        if not each.has_shared_rows() and not isinstance(model._meta.pk, LogIdField):
+            yield Error(
+                f"The primary key of {model._meta.label} is no LogIdField, so projection {name!r} "
+                f"cannot find the row of a log.",
+                hint="Declare log_id = LogIdField(primary_key=True), or a key() of the projection.",
+                id="eventlogs.E031",
+            )
+
+
+@register(Tags.database)
+def check_rebuilds(
+    *,
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> Iterable[CheckMessage]:
+    """Check that rows were made by the code of today; asked for by ``check --database``."""
+    if not projections or router.db_for_write(Event) not in (databases or ()):
+        return
+    using = router.db_for_write(Event)
+    with connections[using].cursor() as cursor:
+        tables = connections[using].introspection.table_names(cursor)
+    if ProjectionState._meta.db_table not in tables:
+        return  # not migrated yet
+    for state in ProjectionState.objects.using(using).order_by("name"):
+        each = projections.get(state.name)
+        if each is None or not issubclass(each, RowProjection) or state.version > each.version:
+            continue
+        if each.is_rebuild_due():
+            how = "" if state.mode == each.mode else f", kept {state.mode}"
+            yield Warning(
+                f"The rows of projection {state.name!r} were made by version {state.version} of "
+                f"it{how}; the code is of version {each.version}.",
+                hint=f"Run: manage.py eventlogs rebuild {state.name}. "
+                "The old rows serve meanwhile.",
+                id="eventlogs.W030",
             )
 
 

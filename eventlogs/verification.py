@@ -29,12 +29,14 @@ from eventlogs.codec import EventReader, StoredEvent
 from eventlogs.entries import ENCODER, Entry, EntryCodec, Untrusted
 from eventlogs.exceptions import (
     LogCorrupted,
+    ProjectionUnavailable,
     RegistrationError,
     UndecodableEvent,
     UnknownEventType,
 )
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.scans import EventRow, LogRow
 
 PAIRS: Final = 200  # (log, index) pairs looked up by one statement
@@ -330,6 +332,36 @@ class CacheVerifier:
                 f"the {aggregate.__qualname__} that is cached at version {entry.head.version} is "
                 f"another one than a replay gives",
             )
+
+
+class ProjectionVerifier:
+    """Rows of read models against a replay of their logs, as of their checkpoints."""
+
+    name = "projections"
+
+    def __init__(self, *, sample: int | None = None, repair: bool = False) -> None:
+        """Look at so many logs, by default at all; put right what differs, or only say so."""
+        self._sample = sample
+        self._repair = repair
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Compare the rows of all read models that have one for each log."""
+        for name, projection in sorted(projections.items()):
+            if not issubclass(projection, RowProjection) or projection.has_shared_rows():
+                continue
+            if projection._using() != scope.using:
+                continue
+            try:
+                found = projection.verify(sample=self._sample, repair=self._repair)
+            except ProjectionUnavailable as error:
+                yield Finding("projections", name, str(error))
+                continue
+            for each in found.differences:
+                done = ", and was put right" if each.is_repaired else ""
+                fields = ", ".join(each.fields)
+                yield Finding(
+                    "projections", str(each.log_id), f"its row in {name} differs in {fields}{done}"
+                )
 
 
 VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]

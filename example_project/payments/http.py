@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -186,6 +186,14 @@ def moment(request: HttpRequest, name: str) -> datetime | None:
             f"address, the + of an offset is written %2B).",
         )
     return at
+
+
+def choice(request: HttpRequest, name: str, values: Sequence[str]) -> str | None:
+    """Read a query parameter that is one of some words, None where it is missing."""
+    text = request.GET.get(name)
+    if text is not None and text not in values:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} has to be one of: {', '.join(values)}.")
+    return text
 
 
 def flag(request: HttpRequest, name: str) -> bool:

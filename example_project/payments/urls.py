@@ -10,6 +10,7 @@ app_name = "payments"
 
 urlpatterns = [
     path("", views.Payments.as_view(), name="create"),
+    path("totals/", views.Totals.as_view(), name="totals"),
     path("<str:payment_id>/", views.OnePayment.as_view(), name="show"),
     path("<str:payment_id>/events/", views.Events.as_view(), name="events"),
     path("<str:payment_id>/authorize/", views.Authorize.as_view(), name="authorize"),

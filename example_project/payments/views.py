@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
+from django.db.models import Count, Sum
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
@@ -46,6 +47,7 @@ from example_project.payments.http import (
     Fields,
     Problem,
     allows,
+    choice,
     fingerprint,
     flag,
     idempotency_key,
@@ -53,6 +55,7 @@ from example_project.payments.http import (
     read_fields,
     whole_number,
 )
+from example_project.payments.models import PaymentSummary
 
 MAX_AMOUNT = 1_000_000_000_000  # minor units; sums of it stay exact in any JSON reader
 MAX_APPROVAL_CODE = 64  # characters
@@ -116,6 +119,33 @@ class Api(View):
 class Payments(Api):
     """All payments."""
 
+    def get(self, request: HttpRequest) -> JsonResponse:
+        """
+        List payments from the read model, the newest first; ``next`` is the next page's address.
+
+        ``?status=refunded`` keeps those of a status, ``?outstanding=true`` those of which
+        something is outstanding. A page is as fresh as the projection: milliseconds, as a rule.
+        """
+        rows = PaymentSummary.objects.order_by("-log_id")
+        status = choice(request, "status", PaymentSummary.Status.values)
+        if status is not None:
+            rows = rows.filter(status=status)
+        if outstanding := flag(request, "outstanding"):
+            rows = rows.filter(outstanding__gt=0)
+        limit = whole_number(request, "limit", least=1, most=MAX_LIMIT) or MAX_LIMIT
+        if before := request.GET.get("before"):
+            rows = rows.filter(log_id__lt=payments.parse_id(before))
+        found = list(rows[: limit + 1])
+        following = None
+        if len(found) > limit:
+            query = {"before": str(found[limit - 1].log_id), "limit": str(limit)}
+            query |= {"status": status} if status else {}
+            query |= {"outstanding": "true"} if outstanding else {}
+            following = f"{request.path}?{urlencode(query)}"
+        return JsonResponse(
+            {"payments": [summary_as_json(row) for row in found[:limit]], "next": following}
+        )
+
     def post(self, request: HttpRequest) -> JsonResponse:
         """Create a payment: 201."""
         values = read_fields(request, {"amount": amount})
@@ -131,6 +161,19 @@ class Payments(Api):
         response = answer(state, HTTPStatus.CREATED)
         response["Location"] = reverse("payments:show", args=[str(state.log_id)])
         return response
+
+
+class Totals(Api):
+    """What is outstanding, by status."""
+
+    def get(self, request: HttpRequest) -> JsonResponse:
+        """Sum the read model up."""
+        rows = (
+            PaymentSummary.objects.values("status")
+            .annotate(payments=Count("pk"), amount_outstanding=Sum("outstanding"))
+            .order_by("status")
+        )
+        return JsonResponse({"totals": list(rows)})
 
 
 class Command(Api):
@@ -251,6 +294,21 @@ def representation(
         status=status,
         headers={"ETag": reduction.etag},
     )
+
+
+def summary_as_json(row: PaymentSummary) -> dict[str, Any]:
+    """Return a row of the read model, with the names that a payment has elsewhere."""
+    return {
+        "id": str(row.log_id),
+        "status": row.status,
+        "amount_requested": row.requested,
+        "amount_approved": row.authorized,
+        "amount_captured": row.captured,
+        "amount_refunded": row.refunded,
+        "amount_outstanding": row.outstanding,
+        "requested_at": row.requested_at.isoformat(),
+        "changed_at": row.changed_at.isoformat(),
+    }
 
 
 def as_json(record: EventRecord) -> dict[str, Any]:

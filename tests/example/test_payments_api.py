@@ -630,7 +630,7 @@ def test_a_body_that_is_too_large_is_413(api, settings):
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("get", "", "POST, OPTIONS"),
+        ("put", "", "GET, POST, HEAD, OPTIONS"),
         ("post", "one/", "GET, HEAD, OPTIONS"),
         ("delete", "one/", "GET, HEAD, OPTIONS"),
         ("put", "one/events/", "GET, HEAD, OPTIONS"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -9,8 +10,10 @@ from django.core.management.base import CommandParser
 from eventlogs.management import arguments
 from eventlogs.management.figures import Figures, as_json, figures
 from eventlogs.management.output import Output
+from eventlogs.projections.declarations import projections
+from eventlogs.projections.standing import Standing, standing
 
-HELP = "Count events by type and day, lengths of logs, sizes of tables and indexes."
+HELP = "Count events by type and day, lengths of logs, projections, sizes of tables and indexes."
 
 DAYS = 14
 BAR = 24  # columns of the longest bar
@@ -33,13 +36,15 @@ def add_arguments(parser: CommandParser) -> None:
 def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> None:
     """Write the figures; a ``~`` marks an estimate."""
     found = figures(using, exact=exact)
+    standings = [standing(each) for _, each in sorted(projections.items())]
     if out.as_json:
-        out.document(as_json(found))
+        out.document({**as_json(found), "projections": [asdict(each) for each in standings]})
         return
     write_types(out, found)
     if days:
         write_days(out, found, days)
     write_logs(out, found)
+    write_projections(out, standings)
     write_tables(out, found)
     if found.estimated:
         out.line()
@@ -101,6 +106,35 @@ def write_logs(out: Output, found: Figures) -> None:
         ],
         head=("log type", "logs", "events", "median", "90%", "99%", "longest"),
         right=range(1, 7),
+    )
+
+
+def write_projections(out: Output, standings: list[Standing]) -> None:
+    """Write a row for each projection."""
+    if not standings:
+        return
+    out.heading(f"{len(standings):,} projections")
+    out.table(
+        [
+            (
+                each.name,
+                each.kind,
+                f"{each.version}" if not each.is_rebuild_due else f"{each.version}, rebuild due",
+                each.position,
+                "?" if each.positions_behind is None else each.positions_behind,
+                "?" if each.age is None else f"{each.age.total_seconds():,.1f} s",
+                f"{each.rate:,.0f}/s" if each.rate else "",
+                each.parked,
+                each.waiting,
+                f"{len(each.owners)} of {each.partitions}" if each.owners else "nobody",
+            )
+            for each in standings
+        ],
+        head=(
+            *("projection", "kind", "version", "position", "behind", "lag", "speed"),
+            *("parked", "waiting", "run by"),
+        ),
+        right=(3, 4, 5, 6, 7, 8),
     )
 
 

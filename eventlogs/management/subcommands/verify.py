@@ -10,9 +10,9 @@ from django.core.management.base import CommandParser
 
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
-from eventlogs.management.mistakes import findings
+from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output, clean
-from eventlogs.verification import CacheVerifier, Scope, verify
+from eventlogs.verification import CacheVerifier, ProjectionVerifier, Scope, Verifier, verify
 
 HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
 
@@ -42,6 +42,20 @@ def add_arguments(parser: CommandParser) -> None:
         help="Also replay every log of which a reduction is cached, and compare.",
     )
     parser.add_argument(
+        "--projections",
+        action="store_true",
+        help="Also replay logs and compare the rows of read models.",
+    )
+    parser.add_argument(
+        "--sample",
+        type=arguments.at_least(1),
+        metavar="N",
+        help="With --projections: N logs of each, at random. By default, all.",
+    )
+    parser.add_argument(
+        "--repair", action="store_true", help="With --projections: put right the rows that differ."
+    )
+    parser.add_argument(
         "--limit",
         type=arguments.at_least(1),
         default=SHOWN,
@@ -58,11 +72,19 @@ def run(
     after: LogId | None,
     no_decode: bool,
     caches: bool,
+    projections: bool,
+    sample: int | None,
+    repair: bool,
     limit: int,
     verbosity: int,
     **options: Any,
 ) -> None:
     """Write findings as they are found; raise CommandError with exit code 1 if there were any."""
+    if (repair or sample is not None) and not projections:
+        raise mistake("--sample and --repair go with --projections.")
+    also: list[Verifier] = [CacheVerifier()] if caches else []
+    if projections:
+        also.append(ProjectionVerifier(sample=sample, repair=repair))
     found: Counter[str] = Counter()
     looked_at = 0
     with out.progress("Verifying", unit="events") as progress:
@@ -76,7 +98,7 @@ def run(
 
         scope = Scope(using, after, log_type, not no_decode, tell)
         try:
-            for finding in verify(scope, [CacheVerifier()] if caches else []):
+            for finding in verify(scope, also):
                 found[finding.check] += 1
                 if found.total() > limit:
                     continue
@@ -86,7 +108,7 @@ def run(
                     place = finding.subject
                     if finding.index is not None:
                         place += f" event {finding.index}"
-                    check = out.style.ERROR(f"{finding.check:<9}")
+                    check = out.style.ERROR(f"{finding.check:<11}")
                     out.line(f"{check}  {clean(place)}: {clean(finding.message)}")
         except KeyboardInterrupt:
             if scope.reached is not None:

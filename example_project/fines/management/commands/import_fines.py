@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router, transaction
 
 from eventlogs import EventLogError, IdempotencyKeyReused, LogManager, LogState
 from eventlogs.models import Event
 from example_project.fines.events import Fine
+from example_project.fines.models import FineBalance
+from example_project.fines.projections import FineBalances
 from example_project.fines.rows import BadRow, Row, read
 
 BATCH = 500  # rows of a transaction: what an interrupted run has to append again at most
@@ -67,6 +69,9 @@ class Command(BaseCommand):
         except BadRow as error:
             raise CommandError(f"{file}, {error} Nothing was imported.") from error
         self.report(self.check_totals())
+        # Routers know one database for the read model: another one's logs are not in it.
+        if database == router.db_for_write(FineBalance):
+            self.report_balances()
 
     def import_rows(self, file: TextIO) -> None:
         """Append the rows of a file that are not there yet, or nothing if a line is bad."""
@@ -138,6 +143,18 @@ class Command(BaseCommand):
         else:
             done = "Nothing to append. Each log still adds up to what the file says was paid."
         self.stdout.write(done, self.style.SUCCESS)
+
+    def report_balances(self) -> None:
+        """Bring the read model up to date, and show what it says."""
+        FineBalances.catch_up()
+        owed: dict[str, list[Decimal]] = {}
+        # Summed up here: SQLite would do it in binary floats.
+        for status, outstanding in FineBalance.objects.values_list("status", "outstanding"):
+            owed.setdefault(status, []).append(outstanding)
+        self.stdout.write("")
+        self.stdout.write(f"{'balances':<21}{'fines':>11}{'outstanding':>16}")
+        for status, amounts in sorted(owed.items()):
+            self.stdout.write(f"{status:<21}{len(amounts):>11,}{sum(amounts):>16,}")
 
 
 def check_database(alias: str) -> None:

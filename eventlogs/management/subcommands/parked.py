@@ -1,0 +1,131 @@
+"""``eventlogs parked``: events that projections could not apply, and what to do about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from eventlogs.ids import LogId
+from eventlogs.management import arguments
+from eventlogs.management.mistakes import mistake
+from eventlogs.management.output import Output
+from eventlogs.management.projections import choose
+from eventlogs.models import ParkedEvent
+from eventlogs.projections.declarations import projections
+
+HELP = "Show the events that projections could not apply; retry or skip them."
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add which, and what to do."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Of which projections; all.")
+    parser.add_argument(
+        "--details", action="store_true", help="With what was raised, which may show data."
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--retry", type=arguments.log_id, metavar="LOG", help="Try the event of this log again."
+    )
+    action.add_argument("--retry-all", action="store_true", help="Try all of them again.")
+    action.add_argument(
+        "--skip",
+        type=arguments.log_id,
+        metavar="LOG",
+        help="Pass over the event of this log for good, also in rebuilds. Needs --yes.",
+    )
+    parser.add_argument("--yes", action="store_true", help="To skip is what is meant.")
+
+
+def run(
+    out: Output,
+    *,
+    using: str,
+    names: list[str],
+    details: bool,
+    retry: LogId | None,
+    retry_all: bool,
+    skip: LogId | None,
+    yes: bool,
+    **options: Any,
+) -> None:
+    """Write what waits, or act on it."""
+    chosen = choose(names)
+    if skip is not None:
+        if len(names) != 1:
+            raise mistake("Name the one projection whose event is to be skipped.")
+        if not yes:
+            raise mistake(
+                "To skip an event leaves its effect out of the rows for good. Add --yes if that "
+                "is what you mean; to try it again, use --retry."
+            )
+        if not projections[names[0]].skip(skip):
+            raise mistake(f"No event of {skip} waits in {names[0]!r}.")
+        out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
+        return
+    if retry is not None or retry_all:
+        count = sum(projections[name].retry(retry) for name in chosen)
+        if not count and retry is not None:
+            raise mistake(f"No event of {retry} waits in {', '.join(chosen)}.")
+        if out.as_json:
+            out.document({"retried": count})
+        else:
+            out.line(f"{count:,} events are tried again now, by whoever runs the projection.")
+        return
+    write(out, chosen, using, details)
+
+
+def write(out: Output, names: list[str], using: str, details: bool) -> None:
+    """Write a row for each event that waits."""
+    waiting = list(
+        ParkedEvent.objects.using(using)
+        .filter(projection__in=names, is_rebuild=False)
+        .order_by("projection", "position")
+    )
+    if out.as_json:
+        for each in waiting:
+            out.record(as_json(each, details))
+        return
+    if not waiting:
+        out.line("No event waits.", out.style.SUCCESS)
+        return
+    out.table(
+        [
+            (
+                each.projection,
+                str(each.log_id),
+                each.index,
+                each.type,
+                each.attempts,
+                "parked" if each.is_parked else "waits",
+                each.failed_at,
+                each.error,
+            )
+            for each in waiting
+        ],
+        head=("projection", "log", "event", "type", "tries", "", "last failed (UTC)", "error"),
+        right=(2, 4),
+        below=lambda number: (
+            [(line, None) for line in waiting[number].details.splitlines()] if details else []
+        ),
+        paint=lambda column, text: (
+            str(out.style.ERROR(text)) if column == 5 and text.strip() == "parked" else text
+        ),
+    )
+
+
+def as_json(waiting: ParkedEvent, details: bool) -> dict[str, Any]:
+    """Return what is known of an event that waits."""
+    found = {
+        "projection": waiting.projection,
+        "log_id": waiting.log_id,
+        "index": waiting.index,
+        "position": waiting.position,
+        "type": waiting.type,
+        "attempts": waiting.attempts,
+        "parked": waiting.is_parked,
+        "retry_at": waiting.retry_at,
+        "failed_at": waiting.failed_at,
+        "error": waiting.error,
+    }
+    return {**found, "details": waiting.details} if details else found

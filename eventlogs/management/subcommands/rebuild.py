@@ -1,0 +1,106 @@
+"""``eventlogs rebuild``: make the rows of read models anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from eventlogs.feed import Feed
+from eventlogs.ids import LogId
+from eventlogs.management import arguments
+from eventlogs.management.mistakes import mistake
+from eventlogs.management.output import Output
+from eventlogs.management.projections import are_due, choose, with_rows
+from eventlogs.models import EventLog
+from eventlogs.projections.declarations import RowProjection
+from eventlogs.projections.rebuilding import Progress
+
+HELP = (
+    "Make the rows of read models anew, while the old ones serve; one that was interrupted "
+    "carries on."
+)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add which, and how."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Which read models.")
+    parser.add_argument(
+        "--due",
+        action="store_true",
+        help="All whose version was raised since their rows were made.",
+    )
+    parser.add_argument(
+        "--log",
+        type=arguments.log_id,
+        metavar="LOG",
+        help="Only the row of this log, in place.",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="Begin anew, also where one was interrupted."
+    )
+    parser.add_argument(
+        "--park",
+        action="store_true",
+        help="Park events that cannot be applied. By default, the first one ends it.",
+    )
+
+
+def run(
+    out: Output,
+    *,
+    using: str,
+    names: list[str],
+    due: bool,
+    log: LogId | None,
+    restart: bool,
+    park: bool,
+    **options: Any,
+) -> None:
+    """Rebuild one after the other."""
+    if due:
+        names = [*names, *are_due()]
+    elif not names:
+        known = ", ".join(choose([]))
+        raise mistake(f"Which one? Name some, or pass --due. There is: {known}.")
+    for name in dict.fromkeys(names):
+        rebuild(out, with_rows(name), log=log, restart=restart, park=park)
+    if not names and not out.as_json:
+        out.line("No rebuild is due.", out.style.SUCCESS)
+
+
+def rebuild(
+    out: Output, projection: type[RowProjection], *, log: LogId | None, restart: bool, park: bool
+) -> None:
+    """Rebuild one read model, or one of its rows."""
+    name, using = projection.name, projection._using()
+    inline = projection.mode == projection.INLINE
+    total = EventLog.objects.using(using).count() if inline else Feed(using).settled()
+    unit = "logs" if inline else "positions"
+    if log is not None:
+        applied = projection.rebuild(log)
+    else:
+        with out.progress(f"Rebuilding {name}", total=total, unit=unit) as bar:
+            done = 0
+
+            def tell(progress: Progress) -> None:
+                nonlocal done
+                bar.advance(max(0, progress.done - done))
+                done = max(done, progress.done)
+
+            try:
+                applied = projection.rebuild(restart=restart, park=park, tell=tell)
+            except KeyboardInterrupt:
+                out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}")
+                raise
+    parked = 0 if log is not None else len(projection.parked())
+    if out.as_json:
+        out.record({"projection": name, "applied": applied, "parked": parked})
+        return
+    what = name if log is None else f"{name}, {log}"
+    out.line(f"{what}: made anew of {applied:,} events.", out.style.SUCCESS)
+    if parked:
+        out.line(
+            f"{parked:,} events are parked. See: manage.py eventlogs parked {name}",
+            out.style.WARNING,
+        )

@@ -1,0 +1,15 @@
+"""The projection that keeps the balances of fines."""
+
+from __future__ import annotations
+
+from eventlogs import ReductionProjection, projection
+from example_project.fines.events import Fine
+from example_project.fines.models import FineBalance
+
+
+@projection("fine-balance", version=1)
+class FineBalances(ReductionProjection):
+    """The aggregate as a row, for each fine."""
+
+    aggregate = Fine
+    model = FineBalance
