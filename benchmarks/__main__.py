@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.bench import drop_scratch, make_scratch, server_facts
 
-NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching")
+NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching", "projections")
 
 
 def main(names: list[str]) -> int:
@@ -20,6 +20,7 @@ def main(names: list[str]) -> int:
     from benchmarks.caching import run_caching
     from benchmarks.feed import run_feed
     from benchmarks.growth import run_growth
+    from benchmarks.projections import run_projections
     from benchmarks.streaming import run_streaming
 
     runs = {
@@ -29,6 +30,7 @@ def main(names: list[str]) -> int:
         "feed": run_feed,
         "growth": run_growth,
         "caching": run_caching,
+        "projections": run_projections,
     }
     try:
         reached = [runs[name]() for name in names or NAMES]

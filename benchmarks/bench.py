@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
-SCRATCH = "eventlogs_benchmarks"
+SCRATCH = os.environ.get("BENCHMARK_DATABASE", "eventlogs_benchmarks")
 CLIENTS = 8
 SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "5"))  # of each measurement
 ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "5"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
@@ -12,8 +12,9 @@ from django.db import models, router
 from django.utils import timezone
 
 from eventlogs import inline as appends
-from eventlogs.aggregates import Aggregate, LogState, Reduction, fold
-from eventlogs.codec import FeedRow
+from eventlogs import scans
+from eventlogs.aggregates import Aggregate, LogState, Reduction, fold, nothing
+from eventlogs.codec import EventReader, FeedRow
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import EventRecord, registry
 from eventlogs.exceptions import LogCorrupted, RegistrationError
@@ -26,6 +27,7 @@ from eventlogs.projections.advancing import Failed, parking_of
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
 from eventlogs.projections.verifying import Verification
+from eventlogs.scans import LogRow
 from eventlogs.stores.base import AppendRequest
 
 BATCH: Final = 1_000  # events that are applied in one transaction
@@ -33,7 +35,8 @@ TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may
 MAX_ATTEMPTS: Final = 5
 BACKOFF: Final = 1.0  # seconds before the second attempt, doubled for each further one
 NAP: Final = 0.02  # seconds between two looks of wait_for()
-MAX_REDUCTIONS: Final = 2_000  # that a worker keeps in memory
+MAX_REDUCTIONS: Final = 5_000  # that a worker keeps in memory
+SHORT: Final = 200  # events of a log up to which it is read together with others
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound="type[BaseProjection]")
@@ -415,12 +418,11 @@ class ReductionProjection(RowProjection):
             by_log.setdefault(record.log_id, []).append(record)
         rows = Rows(self.model, (), using)
         gone: list[LogId] = []
-        for log_id, own in by_log.items():
+        for log_id, reduction in self._reductions_of(by_log, using):
             try:
-                row = self._row(self._reduce(log_id, own, using))
+                row = self._row(reduction)
             except (Exception, SystemExit) as error:
-                self._reductions.pop(log_id, None)
-                raise Failed(own[0].position, error) from error
+                raise Failed(by_log[log_id][0].position, error) from error
             if row is None:
                 gone.append(log_id)
             else:
@@ -435,25 +437,59 @@ class ReductionProjection(RowProjection):
             return None
         return self._row(LogManager(self.aggregate, using=using).reduce(log_id, version=version))
 
-    def _reduce(self, log_id: LogId, records: list[EventRecord], using: str) -> Reduction[Any]:
-        """Return the reduction as of the last record: not later ones, which are not settled."""
-        kept = self._reductions.pop(log_id, None)
-        version = records[-1].index + 1
-        if kept is None and records[0].index == 0:
-            kept = Reduction(log_id, 0, self.aggregate(), timezone.now())
-        if kept is not None and kept.version == records[0].index:
+    def _reductions_of(
+        self, by_log: dict[LogId, list[EventRecord]], using: str
+    ) -> Iterator[tuple[LogId, Reduction[Any]]]:
+        """Yield the reductions as of the last records: not later ones, which are not settled."""
+        missing: list[LogId] = []
+        for log_id, records in by_log.items():
+            kept = self._reductions.pop(log_id, None)
+            if kept is None and records[0].index == 0:
+                kept = nothing(self.aggregate, log_id)
+            if kept is None or kept.version != records[0].index:
+                missing.append(log_id)
+                continue
             try:
                 reduction = fold(kept, records)
             except LogCorrupted:  # records were left out: parked or skipped ones
-                reduction = None
-        else:
-            reduction = None
-        if reduction is None:
-            manager = LogManager(self.aggregate, using=using)
-            reduction = manager.reduce(log_id)
-            if reduction.version != version:
-                reduction = manager.reduce(log_id, version=version)
-        self._reductions[log_id] = reduction
+                missing.append(log_id)
+                continue
+            except (Exception, SystemExit) as error:
+                raise Failed(records[0].position, error) from error
+            yield log_id, self._keep(reduction)
+        for log_id, reduction in self._load(missing, by_log, using):
+            yield log_id, self._keep(reduction)
+
+    def _load(
+        self, log_ids: list[LogId], by_log: dict[LogId, list[EventRecord]], using: str
+    ) -> Iterator[tuple[LogId, Reduction[Any]]]:
+        """Yield reductions: of long logs one by one, as they are cached; of short ones at once."""
+        manager, reader = LogManager(self.aggregate, using=using), EventReader()
+        short: list[LogRow] = []
+        for log_id in log_ids:
+            last = by_log[log_id][-1]
+            version = last.index + 1
+            if version <= SHORT:
+                short.append(LogRow(log_id, version, last.recorded_at, last.recorded_at))
+                continue
+            try:
+                reduction = manager.reduce(log_id)
+                if reduction.version != version:
+                    reduction = manager.reduce(log_id, version=version)
+            except (Exception, SystemExit) as error:
+                raise Failed(by_log[log_id][0].position, error) from error
+            yield log_id, reduction
+        for log, events in scans.logs_with_events(using, short):
+            # Of an event row, the first is the log's UUID; the rest is a stored event.
+            stored = [row[1:] for row in events if row[1] < log.version]
+            try:
+                start = nothing(self.aggregate, log.log_id)
+                yield log.log_id, fold(start, reader.records(log.log_id, stored))
+            except (Exception, SystemExit) as error:
+                raise Failed(by_log[log.log_id][0].position, error) from error
+
+    def _keep(self, reduction: Reduction[Any]) -> Reduction[Any]:
+        self._reductions[reduction.log_id] = reduction
         if len(self._reductions) > MAX_REDUCTIONS:
             self._reductions.popitem(last=False)
         return reduction

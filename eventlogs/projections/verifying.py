@@ -26,6 +26,7 @@ from eventlogs.stores.feeds import partition_of
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
 
+TRIES: Final = 4  # for each log of a sample: some are drawn twice
 EVERYTHING: Final = 2**63 - 1  # a position that none is above
 
 
@@ -184,7 +185,9 @@ def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[L
     if first is None or last is None:
         return
     seen: set[UUID] = set()
-    for _ in range(count):
+    for _ in range(count * TRIES):
+        if len(seen) == count:
+            return
         place = UUID(int=random.randint(first.pk.int, last.pk.int))
         log = logs.filter(pk__gte=place).order_by("pk").first()
         if log is not None and log.pk not in seen:
