@@ -81,6 +81,7 @@ if EXAMPLE_REDIS_URL:
     EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher", "REFRESH_ON_APPEND": True}
     CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", EXAMPLE_REDIS_URL)
     CELERY_BEAT_SCHEDULE = {
+        "projections": {"task": "eventlogs.run_projections", "schedule": 1.0},  # seconds
         "sweep": {"task": "eventlogs.sweep_reductions", "schedule": 60.0},  # seconds
         "sweep-all": {
             "task": "eventlogs.sweep_reductions",
