@@ -369,6 +369,7 @@ class Advancer:
                 ):
                     work(moved)
                 self.lease = moved
+                self._seen = max(self._seen, moved.position)
                 self._moved_at = time.monotonic()
                 return None
             except Failed as failed:

@@ -240,9 +240,17 @@ def move(lease: Lease, position: int, **figures: Any) -> Lease:
 
 
 def release(lease: Lease, position: int | None = None) -> None:
-    """Give a lease back, at a position up to which there was nothing to apply."""
-    reached = lease.position if position is None else position
-    _mine(lease).update(owner="", leased_until=None, position=reached)
+    """
+    Give a lease back, at a position up to which there was nothing to apply.
+
+    The position is never lowered: what is above it is applied.
+    """
+    reached = lease.position if position is None else max(lease.position, position)
+    given_back = _mine(lease).update(owner="", leased_until=None, position=reached)
+    if not given_back:
+        # It may stand elsewhere than we believe, where a transaction was taken back.
+        rows = Checkpoint.objects.using(lease.using).filter(pk=lease.pk, token=lease.token)
+        rows.update(owner="", leased_until=None)
 
 
 @contextmanager

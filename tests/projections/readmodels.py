@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from django.db import models
@@ -190,6 +191,34 @@ class Letters(Fast, Reactor):
     def write(self, record):
         behaviour["before"](record)
         reactions.append((record.type, record.position))
+
+
+def balances(model=Balance):
+    """Return what the rows say, by log."""
+    return dict(model.objects.values_list("log_id", "balance"))
+
+
+def replayed(*states):
+    """Return what the logs say."""
+    return {state.log_id: Account.logs.reduce(state.log_id).aggregate.balance for state in states}
+
+
+def fail_on(*classes, error=ValueError):
+    """Let handlers raise on events of these classes."""
+
+    def before(record):
+        if isinstance(record.event, classes):
+            raise error("4111-1111")
+
+    behaviour["before"] = before
+
+
+def until(condition, seconds=10.0):
+    """Wait until something is so; fail where it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
 
 
 # Known only where a fixture says so: an inline one takes part in every append to an account.

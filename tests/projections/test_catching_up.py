@@ -17,25 +17,12 @@ from tests.projections.readmodels import (
     Letters,
     Reduced,
     ReducedBalances,
+    balances,
+    fail_on,
+    replayed,
 )
 
 pytestmark = pytest.mark.usefixtures("tables")
-
-
-def balances(model=Balance):
-    return dict(model.objects.values_list("log_id", "balance"))
-
-
-def replayed(*states):
-    return {state.log_id: Account.logs.reduce(state.log_id).aggregate.balance for state in states}
-
-
-def fail_on(*classes):
-    def before(record):
-        if isinstance(record.event, classes):
-            raise ValueError("4111-1111")
-
-    readmodels.behaviour["before"] = before
 
 
 @pytest.mark.parametrize(("each", "model"), [(Balances, Balance), (ReducedBalances, Reduced)])
