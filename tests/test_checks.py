@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import partial
 
 import pytest
+from django.contrib.contenttypes.models import ContentType
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
@@ -15,6 +16,8 @@ from django.db import connection, connections
 
 from eventlogs import Aggregate, NeverCache, checks, event, upcaster
 from eventlogs.checks import check_events, check_settings, check_sqlite_transactions
+from eventlogs.models import ProjectionState
+from example_project.payments.projections import PaymentSummaries
 from tests.accounts import Opened
 
 
@@ -415,3 +418,42 @@ def test_values_of_the_cache_that_can_be(settings, value):
     settings.EVENTLOGS = value
 
     assert found(checks.check_settings) == []
+
+
+@pytest.mark.django_db
+def test_w030_rows_of_another_version():
+    check = partial(checks.check_rebuilds, databases=["default"])
+    assert found(check) == []
+    PaymentSummaries.catch_up()
+    assert found(check) == []
+
+    ProjectionState.objects.update(version=0)
+    assert found(check) == ["eventlogs.W030"]
+    assert found(checks.check_rebuilds) == []  # the database is not to be asked
+
+    PaymentSummaries.rebuild()
+    assert found(check) == []
+
+
+def test_e031_rows_that_no_log_finds(monkeypatch):
+    monkeypatch.setattr(PaymentSummaries, "model", ContentType)
+    assert found(checks.check_projections) == ["eventlogs.E031"]
+
+    monkeypatch.setattr(PaymentSummaries, "key", lambda self, record: 1)
+    assert found(checks.check_projections) == []
+
+
+def test_e032_rows_in_another_database(settings):
+    class Elsewhere:
+        def db_for_write(self, model, **hints):
+            return "other" if model is PaymentSummaries.model else None
+
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+
+    assert found(checks.check_projections) == ["eventlogs.E032"]
+
+
+def test_e033_a_database_without_a_feed(monkeypatch):
+    monkeypatch.setattr(checks, "FEEDS", frozenset())
+
+    assert set(found(checks.check_projections)) == {"eventlogs.E033"}

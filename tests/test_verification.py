@@ -20,7 +20,17 @@ from eventlogs.entries import EntryCodec
 from eventlogs.events import upcaster
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.stores import AppendRequest, store_for
-from eventlogs.verification import VERIFIERS, CacheVerifier, Finding, Scope, verify
+from eventlogs.verification import (
+    VERIFIERS,
+    CacheVerifier,
+    Finding,
+    ProjectionVerifier,
+    Scope,
+    verify,
+)
+from example_project.payments.events import Payment, Requested
+from example_project.payments.models import PaymentSummary
+from example_project.payments.projections import PaymentSummaries
 from tests.accounts import Account, Deposited, Opened
 from tests.management.histories import fill
 
@@ -345,6 +355,20 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
     assert [each.message for each in of_caches()] == [
         "the cache cannot be read, so nothing is known"
     ]
+
+
+def test_rows_of_read_models_are_compared_with_a_replay(db):
+    state = Payment.logs.create(Requested(amount=5))
+    PaymentSummaries.catch_up()
+    scope = Scope("default")
+    assert list(verify(scope, [ProjectionVerifier()])) == []
+
+    PaymentSummary.objects.update(requested=6)
+    message = "its row in payment-summary differs in requested"
+    [finding] = verify(scope, [ProjectionVerifier(repair=True)])
+    assert (finding.check, finding.subject) == ("projections", str(state.log_id))
+    assert finding.message == f"{message}, and was put right"
+    assert list(verify(scope, [ProjectionVerifier(sample=5)])) == []
 
 
 def test_a_project_adds_its_own_verifier(db, monkeypatch):

@@ -12,7 +12,7 @@ from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.management.projections import are_due, choose, with_rows
-from eventlogs.models import EventLog
+from eventlogs.models import EventLog, ParkedEvent
 from eventlogs.projections.declarations import RowProjection
 from eventlogs.projections.rebuilding import Progress
 
@@ -42,7 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--park",
         action="store_true",
-        help="Park events that cannot be applied. By default, the first one ends it.",
+        help="Put events aside that cannot be applied. By default, the first one ends it.",
     )
 
 
@@ -93,14 +93,14 @@ def rebuild(
             except KeyboardInterrupt:
                 out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}")
                 raise
-    parked = 0 if log is not None else len(projection.parked())
+    waiting = ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).count()
     if out.as_json:
-        out.record({"projection": name, "applied": applied, "parked": parked})
+        out.record({"projection": name, "applied": applied, "waiting": waiting})
         return
     what = name if log is None else f"{name}, {log}"
     out.line(f"{what}: made anew of {applied:,} events.", out.style.SUCCESS)
-    if parked:
+    if waiting:
         out.line(
-            f"{parked:,} events are parked. See: manage.py eventlogs parked {name}",
+            f"{waiting:,} events could not be applied. See: manage.py eventlogs parked {name}",
             out.style.WARNING,
         )

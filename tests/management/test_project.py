@@ -1,0 +1,133 @@
+"""``eventlogs project``: runs until it is stopped, alone or with others that it looks after."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from django.core.management import CommandError
+from django.db import connection
+
+from eventlogs.models import Checkpoint, ProjectionWorker
+from eventlogs.projections.declarations import projections
+from example_project.payments.events import Captured, Payment, Requested
+from example_project.payments.models import PaymentSummary
+from example_project.payments.projections import PaymentSummaries
+from tests.management.test_eventlogs import ROOT
+
+MANAGE = [sys.executable, "-W", "error", "-m", "tests.management.manage"]
+
+
+@pytest.fixture
+def start(transactional_db):
+    """A function that starts the command in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*MANAGE, str(connection.settings_dict["NAME"]), "eventlogs", "project", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def eventually(condition, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def captured(state) -> int:
+    found = PaymentSummary.objects.filter(pk=state.log_id)
+    return found.values_list("captured", flat=True).first() or 0
+
+
+def test_once_applies_what_there_is(run, run_json, db):
+    Payment.logs.create(Requested(amount=5))
+
+    assert "payment-summary: 1 events applied" in run("project", "--once")
+    assert run_json("project", "payment-summary", "--once") == {"applied": {"payment-summary": 0}}
+
+
+def test_it_keeps_rows_up_to_date_until_sigterm(start):
+    state = Payment.logs.create(Requested(amount=5))
+    process = start("payment-summary")
+    assert eventually(lambda: PaymentSummary.objects.exists())
+
+    state = Payment.logs.append(state, Captured(amount=3))
+    assert PaymentSummaries.wait_for(state.position, timeout=10)
+    assert captured(state) == 3
+
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+    assert "Running payment-summary." in out
+    assert set(Checkpoint.objects.values_list("owner", flat=True)) == {""}
+    assert not ProjectionWorker.objects.exists()
+
+
+def test_json_is_for_programs(start):
+    Payment.logs.create(Requested(amount=5))
+    process = start("payment-summary", "--json")
+
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline()) == {"applied": {"payment-summary": 1}}
+
+
+@pytest.mark.postgresql
+def test_workers_that_die_are_started_again(start):
+    process = start("--workers", "2")
+    assert eventually(lambda: ProjectionWorker.objects.count() == 2)
+    victims = {int(each.name.split(":")[1]) for each in ProjectionWorker.objects.all()}
+    assert process.pid not in victims
+
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    state = Payment.logs.create(Requested(amount=5), Captured(amount=4))
+
+    assert eventually(lambda: captured(state) == 4, 40)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert err.count("(signal SIGKILL). Another one starts in") == 2
+
+
+@pytest.mark.postgresql
+def test_workers_end_when_nobody_looks_after_them(start):
+    process = start("--workers", "2")
+    assert eventually(lambda: ProjectionWorker.objects.count() == 2)
+
+    process.kill()
+
+    assert eventually(lambda: not ProjectionWorker.objects.exists())
+
+
+def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
+    with pytest.raises(CommandError, match=r"no projection 'x'\. There is: .*payment-summary"):
+        run("project", "x")
+    for name in list(projections):
+        monkeypatch.delitem(projections, name)
+    with pytest.raises(CommandError, match="No projection is declared"):
+        run("project")
+
+
+def test_too_little_memory_is_a_mistake(run, db):
+    with pytest.raises(CommandError, match="not an int from 64"):
+        run("project", "--max-memory", "1")
