@@ -46,16 +46,25 @@ class Lines:
     def __init__(self, stream: TextIO, label: str, total: int | None, unit: str) -> None:
         self._stream, self._label, self._total, self._unit = stream, label, total, unit
         self._done = 0
-        self._next = time.monotonic() + PAUSE
+        self._begun = time.monotonic()
+        self._next = self._begun + PAUSE
 
     def advance(self, count: int = 1) -> None:
         """Count, and write a line where the last one is some seconds old."""
         self._done += count
         if time.monotonic() >= self._next:
             of = f" of {self._total:,}" if self._total is not None else ""
-            self._stream.write(f"{self._label}: {self._done:,}{of} {self._unit}\n")
+            self._stream.write(f"{self._label}: {self._done:,}{of} {self._unit}{self._left()}\n")
             self._stream.flush()
             self._next = time.monotonic() + PAUSE
+
+    def _left(self) -> str:
+        """Return how long it may still take, at the speed that it had so far."""
+        if not self._total or not self._done:
+            return ""
+        took = time.monotonic() - self._begun
+        left = took * max(0, self._total - self._done) / self._done
+        return f", about {left:,.0f} s left"
 
     def clear(self) -> None:
         """Do nothing: a line is in nobody's way."""

@@ -118,23 +118,18 @@ def write_projections(out: Output, standings: list[Standing]) -> None:
         [
             (
                 each.name,
-                each.kind,
-                f"{each.version}" if not each.is_rebuild_due else f"{each.version}, rebuild due",
-                each.position,
+                f"{each.version}, due" if each.is_rebuild_due else f"{each.version}",
                 "?" if each.positions_behind is None else each.positions_behind,
                 "?" if each.age is None else f"{each.age.total_seconds():,.1f} s",
                 f"{each.rate:,.0f}/s" if each.rate else "",
                 each.parked,
                 each.waiting,
-                f"{len(each.owners)} of {each.partitions}" if each.owners else "nobody",
+                f"{len(each.owners)} for {each.partitions}" if each.owners else "nobody",
             )
             for each in standings
         ],
-        head=(
-            *("projection", "kind", "version", "position", "behind", "lag", "speed"),
-            *("parked", "waiting", "run by"),
-        ),
-        right=(3, 4, 5, 6, 7, 8),
+        head=("projection", "version", "behind", "lag", "speed", "parked", "waiting", "run by"),
+        right=range(2, 7),
     )
 
 
