@@ -60,10 +60,10 @@ class Lines:
 
     def _left(self) -> str:
         """Return how long it may still take, at the speed that it had so far."""
-        if not self._total or not self._done:
+        if not self._done or self._total is None or self._done >= self._total:
             return ""
         took = time.monotonic() - self._begun
-        left = took * max(0, self._total - self._done) / self._done
+        left = took * (self._total - self._done) / self._done
         return f", about {left:,.0f} s left"
 
     def clear(self) -> None:

@@ -205,3 +205,14 @@ def test_lines_without_tqdm(monkeypatch):
         shown.clear()
 
     assert stream.text == "Doing: 1,000 of 1,000 events\n"
+
+
+def test_lines_say_how_long_it_may_still_take(monkeypatch):
+    monkeypatch.setattr(progress, "tqdm", None)
+    monkeypatch.setattr(progress, "PAUSE", 0)
+    stream = Terminal()
+
+    with progress.shown(stream, "Doing", 1_000, "events") as shown:
+        shown.advance(500)
+
+    assert stream.text == "Doing: 500 of 1,000 events, about 0 s left\n"
