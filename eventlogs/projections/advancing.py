@@ -30,10 +30,10 @@ from eventlogs.events import EventRecord
 from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, TransactionMustRetry
 from eventlogs.feed import Feed, FeedRows
 from eventlogs.ids import LogId
-from eventlogs.models import ParkedEvent
+from eventlogs.models import Event, ParkedEvent, SkippedEvent
 from eventlogs.projections import leases
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
-from eventlogs.projections.leases import Lease, fenced
+from eventlogs.projections.leases import Lease, LeaseLost, fenced
 from eventlogs.projections.parking import INDEX, POSITION, TYPE, Parking, log_id_of
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import partition_of
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
 
 IDLE_MOVE: Final = 1.0  # seconds between two moves of a checkpoint over what is not ours
-RETRIES: Final = 200  # events of one held log that are tried in one go, so that others come too
+LOGS: Final = 100  # that are held and tried again in one go, so that new events come too
+RETRIES: Final = 200  # events of one of them, likewise
 PAGE: Final = 200  # events of a held log that are read at once
 
 FAILURES: Final = (Exception, SystemExit, HandlerTimedOut)
@@ -116,21 +117,30 @@ class Advancer:
 
     def settle(self, upto: int | None = None) -> None:
         """Apply all that is settled now (at most up to a position), and what is due again."""
-        more = True
-        while more:
-            more = self.step(upto)
-        self.retry_due()
+        while self.step(upto):
+            pass
+        while self.retry_due():
+            pass
 
     def rest(self) -> None:
         """There is nothing to apply: keep the lease, and what was passed over."""
         self._keep_up()
 
-    def retry_due(self) -> None:
-        """Try events again whose time has come, and what waits behind them."""
+    def retry_due(self) -> bool:
+        """
+        Try events again whose time has come, and what waits behind them.
+
+        Return whether there is more to try at once.
+        """
         number, of = self.lease.partition, self.lease.partitions
-        for waiting in self.parking.due():
-            if partition_of(waiting.log_id.uuid, of) == number:
-                self._retry(waiting)
+        # What lies ahead of the checkpoint is not ours to try yet: it comes with its batch.
+        due = [
+            pk
+            for pk, log_id in self.parking.due(self.lease.position)
+            if partition_of(log_id.uuid, of) == number
+        ]
+        more = [self._retry(pk) for pk in due[:LOGS]]
+        return len(due) > LOGS or any(more)
 
     def stand_at(self, position: int) -> None:
         """Move the checkpoint over what is not ours, up to a position that has been reached."""
@@ -139,6 +149,10 @@ class Advancer:
     def close(self) -> None:
         """Give the lease back."""
         leases.release(self.lease, self._seen)
+
+    def abandon(self) -> None:
+        """Let others take the lease at once, and be careful: the connection was lost."""
+        leases.abandon(self.lease)
 
     # A batch
 
@@ -204,7 +218,7 @@ class Advancer:
             free = [row for row in rows if log_id_of(row) not in held] if held else rows
             self._projection.apply(self._records(free), lease.using)
             if failing is not None and error is not None:
-                self.parking.failed(self.parking.hold(failing), error)
+                self.parking.failed(self.parking.hold(failing), error, failing)
             count = len(free)
 
         figures = {"applied": F("applied") + len(rows), "moved_at": Now(), "rate": self._rate}
@@ -220,13 +234,11 @@ class Advancer:
         for row in self._projection.missing(rows, self.lease.using):
             if log_id_of(row) in held:
                 continue
-            if self.lease.is_half_over:
-                self._transact_or_raise(lambda lease: None, self.lease.position)
-            failed = self._react(row)
+            failed = self._apply_one(row, self.lease.position, None)
             if failed is None:
                 self.applied += 1
             else:
-                self._note_failure(row, self.lease.position, None, failed.error)
+                self._note_failure(row, self.lease.position, None, failed)
         self._transact_or_raise(lambda lease: None, reached)
 
     def _one_by_one(self, rows: Sequence[FeedRow]) -> None:
@@ -241,7 +253,7 @@ class Advancer:
             if failed is None:
                 self.applied += 1
             else:
-                self._note_failure(row, row[POSITION], waiting, failed.error)
+                self._note_failure(row, row[POSITION], waiting, failed)
 
     def _pass_if_held(self, row: FeedRow) -> bool:
         log_id = log_id_of(row)
@@ -277,6 +289,8 @@ class Advancer:
             if self._projection.is_transactional:
                 self._projection.apply(self._records([row]), lease.using)
             if waiting is not None:
+                if not self.parking.is_held_by(waiting):
+                    raise _TakenBack
                 self.parking.release(waiting, self._following(row, lease.position))
 
         return self._transact(apply, position, applied=F("applied") + 1, moved_at=Now())
@@ -288,6 +302,8 @@ class Advancer:
         except Failed as failed:
             return failed
         except HandlerTimedOut:
+            _break_off(self.lease.using)
+            _drop(self.lease.using)
             return Failed(row[POSITION], self._too_long())
         return None
 
@@ -301,51 +317,75 @@ class Advancer:
         raise ProjectionFailed(self._projection.name, log_id_of(row), row[POSITION]) from error
 
     def _note_failure(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None, error: BaseException
+        self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed
     ) -> None:
         if self._is_strict:
             if waiting is not None:
-                self._transact_or_raise(
-                    lambda lease: self.parking.release(waiting, None), self.lease.position
-                )
-            self._give_up(row, error)
+                self._let_go(waiting)
+            self._give_up(row, failed.error)
+        if self._projection.is_inline:
+            row = self._first_failing(row, failed)
         self._transact_or_raise(
-            lambda lease: self.parking.failed(waiting or self.parking.hold(row), error), position
+            lambda lease: self.parking.failed(waiting or self.parking.hold(row), failed.error, row),
+            position,
         )
+
+    def _first_failing(self, row: FeedRow, failed: Failed) -> FeedRow:
+        """
+        Return the event that failed when an inline projection applied its log up to ``row``.
+
+        What stands before it is applied.
+        """
+        log_id, using = log_id_of(row), self.lease.using
+        failing = row
+        if failed.position is not None:
+            events = Event.objects.using(using).for_log(log_id).filter(position=failed.position)
+            index = events.values_list("index", flat=True).first()
+            failing = row if index is None else row_at(log_id, index, using) or row
+        before = row_at(log_id, failing[INDEX] - 1, using) if failing[INDEX] else None
+        if before is not None:
+            self._apply_one(before, self.lease.position, None)
+        return failing
 
     # What waits
 
-    def _retry(self, waiting: ParkedEvent) -> None:
+    def _retry(self, pk: int) -> bool:
+        """Try an event, and those behind it; return whether there may be more of them."""
         for _ in range(RETRIES):
-            begun = self._begin(waiting)
+            begun = self._begin(pk)
             if begun is None:
-                return
-            row = self.row_of(begun)
-            failed = self._apply_one(row, self.lease.position, begun)
+                return False
+            row = row_at(begun.log_id, begun.index, self.lease.using)
+            if row is None:  # its log is erased
+                self._let_go(begun)
+                return False
+            try:
+                failed = self._apply_one(row, self.lease.position, begun)
+            except _TakenBack:  # somebody has skipped it meanwhile
+                return False
             if failed is not None:
-                self._note_failure(row, self.lease.position, begun, failed.error)
-                return
+                self._note_failure(row, self.lease.position, begun, failed)
+                return False
             self.applied += 1
+        return True
 
-    def _begin(self, waiting: ParkedEvent) -> ParkedEvent | None:
+    def _let_go(self, waiting: ParkedEvent) -> None:
+        self._transact_or_raise(
+            lambda lease: self.parking.release(waiting, None), self.lease.position
+        )
+
+    def _begin(self, pk: int) -> ParkedEvent | None:
         begun: list[ParkedEvent] = []
 
         def count(lease: Lease) -> None:
             begun.clear()
-            # What lies ahead of the checkpoint is not ours to try yet: it comes with its batch.
-            due = self.parking.rows().filter(
-                pk=waiting.pk, retry_at__lte=Now(), position__lte=lease.position
-            )
+            due = self.parking.rows().filter(pk=pk, retry_at__lte=Now())
             found = due.first()
             if found is not None and self.parking.begin(found):
                 begun.append(found)
 
         self._transact_or_raise(count, self.lease.position)
         return begun[0] if begun else None
-
-    def row_of(self, waiting: ParkedEvent) -> FeedRow:
-        """Return the event that waits, as a row of the feed."""
-        return row_at(waiting.log_id, waiting.index, self.lease.using)
 
     def _following(self, row: FeedRow, upto: int) -> FeedRow | None:
         return following(self._projection, log_id_of(row), row[INDEX], upto, self.lease.using)
@@ -367,7 +407,11 @@ class Advancer:
                     deadline(self._projection.timeout),
                     fenced(self.lease, position, **figures) as moved,
                 ):
-                    work(moved)
+                    try:
+                        work(moved)
+                    except HandlerTimedOut:
+                        _break_off(using)
+                        raise
                 self.lease = moved
                 self._seen = max(self._seen, moved.position)
                 self._moved_at = time.monotonic()
@@ -378,9 +422,10 @@ class Advancer:
                 # The connection may have been interrupted in the middle of a statement.
                 _drop(using)
                 return Failed(None, self._too_long())
-            except MemoryError as raised:
-                return Failed(None, raised)
-            except Error as raised:
+            except (LeaseLost, _TakenBack):
+                raise
+            except Exception as raised:
+                # Not of a handler: e.g. a value that a column does not take.
                 error, cause = Failed(None, raised), raised
             if isinstance(cause, TransactionMustRetry) and isinstance(cause.__cause__, Error):
                 cause = cause.__cause__
@@ -445,19 +490,25 @@ def history(log_id: LogId, start: int, using: str) -> list[FeedRow]:
     return [(log_id.log_type, log_id.uuid, *event) for event in stored]
 
 
-def row_at(log_id: LogId, index: int, using: str) -> FeedRow:
-    """Return one event of a log as a row of the feed."""
-    return history(log_id, index, using)[0]
+def row_at(log_id: LogId, index: int, using: str) -> FeedRow | None:
+    """Return one event of a log as a row of the feed, or None where it is not there."""
+    return next(iter(history(log_id, index, using)), None)
 
 
 def following(projection: Any, log_id: LogId, index: int, upto: int, using: str) -> FeedRow | None:
-    """Return the next event of a log that a projection wants, up to a position; or None."""
+    """
+    Return the next event of a log that a projection wants, up to a position; or None.
+
+    What a person has said to skip is not wanted.
+    """
     types = projection._types()
+    skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
+    skipped = set(skips.values_list("index", flat=True))
     while page := history(log_id, index + 1, using):
         for row in page:
             if row[POSITION] > upto:
                 return None
-            if types is None or row[TYPE] in types:
+            if row[INDEX] not in skipped and (types is None or row[TYPE] in types):
                 return row
         index = page[-1][INDEX]
     return None
@@ -467,6 +518,15 @@ def _cut(found: FeedRows, upto: int) -> FeedRows:
     rows = [row for row in found.rows if row[POSITION] <= upto]
     reached = min(found.next_after, upto)
     return found._replace(rows=rows, next_after=reached, more=found.more and reached < upto)
+
+
+def _break_off(using: str) -> None:
+    """End the statement that the database is at, so that nobody waits for its end."""
+    raw = connections[using].connection
+    cancel = getattr(raw, "cancel_safe", None) or getattr(raw, "cancel", None)
+    if cancel is not None:
+        with suppress(Exception):
+            cancel()
 
 
 def _drop(using: str) -> None:

@@ -15,7 +15,6 @@ from eventlogs.models import ProjectionState
 from eventlogs.projections import leases
 from eventlogs.projections.advancing import Advancer, following, parking_of
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
-from eventlogs.stores.feeds import partition_of
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
@@ -38,20 +37,38 @@ def begin(projection: type[BaseProjection], using: str) -> ProjectionState:
         partitions=projection.partitions,
         start=Feed(using).settled if start == "now" else int,
     )
-    if state.version > projection.version:
-        raise ProjectionUnavailable("newer", projection=projection.name)
+    _refuse(projection, state)
     if state.mode != projection.mode:
-        if projection.mode != projection.INLINE:
-            raise ProjectionUnavailable("mode", projection=projection.name)
         leases.become_inline(projection.name, using=using)
     return state
 
 
+def _refuse(projection: type[BaseProjection], state: ProjectionState) -> None:
+    if state.version > projection.version:
+        raise ProjectionUnavailable("newer", projection=projection.name)
+    if state.mode != projection.mode and projection.mode != projection.INLINE:
+        raise ProjectionUnavailable("mode", projection=projection.name)
+
+
 def lease(projection: type[BaseProjection], number: int, *, using: str, owner: str) -> Lease | None:
-    """Lease a partition for as long as one step may take."""
-    return leases.acquire(
+    """
+    Lease a partition for as long as one step may take.
+
+    Raise ProjectionUnavailable where the projection has become another one since ``begin``.
+    """
+    taken = leases.acquire(
         projection.name, number, using=using, owner=owner, seconds=projection.timeout + GRACE
     )
+    if taken is not None:
+        # With the lease in hand: whoever changes the state from now on takes it away.
+        state = leases.state_of(projection.name, using)
+        try:
+            if state is not None:
+                _refuse(projection, state)
+        except ProjectionUnavailable:
+            leases.release(taken)
+            raise
+    return taken
 
 
 def catch_up(projection: type[BaseProjection], *, wait: bool = True) -> int:
@@ -94,6 +111,10 @@ def _settle(projection: BaseProjection, taken: Lease, feed: Feed) -> tuple[int, 
         advancer.close()
     except LeaseLost:
         return advancer.applied, False
+    except Error:
+        with suppress(Error):
+            advancer.abandon()
+        raise
     except BaseException:
         with suppress(Error):
             advancer.close()
@@ -104,7 +125,7 @@ def _settle(projection: BaseProjection, taken: Lease, feed: Feed) -> tuple[int, 
 def _has_work(projection: type[BaseProjection], using: str, target: int) -> bool:
     return (
         leases.position(projection.name, using) < target
-        or bool(parking_of(projection, using).due())
+        or bool(parking_of(projection, using).due(target))
         or leases.is_divided_otherwise(projection.name, projection.partitions, using=using)
     )
 
@@ -132,8 +153,8 @@ def divide(
             upto = max(each.position for each in held)
             advancers = [Advancer(projection(), each, feed) for each in held]
             for number, advancer in enumerate(advancers):
-                while advancer.position < upto:
-                    advancer.step(upto)
+                while advancer.position < upto and advancer.step(upto):
+                    pass
                 advancer.stand_at(upto)
                 held[number] = advancer.lease
             leases.repartition(projection.name, projection.partitions, using=using, owner=owner)
@@ -147,10 +168,9 @@ def divide(
 def skip(projection: type[BaseProjection], log_id: LogId) -> bool:
     """Pass over the event that a log is held by; return whether there was one."""
     using = projection._using()
-    state = begin(projection, using)
-    number = partition_of(log_id.uuid, state.partitions)
+    begin(projection, using)
     parking = parking_of(projection, using)
-    with leases.locked(projection.name, number, using=using) as checkpoint:
+    with leases.locked(projection.name, log_id, using=using) as checkpoint:
         waiting = parking.rows().filter(log_id=log_id, position__lte=checkpoint.position).first()
         if waiting is None:
             return False

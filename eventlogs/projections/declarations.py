@@ -305,7 +305,7 @@ class RowProjection(BaseProjection):
             self.change(records, using)
             return
         for record in records:
-            inline.catch_up(self, record.log_id, using)
+            inline.catch_up(self, record.log_id, using, upto=record.index + 1)
 
     @classmethod
     def _follow(cls, using: str, state: LogState, request: AppendRequest) -> None:

@@ -48,6 +48,8 @@ def follow(
 
     The append's transaction holds the lock of the log's row.
     """
+    if using != projection._using():
+        return  # the rows are of another database's feed
     types = projection._types()
     if types is not None and not any(event.type in types for event in request.events):
         return
@@ -61,15 +63,15 @@ def follow(
         ) from failed.error
 
 
-def catch_up(projection: RowProjection, log_id: LogId, using: str) -> None:
+def catch_up(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:
     """
-    Bring the row of one log up to date, in a transaction of its own.
+    Bring the row of one log to a version at least.
 
     Raise Failed where an event cannot be applied; nothing is stored then.
     """
     with transaction.atomic(using=using):
         version = lock_log(log_id, using)
-        _apply(projection, log_id, using, upto=version)
+        _apply(projection, log_id, using, upto=min(upto, version))
 
 
 def lock_log(log_id: LogId, using: str) -> int:

@@ -28,15 +28,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Min, Q
 from django.db.models.functions import Now
 
+from eventlogs.exceptions import ProjectionUnavailable
+from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
+from eventlogs.stores.feeds import partition_of
+from eventlogs.stores.transactions import run_again
+
+T = TypeVar("T")
 
 HOST: Final = socket.gethostname()[:60]
+LOOKS: Final = 3  # at checkpoints that are being replaced
 GRACE: Final = 2.0  # seconds that a lease outlasts what its holder may take for one step
 
 
@@ -120,16 +128,20 @@ def ensure(
     ``start`` is asked for the position to begin behind, only then.
     """
     state = state_of(name, using)
-    if state is None:
-        position = start()
-        fresh = ProjectionState(name=name, version=version, mode=mode, partitions=partitions)
+    if state is not None:
+        return state
+    position = start()
+    fresh = ProjectionState(name=name, version=version, mode=mode, partitions=partitions)
+
+    def begin() -> ProjectionState:
         states = ProjectionState.objects.using(using)
-        with transaction.atomic(using=using):
-            # Whoever is second waits here for the first one, and then finds its rows.
-            states.bulk_create([fresh], ignore_conflicts=True)
-            state = states.get(name=name)
-            add_checkpoints(name, using=using, partitions=state.partitions, position=position)
-    return state
+        # Whoever is second waits here for the first one, and then finds its rows.
+        states.bulk_create([fresh], ignore_conflicts=True)
+        state = states.get(name=name)
+        add_checkpoints(name, using=using, partitions=state.partitions, position=position)
+        return state
+
+    return _transact(using, begin)
 
 
 def is_divided_otherwise(name: str, partitions: int, *, using: str) -> bool:
@@ -140,11 +152,14 @@ def is_divided_otherwise(name: str, partitions: int, *, using: str) -> bool:
 
 def become_inline(name: str, *, using: str) -> None:
     """Let a projection be inline from now on: who applies its events from the feed stops."""
-    with transaction.atomic(using=using):
+
+    def become() -> None:
         lock_all(name, using=using)
         rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
         rows.update(token=F("token") + 1, owner="", leased_until=None)
         ProjectionState.objects.using(using).filter(name=name).update(mode="inline")
+
+    _transact(using, become)
 
 
 def add_checkpoints(
@@ -202,13 +217,18 @@ def acquire(
         Q(leased_until=None) | Q(leased_until__lt=Now()) | Q(owner__in=[owner, *dead])
     )
     skip_locked = connections[using].features.has_select_for_update_skip_locked
-    with transaction.atomic(using=using):
+
+    def take() -> Checkpoint | None:
         row = free.select_for_update(skip_locked=skip_locked).first()
-        if row is None:
-            return None
-        rows.update(
-            token=F("token") + 1, owner=owner, leased_until=Now() + timedelta(seconds=seconds)
-        )
+        if row is not None:
+            rows.update(
+                token=F("token") + 1, owner=owner, leased_until=Now() + timedelta(seconds=seconds)
+            )
+        return row
+
+    row = _transact(using, take)
+    if row is None:
+        return None
     return Lease(
         using=using,
         pk=row.pk,
@@ -220,7 +240,7 @@ def acquire(
         position=row.position,
         seconds=seconds,
         renewed_at=renewed_at,
-        was_abandoned=row.owner not in ("", owner),
+        was_abandoned=row.owner != "",
     )
 
 
@@ -237,6 +257,12 @@ def move(lease: Lease, position: int, **figures: Any) -> Lease:
     if not changed:
         raise LeaseLost(lease.projection)
     return replace(lease, position=position, renewed_at=renewed_at)
+
+
+def abandon(lease: Lease) -> None:
+    """Let others have a lease at once, and know that it was not given back in good order."""
+    rows = Checkpoint.objects.using(lease.using).filter(pk=lease.pk, token=lease.token)
+    rows.update(leased_until=None)
 
 
 def release(lease: Lease, position: int | None = None) -> None:
@@ -278,19 +304,29 @@ def limit_idleness(using: str, seconds: float) -> None:
 
 
 @contextmanager
-def locked(name: str, number: int, *, using: str) -> Iterator[Checkpoint]:
+def locked(name: str, log_id: LogId, *, using: str) -> Iterator[Checkpoint]:
     """
-    Lock a partition's checkpoint in a transaction, lease or no lease, and give its row.
+    Lock the checkpoint of a log's partition in a transaction, lease or no lease, and give its row.
 
     For who changes rows beside a worker: the worker's next transaction waits, and loads its
     rows after it.
+
+    Raise ProjectionUnavailable where checkpoints are replaced again and again meanwhile.
     """
-    rows = Checkpoint.objects.using(using).filter(
-        projection=name, is_rebuild=False, partition=number
-    )
     with transaction.atomic(using=using):
-        rows.update(position=F("position"))
-        yield rows.get()
+        for _ in range(LOOKS):
+            state = ProjectionState.objects.using(using).get(name=name)
+            rows = Checkpoint.objects.using(using).filter(
+                projection=name,
+                is_rebuild=False,
+                partition=partition_of(log_id.uuid, state.partitions),
+                partitions=state.partitions,
+            )
+            # None is found where a rebuild has just put others in their places.
+            if rows.update(position=F("position")):
+                yield rows.get()
+                return
+        raise ProjectionUnavailable("busy", projection=name)
 
 
 def lock_all(name: str, *, using: str, is_rebuild: bool = False) -> list[Checkpoint]:
@@ -307,7 +343,8 @@ def repartition(name: str, partitions: int, *, using: str, owner: str) -> bool:
 
     It needs all checkpoints to be free or ``owner``'s, and takes their leases away.
     """
-    with transaction.atomic(using=using):
+
+    def divide() -> bool:
         found = lock_all(name, using=using)
         rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
         taken = rows.exclude(owner="").exclude(owner=owner).filter(leased_until__gte=Now())
@@ -323,11 +360,23 @@ def repartition(name: str, partitions: int, *, using: str, owner: str) -> bool:
         ProjectionState.objects.using(using).filter(name=name).update(partitions=partitions)
         return True
 
+    return _transact(using, divide)
+
 
 def forget_rebuild(name: str, *, using: str) -> None:
     """Remove the checkpoints and parked events of a rebuild."""
     Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).delete()
     ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=True).delete()
+
+
+def _transact(using: str, work: Callable[[], T]) -> T:
+    """Do ``work`` in a transaction, again where the database gives it up."""
+
+    def attempt(_: BaseDatabaseWrapper) -> T:
+        with transaction.atomic(using=using):
+            return work()
+
+    return run_again(using, attempt)
 
 
 def _mine(lease: Lease) -> Any:

@@ -60,9 +60,14 @@ class Parking:
         """Return the logs that are held."""
         return set(self.rows().values_list("log_id", flat=True))
 
-    def due(self) -> list[ParkedEvent]:
-        """Return the events that it is time to try again."""
-        return list(self.rows().filter(retry_at__lte=Now()).order_by("retry_at")[:100])
+    def due(self, upto: int) -> list[tuple[int, LogId]]:
+        """Return the keys and logs of the events up to a position that it is time to try again."""
+        due = self.rows().filter(retry_at__lte=Now(), position__lte=upto)
+        return list(due.order_by("retry_at").values_list("pk", "log_id"))
+
+    def is_held_by(self, waiting: ParkedEvent) -> bool:
+        """Return whether a log is still held by this event."""
+        return self.rows().filter(pk=waiting.pk, index=waiting.index).exists()
 
     def hold(self, row: FeedRow) -> ParkedEvent:
         """Hold a log from this event on, and count an attempt that is about to be made."""
@@ -98,13 +103,20 @@ class Parking:
         waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
         return True
 
-    def failed(self, waiting: ParkedEvent, error: BaseException) -> None:
-        """Note why the attempt failed, and park the event where it was the last one."""
+    def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
+        """
+        Note why the attempt failed at ``row``, and park the event where it was the last one.
+
+        Nothing, where somebody has skipped it meanwhile.
+        """
+        if not self.is_held_by(waiting):
+            return
+        waiting.index, waiting.position, waiting.type = row[INDEX], row[POSITION], row[TYPE]
         waiting.error = type(error).__qualname__[:200]
         waiting.details = _details(error)
         waiting.failed_at = timezone.now()
         waiting.retry_at = waiting.failed_at + self._delay(waiting.attempts)
-        waiting.save(using=self._using, update_fields=["error", "details", "failed_at", "retry_at"])
+        waiting.save(using=self._using)
         logger.warning(
             "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.",
             self._name,
@@ -193,6 +205,7 @@ def log_id_of(row: FeedRow) -> LogId:
 
 
 def _details(error: BaseException) -> str:
-    # A nul is in no text of PostgreSQL's.
+    # Neither a nul nor half of a surrogate pair is in any text of a database's.
     lines: Iterator[str] = traceback.TracebackException.from_exception(error).format()
-    return "".join(lines).replace("\0", "�")[-MAX_DETAILS:]
+    text = "".join(lines).replace("\0", "�")
+    return text.encode(errors="backslashreplace").decode()[-MAX_DETAILS:]

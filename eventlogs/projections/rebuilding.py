@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from django.db import Error, OperationalError, connections, transaction
@@ -28,8 +29,8 @@ from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent, ProjectionState
 from eventlogs.projections import inline, leases, shadows, verifying
-from eventlogs.projections.advancing import Advancer
-from eventlogs.projections.leases import GRACE, LeaseLost
+from eventlogs.projections.advancing import Advancer, parking_of
+from eventlogs.projections.leases import GRACE, Lease, LeaseLost
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -77,6 +78,8 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId) -> int:
     projection = cls()
     with ExitStack() as stack:
         upto = verifying.at_rest(stack, projection, log_id, using)
+        if projection.is_inline:
+            parking_of(cls, using).rows().filter(log_id=log_id).delete()
         row, count = verifying.replay(projection, log_id, using, upto=upto)
         verifying.put_right(projection, log_id, row, using)
         if projection.is_inline:
@@ -98,25 +101,29 @@ class _ShadowRebuild:
         self._applied = 0
 
     def run(self, *, restart: bool) -> int:
-        self._prepare(restart)
-        for _ in range(SWAPS):
-            advancers = self._lease()
-            try:
+        advancers = self._at_work(self._prepare(restart))
+        try:
+            for _ in range(SWAPS):
                 self._fill(advancers)
                 if self._swap(advancers):
                     return self._applied
-            except LeaseLost:
-                raise ProjectionUnavailable("busy", projection=self._cls.name) from None
-            except BaseException:
-                # The next call, of this process or another one, may begin at once.
-                for each in advancers:
-                    with suppress(Error):
-                        each.close()
-                raise
-            time.sleep(PAUSE)
+                time.sleep(PAUSE)
+                advancers = self._at_work([self._mine(each) for each in self._take()])
+        except LeaseLost:
+            pass
+        except BaseException:
+            self._give_back(advancers)
+            raise
+        self._give_back(advancers)
         raise ProjectionUnavailable("busy", projection=self._cls.name)
 
-    def _prepare(self, restart: bool) -> None:
+    def _give_back(self, advancers: list[Advancer]) -> None:
+        """Let the next call, of this process or another one, begin at once."""
+        for each in advancers:
+            with suppress(Error):
+                each.close()
+
+    def _prepare(self, restart: bool) -> list[Lease]:
         """Begin a rebuild, or go on with the one that was begun."""
         name, using, model = self._cls.name, self._using, self._cls.model
         with transaction.atomic(using=using):
@@ -139,7 +146,7 @@ class _ShadowRebuild:
                 )
                 states.update(rebuild_version=self._cls.version, rebuild_started_at=timezone.now())
             # While the state is locked, so that the next one finds us.
-            self._take()
+            return self._take()
 
     def _refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
@@ -148,7 +155,7 @@ class _ShadowRebuild:
         if any(leases.is_live(each, using=self._using) for each in rows.exclude(owner="")):
             raise ProjectionUnavailable("busy", projection=self._cls.name)
 
-    def _take(self) -> list[leases.Lease]:
+    def _take(self) -> list[Lease]:
         taken = [
             leases.acquire(
                 self._cls.name,
@@ -165,11 +172,14 @@ class _ShadowRebuild:
             raise ProjectionUnavailable("busy", projection=self._cls.name)
         return found
 
-    def _lease(self) -> list[Advancer]:
+    def _mine(self, lease: Lease) -> Lease:
+        return replace(lease, was_abandoned=False)
+
+    def _at_work(self, taken: list[Lease]) -> list[Advancer]:
         shadow = shadows.shadow_of(self._cls.model)
         return [
             Advancer(self._cls(shadow), each, self._feed, is_strict=self._is_strict)
-            for each in self._take()
+            for each in taken
         ]
 
     def _fill(self, advancers: list[Advancer]) -> None:
@@ -201,8 +211,8 @@ class _ShadowRebuild:
                 upto = self._feed.settled()
                 for each in advancers:
                     before = each.applied
-                    while each.position < upto:
-                        each.step(upto)
+                    while each.position < upto and each.step(upto):
+                        pass
                     each.stand_at(upto)
                     self._applied += each.applied - before
                 shadows.swap(self._cls.model, using)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
@@ -17,17 +18,19 @@ class Rows:
     def __init__(self, model: type[models.Model], keys: Iterable[Hashable], using: str) -> None:
         self._model = model
         self._using = using
+        self._as_key = model._meta.pk.to_python
         self._found: dict[Any, Any] = {}
         self._changed: dict[Any, Any] = {}
         self._deleted: set[Any] = set()
         manager = model._base_manager.using(using)
-        wanted = iter(dict.fromkeys(keys))
+        wanted = iter(dict.fromkeys(map(self._as_key, keys)))
         while some := list(islice(wanted, BATCH)):
             for row in manager.filter(pk__in=some):
                 self._found[row.pk] = row
 
     def __getitem__(self, key: Hashable) -> Any:
         """Return the row of a key; where there is none, a new one."""
+        key = self._as_key(key)  # as a stored row has it: "2024-12-31" is the key of a date's row
         row = self._changed.get(key)
         if row is None:
             row = None if key in self._deleted else self._found.get(key)
@@ -47,6 +50,7 @@ class Rows:
 
     def get(self, key: Hashable) -> Any:
         """Return the row of a key as it is by now, or None."""
+        key = self._as_key(key)
         if key in self._changed:
             return self._changed[key]
         return None if key in self._deleted else self._found.get(key)
@@ -110,8 +114,11 @@ def differences(model: type[models.Model], stored: Any, wanted: Any, using: str)
 def _same(one: Any, other: Any) -> bool:
     if one == other:
         return True
-    # Adapters of JSON and arrays are compared by what they hold.
-    return hasattr(one, "obj") and hasattr(other, "obj") and bool(one.obj == other.obj)
+    # Adapters of JSON are compared by what becomes of what they hold: a tuple comes back a list.
+    if not (hasattr(one, "obj") and hasattr(other, "obj")):
+        return False
+    dumps = getattr(one, "dumps", None) or json.dumps
+    return bool(json.loads(dumps(one.obj)) == json.loads(dumps(other.obj)))
 
 
 def chunks(values: Iterable[Any], size: int = BATCH) -> Iterator[list[Any]]:

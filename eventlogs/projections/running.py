@@ -215,7 +215,10 @@ class Runner:
                 self._divide(own[name], state, using)
         for place in sorted(ours - set(self._advancers)):
             name, number = place
-            taken = lease(own[name], number, using=using, owner=self._owner)
+            try:
+                taken = lease(own[name], number, using=using, owner=self._owner)
+            except ProjectionUnavailable:
+                continue  # since a moment ago: the next beat says so
             if taken is not None:
                 self._advancers[place] = Advancer(self._instance(place), taken, Feed(using))
 

@@ -27,6 +27,14 @@ _models: dict[type[models.Model], type[models.Model]] = {}
 HANGS_ON = """
 SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
                WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = %(table)s::regclass)
+    OR EXISTS (SELECT FROM pg_depend
+               WHERE classid = 'pg_proc'::regclass
+                 AND (refobjid = %(table)s::regclass
+                      OR refobjid = (SELECT reltype FROM pg_class WHERE oid = %(table)s::regclass)))
+    OR EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+               WHERE d.classid = 'pg_class'::regclass AND d.refobjid = %(table)s::regclass
+                 AND d.deptype = 'a')
+    OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = %(table)s::regclass)
     OR EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = %(table)s::regclass)
     OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal)
     OR EXISTS (SELECT FROM pg_policy WHERE polrelid = %(table)s::regclass)
@@ -36,17 +44,28 @@ SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
     OR EXISTS (SELECT FROM pg_attribute
                WHERE attrelid = %(table)s::regclass AND attacl IS NOT NULL)
     OR (SELECT relkind <> 'r' OR reloptions IS NOT NULL OR relrowsecurity OR relreplident <> 'd'
-            OR relpersistence <> 'p' OR NOT pg_has_role(relowner, 'USAGE')
+            OR relpersistence <> 'p' OR reltablespace <> 0 OR NOT pg_has_role(relowner, 'USAGE')
         FROM pg_class WHERE oid = %(table)s::regclass)
 """
 
-# The foreign keys of a table, and the grants on it, as statements for another one.
+# The foreign keys of a table, and the rest that does not come along, as statements for another
+# one: its comment, its grants (and no others) and its owner.
 FOREIGN_KEYS = """
 SELECT format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', %(shadow)s::text, conname,
               pg_get_constraintdef(oid))
 FROM pg_constraint WHERE contype = 'f' AND conrelid = %(table)s::regclass ORDER BY conname
 """
-GRANTS = """
+OWN = """
+SELECT format('COMMENT ON TABLE %%I IS %%L', %(shadow)s::text,
+              obj_description(%(table)s::regclass, 'pg_class'))
+WHERE obj_description(%(table)s::regclass, 'pg_class') IS NOT NULL
+UNION ALL
+SELECT format('REVOKE ALL ON %%I FROM %%s', %(shadow)s::text,
+              CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee))
+              END)
+FROM pg_class, aclexplode(relacl) AS acl
+WHERE oid = %(new)s::regclass AND acl.grantee <> relowner
+UNION ALL
 SELECT format('GRANT %%s ON %%I TO %%s%%s', acl.privilege_type, %(shadow)s::text,
               CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee))
               END,
@@ -57,6 +76,17 @@ UNION ALL
 SELECT format('ALTER TABLE %%I OWNER TO %%I', %(shadow)s::text, pg_get_userbyid(relowner))
 FROM pg_class WHERE oid = %(table)s::regclass AND pg_get_userbyid(relowner) <> current_user
 """
+# Whether a foreign key points to a table.
+REFERENCES = {
+    "postgresql": (
+        "SELECT EXISTS (SELECT FROM pg_constraint"
+        " WHERE contype = 'f' AND confrelid = %(quoted)s::regclass)"
+    ),
+    "sqlite": (
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f"
+        """ WHERE m.type = 'table' AND f."table" = %(table)s COLLATE NOCASE)"""
+    ),
+}
 # Its indexes, each with what it is but for its name: two tables made alike have the same.
 INDEXES = """
 SELECT index.relname, indisunique, indisprimary,
@@ -136,16 +166,37 @@ def swap(model: type[models.Model], using: str) -> None:
             if cursor.fetchone() == (False,):
                 _swap_tables(connection, cursor, model, shadow, names)
                 return
-        columns = ", ".join(
-            connection.ops.quote_name(str(field.column))
-            for field in model._meta.concrete_fields
-            if not field.generated
-        )
-        old, new = names["table"], _quoted(connection, shadow)
-        # Deferred constraints are checked at the commit, when the rows are back.
+        _move_rows(connection, cursor, model, shadow)
+
+
+def _move_rows(
+    connection: BaseDatabaseWrapper,
+    cursor: Any,
+    model: type[models.Model],
+    shadow: type[models.Model],
+) -> None:
+    quote = connection.ops.quote_name
+    old, new = _quoted(connection, model), _quoted(connection, shadow)
+    key = quote(str(model._meta.pk.column))
+    others = [
+        quote(str(field.column))
+        for field in model._meta.concrete_fields
+        if not field.generated and not field.primary_key
+    ]
+    columns = ", ".join([key, *others])
+    rows = f"INSERT INTO {old} ({columns}) SELECT {columns} FROM {new}"
+    cursor.execute(REFERENCES[connection.vendor], {"table": model._meta.db_table, "quoted": old})
+    if cursor.fetchone()[0]:
+        # A row that stays is not deleted for a moment: what points to it could go along.
+        cursor.execute(f"DELETE FROM {old} WHERE {key} NOT IN (SELECT {key} FROM {new})")
+        changes = ", ".join(f"{each} = excluded.{each}" for each in others)
+        action = f"UPDATE SET {changes}" if others else "NOTHING"
+        # Without WHERE, SQLite takes ON for that of a join.
+        cursor.execute(f"{rows} WHERE true ON CONFLICT ({key}) DO {action}")
+    else:
         cursor.execute(f"DELETE FROM {old}")
-        cursor.execute(f"INSERT INTO {old} ({columns}) SELECT {columns} FROM {new}")
-        cursor.execute(f"DROP TABLE {new}")
+        cursor.execute(rows)
+    cursor.execute(f"DROP TABLE {new}")
 
 
 def _swap_tables(
@@ -156,14 +207,15 @@ def _swap_tables(
     names: dict[str, str],
 ) -> None:
     old, new = names["table"], _quoted(connection, shadow)
+    # A table with checks that are still to come cannot be renamed.
+    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     cursor.execute(f"LOCK TABLE {old} IN ACCESS EXCLUSIVE MODE")
     cursor.execute(INDEXES, {"table": old})
     wanted = cursor.fetchall()
     cursor.execute(INDEXES, {"table": new})
     made = cursor.fetchall()
-    cursor.execute(GRANTS, names)
-    grants = [statement for (statement,) in cursor.fetchall()]
-    for statement in grants:
+    cursor.execute(OWN, {**names, "new": new})
+    for (statement,) in cursor.fetchall():
         cursor.execute(statement)
     cursor.execute(f"DROP TABLE {old}")
     cursor.execute(f"ALTER TABLE {new} RENAME TO {old}")

@@ -99,6 +99,8 @@ def records(
     """Yield the records of a log that are in its row, if the row is at a position."""
     types, feed = projection._types(), Feed(using)
     waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
+    if inline.applied_versions(projection.name, using).filter(log_id=log_id).exists():
+        waiting = None  # the version says what is in the row
     skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
     skipped = set(skips.values_list("index", flat=True))
     start = 0
@@ -125,9 +127,8 @@ def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: s
         stack.enter_context(transaction.atomic(using=using))
         inline.lock_log(log_id, using)
         return EVERYTHING
-    state = catching_up.begin(type(projection), using)
-    number = partition_of(log_id.uuid, state.partitions)
-    checkpoint = stack.enter_context(leases.locked(projection.name, number, using=using))
+    catching_up.begin(type(projection), using)
+    checkpoint = stack.enter_context(leases.locked(projection.name, log_id, using=using))
     return checkpoint.position
 
 
