@@ -80,7 +80,7 @@ class Parking:
             position=row[POSITION],
             type=row[TYPE],
             attempts=1,
-            retry_at=now + self._delay(1),
+            retry_at=Now() + self._delay(1),  # by the database's clock, as all that is compared
             error=IN_FLIGHT,
             first_failed_at=now,
             failed_at=now,
@@ -98,7 +98,7 @@ class Parking:
             self._park(waiting)
             return False
         waiting.attempts += 1
-        waiting.retry_at = timezone.now() + self._delay(waiting.attempts)
+        waiting.retry_at = Now() + self._delay(waiting.attempts)
         waiting.error = IN_FLIGHT
         waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
         return True
@@ -115,7 +115,7 @@ class Parking:
         waiting.error = type(error).__qualname__[:200]
         waiting.details = _details(error)
         waiting.failed_at = timezone.now()
-        waiting.retry_at = waiting.failed_at + self._delay(waiting.attempts)
+        waiting.retry_at = Now() + self._delay(waiting.attempts)
         waiting.save(using=self._using)
         logger.warning(
             "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.",
@@ -153,7 +153,7 @@ class Parking:
         waiting.position = following[POSITION]
         waiting.type = following[TYPE]
         waiting.attempts = 0
-        waiting.retry_at = timezone.now()
+        waiting.retry_at = Now()
         waiting.error = waiting.details = ""
         waiting.save(using=self._using)
 
