@@ -1,0 +1,104 @@
+"""What has nothing to do with events keeps no rows back; rows that are inline have no lag."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from django.db import connection, connections
+
+from eventlogs import ANY, inline
+from tests.accounts import Account, Deposited, Withdrawn
+from tests.projections.conftest import tables  # noqa: F401 (a fixture)
+from tests.projections.readmodels import FOLLOWER, Balances, Inlined, InlinedBalances
+from tests.races import COMMITS
+from tests.reliability.projections import eventually, new_accounts, workers
+from tests.reliability.team import Team
+
+pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("tables")]
+
+
+@pytest.fixture
+def unrelated(second_database):
+    """Transactions that stay open, in this database and in another one, and have written."""
+    other = second_database
+    here = connection.copy("unrelated")
+    sessions = [here, connections[other]]
+    for each in sessions:
+        each.ensure_connection()
+        each.set_autocommit(False)
+        with each.cursor() as cursor:
+            cursor.execute("CREATE TABLE unrelated (id integer)")
+            cursor.execute("INSERT INTO unrelated VALUES (1)")
+    yield
+    for each in sessions:
+        each.rollback()
+        each.set_autocommit(True)
+    here.close()
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_an_unrelated_transaction_does_not_hold_rows_back(unrelated, seconds):
+    [log_id] = new_accounts(1)
+    slowest = 0.0
+    with workers() as crew:
+        crew.start()
+        assert eventually(lambda: not Balances.lag().positions)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            state = Account.logs.append(log_id, Deposited(1), expected_version=ANY)
+            began = time.monotonic()
+            assert Balances.wait_for(state.position, timeout=10)
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.2)
+        crew.stop()
+
+    assert slowest < 1.0  # second: what was promised; milliseconds, as a rule
+
+
+def append_inline(stop, number, log_ids) -> int:
+    """Append to logs of which a row is kept inline, in transactions of several; a team's job."""
+    from django.db import transaction
+
+    inline.followers[InlinedBalances.name] = FOLLOWER
+    choices, count = random.Random(f"inline {number}"), 0
+    while not stop.is_set():
+        with transaction.atomic():
+            # In one order, as a careful caller does: otherwise appends themselves can deadlock.
+            for log_id in sorted(choices.sample(log_ids, 2)):
+                event = choices.choice([Deposited, Withdrawn])(choices.randrange(1, 100))
+                Account.logs.append(log_id, event, expected_version=ANY)
+                count += 1
+    connections.close_all()
+    return count
+
+
+def sweep_inline(stop, number) -> int:
+    """Go through the feed for rows that are kept inline; a team's job."""
+    applied = 0
+    while not stop.is_set():
+        applied += InlinedBalances.catch_up()
+    connections.close_all()
+    return applied
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(30, marks=pytest.mark.long)])
+def test_rows_that_are_kept_inline_are_right_whoever_is_killed(seconds, monkeypatch):
+    monkeypatch.setattr(InlinedBalances, "timeout", 1.0)
+    log_ids = new_accounts(4)
+    with Team(dict(connection.settings_dict), {}) as team:
+        pids = team.add(6, append_inline, log_ids)
+        team.add(1, sweep_inline)
+        team.go()
+        for victim in pids[:3]:
+            time.sleep(seconds / 4)
+            team.kill(victim)
+        time.sleep(seconds / 4)
+        reports = team.finish()
+
+    assert min(reports[:-1]) > 0
+    for log_id in log_ids:
+        account, row = Account.logs.reduce(log_id), Inlined.objects.get(pk=log_id)
+        # No waiting: the rows were committed with the events.
+        assert (row.balance, row.seen + 1) == (account.aggregate.balance, account.version)
