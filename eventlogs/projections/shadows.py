@@ -28,9 +28,10 @@ HANGS_ON = """
 SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
                WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = %(table)s::regclass)
     OR EXISTS (SELECT FROM pg_depend
-               WHERE classid = 'pg_proc'::regclass
-                 AND (refobjid = %(table)s::regclass
-                      OR refobjid = (SELECT reltype FROM pg_class WHERE oid = %(table)s::regclass)))
+               WHERE classid = 'pg_proc'::regclass AND refobjid = %(table)s::regclass)
+    OR EXISTS (SELECT FROM pg_depend
+               WHERE refclassid = 'pg_type'::regclass AND deptype = 'n'
+                 AND refobjid = (SELECT reltype FROM pg_class WHERE oid = %(table)s::regclass))
     OR EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
                WHERE d.classid = 'pg_class'::regclass AND d.refobjid = %(table)s::regclass
                  AND d.deptype = 'a')
@@ -109,6 +110,8 @@ def shadow_of(model: type[models.Model]) -> type[models.Model]:
         meta = type("Meta", (), {"proxy": True, "app_label": model._meta.app_label, "apps": Apps()})
         namespace = {"__module__": model.__module__, "Meta": meta}
         shadow = type(f"{model.__name__}Shadow", (model,), namespace)
+        # What the database computes is not asked for: RETURNING would name the model's table.
+        shadow._meta.db_returning_fields = []
         shadow._meta.db_table = truncate_name(f"{model._meta.db_table}__rebuild", MAX_NAME)
         _models[model] = shadow
     return shadow
@@ -207,7 +210,7 @@ def _swap_tables(
     names: dict[str, str],
 ) -> None:
     old, new = names["table"], _quoted(connection, shadow)
-    # A table with checks that are still to come cannot be renamed.
+    # The owner of a table with checks that are still to come cannot be changed.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     cursor.execute(f"LOCK TABLE {old} IN ACCESS EXCLUSIVE MODE")
     cursor.execute(INDEXES, {"table": old})
