@@ -210,7 +210,7 @@ def _swap_tables(
     names: dict[str, str],
 ) -> None:
     old, new = names["table"], _quoted(connection, shadow)
-    # A table with checks that are still to come cannot be renamed.
+    # The owner of a table with checks that are still to come cannot be changed.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     cursor.execute(f"LOCK TABLE {old} IN ACCESS EXCLUSIVE MODE")
     cursor.execute(INDEXES, {"table": old})
