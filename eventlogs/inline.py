@@ -56,7 +56,8 @@ def append(
                 return state
         except TransactionMustRetry as error:
             if isinstance(error.__cause__, Error):
-                raise error.__cause__ from None  # it is run again here, if it can be
+                # It is run again here, if it can be; not "from", which would change its cause.
+                raise error.__cause__  # noqa: B904
             raise
 
     return run_again(using, attempt)

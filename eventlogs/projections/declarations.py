@@ -78,12 +78,19 @@ class BaseProjection:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Collect the handlers."""
         super().__init_subclass__(**kwargs)
-        own = {
-            event: name
-            for name, value in vars(cls).items()
-            for event in getattr(value, "_eventlogs_handles", ())
-        }
-        cls._handlers = {**cls._handlers, **own}
+        handlers: dict[type, str] = {}
+        for base in reversed(cls.__mro__):  # mixins have handlers, too
+            own: dict[type, str] = {}
+            for name, value in vars(base).items():
+                for event in getattr(value, "_eventlogs_handles", ()):
+                    if event in own:
+                        raise RegistrationError(
+                            f"{base.__qualname__} handles {event.__name__} twice, by "
+                            f"{own[event]}() and {name}(): let one of them call the other."
+                        )
+                    own[event] = name
+            handlers |= own
+        cls._handlers = handlers
 
     # Running
 
@@ -125,11 +132,15 @@ class BaseProjection:
         """
         using, end = cls._using(), time.monotonic() + timeout
         while True:
-            if leases.position(cls.name, using) >= position and not cls._waits(position, using):
+            if cls._is_applied(position, using):
                 return True
             if time.monotonic() >= end:
                 return False
             time.sleep(NAP)
+
+    @classmethod
+    def _is_applied(cls, position: int, using: str) -> bool:
+        return leases.position(cls.name, using) >= position and not cls._waits(position, using)
 
     @classmethod
     def _waits(cls, position: int, using: str) -> bool:
@@ -291,6 +302,12 @@ class RowProjection(BaseProjection):
 
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         return inline.missing(self, rows, using)
+
+    @classmethod
+    def _is_applied(cls, position: int, using: str) -> bool:
+        if cls.mode == cls.INLINE and inline.is_applied(cls, position, using):
+            return True  # with its append, whether or not a worker has looked since
+        return super()._is_applied(position, using)
 
     def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
         """Return the row that a log should have, made of all of its records; None for none."""

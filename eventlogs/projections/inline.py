@@ -27,7 +27,7 @@ from eventlogs.events import EventRecord
 from eventlogs.exceptions import ProjectionFailed
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import AppliedVersion, EventLog, SkippedEvent
+from eventlogs.models import AppliedVersion, Event, EventLog, SkippedEvent
 from eventlogs.projections import catching_up, leases
 from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import INDEX, POSITION, TYPE, log_id_of
@@ -92,6 +92,15 @@ def missing(projection: RowProjection, rows: Sequence[FeedRow], using: str) -> l
         found = applied_versions(projection.name, using).filter(log_id__in=some)
         known.update(found.values_list("log_id", "version"))
     return [row for log_id, row in last.items() if known.get(log_id, 0) <= row[INDEX]]
+
+
+def is_applied(projection: type[RowProjection], position: int, using: str) -> bool:
+    """Return whether the event at a position is in the row of its log."""
+    event = Event.objects.using(using).select_related("log").filter(position=position).first()
+    if event is None:
+        return False
+    versions = applied_versions(projection.name, using).filter(log_id=event.log.log_id)
+    return versions.filter(version__gt=event.index).exists()
 
 
 def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
