@@ -146,6 +146,9 @@ class ProjectionState(models.Model):
     mode = models.CharField(max_length=10, editable=False)
     partitions = models.IntegerField(editable=False)
     rebuilt_at = models.DateTimeField(null=True, editable=False)
+    # A rebuild that a worker is to begin, and why the last one ended early.
+    rebuild_requested_at = models.DateTimeField(null=True, editable=False)
+    rebuild_error = models.TextField(default="", editable=False)
     # A rebuild that is under way, or was given up in the middle.
     rebuild_version = models.IntegerField(null=True, editable=False)
     rebuild_started_at = models.DateTimeField(null=True, editable=False)

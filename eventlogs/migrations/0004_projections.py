@@ -24,6 +24,8 @@ class Migration(migrations.Migration):
                 ("mode", models.CharField(editable=False, max_length=10)),
                 ("partitions", models.IntegerField(editable=False)),
                 ("rebuilt_at", models.DateTimeField(editable=False, null=True)),
+                ("rebuild_requested_at", models.DateTimeField(editable=False, null=True)),
+                ("rebuild_error", models.TextField(default="", editable=False)),
                 ("rebuild_version", models.IntegerField(editable=False, null=True)),
                 ("rebuild_started_at", models.DateTimeField(editable=False, null=True)),
                 ("rebuild_reached", models.UUIDField(editable=False, null=True)),

@@ -281,6 +281,16 @@ class RowProjection(BaseProjection):
         return rebuilding.rebuild(cls, restart=restart, park=park, tell=tell)
 
     @classmethod
+    def request_rebuild(cls) -> None:
+        """
+        Let a worker (``eventlogs project``, or the Celery task) rebuild, and return at once.
+
+        It does so beside its other work. How it goes is in eventlogs.models.ProjectionState:
+        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing.
+        """
+        rebuilding.request(cls)
+
+    @classmethod
     def verify(cls, sample: int | None = 100, repair: bool = False) -> Verification:
         """
         Replay logs, compare with their rows, and return what differs.

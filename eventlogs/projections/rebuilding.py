@@ -14,7 +14,7 @@ readers see each row as it was, or as it is to be.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -24,7 +24,7 @@ from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
 from eventlogs import scans
-from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
+from eventlogs.exceptions import EventLogError, LogNotFound, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent, ProjectionState
@@ -49,6 +49,7 @@ class Progress(NamedTuple):
 
 
 Tell = Callable[[Progress], None]
+Steps = Generator[Progress, None, int]
 
 
 def nobody(_: Progress) -> None:
@@ -57,6 +58,22 @@ def nobody(_: Progress) -> None:
 
 def rebuild(cls: type[RowProjection], *, restart: bool, park: bool, tell: Tell) -> int:
     """See ``RowProjection.rebuild``."""
+    under_way = steps(cls, restart=restart, park=park)
+    while True:
+        try:
+            progress = next(under_way)
+        except StopIteration as end:
+            return int(end.value)
+        tell(progress)
+
+
+def steps(cls: type[RowProjection], *, restart: bool = False, park: bool = False) -> Steps:
+    """
+    Rebuild step by step: a batch each time, for who has other things to do between two of them.
+
+    The generator's value is how many events were applied in all. Closed in the middle, it leaves
+    the rebuild to be resumed.
+    """
     using = cls._using()
     state = leases.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
@@ -64,8 +81,32 @@ def rebuild(cls: type[RowProjection], *, restart: bool, park: bool, tell: Tell) 
     if state.version > cls.version:
         raise ProjectionUnavailable("newer", projection=cls.name)
     if cls.mode == cls.INLINE:
-        return _InlineRebuild(cls, using, tell).run(restart=restart)
-    return _ShadowRebuild(cls, using, tell, is_strict=not park).run(restart=restart)
+        return (yield from _InlineRebuild(cls, using).steps(restart=restart))
+    return (yield from _ShadowRebuild(cls, using, is_strict=not park).steps(restart=restart))
+
+
+def request(cls: type[RowProjection]) -> None:
+    """Let a worker begin a rebuild, if none is asked for yet."""
+    using = cls._using()
+    leases.ensure(
+        cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
+    )
+    ProjectionState.objects.using(using).filter(name=cls.name).update(
+        rebuild_requested_at=timezone.now(), rebuild_error=""
+    )
+
+
+def is_requested(cls: type[RowProjection]) -> bool:
+    """Return whether a worker is to rebuild."""
+    states = ProjectionState.objects.using(cls._using()).filter(name=cls.name)
+    return states.exclude(rebuild_requested_at=None).exists()
+
+
+def ended(cls: type[RowProjection], error: EventLogError | None = None) -> None:
+    """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
+    ProjectionState.objects.using(cls._using()).filter(name=cls.name).update(
+        rebuild_requested_at=None, rebuild_error="" if error is None else str(error)
+    )
 
 
 def rebuild_log(cls: type[RowProjection], log_id: LogId) -> int:
@@ -91,20 +132,19 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId) -> int:
 class _ShadowRebuild:
     """A rebuild into a shadow table."""
 
-    def __init__(self, cls: type[RowProjection], using: str, tell: Tell, *, is_strict: bool):
+    def __init__(self, cls: type[RowProjection], using: str, *, is_strict: bool) -> None:
         self._cls = cls
         self._using = using
-        self._tell = tell
         self._is_strict = is_strict
         self._feed = Feed(using)
         self._owner = leases.new_owner()
         self._applied = 0
 
-    def run(self, *, restart: bool) -> int:
+    def steps(self, *, restart: bool) -> Steps:
         advancers = self._at_work(self._prepare(restart))
         try:
             for _ in range(SWAPS):
-                self._fill(advancers)
+                yield from self._fill(advancers)
                 if self._swap(advancers):
                     return self._applied
                 time.sleep(PAUSE)
@@ -182,7 +222,7 @@ class _ShadowRebuild:
             for each in taken
         ]
 
-    def _fill(self, advancers: list[Advancer]) -> None:
+    def _fill(self, advancers: list[Advancer]) -> Iterator[Progress]:
         more = True
         while more:
             upto, more = self._feed.settled(), False
@@ -190,9 +230,8 @@ class _ShadowRebuild:
                 before = each.applied
                 more |= each.step()
                 self._applied += each.applied - before
-            self._tell(
-                Progress(self._applied, min(a.position for a in advancers), upto, "positions")
-            )
+            done = min(each.position for each in advancers)
+            yield Progress(self._applied, done, max(done, upto), "positions")
 
     def _swap(self, advancers: list[Advancer]) -> bool:
         """Let the new rows be the ones; return False where the lock could not be had."""
@@ -253,12 +292,11 @@ class _ShadowRebuild:
 class _InlineRebuild:
     """A rebuild in place, of a projection whose rows change with the appends."""
 
-    def __init__(self, cls: type[RowProjection], using: str, tell: Tell) -> None:
+    def __init__(self, cls: type[RowProjection], using: str) -> None:
         self._cls = cls
         self._using = using
-        self._tell = tell
 
-    def run(self, *, restart: bool) -> int:
+    def steps(self, *, restart: bool) -> Steps:
         cls, using = self._cls, self._using
         states = ProjectionState.objects.using(using).filter(name=cls.name)
         state = states.get()
@@ -282,7 +320,7 @@ class _InlineRebuild:
                 applied += self._rebuild(log.log_id)
             done += len(page)
             states.update(rebuild_reached=page[-1].log_id.uuid)
-            self._tell(Progress(applied, done, max(total, done), "logs"))
+            yield Progress(applied, done, max(total, done), "logs")
         self._remove_strays()
         states.update(
             version=cls.version,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from hashlib import blake2b
@@ -24,13 +24,13 @@ from typing import Final, NamedTuple
 from django.db import Error, connections
 from django.db.models.functions import Now
 
-from eventlogs.exceptions import FeedUnavailable, ProjectionUnavailable
+from eventlogs.exceptions import EventLogError, FeedUnavailable, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.models import ProjectionState, ProjectionWorker
-from eventlogs.projections import leases
+from eventlogs.projections import leases, rebuilding
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
-from eventlogs.projections.declarations import BaseProjection, projections
+from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
 from eventlogs.projections.leases import LeaseLost
 
 logger = logging.getLogger("eventlogs.projections")
@@ -41,6 +41,8 @@ SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at feeds that have jus
 LONGEST_PAUSE: Final = 1.0  # seconds, at feeds that rest
 PATIENCE: Final = 1.25  # times as long, each time that nothing has come
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, doubled
+
+OVER: Final = object()
 
 Place = tuple[str, int]  # a projection's name, and the number of a partition
 
@@ -74,11 +76,30 @@ def run(names: Iterable[str] | None = None) -> dict[str, int]:
     for name, each in chosen(names).items():
         try:
             applied[name] = catch_up(each, wait=False)
+            if issubclass(each, RowProjection) and rebuilding.is_requested(each):
+                for _ in requested(each):
+                    pass
         except Exception as error:
             errors.append(error)
     if errors:
         raise ExceptionGroup("Some projections could not catch up.", errors)
     return applied
+
+
+def requested(projection: type[RowProjection]) -> Generator[None, None, None]:
+    """Rebuild as somebody has asked for, step by step, and note how it ends."""
+    try:
+        for _ in rebuilding.steps(projection):
+            yield
+    except ProjectionUnavailable as error:
+        if error.reason == "busy":
+            return  # whoever is at it; if that comes to nothing, it is tried again
+        rebuilding.ended(projection, error)
+    except EventLogError as error:
+        logger.error("The rebuild that was asked for has ended: %s", error)
+        rebuilding.ended(projection, error)
+    else:
+        rebuilding.ended(projection)
 
 
 class Runner:
@@ -103,6 +124,7 @@ class Runner:
         self._owner = leases.new_owner()
         self._advancers: dict[Place, Advancer] = {}
         self._instances: dict[Place, BaseProjection] = {}
+        self._rebuilds: dict[str, Generator[None, None, None]] = {}
         self._next_beat = 0.0
         self._is_behind = False
         self._complained: dict[str, str] = {}
@@ -159,13 +181,20 @@ class Runner:
             count = advancer.applied - before
             if count:
                 applied[place[0]] = applied.get(place[0], 0) + count
+        for name, steps in list(self._rebuilds.items()):
+            # One step each, so that rows are kept up to date meanwhile.
+            if next(steps, OVER) is OVER:
+                del self._rebuilds[name]
+        self._is_behind |= bool(self._rebuilds)
         if applied and self._tell is not None:
             self._tell(applied)
-        return bool(applied)
+        return bool(applied or self._rebuilds)
 
     def close(self) -> None:
         """Give all leases back."""
         with suppress(Error):
+            for steps in self._rebuilds.values():
+                steps.close()
             for place in list(self._advancers):
                 self._give_back(place)
             for using in self._databases():
@@ -209,6 +238,15 @@ class Runner:
         for place in [each for each in self._advancers if each[0] in own and each not in ours]:
             self._give_back(place)
         for name, state in states.items():
+            projection = own[name]
+            # Who has the first partition does it.
+            if (
+                state.rebuild_requested_at is not None
+                and (name, 0) in ours
+                and name not in self._rebuilds
+                and issubclass(projection, RowProjection)
+            ):
+                self._rebuilds[name] = requested(projection)
             if state.partitions != own[name].partitions and all(
                 place in ours for place in places if place[0] == name
             ):
@@ -251,6 +289,10 @@ class Runner:
     def _forget(self) -> None:
         """After an error of the database: what is known of leases may be wrong."""
         self._advancers.clear()
+        for steps in self._rebuilds.values():
+            with suppress(Error):
+                steps.close()
+        self._rebuilds.clear()
         self._next_beat = 0.0
         for connection in connections.all(initialized_only=True):
             if not connection.in_atomic_block:
