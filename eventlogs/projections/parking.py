@@ -196,7 +196,7 @@ class Parking:
         return set(found.values_list("position", flat=True))
 
     def _delay(self, attempts: int) -> timedelta:
-        return timedelta(seconds=min(self._backoff * 2 ** (attempts - 1), LONGEST_WAIT))
+        return timedelta(seconds=min(self._backoff * 2 ** min(attempts - 1, 30), LONGEST_WAIT))
 
 
 def log_id_of(row: FeedRow) -> LogId:
