@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from django.db import models
+from django.db.models import F
 
 from eventlogs import (
     EventRecord,
@@ -17,6 +18,7 @@ from eventlogs import (
     projection,
 )
 from eventlogs.inline import followers
+from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 
@@ -110,7 +112,7 @@ class Fast:
     """What tests do not want to wait for."""
 
     timeout = 5.0
-    backoff = 0.05
+    backoff = 60.0  # long: what is to be tried again soon says so
     max_attempts = 3
     log_types = ["account"]
 
@@ -145,7 +147,7 @@ class Balances(Fast, Projection):
 @projection("reduced-balances")
 class ReducedBalances(ReductionProjection):
     timeout = 5.0
-    backoff = 0.05
+    backoff = 60.0  # long: what is to be tried again soon says so
     aggregate = Account
     model = Reduced
 
@@ -214,10 +216,11 @@ def fail_on(*classes, error=ValueError):
 
 
 def until(condition, seconds=10.0):
-    """Wait until something is so; fail where it does not come."""
+    """Let time pass, for events that are to be tried again, until something is so."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come"
+        ParkedEvent.objects.exclude(retry_at=None).update(retry_at=F("first_failed_at"))
         time.sleep(0.01)
 
 

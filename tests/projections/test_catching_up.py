@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from eventlogs import LogNotFound
@@ -20,6 +18,7 @@ from tests.projections.readmodels import (
     balances,
     fail_on,
     replayed,
+    until,
 )
 
 pytestmark = pytest.mark.usefixtures("tables")
@@ -91,9 +90,7 @@ def test_an_event_that_fails_holds_its_log_alone():
 def test_an_event_that_goes_on_failing_is_parked_and_can_be_retried():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(2), Deposited(10))
     fail_on(Withdrawn)
-    end = time.monotonic() + 10
-    while not Balances.parked() and time.monotonic() < end:
-        Balances.catch_up()
+    until(lambda: (Balances.catch_up(), Balances.parked())[1])
     [parked] = Balances.parked()
     assert (parked.log_id, parked.index, parked.attempts) == (ada.log_id, 2, 3)
     assert (parked.error, parked.is_parked) == ("ValueError", True)
