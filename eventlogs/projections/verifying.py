@@ -177,11 +177,15 @@ def _all(projection: type[RowProjection], using: str) -> Iterator[LogId]:
 
 
 def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[LogId]:
-    """Yield logs at random: ids are in the order of time, so it is random in that."""
+    """Yield logs at random (all, if there are no more): ids are in order of time, so in that."""
     logs = EventLog.objects.using(using)
     log_types = projection._log_types()
     if log_types is not None:
         logs = logs.filter(log_type__in=log_types)
+    few = list(logs.order_by("pk")[: count + 1])
+    if len(few) <= count:
+        yield from (log.log_id for log in few)
+        return
     first, last = logs.order_by("pk").first(), logs.order_by("-pk").first()
     if first is None or last is None:
         return

@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 
 from eventlogs import inline
-from eventlogs.projections import declarations
+from eventlogs.projections import declarations, running
 from eventlogs.projections import inline as inline_projections
 from tests.projections import readmodels
 
@@ -37,7 +37,8 @@ def declared(monkeypatch):
         for name, each in readmodels.DECLARED.items()
         if each is not readmodels.InlinedBalances
     }
-    monkeypatch.setattr(declarations, "projections", known)
+    for module in (declarations, running):
+        monkeypatch.setattr(module, "projections", known)
 
 
 @pytest.fixture
