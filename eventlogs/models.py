@@ -93,6 +93,7 @@ class Event(AppendOnlyModel):
 
     class Meta:
         base_manager_name = "objects"  # also behind related managers, nothing writes
+        permissions = [("view_payload", "Can see payloads, metadata and states")]
         constraints = [
             # Unique constraints name the log or the position, and nothing else, so that the
             # table can be partitioned or distributed by log.
@@ -156,6 +157,7 @@ class ProjectionState(models.Model):
     rebuild_reached = models.UUIDField(null=True, editable=False)
 
     class Meta:
+        verbose_name = "projection"
         permissions = [("operate_projections", "Can retry, skip and rebuild in projections")]
 
     def __str__(self) -> str:

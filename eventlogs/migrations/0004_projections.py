@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
                 ("rebuild_reached", models.UUIDField(editable=False, null=True)),
             ],
             options={
+                "verbose_name": "projection",
                 "permissions": [
                     ("operate_projections", "Can retry, skip and rebuild in projections")
                 ],
@@ -135,6 +136,13 @@ class Migration(migrations.Migration):
                         name="eventlogs_skippedevent_skipped_once",
                     )
                 ],
+            },
+        ),
+        migrations.AlterModelOptions(
+            name="event",
+            options={
+                "base_manager_name": "objects",
+                "permissions": [("view_payload", "Can see payloads, metadata and states")],
             },
         ),
     ]
