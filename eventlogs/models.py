@@ -55,6 +55,8 @@ class EventLog(AppendOnlyModel):
         base_manager_name = "objects"
         verbose_name = "event log"
         verbose_name_plural = "event logs"
+        # For lists of one type. Neither column changes, so appends do not touch it.
+        indexes = [models.Index(fields=["log_type", "id"], name="eventlogs_eventlog_of_type")]
 
     def __str__(self) -> str:
         return str(self.log_id)

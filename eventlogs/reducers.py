@@ -242,6 +242,29 @@ class Reducer(Generic[A]):
             )
         return None
 
+    def cached(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
+        """
+        Return what is cached of a log, as of the version that it was cached at.
+
+        None where there is nothing, where it is newer than ``upto``, or where the log does not
+        prove it. Nothing is folded, and nothing that happens to the cache is an error.
+        """
+        key = self._codec.key(log_id)
+        raw = self._pending(key) or self._look(key) if self.is_caching else None
+        if raw is None:
+            return None
+        try:
+            entry = self._codec.decode(raw, log_id)
+        except Untrusted:
+            return None
+        head = entry.head
+        if head.version > upto:
+            return None
+        first = store.since(log_id, start=head.version - 1, limit=1)
+        if not entry.is_proven_by(first[0] if first else None):
+            return None
+        return Reduction(log_id, head.version, entry.aggregate, head.reduced_at, head.position)
+
     # Writing
 
     def keep(self, key: str, entry: bytes, *, instead_of: bytes | None = None) -> bool:

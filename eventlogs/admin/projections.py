@@ -8,9 +8,7 @@ raised may show data, so it needs ``eventlogs.view_payload``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import update_wrapper
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -18,11 +16,11 @@ from django.contrib.admin.utils import unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
+from eventlogs.admin.readonly import ReadOnlyAdmin
 from eventlogs.exceptions import EventLogError, InvalidLogId
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
@@ -31,66 +29,42 @@ from eventlogs.projections.declarations import BaseProjection, RowProjection, pr
 from eventlogs.projections.standing import standing
 
 OPERATE = "eventlogs.operate_projections"
-PAYLOAD = "eventlogs.view_payload"
 SHOWN = 100  # parked events of a page
 
 
-if TYPE_CHECKING:
-    Base = admin.ModelAdmin[ProjectionState]
-else:
-    Base = admin.ModelAdmin
-
-
 @admin.register(ProjectionState)
-class ProjectionAdmin(Base):
+class ProjectionAdmin(ReadOnlyAdmin):
     """All projections that are declared, and one by one."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse: projections are declared in code."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse: what can be done has buttons of its own."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Refuse."""
-        return False
 
     def get_urls(self) -> list[URLPattern]:
         """Serve a page for all, one for each, and what can be done."""
-
-        def wrap(view: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return self.admin_site.admin_view(view)(*args, **kwargs)
-
-            return update_wrapper(wrapper, view)
-
         names = "eventlogs_projectionstate"
         return [
-            path("", wrap(self.all_view), name=f"{names}_changelist"),
-            path("<path:name>/retry/", wrap(require_POST(self.retry_view)), name=f"{names}_retry"),
-            path("<path:name>/skip/", wrap(self.skip_view), name=f"{names}_skip"),
-            path("<path:name>/rebuild/", wrap(self.rebuild_view), name=f"{names}_rebuild"),
-            path("<path:name>/change/", wrap(self.one_view), name=f"{names}_change"),
+            path("", self.wrap(self.all_view), name=f"{names}_changelist"),
+            path(
+                "<path:name>/retry/",
+                self.wrap(require_POST(self.retry_view)),
+                name=f"{names}_retry",
+            ),
+            path("<path:name>/skip/", self.wrap(self.skip_view), name=f"{names}_skip"),
+            path("<path:name>/rebuild/", self.wrap(self.rebuild_view), name=f"{names}_rebuild"),
+            path("<path:name>/change/", self.wrap(self.one_view), name=f"{names}_change"),
         ]
 
     # Pages
 
     def all_view(self, request: HttpRequest) -> HttpResponse:
         """Show how all projections stand."""
-        self._check_view(request)
         using = ProjectionState.objects.db
         context = {
             "title": _("Projections"),
             "standings": [standing(each) for _name, each in sorted(projections.items())],
             "holders": self._holders(using),
         }
-        return self._page(request, "list", context)
+        return self.page(request, "projections/list", context)
 
     def one_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show how a projection stands, and what waits in it."""
-        self._check_view(request)
         projection = self._find(name)
         using = projection._using()
         waiting = ParkedEvent.objects.using(using).filter(
@@ -108,9 +82,8 @@ class ProjectionAdmin(Base):
             "places": places.filter(is_rebuild=False).order_by("partition"),
             "progress": self._progress(using, state, places),
             "may_operate": request.user.has_perm(OPERATE),
-            "may_see_payload": request.user.has_perm(PAYLOAD),
         }
-        return self._page(request, "detail", context)
+        return self.page(request, "projections/detail", context)
 
     # Deeds
 
@@ -140,7 +113,7 @@ class ProjectionAdmin(Base):
             return self._back(projection)
         if request.method != "POST" or request.POST.get("index") != str(event.index):
             context = {"title": _("Skip an event for good?"), "name": name, "event": event}
-            return self._page(request, "skip", context)
+            return self.page(request, "projections/skip", context)
         if projection.skip(log_id):
             self._note(
                 request,
@@ -157,7 +130,7 @@ class ProjectionAdmin(Base):
             raise Http404(_("A reactor keeps no rows."))
         if request.method != "POST":
             context = {"title": _("Make all rows anew?"), "name": name}
-            return self._page(request, "rebuild", context)
+            return self.page(request, "projections/rebuild", context)
         projection.request_rebuild()
         self._note(request, projection, "Asked for a rebuild.")
         messages.success(request, _("A worker makes the rows anew, beside its other work."))
@@ -165,12 +138,7 @@ class ProjectionAdmin(Base):
 
     # Inside
 
-    def _check_view(self, request: HttpRequest) -> None:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-
     def _operate(self, request: HttpRequest, name: str) -> type[BaseProjection]:
-        self._check_view(request)
         if not request.user.has_perm(OPERATE):
             raise PermissionDenied
         return self._find(name)
@@ -225,15 +193,3 @@ class ProjectionAdmin(Base):
         site = self.admin_site.name
         where = reverse(f"{site}:eventlogs_projectionstate_change", args=[projection.name])
         return HttpResponseRedirect(where)
-
-    def _page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
-        return TemplateResponse(
-            request,
-            f"admin/eventlogs/projections/{template}.html",
-            {
-                **self.admin_site.each_context(request),
-                "opts": ProjectionState._meta,
-                "media": self.media,
-                **context,
-            },
-        )

@@ -1,0 +1,185 @@
+"""All events in the admin, the newest first."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.contrib import admin
+from django.db import connections
+from django.db.models import Max, Q, QuerySet
+from django.db.models.fields.json import KT
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.utils.translation import gettext as _
+
+from eventlogs.admin import shapes
+from eventlogs.admin.keysets import page
+from eventlogs.admin.logs import day_of
+from eventlogs.admin.readonly import ReadOnlyAdmin
+from eventlogs.aggregates import aggregates
+from eventlogs.events import registry
+from eventlogs.exceptions import InvalidLogId
+from eventlogs.metadata import actor_of
+from eventlogs.models import Event, IdempotencyKey
+
+EVENTS: Final = 50  # of a page
+SPAN: Final = 100_000  # positions that are looked through for one page, where filters are on
+NAMES: Final = ("type", "log_type", "from", "to", "key", "log", "metadata")
+NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")
+SLACK: Final = timedelta(minutes=5)  # how far positions and times may be out of step
+
+# The first position whose event was recorded at a moment or later, found by halving: positions
+# and times grow together, but for transactions that were long open (see SLACK).
+PLACE: Final = """
+WITH RECURSIVE bounds (low, high) AS (
+    SELECT 0::bigint, coalesce((SELECT max(position) FROM eventlogs_event), 0) + 1
+    UNION ALL
+    SELECT CASE WHEN at >= %s THEN low ELSE middle + 1 END,
+           CASE WHEN at >= %s THEN middle ELSE high END
+    FROM (SELECT low, high, (low + high) / 2 AS middle,
+                 (SELECT recorded_at FROM eventlogs_event
+                  WHERE position >= (low + high) / 2 ORDER BY position LIMIT 1) AS at
+          FROM bounds WHERE low < high) AS half
+)
+SELECT max(low) FROM bounds
+"""
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnlyAdmin):
+    """Events of all logs."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """Serve the list; an event is shown in its log."""
+        return [path("", self.wrap(self.list_view), name="eventlogs_event_changelist")]
+
+    def list_view(self, request: HttpRequest) -> HttpResponse:
+        """Show a page of events."""
+        asked, using = request.GET, Event.objects.db
+        query = {name: asked[name].strip() for name in NAMES if asked.get(name, "").strip()}
+        problems: list[str] = []
+        everything = Event.objects.using(using).select_related("log")
+        rows, is_sparse = self._filtered(request, everything, query, problems, using)
+        before, after = position_from(asked.get("before")), position_from(asked.get("after"))
+        if asked.get("end") == "1":
+            after = 0
+        window = None
+        if is_sparse:
+            rows, window = self._window(rows, before, after, using)
+        found = page(rows, field="position", before=before, after=after, size=EVENTS, query=query)
+        context = {
+            "title": _("Events"),
+            "page": found,
+            "window": self._continued(window, found, query),
+            "events": [self._event(each, self.sees_payload(request)) for each in found.rows],
+            "types": sorted(each.name for each in registry),
+            "log_types": sorted({each.log_type for each in aggregates}),
+            "query": {**dict.fromkeys(NAMES, ""), **query},
+            "problems": problems,
+        }
+        return self.page(request, "events", context)
+
+    def _filtered(
+        self,
+        request: HttpRequest,
+        rows: Any,
+        query: dict[str, str],
+        problems: list[str],
+        using: str,
+    ) -> tuple[Any, bool]:
+        """Return the events that are asked for, and whether much may lie between them."""
+        is_sparse = False
+        if "log" in query:
+            try:
+                rows = rows.for_log(query["log"]).order_by()
+            except InvalidLogId:
+                problems.append(_("This is no log id."))
+                rows = rows.none()
+        if "key" in query:
+            rows = rows.filter(self._of_key(query["key"], using))
+        if "type" in query:
+            rows, is_sparse = rows.of_type(query["type"]), True
+        if "log_type" in query:
+            rows, is_sparse = rows.filter(log__log_type=query["log_type"]), True
+        for name, later in (("from", 0), ("to", 1)):
+            if name not in query:
+                continue
+            day = day_of(query[name])
+            if day is None:
+                problems.append(_("This is no date: %(text)s") % {"text": query[name][:40]})
+                continue
+            moment = day + timedelta(days=later)
+            if later:
+                place = place_of(moment + SLACK, using)
+                rows = rows.filter(position__lt=place, recorded_at__lt=moment)
+            else:
+                place = place_of(moment - SLACK, using)
+                rows = rows.filter(position__gte=place, recorded_at__gte=moment)
+        if "metadata" in query:
+            name, equals, value = query["metadata"].partition("=")
+            if not (equals and NAME.match(name.strip()) and self.sees_payload(request)):
+                problems.append(_("Metadata are asked for as name=value, by who may see them."))
+            else:
+                rows = rows.annotate(asked_for=KT(f"metadata__{name.strip()}"))
+                rows, is_sparse = rows.filter(asked_for=value.strip()), True
+        return rows, is_sparse and "log" not in query and "key" not in query
+
+    def _of_key(self, key: str, using: str) -> Q:
+        """Return what finds the events of the appends of a key."""
+        found = Q(pk__in=[])
+        if "\0" in key:
+            return found
+        log_types = {each.log_type for each in aggregates}
+        for each in IdempotencyKey.objects.using(using).filter(log_type__in=log_types, key=key):
+            last = each.first_index + each.count - 1
+            found |= Q(log_id=each.log_id, index__range=(each.first_index, last))
+        return found
+
+    def _window(
+        self, rows: QuerySet[Any], before: int | None, after: int | None, using: str
+    ) -> tuple[QuerySet[Any], tuple[int, int]]:
+        """Look through so many positions and no more, however few events there are in them."""
+        if after is not None:
+            low, high = after + 1, after + SPAN
+        else:
+            newest = Event.objects.using(using).aggregate(last=Max("position"))["last"] or 0
+            high = newest if before is None else before - 1
+            low = max(1, high - SPAN + 1)
+        return rows.filter(position__range=(low, high)), (low, high)
+
+    def _continued(
+        self, window: tuple[int, int] | None, found: Any, query: dict[str, str]
+    ) -> dict[str, Any] | None:
+        """Return where to look on, where a page ended with its window and not with its size."""
+        if window is None or len(found.rows) == EVENTS or window[0] <= 1:
+            return None
+        return {"low": window[0], "high": window[1], "before": window[0], "query": query}
+
+    def _event(self, event: Event, sees: bool) -> dict[str, Any]:
+        actor, rest = actor_of(event.metadata)
+        return {
+            "event": event,
+            "log_id": event.log.log_id,
+            "actor": actor if sees else None,
+            "payload": shapes.line(event.data if sees else shapes.shape(event.data)),
+            "metadata": shapes.line(rest if sees else shapes.shape(rest)) if rest else "",
+        }
+
+
+def place_of(moment: datetime, using: str) -> int:
+    """Return the first position of which the event was recorded at a moment or later."""
+    connection = connections[using]
+    sql = PLACE if connection.vendor == "postgresql" else PLACE.replace("::bigint", "")
+    value = connection.ops.adapt_datetimefield_value(moment)
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [value, value])
+        return int(cursor.fetchone()[0])
+
+
+def position_from(text: str | None) -> int | None:
+    """Read a position, None for anything else."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) <= 18):
+        return None
+    return int(text)

@@ -1,0 +1,286 @@
+"""Logs in the admin: a list of them, and one as a timeline in which one can travel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_date
+from django.utils.translation import gettext as _
+
+from eventlogs import scans, transfer
+from eventlogs.admin import shapes
+from eventlogs.admin.keysets import page
+from eventlogs.admin.readonly import ReadOnlyAdmin
+from eventlogs.admin.search import search
+from eventlogs.admin.timelines import SIZE, Timeline, timeline
+from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
+from eventlogs.codec import EventReader
+from eventlogs.exceptions import InvalidLogId
+from eventlogs.history import MISSING, Change, Step, Unavailable, snapshot, summarize
+from eventlogs.ids import LogId
+from eventlogs.metadata import actor_of
+from eventlogs.models import EventLog
+from eventlogs.scans import LogRow
+
+LOGS: Final = 50  # of a page
+SHORT: Final = 40  # events of a log up to which the list shows its state
+LINKED: Final = ("correlation_id", "causation_id")  # of metadata: they lead to other events
+
+
+@admin.register(EventLog)
+class LogAdmin(ReadOnlyAdmin):
+    """Logs, the newest first."""
+
+    def state_line(self, log_id: LogId, aggregate: Aggregate) -> str:
+        """Return the state of a log in one line, for the list; override it, or ``summary()``."""
+        return summarize(aggregate)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Serve the list, a log, and its export."""
+        names = "eventlogs_eventlog"
+        return [
+            path("", self.wrap(self.list_view), name=f"{names}_changelist"),
+            path("<path:log>/export/", self.wrap(self.export_view), name=f"{names}_export"),
+            path("<path:log>/change/", self.wrap(self.log_view), name=f"{names}_change"),
+        ]
+
+    # The list
+
+    def list_view(self, request: HttpRequest) -> HttpResponse:
+        """Show a page of logs."""
+        asked = request.GET
+        using = EventLog.objects.db
+        query = {
+            name: asked[name] for name in ("q", "type", "from", "to") if asked.get(name, "").strip()
+        }
+        rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
+        if "type" in query:
+            rows = rows.filter(log_type=query["type"])
+        problems = []
+        for name, lookup, later in (("from", "pk__gte", 0), ("to", "pk__lt", 1)):
+            if name in query:
+                day = day_of(query[name])
+                if day is None:
+                    problems.append(_("This is no date: %(text)s") % {"text": query[name][:40]})
+                else:
+                    rows = rows.filter(**{lookup: uuid_of(day + timedelta(days=later))})
+        before, after = uuid_from(asked.get("before")), uuid_from(asked.get("after"))
+        if asked.get("end") == "1":
+            after = UUID(int=0)
+        found = page(
+            rows,
+            field="id",
+            before=before,
+            after=after,
+            size=LOGS,
+            query=query,
+            text=lambda key: key.hex,
+        )
+        states = self._states(request, found.rows, using)
+        context = {
+            "title": _("Event logs"),
+            "page": found,
+            "logs": [
+                {"log": log, "log_id": log.log_id, "state": states.get(log.pk)}
+                for log in found.rows
+            ],
+            "log_types": sorted({each.log_type for each in aggregates}),
+            "query": {**dict.fromkeys(("q", "type", "from", "to"), ""), **query},
+            "problems": problems,
+            "short": SHORT,
+        }
+        return self.page(request, "logs", context)
+
+    def _states(self, request: HttpRequest, logs: list[EventLog], using: str) -> dict[UUID, str]:
+        """Return the states of short logs in one line each; two queries, or three."""
+        if not self.sees_payload(request):
+            return {}
+        classes = {log.log_type: aggregates.of(log.log_type)[:1] for log in logs}
+        short = [
+            LogRow(log.log_id, log.version, log.created_at, log.updated_at)
+            for log in logs
+            if log.version <= SHORT and classes[log.log_type]
+        ]
+        states = {}
+        for log, events in scans.logs_with_events(using, short):
+            [cls] = classes[log.log_id.log_type]
+            try:
+                records = EventReader(cls.event_types).records(
+                    log.log_id, [event[1:] for event in events]
+                )
+                aggregate = fold(nothing(cls, log.log_id), records).aggregate
+                states[log.log_id.uuid] = self.state_line(log.log_id, aggregate)
+            except Exception as error:  # the project's own classes
+                states[log.log_id.uuid] = f"<{type(error).__name__}>"
+        return states
+
+    # A log
+
+    def log_view(self, request: HttpRequest, log: str) -> HttpResponse:
+        """Show a log: a page of its events, and the state as of one of them."""
+        row = self._find(log)
+        using = EventLog.objects.db
+        log_id = row.log_id
+        selected = index_from(request.GET.get("event"), row.version)
+        cls = self._aggregate(request, log_id)
+        found = timeline(
+            cls, log_id, row.version, selected, using=using, fold_all=request.GET.get("fold") == "1"
+        )
+        address = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
+        sees = self.sees_payload(request)
+        chosen = {"aggregate": request.GET["aggregate"]} if "aggregate" in request.GET else {}
+        context = {
+            "title": str(log_id),
+            "log": row,
+            "log_id": log_id,
+            "timeline": found,
+            "events": [self._event(each, found, sees) for each in reversed(found.steps)],
+            "state": self._state(found, sees),
+            "unavailable": found.state if isinstance(found.state, Unavailable) else None,
+            # Names: a template would call a class.
+            "aggregates": [each.__qualname__ for each in aggregates.of(log_id.log_type)],
+            "aggregate": None if cls is None else cls.__qualname__,
+            "chosen": chosen,
+            "carried": f"{urlencode(chosen)}&" if chosen else "",
+            "address": address,
+            "links": self._links(found),
+            "size": SIZE,
+        }
+        return self.page(request, "log", context)
+
+    def _links(self, found: Timeline) -> dict[str, int | None]:
+        last = found.version - 1
+        return {
+            "first": 0 if found.selected > 0 else None,
+            "previous": found.selected - 1 if found.selected > 0 else None,
+            "next": found.selected + 1 if found.selected < last else None,
+            "last": last if found.selected < last else None,
+            "older_page": found.start - 1 if found.start > 0 else None,
+            "newer_page": found.last + 1 if found.last < last else None,
+        }
+
+    def _event(self, step: Step, found: Timeline, sees: bool) -> dict[str, Any]:
+        record = step.record
+        actor, rest = actor_of(record.metadata)
+        data = record.event
+        today = None if step.event is None else snapshot(step.event)
+        return {
+            "record": record,
+            "is_selected": record.index == found.selected,
+            "actor": actor if sees else None,
+            "payload": shapes.pretty(data if sees else shapes.shape(data)),
+            # What the code of today reads, where that is something else than what is stored.
+            "today": shapes.pretty(today) if sees and today not in (None, data) else None,
+            "metadata": shapes.pretty(rest if sees else shapes.shape(rest)) if rest else "",
+            "links": [(name, str(rest[name])) for name in LINKED if sees and name in rest],
+            "changes": [change_of(each, sees) for each in step.changes or ()],
+            "has_changes": step.changes is not None,
+        }
+
+    def _state(self, found: Timeline, sees: bool) -> list[tuple[str, str]] | None:
+        if not isinstance(found.state, dict):
+            return None
+        changed = found.state if sees else shapes.shape(found.state)
+        return [(name, text_of(value)) for name, value in changed.items()]
+
+    def _find(self, log: str) -> EventLog:
+        """Return the log of an id, or of its bare UUID; raise Http404."""
+        logs = search(unquote(log), EventLog.objects.db) if log else EventLog.objects.none()
+        try:
+            log_id = LogId.parse(unquote(log))
+            found = logs.filter(log_type=log_id.log_type).first()
+        except InvalidLogId:
+            found = logs.filter(pk=uuid_from(unquote(log)) or UUID(int=0)).first()
+        if found is None:
+            raise Http404(_("There is no such log."))
+        return found
+
+    def _aggregate(self, request: HttpRequest, log_id: LogId) -> type[Aggregate] | None:
+        classes = aggregates.of(log_id.log_type)
+        name = request.GET.get("aggregate")
+        for each in classes:
+            if each.__qualname__ == name:
+                return each
+        return classes[0] if classes else None
+
+    def export_view(self, request: HttpRequest, log: str) -> HttpResponseBase:
+        """Send a log as JSON lines, as ``manage.py eventlogs export`` writes them."""
+        if not self.sees_payload(request):
+            raise PermissionDenied
+        row = self._find(log)
+        log_id, using = row.log_id, EventLog.objects.db
+
+        def lines() -> Iterator[str]:
+            until, count = 2**63 - 1, 0
+            yield transfer.header(after=0)
+            last = 0
+            for each in transfer.export_pages(using, until=until, logs=[log_id]):
+                count += len(each.lines)
+                last = each.position
+                yield from each.lines
+            yield transfer.footer(events=count, until=last)
+
+        response = StreamingHttpResponse(lines(), content_type="application/jsonl")
+        response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
+        return response
+
+
+def change_of(change: Change, sees: bool) -> dict[str, Any]:
+    """Return a change for a template: where, what it was, what it is."""
+
+    def shown(value: Any) -> str | None:
+        if value is MISSING:
+            return None
+        return shapes.line(value if sees else shapes.shape(value))
+
+    return {"where": change.where, "old": shown(change.old), "new": shown(change.new)}
+
+
+def text_of(value: Any) -> str:
+    """Return a value of a state as text: what is simple as it is, the rest as JSON."""
+    if value is None:
+        return "—"
+    return value if isinstance(value, str) else shapes.pretty(value)
+
+
+def day_of(text: str) -> datetime | None:
+    """Return the beginning of a day in the project's time zone, or None for no date."""
+    try:
+        day = parse_date(text.strip())
+    except ValueError:
+        return None
+    if day is None or not 1970 <= day.year <= 9000:
+        return None
+    return timezone.make_aware(datetime(day.year, day.month, day.day))
+
+
+def uuid_of(moment: datetime) -> UUID:
+    """Return the lowest UUIDv7 of a moment: ids are in the order of their times."""
+    milliseconds = int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
+    return UUID(int=max(0, milliseconds) << 80)
+
+
+def uuid_from(text: str | None) -> UUID | None:
+    """Read a UUID, None for anything else."""
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None
+
+
+def index_from(text: str | None, version: int) -> int:
+    """Read the index of an event; what is none is the last one."""
+    if text is None or not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return version - 1
+    return min(int(text), version - 1)

@@ -1,0 +1,132 @@
+"""
+A log as a timeline: a page of its events, what each changed, and the state as of one of them.
+
+Reading a page of events costs the same however long the log is. A state has to be folded, from
+what is cached if that helps. Where that would take many events, it is left to the person who
+looks: nobody opens a log of 100,000 events in order to wait for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, Final
+
+from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.codec import EventReader, StoredEvent
+from eventlogs.history import (
+    Step,
+    Unavailable,
+    beginning,
+    replay,
+    snapshot,
+    steps,
+)
+from eventlogs.ids import LogId
+from eventlogs.reducers import Reducer
+from eventlogs.stores import store_for
+from eventlogs.stores.base import BaseStore
+
+SIZE: Final = 25  # events of a page
+AT_ONCE: Final = 2_000  # events that are folded without being asked to
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What it took to have a state: events folded, from a version that was cached (0: none)."""
+
+    events: int
+    seconds: float
+    cached_version: int
+
+
+@dataclass(slots=True)
+class Timeline:
+    """What a log's page shows."""
+
+    log_id: LogId
+    version: int
+    selected: int  # the index of an event
+    start: int  # the index of the first event of the page
+    steps: list[Step] = field(default_factory=list)  # in the order of indexes
+    state: Any = None  # a snapshot, Unavailable, or None where it was not computed
+    cost: Cost | None = None
+    missing: int = 0  # events that would have to be folded; 0 where all is there
+    has_changes: bool = False
+
+    @property
+    def last(self) -> int:
+        """The index of the last event of the page."""
+        return self.start + len(self.steps) - 1
+
+
+def timeline(
+    aggregate: type[Aggregate] | None,
+    log_id: LogId,
+    version: int,
+    selected: int,
+    *,
+    using: str,
+    fold_all: bool = False,
+) -> Timeline:
+    """
+    Return the page around an event of a log that has ``version`` events.
+
+    ``fold_all`` folds as many events as it takes. Nothing that the project's own classes raise
+    gets out.
+    """
+    store = store_for(using)
+    start = selected // SIZE * SIZE
+    found = Timeline(log_id, version, selected, start)
+    rows = store.events(log_id, start=start, limit=min(SIZE, version - start))
+    began = time.perf_counter()
+    base: Reduction[Any] | Unavailable | None = None
+    reducer: Reducer[Any] | None = None
+    if aggregate is not None:
+        reducer = Reducer(aggregate, EventReader(aggregate.event_types), using)
+        base = _base(aggregate, reducer, log_id, store, start)
+    here = base.version if isinstance(base, Reduction) else 0
+    if isinstance(base, Reduction) and start - here > AT_ONCE and not fold_all:
+        found.missing = start - here
+        base = None
+    if isinstance(base, Reduction) and start > here:
+        base = replay(base, _rows(store, log_id, here, start))
+    found.has_changes = base is not None
+    found.steps = list(
+        steps(base or Unavailable("NotComputed"), rows, log_id=log_id, properties=True)
+    )
+    if base is not None:
+        found.state = found.steps[selected - start].state if found.steps else None
+        found.cost = Cost(start - here + len(rows), time.perf_counter() - began, here)
+    elif reducer is not None:
+        _from_cache(found, reducer, store, began)
+    return found
+
+
+def _from_cache(found: Timeline, reducer: Reducer[Any], store: BaseStore, began: float) -> None:
+    """Have the state of the selected event, if an entry is near it; not what the page changed."""
+    wanted = found.selected + 1
+    near = reducer.cached(found.log_id, store, upto=wanted)
+    if near is None or wanted - near.version > AT_ONCE:
+        return
+    here = near.version
+    state = replay(near, _rows(store, found.log_id, here, wanted))
+    if isinstance(state, Reduction):
+        found.state = snapshot(state.aggregate, properties=True)
+    else:
+        found.state = state
+    found.cost = Cost(wanted - here, time.perf_counter() - began, here)
+
+
+def _base(
+    aggregate: type[Aggregate], reducer: Reducer[Any], log_id: LogId, store: BaseStore, start: int
+) -> Reduction[Any] | Unavailable:
+    """Return the latest reduction that is to be had without folding, of at most ``start``."""
+    near = reducer.cached(log_id, store, upto=start) if start > AT_ONCE else None
+    return near if near is not None else beginning(aggregate, log_id)
+
+
+def _rows(store: BaseStore, log_id: LogId, start: int, end: int) -> Iterator[StoredEvent]:
+    return islice(chain.from_iterable(store.pages(log_id, start=start)), end - start)
