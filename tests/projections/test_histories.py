@@ -30,7 +30,7 @@ from tests.projections.readmodels import Balance, Balances
 
 LOGS = 4
 OPTIONS = settings(
-    max_examples=25,
+    max_examples=15,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
