@@ -18,13 +18,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from django.db import connections, transaction
+from django.db import (
+    Error,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connections,
+    transaction,
+)
 from django.db.models import QuerySet
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import ProjectionFailed
+from eventlogs.exceptions import EventLogError, ProjectionFailed
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Event, EventLog, SkippedEvent
@@ -33,6 +40,7 @@ from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import INDEX, POSITION, TYPE, log_id_of
 from eventlogs.projections.rows import chunks
 from eventlogs.stores.base import AppendRequest
+from eventlogs.stores.transactions import must_retry
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -58,9 +66,15 @@ def follow(
     try:
         _apply(projection(), state.log_id, using, upto=state.version, since=first)
     except Failed as failed:
+        if isinstance(failed.error, Error) and must_retry(failed.error):
+            raise failed.error  # noqa: B904 (its cause is what it is known by)
         raise ProjectionFailed(
             projection.name, state.log_id, failed.position or state.position
         ) from failed.error
+    except (OperationalError, InternalError, InterfaceError, EventLogError):
+        raise  # the database's or ours, and no event's
+    except Exception as error:  # a value that a column does not take
+        raise ProjectionFailed(projection.name, state.log_id, state.position) from error
 
 
 def catch_up(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:

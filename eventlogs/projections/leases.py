@@ -25,9 +25,11 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from django.db import connections, transaction
@@ -43,7 +45,18 @@ from eventlogs.stores.transactions import run_again
 
 T = TypeVar("T")
 
-HOST: Final = socket.gethostname()[:60]
+
+def _host() -> str:
+    """Return a name for what process ids are unique in: containers may share a host's name."""
+    inside = ""
+    with suppress(OSError):
+        inside = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        inside += str(Path("/proc/self/ns/pid").readlink())
+    mark = blake2b(inside.encode(), digest_size=4).hexdigest() if inside else ""
+    return f"{socket.gethostname()[:50]}{'.' if mark else ''}{mark}"
+
+
+HOST: Final = _host()
 LOOKS: Final = 3  # at checkpoints that are being replaced
 GRACE: Final = 2.0  # seconds that a lease outlasts what its holder may take for one step
 

@@ -14,7 +14,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db import models
 from django.db.models.functions import Now
@@ -29,6 +29,8 @@ logger = logging.getLogger("eventlogs.projections")
 LONGEST_WAIT: Final = 300.0  # seconds until the next attempt
 MAX_DETAILS: Final = 10_000  # characters
 IN_FLIGHT: Final = "a crash"  # what is there to be read while, and if, an attempt does not end
+
+FAILED: Final = ["index", "position", "type", "error", "details", "failed_at", "retry_at"]
 
 # Of a FeedRow.
 LOG_TYPE: Final = 0
@@ -71,7 +73,6 @@ class Parking:
 
     def hold(self, row: FeedRow) -> ParkedEvent:
         """Hold a log from this event on, and count an attempt that is about to be made."""
-        now = timezone.now()
         waiting = ParkedEvent(
             projection=self._name,
             is_rebuild=self._is_rebuild,
@@ -80,10 +81,10 @@ class Parking:
             position=row[POSITION],
             type=row[TYPE],
             attempts=1,
-            retry_at=Now() + self._delay(1),  # by the database's clock, as all that is compared
+            retry_at=self._later(1),
             error=IN_FLIGHT,
-            first_failed_at=now,
-            failed_at=now,
+            first_failed_at=Now(),
+            failed_at=Now(),
         )
         waiting.save(using=self._using, force_insert=True)
         return waiting
@@ -98,7 +99,7 @@ class Parking:
             self._park(waiting)
             return False
         waiting.attempts += 1
-        waiting.retry_at = Now() + self._delay(waiting.attempts)
+        waiting.retry_at = self._later(waiting.attempts)
         waiting.error = IN_FLIGHT
         waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
         return True
@@ -114,9 +115,9 @@ class Parking:
         waiting.index, waiting.position, waiting.type = row[INDEX], row[POSITION], row[TYPE]
         waiting.error = type(error).__qualname__[:200]
         waiting.details = _details(error)
-        waiting.failed_at = timezone.now()
-        waiting.retry_at = Now() + self._delay(waiting.attempts)
-        waiting.save(using=self._using)
+        waiting.failed_at = Now()
+        waiting.retry_at = self._later(waiting.attempts)
+        waiting.save(using=self._using, update_fields=FAILED)
         logger.warning(
             "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.",
             self._name,
@@ -155,7 +156,7 @@ class Parking:
         waiting.attempts = 0
         waiting.retry_at = Now()
         waiting.error = waiting.details = ""
-        waiting.save(using=self._using)
+        waiting.save(using=self._using, update_fields=[*FAILED, "attempts"])
 
     def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
         """Pass over the event for good."""
@@ -194,6 +195,10 @@ class Parking:
             projection=self._name, position__range=(first, last)
         )
         return set(found.values_list("position", flat=True))
+
+    def _later(self, attempts: int) -> Any:
+        # By the clock that says what is due: another one may be ahead of it.
+        return Now() + self._delay(attempts)
 
     def _delay(self, attempts: int) -> timedelta:
         return timedelta(seconds=min(self._backoff * 2 ** min(attempts - 1, 30), LONGEST_WAIT))

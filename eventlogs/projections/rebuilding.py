@@ -176,7 +176,7 @@ class _ShadowRebuild:
                 restart
                 or state.rebuild_version != self._cls.version
                 or partitions.count() != self._cls.partitions
-                or not shadows.exists(model, using)
+                or not shadows.is_alike(model, using)
             ):
                 shadows.drop(model, using)
                 leases.forget_rebuild(name, using=using)

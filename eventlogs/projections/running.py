@@ -178,6 +178,12 @@ class Runner:
                 logger.warning("Projection %s: another worker has taken over.", place[0])
                 del self._advancers[place]
                 self._next_beat = 0.0
+            except (Error, FeedUnavailable):
+                raise
+            except Exception:
+                # Not an event's: those are held. The other projections go on.
+                logger.exception("Projection %s cannot go on; it is tried again.", place[0])
+                self._advancers.pop(place).abandon()
             count = advancer.applied - before
             if count:
                 applied[place[0]] = applied.get(place[0], 0) + count

@@ -96,6 +96,28 @@ FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
 WHERE indrelid = %(table)s::regclass
 ORDER BY 2, 3, 4, index.oid
 """
+# What a table is, but for names that it cannot share with another one: a row for each part.
+SHAPE = {
+    "postgresql": """
+SELECT 'column', attname::text, format_type(atttypid, atttypmod), attnotnull,
+       attgenerated::text || attidentity::text, attcollation::bigint,
+       coalesce(pg_get_expr(adbin, adrelid), '')
+FROM pg_attribute LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
+WHERE attrelid = %(quoted)s::regclass AND attnum > 0 AND NOT attisdropped
+UNION ALL
+SELECT 'constraint', contype::text, replace(pg_get_constraintdef(oid), ' NOT VALID', ''),
+       condeferrable, '', 0, ''
+FROM pg_constraint WHERE conrelid = %(quoted)s::regclass AND contype IN ('c', 'f', 'p', 'u', 'x')
+UNION ALL
+SELECT 'index', '', regexp_replace(pg_get_indexdef(indexrelid), '^.*? USING ', ''),
+       indisunique, '', 0, ''
+FROM pg_index WHERE indrelid = %(quoted)s::regclass
+ORDER BY 1, 2, 3, 4
+""",
+    "sqlite": """
+SELECT substr(sql, instr(sql, '(')) FROM sqlite_master WHERE type = 'table' AND name = %(table)s
+""",
+}
 
 
 def shadow_of(model: type[models.Model]) -> type[models.Model]:
@@ -123,6 +145,20 @@ def exists(model: type[models.Model], using: str) -> bool:
     with connection.cursor() as cursor:
         names = connection.introspection.table_names(cursor)
     return shadow_of(model)._meta.db_table in names
+
+
+def is_alike(model: type[models.Model], using: str) -> bool:
+    """Return whether the shadow table is there, and what the model's is, also after a migration."""
+    if not exists(model, using):
+        return False
+    connection = connections[using]
+    shapes = []
+    with connection.cursor() as cursor:
+        for each in (model, shadow_of(model)):
+            names = {"table": each._meta.db_table, "quoted": _quoted(connection, each)}
+            cursor.execute(SHAPE[connection.vendor], names)
+            shapes.append(cursor.fetchall())
+    return bool(shapes[0] == shapes[1])
 
 
 def drop(model: type[models.Model], using: str) -> None:
@@ -166,7 +202,8 @@ def swap(model: type[models.Model], using: str) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(HANGS_ON, names)
-            if cursor.fetchone() == (False,):
+            # A migration may have come meanwhile: what it did to the old table is to stay.
+            if cursor.fetchone() == (False,) and is_alike(model, using):
                 _swap_tables(connection, cursor, model, shadow, names)
                 return
         _move_rows(connection, cursor, model, shadow)

@@ -99,7 +99,8 @@ def records(
     """Yield the records of a log that are in its row, if the row is at a position."""
     types, feed = projection._types(), Feed(using)
     waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
-    if inline.applied_versions(projection.name, using).filter(log_id=log_id).exists():
+    versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+    if projection.is_inline and versions.exists():
         waiting = None  # the version says what is in the row
     skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
     skipped = set(skips.values_list("index", flat=True))

@@ -284,8 +284,10 @@ def test_a_kill_around_the_commit_changes_nothing_in_the_end(kill):
 # Events that fail
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 1_000])
-@pytest.mark.parametrize("error", [ValueError, SystemExit, MemoryError, RecursionError])
+@pytest.mark.parametrize(
+    ("batch_size", "error"),
+    [(1, ValueError), (2, SystemExit), (3, MemoryError), (1_000, RecursionError)],
+)
 def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
     monkeypatch, batch_size, error
 ):

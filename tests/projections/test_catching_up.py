@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import threading
+import time
 
-from eventlogs import LogNotFound
+import pytest
+from django.db import connections
+
+from eventlogs import Feed, LogManager, LogNotFound
+from eventlogs.projections import leases
+from eventlogs.projections.advancing import Advancer
+from eventlogs.projections.catching_up import begin, catch_up, lease
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -138,3 +145,91 @@ def test_many_at_once_apply_each_event_once(race):
     assert sum(race(*[Balances.catch_up] * 4)) == 20
     assert balances() == replayed(*states)
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+
+
+def test_a_partition_that_another_worker_has_is_waited_for():
+    ada = Account.logs.create(Opened("ada"), Deposited(5))
+    begin(Balances, "default")
+    taken = lease(Balances, 0, using="default", owner=leases.new_owner())
+
+    assert catch_up(Balances, wait=False) == 0
+
+    def work():
+        time.sleep(0.2)
+        advancer = Advancer(Balances(), taken, Feed())
+        advancer.settle()
+        advancer.close()
+        connections.close_all()
+
+    other = threading.Thread(target=work)
+    other.start()
+    assert Balances.catch_up() == 0
+    assert balances() == replayed(ada)
+    other.join()
+
+
+def test_a_partition_whose_worker_lets_its_lease_run_out_is_taken_over():
+    ada = Account.logs.create(Opened("ada"), Deposited(5))
+    begin(Balances, "default")
+    assert leases.acquire("balances", 0, using="default", owner="elsewhere:1:x", seconds=0.3)
+
+    assert Balances.catch_up() == 2
+    assert balances() == replayed(ada)
+
+
+def test_partitions_that_are_at_different_positions_are_brought_to_one_and_divided(monkeypatch):
+    monkeypatch.setattr(Balances, "partitions", 3)
+    states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(20)]
+    begin(Balances, "default")
+    taken = lease(Balances, 1, using="default", owner=leases.new_owner())
+    advancer = Advancer(Balances(), taken, Feed())
+    advancer.settle()
+    advancer.close()
+    assert len(set(leases.positions("balances", "default").values())) == 2
+    monkeypatch.setattr(Balances, "partitions", 5)
+
+    Balances.catch_up()
+
+    assert len(leases.positions("balances", "default")) == 5
+    assert balances() == replayed(*states)
+    assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+
+
+def test_while_a_partition_is_at_work_nothing_is_divided(monkeypatch):
+    states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
+    Balances.catch_up()
+    held = lease(Balances, 0, using="default", owner="elsewhere:1:x")
+    monkeypatch.setattr(Balances, "partitions", 5)
+
+    assert catch_up(Balances, wait=False) == 0
+    assert len(leases.positions("balances", "default")) == 1
+    leases.release(held)
+    Balances.catch_up()
+    assert len(leases.positions("balances", "default")) == 5
+    assert balances() == replayed(*states)
+
+
+def test_events_are_read_from_and_rows_are_kept_in_the_database_that_events_are_written_to(
+    second_database, monkeypatch
+):
+    class Router:
+        def db_for_write(self, model, **hints):
+            return second_database
+
+        db_for_read = db_for_write
+
+    with connections[second_database].schema_editor() as editor:
+        editor.create_model(Balance)
+    here = Account.logs.create(Opened("ada"), Deposited(5))
+    Balances.catch_up()
+    monkeypatch.setattr("django.db.router.routers", [Router()])
+    logs = LogManager(Account, using=second_database)
+    there = logs.create(Opened("bob"), Deposited(7))
+
+    assert Balances.catch_up() == 2
+    assert balances() == {there.log_id: 7}
+    assert Balances.rebuild() == 2
+    assert Balances.verify(sample=None)
+    assert Balances.lag().positions == 0
+    monkeypatch.undo()
+    assert balances() == {here.log_id: 5}

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import IntegrityError, connection, connections, transaction
 
 from eventlogs import (
     ANY,
@@ -122,18 +122,40 @@ def test_a_handler_that_fails_takes_the_append_back_and_no_more():
 
 
 @pytest.mark.usefixtures("inlined")
-def test_a_value_that_the_column_refuses_leaves_the_callers_transaction_usable(monkeypatch):
+@pytest.mark.parametrize(("value", "kind"), [(None, IntegrityError), ("much", ValueError)])
+def test_a_value_that_the_column_refuses_leaves_the_callers_transaction_usable(
+    monkeypatch, value, kind
+):
     def deposited(self, row, record):
-        row.balance = None
+        row.balance = value
 
     ada = Account.logs.create(Deposited(5))
     monkeypatch.setattr(InlinedBalances, "deposited", deposited)
 
     with transaction.atomic():
-        with pytest.raises(DatabaseError):
+        with pytest.raises(ProjectionFailed) as caught:
             Account.logs.append(ada, Deposited(1))
+        assert isinstance(caught.value.__cause__, kind)
         assert rows() == {ada.log_id: 5}
     assert Account.logs.version(ada.log_id) == 1
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("inlined")
+def test_a_deadlock_in_a_handler_is_no_failure_of_its_event():
+    calls = []
+
+    def before(record):
+        calls.append(record.index)
+        if len(calls) == 1:
+            with connection.cursor() as cursor:
+                cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$")
+
+    readmodels.behaviour["before"] = before
+    ada = Account.logs.create(Deposited(5))
+
+    assert calls == [0, 0]
+    assert rows() == replayed(ada)
 
 
 @pytest.mark.usefixtures("inlined")

@@ -87,6 +87,16 @@ def test_the_lease_of_a_process_of_another_machine_is_not_known_to_be_dead():
         assert not leases.is_dead(owner)
 
 
+def test_processes_whose_ids_mean_something_else_have_another_host(monkeypatch):
+    """As in containers that share the name of their machine, and nothing else."""
+    owner = leases.new_owner()
+    monkeypatch.setattr(leases.Path, "readlink", lambda path: "pid:[1]")
+    monkeypatch.setattr(leases, "HOST", leases._host())
+
+    assert not leases.is_dead(owner.replace(str(os.getpid()), str(2**22 + 1)))
+    assert len(f"{'x' * 50}.12345678:{2**22}:12345678") <= 100
+
+
 def test_a_lease_that_is_given_back_is_free_and_not_abandoned():
     leases.release(acquire("ada:1:x"), 7)
 

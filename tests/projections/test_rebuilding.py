@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from django.db import connections, transaction
+from django.db import connection, connections, transaction
 
 from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed import Feed
@@ -230,6 +230,31 @@ def test_a_rebuild_begins_anew_where_it_is_told_to_or_has_to(monkeypatch, change
     assert (state.rebuild_version, state.partitions) == (None, Balances.partitions)
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_migration_in_the_middle_of_it_stays(monkeypatch, killed):
+    monkeypatch.setattr(Balances, "batch_size", 2)
+    states = some()
+    Balances.catch_up()
+    table = Balance._meta.db_table
+    done = []
+
+    def migrate(progress=None):
+        if not done:
+            done.append(1)
+            with connection.cursor() as cursor:
+                cursor.execute(f"ALTER TABLE {table} ADD COLUMN later varchar(5) DEFAULT 'x'")
+
+    if killed:
+        assert killed_in(killed_between_two_batches)
+        migrate()
+    Balances.rebuild(tell=migrate)
+
+    assert balances() == replayed(*states)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT DISTINCT later FROM {table}")
+        assert cursor.fetchall() == [("x",)]
+
+
 def test_a_version_that_is_older_than_the_rows_is_refused(monkeypatch):
     some()
     with monkeypatch.context() as patch:
@@ -272,7 +297,7 @@ def test_a_rebuild_that_raises_can_be_resumed_at_once():
 # Events that fail
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 1_000])
+@pytest.mark.parametrize("batch_size", [1, 1_000])
 def test_an_event_that_fails_stops_it_and_nothing_is_lost_or_doubled(monkeypatch, batch_size):
     monkeypatch.setattr(Balances, "batch_size", batch_size)
     states = some()

@@ -46,7 +46,7 @@ class Bare(models.Model):
 TODAY, TOMORROW = date(2024, 12, 31), date(2025, 1, 1)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _tables(transactional_db):
     with connection.schema_editor() as editor:
         editor.create_model(Sum)
@@ -72,6 +72,7 @@ def write(day, **values):
     batch.write()
 
 
+@pytest.mark.usefixtures("_tables")
 def test_a_row_that_is_not_there_is_a_new_one_and_one_that_is_there_is_changed():
     write(TODAY, rate=1)
     batch = rows(TODAY, TOMORROW)
@@ -83,6 +84,7 @@ def test_a_row_that_is_not_there_is_a_new_one_and_one_that_is_there_is_changed()
     assert stored() == {TODAY: 2, TOMORROW: 0}
 
 
+@pytest.mark.usefixtures("_tables")
 def test_rows_that_were_only_looked_at_are_not_written(django_assert_num_queries):
     write(TODAY, rate=1)
     batch = rows(TODAY)
@@ -92,6 +94,7 @@ def test_rows_that_were_only_looked_at_are_not_written(django_assert_num_queries
         batch.write()
 
 
+@pytest.mark.usefixtures("_tables")
 @pytest.mark.parametrize("key", ["2024-12-31", datetime(2024, 12, 31, 12, tzinfo=UTC)])
 def test_a_key_is_as_a_stored_row_has_it_whatever_form_it_comes_in(key):
     write(TODAY, rate=1)
@@ -103,6 +106,7 @@ def test_a_key_is_as_a_stored_row_has_it_whatever_form_it_comes_in(key):
     assert stored() == {TODAY: 2}
 
 
+@pytest.mark.usefixtures("_tables")
 def test_a_row_that_is_deleted_and_begun_again_is_a_new_one():
     write(TODAY, rate=5)
     batch = rows(TODAY)
@@ -119,6 +123,7 @@ def test_a_row_that_is_deleted_and_begun_again_is_a_new_one():
     assert stored() == {}
 
 
+@pytest.mark.usefixtures("_tables")
 def test_a_row_that_is_new_and_deleted_is_not_written():
     batch = rows(TODAY)
     batch.delete(batch[TODAY])
@@ -126,6 +131,7 @@ def test_a_row_that_is_new_and_deleted_is_not_written():
     assert stored() == {}
 
 
+@pytest.mark.usefixtures("_tables")
 def test_many_rows_go_in_several_statements(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 7)
     days = [TODAY + timedelta(days=number) for number in range(20)]
@@ -144,6 +150,7 @@ def test_many_rows_go_in_several_statements(monkeypatch):
     assert list(stored()) == days[15:]
 
 
+@pytest.mark.usefixtures("_tables")
 def test_an_update_keeps_the_date_a_row_was_added_on_and_notes_that_of_the_change():
     write(TODAY)
     first = Sum.objects.get()
@@ -155,6 +162,7 @@ def test_an_update_keeps_the_date_a_row_was_added_on_and_notes_that_of_the_chang
     assert second.doubled == 6
 
 
+@pytest.mark.usefixtures("_tables")
 def test_a_model_with_nothing_but_a_key_can_be_written_twice():
     key = LogId.new("account")
     for _ in range(2):
@@ -196,6 +204,7 @@ def test_a_row_that_is_missing_is_one_difference():
     assert differences(Sum, None, Sum(), "default") == ["the row"]
 
 
+@pytest.mark.usefixtures("_tables")
 def test_what_the_clock_and_the_database_fill_is_no_difference():
     write(TODAY)
     assert differences(Sum, Sum.objects.get(), Sum(day=TODAY, code=str(TODAY)), "default") == []

@@ -198,6 +198,26 @@ def test_a_value_that_a_column_refuses_does_not_end_it(runner, monkeypatch):
     assert balances() == {**replayed(*states), states[2].log_id: 0}
 
 
+def test_one_that_cannot_go_on_does_not_stop_the_others(runner, monkeypatch, caplog):
+    states = some()
+
+    def fail(rows, reached):
+        raise LookupError("no such table of rates")
+
+    each = runner(["balances", "reduced-balances"])
+    each.round()
+    for place, advancer in each._advancers.items():
+        if place[0] == "balances":
+            monkeypatch.setattr(advancer, "_advance", fail)
+    states += some()
+    each.round()
+
+    assert balances(Reduced) == replayed(*states)
+    assert "Projection balances cannot go on" in caplog.text
+    beat(each)
+    assert balances() == replayed(*states)
+
+
 def test_two_share_the_partitions_and_hand_over_when_one_stops(runner, monkeypatch):
     monkeypatch.setattr(Balances, "partitions", 4)
     one, other = runner(), runner()

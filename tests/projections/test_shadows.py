@@ -268,6 +268,48 @@ def test_migrations_find_what_they_know_after_a_swap():
     assert catalogs() == before
 
 
+MIGRATIONS = {
+    "a column": "ALTER TABLE {table} ADD COLUMN later varchar(5) DEFAULT 'x' NOT NULL",
+    "a type": "ALTER TABLE {table} ALTER COLUMN kind TYPE varchar(99)",
+    "an index": "CREATE INDEX rich_later ON {table} (kind)",
+    "a constraint": "ALTER TABLE {table} ADD CONSTRAINT rich_later CHECK (code <> 'z')",
+    "a default": "ALTER TABLE {table} ALTER COLUMN kind SET DEFAULT 'b'",
+    "a null": "ALTER TABLE {table} ALTER COLUMN kind DROP NOT NULL",
+    "a column less": "ALTER TABLE {table} DROP COLUMN noted_at",
+}
+
+
+@POSTGRESQL
+@pytest.mark.parametrize("what", list(MIGRATIONS))
+def test_what_a_migration_does_meanwhile_stays(what):
+    shadows.create(Rich, "default")
+    assert shadows.is_alike(Rich, "default")
+    fill(row("new"))
+    run(MIGRATIONS[what])
+    before = catalogs()
+    assert not shadows.is_alike(Rich, "default")
+
+    if what != "a column less":  # its model is still of the code before
+        swap()
+        assert ask(f"SELECT code FROM {TABLE}") == [("new",)]
+    assert catalogs() == before
+
+
+@POSTGRESQL
+def test_checks_that_are_not_validated_and_indexes_that_are_not_valid_are_no_hindrance():
+    run(
+        "ALTER TABLE {table} ADD CONSTRAINT rich_later CHECK (code <> 'z') NOT VALID",
+        "CREATE INDEX rich_invalid ON {table} (kind)",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'rich_invalid'::regclass",
+    )
+    shadows.create(Rich, "default")
+    old = oid()
+
+    swap()
+
+    assert oid() != old
+
+
 # What would not come along
 
 HANGING = {
