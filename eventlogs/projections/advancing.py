@@ -231,8 +231,10 @@ class Advancer:
     def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
         held = self.parking.held()
+        careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
+        self._careful_for -= len(rows)
         for row in self._projection.missing(rows, self.lease.using):
-            if log_id_of(row) in held:
+            if log_id_of(row) in held or (careful and self._set_aside(row)):
                 continue
             failed = self._apply_one(row, self.lease.position, None)
             if failed is None:
@@ -240,6 +242,21 @@ class Advancer:
             else:
                 self._note_failure(row, self.lease.position, None, failed)
         self._transact_or_raise(lambda lease: None, reached)
+
+    def _set_aside(self, row: FeedRow) -> bool:
+        """
+        Hold a log from its first event that is missing: they are tried later, one by one.
+
+        Return False where none up to ``row`` is to be tried.
+        """
+        log_id, using = log_id_of(row), self.lease.using
+        version = self._projection.applied_version(log_id, using)
+        first = following(self._projection, log_id, version - 1, row[POSITION], using)
+        if first is not None:
+            self._transact_or_raise(
+                lambda lease: self.parking.set_aside(first), self.lease.position
+            )
+        return first is not None
 
     def _one_by_one(self, rows: Sequence[FeedRow]) -> None:
         for row in rows:

@@ -14,7 +14,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db import models
 from django.db.models.functions import Now
@@ -71,6 +71,18 @@ class Parking:
 
     def hold(self, row: FeedRow) -> ParkedEvent:
         """Hold a log from this event on, and count an attempt that is about to be made."""
+        return self._add(
+            row,
+            attempts=1,
+            retry_at=Now() + self._delay(1),  # by the database's clock, as all that is compared
+            error=IN_FLIGHT,
+        )
+
+    def set_aside(self, row: FeedRow) -> None:
+        """Hold a log from this event on, whose first attempt is due at once."""
+        self._add(row, attempts=0, retry_at=Now(), error="")
+
+    def _add(self, row: FeedRow, **state: Any) -> ParkedEvent:
         now = timezone.now()
         waiting = ParkedEvent(
             projection=self._name,
@@ -79,11 +91,9 @@ class Parking:
             index=row[INDEX],
             position=row[POSITION],
             type=row[TYPE],
-            attempts=1,
-            retry_at=Now() + self._delay(1),  # by the database's clock, as all that is compared
-            error=IN_FLIGHT,
             first_failed_at=now,
             failed_at=now,
+            **state,
         )
         waiting.save(using=self._using, force_insert=True)
         return waiting
