@@ -107,11 +107,15 @@ class Parking:
         if waiting.attempts >= self._max_attempts:
             self._park(waiting)
             return False
+        self.count(waiting)
+        return True
+
+    def count(self, waiting: ParkedEvent) -> None:
+        """Count an attempt that is about to be made."""
         waiting.attempts += 1
         waiting.retry_at = Now() + self._delay(waiting.attempts)
         waiting.error = IN_FLIGHT
         waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
-        return True
 
     def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
         """
