@@ -24,7 +24,12 @@ from typing import Final, NamedTuple
 from django.db import Error, connections
 from django.db.models.functions import Now
 
-from eventlogs.exceptions import EventLogError, FeedUnavailable, ProjectionUnavailable
+from eventlogs.exceptions import (
+    EventLogError,
+    FeedUnavailable,
+    ProjectionTimedOut,
+    ProjectionUnavailable,
+)
 from eventlogs.feed import Feed
 from eventlogs.models import ProjectionState, ProjectionWorker
 from eventlogs.projections import leases, rebuilding
@@ -43,6 +48,9 @@ PATIENCE: Final = 1.25  # times as long, each time that nothing has come
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, doubled
 
 OVER: Final = object()
+
+# What passes by itself: a database that is gone, a checkpoint that somebody keeps locked.
+WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut)
 
 Place = tuple[str, int]  # a projection's name, and the number of a partition
 
@@ -136,7 +144,7 @@ class Runner:
             while not self._stop.is_set():
                 try:
                     moved = self.round()
-                except (Error, FeedUnavailable) as error:
+                except WAITED_OUT as error:
                     logger.error(
                         "Projections wait for %.1f s, and then go on: %s", wait, _short(error)
                     )
@@ -331,4 +339,4 @@ def _mixed(worker: str, place: Place) -> bytes:
 
 def _short(error: Exception) -> str:
     # A database's error may quote what it was given.
-    return str(error) if isinstance(error, FeedUnavailable) else type(error).__name__
+    return type(error).__name__ if isinstance(error, Error) else str(error)

@@ -7,16 +7,18 @@ cannot fail proves nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from django.db import transaction
 from django.db.models import F
 
 from eventlogs.models import Checkpoint
-from eventlogs.projections import advancing, leases, rebuilding
+from eventlogs.projections import advancing, leases, rebuilding, running
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.parking import Parking
 from tests.reliability.steps import passing
@@ -97,3 +99,26 @@ def swaps_as_it_is() -> None:
         return False if upto is not None else original(self, upto)
 
     Advancer.step = step  # type: ignore[method-assign]
+
+
+def without_leases() -> None:
+    """Everybody takes every partition, and asks nobody."""
+
+    def acquire(name: str, number: int, *, using: str, owner: str, seconds: float) -> Any:
+        row = Checkpoint.objects.get(projection=name, is_rebuild=False, partition=number)
+        return leases.Lease(
+            using=using,
+            pk=row.pk,
+            projection=name,
+            is_rebuild=False,
+            partition=number,
+            partitions=row.partitions,
+            token=row.token,
+            position=row.position,
+            seconds=seconds,
+            renewed_at=time.monotonic(),
+        )
+
+    without_fencing_token()
+    leases.acquire = acquire  # type: ignore[assignment]
+    running.divided = lambda places, shares: dict.fromkeys(places, mock.ANY)

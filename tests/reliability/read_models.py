@@ -267,8 +267,8 @@ def are_up_to_date(*names: str) -> bool:
         each = DECLARED[name]
         if ParkedEvent.objects.filter(projection=name).exists():
             done = False
-            if each.parked():
-                each.retry()
+            for parked in each.parked():
+                each.retry(parked.log_id)
         elif not each.wait_for(last, timeout=0):
             done = False
     return done

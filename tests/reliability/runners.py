@@ -69,6 +69,11 @@ class Process:
         return self._process.is_alive()
 
     @property
+    def pid(self) -> int:
+        assert self._process.pid
+        return self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         return self._process.exitcode
 
@@ -86,8 +91,7 @@ class Process:
 
     def send(self, number: int) -> None:
         if self.is_alive:
-            assert self._process.pid
-            os.kill(self._process.pid, number)
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self._process.kill()

@@ -71,15 +71,19 @@ def new_ledgers(count: int) -> list[LogId]:
 
 
 def write_to(troupe: Troupe, log_ids: list[LogId], count: int = 2) -> list[Process]:
-    pause = 0.02 if connection.vendor == "postgresql" else 0.05
+    pause = 0.04 if connection.vendor == "postgresql" else 0.05
     return [troupe.start(write, f"writer-{n}", log_ids, pause, 0.05) for n in range(count)]
 
 
 def kill_at(troupe: Troupe, step: str, names: tuple[str, ...], *, time: int = 1) -> None:
     """Start a runner that is killed at a step, and wait for its end."""
     runner = troupe.run(*names, stop=Stop(step, time, signal.SIGKILL))
-    # Looking lets what is parked be tried again: when all ledgers are held, nothing happens.
-    until(lambda: runner.pipe.poll(0.05) or (are_up_to_date(*names) and False), what=step)
+
+    def is_there() -> bool:
+        # Looking lets what is parked be tried again: when all ledgers are held, nothing happens.
+        return runner.pipe.poll(0.3) or (are_up_to_date(*names) and False)
+
+    until(is_there, what=step)
     assert runner.heard() == step
     runner.join()
     assert runner.exit_code == -signal.SIGKILL
