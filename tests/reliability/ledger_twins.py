@@ -14,13 +14,15 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
+from django.utils.module_loading import import_string
 
-from eventlogs.models import Checkpoint
-from eventlogs.projections import advancing, leases, rebuilding, running
+from eventlogs.models import Checkpoint, EventLog
+from eventlogs.projections import advancing, inline, leases, rebuilding, running
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.parking import Parking
+from eventlogs.stores.feeds import BY_VENDOR, Watermark
 from tests.reliability.steps import passing
 
 
@@ -122,3 +124,36 @@ def without_leases() -> None:
     without_fencing_token()
     leases.acquire = acquire  # type: ignore[assignment]
     running.divided = lambda places, shares: dict.fromkeys(places, mock.ANY)
+
+
+def without_lock_of_the_log() -> None:
+    """Whoever sweeps reads the version of a log, and does not keep others from appending."""
+    inline.lock_log = lambda log_id, using: EventLog.objects.get(pk=log_id.uuid).version
+
+
+def without_applied_versions() -> None:
+    """An append applies its own events, whatever the row lacks."""
+    original = inline._apply
+
+    def apply(*args: Any, upto: int, since: int | None = None, **options: Any) -> None:
+        if since is not None:
+            projection, log_id, using = args
+            inline.note(projection, log_id, since, using)
+        original(*args, upto=upto, since=since, **options)
+
+    inline._apply = apply
+
+
+def waits_for_every_transaction() -> None:
+    """An event is settled when no transaction is open that is older than it."""
+
+    def watermark(self: Any) -> Watermark:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT coalesce(max(position), 0), coalesce(max(position) FILTER (WHERE"
+                " xmin::text::bigint < pg_snapshot_xmin(pg_current_snapshot())::text::bigint), 0)"
+                " FROM eventlogs_event"
+            )
+            return Watermark(*cursor.fetchone())
+
+    import_string(BY_VENDOR["postgresql"]).watermark = watermark
