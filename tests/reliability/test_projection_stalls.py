@@ -17,7 +17,7 @@ TWIN = "tests.reliability.ledger_twins."
 
 
 @pytest.mark.parametrize("twin", ["", TWIN + "waits_for_every_transaction"])
-def test_a_feed_that_waits_for_every_transaction_is_found(elsewhere, twin):
+def test_an_unrelated_transaction_keeps_back_a_twin_and_nobody_else(elsewhere, twin):
     log_id = ledgers().create(Entered("the first")).log_id
 
     with Troupe(twin=twin) as troupe:
