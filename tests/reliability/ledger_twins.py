@@ -59,7 +59,7 @@ def without_fencing_token() -> None:
 
 def without_limit_of_idleness() -> None:
     """A transaction that stands still is left alone."""
-    leases.limit_idleness = lambda using, seconds: None
+    leases.limit_standstill = lambda using, seconds: None
 
 
 def without_care() -> None:

@@ -11,11 +11,15 @@ import signal
 import time
 
 import pytest
+from django.db import connection, transaction
 
 from eventlogs import ANY, LogId
+from eventlogs.models import ParkedEvent
+from eventlogs.projections import leases
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
+    POISON,
     LedgerRows,
     Letters,
     are_up_to_date,
@@ -113,6 +117,42 @@ def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
         assert paused.end() == "done"
 
     assert wrong_letters() == []
+
+
+def test_a_statement_whose_worker_was_killed_keeps_nobody_waiting_beyond_the_lease():
+    # The server does not notice: it goes on with the statement, and keeps the checkpoint locked.
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
+    ill = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
+
+    with Troupe() as troupe:
+        killed = troupe.run(LedgerRows.name)
+        until(is_asleep)
+        killed.kill()
+        troupe.run(LedgerRows.name)
+        position = append_to(log_ids, "after it was killed")
+
+        assert LedgerRows.wait_for(position, timeout=LATEST)
+    assert ParkedEvent.objects.get().log_id == ill
+
+
+@pytest.mark.parametrize(("own", "then"), [("0", "2s"), ("1min", "2s"), ("300ms", "300ms")])
+def test_a_limit_for_statements_becomes_no_longer(own, then):
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [own])
+
+        leases.limit_standstill("default", 2)
+
+        cursor.execute("SELECT current_setting('statement_timeout')")
+        assert cursor.fetchone() == (then,)
+
+
+def is_asleep() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event = 'PgSleep')"
+        )
+        return cursor.fetchone()[0]
 
 
 def test_a_worker_without_a_fencing_token_is_found():
