@@ -56,13 +56,15 @@ class Process:
     def __init__(self, job: Callable[..., Any], conditions: Conditions, *arguments: Any) -> None:
         """Start it: it calls ``job(flag, *arguments)``, and says what that returns."""
         self.pipe, theirs = PROCESSES.Pipe()
+        self._ready, announcement = PROCESSES.Pipe()
         self._process = PROCESSES.Process(
             target=_work,
-            args=(theirs, dict(connection.settings_dict), conditions, job, arguments),
+            args=(theirs, announcement, dict(connection.settings_dict), conditions, job, arguments),
             daemon=True,
         )
         self._process.start()
         theirs.close()
+        announcement.close()
 
     @property
     def is_alive(self) -> bool:
@@ -99,6 +101,7 @@ class Process:
 
     def end(self) -> Any:
         """Let it end, and return its report."""
+        assert self._ready.poll(PATIENCE), "a process does not begin"
         self.send(signal.SIGTERM)
         report = self.heard()
         self.join()
@@ -177,12 +180,14 @@ class Flag:
 
 def _work(
     pipe: Any,
+    announcement: Any,
     database: dict[str, Any],
     conditions: Conditions,
     job: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
     flag = Flag()
+    announcement.send("it listens to SIGTERM")
     faulthandler.register(signal.SIGUSR1)
     logger = logging.getLogger("eventlogs")
     logger.addHandler(logging.NullHandler())  # what fails here is meant to fail

@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from eventlogs import Feed, ProjectionFailed
 from eventlogs.models import ParkedEvent
@@ -158,6 +158,42 @@ def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
         assert LedgerRows.wait_for(position.position, timeout=10)
         is_whole(readers)
         assert runner.end() == "done"
+
+    assert wrong_rows() == []
+
+
+@pytest.fixture(params=["of the server", "of Django"])
+def strict_by_default(request, monkeypatch):
+    """Transactions are REPEATABLE READ by default."""
+    from psycopg import IsolationLevel
+
+    level = IsolationLevel.REPEATABLE_READ
+    connection.ensure_connection()
+    if request.param == "of Django":
+        monkeypatch.setattr(connection, "isolation_level", level)
+        connection.connection.isolation_level = level
+    else:
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+    yield
+    connection.close()
+
+
+@pytest.mark.usefixtures("strict_by_default")
+def test_a_snapshot_from_before_a_rebuild_has_its_rows():
+    fill(3, 2)
+    LedgerRows.catch_up()
+    other = connection.copy("other")
+    other.ensure_connection()
+
+    with other.cursor() as cursor:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SELECT count(*) FROM eventlogs_event")
+        LedgerRows.rebuild()
+        cursor.execute(f"SELECT count(*) FROM {LedgerRow._meta.db_table}")
+        assert cursor.fetchone() == (3,)
+        cursor.execute("ROLLBACK")
+    other.close()
 
     assert wrong_rows() == []
 
