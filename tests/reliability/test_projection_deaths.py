@@ -12,7 +12,6 @@ import signal
 from itertools import cycle, islice
 
 import pytest
-from django.db import connection
 
 from eventlogs import LogId
 from eventlogs.stores.feeds import partition_of
@@ -71,8 +70,8 @@ def new_ledgers(count: int) -> list[LogId]:
 
 
 def write_to(troupe: Troupe, log_ids: list[LogId], count: int = 2) -> list[Process]:
-    pause = 0.04 if connection.vendor == "postgresql" else 0.05
-    return [troupe.start(write, f"writer-{n}", log_ids, pause, 0.05) for n in range(count)]
+    pause = 0.06
+    return [troupe.start(write, f"writer-{n}", log_ids, pause, 0.04) for n in range(count)]
 
 
 def kill_at(troupe: Troupe, step: str, names: tuple[str, ...], *, time: int = 1) -> None:

@@ -176,4 +176,5 @@ def test_a_worker_whose_session_is_never_ended_is_found():
         pause_one(troupe, (LedgerRows.name,), "after the checkpoint moves")
         troupe.run(LedgerRows.name)
 
-        assert not LedgerRows.wait_for(append_to(log_ids, "while it is paused"), timeout=LATEST)
+        position = append_to(log_ids, "while it is paused")
+        assert not LedgerRows.wait_for(position, timeout=2 * LEASE + 1.0)
