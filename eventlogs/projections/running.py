@@ -214,12 +214,14 @@ class Runner:
     def _beat(self) -> None:
         self._next_beat = time.monotonic() + BEAT
         for using, own in self._databases().items():
+            states = {name: state for name in own if (state := self._begin(own[name], using))}
             workers = ProjectionWorker.objects.using(using)
             workers.bulk_create(
                 [
                     ProjectionWorker(
                         name=self._owner,
-                        projections=sorted(own),
+                        # Only what can run here: the others leave it to us.
+                        projections=sorted(states),
                         seen_until=Now() + timedelta(seconds=ALIVE),
                     )
                 ],
@@ -233,14 +235,22 @@ class Runner:
                 for name, names in workers.values_list("name", "projections")
                 if name == self._owner or not leases.is_dead(name)
             ]
-            self._take_share(using, own, shares)
+            self._take_share(using, own, states, shares)
 
     def _take_share(
-        self, using: str, own: dict[str, type[BaseProjection]], shares: list[Share]
+        self,
+        using: str,
+        own: dict[str, type[BaseProjection]],
+        states: dict[str, ProjectionState],
+        shares: list[Share],
     ) -> None:
-        states = {name: state for name in own if (state := self._begin(own[name], using))}
+        # Of all that anybody runs: what is dealt to whom depends on all of it.
+        running = {name for share in shares for name in share.projections}
+        partitions = ProjectionState.objects.using(using).filter(name__in=running)
         places = {
-            (name, number) for name, state in states.items() for number in range(state.partitions)
+            (name, number)
+            for name, count in partitions.values_list("name", "partitions")
+            for number in range(count)
         }
         ours = {place for place, worker in divided(places, shares).items() if worker == self._owner}
         for place in [each for each in self._advancers if each[0] in own and each not in ours]:
