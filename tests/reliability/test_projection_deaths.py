@@ -111,7 +111,7 @@ def test_wherever_a_runner_is_killed_each_event_is_applied_once(kills):
     assert wrong_letters() == []
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.long)])
 def test_wherever_one_of_several_runners_is_killed_each_event_is_applied_once(kills):
     names = (SharedLedgerRows.name, SharedLetters.name)
     log_ids = new_ledgers(8)
