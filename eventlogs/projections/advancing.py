@@ -85,6 +85,12 @@ class Advancer:
         # Who had the lease before us did not give it back, and may have died of an event.
         self._careful_until = feed.settled() if lease.was_abandoned else 0
         self._careful_for = projection.batch_size
+        if is_strict:
+            # What a rebuild that was killed had in hand: it comes in the first batch.
+            ahead = self.parking.rows().filter(position__gt=lease.position)
+            self._careful_until = max(
+                [self._careful_until, *ahead.values_list("position", flat=True)]
+            )
 
     @property
     def position(self) -> int:
@@ -231,8 +237,10 @@ class Advancer:
     def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
         held = self.parking.held()
+        careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
+        self._careful_for -= len(rows)
         for row in self._projection.missing(rows, self.lease.using):
-            if log_id_of(row) in held:
+            if log_id_of(row) in held or (careful and self._set_aside(row)):
                 continue
             failed = self._apply_one(row, self.lease.position, None)
             if failed is None:
@@ -241,19 +249,52 @@ class Advancer:
                 self._note_failure(row, self.lease.position, None, failed)
         self._transact_or_raise(lambda lease: None, reached)
 
+    def _set_aside(self, row: FeedRow) -> bool:
+        """
+        Hold a log from its first event that is missing: they are tried later, one by one.
+
+        Return False where none up to ``row`` is to be tried.
+        """
+        log_id, using = log_id_of(row), self.lease.using
+        version = self._projection.applied_version(log_id, using)
+        first = following(self._projection, log_id, version - 1, row[POSITION], using)
+        if first is not None:
+            self._transact_or_raise(
+                lambda lease: self.parking.set_aside(first), self.lease.position
+            )
+        return first is not None
+
     def _one_by_one(self, rows: Sequence[FeedRow]) -> None:
         for row in rows:
-            if self._pass_if_held(row):
+            waiting = self._take_in_hand_again(row) if self._is_strict else None
+            if waiting is None and self._pass_if_held(row):
                 continue
             if self.lease.is_half_over:
                 self._transact_or_raise(lambda lease: None, self.lease.position)
             careful = row[POSITION] <= self._careful_until or self._projection.is_transactional
-            waiting = self._hold(row) if careful else None
+            if waiting is None and careful:
+                waiting = self._hold(row)
             failed = self._apply_one(row, row[POSITION], waiting)
             if failed is None:
                 self.applied += 1
             else:
                 self._note_failure(row, row[POSITION], waiting, failed)
+
+    def _take_in_hand_again(self, row: FeedRow) -> ParkedEvent | None:
+        """
+        Count another attempt at an event that a strict rebuild had in hand when it was killed.
+
+        Return None for any other event. Nothing is passed over there, to come later: the rows
+        are to be whole when they are swapped in.
+        """
+        left = self.parking.rows().filter(log_id=log_id_of(row), position=row[POSITION]).first()
+        if left is None:
+            return None
+        if left.attempts >= self._projection.max_attempts:
+            self._let_go(left)
+            self._give_up(row, None)
+        self._transact_or_raise(lambda lease: self.parking.count(left), self.lease.position)
+        return left
 
     def _pass_if_held(self, row: FeedRow) -> bool:
         log_id = log_id_of(row)
@@ -313,7 +354,7 @@ class Advancer:
         skipped = self.parking.skipped(first, last)
         return found._replace(rows=[row for row in found.rows if row[POSITION] not in skipped])
 
-    def _give_up(self, row: FeedRow, error: BaseException) -> NoReturn:
+    def _give_up(self, row: FeedRow, error: BaseException | None) -> NoReturn:
         raise ProjectionFailed(self._projection.name, log_id_of(row), row[POSITION]) from error
 
     def _note_failure(

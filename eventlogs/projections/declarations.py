@@ -193,6 +193,10 @@ class BaseProjection:
         """Return the rows of which nothing has been applied, one for each log."""
         raise NotImplementedError
 
+    def applied_version(self, log_id: LogId, using: str) -> int:
+        """Return which version of a log is in its row, of an inline projection."""
+        raise NotImplementedError
+
     def _call(self, name: str, record: EventRecord, *args: Any) -> Any:
         try:
             return getattr(self, name)(*args, record)
@@ -312,6 +316,10 @@ class RowProjection(BaseProjection):
 
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         return inline.missing(self, rows, using)
+
+    def applied_version(self, log_id: LogId, using: str) -> int:
+        found = inline.applied_versions(self.name, using).filter(log_id=log_id)
+        return found.values_list("version", flat=True).first() or 0
 
     @classmethod
     def _is_applied(cls, position: int, using: str) -> bool:

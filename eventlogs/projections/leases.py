@@ -15,7 +15,8 @@ https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html.)
 
 A worker that is paused in the middle of a transaction would keep the row locked. PostgreSQL ends
 such a session (``idle_in_transaction_session_timeout``, set for the transaction alone), which
-takes everything back that it did.
+takes everything back that it did. Likewise it breaks off a statement that takes longer than the
+lease (``statement_timeout``): it goes on when its worker has been killed, with the row locked.
 """
 
 from __future__ import annotations
@@ -59,6 +60,17 @@ def _host() -> str:
 HOST: Final = _host()
 LOOKS: Final = 3  # at checkpoints that are being replaced
 GRACE: Final = 2.0  # seconds that a lease outlasts what its holder may take for one step
+
+
+# The session of a client that says nothing ends, and so does a statement, whose client may have
+# been killed: the server would not notice before its end. A shorter limit for statements stays.
+LIMITS = """
+SELECT set_config('idle_in_transaction_session_timeout', %(limit)s, true),
+       set_config('statement_timeout', CASE
+           WHEN current_setting('statement_timeout')::interval
+                BETWEEN interval '1 ms' AND %(interval)s::interval
+           THEN current_setting('statement_timeout') ELSE %(limit)s END, true)
+"""
 
 
 class LeaseLost(Exception):
@@ -303,17 +315,15 @@ def fenced(lease: Lease, position: int | None = None, **figures: Any) -> Iterato
     alone = not connection.in_atomic_block
     with transaction.atomic(using=lease.using):
         if alone and connection.vendor == "postgresql":
-            limit_idleness(lease.using, lease.seconds)
+            limit_standstill(lease.using, lease.seconds)
         yield move(lease, lease.position if position is None else position, **figures)
 
 
-def limit_idleness(using: str, seconds: float) -> None:
-    """Let PostgreSQL end this session if its transaction stands still for so long."""
+def limit_standstill(using: str, seconds: float) -> None:
+    """Let PostgreSQL end what stands still for so long in this transaction."""
+    limit = str(max(1, round(seconds * 1000)))
     with connections[using].cursor() as cursor:
-        cursor.execute(
-            "SELECT set_config('idle_in_transaction_session_timeout', %s, true)",
-            [str(max(1, round(seconds * 1000)))],
-        )
+        cursor.execute(LIMITS, {"limit": limit, "interval": f"{limit} ms"})
 
 
 @contextmanager

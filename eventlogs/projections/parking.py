@@ -73,6 +73,18 @@ class Parking:
 
     def hold(self, row: FeedRow) -> ParkedEvent:
         """Hold a log from this event on, and count an attempt that is about to be made."""
+        return self._add(
+            row,
+            attempts=1,
+            retry_at=self._later(1),
+            error=IN_FLIGHT,
+        )
+
+    def set_aside(self, row: FeedRow) -> None:
+        """Hold a log from this event on, whose first attempt is due at once."""
+        self._add(row, attempts=0, retry_at=Now(), error="")
+
+    def _add(self, row: FeedRow, **state: Any) -> ParkedEvent:
         waiting = ParkedEvent(
             projection=self._name,
             is_rebuild=self._is_rebuild,
@@ -80,11 +92,9 @@ class Parking:
             index=row[INDEX],
             position=row[POSITION],
             type=row[TYPE],
-            attempts=1,
-            retry_at=self._later(1),
-            error=IN_FLIGHT,
             first_failed_at=Now(),
             failed_at=Now(),
+            **state,
         )
         waiting.save(using=self._using, force_insert=True)
         return waiting
@@ -98,11 +108,15 @@ class Parking:
         if waiting.attempts >= self._max_attempts:
             self._park(waiting)
             return False
+        self.count(waiting)
+        return True
+
+    def count(self, waiting: ParkedEvent) -> None:
+        """Count an attempt that is about to be made."""
         waiting.attempts += 1
         waiting.retry_at = self._later(waiting.attempts)
         waiting.error = IN_FLIGHT
         waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
-        return True
 
     def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
         """

@@ -229,6 +229,8 @@ class _ShadowRebuild:
             for each in advancers:
                 before = each.applied
                 more |= each.step()
+                if not self._is_strict:
+                    more |= each.retry_due()
                 self._applied += each.applied - before
             done = min(each.position for each in advancers)
             yield Progress(self._applied, done, max(done, upto), "positions")

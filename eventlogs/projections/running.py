@@ -24,7 +24,12 @@ from typing import Final, NamedTuple
 from django.db import Error, connections
 from django.db.models.functions import Now
 
-from eventlogs.exceptions import EventLogError, FeedUnavailable, ProjectionUnavailable
+from eventlogs.exceptions import (
+    EventLogError,
+    FeedUnavailable,
+    ProjectionTimedOut,
+    ProjectionUnavailable,
+)
 from eventlogs.feed import Feed
 from eventlogs.models import ProjectionState, ProjectionWorker
 from eventlogs.projections import leases, rebuilding
@@ -43,6 +48,9 @@ PATIENCE: Final = 1.25  # times as long, each time that nothing has come
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, doubled
 
 OVER: Final = object()
+
+# What passes by itself: a database that is gone, a checkpoint that somebody keeps locked.
+WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut)
 
 Place = tuple[str, int]  # a projection's name, and the number of a partition
 
@@ -136,7 +144,7 @@ class Runner:
             while not self._stop.is_set():
                 try:
                     moved = self.round()
-                except (Error, FeedUnavailable) as error:
+                except WAITED_OUT as error:
                     logger.error(
                         "Projections wait for %.1f s, and then go on: %s", wait, _short(error)
                     )
@@ -212,12 +220,14 @@ class Runner:
     def _beat(self) -> None:
         self._next_beat = time.monotonic() + BEAT
         for using, own in self._databases().items():
+            states = {name: state for name in own if (state := self._begin(own[name], using))}
             workers = ProjectionWorker.objects.using(using)
             workers.bulk_create(
                 [
                     ProjectionWorker(
                         name=self._owner,
-                        projections=sorted(own),
+                        # Only what can run here: the others leave it to us.
+                        projections=sorted(states),
                         seen_until=Now() + timedelta(seconds=ALIVE),
                     )
                 ],
@@ -231,14 +241,22 @@ class Runner:
                 for name, names in workers.values_list("name", "projections")
                 if name == self._owner or not leases.is_dead(name)
             ]
-            self._take_share(using, own, shares)
+            self._take_share(using, own, states, shares)
 
     def _take_share(
-        self, using: str, own: dict[str, type[BaseProjection]], shares: list[Share]
+        self,
+        using: str,
+        own: dict[str, type[BaseProjection]],
+        states: dict[str, ProjectionState],
+        shares: list[Share],
     ) -> None:
-        states = {name: state for name in own if (state := self._begin(own[name], using))}
+        # Of all that anybody runs: what is dealt to whom depends on all of it.
+        running = {name for share in shares for name in share.projections}
+        partitions = ProjectionState.objects.using(using).filter(name__in=running)
         places = {
-            (name, number) for name, state in states.items() for number in range(state.partitions)
+            (name, number)
+            for name, count in partitions.values_list("name", "partitions")
+            for number in range(count)
         }
         ours = {place for place, worker in divided(places, shares).items() if worker == self._owner}
         for place in [each for each in self._advancers if each[0] in own and each not in ours]:
@@ -337,4 +355,4 @@ def _mixed(worker: str, place: Place) -> bytes:
 
 def _short(error: Exception) -> str:
     # A database's error may quote what it was given.
-    return str(error) if isinstance(error, FeedUnavailable) else type(error).__name__
+    return type(error).__name__ if isinstance(error, Error) else str(error)

@@ -6,7 +6,8 @@ old names. That needs an exclusive lock, and no time that grows with the table. 
 a second at most, because whoever comes meanwhile queues up behind. Where something hangs on the
 table that would not come along (a view, a foreign key that points to it, a trigger, grants for
 columns), and on SQLite, the rows are moved instead, in the same transaction: readers see the old
-ones until it commits.
+ones until it commits. So it is where REPEATABLE READ is the default: a snapshot from before the
+rebuild would find the new table, and none of its rows.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
     OR (SELECT relkind <> 'r' OR reloptions IS NOT NULL OR relrowsecurity OR relreplident <> 'd'
             OR relpersistence <> 'p' OR reltablespace <> 0 OR NOT pg_has_role(relowner, 'USAGE')
         FROM pg_class WHERE oid = %(table)s::regclass)
+    OR current_setting('default_transaction_isolation') IN ('repeatable read', 'serializable')
 """
 
 # The foreign keys of a table, and the rest that does not come along, as statements for another
@@ -202,11 +204,18 @@ def swap(model: type[models.Model], using: str) -> None:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(HANGS_ON, names)
+            may_swap = cursor.fetchone() == (False,) and not _keeps_snapshots(connection)
             # A migration may have come meanwhile: what it did to the old table is to stay.
-            if cursor.fetchone() == (False,) and is_alike(model, using):
+            if may_swap and is_alike(model, using):
                 _swap_tables(connection, cursor, model, shadow, names)
                 return
         _move_rows(connection, cursor, model, shadow)
+
+
+def _keeps_snapshots(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether transactions here are stricter than READ COMMITTED by default."""
+    read_committed = 2  # of psycopg's levels, which Django has as they are
+    return int(getattr(connection, "isolation_level", None) or read_committed) > read_committed
 
 
 def _move_rows(

@@ -1,7 +1,26 @@
-"""The fixtures of tests/races serve here as well."""
+"""The fixtures of tests/races serve here as well; and the tables of the read models."""
 
 from __future__ import annotations
 
-from tests.races.conftest import new_logs, violations
+from collections.abc import Iterator
 
-__all__ = ["new_logs", "violations"]
+import pytest
+from django.db import connection
+
+from tests.races.conftest import new_logs, violations
+from tests.reliability import read_models as models
+
+__all__ = ["new_logs", "read_models", "violations"]
+
+
+@pytest.fixture
+def read_models(transactional_db: None) -> Iterator[None]:
+    """The tables of the read models, in autocommit mode."""
+    with connection.schema_editor() as editor:
+        for model in models.MODELS:
+            editor.create_model(model)
+    yield
+    with connection.cursor() as cursor:
+        for model in models.MODELS:
+            cursor.execute(f'DROP TABLE IF EXISTS "{model._meta.db_table}__rebuild"')
+            cursor.execute(f'DROP TABLE "{model._meta.db_table}"')

@@ -1,0 +1,159 @@
+"""
+Broken twins of projections: each lacks one thing that keeps read models right.
+
+Each function breaks its process. The campaigns must find what is wrong with each; a test that
+cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+from django.db import connection, transaction
+from django.db.models import F
+from django.utils.module_loading import import_string
+
+from eventlogs.models import Checkpoint, EventLog
+from eventlogs.projections import advancing, inline, leases, rebuilding, running
+from eventlogs.projections.advancing import Advancer
+from eventlogs.projections.parking import Parking
+from eventlogs.stores.feeds import BY_VENDOR, Watermark
+from tests.reliability.steps import passing
+
+
+def rows_and_checkpoint_apart() -> None:
+    """Rows are committed, and then, in another transaction, the checkpoint."""
+
+    @contextmanager
+    def apart(lease: Any, position: Any = None, **figures: Any) -> Iterator[Any]:
+        reached = lease.position if position is None else position
+        with transaction.atomic():
+            yield replace(lease, position=reached)
+        passing("between the commits")
+        with transaction.atomic():
+            leases.move(lease, reached, **figures)
+
+    advancing.fenced = apart
+
+
+def reacts_afterwards() -> None:
+    """A reactor is called when the checkpoint has moved: at most once."""
+    original = Advancer._react
+
+    def later(self: Advancer, row: Any) -> Any:
+        advancing_past = self._transact(lambda lease: None, row[advancing.POSITION])
+        return advancing_past or original(self, row)
+
+    Advancer._react = later  # type: ignore[method-assign]
+
+
+def without_fencing_token() -> None:
+    """A checkpoint is moved by whoever had a lease on it once."""
+    leases._mine = lambda lease: Checkpoint.objects.filter(pk=lease.pk)
+
+
+def without_limit_of_idleness() -> None:
+    """A transaction that stands still is left alone."""
+    leases.limit_standstill = lambda using, seconds: None
+
+
+def without_care() -> None:
+    """It does not ask whether the worker before it has died."""
+    original = leases.acquire
+
+    def acquire(*args: Any, **options: Any) -> Any:
+        taken = original(*args, **options)
+        return taken and replace(taken, was_abandoned=False)
+
+    leases.acquire = acquire
+
+
+def without_holding() -> None:
+    """The later events of a log do not wait for the one that is parked."""
+    Parking.held = lambda self: set()  # type: ignore[method-assign]
+
+
+def rebuilds_in_place() -> None:
+    """It empties the table and goes back to the beginning, as a simple rebuild does."""
+
+    def steps(self: Any, *, restart: bool) -> Any:
+        yield from ()
+        with transaction.atomic():
+            leases.lock_all(self._cls.name, using=self._using)
+            self._cls.model.objects.all().delete()
+            checkpoints = Checkpoint.objects.filter(projection=self._cls.name)
+            checkpoints.update(position=0, token=F("token") + 1, owner="", leased_until=None)
+        return 1
+
+    rebuilding._ShadowRebuild.steps = steps  # type: ignore[method-assign]
+
+
+def swaps_as_it_is() -> None:
+    """It takes for granted that nothing has come since it had caught up."""
+    original = Advancer.step
+
+    def step(self: Advancer, upto: int | None = None) -> bool:
+        return False if upto is not None else original(self, upto)
+
+    Advancer.step = step  # type: ignore[method-assign]
+
+
+def without_leases() -> None:
+    """Everybody takes every partition, and asks nobody."""
+
+    def acquire(name: str, number: int, *, using: str, owner: str, seconds: float) -> Any:
+        row = Checkpoint.objects.get(projection=name, is_rebuild=False, partition=number)
+        return leases.Lease(
+            using=using,
+            pk=row.pk,
+            projection=name,
+            is_rebuild=False,
+            partition=number,
+            partitions=row.partitions,
+            token=row.token,
+            position=row.position,
+            seconds=seconds,
+            renewed_at=time.monotonic(),
+        )
+
+    without_fencing_token()
+    leases.acquire = acquire  # type: ignore[assignment]
+    running.divided = lambda places, shares: dict.fromkeys(places, mock.ANY)
+
+
+def without_lock_of_the_log() -> None:
+    """Whoever sweeps reads the version of a log, and does not keep others from appending."""
+    inline.lock_log = lambda log_id, using: EventLog.objects.get(pk=log_id.uuid).version
+
+
+def without_applied_versions() -> None:
+    """An append applies its own events, whatever the row lacks."""
+    original = inline._apply
+
+    def apply(*args: Any, upto: int, since: int | None = None, **options: Any) -> None:
+        if since is not None:
+            projection, log_id, using = args
+            inline.note(projection, log_id, since, using)
+        original(*args, upto=upto, since=since, **options)
+
+    inline._apply = apply
+
+
+def waits_for_every_transaction() -> None:
+    """An event is settled when no transaction is open that is older than it."""
+
+    def watermark(self: Any) -> Watermark:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT coalesce(max(position), 0), coalesce(max(position) FILTER (WHERE"
+                " xmin::text::bigint < pg_snapshot_xmin(pg_current_snapshot())::text::bigint), 0)"
+                " FROM eventlogs_event"
+            )
+            return Watermark(*cursor.fetchone())
+
+    import_string(BY_VENDOR["postgresql"]).watermark = watermark

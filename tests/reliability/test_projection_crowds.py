@@ -1,0 +1,131 @@
+"""
+Many workers that share the partitions of projections, while some come, and some go.
+
+Those that are told to go give their leases back at once; the others are killed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from django.db import connection, transaction
+
+from eventlogs import ANY
+from eventlogs.models import Checkpoint, ProjectionWorker
+from eventlogs.projections import leases
+from tests.races import COMMITS
+from tests.reliability.ledgers import Entered
+from tests.reliability.read_models import (
+    LedgerRows,
+    SharedLedgerRows,
+    SharedLetters,
+    are_up_to_date,
+    ledgers,
+    wrong_letters,
+    wrong_rows,
+)
+from tests.reliability.runners import Process, Troupe, until, write
+
+pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
+
+TWIN = "tests.reliability.ledger_twins."
+NAMES = (SharedLedgerRows.name, SharedLetters.name)
+CROWD = 4
+
+
+def let_go(worker: Process) -> None:
+    """Tell a worker to end: it leaves no lease behind, and is on no list any more."""
+    assert worker.end() == "done"
+    assert not Checkpoint.objects.filter(owner__contains=f":{worker.pid}:").exists()
+    assert not ProjectionWorker.objects.filter(name__contains=f":{worker.pid}:").exists()
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.long)])
+def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
+    pause = 0.04 if connection.vendor == "postgresql" else 0.08
+    changes = 0
+
+    with Troupe() as troupe:
+        writers = [troupe.start(write, f"writer-{n}", log_ids, pause, 0.02) for n in range(2)]
+        crowd = [troupe.run(*NAMES) for _ in range(CROWD)]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(random.uniform(0.1, 0.4))
+            victim = crowd.pop(random.randrange(CROWD))
+            if changes % 2:
+                let_go(victim)
+            else:
+                victim.kill()
+            crowd.append(troupe.run(*NAMES))
+            changes += 1
+        assert sum(writer.end() for writer in writers) > 5 * seconds
+        until(lambda: are_up_to_date(*NAMES))
+        for worker in crowd:
+            let_go(worker)
+
+    assert changes > seconds / 2
+    assert wrong_rows() == []
+    assert wrong_letters() == []
+
+
+def test_workers_of_different_projections_leave_no_partition_to_each_other():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
+
+    with Troupe() as troupe:
+        for names in (NAMES, NAMES, NAMES[1:], NAMES[:1]):
+            troupe.run(*names)
+            until(lambda: len(owners()) == 8, seconds=20)
+            append_to(log_ids)
+            until(lambda: are_up_to_date(*NAMES), seconds=20)
+
+    assert wrong_rows() == []
+    assert wrong_letters() == []
+
+
+def owners() -> list[str]:
+    return list(Checkpoint.objects.exclude(owner="").values_list("owner", flat=True))
+
+
+def append_to(log_ids) -> None:
+    for each in log_ids:
+        ledgers().append(each, Entered("one more"), expected_version=ANY)
+
+
+@pytest.mark.postgresql
+def test_workers_that_have_no_leases_are_found():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
+
+    with Troupe(twin=TWIN + "without_leases") as troupe:
+        for _ in range(3):
+            troupe.run(SharedLedgerRows.name)
+        troupe.start(write, "writer", log_ids, 0.01, 0.0)
+        until(lambda: wrong_rows_of_a_moment(log_ids), seconds=20)
+
+
+def wrong_rows_of_a_moment(log_ids) -> bool:
+    """Return whether a row has more entries than its log, which it never gets rid of."""
+    rows = dict(SharedLedgerRows.model.objects.values_list("log_id", "entries"))
+    return any(rows.get(each, 0) > ledgers().version(each) for each in log_ids)
+
+
+@pytest.mark.postgresql
+def test_a_checkpoint_that_somebody_keeps_locked_ends_no_worker(elsewhere):
+    log_id = ledgers().create(Entered("the first")).log_id
+
+    with Troupe(timeout=0.3) as troupe:
+        worker = troupe.run(LedgerRows.name)
+        until(lambda: are_up_to_date(LedgerRows.name))
+        with transaction.atomic():
+            leases.lock_all(LedgerRows.name, using="default")
+            state = elsewhere(
+                lambda: ledgers().append(log_id, Entered("meanwhile"), expected_version=ANY)
+            )
+            time.sleep(2.0)
+            assert worker.is_alive
+        assert LedgerRows.wait_for(state.position, timeout=10)
+        assert worker.end() == "done"
+
+    assert wrong_rows() == []

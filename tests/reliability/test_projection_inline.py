@@ -1,0 +1,157 @@
+"""
+Rows that change with the appends, while writers race on few logs and are killed at each step.
+
+Some writers know nothing of the projection, as code of an older release; a runner makes up for
+that. In the end each row is what a replay makes, and nobody has met a deadlock.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from itertools import cycle, islice
+
+import pytest
+from django.db import connection, transaction
+
+from eventlogs import ANY, TransactionMustRetry
+from eventlogs.models import AppliedVersion
+from tests.races import COMMITS
+from tests.reliability import read_models
+from tests.reliability.ledgers import Entered
+from tests.reliability.read_models import InlineLedgerRows, are_up_to_date, ledgers, wrong_rows
+from tests.reliability.runners import Process, Troupe, until
+from tests.reliability.steps import Stop
+
+pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
+
+TWIN = "tests.reliability.ledger_twins."
+STEPS = [
+    "before the handler",
+    "in the handler",
+    "after the handler",
+    "before the rows are written",
+    "after the rows are written",
+]
+
+
+def append(flag, name, log_ids, is_old: bool) -> tuple[int, int]:
+    """
+    Append until told to stop, in transactions of one log or two; return how often, and retries.
+
+    ``is_old`` says that this process does not know the projection.
+    """
+    read_models.declare([] if is_old else [InlineLedgerRows.name])
+    choices, manager = random.Random(name), ledgers()
+    count = retries = 0
+    while not flag.is_set():
+        # In one order: otherwise the appends themselves could deadlock.
+        chosen = sorted(choices.sample(log_ids, choices.choice((1, 1, 2))))
+        try:
+            with transaction.atomic():
+                for log_id in chosen:
+                    entries = [Entered(f"{name}-{count}")] * choices.choice((1, 3))
+                    manager.append(log_id, *entries, expected_version=ANY)
+        except TransactionMustRetry:
+            retries += 1
+        count += 1
+        flag.wait(0.002)
+    return count, retries
+
+
+def deadlocks() -> int:
+    """Return how many deadlocks there were in this database, of sessions that have ended."""
+    if connection.vendor != "postgresql":
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return cursor.fetchone()[0]
+
+
+@pytest.mark.parametrize(
+    ("writers", "kills"), [(8, 8), pytest.param(8, 100, marks=pytest.mark.long)]
+)
+def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kills):
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(4)]
+    before = deadlocks()
+
+    with Troupe() as troupe:
+        runner = troupe.run(InlineLedgerRows.name)
+
+        def start(number: int, **conditions) -> Process:
+            return troupe.start(append, f"writer-{number}", log_ids, number % 4 == 3, **conditions)
+
+        crowd = [start(number) for number in range(writers)]
+        for number, step in enumerate(islice(cycle(STEPS), kills)):
+            victim = start(4 * (writers + number), stop=Stop(step, 3, signal.SIGKILL))
+            assert victim.heard() == step
+            if number % 2:
+                crowd.pop(0).kill()  # wherever it is
+                crowd.append(start(writers + number))
+            if number % 4 == 3:
+                runner.kill()
+                runner = troupe.run(InlineLedgerRows.name)
+        reports = [each.end() for each in crowd]
+        until(lambda: are_up_to_date(InlineLedgerRows.name))
+        assert runner.end() == "done"
+
+    assert wrong_rows() == []
+    versions = dict(AppliedVersion.objects.values_list("log_id", "version"))
+    assert versions == {each: ledgers().version(each) for each in log_ids}
+    assert min(count for count, _ in reports) > 0
+    assert sum(retries for _, retries in reports) == 0
+    time.sleep(0.1)
+    assert deadlocks() == before
+
+
+def test_rows_of_appends_that_all_know_the_projection_need_nobody_else():
+    log_ids = [ledgers().new_id() for _ in range(2)]
+    with Troupe() as troupe:
+        first = troupe.start(create, log_ids)
+        assert first.heard() == 2
+        crowd = [troupe.start(append, f"writer-{n}", log_ids, False) for n in range(4)]
+        time.sleep(1.0)
+        for each in crowd:
+            each.kill()
+
+        # Nobody sweeps, nobody waits: what is committed is in the rows.
+        assert wrong_rows() == []
+
+
+def create(flag, log_ids) -> int:
+    read_models.declare([InlineLedgerRows.name])
+    for each in log_ids:
+        ledgers().create(Entered("the first"), log_id=each)
+    return len(log_ids)
+
+
+@pytest.mark.postgresql
+def test_a_projection_that_does_not_lock_its_log_is_found():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
+
+    with Troupe() as troupe:
+        sweeper = troupe.run(
+            InlineLedgerRows.name,
+            twin=TWIN + "without_lock_of_the_log",
+            stop=Stop("before the rows are written", 1, signal.SIGSTOP),
+        )
+        assert sweeper.heard() == "before the rows are written"
+        writer = troupe.start(append, "writer", log_ids, False)
+        until(lambda: all(ledgers().version(each) > 3 for each in log_ids))
+        writer.end()
+        sweeper.send(signal.SIGCONT)
+        until(lambda: are_up_to_date(InlineLedgerRows.name))
+
+    assert wrong_rows() != []
+
+
+def test_a_projection_that_looks_at_its_own_append_alone_is_found():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
+
+    with Troupe(twin=TWIN + "without_applied_versions") as troupe:
+        writer = troupe.start(append, "writer", log_ids, False)
+        until(lambda: all(ledgers().version(each) > 3 for each in log_ids))
+        writer.end()
+
+    assert len(wrong_rows()) == 2

@@ -1,0 +1,179 @@
+"""
+Events of every harmful kind at once, among good ones, while somebody starts dead workers again.
+
+Each ends up parked with its attempts counted, its log is held behind it, and other logs are
+complete. When the cause is mended and they are tried again, all is as a replay makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from django.db import connection
+
+from eventlogs import LogId
+from eventlogs.models import ParkedEvent
+from tests.races import COMMITS
+from tests.reliability.ledgers import Entered
+from tests.reliability.read_models import (
+    DECLARED,
+    POISON,
+    POISONS,
+    InlineLedgerRows,
+    LedgerRow,
+    LedgerRows,
+    Letter,
+    Letters,
+    SharedLedgerRows,
+    are_up_to_date,
+    ledgers,
+    wrong_letters,
+    wrong_rows,
+)
+from tests.reliability.runners import PATIENCE, Process, Troupe, until
+
+pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
+
+TWIN = "tests.reliability.ledger_twins."
+MEMORY = 2**28  # bytes
+BEFORE = 2  # entries before the harmful one
+OF_A_SERVER = ("sleeps_in_the_database", "loses_the_connection", "breaks_the_transaction")
+
+
+class Supervisor:
+    """Starts workers again when they die."""
+
+    def __init__(self, troupe: Troupe, count: int, *names: str, **conditions) -> None:
+        self._start = lambda: troupe.run(*names, **conditions)
+        self.workers: list[Process] = [self._start() for _ in range(count)]
+        self.deaths = 0
+
+    def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+        """Look after the workers until something is so."""
+        until(lambda: self._look_after() or condition(), seconds=seconds)
+
+    def _look_after(self) -> None:
+        for worker in [each for each in self.workers if not each.is_alive]:
+            assert worker.pipe.poll(0) is False or worker.heard() is None
+            self.workers.remove(worker)
+            self.workers.append(self._start())
+            self.deaths += 1
+
+    def end(self) -> None:
+        assert [worker.end() for worker in self.workers] == ["done"] * len(self.workers)
+
+
+def kinds_here() -> list[str]:
+    """Return the kinds of poison that this database has."""
+    own = connection.vendor == "postgresql"
+    return [kind for kind in POISONS if own or kind not in OF_A_SERVER]
+
+
+def fill(kinds: list[str]) -> tuple[dict[LogId, str], list[LogId]]:
+    """Create a ledger for each harmful kind, and good ones between them."""
+    ill: dict[LogId, str] = {}
+    good: list[LogId] = []
+    for kind in kinds:
+        good.append(ledgers().create(Entered("good"), Entered("better")).log_id)
+        entries = [Entered("good"), Entered("good"), Entered(POISON + kind), Entered("behind it")]
+        ill[ledgers().create(*entries).log_id] = kind
+    return ill, good
+
+
+def add_to(log_ids: list[LogId]) -> int:
+    states = [
+        ledgers().append(each, Entered("later"), expected_version=len(ledgers().load(each)))
+        for each in log_ids
+    ]
+    return states[-1].position
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        (LedgerRows.name, 1),
+        (Letters.name, 1),
+        pytest.param(LedgerRows.name, 2, marks=pytest.mark.long),
+        pytest.param(SharedLedgerRows.name, 3, marks=pytest.mark.long),
+        pytest.param(Letters.name, 2, marks=pytest.mark.long),
+    ],
+)
+def test_harmful_events_are_parked_and_all_else_goes_on(name, workers, tmp_path):
+    mended = tmp_path / "mended"
+    ill, good = fill(kinds_here())
+    projection = DECLARED[name]
+
+    with Troupe(mended=str(mended), memory=MEMORY, timeout=0.4) as troupe:
+        supervisor = Supervisor(troupe, workers, name)
+        supervisor.until(lambda: len(projection.parked()) == len(ill))
+        position = add_to([*ill, *good])
+        supervisor.until(lambda: projection.wait_for(position, timeout=0))
+
+        for parked in ParkedEvent.objects.all():
+            assert parked.is_parked
+            assert (parked.index, parked.attempts) == (BEFORE, projection.max_attempts)
+        assert done(name) == dict.fromkeys(ill, BEFORE) | dict.fromkeys(good, 3)
+
+        deaths = supervisor.deaths
+        mended.touch()
+        supervisor.until(lambda: are_up_to_date(name))
+        assert supervisor.deaths == deaths
+        supervisor.end()
+
+    assert (wrong_letters() if name == Letters.name else wrong_rows()) == []
+
+
+def done(name: str) -> dict[LogId, int]:
+    """Return how many events of each log are applied (or written letters about)."""
+    if name == Letters.name:
+        indexes: dict[LogId, set[int]] = {}
+        # What crashed was not written; what is before it may be, more than once.
+        for log_id, index in Letter.objects.values_list("log_id", "index"):
+            indexes.setdefault(log_id, set()).add(index)
+        return {log_id: len(found) for log_id, found in indexes.items()}
+    return dict(LedgerRow.objects.values_list("log_id", "entries"))
+
+
+@pytest.mark.parametrize("kind", ["raises", "exits"])
+def test_an_inline_row_that_cannot_be_swept_holds_its_log_alone(kind, tmp_path):
+    mended = tmp_path / "mended"
+    ill, good = fill([kind])  # by processes that do not know the projection
+
+    with Troupe(mended=str(mended)) as troupe:
+        supervisor = Supervisor(troupe, 1, InlineLedgerRows.name)
+        supervisor.until(lambda: len(InlineLedgerRows.parked()) == 1)
+        add_to(good)
+        supervisor.until(lambda: done(InlineLedgerRows.name).get(good[-1]) == 3)
+
+        mended.touch()
+        supervisor.until(lambda: are_up_to_date(InlineLedgerRows.name))
+        supervisor.end()
+
+    assert wrong_rows() == []
+    assert len(ill) == 1
+
+
+def test_a_worker_that_does_not_mind_that_the_one_before_it_died_is_found():
+    fill(["exits"])
+
+    with Troupe(twin=TWIN + "without_care") as troupe:
+        supervisor = Supervisor(troupe, 1, LedgerRows.name)
+        supervisor.until(lambda: supervisor.deaths > 2 * LedgerRows.max_attempts)
+
+        assert not ParkedEvent.objects.exists()
+        assert done(LedgerRows.name) == {}
+
+
+def test_a_log_that_is_not_held_is_found(tmp_path):
+    mended = tmp_path / "mended"
+    fill(["raises"])
+
+    with Troupe(mended=str(mended), twin=TWIN + "without_holding") as troupe:
+        supervisor = Supervisor(troupe, 1, LedgerRows.name)
+        supervisor.until(LedgerRows.parked)
+        add_to(list(done(LedgerRows.name)))
+        mended.touch()
+        supervisor.until(lambda: are_up_to_date(LedgerRows.name))
+
+    assert len(wrong_rows()) == 1

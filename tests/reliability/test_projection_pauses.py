@@ -1,0 +1,180 @@
+"""
+Two runners, one of which is paused beyond its lease and woken when the other has taken over.
+
+What it believes is out of date then. It changes nothing with it: its fencing token, and the
+position that it believes in, are not those of the checkpoint any more.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from django.db import connection, transaction
+
+from eventlogs import ANY, LogId
+from eventlogs.models import ParkedEvent
+from eventlogs.projections import leases
+from tests.races import COMMITS
+from tests.reliability.ledgers import Entered
+from tests.reliability.read_models import (
+    POISON,
+    LedgerRows,
+    Letters,
+    are_up_to_date,
+    ledgers,
+    wrong_letters,
+    wrong_rows,
+)
+from tests.reliability.runners import LEASE, Process, Troupe, until
+from tests.reliability.steps import Stop
+
+pytestmark = [
+    # SQLite has one writer at a time: who is paused in a transaction stops all of them.
+    pytest.mark.postgresql,
+    COMMITS,
+    pytest.mark.usefixtures("read_models"),
+]
+
+TWIN = "tests.reliability.ledger_twins."
+LATEST = 2 * LEASE + 3.0  # seconds: for a pause at the lease's end, and for a busy machine
+
+OUTSIDE = ["after the feed is read", "after the commit", "after a rest"]
+INSIDE = ["in the handler", "after the checkpoint moves", "before the commit"]
+OTHERS = [
+    "before the checkpoint moves",
+    "before the rows are written",
+    "after the rows are written",
+]
+
+
+def append_to(log_ids: list[LogId], text: str) -> int:
+    """Append to each ledger, and return the last position."""
+    return max(
+        ledgers().append(each, Entered(text), Entered(text), expected_version=ANY).position
+        for each in log_ids
+    )
+
+
+def pause_one(troupe: Troupe, names: tuple[str, ...], step: str) -> Process:
+    """Start a runner that is paused at a step, and wait until it is."""
+    paused = troupe.run(*names, stop=Stop(step, 1, signal.SIGSTOP))
+    assert paused.heard() == step
+    return paused
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "after the checkpoint moves",
+        *(
+            pytest.param(step, marks=pytest.mark.long)
+            for step in OUTSIDE + OTHERS + INSIDE[:1] + INSIDE[2:]
+        ),
+    ],
+)
+def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_when_it_wakes(step):
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
+
+    with Troupe() as troupe:
+        paused = pause_one(troupe, (LedgerRows.name,), step)
+        other = troupe.run(LedgerRows.name)
+        position = append_to(log_ids, "while it is paused")
+
+        # The server ended its session, where it had a transaction open.
+        assert LedgerRows.wait_for(position, timeout=LATEST)
+
+        paused.send(signal.SIGCONT)
+        until(lambda: LedgerRows.wait_for(append_to(log_ids, "awake"), timeout=0.5), seconds=10)
+        assert other.end() == "done"
+        until(lambda: LedgerRows.wait_for(append_to(log_ids, "alone"), timeout=0.5), seconds=10)
+        assert paused.end() == "done"
+        assert are_up_to_date(LedgerRows.name)
+
+    assert wrong_rows() == []
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["after the reaction", pytest.param("before the reaction", marks=pytest.mark.long)],
+)
+def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
+
+    with Troupe() as troupe:
+        paused = pause_one(troupe, (Letters.name,), step)
+        other = troupe.run(Letters.name)
+        position = append_to(log_ids, "while it is paused")
+        assert Letters.wait_for(position, timeout=LATEST)
+
+        paused.send(signal.SIGCONT)
+        time.sleep(0.2)
+        position = append_to(log_ids, "awake")
+        until(lambda: are_up_to_date(Letters.name))
+        assert other.end() == "done"
+        assert paused.end() == "done"
+
+    assert wrong_letters() == []
+
+
+def test_a_statement_whose_worker_was_killed_keeps_nobody_waiting_beyond_the_lease():
+    # The server does not notice: it goes on with the statement, and keeps the checkpoint locked.
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
+    ill = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
+
+    with Troupe() as troupe:
+        killed = troupe.run(LedgerRows.name)
+        until(is_asleep)
+        killed.kill()
+        troupe.run(LedgerRows.name)
+        position = append_to(log_ids, "after it was killed")
+
+        assert LedgerRows.wait_for(position, timeout=LATEST)
+    assert ParkedEvent.objects.get().log_id == ill
+
+
+@pytest.mark.parametrize(("own", "then"), [("0", "2s"), ("1min", "2s"), ("300ms", "300ms")])
+def test_a_limit_for_statements_becomes_no_longer(own, then):
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [own])
+
+        leases.limit_standstill("default", 2)
+
+        cursor.execute("SELECT current_setting('statement_timeout')")
+        assert cursor.fetchone() == (then,)
+
+
+def is_asleep() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event = 'PgSleep')"
+        )
+        return cursor.fetchone()[0]
+
+
+def test_a_worker_without_a_fencing_token_is_found():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
+
+    with Troupe(twin=TWIN + "without_fencing_token") as troupe:
+        paused = pause_one(troupe, (LedgerRows.name,), "after the feed is read")
+        other = troupe.run(LedgerRows.name)
+        assert LedgerRows.wait_for(append_to(log_ids, "while it is paused"), timeout=LATEST)
+        paused.send(signal.SIGCONT)
+        until(wrong_rows, seconds=10)
+        other.kill()
+
+    assert len(wrong_rows()) == len(log_ids)
+
+
+@pytest.mark.long
+def test_a_worker_whose_session_is_never_ended_is_found():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
+
+    with Troupe(twin=TWIN + "without_limit_of_idleness") as troupe:
+        pause_one(troupe, (LedgerRows.name,), "after the checkpoint moves")
+        troupe.run(LedgerRows.name)
+
+        position = append_to(log_ids, "while it is paused")
+        assert not LedgerRows.wait_for(position, timeout=2 * LEASE + 1.0)

@@ -1,0 +1,36 @@
+"""What keeps rows back, and what does not: the twin of the campaign in test_projection_lag.py."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection, transaction
+
+from eventlogs import ANY
+from tests.races import COMMITS
+from tests.reliability.ledgers import Entered
+from tests.reliability.read_models import LedgerRows, are_up_to_date, ledgers, wrong_rows
+from tests.reliability.runners import Troupe, until
+
+pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
+
+TWIN = "tests.reliability.ledger_twins."
+
+
+@pytest.mark.parametrize("twin", ["", TWIN + "waits_for_every_transaction"])
+def test_an_unrelated_transaction_keeps_back_a_twin_and_nobody_else(elsewhere, twin):
+    log_id = ledgers().create(Entered("the first")).log_id
+
+    with Troupe(twin=twin) as troupe:
+        runner = troupe.run(LedgerRows.name)
+        until(lambda: are_up_to_date(LedgerRows.name))
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_current_xact_id()")
+            state = elsewhere(
+                lambda: ledgers().append(log_id, Entered("meanwhile"), expected_version=ANY)
+            )
+            assert LedgerRows.wait_for(state.position, timeout=1.0) is not bool(twin)
+        until(lambda: are_up_to_date(LedgerRows.name))
+        assert runner.end() == "done"
+
+    assert wrong_rows() == []
