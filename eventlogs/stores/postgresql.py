@@ -24,7 +24,7 @@ from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.restoring import Restored, RestoredEvent, restore
-from eventlogs.stores.statements import Row, Statement
+from eventlogs.stores.statements import HotStatement, Row, Statement
 from eventlogs.stores.transactions import in_transaction, run_again
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
@@ -32,10 +32,10 @@ from eventlogs.stores.transactions import in_transaction, run_again
 LOOKS = 20
 
 
-APPEND_ONE = Statement("append_one")
-APPEND_MANY = Statement("append_many")
-APPEND_WITH_KEY = Statement("append_with_key")
-CREATE = Statement("create")
+APPEND_ONE = HotStatement("append_one")
+APPEND_MANY = HotStatement("append_many")
+APPEND_WITH_KEY = HotStatement("append_with_key")
+CREATE = HotStatement("create")
 WHY_REFUSED = Statement("why_refused")
 LOCK_LOG = Statement("lock_log")
 GIVE_KEY_BACK = Statement("give_key_back")
@@ -55,7 +55,7 @@ class PostgreSQLStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_again(self.using, lambda connection: self._append(connection, request))
+        answer = run_again(self.using, self._append, request)
         if isinstance(answer, EventLogError):
             raise answer
         return answer

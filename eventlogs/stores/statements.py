@@ -3,23 +3,25 @@ SQL statements on their way to PostgreSQL: whole, prepared, in one round trip ea
 
 There are two ways there. ``Statement.rows`` takes a psycopg cursor, which binds on the server;
 where somebody watches (query logging, ``execute_wrappers``, a debug toolbar) it takes Django's
-own cursor, so that the statement is seen. ``Statement.numbers`` is for the hot path: it hands
-the statement to libpq by psycopg's low-level interface
-(https://www.psycopg.org/psycopg3/docs/api/pq.html), which halves the processor time of an
-append. A statement that a connection does not know yet takes one round trip more, to prepare
-it.
+own cursor, so that the statement is seen. ``HotStatement.numbers`` hands the statement to libpq
+by psycopg's low-level interface (https://www.psycopg.org/psycopg3/docs/api/pq.html), which
+halves the processor time of an append. A statement that a connection does not know yet takes one
+round trip more, to prepare it.
 
-Waiting goes through psycopg's own waiting, which lets go of the interpreter's lock: a thread
-that waits for a row must not keep another one from committing.
+Waiting lets go of the interpreter's lock: a thread that waits for a row must not keep another
+one from committing. It lets signal handlers run, too: see ``_Session.answer``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import select
+import struct
+from asyncio import _get_running_loop as get_running_loop
+from collections.abc import Callable, Mapping
 from importlib.resources import files
+from operator import attrgetter, itemgetter
 from typing import Any, Final, cast
-from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -32,15 +34,28 @@ Row = tuple[Any, ...]
 RawConnection = psycopg.Connection[Row]
 
 PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
+TYPED_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s::(\w+)")
 TEXT: Final = 0
 BINARY: Final = 1
+IDLE: Final = pq.TransactionStatus.IDLE
+GOOD: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+
+# By the name of a PostgreSQL type, how a value travels as it; binary is what the server reads
+# fastest, except for text and JSON, whose binary forms are the text.
+ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
+    "uuid": (attrgetter("bytes"), BINARY),
+    "bytea": (bytes, BINARY),
+    "integer": (struct.Struct("!i").pack, BINARY),
+    "boolean": (struct.Struct("!?").pack, BINARY),
+    "text": (str.encode, TEXT),
+    "jsonb": (str.encode, TEXT),
+}
 
 # Somebody has thrown the connection's statements away (DISCARD ALL, DEALLOCATE), or changed
 # the tables under them. Prepared again, they work.
 PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
 
-# The statements that each psycopg connection has prepared; they go when it goes.
-_prepared: WeakKeyDictionary[RawConnection, set[bytes]] = WeakKeyDictionary()
+WAIT: Final = 100  # milliseconds between two looks for signals, as psycopg has it
 
 
 class Statement:
@@ -82,64 +97,119 @@ class Statement:
             with connection.wrap_database_errors:
                 raise
 
+
+class HotStatement(Statement):
+    """
+    A statement of the hot path: its parameters are of the types in ENCODERS, or None.
+
+    How each of them is encoded is settled once, by the type that the statement names for it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        types = dict(TYPED_PLACEHOLDER.findall(self.sql))
+        self._values = itemgetter(*self._order)
+        self._encoders, self._formats = zip(
+            *[ENCODERS[types[parameter]] for parameter in self._order], strict=True
+        )
+
     def numbers(
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
     ) -> tuple[int | None, ...] | None:
-        """
-        Run the statement and return its only row, of integers, or None where it has none.
-
-        Parameters are str, int, bool, UUID, bytes or None. For the rest see ``rows``.
-        """
+        """Run the statement and return its only row, of integers, or None where it has none."""
         if not is_watched(connection):
             raw = raw_connection(connection)
             # psycopg begins a transaction with its first statement: that one takes its cursor.
-            if raw.autocommit or raw.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            if raw.autocommit or raw.pgconn.transaction_status != IDLE:
                 try:
-                    return self._fast_numbers(raw, parameters)
+                    return self._in_one_trip(raw, parameters)
                 except psycopg.Error:
                     with connection.wrap_database_errors:
                         raise
         found = self.rows(connection, parameters)
         return found[0] if found else None
 
-    def _fast_numbers(
+    def _in_one_trip(
         self, raw: RawConnection, parameters: Mapping[str, Any]
     ) -> tuple[int | None, ...] | None:
-        values = [parameters[name] for name in self._order]
-        formats = [
-            BINARY if type(value) is UUID or type(value) is bytes else TEXT for value in values
+        binds = [
+            None if value is None else encode(value)
+            for value, encode in zip(self._values(parameters), self._encoders, strict=True)
         ]
-        binds = [None if value is None else _ENCODE[type(value)](value) for value in values]
-        pgconn = raw.pgconn
         with raw.lock:
+            session = _sessions.get(raw) or _sessions.setdefault(raw, _Session(raw))
             # Inside of a transaction, a prepared statement that somebody has thrown away (see
             # ``rows``) would break the transaction: there, it goes parsed and bound in one.
-            alone = pgconn.transaction_status == pq.TransactionStatus.IDLE
-            if not (alone and conf.prepared_statements()):
-                pgconn.send_query_params(
-                    self._numbered, binds, param_formats=formats, result_format=BINARY
+            if raw.pgconn.transaction_status != IDLE or not conf.prepared_statements():
+                raw.pgconn.send_query_params(
+                    self._numbered, binds, param_formats=self._formats, result_format=BINARY
                 )
-                return _numbers(raw.wait(generators.execute(pgconn))[-1], raw)
-            known = _prepared.setdefault(raw, set())
-            if self._name not in known:
-                self._prepare(raw, known)
+                return _numbers(session.answer(raw))
+            if self._name not in session.prepared:
+                session.prepare(raw, self._name, self._numbered)
+            raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
             try:
-                return self._run_prepared(raw, binds, formats)
+                return _numbers(session.answer(raw))
             except PREPARED_IN_VAIN:
-                known.discard(self._name)
-                self._prepare(raw, known)
-                return self._run_prepared(raw, binds, formats)
+                session.prepare(raw, self._name, self._numbered)
+                raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
+                return _numbers(session.answer(raw))
 
-    def _run_prepared(
-        self, raw: RawConnection, binds: list[bytes | None], formats: list[int]
-    ) -> tuple[int | None, ...] | None:
-        raw.pgconn.send_query_prepared(self._name, binds, formats, BINARY)
-        return _numbers(raw.wait(generators.execute(raw.pgconn))[-1], raw)
 
-    def _prepare(self, raw: RawConnection, known: set[bytes]) -> None:
-        raw.pgconn.send_prepare(self._name, self._numbered)
-        _check(raw.wait(generators.execute(raw.pgconn))[-1], raw)
-        known.add(self._name)
+class _Session:
+    """What the hot path keeps for a psycopg connection; it goes when the connection goes."""
+
+    __slots__ = ("_poll", "prepared")
+
+    def __init__(self, raw: RawConnection) -> None:
+        self.prepared: set[bytes] = set()  # the names of statements
+        self._poll: Callable[[int], Any] | None = None
+        if hasattr(select, "poll"):
+            poll = select.poll()
+            poll.register(raw.pgconn.socket, select.POLLIN)
+            self._poll = poll.poll
+
+    def prepare(self, raw: RawConnection, name: bytes, statement: bytes) -> None:
+        self.prepared.discard(name)
+        raw.pgconn.send_prepare(name, statement)
+        self.answer(raw)
+        self.prepared.add(name)
+
+    def answer(self, raw: RawConnection) -> Any:
+        """
+        Wait for all of the answer to the statement that was sent, and return the last of it.
+
+        It may be an error of the COMMIT, after a row. This is what psycopg's ``wait`` does, for
+        the only case that there is here, in a fraction of its instructions: poll() lets go of
+        the interpreter's lock, and comes back for signal handlers to run, at once (PEP 475) or,
+        where the signal came just before, after WAIT.
+        """
+        pgconn = raw.pgconn
+        if self._poll is None or pgconn.flush():  # no poll here, or not all could be sent
+            result = raw.wait(generators.execute(pgconn))[-1]
+        else:
+            result = None
+            try:
+                while True:
+                    while pgconn.is_busy():
+                        if self._poll(WAIT):
+                            pgconn.consume_input()
+                    if (further := pgconn.get_result()) is None:
+                        break
+                    result = further
+            except KeyboardInterrupt:
+                # As psycopg does: otherwise the connection would stay busy with the statement.
+                raw.cancel()
+                raw.wait(generators.execute(pgconn))
+                raise
+        if result.status not in GOOD:
+            if pgconn.status != pq.ConnStatus.OK:
+                raise psycopg.OperationalError("the connection to the server was lost")
+            raise errors.error_from_result(result, raw.info.encoding)
+        return result
+
+
+_sessions: WeakKeyDictionary[RawConnection, _Session] = WeakKeyDictionary()
 
 
 def is_watched(connection: BaseDatabaseWrapper) -> bool:
@@ -152,38 +222,19 @@ def is_watched(connection: BaseDatabaseWrapper) -> bool:
 def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
     """Return the psycopg connection, made ready as Django's own ``cursor()`` does."""
     connection.close_if_health_check_failed()
-    connection.ensure_connection()
+    # Django's check for async code, which ensure_connection() has, costs an exception each time.
+    if connection.connection is None or get_running_loop() is not None:
+        connection.ensure_connection()
     connection.validate_thread_sharing()
     if connection.needs_rollback:
         connection.validate_no_broken_transaction()
     return cast("RawConnection", connection.connection)
 
 
-def _check(result: Any, raw: RawConnection) -> None:
-    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-        if raw.pgconn.status != pq.ConnStatus.OK:
-            raise psycopg.OperationalError("the connection to the server was lost")
-        raise errors.error_from_result(result, raw.info.encoding)
-
-
-def _numbers(result: Any, raw: RawConnection) -> tuple[int | None, ...] | None:
-    _check(result, raw)
+def _numbers(result: Any) -> tuple[int | None, ...] | None:
     if not result.ntuples:
         return None
     values = [result.get_value(0, column) for column in range(result.nfields)]
     return tuple(
         [None if value is None else int.from_bytes(value, "big", signed=True) for value in values]
     )
-
-
-def _of_int(value: int) -> bytes:
-    return b"%d" % value
-
-
-_ENCODE: Final[dict[type, Any]] = {
-    str: str.encode,
-    int: _of_int,
-    bool: lambda value: b"true" if value else b"false",
-    bytes: bytes,
-    UUID: lambda value: value.bytes,
-}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -19,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from eventlogs.exceptions import TransactionMustRetry
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 ATTEMPTS = 6  # outside of a transaction
 FIRST_PAUSE = 0.01  # seconds, doubled each time, with full jitter
@@ -36,16 +37,23 @@ def in_transaction(connection: BaseDatabaseWrapper) -> bool:
     return connection.in_atomic_block or not connection.get_autocommit()
 
 
-def run_again(using: str, attempt: Callable[[BaseDatabaseWrapper], T]) -> T:
+def run_again(
+    using: str,
+    attempt: Callable[Concatenate[BaseDatabaseWrapper, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
     """
     Call ``attempt`` until the database does not give it up, and return its answer.
+
+    It is called with the connection of ``using``, and what further arguments there are.
 
     Raise TransactionMustRetry inside of a caller's transaction, or after six attempts.
     """
     connection = connections[using]
     for number in range(ATTEMPTS):
         try:
-            return attempt(connection)
+            return attempt(connection, *args, **kwargs)
         except Error as error:
             if not must_retry(error):
                 raise

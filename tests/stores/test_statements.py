@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+import select
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
+from threading import Event, Thread
+from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import DatabaseError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from eventlogs.stores import statements
-from eventlogs.stores.statements import Statement, is_watched
+from eventlogs import LogId
+from eventlogs.stores import statements, store_for
+from eventlogs.stores.statements import ENCODERS, HotStatement, Statement, is_watched
+from tests.contracts.stores import amounts, append, create
 
 pytestmark = pytest.mark.postgresql
 
@@ -64,3 +72,114 @@ def test_who_watches_is_noticed():
         assert is_watched(wrapper)
 
     assert not is_watched(wrapper)
+
+
+# The hot path
+
+
+@pytest.mark.parametrize("name", ["append_one", "append_many", "append_with_key", "create"])
+def test_a_parameter_of_the_hot_path_has_one_type(name):
+    typed = set(re.findall(r"%\((\w+)\)s::(\w+)", HotStatement(name).sql))
+
+    assert len(dict(typed)) == len(typed)
+    assert {each for _, each in typed} <= set(ENCODERS)
+
+
+@contextmanager
+def locked(log_id: LogId, release: Event) -> Iterator[None]:
+    """Have another connection hold the log's row until ``release`` is set."""
+    held = Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT FROM eventlogs_eventlog WHERE id = %s FOR UPDATE", [log_id.uuid]
+                )
+                held.set()
+                release.wait(20)
+        finally:
+            connection.close()
+
+    thread = Thread(target=hold)
+    thread.start()
+    assert held.wait(20)
+    try:
+        yield
+    finally:
+        release.set()
+        thread.join()
+
+
+@contextmanager
+def alarm(handler: Callable[[], Any], seconds: float = 0.2) -> Iterator[None]:
+    """Have a signal handler called, once, that many seconds from now."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(params=["polling", "as psycopg waits"])
+def _waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new connection, waited for in both ways that there are."""
+    if request.param == "as psycopg waits":
+        monkeypatch.delattr(select, "poll")
+    connection.close()
+
+
+@pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
+@pytest.mark.usefixtures("_waiting")
+class TestWaiting:
+    def test_signal_handlers_run_while_an_append_waits_for_its_log(self):
+        store, release, begun = store_for("default"), Event(), Event()
+        log_id = create(store, 1).log_id
+
+        def handler() -> None:
+            begun.set()
+            release.set()  # without which the append would not come back
+
+        with locked(log_id, release), alarm(handler):
+            append(store, log_id, 2, expected=1)
+            assert begun.is_set()
+
+        assert amounts(store, log_id) == [1, 2]
+
+    def test_an_append_that_is_interrupted_is_taken_back(self):
+        store = store_for("default")
+        log_id = create(store, 1).log_id
+
+        with locked(log_id, Event()):
+            with alarm(interrupt), pytest.raises(KeyboardInterrupt):
+                append(store, log_id, 2, expected=1)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")  # on the same connection, while the log is locked
+
+        assert amounts(store, log_id) == [1]
+        append(store, log_id, 2, expected=1)
+        assert amounts(store, log_id) == [1, 2]
+
+    def test_a_statement_that_the_socket_does_not_take_at_once_is_sent(self):
+        store = store_for("default")
+        log_id = create(store, 1).log_id
+
+        append(store, log_id, 2, expected=1, metadata=f'{{"note": "{"x" * 2**24}"}}')
+
+        assert amounts(store, log_id) == [1, 2]
+
+    def test_errors_of_the_database_are_djangos(self):
+        store = store_for("default")
+        log_id = create(store, 1).log_id
+
+        with pytest.raises(DatabaseError):
+            append(store, log_id, 2, expected=1, metadata="no JSON")
+
+        append(store, log_id, 2, expected=1)
+        assert amounts(store, log_id) == [1, 2]
