@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.contrib import admin
 from django.db import connections
 from django.db.models import Max, Q, QuerySet
-from django.db.models.fields.json import KT
+from django.db.models.fields.json import KeyTransform
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from eventlogs.admin import shapes
 from eventlogs.admin.keysets import page
 from eventlogs.admin.logs import day_of
-from eventlogs.admin.readonly import ReadOnlyAdmin
+from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.aggregates import aggregates
 from eventlogs.events import registry
 from eventlogs.exceptions import InvalidLogId
@@ -32,16 +32,15 @@ SLACK: Final = timedelta(minutes=5)  # how far positions and times may be out of
 
 # The first position whose event was recorded at a moment or later, found by halving: positions
 # and times grow together, but for transactions that were long open (see SLACK).
-PLACE: Final = """
+AT: Final = """(SELECT recorded_at FROM eventlogs_event
+             WHERE position >= (low + high) / 2 ORDER BY position LIMIT 1) >= %s"""
+PLACE: Final = f"""
 WITH RECURSIVE bounds (low, high) AS (
-    SELECT 0::bigint, coalesce((SELECT max(position) FROM eventlogs_event), 0) + 1
+    SELECT CAST(0 AS bigint), coalesce((SELECT max(position) FROM eventlogs_event), 0) + 1
     UNION ALL
-    SELECT CASE WHEN at >= %s THEN low ELSE middle + 1 END,
-           CASE WHEN at >= %s THEN middle ELSE high END
-    FROM (SELECT low, high, (low + high) / 2 AS middle,
-                 (SELECT recorded_at FROM eventlogs_event
-                  WHERE position >= (low + high) / 2 ORDER BY position LIMIT 1) AS at
-          FROM bounds WHERE low < high) AS half
+    SELECT CASE WHEN {AT} THEN low ELSE (low + high) / 2 + 1 END,
+           CASE WHEN {AT} THEN (low + high) / 2 ELSE high END
+    FROM bounds WHERE low < high
 )
 SELECT max(low) FROM bounds
 """
@@ -58,7 +57,7 @@ class EventAdmin(ReadOnlyAdmin):
     def list_view(self, request: HttpRequest) -> HttpResponse:
         """Show a page of events."""
         asked, using = request.GET, Event.objects.db
-        query = {name: asked[name].strip() for name in NAMES if asked.get(name, "").strip()}
+        query = asked_for(request, NAMES)
         problems: list[str] = []
         everything = Event.objects.using(using).select_related("log")
         rows, is_sparse = self._filtered(request, everything, query, problems, using)
@@ -122,8 +121,11 @@ class EventAdmin(ReadOnlyAdmin):
             if not (equals and NAME.match(name.strip()) and self.sees_payload(request)):
                 problems.append(_("Metadata are asked for as name=value, by who may see them."))
             else:
-                rows = rows.annotate(asked_for=KT(f"metadata__{name.strip()}"))
-                rows, is_sparse = rows.filter(asked_for=value.strip()), True
+                rows = rows.alias(asked_for=KeyTransform(name.strip(), "metadata"))
+                wanted = Q(asked_for=value.strip())
+                if re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
+                    wanted |= Q(asked_for=int(value))
+                rows, is_sparse = rows.filter(wanted), True
         return rows, is_sparse and "log" not in query and "key" not in query
 
     def _of_key(self, key: str, using: str) -> Q:
@@ -171,10 +173,9 @@ class EventAdmin(ReadOnlyAdmin):
 def place_of(moment: datetime, using: str) -> int:
     """Return the first position of which the event was recorded at a moment or later."""
     connection = connections[using]
-    sql = PLACE if connection.vendor == "postgresql" else PLACE.replace("::bigint", "")
     value = connection.ops.adapt_datetimefield_value(moment)
     with connection.cursor() as cursor:
-        cursor.execute(sql, [value, value])
+        cursor.execute(PLACE, [value, value])
         return int(cursor.fetchone()[0])
 
 

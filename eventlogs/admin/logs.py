@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 from eventlogs import scans, transfer
 from eventlogs.admin import shapes
 from eventlogs.admin.keysets import page
-from eventlogs.admin.readonly import ReadOnlyAdmin
+from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.admin.search import search
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
@@ -61,9 +61,7 @@ class LogAdmin(ReadOnlyAdmin):
         """Show a page of logs."""
         asked = request.GET
         using = EventLog.objects.db
-        query = {
-            name: asked[name] for name in ("q", "type", "from", "to") if asked.get(name, "").strip()
-        }
+        query = asked_for(request, ("q", "type", "from", "to"))
         rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
         if "type" in query:
             rows = rows.filter(log_type=query["type"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     Base = admin.ModelAdmin[Any]
 else:
     Base = admin.ModelAdmin
+
+
+def asked_for(request: HttpRequest, names: Iterable[str]) -> dict[str, str]:
+    """Return the parameters of an address that are there; no text has a NUL in PostgreSQL."""
+    found = {name: request.GET.get(name, "").replace("\0", "").strip() for name in names}
+    return {name: text for name, text in found.items() if text}
 
 
 class ReadOnlyAdmin(Base):

@@ -1,0 +1,149 @@
+"""All events in the admin: filtered, and paged by positions."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+
+from eventlogs.admin import events as page_of_events
+from eventlogs.admin.events import place_of
+from eventlogs.models import Event
+from tests.accounts import Account, Deposited, Opened, Parcel, Sent
+from tests.admin import test_logs
+from tests.admin.test_logs import EVIL, shown
+
+pytestmark = pytest.mark.django_db
+LIST = reverse("admin:eventlogs_event_changelist")
+reader, viewer = test_logs.reader, test_logs.viewer  # fixtures
+
+
+def positions(client, query: str = "") -> list[int]:
+    cells = re.findall(
+        r'<td class="el-number"><a href="[^"]*">(\d+)</a>', shown(client, LIST + query)
+    )
+    return [int(each) for each in cells]
+
+
+@pytest.fixture
+def state():
+    """An account with two events, by two keys, and a parcel."""
+    state = Account.logs.create(
+        Opened("ada"),
+        idempotency_key="first",
+        metadata={"correlation_id": "c 1", "user": "bob", "till": 7},
+    )
+    state = Account.logs.append(state, Deposited(5), idempotency_key="second")
+    Parcel.logs.create(Sent("here"))
+    return state
+
+
+def test_events_are_listed_the_newest_first(reader, state):
+    assert positions(reader) == list(
+        Event.objects.order_by("-position").values_list("position", flat=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "types"),
+    [
+        ("?type=account.deposited", ["account.deposited"]),
+        ("?log_type=parcel", ["parcel.sent"]),
+        ("?key=first", ["account.opened"]),
+        ("?key=unused", []),
+        ("?metadata=correlation_id%3Dc+1", ["account.opened"]),
+        ("?metadata=till%3D7", ["account.opened"]),
+        ("?metadata=user%3Dbob&type=account.opened", ["account.opened"]),
+        ("?log=LOG", ["account.deposited", "account.opened"]),
+        ("?log=LOG&type=account.opened", ["account.opened"]),
+        ("?from=TODAY&to=TODAY", ["parcel.sent", "account.deposited", "account.opened"]),
+        ("?from=TOMORROW", []),
+        ("?to=YESTERDAY", []),
+    ],
+)
+def test_events_are_found(reader, state, query, types):
+    today = timezone.localdate()
+    query = query.replace("LOG", str(state.log_id)).replace("TODAY", str(today))
+    query = query.replace("TOMORROW", str(today + timedelta(days=1)))
+    query = query.replace("YESTERDAY", str(today - timedelta(days=1)))
+
+    found = dict(Event.objects.values_list("position", "type"))
+    assert [found[each] for each in positions(reader, query)] == types
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("?log=x", "?from=x", "?metadata=x", "?metadata=%00%3Dx", "?before=x", "?after=-1"),
+        *(
+            "?type=%00",
+            "?log_type=%00",
+            "?log=%00",
+            "?key=%00",
+            "?before=99999999999999999999",
+            "?metadata=a'b%3D1",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_no_error(reader, state, query):
+    assert reader.get(LIST + query).status_code == 200
+
+
+def test_a_page_stays_at_its_place_while_events_come(reader, state, monkeypatch):
+    monkeypatch.setattr(page_of_events, "EVENTS", 2)
+    newest = positions(reader)
+    older = f"?before={newest[-1]}"
+    before = positions(reader, older)
+    Account.logs.append(state, Deposited(1), Deposited(2))
+
+    assert positions(reader, older) == before
+    assert positions(reader, f"?after={before[0]}") == newest
+    assert positions(reader, "?end=1")[-1] == min(newest + before)
+
+
+def test_a_rare_type_is_looked_for_a_stretch_at_a_time(reader, state, monkeypatch):
+    monkeypatch.setattr(page_of_events, "SPAN", 2)
+    page = shown(reader, f"{LIST}?type=account.opened")
+
+    assert positions(reader, "?type=account.opened") == []
+    assert "were looked through" in page
+    address = re.search(r'href="(\?[^"]*before=\d+)">', page)[1].replace("&amp;", "&")
+    assert len(positions(reader, address)) == 1
+
+
+def test_a_moment_is_found_by_halving(state):
+    first, *_, last = Event.objects.order_by("position")
+
+    with CaptureQueriesContext(connection) as queries:
+        assert place_of(first.recorded_at - timedelta(days=1), "default") <= first.position
+        assert place_of(last.recorded_at + timedelta(days=1), "default") == last.position + 1
+        assert place_of(last.recorded_at, "default") <= last.position
+    assert len(queries) == 3
+
+
+def test_without_the_permission_only_shapes_are_seen(viewer):
+    Account.logs.create(Opened("4111"), metadata={"user": "4111", "card": "4111"})
+
+    assert "4111" not in shown(viewer, LIST)
+    assert "by who may see them" in shown(viewer, f"{LIST}?metadata=card%3D4111")
+
+
+def test_markup_is_text_and_few_queries_are_asked(reader):
+    Account.logs.create(Opened(EVIL), metadata={"user": EVIL}, idempotency_key=EVIL)
+    with CaptureQueriesContext(connection) as queries:
+        page = shown(reader, LIST)
+
+    assert "<script" not in page
+    assert "<img" not in page
+    assert len(queries) <= 12
+
+
+def test_who_may_not_look_sees_nothing(client):
+    client.force_login(test_logs.user("view_payload"))
+
+    assert client.get(LIST).status_code == 403
