@@ -1,8 +1,9 @@
 """
-A plugin of tox, found by its name: which interpreters there are.
+A plugin of tox, found by its name: which interpreters and processors there are.
 
 tox and uv look on PATH only. Interpreters of pyenv and uv that nobody activated are added to it
-here, and two variables tell tox.ini the ends of what was found: OLDEST_PYTHON and NEWEST_PYTHON.
+here, and variables tell tox.ini what was found: OLDEST_PYTHON and NEWEST_PYTHON are the ends, and
+TEST_PROCESSES how many processes share the tests of one environment.
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
 found = [python for python in (f"python3.{minor}" for minor in MINORS) if runs(python)]
 os.environ["OLDEST_PYTHON"] = found[0] if found else "python3"
 os.environ["NEWEST_PYTHON"] = found[-1] if found else "python3"
+
+# One more than there are processors, because many tests wait; but a database server takes only so
+# many connections, and a test of races has a dozen.
+os.environ.setdefault("TEST_PROCESSES", str(min((os.cpu_count() or 1) + 1, 4)))

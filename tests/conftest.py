@@ -162,3 +162,8 @@ collect_ignore = (
         "races/test_feed_interleavings.py",
     ]
 )
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings_xdist_suffix() -> None:
+    """Leave the name of the test database alone: each process of pytest has its own already."""
