@@ -26,7 +26,7 @@ class EventLogAdminMixin:
     """
 
     log_id_field = "log_id"
-    change_form_template = "admin/eventlogs/change_form_with_history.html"
+    change_form_template: Any = "admin/eventlogs/change_form_with_history.html"
 
     def get_log_id(self, obj: Any) -> LogId | None:
         """Return the log of a row, or None where it has none."""
