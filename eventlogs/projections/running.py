@@ -40,6 +40,7 @@ from eventlogs.projections.leases import LeaseLost
 
 logger = logging.getLogger("eventlogs.projections")
 
+ASIDE_EVERY, ASIDE_FOR = 15.0, 3.0  # seconds
 BEAT: Final = 1.0  # seconds between two looks at who is alive
 ALIVE: Final = 10.0  # seconds for which a worker counts as alive after its last sign
 SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at feeds that have just moved
@@ -271,10 +272,17 @@ class Runner:
                 and issubclass(projection, RowProjection)
             ):
                 self._rebuilds[name] = requested(projection)
-            if state.partitions != own[name].partitions and all(
-                place in ours for place in places if place[0] == name
-            ):
-                self._divide(own[name], state, using)
+            if state.partitions != projection.partitions:
+                all_of_it = {place for place in places if place[0] == name}
+                divides = (name, 0) in ours
+                if not all_of_it <= ours:
+                    if not is_time_to_step_aside():
+                        continue
+                    # Whoever knows of the new number lets go at the same time.
+                    self._give_back_all(name)
+                    ours -= all_of_it
+                if divides:
+                    self._divide(projection, state, using)
         for place in sorted(ours - set(self._advancers)):
             name, number = place
             try:
@@ -297,8 +305,7 @@ class Runner:
         return state
 
     def _divide(self, projection: type[BaseProjection], state: ProjectionState, using: str) -> None:
-        for place in [each for each in self._advancers if each[0] == projection.name]:
-            self._give_back(place)
+        self._give_back_all(projection.name)
         divide(projection, state, using=using, owner=self._owner)
         self._next_beat = 0.0
 
@@ -306,6 +313,10 @@ class Runner:
         if place not in self._instances:
             self._instances[place] = self._projections[place[0]]()
         return self._instances[place]
+
+    def _give_back_all(self, name: str) -> None:
+        for place in [each for each in self._advancers if each[0] == name]:
+            self._give_back(place)
 
     def _give_back(self, place: Place) -> None:
         self._advancers.pop(place).close()
@@ -327,6 +338,16 @@ class Runner:
         for name, each in self._projections.items():
             found.setdefault(each._using(), {})[name] = each
         return found
+
+
+def is_time_to_step_aside() -> bool:
+    """
+    Return whether workers let go of a projection that is to be divided anew: now and then.
+
+    Only then can one of them have all of its partitions. A worker with older code does not let
+    go, so in between they go on as before. Clocks that differ make it fail, and nothing worse.
+    """
+    return time.time() % ASIDE_EVERY < ASIDE_FOR
 
 
 def divided(places: Iterable[Place], shares: Iterable[Share]) -> dict[Place, str]:

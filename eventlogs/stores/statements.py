@@ -109,9 +109,9 @@ class HotStatement(Statement):
         super().__init__(name)
         types = dict(TYPED_PLACEHOLDER.findall(self.sql))
         self._values = itemgetter(*self._order)
-        self._encoders, self._formats = zip(
-            *[ENCODERS[types[parameter]] for parameter in self._order], strict=True
-        )
+        found = [ENCODERS[types[parameter]] for parameter in self._order]
+        self._encoders = [encoder for encoder, _ in found]
+        self._formats = [form for _, form in found]  # a list: psycopg 3.1 takes no tuple
 
     def numbers(
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]

@@ -287,6 +287,29 @@ def test_the_number_of_partitions_may_change_while_it_runs(runner, monkeypatch):
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
 
 
+def test_several_workers_step_aside_so_that_one_can_divide_anew(runner, monkeypatch):
+    monkeypatch.setattr(Balances, "partitions", 2)
+    states = some(20)
+    one, other = runner(), runner()
+    beat(one, other)
+    assert len(set(owners())) == 2
+    monkeypatch.setattr(Balances, "partitions", 4)
+    states += some(20)
+
+    monkeypatch.setattr(running, "ASIDE_FOR", 0.0)  # not yet: they go on as before
+    beat(one, other)
+    assert len(owners()) == 2
+    assert len(set(owners())) == 2
+    monkeypatch.setattr(running, "ASIDE_FOR", running.ASIDE_EVERY)
+    beat(one, other)
+    beat(one, other)
+
+    assert len(owners()) == 4
+    assert set(Counter(owners()).values()) == {2}
+    until(lambda: one.round() or other.round() or balances() == replayed(*states))
+    assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+
+
 def test_a_rebuild_while_it_runs_takes_its_lease_and_it_takes_a_new_one(runner):
     states = some()
     each = runner()
