@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
-from django.db import connections, models
+from django.db import DataError, connections, models
 
 BATCH: Final = 500  # rows of one statement: SQLite takes a limited number of parameters
 
@@ -75,6 +75,8 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         and not field.generated
         and not getattr(field, "auto_now_add", False)
     ]
+    if connections[using].vendor == "postgresql":
+        _refuse_what_would_be_cut(model, rows)
     manager = model._base_manager.using(using)
     if fields:
         key = model._meta.pk.name
@@ -83,6 +85,25 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         )
     else:
         manager.bulk_create(rows, ignore_conflicts=True, batch_size=BATCH)
+
+
+def _refuse_what_would_be_cut(model: type[models.Model], rows: list[Any]) -> None:
+    """
+    Raise DataError for text that is too long for its column.
+
+    Django 5.2's bulk_create() sends rows as arrays with a cast, and PostgreSQL cuts on a cast
+    (https://www.postgresql.org/docs/current/datatype-character.html) where it otherwise refuses.
+    """
+    limits = [
+        (field.attname, field.max_length)
+        for field in model._meta.concrete_fields
+        if isinstance(field, models.CharField) and field.max_length
+    ]
+    for name, most in limits:
+        for row in rows:
+            value = getattr(row, name)
+            if isinstance(value, str) and len(value) > most:
+                raise DataError(f"The text for {name} is longer than {most} characters.")
 
 
 def differences(model: type[models.Model], stored: Any, wanted: Any, using: str) -> list[str]:
