@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 from django.db import connection
 
 from tests.races.conftest import new_logs, violations
 from tests.reliability import read_models as models
+
+# A signal that a process handles while psycopg 3.1 waits for the server ends the statement with
+# InterruptedError, and leaves the connection unusable. Workers of these campaigns get signals.
+collect_ignore_glob = []
+if find_spec("psycopg") and int(version("psycopg").split(".")[1]) < 2:
+    collect_ignore_glob.append("test_projection_*.py")
 
 __all__ = ["new_logs", "read_models", "violations"]
 
