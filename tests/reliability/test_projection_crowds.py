@@ -61,12 +61,12 @@ def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
                 victim.kill()
             crowd.append(troupe.run(*NAMES))
             changes += 1
-        assert sum(writer.end() for writer in writers) > 5 * seconds
+        assert sum(writer.end() for writer in writers) > seconds
         until(lambda: are_up_to_date(*NAMES))
         for worker in crowd:
             let_go(worker)
 
-    assert changes > seconds / 2
+    assert changes > seconds / 4
     assert wrong_rows() == []
     assert wrong_letters() == []
 

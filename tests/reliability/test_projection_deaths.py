@@ -104,7 +104,7 @@ def test_wherever_a_runner_is_killed_each_event_is_applied_once(kills):
         writers = write_to(troupe, log_ids)
         for step in islice(cycle(STEPS), kills):
             kill_at(troupe, step, names, time=random.randint(1, 2))
-        assert sum(writer.end() for writer in writers) > 3 * kills
+        assert sum(writer.end() for writer in writers) > kills
         settle(troupe, *names)
 
     assert wrong_rows() == []
@@ -122,7 +122,7 @@ def test_wherever_one_of_several_runners_is_killed_each_event_is_applied_once(ki
         for step in islice(cycle(STEPS[::3] + STEPS[1::3] + STEPS[2::3]), kills):
             # So that its share has what passes the step.
             kill_at(troupe, step, names[1:] if "reaction" in step else names[:1])
-        assert sum(writer.end() for writer in writers) > 3 * kills
+        assert sum(writer.end() for writer in writers) > kills
         until(lambda: are_up_to_date(*names))
         assert [other.end() for other in others] == ["done"] * 2
 
