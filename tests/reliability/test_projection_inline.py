@@ -128,6 +128,12 @@ def create(flag, log_ids) -> int:
 
 @pytest.mark.postgresql
 def test_a_projection_that_does_not_lock_its_log_is_found():
+    # On a machine that is busy, PostgreSQL may end the session that stands still before it is
+    # woken: then nothing comes of it, and it is tried again.
+    assert any(wrong_rows_without_the_lock() for _ in range(4))
+
+
+def wrong_rows_without_the_lock() -> list[str]:
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
 
     with Troupe() as troupe:
@@ -143,7 +149,7 @@ def test_a_projection_that_does_not_lock_its_log_is_found():
         sweeper.send(signal.SIGCONT)
         until(lambda: are_up_to_date(InlineLedgerRows.name))
 
-    assert wrong_rows() != []
+    return wrong_rows()
 
 
 def test_a_projection_that_looks_at_its_own_append_alone_is_found():
