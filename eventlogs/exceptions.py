@@ -404,7 +404,6 @@ class ProjectionUnavailable(EventLogError):
     - ``"mode"``: its rows were kept inline, and are not from a position on
     - ``"newer"``: its rows were made by a newer version of it
     - ``"shared rows"``: its rows are not one for each log
-    - ``"no rows"``: it is a reactor, which keeps none
     """
 
     REASONS = {
@@ -417,7 +416,6 @@ class ProjectionUnavailable(EventLogError):
             "its rows were made by a newer version of it. Stop the processes with the old code"
         ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
-        "no rows": "a reactor keeps no rows. Leave it out",
     }
 
     def __init__(self, reason: str, *, projection: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db import connections
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Max, Q
 from django.db.models.fields.json import KeyTransform
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
@@ -46,6 +47,14 @@ SELECT max(low) FROM bounds
 """
 
 
+class Window(NamedTuple):
+    """Positions that one page looks through, and what to ask for behind them, if anything."""
+
+    low: int
+    high: int
+    more: dict[str, int] | None
+
+
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
     """Events of all logs."""
@@ -60,18 +69,22 @@ class EventAdmin(ReadOnlyAdmin):
         query = asked_for(request, NAMES)
         problems: list[str] = []
         everything = Event.objects.using(using).select_related("log")
-        rows, is_sparse = self._filtered(request, everything, query, problems, using)
+        rows, is_sparse, bounds = self._filtered(request, everything, query, problems, using)
         before, after = position_from(asked.get("before")), position_from(asked.get("after"))
         if asked.get("end") == "1":
             after = 0
         window = None
         if is_sparse:
-            rows, window = self._window(rows, before, after, using)
+            window = self._window(bounds, before, after, using)
+            rows = rows.filter(position__range=(window.low, window.high))
         found = page(rows, field="position", before=before, after=after, size=EVENTS, query=query)
+        # A page that ends with its window, and not with its size, is not the last one.
+        more = window.more if window is not None and len(found.rows) < EVENTS else None
         context = {
             "title": _("Events"),
             "page": found,
-            "window": self._continued(window, found, query),
+            "window": window if more else None,
+            "look_on": "?" + urlencode({**query, **more}) if more else None,
             "events": [self._event(each, self.sees_payload(request)) for each in found.rows],
             "types": sorted(each.name for each in registry),
             "log_types": sorted({each.log_type for each in aggregates}),
@@ -87,9 +100,13 @@ class EventAdmin(ReadOnlyAdmin):
         query: dict[str, str],
         problems: list[str],
         using: str,
-    ) -> tuple[Any, bool]:
-        """Return the events that are asked for, and whether much may lie between them."""
-        is_sparse = False
+    ) -> tuple[Any, bool, tuple[int, int | None]]:
+        """
+        Return the events that are asked for, whether they may be rare, and their bounds.
+
+        Bounds are the first and the last position that they can be at, as far as that is known.
+        """
+        is_sparse, first, last = False, 1, None
         if "log" in query:
             try:
                 rows = rows.for_log(query["log"]).order_by()
@@ -111,11 +128,11 @@ class EventAdmin(ReadOnlyAdmin):
                 continue
             moment = day + timedelta(days=later)
             if later:
-                place = place_of(moment + SLACK, using)
-                rows = rows.filter(position__lt=place, recorded_at__lt=moment)
+                last = place_of(moment + SLACK, using) - 1
+                rows = rows.filter(position__lte=last, recorded_at__lt=moment)
             else:
-                place = place_of(moment - SLACK, using)
-                rows = rows.filter(position__gte=place, recorded_at__gte=moment)
+                first = place_of(moment - SLACK, using)
+                rows = rows.filter(position__gte=first, recorded_at__gte=moment)
         if "metadata" in query:
             name, equals, value = query["metadata"].partition("=")
             if not (equals and NAME.match(name.strip()) and self.sees_payload(request)):
@@ -126,7 +143,8 @@ class EventAdmin(ReadOnlyAdmin):
                 if re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
                     wanted |= Q(asked_for=int(value))
                 rows, is_sparse = rows.filter(wanted), True
-        return rows, is_sparse and "log" not in query and "key" not in query
+        is_sparse = is_sparse and "log" not in query and "key" not in query
+        return rows, is_sparse, (first, last)
 
     def _of_key(self, key: str, using: str) -> Q:
         """Return what finds the events of the appends of a key."""
@@ -140,24 +158,18 @@ class EventAdmin(ReadOnlyAdmin):
         return found
 
     def _window(
-        self, rows: QuerySet[Any], before: int | None, after: int | None, using: str
-    ) -> tuple[QuerySet[Any], tuple[int, int]]:
-        """Look through so many positions and no more, however few events there are in them."""
+        self, bounds: tuple[int, int | None], before: int | None, after: int | None, using: str
+    ) -> Window:
+        """Return which positions to look through: so many, however few events there are in them."""
+        newest = Event.objects.using(using).aggregate(last=Max("position"))["last"] or 0
+        lowest, highest = bounds[0], newest if bounds[1] is None else min(newest, bounds[1])
         if after is not None:
-            low, high = after + 1, after + SPAN
-        else:
-            newest = Event.objects.using(using).aggregate(last=Max("position"))["last"] or 0
-            high = newest if before is None else before - 1
-            low = max(1, high - SPAN + 1)
-        return rows.filter(position__range=(low, high)), (low, high)
-
-    def _continued(
-        self, window: tuple[int, int] | None, found: Any, query: dict[str, str]
-    ) -> dict[str, Any] | None:
-        """Return where to look on, where a page ended with its window and not with its size."""
-        if window is None or len(found.rows) == EVENTS or window[0] <= 1:
-            return None
-        return {"low": window[0], "high": window[1], "before": window[0], "query": query}
+            low = max(lowest, after + 1)
+            high = min(highest, low + SPAN - 1)
+            return Window(low, high, {"after": high} if high < highest else None)
+        high = highest if before is None else min(highest, before - 1)
+        low = max(lowest, high - SPAN + 1)
+        return Window(low, high, {"before": low} if low > lowest else None)
 
     def _event(self, event: Event, sees: bool) -> dict[str, Any]:
         actor, rest = actor_of(event.metadata)

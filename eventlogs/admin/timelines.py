@@ -98,7 +98,9 @@ def timeline(
         steps(base or Unavailable("NotComputed"), rows, log_id=log_id, properties=True)
     )
     if base is not None:
-        found.state = found.steps[selected - start].state if found.steps else None
+        # By its index: where rows were removed behind the database's back, there is a hole.
+        shown = [step.state for step in found.steps if step.record.index == selected]
+        found.state = shown[0] if shown else None
         found.cost = Cost(start - here + len(rows), time.perf_counter() - began, here)
     elif reducer is not None:
         _from_cache(found, reducer, store, began)

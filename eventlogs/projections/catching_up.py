@@ -78,14 +78,16 @@ def catch_up(projection: type[BaseProjection], *, wait: bool = True) -> int:
     Where another worker has a partition, wait until that is done, unless ``wait`` is False.
     """
     using = projection._using()
-    begin(projection, using)
+    state = begin(projection, using)
     feed, owner = Feed(using), leases.new_owner()
     target = feed.settled()
     applied = 0
-    if not _has_work(projection, using, target):
+    if not _has_work(projection, state, using, target):
         return 0
-    todo = _divide(projection, using, owner)
-    pending = set(range(todo))
+    if state.partitions != projection.partitions:
+        divide(projection, state, using=using, owner=owner)
+        state = begin(projection, using)
+    pending = set(range(state.partitions))
     while pending:
         for number in sorted(pending):
             taken = lease(projection, number, using=using, owner=owner)
@@ -122,21 +124,14 @@ def _settle(projection: BaseProjection, taken: Lease, feed: Feed) -> tuple[int, 
     return advancer.applied, True
 
 
-def _has_work(projection: type[BaseProjection], using: str, target: int) -> bool:
+def _has_work(
+    projection: type[BaseProjection], state: ProjectionState, using: str, target: int
+) -> bool:
     return (
-        leases.position(projection.name, using) < target
+        state.partitions != projection.partitions
+        or leases.position(projection.name, using) < target
         or bool(parking_of(projection, using).due(target))
-        or leases.is_divided_otherwise(projection.name, projection.partitions, using=using)
     )
-
-
-def _divide(projection: type[BaseProjection], using: str, owner: str) -> int:
-    """Divide the projection as its class says, if that can be done now; return how it is."""
-    state = begin(projection, using)
-    if state.partitions != projection.partitions:
-        divide(projection, state, using=using, owner=owner)
-        state = begin(projection, using)
-    return state.partitions
 
 
 def divide(

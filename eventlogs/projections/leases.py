@@ -169,12 +169,6 @@ def ensure(
     return _transact(using, begin)
 
 
-def is_divided_otherwise(name: str, partitions: int, *, using: str) -> bool:
-    """Return whether a projection has another number of partitions than this."""
-    state = state_of(name, using)
-    return state is not None and state.partitions != partitions
-
-
 def become_inline(name: str, *, using: str) -> None:
     """Let a projection be inline from now on: who applies its events from the feed stops."""
 
@@ -206,15 +200,15 @@ def add_checkpoints(
     )
 
 
-def position(name: str, using: str, *, is_rebuild: bool = False) -> int:
+def position(name: str, using: str) -> int:
     """Return the position up to which all partitions are; 0 at first."""
-    found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild)
+    found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
     return found.aggregate(lowest=Min("position"))["lowest"] or 0
 
 
-def positions(name: str, using: str, *, is_rebuild: bool = False) -> dict[int, int]:
+def positions(name: str, using: str) -> dict[int, int]:
     """Return the position of each partition."""
-    found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild)
+    found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
     return dict(found.values_list("partition", "position"))
 
 
@@ -352,9 +346,9 @@ def locked(name: str, log_id: LogId, *, using: str) -> Iterator[Checkpoint]:
         raise ProjectionUnavailable("busy", projection=name)
 
 
-def lock_all(name: str, *, using: str, is_rebuild: bool = False) -> list[Checkpoint]:
+def lock_all(name: str, *, using: str) -> list[Checkpoint]:
     """Lock all checkpoints of a projection, in order, until the transaction ends."""
-    rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild)
+    rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
     found = list(rows.order_by("partition").select_for_update())
     rows.update(position=F("position"))  # SQLite has no other way to lock
     return found

@@ -24,7 +24,7 @@ from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
 from eventlogs import scans
-from eventlogs.exceptions import EventLogError, LogNotFound, ProjectionUnavailable
+from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent, ProjectionState
@@ -86,7 +86,7 @@ def steps(cls: type[RowProjection], *, restart: bool = False, park: bool = False
 
 
 def request(cls: type[RowProjection]) -> None:
-    """Let a worker begin a rebuild, if none is asked for yet."""
+    """Let a worker rebuild; one that was interrupted is resumed."""
     using = cls._using()
     leases.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
@@ -96,16 +96,16 @@ def request(cls: type[RowProjection]) -> None:
     )
 
 
-def is_requested(cls: type[RowProjection]) -> bool:
-    """Return whether a worker is to rebuild."""
-    states = ProjectionState.objects.using(cls._using()).filter(name=cls.name)
-    return states.exclude(rebuild_requested_at=None).exists()
+def requested(using: str) -> set[str]:
+    """Return the names of the projections that a worker is to rebuild."""
+    states = ProjectionState.objects.using(using).exclude(rebuild_requested_at=None)
+    return set(states.values_list("name", flat=True))
 
 
-def ended(cls: type[RowProjection], error: EventLogError | None = None) -> None:
+def ended(cls: type[RowProjection], why: str = "") -> None:
     """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
     ProjectionState.objects.using(cls._using()).filter(name=cls.name).update(
-        rebuild_requested_at=None, rebuild_error="" if error is None else str(error)
+        rebuild_requested_at=None, rebuild_error=why
     )
 
 

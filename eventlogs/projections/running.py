@@ -6,8 +6,8 @@ which projections it runs; all of them see the same table, and divide all partit
 living by the same rule. A worker takes what is its share and free, and gives back what is not its
 share any more. Where two see different tables for a moment, the lease decides: one has it.
 
-A look at a feed that rests costs the few statements of ``Feed.settled``, however many
-projections there are.
+A look at a feed that rests costs the few statements of ``Feed.settled``, and one for what is to be
+tried again, however many projections there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from eventlogs.exceptions import (
     ProjectionUnavailable,
 )
 from eventlogs.feed import Feed
-from eventlogs.models import ProjectionState, ProjectionWorker
+from eventlogs.models import ParkedEvent, ProjectionState, ProjectionWorker
 from eventlogs.projections import leases, rebuilding
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
@@ -51,7 +51,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, 
 OVER: Final = object()
 
 # What passes by itself: a database that is gone, a checkpoint that somebody keeps locked.
-WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut)
+# With psycopg 3.1, a signal that is handled while it waits for the server raises InterruptedError.
+WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut, InterruptedError)
 
 Place = tuple[str, int]  # a projection's name, and the number of a partition
 
@@ -84,10 +85,10 @@ def run(names: Iterable[str] | None = None) -> dict[str, int]:
     errors: list[Exception] = []
     for name, each in chosen(names).items():
         try:
-            applied[name] = catch_up(each, wait=False)
-            if issubclass(each, RowProjection) and rebuilding.is_requested(each):
-                for _ in requested(each):
+            if issubclass(each, RowProjection):  # first: it may be what the rest waits for
+                for _ in rebuild(each):
                     pass
+            applied[name] = catch_up(each, wait=False)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -95,20 +96,28 @@ def run(names: Iterable[str] | None = None) -> dict[str, int]:
     return applied
 
 
-def requested(projection: type[RowProjection]) -> Generator[None, None, None]:
-    """Rebuild as somebody has asked for, step by step, and note how it ends."""
+def rebuild(projection: type[RowProjection]) -> Generator[None, None, None]:
+    """
+    Rebuild as somebody has asked for, step by step, and note how it ends.
+
+    Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
+    not keep other projections from going on.
+    """
+    using = projection._using()
+    if projection.name not in rebuilding.requested(using):
+        return  # another worker has done it meanwhile
+    why = ""
     try:
         for _ in rebuilding.steps(projection):
             yield
-    except ProjectionUnavailable as error:
-        if error.reason == "busy":
+    except Exception as error:
+        if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
             return  # whoever is at it; if that comes to nothing, it is tried again
-        rebuilding.ended(projection, error)
-    except EventLogError as error:
-        logger.error("The rebuild that was asked for has ended: %s", error)
-        rebuilding.ended(projection, error)
-    else:
-        rebuilding.ended(projection)
+        if isinstance(error, Error) and not connections[using].is_usable():
+            raise
+        why = _short(error)
+        logger.error("The rebuild of %s has ended: %s", projection.name, why)
+    rebuilding.ended(projection, why)
 
 
 class Runner:
@@ -167,6 +176,7 @@ class Runner:
         if time.monotonic() >= self._next_beat:
             self._beat()
         settled: dict[str, int] = {}
+        due: dict[str, set[str]] = {}
         applied: dict[str, int] = {}
         self._is_behind = False
         for place in list(self._advancers):
@@ -175,14 +185,15 @@ class Runner:
             advancer = self._advancers[place]
             using = advancer.lease.using
             if using not in settled:
-                settled[using] = Feed(using).settled()
+                settled[using], due[using] = Feed(using).settled(), are_due(using)
             before = advancer.applied
             try:
                 if advancer.position < settled[using]:
                     self._is_behind |= advancer.step()
                 else:
                     advancer.rest()
-                advancer.retry_due()
+                if place[0] in due[using]:
+                    advancer.retry_due()
             except LeaseLost:
                 logger.warning("Projection %s: another worker has taken over.", place[0])
                 del self._advancers[place]
@@ -243,6 +254,11 @@ class Runner:
                 if name == self._owner or not leases.is_dead(name)
             ]
             self._take_share(using, own, states, shares)
+            for name in rebuilding.requested(using) & own.keys() - self._rebuilds.keys():
+                # Who has the first partition does it, or anybody where it cannot run before.
+                projection, mine = own[name], (name, 0) in self._advancers or name not in states
+                if mine and issubclass(projection, RowProjection):
+                    self._rebuilds[name] = rebuild(projection)
 
     def _take_share(
         self,
@@ -264,14 +280,6 @@ class Runner:
             self._give_back(place)
         for name, state in states.items():
             projection = own[name]
-            # Who has the first partition does it.
-            if (
-                state.rebuild_requested_at is not None
-                and (name, 0) in ours
-                and name not in self._rebuilds
-                and issubclass(projection, RowProjection)
-            ):
-                self._rebuilds[name] = requested(projection)
             if state.partitions != projection.partitions:
                 all_of_it = {place for place in places if place[0] == name}
                 divides = (name, 0) in ours
@@ -350,6 +358,12 @@ def is_time_to_step_aside() -> bool:
     return time.time() % ASIDE_EVERY < ASIDE_FOR
 
 
+def are_due(using: str) -> set[str]:
+    """Return the names of the projections in which an event is to be tried again."""
+    due = ParkedEvent.objects.using(using).filter(is_rebuild=False, retry_at__lte=Now())
+    return set(due.values_list("projection", flat=True))
+
+
 def divided(places: Iterable[Place], shares: Iterable[Share]) -> dict[Place, str]:
     """
     Return which worker each partition falls to.
@@ -375,5 +389,5 @@ def _mixed(worker: str, place: Place) -> bytes:
 
 
 def _short(error: Exception) -> str:
-    # A database's error may quote what it was given.
-    return type(error).__name__ if isinstance(error, Error) else str(error)
+    # Another one's text may quote what it was given.
+    return str(error) if isinstance(error, EventLogError) else type(error).__name__

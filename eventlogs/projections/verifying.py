@@ -187,9 +187,7 @@ def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[L
     if len(few) <= count:
         yield from (log.log_id for log in few)
         return
-    first, last = logs.order_by("pk").first(), logs.order_by("-pk").first()
-    if first is None or last is None:
-        return
+    first, last = few[0], logs.order_by("-pk")[0]
     seen: set[UUID] = set()
     for _ in range(count * TRIES):
         if len(seen) == count:

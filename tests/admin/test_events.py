@@ -106,14 +106,27 @@ def test_a_page_stays_at_its_place_while_events_come(reader, state, monkeypatch)
     assert positions(reader, "?end=1")[-1] == min(newest + before)
 
 
-def test_a_rare_type_is_looked_for_a_stretch_at_a_time(reader, state, monkeypatch):
-    monkeypatch.setattr(page_of_events, "SPAN", 2)
-    page = shown(reader, f"{LIST}?type=account.opened")
+@pytest.mark.parametrize(("end", "wanted"), [("", "account.opened"), ("&end=1", "parcel.sent")])
+def test_a_rare_type_is_looked_for_a_stretch_at_a_time(reader, state, monkeypatch, end, wanted):
+    monkeypatch.setattr(page_of_events, "SPAN", 1)
+    address, found, pages = f"?type={wanted}{end}", [], 0
+    while not found:
+        page = shown(reader, LIST + address)
+        assert "were looked through" in page
+        address = re.search(r'href="([^"]*)">Look on', page)[1].replace("&amp;", "&")
+        found, pages = positions(reader, address), pages + 1
 
-    assert positions(reader, "?type=account.opened") == []
-    assert "were looked through" in page
-    address = re.search(r'href="(\?[^"]*before=\d+)">', page)[1].replace("&amp;", "&")
-    assert len(positions(reader, address)) == 1
+    assert pages > 1
+    assert found == [Event.objects.get(type=wanted).position]
+
+
+def test_days_bound_the_stretch_that_is_looked_through(reader, state, monkeypatch):
+    tomorrow = timezone.localdate() + timedelta(days=1)
+    monkeypatch.setattr(page_of_events, "SPAN", 1)
+
+    assert "were looked through" not in shown(
+        reader, f"{LIST}?type=account.opened&from={tomorrow}&end=1"
+    )
 
 
 def test_a_moment_is_found_by_halving(state):

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 from django.db import OperationalError, connection, connections
+from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,10 +181,10 @@ def test_events_that_fail_are_tried_again_and_parked(runner):
     fail_on(Withdrawn)
     each = runner()
 
-    until(lambda: each.round() or Balances.parked())
+    until(lambda: (each.round(), Balances.parked())[-1])
     readmodels.reset()
     Balances.retry()
-    until(lambda: each.round() or balances() == replayed(*states))
+    until(lambda: (each.round(), balances() == replayed(*states))[-1])
 
 
 def test_a_value_that_a_column_refuses_does_not_end_it(runner, monkeypatch):
@@ -268,7 +269,7 @@ def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypat
     beat(one)
     assert Counter(owners()) == {one._owner: 4}
     states = some()
-    until(lambda: one.round() or balances() == replayed(*states))
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
 
 
 def test_the_number_of_partitions_may_change_while_it_runs(runner, monkeypatch):
@@ -283,7 +284,7 @@ def test_the_number_of_partitions_may_change_while_it_runs(runner, monkeypatch):
     beat(one)
 
     assert Counter(owners()) == {one._owner: 4}
-    until(lambda: one.round() or balances() == replayed(*states))
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
 
 
@@ -306,7 +307,7 @@ def test_several_workers_step_aside_so_that_one_can_divide_anew(runner, monkeypa
 
     assert len(owners()) == 4
     assert set(Counter(owners()).values()) == {2}
-    until(lambda: one.round() or other.round() or balances() == replayed(*states))
+    until(lambda: (one.round(), other.round(), balances() == replayed(*states))[-1])
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
 
 
@@ -428,3 +429,76 @@ def test_a_reactor_runs_beside_projections(runner):
     each.round()
     assert len(readmodels.reactions) == 5
     assert len(balances(Reduced)) == 5
+
+
+# Rebuilds that somebody has asked for
+
+
+def test_a_worker_rebuilds_what_is_asked_for_beside_its_other_work(runner):
+    states = some()
+    one = runner()
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    Balance.objects.update(balance=99)
+    Balances.request_rebuild()
+    beat(one)
+
+    until(lambda: (one.round(), ProjectionState.objects.get(name="balances").rebuilt_at)[-1])
+
+    assert balances() == replayed(*states)
+    assert ProjectionState.objects.get(name="balances").rebuild_requested_at is None
+
+
+def test_a_rebuild_that_the_database_refuses_stops_no_worker(runner):
+    states = some()
+    one = runner()
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    with connection.cursor() as cursor:
+        cursor.execute(f'CREATE VIEW "{Balance._meta.db_table}__rebuild" AS SELECT 1')
+    try:
+        Balances.request_rebuild()
+        beat(one)
+        one.round()
+        states += some()
+        until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f'DROP VIEW "{Balance._meta.db_table}__rebuild"')
+
+    state = ProjectionState.objects.get(name="balances")
+    assert state.rebuild_requested_at is None
+    assert state.rebuild_error in ("ProgrammingError", "OperationalError")
+
+
+@pytest.mark.parametrize("by", ["a worker", "Celery"])
+def test_a_rebuild_is_done_where_nothing_else_may_be(runner, by):
+    states = some()
+    Balances.catch_up()
+    Balance.objects.update(balance=99)
+    ProjectionState.objects.filter(name="balances").update(mode="inline")  # until now it was
+    Balances.request_rebuild()
+
+    if by == "Celery":
+        run(["balances"])
+    else:
+        one = runner()
+        until(lambda: (one.round(), ProjectionState.objects.get(name="balances").rebuilt_at)[-1])
+
+    assert ProjectionState.objects.get(name="balances").mode == "async"
+    assert balances() == replayed(*states)
+
+
+def test_a_look_at_a_feed_that_rests_costs_the_same_with_many_partitions(runner, monkeypatch):
+    counts = []
+    for partitions in (1, 8):
+        monkeypatch.setattr(Balances, "partitions", partitions)
+        one = runner()
+        beat(one)
+        beat(one)
+        until(lambda one=one: not one.round())
+        one._next_beat = time.monotonic() + 60
+        with CaptureQueriesContext(connection) as queries:
+            one.round()
+        counts.append(len(queries))
+        one.close()
+
+    assert counts[0] == counts[1]
