@@ -299,10 +299,10 @@ class RowProjection(BaseProjection):
         """
         Replay logs, compare with their rows, and return what differs.
 
-        ``sample`` is how many logs are looked at, chosen at random, None for all of them and
-        for rows without a log. ``repair`` puts right what differs, log by log. Rows are compared
-        as of the checkpoint, so events that are yet to be applied are no difference, nor are
-        those behind a parked one. Others go on working meanwhile.
+        ``sample`` is how many logs are looked at, chosen at random, those with many events more
+        often; None for all of them, and for rows without a log. ``repair`` puts right what
+        differs, log by log. Rows are compared as of the checkpoint, so events that are yet to be
+        applied are no difference, nor are those behind a parked one. Others go on meanwhile.
 
         Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
         """

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from django.db import transaction
 
@@ -16,7 +15,7 @@ from eventlogs.events import EventRecord
 from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import EventLog, SkippedEvent
+from eventlogs.models import Event, EventLog, SkippedEvent
 from eventlogs.projections import catching_up, inline, leases
 from eventlogs.projections.advancing import Failed, history, parking_of
 from eventlogs.projections.parking import INDEX, POSITION, TYPE
@@ -26,7 +25,8 @@ from eventlogs.stores.feeds import partition_of
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
 
-TRIES: Final = 4  # for each log of a sample: some are drawn twice
+NEAR, DRAWN = 200, 10  # so many logs are drawn from those of so many events in a row
+TRIES: Final = 4  # times as many draws as need be: some are drawn twice
 EVERYTHING: Final = 2**63 - 1  # a position that none is above
 
 
@@ -178,7 +178,11 @@ def _all(projection: type[RowProjection], using: str) -> Iterator[LogId]:
 
 
 def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[LogId]:
-    """Yield logs at random (all, if there are no more): ids are in order of time, so in that."""
+    """
+    Yield logs at random (all, if there are no more): those with many events more often.
+
+    They are drawn by a position, not by an id: positions are dense, and ids come in clumps.
+    """
     logs = EventLog.objects.using(using)
     log_types = projection._log_types()
     if log_types is not None:
@@ -187,16 +191,21 @@ def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[L
     if len(few) <= count:
         yield from (log.log_id for log in few)
         return
-    first, last = few[0], logs.order_by("-pk")[0]
-    seen: set[UUID] = set()
-    for _ in range(count * TRIES):
-        if len(seen) == count:
-            return
-        place = UUID(int=random.randint(first.pk.int, last.pk.int))
-        log = logs.filter(pk__gte=place).order_by("pk").first()
-        if log is not None and log.pk not in seen:
-            seen.add(log.pk)
-            yield log.log_id
+    events = Event.objects.using(using).order_by("position")
+    last = events.values_list("position", flat=True).last() or 0
+    seen: set[LogId] = set()
+    for _ in range(TRIES * count // DRAWN + TRIES):
+        near = events.filter(position__gte=random.randint(1, last))[:NEAR]
+        met = {
+            LogId.stored(log_type, log)
+            for log_type, log in near.values_list("log__log_type", "log_id")
+            if log_types is None or log_type in log_types
+        }
+        for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):
+            if len(seen) == count:
+                return
+            seen.add(log_id)
+            yield log_id
 
 
 def _strays(projection: type[RowProjection], using: str) -> Iterator[LogId]:

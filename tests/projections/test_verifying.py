@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
@@ -220,3 +222,17 @@ def test_a_difference_shows_names_and_no_values():
     assert difference == Difference(states[0].log_id, ("balance",), is_repaired=False)
     assert "4111" not in repr(difference)
     assert balances(Reduced) == {}
+
+
+def test_a_sample_of_logs_that_were_made_all_at_once_is_as_large_as_was_asked_for():
+    # A moment at random is behind the ids of nearly all.
+    clump = LogId.new("account").uuid.int >> 20 << 20
+    for number in range(300):
+        log_id = LogId("account", UUID(int=clump + number))
+        Account.logs.create(Opened("ada"), log_id=log_id)
+    Account.logs.create(Opened("much later"), log_id=LogId("account", UUID(int=clump + (1 << 90))))
+    Balances.catch_up()
+
+    checked = [Balances.verify(sample=20).checked for _ in range(3)]
+
+    assert checked == [20, 20, 20]
