@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -38,14 +39,13 @@ class EventLogAdminMixin:
         except InvalidLogId:
             return None
 
+    @admin.display(description=_("history"))
     def history_link(self, obj: Any) -> str:
         """Return a link to the history."""
         log_id = self.get_log_id(obj)
         if log_id is None:
             return "—"
         return format_html('<a href="{}">{}</a>', self._history_address(log_id), _("History"))
-
-    history_link.short_description = _("history")  # type: ignore[attr-defined]
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
