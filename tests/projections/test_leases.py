@@ -208,7 +208,6 @@ def fail():
 def test_a_projection_that_has_never_run_is_at_the_beginning():
     assert leases.position("unknown", "default") == 0
     assert leases.state_of("unknown", "default") is None
-    assert not leases.is_divided_otherwise("unknown", 5, using="default")
 
 
 # Dividing anew
