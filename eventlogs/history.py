@@ -153,14 +153,18 @@ def replay(start: Reduction[Any], rows: Iterable[StoredEvent]) -> Reduction[Any]
 
     ``rows`` may be a stream: none is kept. Where one cannot be folded, return Unavailable.
     """
-    reduction = start
-    reader = _reader(start)
-    for row in rows:
-        try:
-            reduction = fold(reduction, reader.records(start.log_id, [row]))
-        except Exception as error:
-            return Unavailable.of(error, index=row[0])
-    return reduction
+    at = start.version
+
+    def passing() -> Iterator[StoredEvent]:
+        nonlocal at
+        for row in rows:
+            at = row[0]
+            yield row
+
+    try:
+        return fold(start, _reader(start).records(start.log_id, passing()))
+    except Exception as error:  # the project's own: a class, an upcaster, apply()
+        return Unavailable.of(error, index=at)
 
 
 def beginning(aggregate: type[Aggregate], log_id: LogId) -> Reduction[Any] | Unavailable:

@@ -9,25 +9,21 @@ looks: nobody opens a log of 100,000 events in order to wait for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Any, Final
 
 from eventlogs.aggregates import Aggregate, Reduction
-from eventlogs.codec import EventReader, StoredEvent
 from eventlogs.history import (
     Step,
     Unavailable,
     beginning,
-    replay,
     snapshot,
     steps,
 )
 from eventlogs.ids import LogId
-from eventlogs.reducers import Reducer
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
+from eventlogs.waypoints import GRID, Waypoints
 
 SIZE: Final = 25  # events of a page
 AT_ONCE: Final = 2_000  # events that are folded without being asked to
@@ -83,16 +79,17 @@ def timeline(
     rows = store.events(log_id, start=start, limit=min(SIZE, version - start))
     began = time.perf_counter()
     base: Reduction[Any] | Unavailable | None = None
-    reducer: Reducer[Any] | None = None
+    ways: Waypoints[Any] | None = None
     if aggregate is not None:
-        reducer = Reducer(aggregate, EventReader(aggregate.event_types), using)
-        base = _base(aggregate, reducer, log_id, store, start)
+        ways = Waypoints(aggregate, using)
+        base = ways.nearest(log_id, store, upto=start) if start >= GRID else None
+        base = base or beginning(aggregate, log_id)
     here = base.version if isinstance(base, Reduction) else 0
     if isinstance(base, Reduction) and start - here > AT_ONCE and not fold_all:
         found.missing = start - here
         base = None
-    if isinstance(base, Reduction) and start > here:
-        base = replay(base, _rows(store, log_id, here, start))
+    if isinstance(base, Reduction) and ways is not None and start > here:
+        base = ways.walk(base, store, version=start)
     found.has_changes = base is not None
     found.steps = list(
         steps(base or Unavailable("NotComputed"), rows, log_id=log_id, properties=True)
@@ -102,33 +99,21 @@ def timeline(
         shown = [step.state for step in found.steps if step.record.index == selected]
         found.state = shown[0] if shown else None
         found.cost = Cost(start - here + len(rows), time.perf_counter() - began, here)
-    elif reducer is not None:
-        _from_cache(found, reducer, store, began)
+    elif ways is not None:
+        _from_cache(found, ways, store, began)
     return found
 
 
-def _from_cache(found: Timeline, reducer: Reducer[Any], store: BaseStore, began: float) -> None:
+def _from_cache(found: Timeline, ways: Waypoints[Any], store: BaseStore, began: float) -> None:
     """Have the state of the selected event, if an entry is near it; not what the page changed."""
     wanted = found.selected + 1
-    near = reducer.cached(found.log_id, store, upto=wanted)
+    near = ways.nearest(found.log_id, store, upto=wanted)
     if near is None or wanted - near.version > AT_ONCE:
         return
     here = near.version
-    state = replay(near, _rows(store, found.log_id, here, wanted))
+    state = ways.walk(near, store, version=wanted)
     if isinstance(state, Reduction):
         found.state = snapshot(state.aggregate, properties=True)
     else:
         found.state = state
     found.cost = Cost(wanted - here, time.perf_counter() - began, here)
-
-
-def _base(
-    aggregate: type[Aggregate], reducer: Reducer[Any], log_id: LogId, store: BaseStore, start: int
-) -> Reduction[Any] | Unavailable:
-    """Return the latest reduction that is to be had without folding, of at most ``start``."""
-    near = reducer.cached(log_id, store, upto=start) if start > AT_ONCE else None
-    return near if near is not None else beginning(aggregate, log_id)
-
-
-def _rows(store: BaseStore, log_id: LogId, start: int, end: int) -> Iterator[StoredEvent]:
-    return islice(chain.from_iterable(store.pages(log_id, start=start)), end - start)

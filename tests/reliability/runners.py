@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
@@ -95,6 +96,11 @@ class Process:
         if self.is_alive:
             os.kill(self.pid, number)
 
+    def wake(self) -> None:
+        """Let it go on. It says where it stops before it does: what comes earlier is lost."""
+        until(lambda: is_stopped(self.pid), what="a process does not stop")
+        self.send(signal.SIGCONT)
+
     def kill(self) -> None:
         self._process.kill()
         self.join()
@@ -140,6 +146,16 @@ class Troupe:
             process.send(signal.SIGKILL)
         for process in self._processes:
             process.join()
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped by a signal, as the system's process table has it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:  # not Linux
+        listed = ["ps", "-o", "state=", "-p", str(pid)]
+        state = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.strip()
+    return state.startswith("T")
 
 
 def until(condition: Callable[[], object], *, seconds: float = PATIENCE, what: str = "") -> float:

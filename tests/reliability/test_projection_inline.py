@@ -146,7 +146,7 @@ def wrong_rows_without_the_lock() -> list[str]:
         writer = troupe.start(append, "writer", log_ids, False)
         until(lambda: all(ledgers().version(each) > 3 for each in log_ids))
         writer.end()
-        sweeper.send(signal.SIGCONT)
+        sweeper.wake()
         until(lambda: are_up_to_date(InlineLedgerRows.name))
 
     return wrong_rows()

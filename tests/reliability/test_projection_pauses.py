@@ -85,7 +85,7 @@ def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_when_it_wakes(
         # The server ended its session, where it had a transaction open.
         assert LedgerRows.wait_for(position, timeout=LATEST)
 
-        paused.send(signal.SIGCONT)
+        paused.wake()
         until(lambda: LedgerRows.wait_for(append_to(log_ids, "awake"), timeout=0.5), seconds=10)
         assert other.end() == "done"
         until(lambda: LedgerRows.wait_for(append_to(log_ids, "alone"), timeout=0.5), seconds=10)
@@ -108,7 +108,7 @@ def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
         position = append_to(log_ids, "while it is paused")
         assert Letters.wait_for(position, timeout=LATEST)
 
-        paused.send(signal.SIGCONT)
+        paused.wake()
         time.sleep(0.2)
         position = append_to(log_ids, "awake")
         until(lambda: are_up_to_date(Letters.name))
@@ -161,7 +161,7 @@ def test_a_worker_without_a_fencing_token_is_found():
         paused = pause_one(troupe, (LedgerRows.name,), "after the feed is read")
         other = troupe.run(LedgerRows.name)
         assert LedgerRows.wait_for(append_to(log_ids, "while it is paused"), timeout=LATEST)
-        paused.send(signal.SIGCONT)
+        paused.wake()
         until(wrong_rows, seconds=10)
         other.kill()
 

@@ -221,7 +221,7 @@ def test_a_swap_that_leaves_out_what_came_meanwhile_is_found():
         rebuild = troupe.rebuild(LedgerRows.name, stop=Stop("before the swap", 1, signal.SIGSTOP))
         assert rebuild.heard() == "before the swap"
         ledgers().append(log_ids[0], Entered("meanwhile"), expected_version=10)
-        rebuild.send(signal.SIGCONT)
+        rebuild.wake()
         assert rebuild.heard() > 0
         troupe.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
