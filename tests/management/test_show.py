@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from django.core.management import CommandError
@@ -131,3 +131,59 @@ def test_what_a_terminal_would_act_on_is_escaped(account, run):
 
     assert "\\x1b]0;pwned\\x07\\u202e" in shown
     assert {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown) == set()
+
+
+def test_what_each_event_changed(account, run, run_json):
+    shown = run_json("show", account, "--diff")
+    assert [each["changes"] for each in shown["events"]] == [
+        [{"path": "owner", "old": "", "new": "Ada"}],
+        [{"path": "balance", "old": 0, "new": 100}],
+        [{"path": "balance", "old": 100, "new": 70}],
+    ]
+    text = run("show", account, "--diff")
+    for line in ('owner: "" → "Ada"', "balance: 0 → 100", "balance: 100 → 70"):
+        assert line in text
+    assert "changes" not in run_json("show", account)["events"][0]
+    assert "→" not in run("show", account)
+
+
+def test_what_the_last_events_changed_is_told_by_those_before(account, run_json):
+    shown = run_json("show", account, "--diff", "--last", 1)
+
+    assert [each["changes"] for each in shown["events"]] == [
+        [{"path": "balance", "old": 100, "new": 70}]
+    ]
+
+
+def test_what_was_put_in_and_taken_out(run, run_json, db, scratch_registry):
+    @dataclass
+    class Names(Aggregate, log_type="account", events=[Opened, Deposited]):
+        names: list[str] = field(default_factory=list)
+
+        def apply(self, record: EventRecord) -> None:
+            if isinstance(record.event, Opened):
+                self.names.append(record.event.owner)
+            elif record.event.amount:
+                self.names.pop()
+
+    log_id = Names.logs.create(Opened("Ada"), Deposited(1), Deposited(0)).log_id
+    ways = ("show", log_id, "--diff", "--aggregate", Names.__qualname__)
+
+    assert [each["changes"] for each in run_json(*ways)["events"]] == [
+        [{"path": "names[0]", "new": "Ada"}],
+        [{"path": "names[0]", "old": "Ada"}],
+        [],
+    ]
+    shown = run(*ways)
+    for line in ('names[0]: + "Ada"', 'names[0]: - "Ada"', "changed nothing"):
+        assert line in shown
+    several = run_json("show", log_id, "--diff")
+    assert [each["changes"] for each in several["events"]] == [None] * 3
+
+
+def test_what_an_unknown_event_changed_is_unknown(account, run, run_json):
+    unknown = [EncodedEvent("account.teleported", 1, '{"to":"Mars"}')]
+    store_for("default").append(AppendRequest(account, unknown, 3, None, "{}"))
+
+    assert run_json("show", account, "--diff")["events"][3]["changes"] is None
+    assert "changes unknown" in run("show", account, "--diff")

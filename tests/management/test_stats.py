@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
+from django.core.cache import caches
 
-from eventlogs.management import figures
+from eventlogs import LogManager
+from eventlogs.management import caching, figures
 from eventlogs.management.subcommands.stats import number, size
 from tests.accounts import Account, Deposited, Opened
 
@@ -108,3 +111,61 @@ def test_exact_counts_everything(run_json, monkeypatch, db):
 )
 def test_sizes_are_for_people(bytes_, text):
     assert size(bytes_) == text
+
+
+def test_a_cache_in_the_memory_of_each_process_is_named(account, run, run_json):
+    found = run_json("stats")["cache"]
+
+    assert (found["alias"], found["is_shared"], found["aggregates"]) == ("default", False, [])
+    assert "LocMemCache is in the memory of each process" in run("stats")
+
+
+def test_without_a_cache_there_is_nothing_to_tell(account, run, run_json, settings):
+    settings.EVENTLOGS = {"CACHE": None}
+
+    assert run_json("stats")["cache"]["alias"] is None
+    assert "Cache" not in run("stats")
+
+
+@pytest.fixture
+def shared(settings):
+    settings.EVENTLOGS = {"CACHE": "redis"}
+    yield
+    caches["redis"].clear()
+
+
+def of_accounts(found):
+    [caching] = [each for each in found["aggregates"] if each["aggregate"].endswith("Account")]
+    return {name: caching[name] for name in ("logs", "current", "behind", "absent")}
+
+
+@pytest.mark.redis
+def test_how_the_cache_stands_with_the_newest_logs(shared, run, run_json, transactional_db):
+    logs = LogManager(Account, using="default", refresher="eventlogs.refreshers.ImmediateRefresher")
+    current, behind, _ = (logs.create(Opened("Ada"), Deposited(1)).log_id for _ in range(3))
+    for log_id in (current, behind):
+        logs.reduce(log_id)
+    logs.append(behind, Deposited(1), expected_version=2)
+
+    found = run_json("stats")["cache"]
+    assert of_accounts(found) == {"logs": 3, "current": 1, "behind": 1, "absent": 1}
+    assert re.search(r"accounts\.Account +3 +33% +33% +33% +\d+ B", run("stats"))
+
+
+@pytest.mark.redis
+def test_only_the_newest_logs_are_looked_at(shared, run_json, transactional_db, monkeypatch):
+    fill(logs=9, events=2)
+    monkeypatch.setattr(caching, "LOGS", 4)
+    assert of_accounts(run_json("stats")["cache"])["logs"] == 4
+    monkeypatch.setattr(caching, "NEWEST", 2)
+    assert of_accounts(run_json("stats")["cache"])["logs"] == 1
+
+
+@pytest.mark.redis
+def test_a_cache_that_cannot_be_reached_is_told(account, run, run_json, settings):
+    away = {**settings.CACHES["redis"], "LOCATION": "redis://127.0.0.1:1/0"}
+    settings.CACHES = {**settings.CACHES, "away": away}
+    settings.EVENTLOGS = {"CACHE": "away"}
+
+    assert run_json("stats")["cache"]["is_reachable"] is False
+    assert "It cannot be reached" in run("stats")

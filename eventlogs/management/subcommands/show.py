@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
 from eventlogs.aggregates import Aggregate, Reduction
-from eventlogs.codec import raw_records
+from eventlogs.codec import StoredEvent, raw_records
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
+from eventlogs.history import MISSING, Change, beginning, steps
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
@@ -21,6 +23,7 @@ from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.metadata import actor_of
 from eventlogs.models import EventLog
 from eventlogs.stores import BaseStore
+from eventlogs.waypoints import Waypoints
 
 HELP = "Show a log: its events as a timeline, and its state."
 
@@ -38,6 +41,9 @@ def add_arguments(parser: CommandParser) -> None:
         default=LAST,
         help=f"Show the last N events ({LAST} by default); the state is that of all.",
     )
+    parser.add_argument(
+        "--diff", action="store_true", help="Show what each event changed in the state."
+    )
 
 
 def run(
@@ -49,6 +55,7 @@ def run(
     at: datetime | None,
     aggregate: str | None,
     last: int,
+    diff: bool = False,
     **options: Any,
 ) -> None:
     """Show the log as of a version or moment, or as it is."""
@@ -60,6 +67,7 @@ def run(
     rows = list(reversed(store.events(log, start=version - 1, limit=last, reverse=True)))[-last:]
     records = list(raw_records(log, rows)) if last else []
     state, why_not = state_as_of(using, log, version, aggregate)
+    changed = changes_of(store, using, log, rows, aggregate) if diff and records else {}
     if out.as_json:
         out.document(
             {
@@ -68,12 +76,15 @@ def run(
                 "actual_version": actual,
                 "state": state,
                 "state_error": why_not,
-                "events": [as_json(each) for each in records],
+                "events": [
+                    as_json(each) | ({"changes": as_pairs(changed.get(each.index))} if diff else {})
+                    for each in records
+                ],
             }
         )
         return
     write_head(out, log, version, actual)
-    write_timeline(out, records, version)
+    write_timeline(out, records, version, changed if diff else None)
     write_state(out, state, why_not, version, actual)
 
 
@@ -125,6 +136,51 @@ def state_as_of(
     return state_of(reduction.aggregate), None
 
 
+def changes_of(
+    store: BaseStore, using: str, log: LogId, rows: Sequence[StoredEvent], aggregate: str | None
+) -> dict[int, tuple[Change, ...] | None]:
+    """
+    Return what each event changed, by its index: None where the state is not known.
+
+    What is before the first of ``rows`` is folded, from a waypoint where there is one.
+    """
+    try:
+        cls = arguments.aggregate_of(log.log_type, aggregate)
+    except CommandError:
+        cls = None  # several: the state says so
+    if cls is None:
+        return {}
+    first = rows[0][0]
+    ways = Waypoints(cls, using)
+    start = ways.nearest(log, store, upto=first) or beginning(cls, log)
+    if isinstance(start, Reduction):
+        start = ways.walk(start, store, version=first)
+    return {each.record.index: each.changes for each in steps(start, rows, log_id=log)}
+
+
+def as_pairs(changes: tuple[Change, ...] | None) -> list[dict[str, Any]] | None:
+    """Return changes as JSON has them; what was not there before, or is not after, is left out."""
+    if changes is None:
+        return None
+    return [
+        {
+            "path": each.where,
+            **({} if each.old is MISSING else {"old": each.old}),
+            **({} if each.new is MISSING else {"new": each.new}),
+        }
+        for each in changes
+    ]
+
+
+def as_line(change: Change) -> str:
+    """Return a change in one line."""
+    if change.old is MISSING:
+        return f"{change.where}: + {compact(change.new)}"
+    if change.new is MISSING:
+        return f"{change.where}: - {compact(change.old)}"
+    return f"{change.where}: {compact(change.old)} → {compact(change.new)}"
+
+
 def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
     """Write which log this is."""
     of = f" of {actual:,}" if version != actual else ""
@@ -132,8 +188,13 @@ def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
     out.line(f"id made {log.created_at:%Y-%m-%d %H:%M:%S} UTC, uuid {log.uuid}")
 
 
-def write_timeline(out: Output, records: list[EventRecord], version: int) -> None:
-    """Write a row for each event."""
+def write_timeline(
+    out: Output,
+    records: list[EventRecord],
+    version: int,
+    changed: Mapping[int, tuple[Change, ...] | None] | None = None,
+) -> None:
+    """Write a row for each event; with ``changed``, what it changed below it."""
     if not records:
         return
     earlier = records[0].index
@@ -145,12 +206,19 @@ def write_timeline(out: Output, records: list[EventRecord], version: int) -> Non
 
     def below(row: int) -> list[Note]:
         record, (_, rest) = records[row], actors[row]
-        lines = []
+        lines: list[Note] = []
+        if changed is not None:
+            changes = changed.get(record.index)
+            if changes:
+                lines += [(as_line(each), out.style.SUCCESS) for each in changes]
+            else:
+                unknown = "changes unknown" if changes is None else "changed nothing"
+                lines.append((unknown, out.style.WARNING))
         if rest:
-            lines.append(f"metadata {compact(rest)}")
+            lines.append((f"metadata {compact(rest)}", out.style.HTTP_NOT_MODIFIED))
         if record.idempotency_key is not None:
-            lines.append(f"key {record.idempotency_key}")
-        return [(line, out.style.HTTP_NOT_MODIFIED) for line in lines]
+            lines.append((f"key {record.idempotency_key}", out.style.HTTP_NOT_MODIFIED))
+        return lines
 
     def paint(column: int, text: str) -> str:
         return str(out.style.SQL_KEYWORD(text)) if column == 2 else text

@@ -8,12 +8,13 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from eventlogs.management import arguments
+from eventlogs.management.caching import CacheFigures, cache_figures
 from eventlogs.management.figures import Figures, as_json, figures
 from eventlogs.management.output import Output
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.standing import Standing, standing
 
-HELP = "Count events by type and day, lengths of logs, projections, sizes of tables and indexes."
+HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
 
 DAYS = 14
 BAR = 24  # columns of the longest bar
@@ -36,14 +37,22 @@ def add_arguments(parser: CommandParser) -> None:
 def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> None:
     """Write the figures; a ``~`` marks an estimate."""
     found = figures(using, exact=exact)
+    cached = cache_figures(using)
     standings = [standing(each) for _, each in sorted(projections.items())]
     if out.as_json:
-        out.document({**as_json(found), "projections": [asdict(each) for each in standings]})
+        out.document(
+            {
+                **as_json(found),
+                "cache": asdict(cached),
+                "projections": [asdict(each) for each in standings],
+            }
+        )
         return
     write_types(out, found)
     if days:
         write_days(out, found, days)
     write_logs(out, found)
+    write_cache(out, cached)
     write_projections(out, standings)
     write_tables(out, found)
     if found.estimated:
@@ -106,6 +115,32 @@ def write_logs(out: Output, found: Figures) -> None:
         ],
         head=("log type", "logs", "events", "median", "90%", "99%", "longest"),
         right=range(1, 7),
+    )
+
+
+def write_cache(out: Output, found: CacheFigures) -> None:
+    """Write how the cache stands with the logs of the newest events."""
+    if found.alias is None:
+        return
+    out.heading(f"Cache {found.alias!r}, {found.policy}")
+    if not found.is_shared:
+        out.line(f"{found.backend} is in the memory of each process: nobody else can look at it.")
+    elif not found.is_reachable:
+        out.line("It cannot be reached: logs are replayed.", out.style.ERROR)
+    elif not found.aggregates:
+        out.line("None of the newest logs is of a class that is cached.")
+    out.table(
+        [
+            (
+                each.aggregate,
+                each.logs,
+                *(f"{count / each.logs:.0%}" for count in (each.current, each.behind, each.absent)),
+                size(each.bytes // max(each.current + each.behind, 1)),
+            )
+            for each in found.aggregates
+        ],
+        head=("aggregate", "newest logs", "current", "behind", "absent", "average size"),
+        right=range(1, 6),
     )
 
 
