@@ -6,7 +6,7 @@ import sys
 
 from benchmarks.bench import drop_scratch, make_scratch, server_facts
 
-NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching", "projections")
+NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching", "projections", "admin")
 
 
 def main(names: list[str]) -> int:
@@ -16,6 +16,7 @@ def main(names: list[str]) -> int:
         sys.exit(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(NAMES)}.")
     make_scratch()
     print(server_facts())
+    from benchmarks.admin import run_admin
     from benchmarks.appends import run_appends, run_batches
     from benchmarks.caching import run_caching
     from benchmarks.feed import run_feed
@@ -31,6 +32,7 @@ def main(names: list[str]) -> int:
         "growth": run_growth,
         "caching": run_caching,
         "projections": run_projections,
+        "admin": run_admin,
     }
     try:
         reached = [runs[name]() for name in names or NAMES]

@@ -51,7 +51,39 @@ def configure() -> None:
             SECRET_KEY="benchmarks",
             CACHES=_caches(),
             USE_TZ=True,
-            INSTALLED_APPS=["django.contrib.contenttypes", "eventlogs"],
+            ALLOWED_HOSTS=["testserver"],
+            ROOT_URLCONF="benchmarks.urls",
+            STATIC_URL="static/",
+            INSTALLED_APPS=[
+                "django.contrib.admin",
+                "django.contrib.auth",
+                "django.contrib.contenttypes",
+                "django.contrib.messages",
+                "django.contrib.sessions",
+                "django.contrib.staticfiles",
+                "eventlogs",
+            ],
+            MIDDLEWARE=[
+                "django.middleware.security.SecurityMiddleware",
+                "django.contrib.sessions.middleware.SessionMiddleware",
+                "django.middleware.common.CommonMiddleware",
+                "django.middleware.csrf.CsrfViewMiddleware",
+                "django.contrib.auth.middleware.AuthenticationMiddleware",
+                "django.contrib.messages.middleware.MessageMiddleware",
+            ],
+            TEMPLATES=[
+                {
+                    "BACKEND": "django.template.backends.django.DjangoTemplates",
+                    "APP_DIRS": True,
+                    "OPTIONS": {
+                        "context_processors": [
+                            "django.template.context_processors.request",
+                            "django.contrib.auth.context_processors.auth",
+                            "django.contrib.messages.context_processors.messages",
+                        ]
+                    },
+                }
+            ],
             DATABASES={
                 "default": {
                     "ENGINE": "django.db.backends.postgresql",

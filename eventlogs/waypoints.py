@@ -119,7 +119,8 @@ def _legs(start: int, version: int) -> Iterator[int]:
     """Yield where the pages of a walk end: each 1,000 events, and at its own ends."""
     yield start
     yield from range(start // GRID * GRID + GRID, version, GRID)
-    yield version
+    if version > start:
+        yield version
 
 
 def _marks(start: int, version: int) -> set[int]:

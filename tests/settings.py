@@ -85,6 +85,8 @@ if database == "postgresql" and "REDIS_URL" in os.environ:
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 SECRET_KEY = "only-for-the-tests"
+# Not one that takes half a second for each user that a test makes.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ALLOWED_HOSTS = ["testserver"]
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -67,6 +67,14 @@ def test_a_walk_ends_where_it_is_asked_to(ways, log_id, counting):
         assert (found.version, found.aggregate.balance) == (version, version - 1)
 
 
+def test_a_walk_that_is_at_its_end_reads_nothing(ways, log_id, counting):
+    for version in (0, 7, 20):
+        start = walked(ways, log_id, counting, version)
+        counting.read = 0
+        assert ways.walk(start, counting, version=version) == start
+        assert counting.read == 0
+
+
 def test_a_walk_leaves_so_many_waypoints_and_the_last_that_there_can_be(
     ways, log_id, counting, cache, monkeypatch
 ):

@@ -22,11 +22,13 @@ from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.aggregates import aggregates
 from eventlogs.events import registry
 from eventlogs.exceptions import InvalidLogId
+from eventlogs.ids import LogId
+from eventlogs.managers import EventQuerySet
 from eventlogs.metadata import actor_of
-from eventlogs.models import Event, IdempotencyKey
+from eventlogs.models import Event, EventLog, IdempotencyKey
 
 EVENTS: Final = 50  # of a page
-SPAN: Final = 100_000  # positions that are looked through for one page, where filters are on
+SPAN: Final = 100_000  # events that are looked through for one page, where filters are on
 NAMES: Final = ("type", "log_type", "from", "to", "key", "log", "metadata")
 NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")
 SLACK: Final = timedelta(minutes=5)  # how far positions and times may be out of step
@@ -48,7 +50,11 @@ SELECT max(low) FROM bounds
 
 
 class Window(NamedTuple):
-    """Positions that one page looks through, and what to ask for behind them, if anything."""
+    """
+    What one page looks through, and what to ask for behind it, if there is anything.
+
+    ``low`` and ``high`` are positions; where the events of one log are asked for, indexes.
+    """
 
     low: int
     high: int
@@ -69,15 +75,17 @@ class EventAdmin(ReadOnlyAdmin):
         query = asked_for(request, NAMES)
         problems: list[str] = []
         everything = Event.objects.using(using).select_related("log")
+        # The events of one log are found by its index, and all others by theirs.
+        field = "index" if "log" in query else "position"
         rows, is_sparse, bounds = self._filtered(request, everything, query, problems, using)
-        before, after = position_from(asked.get("before")), position_from(asked.get("after"))
+        before, after = number_from(asked.get("before")), number_from(asked.get("after"))
         if asked.get("end") == "1":
-            after = 0
+            after = -1
         window = None
         if is_sparse:
-            window = self._window(bounds, before, after, using)
-            rows = rows.filter(position__range=(window.low, window.high))
-        found = page(rows, field="position", before=before, after=after, size=EVENTS, query=query)
+            window = self._window(bounds, before, after)
+            rows = rows.filter(**{f"{field}__range": (window.low, window.high)})
+        found = page(rows, field=field, before=before, after=after, size=EVENTS, query=query)
         # A page that ends with its window, and not with its size, is not the last one.
         more = window.more if window is not None and len(found.rows) < EVENTS else None
         context = {
@@ -96,23 +104,23 @@ class EventAdmin(ReadOnlyAdmin):
     def _filtered(
         self,
         request: HttpRequest,
-        rows: Any,
+        rows: EventQuerySet[Any],
         query: dict[str, str],
         problems: list[str],
         using: str,
-    ) -> tuple[Any, bool, tuple[int, int | None]]:
+    ) -> tuple[EventQuerySet[Any], bool, tuple[int, int]]:
         """
         Return the events that are asked for, whether they may be rare, and their bounds.
 
-        Bounds are the first and the last position that they can be at, as far as that is known.
+        Bounds are the first and the last position that they can be at; in a log, the first and
+        the last index.
         """
-        is_sparse, first, last = False, 1, None
-        if "log" in query:
-            try:
-                rows = rows.for_log(query["log"]).order_by()
-            except InvalidLogId:
-                problems.append(_("This is no log id."))
-                rows = rows.none()
+        is_of_log, is_sparse = "log" in query, False
+        if is_of_log:
+            rows, first, last = self._of_log(query["log"], rows, problems, using)
+        else:
+            newest = rows.order_by().aggregate(last=Max("position"))["last"]
+            first, last = 1, newest or 0
         if "key" in query:
             rows = rows.filter(self._of_key(query["key"], using))
         if "type" in query:
@@ -127,12 +135,13 @@ class EventAdmin(ReadOnlyAdmin):
                 problems.append(_("This is no date: %(text)s") % {"text": query[name][:40]})
                 continue
             moment = day + timedelta(days=later)
-            if later:
-                last = place_of(moment + SLACK, using) - 1
-                rows = rows.filter(position__lte=last, recorded_at__lt=moment)
+            rows = rows.filter(**{"recorded_at__lt" if later else "recorded_at__gte": moment})
+            if is_of_log:
+                is_sparse = True
+            elif later:
+                last = min(last, place_of(moment + SLACK, using) - 1)
             else:
-                first = place_of(moment - SLACK, using)
-                rows = rows.filter(position__gte=first, recorded_at__gte=moment)
+                first = max(first, place_of(moment - SLACK, using))
         if "metadata" in query:
             name, equals, value = query["metadata"].partition("=")
             if not (equals and NAME.match(name.strip()) and self.sees_payload(request)):
@@ -143,8 +152,21 @@ class EventAdmin(ReadOnlyAdmin):
                 if re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
                     wanted |= Q(asked_for=int(value))
                 rows, is_sparse = rows.filter(wanted), True
-        is_sparse = is_sparse and "log" not in query and "key" not in query
-        return rows, is_sparse, (first, last)
+        if not is_of_log:
+            rows = rows.filter(position__range=(first, last))
+        return rows, is_sparse and "key" not in query, (first, last)
+
+    def _of_log(
+        self, text: str, rows: EventQuerySet[Any], problems: list[str], using: str
+    ) -> tuple[EventQuerySet[Any], int, int]:
+        try:
+            log_id = LogId.parse(text)
+        except InvalidLogId:
+            problems.append(_("This is no log id."))
+            return rows.none(), 0, -1
+        logs = EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type)
+        version = logs.values_list("version", flat=True).first() or 0
+        return (rows.filter(log_id=log_id.uuid) if version else rows.none()), 0, version - 1
 
     def _of_key(self, key: str, using: str) -> Q:
         """Return what finds the events of the appends of a key."""
@@ -157,12 +179,9 @@ class EventAdmin(ReadOnlyAdmin):
             found |= Q(log_id=each.log_id, index__range=(each.first_index, last))
         return found
 
-    def _window(
-        self, bounds: tuple[int, int | None], before: int | None, after: int | None, using: str
-    ) -> Window:
-        """Return which positions to look through: so many, however few events there are in them."""
-        newest = Event.objects.using(using).aggregate(last=Max("position"))["last"] or 0
-        lowest, highest = bounds[0], newest if bounds[1] is None else min(newest, bounds[1])
+    def _window(self, bounds: tuple[int, int], before: int | None, after: int | None) -> Window:
+        """Return which events to look through: so many, however few are found among them."""
+        lowest, highest = bounds
         if after is not None:
             low = max(lowest, after + 1)
             high = min(highest, low + SPAN - 1)
@@ -191,8 +210,8 @@ def place_of(moment: datetime, using: str) -> int:
         return int(cursor.fetchone()[0])
 
 
-def position_from(text: str | None) -> int | None:
-    """Read a position, None for anything else."""
+def number_from(text: str | None) -> int | None:
+    """Read a position or an index, None for anything else."""
     if text is None or not (text.isascii() and text.isdigit() and len(text) <= 18):
         return None
     return int(text)

@@ -26,7 +26,7 @@ from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
-from eventlogs.projections.standing import standing
+from eventlogs.projections.standing import standing, standings
 
 OPERATE = "eventlogs.operate_projections"
 SHOWN = 100  # parked events of a page
@@ -58,7 +58,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         using = ProjectionState.objects.db
         context = {
             "title": _("Projections"),
-            "standings": [standing(each) for _name, each in sorted(projections.items())],
+            "standings": standings(each for _name, each in sorted(projections.items())),
             "holders": self._holders(using),
         }
         return self.page(request, "projections/list", context)

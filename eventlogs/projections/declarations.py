@@ -21,7 +21,7 @@ from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
-from eventlogs.models import Event, ParkedEvent
+from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import catching_up, inline, leases, rebuilding, verifying
 from eventlogs.projections.advancing import Failed, parking_of
 from eventlogs.projections.rebuilding import Tell, nobody
@@ -311,7 +311,11 @@ class RowProjection(BaseProjection):
     @classmethod
     def is_rebuild_due(cls) -> bool:
         """Return whether the rows were made by another version of the projection."""
-        state = leases.state_of(cls.name, cls._using())
+        return cls.is_made_otherwise(leases.state_of(cls.name, cls._using()))
+
+    @classmethod
+    def is_made_otherwise(cls, state: ProjectionState | None) -> bool:
+        """Return whether rows of this state are those of another version, or mode."""
         return state is not None and (state.version != cls.version or state.mode != cls.mode)
 
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db.models import Count, Q, QuerySet, Subquery
+from django.utils import timezone
 
 from eventlogs.exceptions import EventLogError
-from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
+from eventlogs.feed import Feed
+from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionState
 from eventlogs.projections.declarations import BaseProjection, RowProjection
+
+SPAN: Final = 2_000  # positions behind a checkpoint in which the next event is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +41,128 @@ class Standing:
 
 def standing(projection: type[BaseProjection]) -> Standing:
     """Return how a projection stands."""
-    using = projection._using()
-    name = projection.name
-    state = ProjectionState.objects.using(using).filter(name=name).first()
-    places = list(Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False))
-    waiting = ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False)
-    lag, problem = None, ""
+    [found] = standings([projection])
+    return found
+
+
+def standings(wanted: Iterable[type[BaseProjection]]) -> list[Standing]:
+    """
+    Return how projections stand, in the order given: 7 queries for each database, or 8.
+
+    Of a projection that is behind, the age is that of the first event that it waits for. It is
+    looked for in the 2,000 positions behind the checkpoint; None where there is none of its own.
+    """
+    by_database: dict[str, list[type[BaseProjection]]] = {}
+    wanted = list(wanted)
+    for each in wanted:
+        by_database.setdefault(each._using(), []).append(each)
+    found: dict[str, Standing] = {}
+    for using, some in by_database.items():
+        found |= _standings(using, some)
+    return [found[each.name] for each in wanted]
+
+
+def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Standing]:
+    names = [each.name for each in wanted]
+    states = ProjectionState.objects.using(using).in_bulk(names, field_name="name")
+    places: dict[str, list[Checkpoint]] = {name: [] for name in names}
+    checkpoints = Checkpoint.objects.using(using).filter(is_rebuild=False)
+    for place in checkpoints.filter(projection__in=names):
+        places[place.projection].append(place)
+    positions = {
+        name: min((place.position for place in some), default=0) for name, some in places.items()
+    }
+    held = {
+        name: (parked, waiting)
+        for name, parked, waiting in ParkedEvent.objects.using(using)
+        .filter(is_rebuild=False, projection__in=names)
+        .order_by()
+        .values_list("projection")
+        .annotate(held=Count("pk", filter=Q(retry_at=None)), due=Count("retry_at"))
+    }
+    lags = _lags(using, wanted, positions)
+    found: dict[str, Standing] = {}
+    for each in wanted:
+        name, state, lag = each.name, states.get(each.name), lags[each.name]
+        parked, waiting = held.get(name, (0, 0))
+        found[name] = Standing(
+            name=name,
+            kind=kind_of(each),
+            version=each.version,
+            rows_version=None if state is None else state.version,
+            is_rebuild_due=issubclass(each, RowProjection) and each.is_made_otherwise(state),
+            partitions=len(places[name]) or each.partitions,
+            position=positions[name],
+            positions_behind=None if isinstance(lag, str) else lag[0],
+            age=None if isinstance(lag, str) else lag[1],
+            applied=sum(place.applied for place in places[name]),
+            rate=sum(place.rate for place in places[name]),
+            parked=parked,
+            waiting=waiting,
+            owners=tuple(sorted({place.owner for place in places[name] if place.owner})),
+            problem=lag if isinstance(lag, str) else "",
+        )
+    return found
+
+
+def _lags(
+    using: str, wanted: list[type[BaseProjection]], positions: dict[str, int]
+) -> dict[str, tuple[int, timedelta | None] | str]:
+    """Return how far each is behind, and since when; or what is the matter with the feed."""
+    try:
+        settled = Feed(using).settled()
+    except EventLogError as error:
+        return {each.name: str(error) for each in wanted}
+    found: dict[str, tuple[int, timedelta | None] | str] = {}
+    looked_for = {}
+    for each in wanted:
+        after = positions[each.name]
+        if after < settled:
+            looked_for[each.name] = _first_behind(each, using, after, min(after + SPAN, settled))
+        elif after == settled:
+            found[each.name] = (0, timedelta())
+        else:
+            found[each.name] = _of_one(each)
+    first = _moments(using, looked_for)
+    now = timezone.now()
+    for name in looked_for:
+        after, moment = positions[name], first[name]
+        if moment is not None:
+            found[name] = (settled - after, now - moment)
+        elif settled - after <= SPAN:
+            found[name] = (0, timedelta())
+        else:
+            found[name] = (settled - after, None)
+    return found
+
+
+def _of_one(projection: type[BaseProjection]) -> tuple[int, timedelta | None] | str:
     try:
         lag = projection.lag()
     except EventLogError as error:
-        problem = str(error)
-    return Standing(
-        name=name,
-        kind=kind_of(projection),
-        version=projection.version,
-        rows_version=None if state is None else state.version,
-        is_rebuild_due=issubclass(projection, RowProjection) and projection.is_rebuild_due(),
-        partitions=len(places) or projection.partitions,
-        position=min((each.position for each in places), default=0),
-        positions_behind=None if lag is None else lag.positions,
-        age=None if lag is None else lag.age,
-        applied=sum(each.applied for each in places),
-        rate=sum(each.rate for each in places),
-        parked=waiting.filter(retry_at=None).count(),
-        waiting=waiting.exclude(retry_at=None).count(),
-        owners=tuple(sorted({each.owner for each in places if each.owner})),
-        problem=problem,
-    )
+        return str(error)  # the feed was taken back, e.g. by a restored backup
+    return lag.positions, lag.age
+
+
+def _first_behind(
+    projection: type[BaseProjection], using: str, after: int, upto: int
+) -> QuerySet[Any]:
+    events = Event.objects.using(using).filter(position__gt=after, position__lte=upto)
+    if (types := projection._types()) is not None:
+        events = events.filter(type__in=types)
+    if (log_types := projection._log_types()) is not None:
+        events = events.filter(log__log_type__in=log_types)
+    return events.order_by("position").values("recorded_at")[:1]
+
+
+def _moments(using: str, wanted: dict[str, QuerySet[Any]]) -> dict[str, datetime | None]:
+    """Return what queries of one moment each answer, by one statement."""
+    if not wanted:
+        return {}
+    columns = {f"moment_{at}": Subquery(each) for at, each in enumerate(wanted.values())}
+    one = Event.objects.using(using).order_by("position").annotate(**columns)
+    moments = one.values_list(*columns)[:1]
+    return dict(zip(wanted, moments[0] if moments else [None] * len(wanted), strict=True))
 
 
 def kind_of(projection: type[BaseProjection]) -> str:

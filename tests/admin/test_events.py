@@ -129,6 +129,54 @@ def test_days_bound_the_stretch_that_is_looked_through(reader, state, monkeypatc
     )
 
 
+def links(page: str) -> dict[str, str]:
+    found = re.findall(r'href="(\?[^"]*)"[^>]*>([^<]+)</a>', page)
+    return {text.strip(): address.replace("&amp;", "&") for address, text in found}
+
+
+def test_the_events_of_a_log_are_paged_by_its_index(reader, monkeypatch):
+    """By positions, a page would look through all that came between them."""
+    monkeypatch.setattr(page_of_events, "EVENTS", 2)
+    ids = [Account.logs.create(Opened("ada")).log_id for _ in range(2)]
+    for version in range(1, 5):
+        for log_id in ids:
+            Account.logs.append(log_id, Deposited(version), expected_version=version)
+    own = list(Event.objects.for_log(ids[0]).order_by("-index").values_list("position", flat=True))
+
+    first = shown(reader, LIST + f"?log={ids[0]}")
+    assert positions(reader, f"?log={ids[0]}") == own[:2]
+    [older] = [address for address in links(first).values() if "before=" in address]
+    assert "before=3" in older
+    assert positions(reader, older) == own[2:4]
+    assert positions(reader, f"?log={ids[0]}&end=1") == own[3:]
+    with CaptureQueriesContext(connection) as context:
+        shown(reader, LIST + older)
+    orders = [each["sql"].partition("ORDER BY")[2] for each in context]
+    assert any('"eventlogs_event"."index" DESC' in order for order in orders)
+    assert not any('"eventlogs_event"."position"' in order for order in orders)
+
+
+def test_a_rare_type_in_a_long_log_is_looked_for_a_stretch_at_a_time(reader, monkeypatch):
+    monkeypatch.setattr(page_of_events, "SPAN", 2)
+    state = Account.logs.create(Opened("ada"), *(Deposited(1) for _ in range(4)))
+    query = f"?log={state.log_id}&type=account.opened"
+
+    page = shown(reader, LIST + query)
+    assert "Events 3 to 4 of the log were looked through" in page
+    look_on = links(page)["Look on"]
+    assert "Events 1 to 2 of the log were looked through" in shown(reader, LIST + look_on)
+    look_on = links(shown(reader, LIST + look_on))["Look on"]
+    assert positions(reader, look_on) == [Event.objects.for_log(state.log_id)[0].position]
+    assert "Look on" not in shown(reader, LIST + look_on)
+    assert positions(reader, query + "&end=1") == positions(reader, look_on)
+
+
+def test_a_log_of_another_type_with_the_same_uuid_has_no_events(reader, state):
+    other = f"parcel_{str(state.log_id).rpartition('_')[2]}"
+
+    assert positions(reader, f"?log={other}") == []
+
+
 def test_a_moment_is_found_by_halving(state):
     first, *_, last = Event.objects.order_by("position")
 

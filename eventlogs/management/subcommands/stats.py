@@ -12,7 +12,7 @@ from eventlogs.management.caching import CacheFigures, cache_figures
 from eventlogs.management.figures import Figures, as_json, figures
 from eventlogs.management.output import Output
 from eventlogs.projections.declarations import projections
-from eventlogs.projections.standing import Standing, standing
+from eventlogs.projections.standing import Standing, standings
 
 HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
 
@@ -38,13 +38,13 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
     """Write the figures; a ``~`` marks an estimate."""
     found = figures(using, exact=exact)
     cached = cache_figures(using)
-    standings = [standing(each) for _, each in sorted(projections.items())]
+    stand = standings(each for _, each in sorted(projections.items()))
     if out.as_json:
         out.document(
             {
                 **as_json(found),
                 "cache": asdict(cached),
-                "projections": [asdict(each) for each in standings],
+                "projections": [asdict(each) for each in stand],
             }
         )
         return
@@ -53,7 +53,7 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
         write_days(out, found, days)
     write_logs(out, found)
     write_cache(out, cached)
-    write_projections(out, standings)
+    write_projections(out, stand)
     write_tables(out, found)
     if found.estimated:
         out.line()
@@ -144,11 +144,11 @@ def write_cache(out: Output, found: CacheFigures) -> None:
     )
 
 
-def write_projections(out: Output, standings: list[Standing]) -> None:
+def write_projections(out: Output, stand: list[Standing]) -> None:
     """Write a row for each projection."""
-    if not standings:
+    if not stand:
         return
-    out.heading(f"{len(standings):,} projections")
+    out.heading(f"{len(stand):,} projections")
     out.table(
         [
             (
@@ -161,7 +161,7 @@ def write_projections(out: Output, standings: list[Standing]) -> None:
                 each.waiting,
                 f"{len(each.owners)} for {each.partitions}" if each.owners else "nobody",
             )
-            for each in standings
+            for each in stand
         ],
         head=("projection", "version", "behind", "lag", "speed", "parked", "waiting", "run by"),
         right=range(2, 7),
