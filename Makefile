@@ -1,7 +1,7 @@
 # `make` prints what there is to make. It needs a Python and nothing else of ours.
 #
 #   make test TOX_WITH=        plain tox, without uv, which does not read pip's settings
-#   make benchmarks ARGS=...   arguments for the benchmarks; likewise for `reliability`, pytest's
+#   make benchmarks ARGS=...   arguments for the benchmarks; likewise for `reliability` and `browser`, pytest's
 #
 # One environment alone, and one test: .tools/bin/tox run -e newest-sqlite -- -k idempotency
 
@@ -31,6 +31,10 @@ test: .tools/installed ## Lint, types, package, and the tests on the oldest and 
 .PHONY: test-all
 test-all: .tools/installed ## The whole matrix of Pythons, Djangos and databases.
 	$(TOX) run
+
+.PHONY: browser
+browser: .tools/installed ## The admin in a real browser: needs Chromium.
+	$(TOX) run -e browser $(if $(ARGS),-- $(ARGS))
 
 .PHONY: reliability
 reliability: .tools/installed ## The long campaigns: races, kills, many events.
