@@ -434,7 +434,7 @@ class Advancer:
     # Transactions
 
     def _transact(
-        self, work: Callable[[Lease], None], position: int, **figures: Any
+        self, work: Callable[[Lease], object], position: int, **figures: Any
     ) -> Failed | None:
         """
         Do ``work`` in a transaction that moves the checkpoint, again where it must be.
@@ -480,7 +480,7 @@ class Advancer:
             return error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _transact_or_raise(self, work: Callable[[Lease], None], position: int) -> None:
+    def _transact_or_raise(self, work: Callable[[Lease], object], position: int) -> None:
         failed = self._transact(work, position)
         if failed is not None:
             raise failed.error

@@ -103,35 +103,51 @@ class Parking:
         """
         Count an attempt that is about to be made; return False where there were enough.
 
-        The event is parked then. So it is with one whose last attempt ended in a crash.
+        The event is parked then. So it is with one whose last attempt ended in a crash. It is
+        not, where somebody has asked at this moment for it to be tried again.
         """
         if waiting.attempts >= self._max_attempts:
             self._park(waiting)
             return False
-        self.count(waiting)
-        return True
+        return self.count(waiting)
 
-    def count(self, waiting: ParkedEvent) -> None:
-        """Count an attempt that is about to be made."""
-        waiting.attempts += 1
-        waiting.retry_at = self._later(waiting.attempts)
-        waiting.error = IN_FLIGHT
-        waiting.save(using=self._using, update_fields=["attempts", "retry_at", "error"])
+    def count(self, waiting: ParkedEvent) -> bool:
+        """
+        Count an attempt that is about to be made, on top of what is counted by now.
+
+        Return False where somebody has skipped the event meanwhile.
+        """
+        counted = self.rows().filter(pk=waiting.pk, index=waiting.index)
+        if not counted.update(
+            attempts=models.F("attempts") + 1,
+            retry_at=self._later(waiting.attempts + 1),
+            error=IN_FLIGHT,
+        ):
+            return False
+        waiting.refresh_from_db(using=self._using, fields=["attempts", "retry_at", "error"])
+        return True
 
     def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
         """
         Note why the attempt failed at ``row``, and park the event where it was the last one.
 
-        Nothing, where somebody has skipped it meanwhile.
+        Nothing, where somebody has skipped it meanwhile; and where somebody has asked for it to
+        be tried again, it is, with all of its attempts before it.
         """
-        if not self.is_held_by(waiting):
+        name = type(error).__qualname__[:200]
+        noted = self._as_counted(waiting).update(
+            index=row[INDEX],
+            position=row[POSITION],
+            type=row[TYPE],
+            error=name,
+            details=_details(error),
+            failed_at=Now(),
+            retry_at=self._later(waiting.attempts),
+        )
+        if not noted:
             return
         waiting.index, waiting.position, waiting.type = row[INDEX], row[POSITION], row[TYPE]
-        waiting.error = type(error).__qualname__[:200]
-        waiting.details = _details(error)
-        waiting.failed_at = Now()
-        waiting.retry_at = self._later(waiting.attempts)
-        waiting.save(using=self._using, update_fields=FAILED)
+        waiting.error = name
         logger.warning(
             "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.",
             self._name,
@@ -144,9 +160,14 @@ class Parking:
         if waiting.attempts >= self._max_attempts:
             self._park(waiting)
 
+    def _as_counted(self, waiting: ParkedEvent) -> models.QuerySet[ParkedEvent]:
+        """Return the row of an event, unless it was skipped, or its attempts are counted anew."""
+        return self.rows().filter(pk=waiting.pk, index=waiting.index, attempts=waiting.attempts)
+
     def _park(self, waiting: ParkedEvent) -> None:
+        if not self._as_counted(waiting).update(retry_at=None):
+            return
         waiting.retry_at = None
-        waiting.save(using=self._using, update_fields=["retry_at"])
         logger.error(
             "Projection %s: the event at position %s of %s is parked after %s attempts; the later "
             "events of its log wait. Mend the cause, then run: manage.py eventlogs parked %s "

@@ -166,3 +166,46 @@ def test_whatever_an_error_says_it_can_be_stored(error):
 
     waiting.refresh_from_db()
     assert 0 < len(waiting.details) <= MAX_DETAILS
+
+
+def test_one_that_is_tried_again_during_its_last_attempt_is_not_parked():
+    """Somebody has mended the cause while the attempt was under way that was to be the last."""
+    each = parking(max_attempts=1)
+    failing = row()
+    waiting = each.hold(failing)
+    assert each.try_again(waiting.log_id) == 1
+    each.failed(waiting, ValueError(), failing)
+
+    waiting.refresh_from_db()
+    assert (waiting.attempts, waiting.is_parked) == (0, False)
+    assert [pk for pk, _ in each.due(7)] == [waiting.pk]
+
+
+def test_one_that_is_tried_again_as_it_is_to_be_parked_is_not():
+    each = parking(max_attempts=1)
+    waiting = each.hold(row())
+    each.try_again()
+
+    assert not each.begin(waiting)
+    waiting.refresh_from_db()
+    assert not waiting.is_parked
+    assert each.begin(waiting)
+
+
+def test_attempts_are_counted_on_top_of_what_is_counted_by_now():
+    each = parking()
+    waiting = each.hold(row())
+    other = ParkedEvent.objects.get(pk=waiting.pk)
+    each.begin(other)
+    each.try_again()
+
+    assert each.begin(waiting)
+    assert waiting.attempts == 1
+
+
+def test_what_somebody_has_skipped_is_not_begun():
+    each = parking()
+    waiting = each.hold(row())
+    each.skip(ParkedEvent.objects.get(pk=waiting.pk), None)
+
+    assert not each.begin(waiting)
