@@ -11,8 +11,8 @@ from django.contrib import admin
 from django.db import connections
 from django.db.models import Max, Q
 from django.db.models.fields.json import KeyTransform
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
 from eventlogs.admin import shapes
@@ -66,8 +66,23 @@ class EventAdmin(ReadOnlyAdmin):
     """Events of all logs."""
 
     def get_urls(self) -> list[URLPattern]:
-        """Serve the list; an event is shown in its log."""
-        return [path("", self.wrap(self.list_view), name="eventlogs_event_changelist")]
+        """Serve the list, and the way from a position to its event, which is shown in its log."""
+        names = "eventlogs_event"
+        return [
+            path("", self.wrap(self.list_view), name=f"{names}_changelist"),
+            path("<int:position>/", self.wrap(self.event_view)),
+            path("<int:position>/change/", self.wrap(self.event_view), name=f"{names}_change"),
+        ]
+
+    def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
+        """Go to an event's place in its log."""
+        events = Event.objects.using(Event.objects.db).select_related("log")
+        event = events.filter(position=position).first() if position < 2**63 else None
+        if event is None:
+            raise Http404(_("There is no event at this position."))
+        site = self.admin_site.name
+        log = reverse(f"{site}:eventlogs_eventlog_change", args=[event.log.log_id])
+        return HttpResponseRedirect(f"{log}?event={event.index}#event-{event.index}")
 
     def list_view(self, request: HttpRequest) -> HttpResponse:
         """Show a page of events."""

@@ -177,6 +177,16 @@ def test_a_log_of_another_type_with_the_same_uuid_has_no_events(reader, state):
     assert positions(reader, f"?log={other}") == []
 
 
+def test_from_a_position_one_comes_to_the_event_in_its_log(reader, client, state):
+    event = Event.objects.for_log(state.log_id)[1]
+    answer = reader.get(reverse("admin:eventlogs_event_change", args=[event.position]))
+
+    assert answer["Location"].endswith(f"/{state.log_id}/change/?event=1#event-1")
+    assert reader.get(answer["Location"]).status_code == 200
+    for position in (0, event.position + 1_000, 2**63, 10**30):
+        assert reader.get(f"{LIST}{position}/change/").status_code == 404
+
+
 def test_a_moment_is_found_by_halving(state):
     first, *_, last = Event.objects.order_by("position")
 
