@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
+LOGS_AT_ONCE: Final = (
+    50  # of an inline projection, made anew in one step: a worker has other work, too
+)
 
 
 class Progress(NamedTuple):
@@ -318,11 +321,13 @@ class _InlineRebuild:
         done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
         total, applied, reached = logs.count(), 0, state.rebuild_reached
         for page in scans.logs_by_id(using, after=reached, log_types=log_types or ()):
-            for log in page:
-                applied += self._rebuild(log.log_id)
-            done += len(page)
-            states.update(rebuild_reached=page[-1].log_id.uuid)
-            yield Progress(applied, done, max(total, done), "logs")
+            for first in range(0, len(page), LOGS_AT_ONCE):
+                logs_at_once = page[first : first + LOGS_AT_ONCE]
+                for log in logs_at_once:
+                    applied += self._rebuild(log.log_id)
+                done += len(logs_at_once)
+                states.update(rebuild_reached=logs_at_once[-1].log_id.uuid)
+                yield Progress(applied, done, max(total, done), "logs")
         self._remove_strays()
         states.update(
             version=cls.version,

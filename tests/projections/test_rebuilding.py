@@ -571,6 +571,14 @@ def test_an_inline_rebuild_that_is_killed_is_resumed(monkeypatch):
     assert ProjectionState.objects.get(name="inlined-balances").rebuild_reached is None
 
 
+@pytest.mark.usefixtures("inlined")
+def test_an_inline_rebuild_lets_a_worker_do_other_things_in_between(monkeypatch):
+    monkeypatch.setattr(rebuilding, "LOGS_AT_ONCE", 2)
+    some(5)
+
+    assert [each.done for each in rebuilding.steps(InlinedBalances)] == [2, 4, 5]
+
+
 def test_rows_that_were_kept_from_the_feed_are_rebuilt_inline(request):
     states = some()
     request.getfixturevalue("inlined")
