@@ -147,7 +147,7 @@ class EventAdmin(ReadOnlyAdmin):
                 continue
             day = day_of(query[name])
             if day is None:
-                problems.append(_("This is no date: %(text)s") % {"text": query[name][:40]})
+                problems.append(_("This is no date: %(text)s") % {"text": query.pop(name)[:40]})
                 continue
             moment = day + timedelta(days=later)
             rows = rows.filter(**{"recorded_at__lt" if later else "recorded_at__gte": moment})

@@ -70,7 +70,7 @@ class LogAdmin(ReadOnlyAdmin):
             if name in query:
                 day = day_of(query[name])
                 if day is None:
-                    problems.append(_("This is no date: %(text)s") % {"text": query[name][:40]})
+                    problems.append(_("This is no date: %(text)s") % {"text": query.pop(name)[:40]})
                 else:
                     rows = rows.filter(**{lookup: uuid_of(day + timedelta(days=later))})
         before, after = uuid_from(asked.get("before")), uuid_from(asked.get("after"))

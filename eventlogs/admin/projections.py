@@ -18,6 +18,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
 from eventlogs.admin.readonly import ReadOnlyAdmin
@@ -95,7 +96,11 @@ class ProjectionAdmin(ReadOnlyAdmin):
         self._note(request, projection, f"Retried {log_id or 'all'} ({count}).")
         messages.success(
             request,
-            _("%(count)s events are tried again, by whoever runs the projection.")
+            ngettext(
+                "%(count)s event is tried again, by whoever runs the projection.",
+                "%(count)s events are tried again, by whoever runs the projection.",
+                count,
+            )
             % {"count": count},
         )
         return self._back(projection)

@@ -94,6 +94,15 @@ def test_what_makes_no_sense_is_no_error(reader, state, query):
     assert reader.get(LIST + query).status_code == 200
 
 
+def test_what_is_no_date_is_told_and_forgotten(reader, state):
+    for address in (LIST, test_logs.LIST):
+        page = shown(reader, f"{address}?from=1.4.2026&to=2026-02-30")
+        assert "This is no date: 1.4.2026" in page
+        assert "This is no date: 2026-02-30" in page
+        assert 'name="from" value=""' in page
+        assert 'name="to" value=""' in page
+
+
 def test_a_page_stays_at_its_place_while_events_come(reader, state, monkeypatch):
     monkeypatch.setattr(page_of_events, "EVENTS", 2)
     newest = positions(reader)

@@ -86,7 +86,7 @@ def test_what_was_raised_is_for_who_may_see_payloads_and_escaped(operator, parke
 
 def test_an_event_is_tried_again(operator, parked):
     response = operator.post(address("retry"), {"log_id": parked.log_id}, follow=True)
-    assert "1 events are tried again" in response.content.decode()
+    assert "1 event is tried again" in response.content.decode()
     PaymentSummaries.catch_up()
 
     assert PaymentSummary.objects.get().captured == 3

@@ -6,10 +6,10 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     if (!navigator.clipboard) {
         break;
     }
+    const label = button.textContent;
     button.hidden = false;
     button.addEventListener("click", async () => {
         await navigator.clipboard.writeText(button.dataset.copy);
-        const label = button.textContent;
         button.textContent = "✓";
         setTimeout(() => { button.textContent = label; }, 1200);
     });
@@ -21,7 +21,20 @@ for (const form of document.querySelectorAll("[data-travel]")) {
     const shown = form.querySelector("output");
     form.querySelector("button").hidden = true;
     slider.addEventListener("input", () => { shown.textContent = slider.value; });
-    slider.addEventListener("change", () => form.requestSubmit());
+    slider.addEventListener("change", () => {
+        // The page that comes has the focus where it was, for the next press of a key.
+        sessionStorage.setItem("eventlogs-slider", "1");
+        form.requestSubmit();
+    });
+    if (sessionStorage.getItem("eventlogs-slider")) {
+        sessionStorage.removeItem("eventlogs-slider");
+        slider.focus({ preventScroll: true });
+    }
+    // A page that the browser kept comes back as it was left: with the slider moved.
+    window.addEventListener("pageshow", () => {
+        slider.value = slider.defaultValue;
+        shown.textContent = slider.value;
+    });
 }
 
 // The arrow keys go to the previous and the next event, or page.

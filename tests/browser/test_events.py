@@ -1,0 +1,141 @@
+"""All events: filtered, and paged through."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import Locator, Page, expect
+
+from eventlogs.admin import events as page_of_events
+from tests.accounts import Account, Deposited, Opened, Parcel, Sent
+from tests.admin.test_events import LIST
+from tests.admin.test_logs import user
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def state(visit: Any) -> Any:
+    """An account with two events, by two keys, and a parcel."""
+    state = Account.logs.create(
+        Opened("grace"), idempotency_key="first", metadata={"user": "bob", "till": 7}
+    )
+    state = Account.logs.append(state, Deposited(5), idempotency_key="second")
+    Parcel.logs.create(Sent("here"))
+    return state
+
+
+def types(page: Page) -> Locator:
+    return page.locator("table.el-events tbody strong")
+
+
+def positions(page: Page) -> Locator:
+    return page.locator("table.el-events tbody tr td:first-child")
+
+
+def show(page: Page) -> None:
+    page.get_by_role("button", name="Show").click()
+
+
+def test_events_are_filtered_by_type_log_key_and_metadata(page, state):
+    page.goto(LIST)
+    expect(types(page)).to_have_text(["parcel.sent", "account.deposited", "account.opened"])
+    page.get_by_label("Event type").select_option("account.deposited")
+    show(page)
+    expect(types(page)).to_have_text(["account.deposited"])
+    expect(page.get_by_label("Event type")).to_have_value("account.deposited")
+    page.get_by_role("link", name="Reset").click()
+    page.get_by_label("Log type").select_option("parcel")
+    show(page)
+    expect(types(page)).to_have_text(["parcel.sent"])
+    page.get_by_role("link", name="Reset").click()
+    for label, asked, found in (
+        ("Idempotency key", "first", ["account.opened"]),
+        ("Log", str(state.log_id), ["account.deposited", "account.opened"]),
+        ("Metadata", "till=7", ["account.opened"]),
+    ):
+        field = page.get_by_role("textbox", name=label, exact=label == "Log")
+        field.fill(asked)
+        field.press("Enter")
+        expect(types(page)).to_have_text(found)
+        page.get_by_role("link", name="Reset").click()
+        expect(types(page)).to_have_count(3)
+
+
+def test_events_are_filtered_by_days(page, state):
+    today = timezone.localdate()
+    page.goto(LIST)
+    page.get_by_label("Recorded from").fill(today.isoformat())
+    page.get_by_label("to", exact=True).fill(today.isoformat())
+    show(page)
+    expect(types(page)).to_have_count(3)
+    page.get_by_label("Recorded from").fill((today + timedelta(days=1)).isoformat())
+    page.get_by_label("to", exact=True).fill("")
+    show(page)
+    expect(page.get_by_text("No event.")).to_be_visible()
+
+
+def test_what_makes_no_sense_is_said(page, state):
+    page.goto(LIST)
+    page.get_by_label("Metadata").fill("till")
+    show(page)
+
+    expect(page.get_by_text("Metadata are asked for as name=value")).to_be_visible()
+
+
+def test_pages_of_events_go_both_ways_and_stay_while_events_come(page, state, monkeypatch):
+    monkeypatch.setattr(page_of_events, "EVENTS", 2)
+    state = Account.logs.append(state, *[Deposited(1)] * 3)
+
+    def turn(link: str) -> None:
+        page.get_by_role("navigation", name="Pages").first.get_by_role("link", name=link).click()
+
+    page.goto(LIST)
+    newest = positions(page).all_text_contents()
+    turn("Older")
+    expect(positions(page)).not_to_have_text(newest)
+    older = positions(page).all_text_contents()
+    state = Account.logs.append(state, Deposited(1), Deposited(2))
+    page.reload()
+    expect(positions(page)).to_have_text(older)
+    turn("Newer")
+    expect(positions(page)).to_have_text(newest)
+    turn("Newest")
+    expect(positions(page)).not_to_have_text(newest)
+    expect(types(page)).to_have_count(2)
+    turn("Oldest")
+    expect(types(page).last).to_have_text("account.opened")
+    assert int(older[0]) < int(newest[-1])
+
+
+def test_rare_events_are_looked_for_a_stretch_at_a_time(page, state, monkeypatch):
+    monkeypatch.setattr(page_of_events, "SPAN", 1)
+    page.goto(f"{LIST}?type=account.opened")
+    expect(page.get_by_text("were looked through")).to_be_visible()
+    for _ in range(2):
+        page.get_by_role("link", name="Look on").click()
+        page.wait_for_url("**/*before=*")
+
+    expect(types(page)).to_have_text(["account.opened"])
+
+
+def test_an_event_leads_to_its_place_in_its_log(page, state):
+    page.goto(f"{LIST}?type=account.opened")
+    page.get_by_role("link", name=str(state.log_id)).click()
+
+    expect(page.get_by_role("heading", name="State as of event 0")).to_be_visible()
+    expect(page.locator("#event-0 details pre").first).to_contain_text('"owner": "grace"')
+
+
+def test_without_the_permission_only_shapes_are_seen(visit, state):
+    page = visit(user("view_eventlog", "view_event", name="viewer"))
+    page.goto(LIST)
+
+    expect(page.get_by_role("columnheader", name="shape")).to_be_visible()
+    expect(page.locator("table.el-events")).to_contain_text('{"owner": "string"}')
+    expect(page.locator("table.el-events")).not_to_contain_text("grace")
+    expect(page.locator("table.el-events")).not_to_contain_text("bob")
+    expect(page.get_by_label("Metadata")).to_have_count(0)
