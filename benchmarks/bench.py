@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -134,13 +135,14 @@ def drop_scratch() -> None:
 
 
 def server_facts() -> str:
-    """Return a line about the server that was measured."""
+    """Return a line about what is measured: the server, and the interpreter of its clients."""
     with psycopg.connect(server_url()) as connection:
         facts = [
             connection.execute(f"SHOW {name}").fetchone()[0]  # type: ignore[index]
             for name in ("server_version", "fsync", "synchronous_commit")
         ]
-    return "PostgreSQL {}, fsync {}, synchronous_commit {}, {} CPUs".format(*facts, os.cpu_count())
+    server = "PostgreSQL {}, fsync {}, synchronous_commit {}".format(*facts)
+    return f"{server}, Python {platform.python_version()}, {os.cpu_count()} CPUs"
 
 
 def pgbench(script: str, *, payload: str, seconds: float = SECONDS) -> float:
