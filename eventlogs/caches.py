@@ -269,8 +269,8 @@ class CarefulCache:
         return found
 
     def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
-        found: Mapping[str, bytes] = self._read(self.cache.get_many, keys)
-        return found
+        found: Mapping[str, Any] = self._read(self.cache.get_many, keys)
+        return {key: value for key, value in found.items() if isinstance(value, bytes)}
 
     def set(
         self, key: str, entry: bytes, *, instead_of: bytes | None, timeout: float | None

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, Generic, TypeVar
 
+from eventlogs import conf
 from eventlogs.aggregates import Aggregate, Reduction
 from eventlogs.caches import BaseReductionCache, Unreachable
 from eventlogs.codec import EventReader, StoredEvent
@@ -31,7 +32,7 @@ A = TypeVar("A", bound=Aggregate)
 GRID: Final = 1_000  # events between two waypoints, at least
 MOST: Final = 64  # waypoints that one walk leaves
 BYTES: Final = 4 << 20  # of all entries that one walk leaves
-TIMEOUT: Final = 3_600.0  # seconds
+TIMEOUT: Final = 3_600.0  # seconds, or EVENTLOGS["CACHE_TIMEOUT"] where that is shorter
 
 
 class Waypoints(Generic[A]):
@@ -103,9 +104,10 @@ class Waypoints(Generic[A]):
         entry = self._reducer.entry_of(Reduced(here, last, is_new=True))
         if entry is None:
             return BYTES
+        timeout = min(TIMEOUT, conf.cache_timeout() or TIMEOUT)
         try:
             self._reducer.cache.replace(
-                self._key(here.log_id, here.version), entry, timeout=TIMEOUT
+                self._key(here.log_id, here.version), entry, timeout=timeout
             )
         except Unreachable:
             return BYTES

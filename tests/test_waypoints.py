@@ -84,6 +84,18 @@ def test_a_walk_leaves_so_many_waypoints_and_the_last_that_there_can_be(
     assert sorted(kept(cache)) == [160, 320, 480, 640, 800, 960, 990]
 
 
+@pytest.mark.parametrize(("setting", "seconds"), [(None, 3_600), (60, 60), (86_400, 3_600)])
+def test_waypoints_are_kept_no_longer_than_entries(
+    ways, log_id, counting, cache, settings, monkeypatch, setting, seconds
+):
+    timeouts = []
+    monkeypatch.setattr(cache, "replace", lambda key, value, *, timeout: timeouts.append(timeout))
+    settings.EVENTLOGS = {"CACHE_TIMEOUT": setting}
+    walked(ways, log_id, counting, 10)
+
+    assert timeouts == [seconds]
+
+
 def test_a_later_walk_begins_at_the_nearest(ways, log_id, counting, cache):
     walked(ways, log_id, counting, 995)
     counting.read = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.core.cache import caches
+from django.core.cache import InvalidCacheBackendError, caches
 from django.db.models import Max
 
 from eventlogs import conf
@@ -66,15 +66,13 @@ class CacheFigures:
 def cache_figures(using: str) -> CacheFigures:
     """Look at the cache; one that cannot be reached is a figure, too."""
     alias = conf.cache()
-    cache = cache_for()
-    found = CacheFigures(
-        alias,
-        "" if alias is None else f"{type(caches[alias]).__module__}.{type(caches[alias]).__name__}",
-        str(policy_from(conf.caching_policy())),
-        cache.shared,
-        True,
-        [],
-    )
+    try:
+        cache = cache_for()
+        backend = "" if alias is None else _name(type(caches[alias]))
+        policy = str(policy_from(conf.caching_policy()))
+    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check tells more
+        return CacheFigures(alias, "", "misconfigured", True, False, [])
+    found = CacheFigures(alias, backend, policy, cache.shared, True, [])
     if not cache.shared:
         return found
     logs = _newest_logs(using)
@@ -104,13 +102,17 @@ def _look(cls: type[Aggregate], reducer: Reducer[Any], logs: dict[LogId, int]) -
         current += head.version >= version
         behind += head.version < version
     return Caching(
-        f"{cls.__module__}.{cls.__qualname__}",
+        _name(cls),
         len(logs),
         current,
         behind,
         len(logs) - current - behind,
         size,
     )
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _newest_logs(using: str) -> dict[str, dict[LogId, int]]:

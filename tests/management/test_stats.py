@@ -127,6 +127,18 @@ def test_without_a_cache_there_is_nothing_to_tell(account, run, run_json, settin
     assert "Cache" not in run("stats")
 
 
+@pytest.mark.parametrize(
+    "setting", [{"CACHE": "nowhere"}, {"CACHING_POLICY": "no.such.Policy"}, {"CACHING_POLICY": 7}]
+)
+def test_a_cache_that_is_misconfigured_is_told_and_the_rest_is_counted(
+    account, run, run_json, settings, setting
+):
+    settings.EVENTLOGS = setting
+
+    assert run_json("stats")["cache"]["policy"] == "misconfigured"
+    assert "It cannot be reached" in run("stats")
+
+
 @pytest.fixture
 def shared(settings):
     settings.EVENTLOGS = {"CACHE": "redis"}
