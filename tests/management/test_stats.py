@@ -117,7 +117,9 @@ def test_a_cache_in_the_memory_of_each_process_is_named(account, run, run_json):
     found = run_json("stats")["cache"]
 
     assert (found["alias"], found["is_shared"], found["aggregates"]) == ("default", False, [])
-    assert "LocMemCache is in the memory of each process" in run("stats")
+    shown = run("stats")
+    assert "LocMemCache is in the memory of each process" in shown
+    assert "newest logs" not in shown
 
 
 def test_without_a_cache_there_is_nothing_to_tell(account, run, run_json, settings):

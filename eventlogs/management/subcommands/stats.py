@@ -129,6 +129,8 @@ def write_cache(out: Output, found: CacheFigures) -> None:
         out.line("It cannot be reached: logs are replayed.", out.style.ERROR)
     elif not found.aggregates:
         out.line("None of the newest logs is of a class that is cached.")
+    if not found.aggregates:
+        return
     out.table(
         [
             (
