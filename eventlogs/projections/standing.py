@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from django.db.models import Count, Q, QuerySet, Subquery
+from django.db.models import Count, Q, Subquery
 from django.utils import timezone
 
 from eventlogs.exceptions import EventLogError
@@ -15,7 +15,7 @@ from eventlogs.feed import Feed
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionState
 from eventlogs.projections.declarations import BaseProjection, RowProjection
 
-SPAN: Final = 2_000  # positions behind a checkpoint in which the next event is looked for
+SPAN: Final = 2_000  # events behind a checkpoint that are looked at for one to wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def standings(wanted: Iterable[type[BaseProjection]]) -> list[Standing]:
     Return how projections stand, in the order given: 7 queries for each database, or 8.
 
     Of a projection that is behind, the age is that of the first event that it waits for. It is
-    looked for in the 2,000 positions behind the checkpoint; None where there is none of its own.
+    looked for among the 2,000 events behind the checkpoint; None where there is none of its own.
     """
     by_database: dict[str, list[type[BaseProjection]]] = {}
     wanted = list(wanted)
@@ -114,25 +114,24 @@ def _lags(
     except EventLogError as error:
         return {each.name: str(error) for each in wanted}
     found: dict[str, tuple[int, timedelta | None] | str] = {}
-    looked_for = {}
+    behind = []
     for each in wanted:
-        after = positions[each.name]
-        if after < settled:
-            looked_for[each.name] = _first_behind(each, using, after, min(after + SPAN, settled))
-        elif after == settled:
+        if positions[each.name] < settled:
+            behind.append(each)
+        elif positions[each.name] == settled:
             found[each.name] = (0, timedelta())
         else:
             found[each.name] = _of_one(each)
-    first = _moments(using, looked_for)
     now = timezone.now()
-    for name in looked_for:
-        after, moment = positions[name], first[name]
+    for each, (moment, further) in zip(
+        behind, _next_events(behind, using, positions, settled), strict=True
+    ):
         if moment is not None:
-            found[name] = (settled - after, now - moment)
-        elif settled - after <= SPAN:
-            found[name] = (0, timedelta())
+            found[each.name] = (settled - positions[each.name], now - moment)
+        elif further is None:
+            found[each.name] = (0, timedelta())  # what is there is for others
         else:
-            found[name] = (settled - after, None)
+            found[each.name] = (settled - positions[each.name], None)
     return found
 
 
@@ -144,25 +143,36 @@ def _of_one(projection: type[BaseProjection]) -> tuple[int, timedelta | None] | 
     return lag.positions, lag.age
 
 
-def _first_behind(
-    projection: type[BaseProjection], using: str, after: int, upto: int
-) -> QuerySet[Any]:
-    events = Event.objects.using(using).filter(position__gt=after, position__lte=upto)
-    if (types := projection._types()) is not None:
-        events = events.filter(type__in=types)
-    if (log_types := projection._log_types()) is not None:
-        events = events.filter(log__log_type__in=log_types)
-    return events.order_by("position").values("recorded_at")[:1]
+def _next_events(
+    wanted: list[type[BaseProjection]], using: str, positions: dict[str, int], settled: int
+) -> list[tuple[datetime | None, int | None]]:
+    """
+    Return, for each projection, when the event was recorded that it waits for.
 
-
-def _moments(using: str, wanted: dict[str, QuerySet[Any]]) -> dict[str, datetime | None]:
-    """Return what queries of one moment each answer, by one statement."""
-    if not wanted:
-        return {}
-    columns = {f"moment_{at}": Subquery(each) for at, each in enumerate(wanted.values())}
+    It is looked for among the next events, and not the next positions, between which there may be
+    gaps of any size. With it comes the position of the first event that was not looked at.
+    """
+    columns = {}
+    for at, each in enumerate(wanted):
+        following = (
+            Event.objects.using(using)
+            .filter(position__gt=positions[each.name], position__lte=settled)
+            .order_by("position")
+            .values("position")
+        )
+        own = Event.objects.using(using).filter(position__in=following[:SPAN])
+        if (types := each._types()) is not None:
+            own = own.filter(type__in=types)
+        if (log_types := each._log_types()) is not None:
+            own = own.filter(log__log_type__in=log_types)
+        columns[f"moment_{at}"] = Subquery(own.order_by("position").values("recorded_at")[:1])
+        columns[f"further_{at}"] = Subquery(following[SPAN : SPAN + 1])
+    if not columns:
+        return []
     one = Event.objects.using(using).order_by("position").annotate(**columns)
-    moments = one.values_list(*columns)[:1]
-    return dict(zip(wanted, moments[0] if moments else [None] * len(wanted), strict=True))
+    found = one.values_list(*columns)[:1]
+    values = list(found[0]) if found else [None] * len(columns)
+    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def kind_of(projection: type[BaseProjection]) -> str:

@@ -100,6 +100,19 @@ def test_the_next_event_is_looked_for_nearby(last, monkeypatch):
     assert (found.positions_behind, found.age) == (newest - last, None)
 
 
+def test_a_gap_between_positions_hides_nothing(last, monkeypatch):
+    """Positions that were given out to transactions which were rolled back."""
+    monkeypatch.setattr(module, "SPAN", 2)
+    at(Balances, -1_000)
+    assert standing(Balances).age > timedelta()
+
+    # Nothing of its own: it is known once all that there is was looked at, far as it may lie.
+    monkeypatch.setattr(Balances, "log_types", ["parcel"])
+    assert standing(Balances).positions_behind == last + 1_000
+    monkeypatch.setattr(module, "SPAN", 3)
+    assert standing(Balances).positions_behind == 0
+
+
 def test_each_is_behind_for_itself(last):
     at(Balances, last)
     at(ReducedBalances, last - 1)

@@ -124,7 +124,8 @@ def write_cache(out: Output, found: CacheFigures) -> None:
         return
     out.heading(f"Cache {found.alias!r}, {found.policy}")
     if not found.is_shared:
-        out.line(f"{found.backend} is in the memory of each process: nobody else can look at it.")
+        name = found.backend.rpartition(".")[2]
+        out.line(f"{name} is in the memory of each process: nobody else sees it.")
     elif not found.is_reachable:
         out.line("It cannot be reached: logs are replayed.", out.style.ERROR)
     elif not found.aggregates:
