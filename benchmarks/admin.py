@@ -90,20 +90,21 @@ class Visitor:
         from django.db import connection
         from django.test.utils import CaptureQueriesContext
 
-        page = self._get(address)
+        page = self.get(address)
         times = []
         for _ in range(TIMES):
             begin = time.perf_counter()
-            self._get(address)
+            self.get(address)
             times.append(time.perf_counter() - begin)
         before = scanned_rows()
         with CaptureQueriesContext(connection) as context:
-            self._get(address)
+            self.get(address)
         scanned = scanned_rows() - before
         read = max([rows_read(each["sql"]) for each in context.captured_queries], default=0)
         return Found(statistics.median(times), len(context), read, scanned, page)
 
-    def _get(self, address: str) -> str:
+    def get(self, address: str) -> str:
+        """Return a page, or stop where it cannot be shown."""
         response = self._client.get(address)
         if response.status_code != 200:
             raise AssertionError(f"{address}: {response.status_code}")
@@ -220,7 +221,7 @@ def of(log_id: Any, event: int | None = None) -> str:
 def first_fold(visitor: Visitor, address: str) -> Found:
     """Return what the first look takes that folds all that was before."""
     begin = time.perf_counter()
-    page = visitor._get(f"{address}&fold=1")
+    page = visitor.get(f"{address}&fold=1")
     return Found(time.perf_counter() - begin, 0, 0, 0, page)
 
 

@@ -30,8 +30,6 @@ LONGEST_WAIT: Final = 300.0  # seconds until the next attempt
 MAX_DETAILS: Final = 10_000  # characters
 IN_FLIGHT: Final = "a crash"  # what is there to be read while, and if, an attempt does not end
 
-FAILED: Final = ["index", "position", "type", "error", "details", "failed_at", "retry_at"]
-
 # Of a FeedRow.
 LOG_TYPE: Final = 0
 LOG: Final = 1
@@ -191,7 +189,10 @@ class Parking:
         waiting.attempts = 0
         waiting.retry_at = Now()
         waiting.error = waiting.details = ""
-        waiting.save(using=self._using, update_fields=[*FAILED, "attempts"])
+        waiting.save(
+            using=self._using,
+            update_fields=["index", "position", "type", "attempts", "retry_at", "error", "details"],
+        )
 
     def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
         """Pass over the event for good."""

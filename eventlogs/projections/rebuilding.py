@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
-LOGS_AT_ONCE: Final = (
-    50  # of an inline projection, made anew in one step: a worker has other work, too
-)
+LOGS_AT_ONCE: Final = 50  # of an inline projection, in one step: a worker has other work, too
 
 
 class Progress(NamedTuple):

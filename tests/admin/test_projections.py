@@ -10,9 +10,9 @@ from django.urls import reverse
 from eventlogs.models import ParkedEvent, ProjectionState, SkippedEvent
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.running import run
-from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
+from tests.parked import parked_payment
 from tests.projections.readmodels import Letters
 
 pytestmark = pytest.mark.django_db
@@ -47,16 +47,7 @@ def operator(client):
 @pytest.fixture
 def parked(monkeypatch):
     """A payment whose second event is parked; what was raised is markup."""
-
-    def fail(*_):
-        raise ValueError("<script>alert(4111)</script>")
-
-    state = Payment.logs.create(Requested(amount=5), Captured(amount=3), Requested(amount=2))
-    with monkeypatch.context() as patch:
-        patch.setattr(PaymentSummaries, "captured", fail)
-        patch.setattr(PaymentSummaries, "max_attempts", 1)
-        PaymentSummaries.catch_up()
-    return state
+    return parked_payment(monkeypatch, "<script>alert(4111)</script>")
 
 
 def test_all_projections_are_shown_with_how_they_stand(viewer, parked):

@@ -22,9 +22,8 @@ from django.contrib.auth.models import User
 from django.test import Client, override_settings
 from pytest_django.live_server_helper import LiveServer
 
-from example_project.payments.events import Captured, Payment, Requested
-from example_project.payments.projections import PaymentSummaries
 from tests.admin.test_logs import user
+from tests.parked import parked_payment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
@@ -95,7 +94,6 @@ def live_server(django_db_setup: None) -> Iterator[LiveServer]:
     """pytest-django's server, which builds its middleware as it starts: with the policy."""
     with override_settings(
         MIDDLEWARE=["tests.browser.policies.strict_policy", *django_settings.MIDDLEWARE],
-        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # for speed
     ):
         server = LiveServer("localhost")
         yield server
@@ -193,13 +191,4 @@ def operator(visit: Visit) -> User:
 @pytest.fixture
 def parked(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A payment whose second event is parked."""
-
-    def fail(*_: object) -> None:
-        raise ValueError("the amount is not ours")
-
-    state = Payment.logs.create(Requested(amount=5), Captured(amount=3), Requested(amount=2))
-    with monkeypatch.context() as patch:
-        patch.setattr(PaymentSummaries, "captured", fail)
-        patch.setattr(PaymentSummaries, "max_attempts", 1)
-        PaymentSummaries.catch_up()
-    return state
+    return parked_payment(monkeypatch, "the amount is not ours")

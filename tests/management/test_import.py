@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from itertools import pairwise
 
 import pytest
 from django.core.management import CommandError
@@ -299,21 +298,21 @@ def test_two_imports_of_one_file_at_once_import_it_once(export, second_database,
     }
 
 
-def test_an_import_and_appends_at_once_leave_no_hole(export, second_database, race, run):
+def test_an_import_and_appends_at_once_leave_no_hole(
+    export, second_database, race, run, monkeypatch
+):
     events = events_of(export)
     store = store_for(second_database)
     log_ids = list(dict.fromkeys(event.log_id for event in events if event.index == 1))
 
-    # As an import goes about it: what was one append is never cut in two.
-    appends = [[events[0]]]
-    for one, other in pairwise(events):
-        if transfer._goes_on(one, other):
-            appends[-1].append(other)
-        else:
-            appends.append([other])
+    # In the smallest batches there are: what was one append is never cut in two.
+    monkeypatch.setattr(transfer, "BATCH", 1)
+    with export.open("rb") as lines:
+        batches = [batch for batch, _ in transfer.batches(lines)]
+    assert len(batches) > 1
 
     def import_it() -> object:
-        return [store.restore(batch) for batch in appends]
+        return [store.restore(batch) for batch in batches]
 
     def append() -> object:
         for _ in range(20):

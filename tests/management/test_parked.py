@@ -8,24 +8,15 @@ import pytest
 from django.core.management import CommandError
 
 from eventlogs.models import ParkedEvent
-from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
+from tests.parked import parked_payment
 
 
 @pytest.fixture
 def state(db, monkeypatch):
     """A payment whose second event is parked, with a third one behind it."""
-
-    def fail(*_):
-        raise ValueError("4111-1111")
-
-    state = Payment.logs.create(Requested(amount=5), Captured(amount=3), Requested(amount=2))
-    with monkeypatch.context() as patch:
-        patch.setattr(PaymentSummaries, "captured", fail)
-        patch.setattr(PaymentSummaries, "max_attempts", 1)
-        PaymentSummaries.catch_up()
-    return state
+    return parked_payment(monkeypatch, "4111-1111")
 
 
 def test_what_is_parked_is_shown_without_data(run, state):
