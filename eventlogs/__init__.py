@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventlogs.aggregates import ANY, Aggregate, LogState, Reduction, fold
-    from eventlogs.events import EventRecord, event, upcaster
+    from eventlogs.events import EventRecord, RetiredEvent, event, retired_event, upcaster
     from eventlogs.exceptions import (
         AppendOnlyError,
         ConcurrentAppend,
@@ -65,7 +65,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "eventlogs.aggregates": ("ANY", "Aggregate", "LogState", "Reduction", "fold"),
-    "eventlogs.events": ("EventRecord", "event", "upcaster"),
+    "eventlogs.events": ("EventRecord", "RetiredEvent", "event", "retired_event", "upcaster"),
     "eventlogs.exceptions": (
         "AppendOnlyError",
         "ConcurrentAppend",
@@ -152,6 +152,7 @@ __all__ = [
     "Reduction",
     "ReductionProjection",
     "RegistrationError",
+    "RetiredEvent",
     "TransactionMustRetry",
     "UndecodableEvent",
     "UnknownEventType",
@@ -160,6 +161,7 @@ __all__ = [
     "fold",
     "handles",
     "projection",
+    "retired_event",
     "upcaster",
 ]
 

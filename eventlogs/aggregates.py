@@ -18,7 +18,7 @@ import msgspec
 from django.utils import timezone
 
 import eventlogs
-from eventlogs.events import EventRecord, EventType, registry
+from eventlogs.events import EventRecord, EventType, RetiredEvent, registry
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.ids import LogId, check_log_type
 
@@ -178,9 +178,16 @@ class AggregateRegistry:
 
     def __init__(self) -> None:
         self._by_log_type: dict[str, list[type[Aggregate]]] = {}
+        self._changes: dict[str, object] = {}
+
+    @property
+    def stamp(self) -> object:
+        """Something that is another one after each change."""
+        return self._changes.get("last")
 
     def add(self, cls: type[Aggregate]) -> None:
         """Register a class in the place of one defined before at the same place."""
+        self._changes["last"] = object()
         classes = self._by_log_type.setdefault(cls.log_type, [])
         classes[:] = [*_latest(classes), cls]
 
@@ -216,8 +223,8 @@ def fold(start: Reduction[A], records: Iterable[EventRecord]) -> Reduction[A]:
     """
     Apply ``records``, in order, on top of ``start``; its aggregate is reused.
 
-    Raise LogCorrupted for a record that does not follow the one before it. What ``apply``
-    raises is not caught.
+    Events of a retired type count, and are not applied. Raise LogCorrupted for a record that
+    does not follow the one before it. What ``apply`` raises is not caught.
     """
     aggregate = start.aggregate
     apply = aggregate.apply
@@ -226,7 +233,8 @@ def fold(start: Reduction[A], records: Iterable[EventRecord]) -> Reduction[A]:
     for record in records:
         if record.index != version:
             raise LogCorrupted(start.log_id, expected_index=version, actual_index=record.index)
-        apply(record)
+        if record.event.__class__ is not RetiredEvent:
+            apply(record)
         version += 1
     if record is None:
         return start

@@ -26,7 +26,7 @@ import msgspec
 from msgspec import inspect as types
 
 from eventlogs import conf, gate
-from eventlogs.events import EventRecord, EventType, registry
+from eventlogs.events import EventRecord, EventType, RetiredEvent, registry
 from eventlogs.exceptions import (
     InvalidEvent,
     RegistrationError,
@@ -173,6 +173,7 @@ class EventCodec:
                 f"it was written by newer code; the class here is of version {current}",
                 event_type=self.event_type.name,
                 schema_version=schema_version,
+                is_newer=True,
             )
         chain = []
         for version in range(schema_version, current):
@@ -276,7 +277,9 @@ class EventReader:
     def _decoder(self, name: str, version: int) -> Callable[[str], Any]:
         event_type = self._own.get(name) or registry.by_name(name)
         if event_type is None:
-            raise UnknownEventType(name)
+            if not registry.is_retired(name):
+                raise UnknownEventType(name)
+            return lambda data: RetiredEvent(name, version, JSON.decode(data))
         decode = codec_for(event_type).decoder(version)
         self._decoders[name, version] = decode
         return decode
@@ -321,7 +324,12 @@ def _unreadable(
         path, reason = _reason(error)
         reason = f"at {path}, {reason}"
     return UndecodableEvent(
-        reason, event_type=name, schema_version=version, log_id=log_id, index=index
+        reason,
+        event_type=name,
+        schema_version=version,
+        is_newer=isinstance(error, UndecodableEvent) and error.is_newer,
+        log_id=log_id,
+        index=index,
     )
 
 

@@ -48,6 +48,19 @@ class EventRecord(msgspec.Struct, frozen=True):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RetiredEvent:
+    """
+    What a stored event of a retired type is decoded to; see ``retired_event``.
+
+    ``data`` is the raw JSON value. Aggregates and projections never see one.
+    """
+
+    type: str
+    schema_version: int
+    data: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class EventType:
     """What ``@event`` says about a class."""
 
@@ -75,9 +88,17 @@ class Registry:
         self._by_class: dict[type, EventType] = {}
         self._by_name: dict[str, list[EventType]] = {}
         self._upcasters: dict[tuple[str, int], list[Upcaster]] = {}
+        self._retired: dict[str, None] = {}  # in the order of their declaration
+        self._changes: dict[str, object] = {}
+
+    @property
+    def stamp(self) -> object:
+        """Something that is another one after each change."""
+        return self._changes.get("last")
 
     def add(self, event_type: EventType) -> None:
         """Register ``event_type`` under all of its names."""
+        self._changes["last"] = object()
         self._by_class[event_type.cls] = event_type
         for name in event_type.names:
             claims = self._by_name.setdefault(name, [])
@@ -89,6 +110,19 @@ class Registry:
         claims = self._upcasters.setdefault((name, from_version), [])
         claims[:] = [claim for claim in claims if not _same_place(claim, upcast)]
         claims.append(upcast)
+
+    def retire(self, name: str) -> None:
+        """Register a stored name that no class will be registered for any more."""
+        self._changes["last"] = object()
+        self._retired[name] = None
+
+    def is_retired(self, name: str) -> bool:
+        """Return whether a name is retired; a class that is registered for it wins."""
+        return name in self._retired and not self._by_name.get(name)
+
+    def known_names(self) -> list[str]:
+        """Return every stored name that a class is registered for, or that is retired."""
+        return sorted({name for name, claims in self._by_name.items() if claims} | {*self._retired})
 
     def by_class(self, cls: type) -> EventType | None:
         """Return the event type of a class, or None for one without ``@event``."""
@@ -143,6 +177,11 @@ class Registry:
         for name, claims in self._by_name.items():
             if len(claims) > 1:
                 yield _clash(name, claims)
+            if claims and name in self._retired:
+                yield (
+                    f"{name!r} is retired, but {_place(claims[0].cls)} is registered for it. "
+                    f"Remove retired_event({name!r})."
+                )
         for (name, from_version), upcasts in self._upcasters.items():
             if len(upcasts) > 1:
                 yield (
@@ -185,10 +224,7 @@ def event(
     names = (name, *aliases)
     for each in names:
         if not isinstance(each, str) or not EVENT_TYPE.match(each):
-            raise RegistrationError(
-                f"{each!r} cannot be an event type: start with a letter and use up to "
-                f"{MAX_EVENT_TYPE_LENGTH} letters, digits, and any of _ . : -"
-            )
+            raise RegistrationError(_impossible(each))
     if len(set(names)) < len(names):
         raise RegistrationError(f"{name!r} names itself, or an alias twice. Remove the repeat.")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
@@ -223,12 +259,37 @@ def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
     return register
 
 
+def retired_event(name: str) -> None:
+    """
+    Declare that stored events of a type have lost their class for good.
+
+    ``name`` is the stored name of the type, as it stood in ``@event`` or in its aliases. Without
+    this, a projection holds each log from such an event on, since the class may be one that a
+    newer release has. With it, projections pass over the events, and aggregates are folded
+    without them: ``apply`` does not see them. ``load`` answers a ``RetiredEvent`` with the raw
+    JSON value.
+
+    Declare it beside the event classes (``events.py``), in a release that no release with the
+    class runs beside any more. Raise RegistrationError for a name that no event type can have.
+    """
+    if not isinstance(name, str) or not EVENT_TYPE.match(name):
+        raise RegistrationError(_impossible(name))
+    registry.retire(name)
+
+
 def _place(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _same_place(one: Any, other: Any) -> bool:
     return _place(one) == _place(other)
+
+
+def _impossible(name: object) -> str:
+    return (
+        f"{name!r} cannot be an event type: start with a letter and use up to "
+        f"{MAX_EVENT_TYPE_LENGTH} letters, digits, and any of _ . : -"
+    )
 
 
 def _clash(name: str, claims: list[EventType]) -> str:

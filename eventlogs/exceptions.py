@@ -106,13 +106,18 @@ class UnknownEventType(EventLogError):
         where = "" if log_id is None else f" (event {index} of {log_id})"
         super().__init__(
             f"No event class is registered as {event_type!r}{where}. Register one with "
-            f"@event({event_type!r}), or name it in the aliases of the class that replaced it; "
-            f"load(decode=False) reads the raw event meanwhile."
+            f"@event({event_type!r}), name it in the aliases of the class that replaced it, or "
+            f"declare retired_event({event_type!r}); load(decode=False) reads the raw event "
+            f"meanwhile."
         )
 
 
 class UndecodableEvent(EventLogError):
-    """A stored event's data does not fit the class that is registered for its type."""
+    """
+    A stored event's data does not fit the class that is registered for its type.
+
+    ``is_newer`` says that it was written by newer code than this process runs.
+    """
 
     def __init__(
         self,
@@ -120,18 +125,21 @@ class UndecodableEvent(EventLogError):
         *,
         event_type: str,
         schema_version: int,
+        is_newer: bool = False,
         log_id: LogId | None = None,
         index: int | None = None,
     ) -> None:
         self.reason = reason
         self.event_type = event_type
         self.schema_version = schema_version
+        self.is_newer = is_newer
         self.log_id = log_id
         self.index = index
         where = "" if log_id is None else f"Event {index} of {log_id}, "
         super().__init__(
             f"{where}{event_type} version {schema_version}: {reason}. "
-            f"Add an upcaster or correct the class; load(decode=False) reads the raw event."
+            + ("Deploy that code here" if is_newer else "Add an upcaster or correct the class")
+            + "; load(decode=False) reads the raw event."
         )
 
 
@@ -402,7 +410,8 @@ class ProjectionUnavailable(EventLogError):
 
     - ``"busy"``: another process is at it
     - ``"mode"``: its rows were kept inline, and are not from a position on
-    - ``"newer"``: its rows were made by a newer version of it
+    - ``"newer"``: its rows were made by a newer release than this process runs
+    - ``"unread"``: a log has an event that this process has no class for, or an older one
     - ``"shared rows"``: its rows are not one for each log
     """
 
@@ -413,7 +422,14 @@ class ProjectionUnavailable(EventLogError):
             "code, then rebuild it"
         ),
         "newer": (
-            "its rows were made by a newer version of it. Stop the processes with the old code"
+            "its rows were made by a newer release, and this process runs an older one: a "
+            "deployment is under way, or was rolled back. Restart this process with the newer "
+            "release, or take the rows back with: manage.py eventlogs rebuild {name} --downgrade"
+        ),
+        "unread": (
+            "its log has an event that this release has no class for, or an older one: a "
+            "deployment is under way, or was rolled back. Restart this process with the newer "
+            "release, or declare retired_event() for a class that was deleted for good"
         ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
     }
@@ -421,4 +437,5 @@ class ProjectionUnavailable(EventLogError):
     def __init__(self, reason: str, *, projection: str) -> None:
         self.reason = reason
         self.projection = projection
-        super().__init__(f"Projection {projection!r} cannot do this: {self.REASONS[reason]}.")
+        what_to_do = self.REASONS[reason].replace("{name}", projection)
+        super().__init__(f"Projection {projection!r} cannot do this: {what_to_do}.")

@@ -30,6 +30,7 @@ from eventlogs.stores.feeds import (
     FeedHolder,
     FeedQuery,
     FeedSource,
+    UnknownTypes,
     feed_source_for,
 )
 
@@ -225,10 +226,12 @@ class Feed:
         types: Iterable[str | type] | None = None,
         log_types: Iterable[str] | None = None,
         partition: tuple[int, int] | None = None,
+        unknown: UnknownTypes | None = None,
     ) -> FeedRows:
         """
         Return settled rows as the store has them, for a runner that shares the feed with others.
 
+        ``unknown`` says which unknown types are wanted beside ``types``.
         ``partition`` is ``(number, of)``: only the logs of that part, 0 to ``of - 1``, of at
         most 65,536. A log is in the same part on every database, see ``partition_of``. A call
         looks through a bounded number of positions, so there may be fewer rows than ``limit``,
@@ -243,7 +246,7 @@ class Feed:
                 raise ValueError(
                     f"partition must be (number, of), with 0 <= number < of <= {MAX_PARTITIONS}."
                 )
-        return self._read(after, limit, _names(types), _listed(log_types), partition)
+        return self._read(after, limit, _names(types), _listed(log_types), partition, unknown)
 
     def records(self, rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
         """Yield the records of ``rows``; raise UnknownEventType or UndecodableEvent."""
@@ -256,6 +259,7 @@ class Feed:
         names: list[str] | None,
         log_types: list[str] | None,
         partition: tuple[int, int] | None,
+        unknown: UnknownTypes | None = None,
     ) -> FeedRows:
         source = self._source()
         mark = source.watermark()
@@ -266,7 +270,8 @@ class Feed:
         last = source.last(mark.settled)
         if after >= last:
             return FeedRows([], after, False, last)
-        rows, reached = source.rows(FeedQuery(after, last, limit, names, log_types, partition))
+        query = FeedQuery(after, last, limit, names, log_types, partition, unknown)
+        rows, reached = source.rows(query)
         if reached < last and not (rows and rows[-1][POSITION] == reached):
             reached = max(after, source.last(reached))
         return FeedRows(rows, reached, reached < last, last)

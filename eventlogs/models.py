@@ -205,6 +205,9 @@ class ParkedEvent(models.Model):
 
     With a ``retry_at`` it is tried again then, without one it is parked for a person. A row is
     written before an attempt is made, so that attempts that end in a crash count as well.
+
+    With ``awaits`` the event is left to other code: this release does not know its type, or has
+    an older version of it. It is no attempt, and not parked; code that knows it takes it up.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -214,8 +217,11 @@ class ParkedEvent(models.Model):
     index = models.IntegerField(editable=False)
     position = models.BigIntegerField(editable=False)
     type = models.CharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    schema_version = models.IntegerField(default=1, editable=False)
     attempts = models.IntegerField(default=0, editable=False)
     retry_at = models.DateTimeField(null=True, editable=False)
+    # A mark of the process that has left the event to other code; see projections/releases.py.
+    awaits = models.CharField(max_length=32, default="", editable=False)
     # The class of the last error, and its text with where it was raised, which may show data.
     error = models.CharField(max_length=200, default="", editable=False)
     details = models.TextField(default="", editable=False)
@@ -236,7 +242,7 @@ class ParkedEvent(models.Model):
     @property
     def is_parked(self) -> bool:
         """Whether it waits for a person."""
-        return self.retry_at is None
+        return self.retry_at is None and not self.awaits
 
 
 class SkippedEvent(models.Model):
@@ -269,6 +275,8 @@ class AppliedVersion(models.Model):
     projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     log_id = LogIdField(editable=False)
     version = models.IntegerField(editable=False)
+    # Which version of the projection has made the row.
+    made_by = models.IntegerField(default=1, editable=False)
 
     class Meta:
         constraints = [
@@ -282,10 +290,14 @@ class AppliedVersion(models.Model):
 
 
 class ProjectionWorker(models.Model):
-    """A process that runs projections: the others leave it its share."""
+    """
+    A process that runs projections: the others leave it its share, and what only it can apply.
+
+    ``projections`` says what it handles, by their names; see projections/releases.py.
+    """
 
     name = models.CharField(primary_key=True, max_length=100, editable=False)
-    projections = models.JSONField(editable=False)  # their names
+    projections = models.JSONField(editable=False)
     seen_until = models.DateTimeField(editable=False)  # then it is taken for dead
 
     def __str__(self) -> str:

@@ -57,6 +57,7 @@ class Migration(migrations.Migration):
                 ("projection", models.CharField(editable=False, max_length=100)),
                 ("log_id", eventlogs.fields.LogIdField(editable=False)),
                 ("version", models.IntegerField(editable=False)),
+                ("made_by", models.IntegerField(default=1, editable=False)),
             ],
             options={
                 "constraints": [
@@ -101,8 +102,10 @@ class Migration(migrations.Migration):
                 ("index", models.IntegerField(editable=False)),
                 ("position", models.BigIntegerField(editable=False)),
                 ("type", models.CharField(editable=False, max_length=255)),
+                ("schema_version", models.IntegerField(default=1, editable=False)),
                 ("attempts", models.IntegerField(default=0, editable=False)),
                 ("retry_at", models.DateTimeField(editable=False, null=True)),
+                ("awaits", models.CharField(default="", editable=False, max_length=32)),
                 ("error", models.CharField(default="", editable=False, max_length=200)),
                 ("details", models.TextField(default="", editable=False)),
                 ("first_failed_at", models.DateTimeField(editable=False)),

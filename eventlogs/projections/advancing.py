@@ -10,12 +10,16 @@ event is applied again, without it; its log is held from it on (see ``parking.py
 goes on. Where it is not known which event it was (a worker that crashed, a deadline, an error of
 the database), the batch is done *carefully*: event by event, each attempt counted before it.
 
+An event that this release does not know, or that another release handles beside it, is held with
+its log until code comes that can apply it (see ``releases.py``).
+
 A reactor has no rows. Its handler runs outside of a transaction and before the checkpoint moves,
 event by event: it is called at least once for each.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,14 +31,38 @@ from django.db.models.functions import Now
 
 from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, TransactionMustRetry
+from eventlogs.exceptions import (
+    EventLogError,
+    ProjectionFailed,
+    ProjectionTimedOut,
+    TransactionMustRetry,
+    UndecodableEvent,
+    UnknownEventType,
+)
 from eventlogs.feed import Feed, FeedRows
 from eventlogs.ids import LogId
 from eventlogs.models import Event, ParkedEvent, SkippedEvent
 from eventlogs.projections import leases
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
 from eventlogs.projections.leases import Lease, LeaseLost, fenced
-from eventlogs.projections.parking import INDEX, POSITION, TYPE, Parking, log_id_of
+from eventlogs.projections.parking import (
+    INDEX,
+    LOG_TYPE,
+    POSITION,
+    SCHEMA_VERSION,
+    TYPE,
+    Parking,
+    log_id_of,
+)
+from eventlogs.projections.releases import (
+    APPLY,
+    HOLD,
+    PASS,
+    Reading,
+    Verdict,
+    own_reading,
+    reading_of,
+)
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import partition_of
 from eventlogs.stores.transactions import ATTEMPTS, must_retry
@@ -42,10 +70,14 @@ from eventlogs.stores.transactions import ATTEMPTS, must_retry
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
 
+logger = logging.getLogger("eventlogs.projections")
+
 IDLE_MOVE: Final = 1.0  # seconds between two moves of a checkpoint over what is not ours
 LOGS: Final = 100  # that are held and tried again in one go, so that new events come too
 RETRIES: Final = 200  # events of one of them, likewise
 PAGE: Final = 200  # events of a held log that are read at once
+
+LOOK_AROUND: Final = 10.0  # seconds between two looks at the releases that run beside this one
 
 FAILURES: Final = (Exception, SystemExit, HandlerTimedOut)
 
@@ -80,8 +112,12 @@ class Advancer:
         self._seen = lease.position
         self._moved_at = time.monotonic()
         self._rate = 0.0
-        self._types = projection._types()
-        self._log_types = projection._log_types()
+        # With the lease in hand: whoever comes later takes it away. A rebuild makes the rows of
+        # this release, whatever others handle.
+        self._reading = own_reading(type(projection)) if lease.is_rebuild else self._look_around()
+        self._read_at = time.monotonic()
+        if not lease.is_rebuild:
+            self.parking.take_up(self._reading)
         # Who had the lease before us did not give it back, and may have died of an event.
         self._careful_until = feed.settled() if lease.was_abandoned else 0
         self._careful_for = projection.batch_size
@@ -107,12 +143,15 @@ class Advancer:
         found = self._feed.read_rows(
             self._seen,
             limit=self._projection.batch_size,
-            types=self._types,
-            log_types=self._log_types,
+            types=self._reading.types,
+            log_types=self._reading.log_types,
             partition=self.lease.part,
+            unknown=self._reading.unknown,
         )
         if upto is not None:
             found = _cut(found, upto)
+        if found.rows:
+            found = found._replace(rows=[row for row in found.rows if self._on(row) is not PASS])
         if found.rows and self.lease.is_rebuild:
             found = self._without_skipped(found)
         if found.rows:
@@ -220,11 +259,10 @@ class Advancer:
 
         def batch(lease: Lease) -> None:
             nonlocal count
-            held = self.parking.held()
-            free = [row for row in rows if log_id_of(row) not in held] if held else rows
+            free = self._free(rows)
             self._projection.apply(self._records(free), lease.using)
             if failing is not None and error is not None:
-                self.parking.failed(self.parking.hold(failing), error, failing)
+                self._hold_failed(failing, error)
             count = len(free)
 
         figures = {"applied": F("applied") + len(rows), "moved_at": Now(), "rate": self._rate}
@@ -234,9 +272,69 @@ class Advancer:
             self._rate = len(rows) / max(time.perf_counter() - begun, 1e-6)
         return failed
 
+    def _free(self, rows: Sequence[FeedRow]) -> Sequence[FeedRow]:
+        """Return the rows of logs that are not held; hold those from an event of other code on."""
+        held = self.parking.held({log_id_of(row) for row in rows})
+        if not held and not any(self._on(row) is HOLD for row in rows):
+            return rows
+        free: list[FeedRow] = []
+        for row in rows:
+            log_id = log_id_of(row)
+            if log_id in held:
+                continue
+            if self._on(row) is HOLD:
+                if self._is_strict:
+                    raise Failed(row[POSITION], self._unread(row))
+                self._leave(row)
+                held.add(log_id)
+            else:
+                free.append(row)
+        return free
+
+    def _on(self, row: FeedRow) -> Verdict:
+        return self._reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+
+    def _leave(self, row: FeedRow, error: BaseException | None = None) -> None:
+        """Leave an event to other code, and hold its log."""
+        self.parking.leave(row, self._reading.mark, error or self._unread(row))
+        logger.warning(
+            "Projection %s: the event at position %s of %s waits for a release that can apply %s "
+            "version %s; the later events of its log wait with it. Deploy that release, or declare "
+            "retired_event() for a class that was deleted for good.",
+            self._projection.name,
+            row[POSITION],
+            log_id_of(row),
+            row[TYPE],
+            row[SCHEMA_VERSION],
+        )
+
+    def _unread(self, row: FeedRow) -> EventLogError:
+        return UnknownEventType(row[TYPE], log_id=log_id_of(row), index=row[INDEX])
+
+    def _hold_failed(self, row: FeedRow, error: BaseException) -> None:
+        """Hold a log from an event on that failed for the first time."""
+        if self._is_of_other_code(error):
+            self._leave(row, error)
+        else:
+            self.parking.failed(self.parking.hold(row), error, row)
+
+    def _is_of_other_code(self, error: BaseException) -> bool:
+        """
+        Return whether an event failed because newer code wrote what is to be read.
+
+        While another release runs that can apply more, that is taken for the reason of any event
+        that cannot be decoded.
+        """
+        return isinstance(error, UnknownEventType) or (
+            isinstance(error, UndecodableEvent) and (error.is_newer or not self._reading.is_alone)
+        )
+
+    def _look_around(self) -> Reading:
+        return reading_of(type(self._projection), self.lease.using)
+
     def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
-        held = self.parking.held()
+        held = self.parking.held({log_id_of(row) for row in rows})
         careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
         self._careful_for -= len(rows)
         for row in self._projection.missing(rows, self.lease.using):
@@ -257,7 +355,8 @@ class Advancer:
         """
         log_id, using = log_id_of(row), self.lease.using
         version = self._projection.applied_version(log_id, using)
-        first = following(self._projection, log_id, version - 1, row[POSITION], using)
+        name = self._projection.name
+        first = following(self._reading, name, log_id, version - 1, row[POSITION], using)
         if first is not None:
             self._transact_or_raise(
                 lambda lease: self.parking.set_aside(first), self.lease.position
@@ -268,6 +367,9 @@ class Advancer:
         for row in rows:
             waiting = self._take_in_hand_again(row) if self._is_strict else None
             if waiting is None and self._pass_if_held(row):
+                continue
+            if self._on(row) is HOLD:
+                self._leave_one(row)
                 continue
             if self.lease.is_half_over:
                 self._transact_or_raise(lambda lease: None, self.lease.position)
@@ -298,19 +400,24 @@ class Advancer:
 
     def _pass_if_held(self, row: FeedRow) -> bool:
         log_id = log_id_of(row)
-        if log_id not in self.parking.held():
+        if log_id not in self.parking.held([log_id]):
             return False  # and nobody but us could hold it
         passed = True
 
         def look_again(lease: Lease) -> None:
             nonlocal passed
-            passed = log_id in self.parking.held()
+            passed = log_id in self.parking.held([log_id])
             if not passed:
                 raise _TakenBack
 
         with suppress(_TakenBack):  # somebody has let it go meanwhile
             self._transact_or_raise(look_again, row[POSITION])
         return passed
+
+    def _leave_one(self, row: FeedRow) -> None:
+        if self._is_strict:
+            self._give_up(row, self._unread(row))
+        self._transact_or_raise(lambda lease: self._leave(row), row[POSITION])
 
     def _hold(self, row: FeedRow) -> ParkedEvent:
         held: list[ParkedEvent] = []
@@ -366,10 +473,16 @@ class Advancer:
             self._give_up(row, failed.error)
         if self._projection.is_inline:
             row = self._first_failing(row, failed)
-        self._transact_or_raise(
-            lambda lease: self.parking.failed(waiting or self.parking.hold(row), failed.error, row),
-            position,
-        )
+
+        def note(lease: Lease) -> None:
+            if waiting is None:
+                self._hold_failed(row, failed.error)
+            elif self._is_of_other_code(failed.error):
+                self.parking.leave_again(waiting, row, self._reading.mark, failed.error)
+            else:
+                self.parking.failed(waiting, failed.error, row)
+
+        self._transact_or_raise(note, position)
 
     def _first_failing(self, row: FeedRow, failed: Failed) -> FeedRow:
         """
@@ -416,20 +529,43 @@ class Advancer:
         )
 
     def _begin(self, pk: int) -> ParkedEvent | None:
+        """
+        Count an attempt at an event that is due, and return it; None where it is not to be tried.
+
+        Where no release wants the event any more, its log goes on with the one behind it.
+        """
         begun: list[ParkedEvent] = []
+        goes_on = True
 
         def count(lease: Lease) -> None:
+            nonlocal goes_on
             begun.clear()
+            goes_on = False
             due = self.parking.rows().filter(pk=pk, retry_at__lte=Now())
             found = due.first()
-            if found is not None and self.parking.begin(found):
-                begun.append(found)
+            if found is None:
+                return
+            log_type = found.log_id.log_type
+            verdict = self._reading.verdict(log_type, found.type, found.schema_version)
+            if verdict is APPLY:
+                if self.parking.begin(found):
+                    begun.append(found)
+                return
+            row = row_at(found.log_id, found.index, lease.using)
+            if row is None or verdict is PASS:
+                following = None if row is None else self._following(row, lease.position)
+                self.parking.release(found, following)
+                goes_on = following is not None
+            else:
+                self.parking.leave_again(found, row, self._reading.mark, self._unread(row))
 
-        self._transact_or_raise(count, self.lease.position)
+        while goes_on:
+            self._transact_or_raise(count, self.lease.position)
         return begun[0] if begun else None
 
     def _following(self, row: FeedRow, upto: int) -> FeedRow | None:
-        return following(self._projection, log_id_of(row), row[INDEX], upto, self.lease.using)
+        name, using = self._projection.name, self.lease.using
+        return following(self._reading, name, log_id_of(row), row[INDEX], upto, using)
 
     # Transactions
 
@@ -490,6 +626,10 @@ class Advancer:
 
     def _keep_up(self) -> None:
         """Move the checkpoint over what is not ours, and renew the lease, now and then."""
+        if not self._reading.is_alone and time.monotonic() - self._read_at > LOOK_AROUND:
+            # The other release may be gone for good: what was left to it may go on.
+            self._reading, self._read_at = self._look_around(), time.monotonic()
+            self.parking.take_up(self._reading)
         idle = self._seen > self.lease.position and time.monotonic() - self._moved_at > IDLE_MOVE
         if idle or self.lease.is_half_over:
             self._transact_or_raise(lambda lease: None, self._seen)
@@ -536,20 +676,23 @@ def row_at(log_id: LogId, index: int, using: str) -> FeedRow | None:
     return next(iter(history(log_id, index, using)), None)
 
 
-def following(projection: Any, log_id: LogId, index: int, upto: int, using: str) -> FeedRow | None:
+def following(
+    reading: Reading, projection: str, log_id: LogId, index: int, upto: int, using: str
+) -> FeedRow | None:
     """
-    Return the next event of a log that a projection wants, up to a position; or None.
+    Return the next event of a log that is not to be passed over, up to a position; or None.
 
-    What a person has said to skip is not wanted.
+    What a person has said to skip is passed over.
     """
-    types = projection._types()
-    skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
+    skips = SkippedEvent.objects.using(using).filter(projection=projection, log_id=log_id)
     skipped = set(skips.values_list("index", flat=True))
     while page := history(log_id, index + 1, using):
         for row in page:
             if row[POSITION] > upto:
                 return None
-            if row[INDEX] not in skipped and (types is None or row[TYPE] in types):
+            if row[INDEX] in skipped:
+                continue
+            if reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION]) is not PASS:
                 return row
         index = page[-1][INDEX]
     return None

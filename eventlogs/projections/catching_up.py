@@ -12,7 +12,7 @@ from eventlogs.exceptions import ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import ProjectionState
-from eventlogs.projections import leases
+from eventlogs.projections import leases, releases
 from eventlogs.projections.advancing import Advancer, following, parking_of
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
 
@@ -79,6 +79,8 @@ def catch_up(projection: type[BaseProjection], *, wait: bool = True) -> int:
     """
     using = projection._using()
     state = begin(projection, using)
+    releases.declare_run(projection, using)
+    parking_of(projection, using).take_up(releases.reading_of(projection, using))
     feed, owner = Feed(using), leases.new_owner()
     target = feed.settled()
     applied = 0
@@ -169,6 +171,8 @@ def skip(projection: type[BaseProjection], log_id: LogId) -> bool:
         waiting = parking.rows().filter(log_id=log_id, position__lte=checkpoint.position).first()
         if waiting is None:
             return False
-        next_one = following(projection, log_id, waiting.index, checkpoint.position, using)
+        reading = releases.reading_of(projection, using)
+        upto = checkpoint.position
+        next_one = following(reading, projection.name, log_id, waiting.index, upto, using)
         parking.skip(waiting, next_one)
     return True

@@ -156,7 +156,18 @@ class BaseProjection:
     def parked(cls) -> list[ParkedEvent]:
         """Return the events that were given up on, the oldest first; each holds its log back."""
         waiting = parking_of(cls, cls._using()).rows()
-        return list(waiting.filter(retry_at=None).order_by("position"))
+        return list(waiting.filter(retry_at=None, awaits="").order_by("position"))
+
+    @classmethod
+    def waiting(cls) -> list[ParkedEvent]:
+        """
+        Return the events that will be tried again by themselves, the oldest first.
+
+        Each holds its log back: until its next attempt, or, with ``awaits``, until a release runs
+        that can apply it.
+        """
+        waiting = parking_of(cls, cls._using()).rows()
+        return list(waiting.exclude(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
     def retry(cls, log_id: LogId | str | None = None) -> int:

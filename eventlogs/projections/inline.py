@@ -7,6 +7,11 @@ process with older code, by an import) is made up for by the next append to that
 worker that goes through the feed, whichever is first. A row whose version is not known, e.g.
 because the projection was not inline before, is made anew from the log's start.
 
+It is also kept which version of the *projection* has made the row. Code of an older version does
+not touch it: its append fails, and says that a deployment is under way. This is looked at with
+each append, under the lock of the log: a rebuild, too, makes each row under that lock. A row that
+is older than the last rebuild (an old process made it at the rebuild's end) is made anew.
+
 Why it is right: whoever changes a row holds the lock on the log's row in eventlogs_eventlog
 until the end of the transaction. An append has it anyway. So for one log all of this happens
 one after the other, and a version only grows. A worker takes one log in each transaction: it
@@ -16,7 +21,7 @@ never waits for a lock of one log while it holds another's, and so is part of no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from django.db import (
     Error,
@@ -26,26 +31,38 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Subquery
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import EventLogError, ProjectionFailed
+from eventlogs.exceptions import (
+    EventLogError,
+    ProjectionFailed,
+    ProjectionUnavailable,
+    UndecodableEvent,
+    UnknownEventType,
+)
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import AppliedVersion, Event, EventLog, SkippedEvent
-from eventlogs.projections import catching_up, leases
+from eventlogs.models import AppliedVersion, Event, EventLog, ProjectionState, SkippedEvent
+from eventlogs.projections import catching_up
 from eventlogs.projections.advancing import Failed, history
-from eventlogs.projections.parking import INDEX, POSITION, TYPE, log_id_of
+from eventlogs.projections.parking import (
+    INDEX,
+    LOG_TYPE,
+    POSITION,
+    SCHEMA_VERSION,
+    TYPE,
+    log_id_of,
+)
+from eventlogs.projections.releases import HOLD, PASS, own_reading
 from eventlogs.projections.rows import chunks
 from eventlogs.stores.base import AppendRequest
 from eventlogs.stores.transactions import must_retry
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
-
-_begun: set[tuple[str, str]] = set()  # projections that are known to be inline, and where
 
 
 def follow(
@@ -54,20 +71,24 @@ def follow(
     """
     Take part in an append; raise ProjectionFailed where its events cannot be applied.
 
-    The append's transaction holds the lock of the log's row.
+    The append's transaction holds the lock of the log's row. Raise ProjectionUnavailable where
+    the row was made by a newer release, or its log has events that only a newer one can read.
     """
     if using != projection._using():
         return  # the rows are of another database's feed
     types = projection._types()
     if types is not None and not any(event.type in types for event in request.events):
         return
-    _begin(projection, using)
     first = state.version - len(request.events)
     try:
         _apply(projection(), state.log_id, using, upto=state.version, since=first)
     except Failed as failed:
         if isinstance(failed.error, Error) and must_retry(failed.error):
             raise failed.error  # noqa: B904 (its cause is what it is known by)
+        if isinstance(failed.error, UnknownEventType) or (
+            isinstance(failed.error, UndecodableEvent) and failed.error.is_newer
+        ):
+            raise ProjectionUnavailable("unread", projection=projection.name) from failed.error
         raise ProjectionFailed(
             projection.name, state.log_id, failed.position or state.position
         ) from failed.error
@@ -102,8 +123,12 @@ def missing(projection: RowProjection, rows: Sequence[FeedRow], using: str) -> l
     """Return the last row of each log that has rows which are not applied."""
     last = {log_id_of(row): row for row in rows}
     known: dict[LogId, int] = {}
+    states = ProjectionState.objects.using(using).filter(name=projection.name)
+    rebuilt_by = states.values_list("version", flat=True).first() or 0
     for some in chunks(last):
-        found = applied_versions(projection.name, using).filter(log_id__in=some)
+        found = applied_versions(projection.name, using).filter(
+            log_id__in=some, made_by__gte=rebuilt_by
+        )
         known.update(found.values_list("log_id", "version"))
     return [row for log_id, row in last.items() if known.get(log_id, 0) <= row[INDEX]]
 
@@ -122,15 +147,34 @@ def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
     return AppliedVersion.objects.using(using).filter(projection=name)
 
 
-def _begin(projection: type[RowProjection], using: str) -> None:
-    """See to it that the projection is known to be inline, before its first row is changed."""
-    if (projection.name, using) in _begun:
-        return
-    state = leases.state_of(projection.name, using)
-    catching_up.begin(projection, using)
-    if state is not None and state.mode == projection.INLINE:
-        # Read, not written: a caller's transaction cannot take it back.
-        _begun.add((projection.name, using))
+class _Known(NamedTuple):
+    """What is known of the row of a log."""
+
+    rebuilt_by: int  # the version of the projection that has rebuilt all rows
+    version: int | None  # of the log, that is in the row; None for a row that is not known
+    made_by: int  # the version of the projection that has made the row
+
+
+def _known(projection: RowProjection, log_id: LogId, using: str) -> _Known:
+    """
+    Return what is known of the row of a log, once the projection is known to be inline.
+
+    Raise ProjectionUnavailable where a newer release has made it, or all rows.
+    """
+    row = applied_versions(projection.name, using).filter(log_id=log_id)
+    states = ProjectionState.objects.using(using).filter(
+        name=projection.name, mode=projection.INLINE
+    )
+    found = states.values_list(
+        "version", Subquery(row.values("version")[:1]), Subquery(row.values("made_by")[:1])
+    ).first()
+    if found is None:
+        catching_up.begin(type(projection), using)  # before its first row is changed
+        return _known(projection, log_id, using)
+    known = _Known(found[0], found[1], found[2] or 0)
+    if projection.version < max(known.rebuilt_by, known.made_by):
+        raise ProjectionUnavailable("newer", projection=projection.name)
+    return known
 
 
 def _apply(
@@ -142,13 +186,10 @@ def _apply(
     ``since`` is the version before the caller's own append, where it is one: a row that is
     that far lacks nothing else, and a log that had no events has no row.
     """
-    known = (
-        applied_versions(projection.name, using)
-        .filter(log_id=log_id)
-        .values_list("version", flat=True)
-        .first()
-    )
-    start, anew = (0, True) if known is None else (known, False)
+    known = _known(projection, log_id, using)
+    start, anew, made_by = known.version or 0, False, known.made_by
+    if known.version is None or made_by < known.rebuilt_by:
+        start, anew, made_by = 0, True, projection.version
     if start >= upto:
         return
     skipped: set[int] = set()
@@ -160,32 +201,41 @@ def _apply(
     for records in _pages(projection, log_id, start, upto, skipped, using):
         projection.change(records, using, anew=anew)
         anew = False
-    note(projection, log_id, upto, using)
+    note(projection, log_id, upto, using, made_by=made_by)
 
 
-def note(projection: RowProjection, log_id: LogId, version: int, using: str) -> None:
-    """Keep that a row is at a version of its log. The log is locked."""
+def note(
+    projection: RowProjection, log_id: LogId, version: int, using: str, *, made_by: int
+) -> None:
+    """Keep that a row is at a version of its log, and who made it. The log is locked."""
     AppliedVersion.objects.using(using).bulk_create(
-        [AppliedVersion(projection=projection.name, log_id=log_id, version=version)],
+        [
+            AppliedVersion(
+                projection=projection.name, log_id=log_id, version=version, made_by=made_by
+            )
+        ],
         update_conflicts=True,
         unique_fields=["projection", "log_id"],
-        update_fields=["version"],
+        update_fields=["version", "made_by"],
     )
 
 
 def _pages(
     projection: RowProjection, log_id: LogId, start: int, upto: int, skipped: set[int], using: str
 ) -> Iterator[list[EventRecord]]:
-    types, feed = projection._types(), Feed(using)
+    reading, feed = own_reading(type(projection)), Feed(using)
     while start < upto and (page := history(log_id, start, using)):
         start = page[-1][INDEX] + 1
         records: list[EventRecord] = []
         for row in page:
             if row[INDEX] >= upto or row[INDEX] in skipped:
                 continue
-            if types is not None and row[TYPE] not in types:
+            verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            if verdict is PASS:
                 continue
             try:
+                if verdict is HOLD:
+                    raise UnknownEventType(row[TYPE], log_id=log_id, index=row[INDEX])
                 records += feed.records([row])
             except Exception as error:
                 raise Failed(row[POSITION], error) from error

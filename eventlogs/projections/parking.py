@@ -4,6 +4,9 @@ Events that could not be applied: tried again, then parked, with their log's lat
 While an event of a log waits here, the log is *held*: its later events are passed over, and
 taken up from the log itself when the event has been applied or skipped. Other logs go on.
 
+An event that this release does not know, or not in its version, is *left* to other code: its log
+is held, without an attempt, until a process can apply it (see ``releases.py``).
+
 An attempt is counted before it is made, in a transaction of its own. So the events that kill
 their worker are counted as well, and do not kill one worker after the other for ever.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -23,11 +26,14 @@ from django.utils import timezone
 from eventlogs.codec import FeedRow
 from eventlogs.ids import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
+from eventlogs.projections.releases import HOLD, Reading
+from eventlogs.projections.rows import chunks
 
 logger = logging.getLogger("eventlogs.projections")
 
 LONGEST_WAIT: Final = 300.0  # seconds until the next attempt
 MAX_DETAILS: Final = 10_000  # characters
+MANY: Final = 500  # held logs, up to which all of them are read
 IN_FLIGHT: Final = "a crash"  # what is there to be read while, and if, an attempt does not end
 
 # Of a FeedRow.
@@ -36,6 +42,7 @@ LOG: Final = 1
 INDEX: Final = 2
 POSITION: Final = 3
 TYPE: Final = 4
+SCHEMA_VERSION: Final = 5
 
 
 class Parking:
@@ -56,9 +63,13 @@ class Parking:
             projection=self._name, is_rebuild=self._is_rebuild
         )
 
-    def held(self) -> set[LogId]:
-        """Return the logs that are held."""
-        return set(self.rows().values_list("log_id", flat=True))
+    def held(self, among: Iterable[LogId] | None = None) -> set[LogId]:
+        """Return the logs that are held; of many, those among some logs."""
+        held = self.rows().values_list("log_id", flat=True)
+        few = set(held if among is None else held[: MANY + 1])
+        if among is None or len(few) <= MANY:
+            return few
+        return {log_id for some in chunks(among, MANY) for log_id in held.filter(log_id__in=some)}
 
     def due(self, upto: int) -> list[tuple[int, LogId]]:
         """Return the keys and logs of the events up to a position that it is time to try again."""
@@ -78,6 +89,51 @@ class Parking:
             error=IN_FLIGHT,
         )
 
+    def leave(self, row: FeedRow, mark: str, error: BaseException | None = None) -> None:
+        """Hold a log from this event on until there is code that can apply it; no attempt."""
+        name, details = _left(error)
+        self._add(row, attempts=0, retry_at=None, error=name, details=details, awaits=mark)
+
+    def leave_again(
+        self, waiting: ParkedEvent, row: FeedRow, mark: str, error: BaseException | None = None
+    ) -> None:
+        """
+        Let an event that is held wait for other code; the attempt that found it out is none.
+
+        It may be another one of its log than before. Nothing, where somebody has skipped it or
+        asked for it to be tried again meanwhile.
+        """
+        name, details = _left(error)
+        self._as_counted(waiting).update(
+            index=row[INDEX],
+            position=row[POSITION],
+            type=row[TYPE],
+            schema_version=row[SCHEMA_VERSION],
+            attempts=0,
+            retry_at=None,
+            awaits=mark,
+            error=name,
+            details=details,
+            failed_at=Now(),
+        )
+
+    def take_up(self, reading: Reading) -> int:
+        """
+        Make the events due that were left to other code, and that this code may apply.
+
+        Those are looked at that another process has left, or this one when it ran beside other
+        releases. Return how many became due.
+        """
+        left = self.rows().exclude(awaits="").exclude(awaits=reading.mark)
+        found = left.values_list("pk", "log_id", "type", "schema_version")
+        ours = [
+            pk
+            for pk, log_id, name, version in found.iterator()
+            if reading.verdict(log_id.log_type, name, version) is not HOLD
+        ]
+        due = {"attempts": 0, "retry_at": Now(), "awaits": ""}
+        return sum(left.filter(pk__in=some).update(**due) for some in chunks(ours, MANY))
+
     def set_aside(self, row: FeedRow) -> None:
         """Hold a log from this event on, whose first attempt is due at once."""
         self._add(row, attempts=0, retry_at=Now(), error="")
@@ -90,6 +146,7 @@ class Parking:
             index=row[INDEX],
             position=row[POSITION],
             type=row[TYPE],
+            schema_version=row[SCHEMA_VERSION],
             first_failed_at=Now(),
             failed_at=Now(),
             **state,
@@ -137,6 +194,7 @@ class Parking:
             index=row[INDEX],
             position=row[POSITION],
             type=row[TYPE],
+            schema_version=row[SCHEMA_VERSION],
             error=name,
             details=_details(error),
             failed_at=Now(),
@@ -186,12 +244,16 @@ class Parking:
         waiting.index = following[INDEX]
         waiting.position = following[POSITION]
         waiting.type = following[TYPE]
+        waiting.schema_version = following[SCHEMA_VERSION]
         waiting.attempts = 0
         waiting.retry_at = Now()
-        waiting.error = waiting.details = ""
+        waiting.awaits = waiting.error = waiting.details = ""
         waiting.save(
             using=self._using,
-            update_fields=["index", "position", "type", "attempts", "retry_at", "error", "details"],
+            update_fields=[
+                *["index", "position", "type", "schema_version", "attempts", "retry_at"],
+                *["awaits", "error", "details"],
+            ],
         )
 
     def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
@@ -223,7 +285,7 @@ class Parking:
         found = self.rows()
         if log_id is not None:
             found = found.filter(log_id=log_id)
-        return found.update(attempts=0, retry_at=Now())
+        return found.update(attempts=0, retry_at=Now(), awaits="")
 
     def skipped(self, first: int, last: int) -> set[int]:
         """Return the positions, of those between two, that a person has said to skip."""
@@ -238,6 +300,12 @@ class Parking:
 
     def _delay(self, attempts: int) -> timedelta:
         return timedelta(seconds=min(self._backoff * 2 ** min(attempts - 1, 30), LONGEST_WAIT))
+
+
+def _left(error: BaseException | None) -> tuple[str, str]:
+    if error is None:
+        return "", ""
+    return type(error).__qualname__[:200], _details(error)
 
 
 def log_id_of(row: FeedRow) -> LogId:

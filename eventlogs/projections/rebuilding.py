@@ -126,7 +126,7 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId) -> int:
         verifying.put_right(projection, log_id, row, using)
         if projection.is_inline:
             version = EventLog.objects.using(using).get(pk=log_id.uuid).version
-            inline.note(projection, log_id, version, using)
+            inline.note(projection, log_id, version, using, made_by=cls.version)
     return count
 
 

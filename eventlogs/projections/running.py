@@ -32,11 +32,12 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import Feed
 from eventlogs.models import ParkedEvent, ProjectionState, ProjectionWorker
-from eventlogs.projections import leases, rebuilding
+from eventlogs.projections import leases, rebuilding, releases
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
 from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.releases import Handles
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -146,6 +147,7 @@ class Runner:
         self._next_beat = 0.0
         self._is_behind = False
         self._complained: dict[str, str] = {}
+        self._declared: dict[str, dict[str, Handles]] = {}
 
     def run(self) -> None:
         """Run for good: until ``stop`` is set. An error of the database is waited out."""
@@ -224,7 +226,10 @@ class Runner:
             for place in list(self._advancers):
                 self._give_back(place)
             for using in self._databases():
-                ProjectionWorker.objects.using(using).filter(name=self._owner).delete()
+                # What it handles is kept: the worker that comes after it may take a moment.
+                ProjectionWorker.objects.using(using).filter(name=self._owner).update(
+                    seen_until=Now()
+                )
         self._forget()
 
     # Who does what
@@ -233,32 +238,28 @@ class Runner:
         self._next_beat = time.monotonic() + BEAT
         for using, own in self._databases().items():
             states = {name: state for name in own if (state := self._begin(own[name], using))}
-            workers = ProjectionWorker.objects.using(using)
-            workers.bulk_create(
-                [
-                    ProjectionWorker(
-                        name=self._owner,
-                        # Only what can run here: the others leave it to us.
-                        projections=sorted(states),
-                        seen_until=Now() + timedelta(seconds=ALIVE),
-                    )
-                ],
-                update_conflicts=True,
-                unique_fields=["name"],
-                update_fields=["projections", "seen_until"],
+            # Only what can run here: the others leave it to us.
+            self._declare(using, {name: releases.handles_of(own[name]) for name in states})
+            workers = ProjectionWorker.objects.using(using).filter(seen_until__gte=Now())
+            chosen = releases.preferred(
+                each
+                for each in workers
+                if each.name == self._owner or not leases.is_dead(each.name)
             )
-            workers.filter(seen_until__lt=Now()).delete()
-            shares = [
-                Share(name, frozenset(names))
-                for name, names in workers.values_list("name", "projections")
-                if name == self._owner or not leases.is_dead(name)
-            ]
+            shares = [Share(name, names) for name, names in chosen.items()]
             self._take_share(using, own, states, shares)
             for name in rebuilding.requested(using) & own.keys() - self._rebuilds.keys():
                 # Who has the first partition does it, or anybody where it cannot run before.
                 projection, mine = own[name], (name, 0) in self._advancers or name not in states
                 if mine and issubclass(projection, RowProjection):
                     self._rebuilds[name] = rebuild(projection)
+
+    def _declare(self, using: str, handles: dict[str, Handles]) -> None:
+        own = ProjectionWorker.objects.using(using).filter(name=self._owner)
+        until = Now() + timedelta(seconds=ALIVE)
+        if self._declared.get(using) != handles or not own.update(seen_until=until):
+            releases.declare(using, self._owner, handles, seconds=ALIVE)
+            self._declared[using] = handles
 
     def _take_share(
         self,

@@ -15,6 +15,7 @@ from eventlogs.feed import Feed
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionState
 from eventlogs.projections.declarations import BaseProjection, RowProjection
 
+IS_PARKED: Final = Q(retry_at=None, awaits="")
 SPAN: Final = 2_000  # events behind a checkpoint that are looked at for one to wait for
 
 
@@ -78,7 +79,7 @@ def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Stan
         .filter(is_rebuild=False, projection__in=names)
         .order_by()
         .values_list("projection")
-        .annotate(held=Count("pk", filter=Q(retry_at=None)), due=Count("retry_at"))
+        .annotate(held=Count("pk", filter=IS_PARKED), due=Count("pk", filter=~IS_PARKED))
     }
     lags = _lags(using, wanted, positions)
     found: dict[str, Standing] = {}

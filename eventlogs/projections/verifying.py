@@ -12,13 +12,14 @@ from django.db import transaction
 
 from eventlogs import scans
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable
+from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, UnknownEventType
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, SkippedEvent
 from eventlogs.projections import catching_up, inline, leases
 from eventlogs.projections.advancing import Failed, history, parking_of
-from eventlogs.projections.parking import INDEX, POSITION, TYPE
+from eventlogs.projections.parking import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
+from eventlogs.projections.releases import APPLY, HOLD, own_reading
 from eventlogs.projections.rows import chunks, differences, upsert
 from eventlogs.stores.feeds import partition_of
 
@@ -77,7 +78,8 @@ def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -
     """
     Return the row that a log should have at a position, and of how many events it is made.
 
-    Raise ProjectionFailed where an event cannot be applied.
+    Raise ProjectionFailed where an event cannot be applied, and UnknownEventType where newer
+    code wrote one.
     """
     count = 0
 
@@ -97,7 +99,7 @@ def records(
     projection: RowProjection, log_id: LogId, using: str, *, upto: int
 ) -> Iterator[EventRecord]:
     """Yield the records of a log that are in its row, if the row is at a position."""
-    types, feed = projection._types(), Feed(using)
+    reading, feed = own_reading(type(projection)), Feed(using)
     waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     if projection.is_inline and versions.exists():
@@ -110,7 +112,12 @@ def records(
         for row in page:
             if row[POSITION] > upto or (waiting is not None and row[INDEX] >= waiting.index):
                 return
-            if row[INDEX] not in skipped and (types is None or row[TYPE] in types):
+            if row[INDEX] in skipped:
+                continue
+            verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            if verdict is HOLD:  # not to be compared: another release may have applied it
+                raise UnknownEventType(row[TYPE], log_id=log_id, index=row[INDEX])
+            if verdict is APPLY:
                 yield from feed.records([row])
 
 

@@ -55,8 +55,19 @@ class FeedHolder:
     prepared_as: str | None  # the name to COMMIT or ROLLBACK PREPARED by
 
 
+class UnknownTypes(NamedTuple):
+    """Event types that a process does not know: all but ``known``, in logs of ``log_types``."""
+
+    known: Sequence[str]
+    log_types: Sequence[str]
+
+
 class FeedQuery(NamedTuple):
-    """Which rows to read: those with ``after < position <= upto``, and what else is asked."""
+    """
+    Which rows to read: those with ``after < position <= upto``, and what else is asked.
+
+    With ``unknown``, rows of those types are wanted beside the rows of ``types``.
+    """
 
     after: int
     upto: int
@@ -64,6 +75,7 @@ class FeedQuery(NamedTuple):
     types: Sequence[str] | None = None
     log_types: Sequence[str] | None = None
     partition: tuple[int, int] | None = None  # number, of how many
+    unknown: UnknownTypes | None = None
 
 
 class Watermark(NamedTuple):
@@ -124,7 +136,12 @@ class SQLiteFeedSource(FeedSource):
     def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
         events = self._events().filter(position__gt=query.after, position__lte=query.upto)
         if query.types is not None:
-            events = events.filter(type__in=query.types)
+            wanted = models.Q(type__in=query.types)
+            if query.unknown is not None:
+                wanted |= ~models.Q(type__in=query.unknown.known) & models.Q(
+                    log__log_type__in=query.unknown.log_types
+                )
+            events = events.filter(wanted)
         if query.log_types is not None:
             events = events.filter(log__log_type__in=query.log_types)
         text = models.TextField()

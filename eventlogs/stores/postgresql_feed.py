@@ -80,6 +80,8 @@ class PostgreSQLFeedSource(FeedSource):
         parameters = {
             "types": None if query.types is None else list(query.types),
             "log_types": None if query.log_types is None else list(query.log_types),
+            "known": None if query.unknown is None else list(query.unknown.known),
+            "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
             "number": number,
             "of": of,
         }

@@ -7,7 +7,6 @@ from django.db import connection
 
 from eventlogs import inline
 from eventlogs.projections import declarations, running
-from eventlogs.projections import inline as inline_projections
 from tests.projections import readmodels
 
 
@@ -21,7 +20,6 @@ def tables(transactional_db):
             editor.create_model(model)
     yield
     readmodels.reset()
-    inline_projections._begun.clear()
     with connection.cursor() as cursor:
         for model in readmodels.MODELS:
             table = model._meta.db_table

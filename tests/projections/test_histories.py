@@ -225,7 +225,7 @@ def release_at_the_beginning(lease, position=None):
 
 TWINS = {
     "a checkpoint that goes back": (leases, "release", release_at_the_beginning),
-    "held logs that are not passed over": (Parking, "held", lambda self: set()),
+    "held logs that are not passed over": (Parking, "held", lambda self, among=None: set()),
     "skipped events that are applied": (Parking, "skipped", lambda self, first, last: set()),
 }
 

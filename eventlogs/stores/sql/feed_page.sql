@@ -1,5 +1,6 @@
 -- The feed, third: events that are settled. Under READ COMMITTED this statement's snapshot is
 -- newer than the look at the locks, so whatever was committed by then is seen.
+-- Types that the reader does not know come beside those it asks for, where it wants them.
 --
 -- The log's type comes by a subquery for each row, and the page is bounded by positions, not by
 -- LIMIT alone: without fresh statistics the planner would join, or sort, whole tables.
@@ -9,7 +10,10 @@ SELECT (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = log_id),
 FROM eventlogs_event
 WHERE position > %(after)s::bigint
   AND position <= %(upto)s::bigint
-  AND (%(types)s::text[] IS NULL OR type = ANY (%(types)s::text[]))
+  AND (%(types)s::text[] IS NULL OR type = ANY (%(types)s::text[])
+       OR (type <> ALL (%(known)s::text[])
+           AND (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = log_id)
+               = ANY (%(unknown_in)s::text[])))
   AND (%(log_types)s::text[] IS NULL
        OR (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = log_id)
           = ANY (%(log_types)s::text[]))

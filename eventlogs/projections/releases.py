@@ -1,0 +1,350 @@
+"""
+Releases that run side by side: which events this code applies, and which it leaves to others.
+
+During a deployment processes of two releases share one checkpoint for each projection. Whoever
+moves the checkpoint over an event decides that nobody will apply it. So a process moves it over
+an event in silence only where no release that runs wants the event. There are three verdicts:
+
+APPLY: this release handles the event's type, and can read its schema version.
+PASS: this release knows the type and has no handler for it, and no other release has one; or
+the type is retired; or the event is of a log type that the projection does not read.
+HOLD: everything else. The event is written down (a ParkedEvent with ``awaits``), its log is held
+from it on, and no attempt is counted. A process that can apply it takes it up by itself.
+
+A type or version that this process does not know is held without asking anybody. That another
+release handles a type that this one knows and does not handle can only be known from that
+release: each process that runs projections declares what it handles (``ProjectionWorker``)
+before it takes its first lease.
+
+Why no event is passed over. Let a release N handle a type that the release O knows, but does not
+handle. N's declaration and the end of all leases that O holds (their tokens are raised) are one
+transaction. A batch of O commits either before it, when N did not run yet; or it fails, because
+its token is out of date. O's next lease is taken after that transaction, and O reads the
+declarations with the lease in hand: it finds N's, and holds the event.
+
+A declaration counts until ``KEPT`` after its process was seen last: a worker that is restarted
+meanwhile loses nothing. Where releases differ, those that handle more are preferred: see
+``preferred``.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from enum import Enum
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
+from django.db.models.functions import Now
+
+from eventlogs.aggregates import aggregates
+from eventlogs.events import registry
+from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
+from eventlogs.stores.feeds import UnknownTypes
+from eventlogs.stores.transactions import run_again
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import BaseProjection
+
+KEPT: Final = 300.0  # seconds for which a declaration counts after its process was seen last
+RENEWED: Final = 60.0  # seconds after which a single run declares itself again
+TURN: Final = 15.0  # seconds for which one of several releases that differ has the work
+MARK: Final = secrets.token_hex(8)  # of this process, in what it leaves to others
+
+
+class Verdict(Enum):
+    """What a release does with an event."""
+
+    APPLY = "apply"
+    HOLD = "hold"
+    PASS = "pass"
+
+
+APPLY, HOLD, PASS = Verdict.APPLY, Verdict.HOLD, Verdict.PASS
+
+
+class Handles(NamedTuple):
+    """
+    What one release of a projection handles.
+
+    ``types`` are event types under all of their names, each with the newest schema version that
+    the release can read. ``all_types`` says that it takes the other types of its logs as well.
+    ``log_types`` None stands for all.
+    """
+
+    version: int
+    log_types: frozenset[str] | None
+    types: Mapping[str, int]
+    all_types: bool
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """The declaration as it is stored."""
+        return {
+            "version": self.version,
+            "log_types": None if self.log_types is None else sorted(self.log_types),
+            "types": dict(sorted(self.types.items())),
+            "all_types": self.all_types,
+        }
+
+    @property
+    def digest(self) -> str:
+        """A short text that only equal declarations have in common."""
+        return blake2b(json.dumps(self.as_json).encode(), digest_size=16).hexdigest()
+
+    def takes(self, log_type: str, name: str) -> bool:
+        """Return whether the release applies events of a type, of whatever schema version."""
+        return (self.all_types or name in self.types) and (
+            self.log_types is None or log_type in self.log_types
+        )
+
+    def covers(self, other: Handles) -> bool:
+        """Return whether this release can apply whatever the other one can."""
+        return (
+            self.version >= other.version
+            and (self.all_types or not other.all_types)
+            and (
+                self.log_types is None
+                or (other.log_types is not None and other.log_types <= self.log_types)
+            )
+            and all(self.types.get(name, 0) >= newest for name, newest in other.types.items())
+        )
+
+
+def stored(value: Mapping[str, Any]) -> Handles:
+    """Return a declaration that was stored."""
+    log_types = value["log_types"]
+    return Handles(
+        value["version"],
+        None if log_types is None else frozenset(log_types),
+        value["types"],
+        value["all_types"],
+    )
+
+
+def handles_of(projection: type[BaseProjection]) -> Handles:
+    """Return what this process' release of a projection handles."""
+    names, log_types = projection._types(), projection._log_types()
+    if names is None:
+        read = [] if log_types is None else log_types
+        classes = [each for log_type in read for each in aggregates.of(log_type)]
+        names = [name for each in classes for kind in each.event_types for name in kind.names]
+    return Handles(
+        projection.version,
+        None if log_types is None else frozenset(log_types),
+        {name: kind.version for name in names if (kind := registry.by_name(name)) is not None},
+        projection._types() is None,
+    )
+
+
+class Reading:
+    """How a projection of this process reads the feed, beside other releases."""
+
+    def __init__(self, projection: type[BaseProjection], others: Iterable[Handles] = ()) -> None:
+        """``others`` are the releases that run beside this one; see ``others_of``."""
+        self._own = handles_of(projection)
+        self._others = [each for each in others if not self._own.covers(each)]
+        self._verdicts: dict[tuple[str, str, int], Verdict] = {}
+        self._logs = (
+            frozenset(each.log_type for each in aggregates)
+            if self._own.log_types is None
+            else self._own.log_types
+        )
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other release can apply what this one cannot."""
+        return not self._others
+
+    @property
+    def mark(self) -> str:
+        """
+        What is noted on an event that is left to other code.
+
+        The event is looked at again by whoever has another mark: another process, or this one
+        when other releases run beside it than before.
+        """
+        others = sorted(each.digest for each in self._others)
+        return blake2b(f"{MARK}{others}".encode(), digest_size=16).hexdigest()
+
+    @property
+    def types(self) -> list[str] | None:
+        """The types to read from the feed; None for all. Types that are unknown come beside."""
+        if any(each.all_types for each in (self._own, *self._others)):
+            return None
+        return sorted({name for each in (self._own, *self._others) for name in each.types})
+
+    @property
+    def log_types(self) -> list[str] | None:
+        """The types of the logs to read, or None for all."""
+        wanted: set[str] = set()
+        for each in (self._own, *self._others):
+            if each.log_types is None:
+                return None
+            wanted |= each.log_types
+        return sorted(wanted)
+
+    @property
+    def unknown(self) -> UnknownTypes | None:
+        """Which unknown types to read beside ``types``."""
+        if self.types is None:
+            return None
+        return UnknownTypes(registry.known_names(), sorted(self._logs))
+
+    def verdict(self, log_type: str, name: str, schema_version: int) -> Verdict:
+        """Return what to do with an event."""
+        key = log_type, name, schema_version
+        found = self._verdicts.get(key)
+        if found is None:
+            found = self._verdicts[key] = self._verdict(log_type, name, schema_version)
+        return found
+
+    def _verdict(self, log_type: str, name: str, schema_version: int) -> Verdict:
+        own, kind = self._own, registry.by_name(name)
+        elsewhere = HOLD if any(each.takes(log_type, name) for each in self._others) else PASS
+        if own.log_types is not None and log_type not in own.log_types:
+            return elsewhere
+        if kind is None:
+            if registry.is_retired(name):
+                # A fold counts it, without applying it.
+                return APPLY if own.all_types else PASS
+            return HOLD if log_type in self._logs else elsewhere
+        if not own.takes(log_type, name):
+            return elsewhere
+        return HOLD if schema_version > kind.version else APPLY
+
+
+def own_reading(projection: type[BaseProjection]) -> Reading:
+    """Return how to read events where no other release is asked: in appends, rebuilds, verify."""
+    stamps = registry.stamp, aggregates.stamp
+    kept = _own_readings.get(projection)
+    if kept is None or kept[0] != stamps:
+        kept = _own_readings[projection] = stamps, Reading(projection)
+    return kept[1]
+
+
+_own_readings: WeakKeyDictionary[type, tuple[object, Reading]] = WeakKeyDictionary()
+
+
+# Declarations
+
+
+def declare(
+    using: str, worker: str, handles: Mapping[str, Handles], *, seconds: float = 0.0
+) -> None:
+    """
+    Say what a process handles, by the names of its projections, before it takes a lease.
+
+    ``seconds`` is for how long it counts as a worker that takes its share. Where a release is
+    new among those that run, the leases of its projections are taken away: whoever held one reads
+    the declarations again.
+    """
+
+    def attempt(_: BaseDatabaseWrapper) -> None:
+        workers = ProjectionWorker.objects.using(using)
+        with transaction.atomic(using=using):
+            # One after the other: the second sees the row of the first.
+            states = ProjectionState.objects.using(using).filter(name__in=handles).order_by("name")
+            list(states.select_for_update().values_list("name"))
+            states.order_by().update(version=F("version"))  # a conflict under REPEATABLE READ, too
+            workers.filter(seen_until__lt=Now() - timedelta(seconds=KEPT)).delete()
+            workers.bulk_create(
+                [
+                    ProjectionWorker(
+                        name=worker,
+                        projections={name: each.as_json for name, each in handles.items()},
+                        seen_until=Now() + timedelta(seconds=seconds),
+                    )
+                ],
+                update_conflicts=True,
+                unique_fields=["name"],
+                update_fields=["projections", "seen_until"],
+            )
+            found = list(workers.exclude(name=worker))
+            for name, each in handles.items():
+                beside = {other.digest for row in found if (other := _of(row, name)) is not None}
+                if beside and each.digest not in beside:
+                    _take_leases_away(name, using)
+
+    run_again(using, attempt)
+
+
+def declare_run(projection: type[BaseProjection], using: str) -> None:
+    """Say what a single run of a projection handles, as ``declare`` does for a worker."""
+    own = handles_of(projection)
+    worker = (
+        f"run:{blake2b(f'{projection.name}:{own.digest}'.encode(), digest_size=16).hexdigest()}"
+    )
+    fresh = ProjectionWorker.objects.using(using).filter(
+        name=worker, seen_until__gte=Now() - timedelta(seconds=RENEWED)
+    )
+    if not fresh.exists():
+        declare(using, worker, {projection.name: own})
+
+
+def others_of(projection: type[BaseProjection], using: str) -> list[Handles]:
+    """Return what other releases handle that run, or ran a moment ago. Ask with a lease in hand."""
+    rows = ProjectionWorker.objects.using(using).filter(
+        seen_until__gte=Now() - timedelta(seconds=KEPT)
+    )
+    own = handles_of(projection)
+    found = {each.digest: each for row in rows if (each := _of(row, projection.name)) is not None}
+    found.pop(own.digest, None)
+    return [found[digest] for digest in sorted(found)]
+
+
+def reading_of(projection: type[BaseProjection], using: str) -> Reading:
+    """Return how to read the feed beside the releases that run. Ask with a lease in hand."""
+    return Reading(projection, others_of(projection, using))
+
+
+def preferred(workers: Iterable[ProjectionWorker]) -> dict[str, frozenset[str]]:
+    """
+    Return, by the names of workers, the projections that each of them may take a share of.
+
+    Of two releases, the one that can apply whatever the other can has the work; so events need
+    not wait for the end of a deployment. Where neither can, they take turns of ``TURN`` seconds,
+    by the clocks of their machines. Clocks that differ cost time, and nothing else.
+    """
+    releases: dict[str, dict[str, Handles]] = {}
+    runs: list[tuple[str, str, str]] = []
+    for row in workers:
+        for name in row.projections:
+            each = _of(row, name)
+            if each is not None:
+                releases.setdefault(name, {})[each.digest] = each
+                runs.append((row.name, name, each.digest))
+    chosen = {name: _chosen(found) for name, found in releases.items()}
+    shares: dict[str, set[str]] = {}
+    for worker, name, digest in runs:
+        if digest == chosen[name]:
+            shares.setdefault(worker, set()).add(name)
+    return {worker: frozenset(names) for worker, names in shares.items()}
+
+
+def _chosen(releases: Mapping[str, Handles]) -> str:
+    best = [
+        digest
+        for digest, each in releases.items()
+        if not any(other.covers(each) and not each.covers(other) for other in releases.values())
+    ]
+    return sorted(best)[int(time.time() // TURN) % len(best)]
+
+
+def _of(row: ProjectionWorker, name: str) -> Handles | None:
+    value = row.projections.get(name)
+    return None if value is None else stored(value)
+
+
+def _take_leases_away(name: str, using: str) -> None:
+    # Not the position: whoever holds the lease is in the middle of a batch, which then fails.
+    Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).update(
+        token=F("token") + 1, owner="", leased_until=None
+    )
