@@ -244,6 +244,11 @@ class ParkedEvent(models.Model):
         """Whether it waits for a person."""
         return self.retry_at is None and not self.awaits
 
+    @property
+    def awaits_release(self) -> bool:
+        """Whether it waits for a process of a release that can apply it."""
+        return bool(self.awaits)
+
 
 class SkippedEvent(models.Model):
     """An event that a person told a projection to pass over; a rebuild does so, too."""

@@ -274,7 +274,7 @@ class Advancer:
 
     def _free(self, rows: Sequence[FeedRow]) -> Sequence[FeedRow]:
         """Return the rows of logs that are not held; hold those from an event of other code on."""
-        held = self.parking.held({log_id_of(row) for row in rows})
+        held = self.parking.held(log_id_of(row) for row in rows)
         if not held and not any(self._on(row) is HOLD for row in rows):
             return rows
         free: list[FeedRow] = []
@@ -334,7 +334,7 @@ class Advancer:
 
     def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
-        held = self.parking.held({log_id_of(row) for row in rows})
+        held = self.parking.held(log_id_of(row) for row in rows)
         careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
         self._careful_for -= len(rows)
         for row in self._projection.missing(rows, self.lease.using):

@@ -271,6 +271,7 @@ class RowProjection(BaseProjection):
         *,
         restart: bool = False,
         park: bool = False,
+        downgrade: bool = False,
         tell: Tell = nobody,
     ) -> int:
         """
@@ -282,18 +283,22 @@ class RowProjection(BaseProjection):
         inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
         of that log alone is made anew, at once.
 
+        ``downgrade`` lets older code take over rows that a newer version of the projection has
+        made, after a rollback: stop the processes of the newer release first.
+
         ``tell`` is called with a rebuilding.Progress after each batch.
 
         Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
         for the next call, and the old rows serve on. With ``park``, such events are parked
         instead, as they are in ``catch_up``. Raise ProjectionUnavailable where another process
-        rebuilds it at the moment, and LogNotFound where the log does not exist.
+        rebuilds it at the moment, or a newer version has made the rows, and LogNotFound where the
+        log does not exist.
         """
         if log_id is not None:
             return rebuilding.rebuild_log(
                 cls, LogId.parse(log_id) if isinstance(log_id, str) else log_id
             )
-        return rebuilding.rebuild(cls, restart=restart, park=park, tell=tell)
+        return rebuilding.rebuild(cls, restart=restart, park=park, downgrade=downgrade, tell=tell)
 
     @classmethod
     def request_rebuild(cls) -> None:

@@ -57,9 +57,11 @@ def nobody(_: Progress) -> None:
     """Tell nobody."""
 
 
-def rebuild(cls: type[RowProjection], *, restart: bool, park: bool, tell: Tell) -> int:
+def rebuild(
+    cls: type[RowProjection], *, restart: bool, park: bool, downgrade: bool, tell: Tell
+) -> int:
     """See ``RowProjection.rebuild``."""
-    under_way = steps(cls, restart=restart, park=park)
+    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade)
     while True:
         try:
             progress = next(under_way)
@@ -68,7 +70,9 @@ def rebuild(cls: type[RowProjection], *, restart: bool, park: bool, tell: Tell) 
         tell(progress)
 
 
-def steps(cls: type[RowProjection], *, restart: bool = False, park: bool = False) -> Steps:
+def steps(
+    cls: type[RowProjection], *, restart: bool = False, park: bool = False, downgrade: bool = False
+) -> Steps:
     """
     Rebuild step by step: a batch each time, for who has other things to do between two of them.
 
@@ -79,7 +83,7 @@ def steps(cls: type[RowProjection], *, restart: bool = False, park: bool = False
     state = leases.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
-    if state.version > cls.version:
+    if state.version > cls.version and not downgrade:
         raise ProjectionUnavailable("newer", projection=cls.name)
     if cls.mode == cls.INLINE:
         return (yield from _InlineRebuild(cls, using).steps(restart=restart))

@@ -35,7 +35,8 @@ class Standing:
     applied: int
     rate: float
     parked: int
-    waiting: int
+    waiting: int  # for another attempt, or for a release that can apply them
+    awaiting_release: int  # of those, the logs that wait for a release
     owners: tuple[str, ...]
     problem: str = ""
 
@@ -74,18 +75,22 @@ def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Stan
         name: min((place.position for place in some), default=0) for name, some in places.items()
     }
     held = {
-        name: (parked, waiting)
-        for name, parked, waiting in ParkedEvent.objects.using(using)
+        name: counts
+        for name, *counts in ParkedEvent.objects.using(using)
         .filter(is_rebuild=False, projection__in=names)
         .order_by()
         .values_list("projection")
-        .annotate(held=Count("pk", filter=IS_PARKED), due=Count("pk", filter=~IS_PARKED))
+        .annotate(
+            held=Count("pk", filter=IS_PARKED),
+            due=Count("pk", filter=~IS_PARKED),
+            left=Count("pk", filter=~Q(awaits="")),
+        )
     }
     lags = _lags(using, wanted, positions)
     found: dict[str, Standing] = {}
     for each in wanted:
         name, state, lag = each.name, states.get(each.name), lags[each.name]
-        parked, waiting = held.get(name, (0, 0))
+        parked, waiting, awaiting_release = held.get(name, (0, 0, 0))
         found[name] = Standing(
             name=name,
             kind=kind_of(each),
@@ -100,6 +105,7 @@ def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Stan
             rate=sum(place.rate for place in places[name]),
             parked=parked,
             waiting=waiting,
+            awaiting_release=awaiting_release,
             owners=tuple(sorted({place.owner for place in places[name] if place.owner})),
             problem=lag if isinstance(lag, str) else "",
         )
@@ -174,6 +180,23 @@ def _next_events(
     found = one.values_list(*columns)[:1]
     values = list(found[0]) if found else [None] * len(columns)
     return list(zip(values[::2], values[1::2], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """An event type that a projection has left to other code, and how many logs wait for it."""
+
+    projection: str
+    type: str
+    schema_version: int
+    logs: int
+
+
+def awaited(using: str) -> list[Awaited]:
+    """Return what the projections of a database wait for until a release runs that knows it."""
+    left = ParkedEvent.objects.using(using).filter(is_rebuild=False).exclude(awaits="").order_by()
+    kinds = left.values_list("projection", "type", "schema_version").annotate(logs=Count("pk"))
+    return [Awaited(*each) for each in kinds.order_by("projection", "type", "schema_version")]
 
 
 def kind_of(projection: type[BaseProjection]) -> str:

@@ -489,6 +489,25 @@ def test_an_inline_append_to_a_log_with_an_unknown_event_says_deployment(release
     assert old.do("rows()") == [[1, 1]]
 
 
+@pytest.mark.parametrize("mode", ["ASYNC", "INLINE"])
+def test_after_a_rollback_old_code_takes_the_rows_over_when_it_is_told_to(release, seats, mode):
+    old = release("old", domain(BOOKED, CHARGED) + read_model(mode=mode))
+    old.do("make_table()")
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    old.do("Seats.catch_up()")
+    new_source = domain(BOOKED, CHARGED) + read_model(mode=mode, version=2, factor=10)
+    with release("new", new_source) as new:
+        new.do("Seats.rebuild()")
+    assert_says_deployment(old.do("Seats.rebuild()"))
+
+    assert old.do("Seats.rebuild(downgrade=True)") == 1
+    old.do(f"Booking.logs.append({log!r}, Charged(2), expected_version=1)")
+    old.do("Seats.catch_up()")
+
+    assert old.do("rows()") == [[3, 2]]
+    assert old.do("bool(Seats.verify(sample=None))") is True
+
+
 # Workers
 
 

@@ -97,7 +97,7 @@ def write(out: Output, names: list[str], using: str, details: bool) -> None:
                 each.index,
                 each.type,
                 each.attempts,
-                "parked" if each.is_parked else "waits",
+                state_of(each),
                 each.failed_at,
                 each.error,
             )
@@ -114,6 +114,13 @@ def write(out: Output, names: list[str], using: str, details: bool) -> None:
     )
 
 
+def state_of(waiting: ParkedEvent) -> str:
+    """Return what an event waits for, in a word or two."""
+    if waiting.awaits_release:
+        return "needs a release"
+    return "parked" if waiting.is_parked else "waits"
+
+
 def as_json(waiting: ParkedEvent, details: bool) -> dict[str, Any]:
     """Return what is known of an event that waits."""
     found = {
@@ -124,6 +131,7 @@ def as_json(waiting: ParkedEvent, details: bool) -> dict[str, Any]:
         "type": waiting.type,
         "attempts": waiting.attempts,
         "parked": waiting.is_parked,
+        "awaits_release": waiting.awaits_release,
         "retry_at": waiting.retry_at,
         "failed_at": waiting.failed_at,
         "error": waiting.error,

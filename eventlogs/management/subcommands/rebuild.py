@@ -44,6 +44,12 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="Put events aside that cannot be applied. By default, the first one ends it.",
     )
+    parser.add_argument(
+        "--downgrade",
+        action="store_true",
+        help="After a rollback: take over rows that a newer version has made. Stop its processes "
+        "first.",
+    )
 
 
 def run(
@@ -55,6 +61,7 @@ def run(
     log: LogId | None,
     restart: bool,
     park: bool,
+    downgrade: bool,
     **options: Any,
 ) -> None:
     """Rebuild one after the other."""
@@ -64,13 +71,19 @@ def run(
         known = ", ".join(choose([]))
         raise mistake(f"Which one? Name some, or pass --due. There is: {known}.")
     for name in dict.fromkeys(names):
-        rebuild(out, with_rows(name), log=log, restart=restart, park=park)
+        rebuild(out, with_rows(name), log=log, restart=restart, park=park, downgrade=downgrade)
     if not names and not out.as_json:
         out.line("No rebuild is due.", out.style.SUCCESS)
 
 
 def rebuild(
-    out: Output, projection: type[RowProjection], *, log: LogId | None, restart: bool, park: bool
+    out: Output,
+    projection: type[RowProjection],
+    *,
+    log: LogId | None,
+    restart: bool,
+    park: bool,
+    downgrade: bool,
 ) -> None:
     """Rebuild one read model, or one of its rows."""
     name, using = projection.name, projection._using()
@@ -89,7 +102,9 @@ def rebuild(
                 done = max(done, progress.done)
 
             try:
-                applied = projection.rebuild(restart=restart, park=park, tell=tell)
+                applied = projection.rebuild(
+                    restart=restart, park=park, downgrade=downgrade, tell=tell
+                )
             except KeyboardInterrupt:
                 out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}")
                 raise

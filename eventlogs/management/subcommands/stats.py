@@ -169,6 +169,12 @@ def write_projections(out: Output, stand: list[Standing]) -> None:
         head=("projection", "version", "behind", "lag", "speed", "parked", "waiting", "run by"),
         right=range(2, 7),
     )
+    for each in [each for each in stand if each.awaiting_release]:
+        out.line(
+            f"{each.name}: {each.awaiting_release:,} logs wait for a release that knows their "
+            f"next event. See: manage.py eventlogs parked {each.name}",
+            out.style.WARNING,
+        )
 
 
 def write_tables(out: Output, found: Figures) -> None:
