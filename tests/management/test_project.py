@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
-from django.utils import timezone
 from django.core.management import CommandError
 from django.db import connection
+from django.utils import timezone
 
 from eventlogs.models import Checkpoint, ProjectionWorker
 from eventlogs.projections.declarations import projections
