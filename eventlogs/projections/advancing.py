@@ -27,11 +27,12 @@ from django.db.models.functions import Now
 
 from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, TransactionMustRetry
+from eventlogs.exceptions import ProjectionTimedOut, TransactionMustRetry
 from eventlogs.feed import Feed, FeedRows
 from eventlogs.ids import LogId
 from eventlogs.models import Event, ParkedEvent, SkippedEvent
 from eventlogs.projections import leases
+from eventlogs.projections.constraints import failure
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
 from eventlogs.projections.leases import Lease, LeaseLost, fenced
 from eventlogs.projections.parking import INDEX, POSITION, TYPE, Parking, log_id_of
@@ -355,7 +356,8 @@ class Advancer:
         return found._replace(rows=[row for row in found.rows if row[POSITION] not in skipped])
 
     def _give_up(self, row: FeedRow, error: BaseException | None) -> NoReturn:
-        raise ProjectionFailed(self._projection.name, log_id_of(row), row[POSITION]) from error
+        log_id, using = log_id_of(row), self.lease.using
+        raise failure(self._projection, log_id, row[POSITION], error, using) from error
 
     def _note_failure(
         self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed

@@ -179,19 +179,24 @@ class Parking:
         )
 
     def release(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
-        """The event is applied: go on with the one that waits behind it, or let the log go."""
+        """
+        The event is applied: go on with the one that waits behind it, or let the log go.
+
+        ``waiting`` stays as it is: the transaction may still be taken back at its COMMIT, and
+        then the failure is noted by what is in ``waiting``.
+        """
+        held = ParkedEvent.objects.using(self._using).filter(pk=waiting.pk)
         if following is None:
-            ParkedEvent.objects.using(self._using).filter(pk=waiting.pk).delete()
+            held.delete()
             return
-        waiting.index = following[INDEX]
-        waiting.position = following[POSITION]
-        waiting.type = following[TYPE]
-        waiting.attempts = 0
-        waiting.retry_at = Now()
-        waiting.error = waiting.details = ""
-        waiting.save(
-            using=self._using,
-            update_fields=["index", "position", "type", "attempts", "retry_at", "error", "details"],
+        held.update(
+            index=following[INDEX],
+            position=following[POSITION],
+            type=following[TYPE],
+            attempts=0,
+            retry_at=Now(),
+            error="",
+            details="",
         )
 
     def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
