@@ -161,9 +161,12 @@ def _of_sqlite(cause: Any, model: type[models.Model]) -> Violated:
     if cause.sqlite_errorname == "SQLITE_CONSTRAINT_CHECK":
         if any(each.name == what for each in model._meta.constraints):
             return Violated(what, _declared(model, what))
-        # It has no name, as that of a PositiveIntegerField: its condition is told instead.
+        # It has no name, as that of a PositiveIntegerField: its condition is told instead, of
+        # which SQLite cuts all behind a quoted name that it begins with.
         columns = [
-            str(each.column) for each in model._meta.concrete_fields if f'"{each.column}"' in what
+            column
+            for column in (str(each.column) for each in model._meta.concrete_fields)
+            if what == column or f'"{column}"' in what
         ]
         return Violated(None, _fields(model, columns))
     return Violated(None, ())
@@ -219,7 +222,9 @@ def _named_in(constraint: Any) -> Iterator[str]:
         elif isinstance(expression, models.Q):
             yield from expression.referenced_base_fields
         else:
-            for node in expression.flatten():
+            # An F is no expression before it is resolved.
+            nodes: Any = [expression] if isinstance(expression, models.F) else expression.flatten()
+            for node in nodes:
                 if isinstance(node, models.F):
                     yield str(getattr(node, "name", "")).partition("__")[0]
 

@@ -34,9 +34,7 @@ class Known:
 
     def __init__(self, *classes: type[BaseProjection]) -> None:
         self.classes = {each.name: each for each in classes}
-        self.followers = {
-            name: followers.pop(name) for name in self.classes if name in followers
-        }
+        self.followers = {name: followers.pop(name) for name in self.classes if name in followers}
         for name in self.classes:
             del projections[name]
 
