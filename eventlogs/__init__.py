@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eventlogs.exceptions import (
         AppendOnlyError,
         ConcurrentAppend,
+        ConstraintViolated,
         EventLogError,
         FeedUnavailable,
         HistoryDiffers,
@@ -69,6 +70,7 @@ _HOMES = {
     "eventlogs.exceptions": (
         "AppendOnlyError",
         "ConcurrentAppend",
+        "ConstraintViolated",
         "EventLogError",
         "FeedUnavailable",
         "HistoryDiffers",
@@ -120,6 +122,7 @@ __all__ = [
     "AppendOnlyError",
     "CachingPolicy",
     "ConcurrentAppend",
+    "ConstraintViolated",
     "EventLogError",
     "EventPage",
     "EventRecord",

@@ -20,6 +20,9 @@ System checks: what would go wrong later, said at startup.
     E031  a projection's rows cannot be found by their logs
     E032  a projection's rows are in another database than the events
     E033  a projection in a database that has no feed
+    E037  a read model's db_default is another value each time
+    E038  two projections write the rows of one table
+    E039  a read model inherits from a model with a table of its own
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from eventlogs.fields import LogIdField
 from eventlogs.models import Event, ProjectionState
 from eventlogs.policies import policy_from
 from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.defaults import is_unsteady
 from eventlogs.refreshers import MessageRefresher, refresher_for
 from eventlogs.stores.feeds import BY_VENDOR
 
@@ -384,6 +388,44 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
                 hint="Declare log_id = LogIdField(primary_key=True), or a key() of the projection.",
                 id="eventlogs.E031",
             )
+
+
+@register()
+def check_read_models(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that each read model has a table and rows of its own, the same in a rebuild."""
+    owners: dict[str, str] = {}
+    for name, each in sorted(projections.items()):
+        if not issubclass(each, RowProjection):
+            continue
+        model = each.model
+        tables = {parent._meta.db_table for parent in model._meta.all_parents}
+        tables = {*tables, model._meta.db_table}
+        for table in sorted(tables & owners.keys()):
+            yield Error(
+                f"Projections {owners[table]!r} and {name!r} both write the table {table!r}: each "
+                f"would overwrite the rows of the other, and a rebuild of one would empty the "
+                f"columns of the other.",
+                hint="Give each projection a model of its own, or handle all events in one "
+                "projection. A proxy has the table of its model.",
+                id="eventlogs.E038",
+            )
+        owners |= dict.fromkeys(tables - owners.keys(), name)
+        if len(tables) > 1:
+            yield Error(
+                f"{model._meta.label}, the read model of projection {name!r}, inherits from a "
+                f"model with a table of its own: rows of several tables cannot be written at once.",
+                hint="Let it inherit from an abstract model.",
+                id="eventlogs.E039",
+            )
+        for field in model._meta.concrete_fields:
+            if is_unsteady(field):
+                yield Error(
+                    f"The db_default of {model._meta.label}.{field.name} may be another value "
+                    f"each time, and projection {name!r} makes its rows again in a rebuild.",
+                    hint="Set the field in a handler, e.g. from record.recorded_at. For the time "
+                    "at which a row was written, use auto_now_add=True, which handlers do not see.",
+                    id="eventlogs.E037",
+                )
 
 
 @register(Tags.database)

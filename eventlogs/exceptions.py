@@ -22,6 +22,7 @@ Every error that eventlogs raises, in one tree.
     ├── TransactionMustRetry         the database gave the whole transaction up
     ├── FeedUnavailable              reading the feed here could skip events
     ├── ProjectionFailed             a projection could not apply an event, and nothing is stored
+    │   └── ConstraintViolated       … because a constraint of the read model refuses the row
     ├── ProjectionTimedOut           a projection's handler did not end in time
     └── ProjectionUnavailable        a projection cannot run, or be rebuilt, as things are
 
@@ -380,13 +381,48 @@ class ProjectionFailed(EventLogError):
     transaction stays usable) and by a rebuild (the old rows go on serving).
     """
 
-    def __init__(self, projection: str, log_id: LogId, position: int) -> None:
+    def __init__(
+        self, projection: str, log_id: LogId, position: int, *, message: str | None = None
+    ) -> None:
         self.projection = projection
         self.log_id = log_id
         self.position = position
         super().__init__(
-            f"Projection {projection!r} could not apply the event at position {position} of "
+            message
+            or f"Projection {projection!r} could not apply the event at position {position} of "
             f"{log_id}. Nothing was stored: mend its handler, then do it again."
+        )
+
+
+class ConstraintViolated(ProjectionFailed):
+    """
+    A constraint refuses the row that a projection made of an event: a business rule said no.
+
+    ``constraint`` is its name, None where the database does not tell it. ``fields`` are the names
+    of the read model's fields that it is on, as far as they are known. The database's error is
+    the ``__cause__``; its text may show data.
+    """
+
+    def __init__(
+        self,
+        projection: str,
+        log_id: LogId,
+        position: int,
+        *,
+        constraint: str | None,
+        fields: tuple[str, ...],
+    ) -> None:
+        self.constraint = constraint
+        self.fields = fields
+        named = "A constraint" if constraint is None else f"The constraint {constraint!r}"
+        on = f" on {', '.join(fields)}" if fields else ""
+        super().__init__(
+            projection,
+            log_id,
+            position,
+            message=f"{named}{on} refuses the row that projection {projection!r} makes of the "
+            f"event at position {position} of {log_id}. Nothing was stored: refuse the request, "
+            f"or do it again with other values.",
         )
 
 

@@ -26,6 +26,18 @@ class Follower(NamedTuple):
     follow: Callable[[str, LogState, AppendRequest], None]  # a database alias, …
 
 
+class Refused(Exception):
+    """
+    A follower refuses an append; ``explain`` returns the error that the caller gets.
+
+    It is called after the append was taken back, when the database can be asked again.
+    """
+
+    def __init__(self, explain: Callable[[], Exception]) -> None:
+        super().__init__()
+        self.explain = explain
+
+
 followers: Final[dict[str, Follower]] = {}
 
 
@@ -54,6 +66,8 @@ def append(
                 for each in taking_part:
                     each.follow(using, state, request)
                 return state
+        except Refused as refused:
+            raise refused.explain() from refused.__cause__
         except TransactionMustRetry as error:
             if isinstance(error.__cause__, Error):
                 # It is run again here, if it can be; not "from", which would change its cause.

@@ -12,9 +12,10 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import connection, connections
+from django.db import connection, connections, models
+from django.db.models.functions import Now
 
-from eventlogs import Aggregate, NeverCache, checks, event, upcaster
+from eventlogs import Aggregate, LogIdField, NeverCache, Projection, checks, event, upcaster
 from eventlogs.checks import check_events, check_settings, check_sqlite_transactions
 from eventlogs.models import ProjectionState
 from example_project.payments.projections import PaymentSummaries
@@ -457,3 +458,81 @@ def test_e033_a_database_without_a_feed(monkeypatch):
     monkeypatch.setattr(checks, "FEEDS", frozenset())
 
     assert set(found(checks.check_projections)) == {"eventlogs.E033"}
+
+
+@pytest.fixture
+def declare(monkeypatch):
+    """A function that declares projections, and no others, each with a model."""
+
+    def only(**models):
+        found = {
+            name: type(name, (Projection,), {"model": model, "name": name})
+            for name, model in models.items()
+        }
+        monkeypatch.setattr(checks, "projections", found)
+
+    return only
+
+
+class ReadModel(models.Model):
+    log_id = LogIdField(primary_key=True)
+
+    class Meta:
+        app_label = "tests_of_checks"
+
+    def __str__(self):
+        return str(self.log_id)
+
+
+class Proxy(ReadModel):
+    class Meta:
+        app_label = "tests_of_checks"
+        proxy = True
+
+
+class Inherited(ReadModel):
+    class Meta:
+        app_label = "tests_of_checks"
+
+
+class Clocked(models.Model):
+    log_id = LogIdField(primary_key=True)
+    at = models.DateTimeField(db_default=Now())
+    state = models.CharField(max_length=9, db_default="new")
+
+    class Meta:
+        app_label = "tests_of_checks"
+
+    def __str__(self):
+        return self.state
+
+
+def test_e037_a_default_of_the_database_that_is_another_one_each_time(declare):
+    declare(clocked=Clocked)
+
+    [message] = checks.check_read_models(app_configs=None)
+
+    assert message.id == "eventlogs.E037"
+    assert "Clocked.at" in message.msg
+
+
+@pytest.mark.parametrize("other", [ReadModel, Proxy])
+def test_e038_two_projections_of_one_table(declare, other):
+    declare(one=ReadModel, two=other)
+
+    [message] = checks.check_read_models(app_configs=None)
+
+    assert message.id == "eventlogs.E038"
+    assert "'one' and 'two'" in message.msg
+
+
+def test_e039_a_read_model_of_two_tables_whose_one_is_that_of_another(declare):
+    declare(one=ReadModel, two=Inherited)
+
+    assert found(checks.check_read_models) == ["eventlogs.E038", "eventlogs.E039"]
+
+
+def test_read_models_with_tables_of_their_own_are_right(declare):
+    declare(one=Proxy, two=PaymentSummaries.model)
+
+    assert found(checks.check_read_models) == []

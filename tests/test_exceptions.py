@@ -101,6 +101,18 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"projection": "balances", "log_id": LOG_ID, "position": 5},
     ),
     (
+        exceptions.ConstraintViolated(
+            "balances", LOG_ID, 5, constraint="one_owner", fields=("owner",)
+        ),
+        {
+            "projection": "balances",
+            "log_id": LOG_ID,
+            "position": 5,
+            "constraint": "one_owner",
+            "fields": ("owner",),
+        },
+    ),
+    (
         exceptions.ProjectionTimedOut("balances", 30.0),
         {"projection": "balances", "timeout": 30.0},
     ),

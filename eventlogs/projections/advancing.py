@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from django.db import Error, connections
+from django.db import Error, OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -33,7 +33,6 @@ from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     EventLogError,
-    ProjectionFailed,
     ProjectionTimedOut,
     TransactionMustRetry,
     UndecodableEvent,
@@ -43,6 +42,7 @@ from eventlogs.feed import Feed, FeedRows
 from eventlogs.ids import LogId
 from eventlogs.models import Event, ParkedEvent, SkippedEvent
 from eventlogs.projections import leases
+from eventlogs.projections.constraints import failure
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
 from eventlogs.projections.leases import Lease, LeaseLost, fenced
 from eventlogs.projections.parking import (
@@ -421,13 +421,30 @@ class Advancer:
 
     def _hold(self, row: FeedRow) -> ParkedEvent:
         held: list[ParkedEvent] = []
-        self._transact_or_raise(
-            lambda lease: held.append(self.parking.hold(row)), self.lease.position
-        )
+        with self._giving_back(held):
+            self._transact_or_raise(
+                lambda lease: held.append(self.parking.hold(row)), self.lease.position
+            )
         return held[-1]
+
+    @contextmanager
+    def _giving_back(self, in_hand: Sequence[ParkedEvent]) -> Iterator[None]:
+        """Give an attempt back that is counted by now, where the connection is lost inside."""
+        try:
+            yield
+        except Error:
+            for waiting in in_hand[-1:]:
+                self.parking.give_back(waiting)
+            raise
 
     def _apply_one(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> Failed | None:
         """Apply one event, move the checkpoint, and let go of what was held for it."""
+        with self._giving_back([] if waiting is None else [waiting]):
+            return self._apply_in_hand(row, position, waiting)
+
+    def _apply_in_hand(
+        self, row: FeedRow, position: int, waiting: ParkedEvent | None
+    ) -> Failed | None:
         if not self._projection.is_transactional:
             failed = self._react(row)
             if failed is not None:
@@ -444,10 +461,13 @@ class Advancer:
         return self._transact(apply, position, applied=F("applied") + 1, moved_at=Now())
 
     def _react(self, row: FeedRow) -> Failed | None:
+        raw = connections[self.lease.using].connection
         try:
             with deadline(self._projection.timeout):
                 self._projection.apply(self._records([row]), self.lease.using)
         except Failed as failed:
+            if getattr(raw, "broken", False):  # and not closed, which a handler may do
+                _raise_if_lost(self.lease.using, raw, failed.error)
             return failed
         except HandlerTimedOut:
             _break_off(self.lease.using)
@@ -462,7 +482,8 @@ class Advancer:
         return found._replace(rows=[row for row in found.rows if row[POSITION] not in skipped])
 
     def _give_up(self, row: FeedRow, error: BaseException | None) -> NoReturn:
-        raise ProjectionFailed(self._projection.name, log_id_of(row), row[POSITION]) from error
+        log_id, using = log_id_of(row), self.lease.using
+        raise failure(self._projection, log_id, row[POSITION], error, using) from error
 
     def _note_failure(
         self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed
@@ -560,7 +581,8 @@ class Advancer:
                 self.parking.leave_again(found, row, self._reading.mark, self._unread(row))
 
         while goes_on:
-            self._transact_or_raise(count, self.lease.position)
+            with self._giving_back(begun):
+                self._transact_or_raise(count, self.lease.position)
         return begun[0] if begun else None
 
     def _following(self, row: FeedRow, upto: int) -> FeedRow | None:
@@ -579,7 +601,10 @@ class Advancer:
         """
         using = self.lease.using
         for number in range(ATTEMPTS):
+            raw: Any = None
             try:
+                connections[using].ensure_connection()
+                raw = connections[using].connection
                 with (
                     deadline(self._projection.timeout),
                     fenced(self.lease, position, **figures) as moved,
@@ -606,13 +631,10 @@ class Advancer:
                 error, cause = Failed(None, raised), raised
             if isinstance(cause, TransactionMustRetry) and isinstance(cause.__cause__, Error):
                 cause = cause.__cause__
-            if isinstance(cause, Error):
-                if not connections[using].is_usable():
-                    _drop(using)
-                    raise cause
-                if must_retry(cause) and number < ATTEMPTS - 1:
-                    time.sleep(0.01 * 2**number)
-                    continue
+            _raise_if_lost(using, raw, cause)
+            if isinstance(cause, Error) and must_retry(cause) and number < ATTEMPTS - 1:
+                time.sleep(0.01 * 2**number)
+                continue
             return error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -711,6 +733,26 @@ def _break_off(using: str) -> None:
     if cancel is not None:
         with suppress(Exception):
             cancel()
+
+
+def _raise_if_lost(using: str, raw: Any, cause: BaseException) -> None:
+    """
+    Raise an error of the database where the connection ``raw`` is gone: no event is to blame.
+
+    The cause need not say so: a handler may have met the loss, and raised an error of its own.
+    """
+    connection = connections[using]
+    # Where a ROLLBACK fails, Django has another connection when its atomic() has ended; psycopg
+    # knows which one is broken.
+    gone = raw is not None and (
+        (connection.connection is not raw and not connection.in_atomic_block)
+        or getattr(raw, "broken", False)
+    )
+    if gone or (isinstance(cause, Error) and not connection.is_usable()):
+        _drop(using)
+        if isinstance(cause, Error):
+            raise cause
+        raise OperationalError("The connection was lost while an event was applied.") from cause
 
 
 def _drop(using: str) -> None:

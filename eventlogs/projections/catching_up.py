@@ -15,6 +15,7 @@ from eventlogs.models import ProjectionState
 from eventlogs.projections import leases, releases
 from eventlogs.projections.advancing import Advancer, following, parking_of
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.projections.parking import pay_back
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
@@ -78,6 +79,7 @@ def catch_up(projection: type[BaseProjection], *, wait: bool = True) -> int:
     Where another worker has a partition, wait until that is done, unless ``wait`` is False.
     """
     using = projection._using()
+    pay_back(using)
     state = begin(projection, using)
     releases.declare_run(projection, using)
     parking_of(projection, using).take_up(releases.reading_of(projection, using))

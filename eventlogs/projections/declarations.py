@@ -24,6 +24,7 @@ from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import catching_up, inline, leases, rebuilding, verifying
 from eventlogs.projections.advancing import Failed, parking_of
+from eventlogs.projections.defaults import fill
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
 from eventlogs.projections.verifying import Verification
@@ -475,7 +476,7 @@ class ReductionProjection(RowProjection):
         gone: list[LogId] = []
         for log_id, reduction in self._reductions_of(by_log, using):
             try:
-                row = self._row(reduction)
+                row = self._row(reduction, using)
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log_id][0].position, error) from error
             if row is None:
@@ -490,7 +491,8 @@ class ReductionProjection(RowProjection):
         version = max((record.index + 1 for record in records), default=None)
         if version is None:
             return None
-        return self._row(LogManager(self.aggregate, using=using).reduce(log_id, version=version))
+        reduction = LogManager(self.aggregate, using=using).reduce(log_id, version=version)
+        return self._row(reduction, using)
 
     def _reductions_of(
         self, by_log: dict[LogId, list[EventRecord]], using: str
@@ -549,14 +551,14 @@ class ReductionProjection(RowProjection):
             self._reductions.popitem(last=False)
         return reduction
 
-    def _row(self, reduction: Reduction[Any]) -> Any:
+    def _row(self, reduction: Reduction[Any], using: str) -> Any:
         row = self.to_row(reduction)
         if row is None:
             return None
         if isinstance(row, Mapping):
-            return self.model(pk=reduction.log_id, **row)
+            row = self.model(**row)
         row.pk = reduction.log_id
-        return row
+        return fill(row, using)
 
     @classmethod
     def _types(cls) -> list[str] | None:

@@ -33,6 +33,7 @@ from django.db import (
 )
 from django.db.models import QuerySet, Subquery
 
+from eventlogs import inline as appends
 from eventlogs.aggregates import LogState
 from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
@@ -46,7 +47,7 @@ from eventlogs.exceptions import (
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Event, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catching_up
+from eventlogs.projections import catching_up, constraints
 from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import (
     INDEX,
@@ -71,6 +72,8 @@ def follow(
     """
     Take part in an append; raise ProjectionFailed where its events cannot be applied.
 
+    Where a constraint refuses the row, raise appends.Refused, which becomes ConstraintViolated:
+    the database tells which fields the constraint is on only after the append is taken back.
     The append's transaction holds the lock of the log's row. Raise ProjectionUnavailable where
     the row was made by a newer release, or its log has events that only a newer one can read.
     """
@@ -89,13 +92,20 @@ def follow(
             isinstance(failed.error, UndecodableEvent) and failed.error.is_newer
         ):
             raise ProjectionUnavailable("unread", projection=projection.name) from failed.error
-        raise ProjectionFailed(
-            projection.name, state.log_id, failed.position or state.position
-        ) from failed.error
+        position = failed.position or state.position
+        raise _refused(projection, state.log_id, position, failed.error, using) from failed.error
     except (OperationalError, InternalError, InterfaceError, EventLogError):
         raise  # the database's or ours, and no event's
-    except Exception as error:  # a value that a column does not take
-        raise ProjectionFailed(projection.name, state.log_id, state.position) from error
+    except Exception as error:  # a constraint, or a value that a column does not take
+        raise _refused(projection, state.log_id, state.position, error, using) from error
+
+
+def _refused(
+    projection: type[RowProjection], log_id: LogId, position: int, error: BaseException, using: str
+) -> Exception:
+    if not constraints.refuses(error):
+        return ProjectionFailed(projection.name, log_id, position)
+    return appends.Refused(lambda: constraints.failure(projection, log_id, position, error, using))
 
 
 def catch_up(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:

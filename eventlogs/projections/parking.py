@@ -9,17 +9,24 @@ is held, without an attempt, until a process can apply it (see ``releases.py``).
 
 An attempt is counted before it is made, in a transaction of its own. So the events that kill
 their worker are counted as well, and do not kill one worker after the other for ever.
+
+A worker that outlives the loss of its connection (a failover, a restart of the server) gives the
+attempt back: the loss says nothing about the event in hand. Where the database does not answer
+yet, it does so later, see ``pay_back``. It does so MAX_LOSSES times for one event: an event that
+always ends its connection, e.g. by a statement that kills its server process, is parked as well.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from django.db import models
+from django.db import Error, connections, models
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -36,6 +43,9 @@ MAX_DETAILS: Final = 10_000  # characters
 MANY: Final = 500  # held logs, up to which all of them are read
 IN_FLIGHT: Final = "a crash"  # what is there to be read while, and if, an attempt does not end
 
+MAX_LOSSES: Final = 25  # attempts at one event that are given back, in one process
+REST: Final = timedelta(seconds=1)  # before the next one: a worker that waited has other work
+
 # Of a FeedRow.
 LOG_TYPE: Final = 0
 LOG: Final = 1
@@ -43,6 +53,20 @@ INDEX: Final = 2
 POSITION: Final = 3
 TYPE: Final = 4
 SCHEMA_VERSION: Final = 5
+
+
+class Debt(NamedTuple):
+    """An attempt that is to be given back: of which event, and which attempt it was."""
+
+    using: str
+    pk: int
+    at: int  # the event's index
+    attempts: int
+    delay: timedelta  # until the event is tried again
+
+
+_debts: list[Debt] = []
+_losses: Counter[tuple[str, int, int]] = Counter()  # by database, key and index of an event
 
 
 class Parking:
@@ -182,6 +206,23 @@ class Parking:
         waiting.refresh_from_db(using=self._using, fields=["attempts", "retry_at", "error"])
         return True
 
+    def give_back(self, waiting: ParkedEvent) -> None:
+        """
+        Take an attempt back in which the connection was lost; the event is due again soon.
+
+        Not at once: other projections go on in between where the event ends each connection.
+        Nothing is raised where the database does not answer yet. The event is not given its
+        attempt back where it was skipped, or somebody has asked for it to be tried again.
+        """
+        event = (self._using, waiting.pk, waiting.index)
+        if _losses[event] >= MAX_LOSSES:
+            return
+        _losses[event] += 1
+        _debts.append(Debt(*event, waiting.attempts, max(self._delay(1), REST)))
+        if not connections[self._using].in_atomic_block:
+            with suppress(Error):
+                pay_back(self._using)
+
     def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
         """
         Note why the attempt failed at ``row``, and park the event where it was the last one.
@@ -237,23 +278,26 @@ class Parking:
         )
 
     def release(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
-        """The event is applied: go on with the one that waits behind it, or let the log go."""
+        """
+        The event is applied: go on with the one that waits behind it, or let the log go.
+
+        ``waiting`` stays as it is: the transaction may still be taken back at its COMMIT, and
+        then the failure is noted by what is in ``waiting``.
+        """
+        held = ParkedEvent.objects.using(self._using).filter(pk=waiting.pk)
         if following is None:
-            ParkedEvent.objects.using(self._using).filter(pk=waiting.pk).delete()
+            held.delete()
             return
-        waiting.index = following[INDEX]
-        waiting.position = following[POSITION]
-        waiting.type = following[TYPE]
-        waiting.schema_version = following[SCHEMA_VERSION]
-        waiting.attempts = 0
-        waiting.retry_at = Now()
-        waiting.awaits = waiting.error = waiting.details = ""
-        waiting.save(
-            using=self._using,
-            update_fields=[
-                *["index", "position", "type", "schema_version", "attempts", "retry_at"],
-                *["awaits", "error", "details"],
-            ],
+        held.update(
+            index=following[INDEX],
+            position=following[POSITION],
+            type=following[TYPE],
+            schema_version=following[SCHEMA_VERSION],
+            attempts=0,
+            retry_at=Now(),
+            awaits="",
+            error="",
+            details="",
         )
 
     def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
@@ -306,6 +350,22 @@ def _left(error: BaseException | None) -> tuple[str, str]:
     if error is None:
         return "", ""
     return type(error).__qualname__[:200], _details(error)
+
+
+def pay_back(using: str) -> None:
+    """
+    Give back the attempts that are owed to events of a database.
+
+    Raise the database's error where it does not answer; they stay owed then.
+    """
+    for debt in [each for each in _debts if each.using == using]:
+        # Another worker may have counted its own on top, or parked the event for it.
+        owed = ParkedEvent.objects.using(using).filter(
+            pk=debt.pk, index=debt.at, attempts__gte=debt.attempts
+        )
+        owed.update(attempts=models.F("attempts") - 1, retry_at=Now() + debt.delay, error="")
+        with suppress(ValueError):  # another thread was faster: one attempt too many, no more
+            _debts.remove(debt)
 
 
 def log_id_of(row: FeedRow) -> LogId:

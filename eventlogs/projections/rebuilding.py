@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from django.db import Error, OperationalError, connections, transaction
+from django.db import Error, IntegrityError, OperationalError, connections, transaction
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
@@ -263,8 +263,10 @@ class _ShadowRebuild:
                     self._applied += each.applied - before
                 shadows.swap(self._cls.model, using)
                 self._switch(live)
-        except OperationalError:
-            # The leases stand where they stood before; what was applied inside was not.
+        except (OperationalError, IntegrityError):
+            # The lock could not be had; or a row of the last moment is refused, which the next
+            # fill comes to again, and says of which event. The leases stand where they stood
+            # before; what was applied inside was not.
             self._applied = applied
             if not connection.is_usable():
                 raise

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from django.db import DataError, connections, models
 
+from eventlogs.projections.constraints import check_deferred
+from eventlogs.projections.defaults import fill, is_filled_once
+
 BATCH: Final = 500  # rows of one statement: SQLite takes a limited number of parameters
 
 
@@ -35,7 +38,7 @@ class Rows:
         if row is None:
             row = None if key in self._deleted else self._found.get(key)
             if row is None:
-                row = self._model(pk=key)
+                row = fill(self._model(pk=key), self._using)
             self._changed[key] = row
         return row
 
@@ -66,14 +69,16 @@ class Rows:
 
 
 def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
-    """Insert or update ``rows``."""
+    """
+    Insert or update ``rows``.
+
+    Raise IntegrityError for what a constraint refuses, also one that is checked at the COMMIT.
+    """
     # The date a row was added on is not that of its update.
     fields = [
         field.name
         for field in model._meta.concrete_fields
-        if not field.primary_key
-        and not field.generated
-        and not getattr(field, "auto_now_add", False)
+        if not field.primary_key and not field.generated and not is_filled_once(field)
     ]
     if connections[using].vendor == "postgresql":
         _refuse_what_would_be_cut(model, rows)
@@ -85,6 +90,7 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         )
     else:
         manager.bulk_create(rows, ignore_conflicts=True, batch_size=BATCH)
+    check_deferred(model, rows, using)
 
 
 def _refuse_what_would_be_cut(model: type[models.Model], rows: list[Any]) -> None:
@@ -110,18 +116,15 @@ def differences(model: type[models.Model], stored: Any, wanted: Any, using: str)
     """
     Return the names of the fields in which a stored row is not what it should be.
 
-    Values are compared as the database takes them. Fields that the clock fills are left out.
+    Values are compared as the database takes them. Fields that the clock fills are left out, as
+    are those with a ``db_default`` that is another one each time.
     """
     if stored is None or wanted is None:
         return [] if stored is wanted else ["the row"]
     connection = connections[using]
     found = []
     for field in model._meta.concrete_fields:
-        if (
-            getattr(field, "auto_now", False)
-            or getattr(field, "auto_now_add", False)
-            or field.generated
-        ):
+        if getattr(field, "auto_now", False) or is_filled_once(field) or field.generated:
             continue
         values = [field.to_python(getattr(row, field.attname)) for row in (stored, wanted)]
         if values[0] == values[1]:

@@ -37,6 +37,7 @@ from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
 from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.parking import pay_back
 from eventlogs.projections.releases import Handles
 
 logger = logging.getLogger("eventlogs.projections")
@@ -237,6 +238,7 @@ class Runner:
     def _beat(self) -> None:
         self._next_beat = time.monotonic() + BEAT
         for using, own in self._databases().items():
+            pay_back(using)
             states = {name: state for name in own if (state := self._begin(own[name], using))}
             # Only what can run here: the others leave it to us.
             self._declare(using, {name: releases.handles_of(own[name]) for name in states})

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import transaction
+from django.db import DataError, IntegrityError, transaction
 
 from eventlogs import scans
 from eventlogs.events import EventRecord
@@ -18,6 +18,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, SkippedEvent
 from eventlogs.projections import catching_up, inline, leases
 from eventlogs.projections.advancing import Failed, history, parking_of
+from eventlogs.projections.constraints import failure
 from eventlogs.projections.parking import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
 from eventlogs.projections.releases import APPLY, HOLD, own_reading
 from eventlogs.projections.rows import chunks, differences, upsert
@@ -122,11 +123,21 @@ def records(
 
 
 def put_right(projection: RowProjection, log_id: LogId, row: Any, using: str) -> None:
-    """Store the row that a log should have, or that it has none."""
+    """
+    Store the row that a log should have, or that it has none.
+
+    Raise ProjectionFailed where the database refuses the row.
+    """
     if row is None:
         projection.model._base_manager.using(using).filter(pk=log_id).delete()
-    else:
-        upsert(projection.model, [row], using)
+        return
+    last = Event.objects.using(using).for_log(log_id).order_by("-index")
+    try:
+        with transaction.atomic(using=using):
+            upsert(projection.model, [row], using)
+    except (IntegrityError, DataError) as error:
+        position = last.values_list("position", flat=True).first() or 0
+        raise failure(projection, log_id, position, error, using) from error
 
 
 def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: str) -> int:

@@ -27,7 +27,7 @@ from django.db import Error, connection, connections
 from django.utils.module_loading import import_string
 
 from eventlogs import ANY, LogId
-from eventlogs.projections import catching_up, leases, rebuilding, running
+from eventlogs.projections import catching_up, leases, parking, rebuilding, running
 from eventlogs.projections.running import Runner
 from tests.races.crew import PROCESSES
 from tests.reliability import read_models, steps
@@ -47,6 +47,7 @@ class Conditions(NamedTuple):
     host: str = ""  # another machine than that of the tests, whose processes nobody can look at
     memory: int = 0  # bytes that it may have beside those that it begins with
     timeout: float = Quick.timeout  # seconds, of each projection
+    losses: int = 3  # connections that may be lost with one event in hand, before they count
     mended: str = ""  # the file that is there when what misbehaves is mended
     twin: str = ""  # the path of a function that breaks something
 
@@ -214,6 +215,7 @@ def _work(
         module.GRACE = GRACE  # type: ignore[attr-defined]
     running.BEAT, running.ALIVE, running.FIRST_WAIT = 0.1, LEASE, 0.05  # type: ignore[misc]
     Quick.timeout = conditions.timeout
+    parking.MAX_LOSSES = conditions.losses  # type: ignore[misc]
     steps.install()
     if conditions.host:
         leases.HOST = conditions.host  # type: ignore[misc]

@@ -1,0 +1,50 @@
+"""Read models of one test module: their tables, and projections that only its tests know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connections, models
+
+from eventlogs.inline import followers
+from eventlogs.projections.declarations import BaseProjection, projections
+
+
+@contextmanager
+def made(*wanted: type[models.Model], using: str = "default") -> Iterator[None]:
+    """Make the tables of models, in their order, and drop them in the end, shadows included."""
+    connection = connections[using]
+    with connection.schema_editor() as editor:
+        for model in wanted:
+            editor.create_model(model)
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            for model in reversed(wanted):
+                for table in (f"{model._meta.db_table}__rebuild", model._meta.db_table):
+                    cursor.execute(f"DROP TABLE IF EXISTS {connection.ops.quote_name(table)}")
+
+
+class Known:
+    """Projections that take part where a fixture says so: inline ones are part of every append."""
+
+    def __init__(self, *classes: type[BaseProjection]) -> None:
+        self.classes = {each.name: each for each in classes}
+        self.followers = {name: followers.pop(name) for name in self.classes if name in followers}
+        for name in self.classes:
+            del projections[name]
+
+    @contextmanager
+    def declared(self, *names: str) -> Iterator[None]:
+        """Declare some of them, by default all."""
+        chosen = names or tuple(self.classes)
+        projections.update({name: self.classes[name] for name in chosen})
+        followers.update({n: f for n, f in self.followers.items() if n in chosen})
+        try:
+            yield
+        finally:
+            for name in chosen:
+                projections.pop(name, None)
+                followers.pop(name, None)

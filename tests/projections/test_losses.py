@@ -1,0 +1,198 @@
+"""A lost connection is no attempt of the event in hand."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from django.db import Error, OperationalError, connection, connections
+
+from eventlogs.models import ParkedEvent
+from eventlogs.projections import parking
+from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.projections import readmodels
+from tests.projections.readmodels import (
+    Balance,
+    Balances,
+    InlinedBalances,
+    Letters,
+    balances,
+    replayed,
+    until,
+)
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("tables")]
+
+TIMES = 20
+
+
+@pytest.fixture(autouse=True)
+def _nothing_owed():
+    parking._debts.clear()
+    parking._losses.clear()
+    yield
+    parking._debts.clear()
+    parking._losses.clear()
+
+
+@pytest.fixture
+def terminate(elsewhere):
+    """A function that ends the backend of this thread's connection, from another one."""
+
+    def end():
+        pid = connection.connection.info.backend_pid
+
+        def call():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+        elsewhere(call)
+
+    return end
+
+
+def go_on(projection):
+    """Catch up once, in a worker that waits for the database."""
+    with suppress(Error):
+        projection.catch_up()
+    return False
+
+
+def is_done(projection, state):
+    waits = ParkedEvent.objects.filter(projection=projection.name)
+    return projection.wait_for(state.position, timeout=0) and not waits.exclude(retry_at=None)
+
+
+def asks_the_database():
+    Balance.objects.exists()
+
+
+def asks_and_hides_it():
+    try:
+        Balance.objects.exists()
+    except Error as error:
+        raise ValueError("the handler's own error") from error
+
+
+def asks_nothing():
+    """The loss is met when the rows, or the checkpoint, are written."""
+
+
+@pytest.mark.parametrize("then", [asks_the_database, asks_and_hides_it, asks_nothing])
+@pytest.mark.parametrize("projection", [Balances, Letters])
+def test_an_innocent_event_is_not_parked_by_twenty_lost_connections(projection, then, terminate):
+    ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
+    bob = Account.logs.create(Opened("bob"), Deposited(7))
+    losses = []
+
+    def before(record):
+        if record.log_id == ada.log_id and record.index == 1 and len(losses) < TIMES:
+            losses.append(record.index)
+            terminate()
+            then()
+
+    readmodels.behaviour["before"] = before
+
+    until(lambda: go_on(projection) or is_done(projection, bob))
+
+    assert len(losses) == TIMES
+    assert not ParkedEvent.objects.exists()
+    if projection is Balances:
+        assert balances() == replayed(ada, bob)
+        assert dict(Balance.objects.values_list("log_id", "seen")) == {ada.log_id: 3, bob.log_id: 2}
+    else:
+        assert [position for _, position in readmodels.reactions][-1] >= ada.position - 1
+
+
+def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, monkeypatch):
+    Account.logs.create(Opened("ada"), Deposited(5))
+    readmodels.fail_on(Deposited)
+    Balances.catch_up()  # the event is held, with one attempt that is its own
+    port = connections["default"].settings_dict["PORT"]
+
+    def before(record):
+        if isinstance(record.event, Deposited):
+            terminate()
+            monkeypatch.setitem(connection.settings_dict, "PORT", "1")
+
+    readmodels.behaviour["before"] = before
+    ParkedEvent.objects.update(retry_at="2000-01-01T00:00:00Z")
+    with pytest.raises(OperationalError):
+        Balances.catch_up()
+    monkeypatch.setitem(connection.settings_dict, "PORT", port)
+    assert (ParkedEvent.objects.get().attempts, len(parking._debts)) == (2, 1)
+
+    Balances.catch_up()
+
+    waiting = ParkedEvent.objects.get()
+    assert (waiting.attempts, waiting.error, parking._debts) == (1, "", [])
+
+
+def test_an_attempt_is_given_back_to_an_event_that_another_worker_has_parked_for_it(terminate):
+    Account.logs.create(Opened("ada"), Deposited(5))
+    readmodels.fail_on(Deposited)
+    Balances.catch_up()
+    waiting = ParkedEvent.objects.get()
+    places = parking.Parking(
+        Balances.name, "default", is_rebuild=False, max_attempts=2, backoff=60.0
+    )
+    assert places.begin(waiting)  # counted: this one ends with the connection
+    assert not places.begin(ParkedEvent.objects.get())  # … and another worker parks it
+    assert ParkedEvent.objects.get().is_parked
+
+    places.give_back(waiting)
+
+    assert not ParkedEvent.objects.get().is_parked
+    assert ParkedEvent.objects.get().attempts == 1
+
+
+def test_nothing_is_given_back_to_an_event_that_somebody_let_be_tried_again():
+    Account.logs.create(Opened("ada"), Deposited(5))
+    readmodels.fail_on(Deposited)
+    Balances.catch_up()
+    waiting = ParkedEvent.objects.get()
+    Balances.retry()
+
+    parking.Parking(
+        Balances.name, "default", is_rebuild=False, max_attempts=3, backoff=60.0
+    ).give_back(waiting)
+
+    assert ParkedEvent.objects.get().attempts == 0
+
+
+def test_a_strict_rebuild_is_resumed_however_often_the_connection_is_lost(terminate):
+    ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
+    Balances.catch_up()
+    losses = []
+
+    def before(record):
+        if record.index == 1 and len(losses) < TIMES:
+            losses.append(record.index)
+            terminate()
+
+    readmodels.behaviour["before"] = before
+    for _ in range(TIMES + 2):
+        with suppress(Error):
+            Balances.rebuild()
+
+    assert len(losses) == TIMES
+    assert balances() == replayed(ada)
+
+
+def test_an_inline_row_is_swept_however_often_the_connection_is_lost(terminate, request):
+    ada = Account.logs.create(Deposited(5), Withdrawn(1))
+    request.getfixturevalue("inlined")
+    losses = []
+
+    def before(record):
+        if len(losses) < TIMES:
+            losses.append(record.index)
+            terminate()
+
+    readmodels.behaviour["before"] = before
+
+    until(lambda: go_on(InlinedBalances) or is_done(InlinedBalances, ada))
+
+    assert len(losses) == TIMES
+    assert not ParkedEvent.objects.exists()
+    assert InlinedBalances.verify(sample=None)
