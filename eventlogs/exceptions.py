@@ -440,6 +440,7 @@ class ProjectionUnavailable(EventLogError):
     - ``"mode"``: its rows were kept inline, and are not from a position on
     - ``"newer"``: its rows were made by a newer version of it
     - ``"shared rows"``: its rows are not one for each log
+    - ``"table"``: its model has no table in the database that was asked for
     """
 
     REASONS = {
@@ -452,6 +453,10 @@ class ProjectionUnavailable(EventLogError):
             "its rows were made by a newer version of it. Stop the processes with the old code"
         ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
+        "table": (
+            "its model has no table in that database. Run manage.py migrate --database, or let a "
+            "router allow the model there"
+        ),
     }
 
     def __init__(self, reason: str, *, projection: str) -> None:

@@ -59,8 +59,8 @@ def follow(
     the database tells which fields the constraint is on only after the append is taken back.
     The append's transaction holds the lock of the log's row.
     """
-    if using != projection._using():
-        return  # the rows are of another database's feed
+    if not projection._keeps_rows_in(using):
+        return  # there is no table for them; a system check says so
     types = projection._types()
     if types is not None and not any(event.type in types for event in request.events):
         return

@@ -65,6 +65,7 @@ def megabytes(text: str) -> int:
 def run(
     out: Output,
     *,
+    using: str,
     names: list[str],
     once: bool,
     workers: int,
@@ -72,11 +73,11 @@ def run(
     **options: Any,
 ) -> None:
     """Run in this process, or in several that this one looks after."""
-    chosen = choose(names)
+    chosen = choose(names, using)
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
-        write_applied(out, run_once(chosen))
+        write_applied(out, run_once(chosen, using=using))
         return
     if not out.as_json:
         what = ", ".join(chosen)
@@ -84,12 +85,12 @@ def run(
         out.line(f"Running {what}{by}. Ctrl-C or SIGTERM ends it.", out.style.MIGRATE_HEADING)
         out.flush()
     if workers == 1:
-        work(out, chosen)
+        work(out, chosen, using)
     else:
-        Crew(out, chosen, workers).run()
+        Crew(out, chosen, using, workers).run()
 
 
-def work(out: Output, names: list[str], *, parent: int | None = None) -> None:
+def work(out: Output, names: list[str], using: str, *, parent: int | None = None) -> None:
     """Run projections until a signal says to stop, or the parent is gone."""
     stop = threading.Event()
 
@@ -102,7 +103,7 @@ def work(out: Output, names: list[str], *, parent: int | None = None) -> None:
     try:
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
-        Runner(names, stop=stop, tell=Teller(out)).run()
+        Runner(names, stop=stop, tell=Teller(out), using=using).run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -147,11 +148,12 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
 class Crew:
     """Worker processes, and one that starts those again which die."""
 
-    def __init__(self, out: Output, names: list[str], count: int) -> None:
+    def __init__(self, out: Output, names: list[str], using: str, count: int) -> None:
         if not hasattr(os, "fork"):
             raise mistake("This system has no fork(): run the command several times instead.")
         self._out = out
         self._names = names
+        self._using = using
         self._count = count
         self._workers: dict[int, float] = {}  # pid, and when it was started
         self._stopping = False
@@ -194,7 +196,7 @@ class Crew:
             return
         code = 1
         try:
-            work(self._out, self._names, parent=parent)
+            work(self._out, self._names, self._using, parent=parent)
             code = 0
         except KeyboardInterrupt:
             code = 130
