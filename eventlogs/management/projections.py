@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from eventlogs.management.mistakes import mistake
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.declarations import (
+    BaseProjection,
+    Reactor,
+    RowProjection,
+    projections,
+)
+from eventlogs.projections.passing_over import is_behind
 
 
 def choose(names: list[str], using: str) -> list[str]:
@@ -55,6 +61,28 @@ def with_rows(name: str, using: str) -> type[RowProjection]:
     if not issubclass(found, RowProjection):
         raise mistake(f"{name!r} is a reactor: it keeps no rows.")
     return found
+
+
+def reactors(names: list[str]) -> list[type[Reactor]]:
+    """Return reactors by name; raise CommandError for a projection with rows, and for no name."""
+    if not names:
+        raise mistake("Name the reactors that are to begin from now.")
+    found: list[type[Reactor]] = []
+    for name in names:
+        each = projections[name]
+        if not issubclass(each, Reactor):
+            raise mistake(f"{name!r} keeps rows, which need every event: they cannot begin later.")
+        found.append(each)
+    return found
+
+
+def behind(using: str) -> list[str]:
+    """Return the names of the reactors that have events to react to."""
+    return [
+        name
+        for name, each in sorted(projections.items())
+        if issubclass(each, Reactor) and is_behind(each, using)
+    ]
 
 
 def are_due(using: str) -> list[str]:

@@ -22,10 +22,18 @@ from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
-from eventlogs.projections import catching_up, inline, leases, rebuilding, verifying
+from eventlogs.projections import (
+    catching_up,
+    inline,
+    leases,
+    passing_over,
+    rebuilding,
+    verifying,
+)
 from eventlogs.projections.advancing import Failed, parking_of
 from eventlogs.projections.databases import has_table
 from eventlogs.projections.defaults import fill
+from eventlogs.projections.passing_over import PassedOver
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
 from eventlogs.projections.verifying import Verification
@@ -598,6 +606,19 @@ class Reactor(BaseProjection):
     NOW: Final = "now"
     start: ClassVar[str] = BEGINNING
     is_transactional = False
+
+    @classmethod
+    def pass_over(cls, *, dry_run: bool = False, using: str | None = None) -> PassedOver:
+        """
+        Begin behind all that is settled now, and never react to what is before; say what that is.
+
+        For after an import of old logs. Events that wait or are parked are passed over, too:
+        they would let the events behind them in their logs go. A worker that runs goes on from
+        there; it may be in the middle of one event. ``dry_run`` only says what it would be.
+
+        Raise FeedUnavailable as the feed does.
+        """
+        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run)
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:

@@ -88,12 +88,6 @@ KNOWN = Known(AsyncSums, InlineSums, Letters)
 
 
 @pytest.fixture
-def second_alias(transactional_db, request):
-    """The second database: made only when Django's own are there, and so not blocked."""
-    return request.getfixturevalue("second_database")
-
-
-@pytest.fixture
 def second(second_alias, monkeypatch):
     """A second database with the tables of read models."""
     monkeypatch.setattr(running, "projections", system_checks.projections)
