@@ -20,6 +20,7 @@ System checks: what would go wrong later, said at startup.
     E031  a projection's rows cannot be found by their logs
     E032  a projection's rows are in another database than the events
     E033  a projection in a database that has no feed
+    W036  logs in a further database, whose read models are not kept there (with --database)
     E037  a read model's db_default is another value each time
     E038  two projections write the rows of one table
     E039  a read model inherits from a model with a table of its own
@@ -48,8 +49,9 @@ from eventlogs.entries import why_not
 from eventlogs.events import registry
 from eventlogs.exceptions import RegistrationError
 from eventlogs.fields import LogIdField
-from eventlogs.models import Event, ProjectionState
+from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.policies import policy_from
+from eventlogs.projections.databases import may_have_rows
 from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.projections.defaults import is_unsteady
 from eventlogs.refreshers import MessageRefresher, refresher_for
@@ -456,6 +458,50 @@ def check_rebuilds(
                 "The old rows serve meanwhile.",
                 id="eventlogs.W030",
             )
+
+
+@register(Tags.database)
+def check_further_databases(
+    *,
+    app_configs: Sequence[AppConfig] | None = None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> Iterable[CheckMessage]:
+    """Check that read models follow logs in each database; asked for by ``check --database``."""
+    for using in databases or ():
+        if using == router.db_for_write(Event) or not _holds_logs(using):
+            continue
+        with connections[using].cursor() as cursor:
+            tables = connections[using].introspection.table_names(cursor)
+        if not {EventLog._meta.db_table, ProjectionState._meta.db_table} <= set(tables):
+            continue  # not migrated yet
+        known = set(ProjectionState.objects.using(using).values_list("name", flat=True))
+        for name, each in sorted(projections.items()):
+            if not issubclass(each, RowProjection):
+                continue
+            model = each.model
+            is_there = model._meta.db_table in tables and may_have_rows(model, using)
+            logs = EventLog.objects.using(using)
+            if (log_types := each._log_types()) is not None:
+                logs = logs.filter(log_type__in=log_types)
+            if (is_there and name in known) or not logs.exists():
+                continue
+            run = f"manage.py eventlogs project {name} --database {using}"
+            if is_there:
+                yield Warning(
+                    f"The database {using!r} has logs that projection {name!r} reads, and it has "
+                    f"never run there.",
+                    hint=f"Run: {run}",
+                    id="eventlogs.W036",
+                )
+            else:
+                yield Warning(
+                    f"The database {using!r} has logs that projection {name!r} reads, and no "
+                    f"table for its rows: they are not kept there.",
+                    hint=f"Run: manage.py migrate --database {using} (a router must allow "
+                    f"{model._meta.label} there), then: {run}",
+                    id="eventlogs.W036",
+                )
 
 
 def _again(last: str, alias: str) -> str:

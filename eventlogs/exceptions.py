@@ -449,6 +449,7 @@ class ProjectionUnavailable(EventLogError):
     - ``"newer"``: its rows were made by a newer release than this process runs
     - ``"unread"``: a log has an event that this process has no class for, or an older one
     - ``"shared rows"``: its rows are not one for each log
+    - ``"table"``: its model has no table in the database that was asked for
     """
 
     REASONS = {
@@ -468,6 +469,10 @@ class ProjectionUnavailable(EventLogError):
             "release, or declare retired_event() for a class that was deleted for good"
         ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
+        "table": (
+            "its model has no table in that database. Run manage.py migrate --database, or let a "
+            "router allow the model there"
+        ),
     }
 
     def __init__(self, reason: str, *, projection: str) -> None:

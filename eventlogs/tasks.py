@@ -65,13 +65,15 @@ def sweep_reductions(
 
 
 @shared_task(name="eventlogs.run_projections", ignore_result=True)
-def run_projections(names: list[str] | None = None) -> dict[str, int]:
+def run_projections(names: list[str] | None = None, using: str | None = None) -> dict[str, int]:
     """
     Let projections catch up, by default all that the worker has imported.
 
+    ``using`` is the database whose logs are meant, by default the one they are written to.
+
     For Celery beat: what fails is taken up by the next run. Safe to run at once with another.
     """
-    return run(names)
+    return run(names, using=using)
 
 
 class CeleryRefresher(MessageRefresher):

@@ -349,10 +349,12 @@ class ProjectionVerifier:
         for name, projection in sorted(projections.items()):
             if not issubclass(projection, RowProjection) or projection.has_shared_rows():
                 continue
-            if projection._using() != scope.using:
+            if not projection._keeps_rows_in(scope.using):
                 continue
             try:
-                found = projection.verify(sample=self._sample, repair=self._repair)
+                found = projection.verify(
+                    sample=self._sample, repair=self._repair, using=scope.using
+                )
             except ProjectionUnavailable as error:
                 yield Finding("projections", name, str(error))
                 continue

@@ -72,13 +72,15 @@ def lease(projection: type[BaseProjection], number: int, *, using: str, owner: s
     return taken
 
 
-def catch_up(projection: type[BaseProjection], *, wait: bool = True) -> int:
+def catch_up(
+    projection: type[BaseProjection], *, wait: bool = True, using: str | None = None
+) -> int:
     """
     Apply what is settled, and return how many events were applied here.
 
     Where another worker has a partition, wait until that is done, unless ``wait`` is False.
     """
-    using = projection._using()
+    using = projection._using(using)
     pay_back(using)
     state = begin(projection, using)
     releases.declare_run(projection, using)
@@ -164,9 +166,9 @@ def divide(
             leases.release(each)
 
 
-def skip(projection: type[BaseProjection], log_id: LogId) -> bool:
+def skip(projection: type[BaseProjection], log_id: LogId, *, using: str | None = None) -> bool:
     """Pass over the event that a log is held by; return whether there was one."""
-    using = projection._using()
+    using = projection._using(using)
     begin(projection, using)
     parking = parking_of(projection, using)
     with leases.locked(projection.name, log_id, using=using) as checkpoint:

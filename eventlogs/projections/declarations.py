@@ -17,14 +17,23 @@ from eventlogs.aggregates import Aggregate, LogState, Reduction, fold, nothing
 from eventlogs.codec import EventReader, FeedRow
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import EventRecord, registry
-from eventlogs.exceptions import LogCorrupted, RegistrationError
+from eventlogs.exceptions import LogCorrupted, ProjectionUnavailable, RegistrationError
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
-from eventlogs.projections import catching_up, inline, leases, rebuilding, verifying
+from eventlogs.projections import (
+    catching_up,
+    inline,
+    leases,
+    passing_over,
+    rebuilding,
+    verifying,
+)
 from eventlogs.projections.advancing import Failed, parking_of
+from eventlogs.projections.databases import has_table
 from eventlogs.projections.defaults import fill
+from eventlogs.projections.passing_over import PassedOver
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
 from eventlogs.projections.verifying import Verification
@@ -60,6 +69,9 @@ class BaseProjection:
     take, or a reactor's handler: then it is interrupted, and a lease of that length runs out.
     An event that fails is tried ``max_attempts`` times, the second time after ``backoff``
     seconds, doubled each time up to five minutes. Then it is parked.
+
+    Methods take ``using``, the alias of the database whose logs are meant. By default it is the
+    one that logs are written to. Rows and checkpoints are in that database, too.
     """
 
     name: ClassVar[str] = ""
@@ -96,7 +108,7 @@ class BaseProjection:
     # Running
 
     @classmethod
-    def catch_up(cls) -> int:
+    def catch_up(cls, *, using: str | None = None) -> int:
         """
         Apply all that is settled, and return the number of events that were applied here.
 
@@ -108,12 +120,12 @@ class BaseProjection:
         Raise FeedUnavailable as the feed does, and ProjectionUnavailable where the rows are of
         newer code, or have to be rebuilt first.
         """
-        return catching_up.catch_up(cls)
+        return catching_up.catch_up(cls, using=using)
 
     @classmethod
-    def lag(cls) -> Lag:
+    def lag(cls, *, using: str | None = None) -> Lag:
         """Return how far the rows are behind what is settled; zeros where they are not."""
-        using = cls._using()
+        using = cls._using(using)
         after = leases.position(cls.name, using)
         page = Feed(using).read(
             after, limit=1, types=cls._types(), log_types=cls._log_types(), decode=False
@@ -123,7 +135,7 @@ class BaseProjection:
         return Lag(page.settled - after, timezone.now() - page[0].recorded_at)
 
     @classmethod
-    def wait_for(cls, position: int, timeout: float = 5.0) -> bool:
+    def wait_for(cls, position: int, timeout: float = 5.0, *, using: str | None = None) -> bool:
         """
         Wait until ``position`` is applied, at most ``timeout`` seconds; return whether it is.
 
@@ -131,7 +143,7 @@ class BaseProjection:
         that. An event that waits for another attempt, or is parked, is not applied, nor are
         those behind it in its log.
         """
-        using, end = cls._using(), time.monotonic() + timeout
+        using, end = cls._using(using), time.monotonic() + timeout
         while True:
             if cls._is_applied(position, using):
                 return True
@@ -154,41 +166,41 @@ class BaseProjection:
     # What failed
 
     @classmethod
-    def parked(cls) -> list[ParkedEvent]:
+    def parked(cls, *, using: str | None = None) -> list[ParkedEvent]:
         """Return the events that were given up on, the oldest first; each holds its log back."""
-        waiting = parking_of(cls, cls._using()).rows()
+        waiting = parking_of(cls, cls._using(using)).rows()
         return list(waiting.filter(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
-    def waiting(cls) -> list[ParkedEvent]:
+    def waiting(cls, *, using: str | None = None) -> list[ParkedEvent]:
         """
         Return the events that will be tried again by themselves, the oldest first.
 
         Each holds its log back: until its next attempt, or, with ``awaits``, until a release runs
         that can apply it.
         """
-        waiting = parking_of(cls, cls._using()).rows()
+        waiting = parking_of(cls, cls._using(using)).rows()
         return list(waiting.exclude(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
-    def retry(cls, log_id: LogId | str | None = None) -> int:
+    def retry(cls, log_id: LogId | str | None = None, *, using: str | None = None) -> int:
         """
         Let events that wait or are parked be tried again at once; return how many there are.
 
         ``log_id`` names the log, None is all of them. A worker, or the next ``catch_up``, does
         it: the event first, and then the later ones of its log, in order.
         """
-        parking = parking_of(cls, cls._using())
+        parking = parking_of(cls, cls._using(using))
         return parking.try_again(None if log_id is None else _log_id(log_id))
 
     @classmethod
-    def skip(cls, log_id: LogId | str) -> bool:
+    def skip(cls, log_id: LogId | str, *, using: str | None = None) -> bool:
         """
         Pass over the event that a log is held by, for good; return whether there was one.
 
         Rebuilds pass over it, too. The later events of the log are applied as by ``retry``.
         """
-        return catching_up.skip(cls, _log_id(log_id))
+        return catching_up.skip(cls, _log_id(log_id), using=using)
 
     # How it works inside
 
@@ -226,10 +238,11 @@ class BaseProjection:
         return [cls.log_types] if isinstance(cls.log_types, str) else list(cls.log_types)
 
     @classmethod
-    def _using(cls) -> str:
+    def _using(cls, using: str | None = None) -> str:
+        """Return the database to work on; raise where the projection cannot."""
         if not cls.name:
             raise RegistrationError(f"{cls.__qualname__} has no name: decorate it, @projection().")
-        return router.db_for_write(Event)
+        return router.db_for_write(Event) if using is None else using
 
     @classmethod
     def _check(cls) -> None:
@@ -274,6 +287,7 @@ class RowProjection(BaseProjection):
         park: bool = False,
         downgrade: bool = False,
         tell: Tell = nobody,
+        using: str | None = None,
     ) -> int:
         """
         Make the rows anew from all events, and return how many were applied in this call.
@@ -296,23 +310,25 @@ class RowProjection(BaseProjection):
         log does not exist.
         """
         if log_id is not None:
-            return rebuilding.rebuild_log(
-                cls, LogId.parse(log_id) if isinstance(log_id, str) else log_id
-            )
-        return rebuilding.rebuild(cls, restart=restart, park=park, downgrade=downgrade, tell=tell)
+            return rebuilding.rebuild_log(cls, _log_id(log_id), using=using)
+        return rebuilding.rebuild(
+            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, using=using
+        )
 
     @classmethod
-    def request_rebuild(cls) -> None:
+    def request_rebuild(cls, *, using: str | None = None) -> None:
         """
         Let a worker (``eventlogs project``, or the Celery task) rebuild, and return at once.
 
         It does so beside its other work. How it goes is in eventlogs.models.ProjectionState:
         ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing.
         """
-        rebuilding.request(cls)
+        rebuilding.request(cls, using=using)
 
     @classmethod
-    def verify(cls, sample: int | None = 100, repair: bool = False) -> Verification:
+    def verify(
+        cls, sample: int | None = 100, repair: bool = False, *, using: str | None = None
+    ) -> Verification:
         """
         Replay logs, compare with their rows, and return what differs.
 
@@ -323,12 +339,12 @@ class RowProjection(BaseProjection):
 
         Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
         """
-        return verifying.verify(cls, sample=sample, repair=repair)
+        return verifying.verify(cls, sample=sample, repair=repair, using=using)
 
     @classmethod
-    def is_rebuild_due(cls) -> bool:
+    def is_rebuild_due(cls, *, using: str | None = None) -> bool:
         """Return whether the rows were made by another version of the projection."""
-        return cls.is_made_otherwise(leases.state_of(cls.name, cls._using()))
+        return cls.is_made_otherwise(leases.state_of(cls.name, cls._using(using)))
 
     @classmethod
     def is_made_otherwise(cls, state: ProjectionState | None) -> bool:
@@ -368,14 +384,29 @@ class RowProjection(BaseProjection):
         inline.follow(cls, using, state, request)
 
     @classmethod
-    def _using(cls) -> str:
-        using = super()._using()
-        if router.db_for_write(cls.model) != using:
+    def _using(cls, using: str | None = None) -> str:
+        home = super()._using()
+        if using is not None and using != home:
+            if not has_table(cls.model, using):
+                raise ProjectionUnavailable("table", projection=cls.name)
+            return using
+        if router.db_for_write(cls.model) != home:
             raise RegistrationError(
                 f"{cls.model.__qualname__} is in another database than the events: rows and "
-                f"checkpoint could not be committed together. Route it to {using!r}."
+                f"checkpoint could not be committed together. Route it to {home!r}."
             )
-        return using
+        return home
+
+    @classmethod
+    def _keeps_rows_in(cls, using: str) -> bool:
+        """
+        Return whether there can be rows for the logs of a database.
+
+        Raise RegistrationError where the rows of the default one are routed elsewhere.
+        """
+        if using == super()._using():
+            return cls._using() == using
+        return has_table(cls.model, using)
 
     @classmethod
     def _check(cls) -> None:
@@ -593,6 +624,19 @@ class Reactor(BaseProjection):
     NOW: Final = "now"
     start: ClassVar[str] = BEGINNING
     is_transactional = False
+
+    @classmethod
+    def pass_over(cls, *, dry_run: bool = False, using: str | None = None) -> PassedOver:
+        """
+        Begin behind all that is settled now, and never react to what is before; say what that is.
+
+        For after an import of old logs. Events that wait or are parked are passed over, too:
+        they would let the events behind them in their logs go. A worker that runs goes on from
+        there; it may be in the middle of one event. ``dry_run`` only says what it would be.
+
+        Raise FeedUnavailable as the feed does.
+        """
+        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run)
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:

@@ -58,10 +58,16 @@ def nobody(_: Progress) -> None:
 
 
 def rebuild(
-    cls: type[RowProjection], *, restart: bool, park: bool, downgrade: bool, tell: Tell
+    cls: type[RowProjection],
+    *,
+    restart: bool,
+    park: bool,
+    downgrade: bool,
+    tell: Tell,
+    using: str | None = None,
 ) -> int:
     """See ``RowProjection.rebuild``."""
-    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade)
+    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade, using=using)
     while True:
         try:
             progress = next(under_way)
@@ -71,7 +77,12 @@ def rebuild(
 
 
 def steps(
-    cls: type[RowProjection], *, restart: bool = False, park: bool = False, downgrade: bool = False
+    cls: type[RowProjection],
+    *,
+    restart: bool = False,
+    park: bool = False,
+    downgrade: bool = False,
+    using: str | None = None,
 ) -> Steps:
     """
     Rebuild step by step: a batch each time, for who has other things to do between two of them.
@@ -79,7 +90,7 @@ def steps(
     The generator's value is how many events were applied in all. Closed in the middle, it leaves
     the rebuild to be resumed.
     """
-    using = cls._using()
+    using = cls._using(using)
     state = leases.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -90,9 +101,9 @@ def steps(
     return (yield from _ShadowRebuild(cls, using, is_strict=not park).steps(restart=restart))
 
 
-def request(cls: type[RowProjection]) -> None:
+def request(cls: type[RowProjection], *, using: str | None = None) -> None:
     """Let a worker rebuild; one that was interrupted is resumed."""
-    using = cls._using()
+    using = cls._using(using)
     leases.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -107,16 +118,16 @@ def requested(using: str) -> set[str]:
     return set(states.values_list("name", flat=True))
 
 
-def ended(cls: type[RowProjection], why: str = "") -> None:
+def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
     """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
-    ProjectionState.objects.using(cls._using()).filter(name=cls.name).update(
+    ProjectionState.objects.using(cls._using(using)).filter(name=cls.name).update(
         rebuild_requested_at=None, rebuild_error=why
     )
 
 
-def rebuild_log(cls: type[RowProjection], log_id: LogId) -> int:
+def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = None) -> int:
     """Make the row of one log anew; return of how many events."""
-    using = cls._using()
+    using = cls._using(using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
     if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
@@ -344,7 +355,7 @@ class _InlineRebuild:
 
     def _rebuild(self, log_id: LogId) -> int:
         try:
-            return rebuild_log(self._cls, log_id)
+            return rebuild_log(self._cls, log_id, using=self._using)
         except LogNotFound:
             return 0  # erased meanwhile
 

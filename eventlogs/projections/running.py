@@ -75,7 +75,7 @@ def chosen(names: Iterable[str] | None = None) -> dict[str, type[BaseProjection]
     return {name: projections[name] for name in (projections if names is None else names)}
 
 
-def run(names: Iterable[str] | None = None) -> dict[str, int]:
+def run(names: Iterable[str] | None = None, *, using: str | None = None) -> dict[str, int]:
     """
     Let projections catch up, by default all; return the number of events applied, by name.
 
@@ -88,9 +88,9 @@ def run(names: Iterable[str] | None = None) -> dict[str, int]:
     for name, each in chosen(names).items():
         try:
             if issubclass(each, RowProjection):  # first: it may be what the rest waits for
-                for _ in rebuild(each):
+                for _ in rebuild(each, using=using):
                     pass
-            applied[name] = catch_up(each, wait=False)
+            applied[name] = catch_up(each, wait=False, using=using)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -98,19 +98,21 @@ def run(names: Iterable[str] | None = None) -> dict[str, int]:
     return applied
 
 
-def rebuild(projection: type[RowProjection]) -> Generator[None, None, None]:
+def rebuild(
+    projection: type[RowProjection], *, using: str | None = None
+) -> Generator[None, None, None]:
     """
     Rebuild as somebody has asked for, step by step, and note how it ends.
 
     Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
     not keep other projections from going on.
     """
-    using = projection._using()
+    using = projection._using(using)
     if projection.name not in rebuilding.requested(using):
         return  # another worker has done it meanwhile
     why = ""
     try:
-        for _ in rebuilding.steps(projection):
+        for _ in rebuilding.steps(projection, using=using):
             yield
     except Exception as error:
         if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
@@ -119,7 +121,7 @@ def rebuild(projection: type[RowProjection]) -> Generator[None, None, None]:
             raise
         why = _short(error)
         logger.error("The rebuild of %s has ended: %s", projection.name, why)
-    rebuilding.ended(projection, why)
+    rebuilding.ended(projection, why, using=using)
 
 
 class Runner:
@@ -131,14 +133,18 @@ class Runner:
         *,
         stop: Flag | None = None,
         tell: Callable[[dict[str, int]], None] | None = None,
+        using: str | None = None,
     ) -> None:
         """
         Run these projections, by default all that are declared.
+
+        ``using`` is the database whose logs are meant, by default the one they are written to.
 
         ``stop`` ends it between two batches, and leases are given back. ``tell`` is called
         after each round that applied something, with the number of events by name.
         """
         self._projections = chosen(names)
+        self._using = using
         self._stop = stop or Flag()
         self._tell = tell
         self._owner = leases.new_owner()
@@ -254,7 +260,7 @@ class Runner:
                 # Who has the first partition does it, or anybody where it cannot run before.
                 projection, mine = own[name], (name, 0) in self._advancers or name not in states
                 if mine and issubclass(projection, RowProjection):
-                    self._rebuilds[name] = rebuild(projection)
+                    self._rebuilds[name] = rebuild(projection, using=using)
 
     def _declare(self, using: str, handles: dict[str, Handles]) -> None:
         own = ProjectionWorker.objects.using(using).filter(name=self._owner)
@@ -347,7 +353,7 @@ class Runner:
     def _databases(self) -> dict[str, dict[str, type[BaseProjection]]]:
         found: dict[str, dict[str, type[BaseProjection]]] = {}
         for name, each in self._projections.items():
-            found.setdefault(each._using(), {})[name] = each
+            found.setdefault(each._using(self._using), {})[name] = each
         return found
 
 

@@ -41,13 +41,15 @@ class Standing:
     problem: str = ""
 
 
-def standing(projection: type[BaseProjection]) -> Standing:
+def standing(projection: type[BaseProjection], *, using: str | None = None) -> Standing:
     """Return how a projection stands."""
-    [found] = standings([projection])
+    [found] = standings([projection], using=using)
     return found
 
 
-def standings(wanted: Iterable[type[BaseProjection]]) -> list[Standing]:
+def standings(
+    wanted: Iterable[type[BaseProjection]], *, using: str | None = None
+) -> list[Standing]:
     """
     Return how projections stand, in the order given: 7 queries for each database, or 8.
 
@@ -57,10 +59,10 @@ def standings(wanted: Iterable[type[BaseProjection]]) -> list[Standing]:
     by_database: dict[str, list[type[BaseProjection]]] = {}
     wanted = list(wanted)
     for each in wanted:
-        by_database.setdefault(each._using(), []).append(each)
+        by_database.setdefault(each._using(using), []).append(each)
     found: dict[str, Standing] = {}
-    for using, some in by_database.items():
-        found |= _standings(using, some)
+    for database, some in by_database.items():
+        found |= _standings(database, some)
     return [found[each.name] for each in wanted]
 
 
@@ -128,7 +130,7 @@ def _lags(
         elif positions[each.name] == settled:
             found[each.name] = (0, timedelta())
         else:
-            found[each.name] = _of_one(each)
+            found[each.name] = _of_one(each, using)
     now = timezone.now()
     for each, (moment, further) in zip(
         behind, _next_events(behind, using, positions, settled), strict=True
@@ -142,9 +144,9 @@ def _lags(
     return found
 
 
-def _of_one(projection: type[BaseProjection]) -> tuple[int, timedelta | None] | str:
+def _of_one(projection: type[BaseProjection], using: str) -> tuple[int, timedelta | None] | str:
     try:
-        lag = projection.lag()
+        lag = projection.lag(using=using)
     except EventLogError as error:
         return str(error)  # the feed was taken back, e.g. by a restored backup
     return lag.positions, lag.age

@@ -53,9 +53,11 @@ class Verification:
         return all(each.is_repaired for each in self.differences)
 
 
-def verify(projection: type[RowProjection], *, sample: int | None, repair: bool) -> Verification:
+def verify(
+    projection: type[RowProjection], *, sample: int | None, repair: bool, using: str | None = None
+) -> Verification:
     """See ``RowProjection.verify``."""
-    using = projection._using()
+    using = projection._using(using)
     if projection.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=projection.name)
     catching_up.begin(projection, using)

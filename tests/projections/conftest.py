@@ -43,3 +43,9 @@ def declared(monkeypatch):
 def inlined(monkeypatch):
     """The projection that is inline takes part in appends."""
     monkeypatch.setitem(inline.followers, "inlined-balances", readmodels.FOLLOWER)
+
+
+@pytest.fixture
+def second_alias(transactional_db, request):
+    """The second database: made only when Django's own are there, and so not blocked."""
+    return request.getfixturevalue("second_database")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from django.core.management.base import CommandParser
+from django.db import router
 
-from eventlogs.exceptions import EventLogError
+from eventlogs.exceptions import EventLogError, FeedUnavailable
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.management.progress import Progress
+from eventlogs.management.projections import behind
 from eventlogs.models import EventLog
 from eventlogs.transfer import MAX_LINE, Imported, import_lines
 
@@ -43,8 +45,24 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
         raise
     if out.as_json:
         out.document({"stored": imported.stored, "present": imported.present})
-        return
-    out.line(so_far(imported), out.style.SUCCESS)
+    else:
+        out.line(so_far(imported), out.style.SUCCESS)
+    if imported.stored:
+        tell_of_reactors(out, using)
+
+
+def tell_of_reactors(out: Output, using: str) -> None:
+    """Say which reactors would react to what was imported, as if it happened now."""
+    names: list[str] = []
+    with suppress(FeedUnavailable):  # then no reactor can run, either
+        names = behind(using)
+    if names:
+        option = "" if using == router.db_for_write(EventLog) else f" --database {using}"
+        out.note(
+            f"Reactors that have events to react to, imported ones among them: {', '.join(names)}. "
+            f"To pass over all events up to now, before you start their workers: "
+            f"manage.py eventlogs project {' '.join(names)} --from-now{option}"
+        )
 
 
 def so_far(imported: Imported) -> str:

@@ -50,7 +50,7 @@ def run(
     **options: Any,
 ) -> None:
     """Write what waits, or act on it."""
-    chosen = choose(names)
+    chosen = choose(names, using)
     if skip is not None:
         if len(names) != 1:
             raise mistake("Name the one projection whose event is to be skipped.")
@@ -59,12 +59,12 @@ def run(
                 "To skip an event leaves its effect out of the rows for good. Add --yes if that "
                 "is what you mean; to try it again, use --retry."
             )
-        if not projections[names[0]].skip(skip):
+        if not projections[names[0]].skip(skip, using=using):
             raise mistake(f"No event of {skip} waits in {names[0]!r}.")
         out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
         return
     if retry is not None or retry_all:
-        count = sum(projections[name].retry(retry) for name in chosen)
+        count = sum(projections[name].retry(retry, using=using) for name in chosen)
         if not count and retry is not None:
             raise mistake(f"No event of {retry} waits in {', '.join(chosen)}.")
         if out.as_json:

@@ -17,7 +17,8 @@ from django.db import connections
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.management.projections import choose
+from eventlogs.management.projections import choose, reactors
+from eventlogs.projections.declarations import Reactor
 from eventlogs.projections.running import Runner
 from eventlogs.projections.running import run as run_once
 
@@ -39,6 +40,13 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--once", action="store_true", help="Apply what there is, then end. For cron, and tests."
     )
+    parser.add_argument(
+        "--from-now",
+        action="store_true",
+        help="Let the reactors NAME pass over all events up to now, for good, then end: e.g. after "
+        "an import. Needs --yes.",
+    )
+    parser.add_argument("--yes", action="store_true", help="To pass over them is what is meant.")
     parser.add_argument(
         "--workers",
         type=arguments.at_least(1),
@@ -65,18 +73,24 @@ def megabytes(text: str) -> int:
 def run(
     out: Output,
     *,
+    using: str,
     names: list[str],
     once: bool,
+    from_now: bool,
+    yes: bool,
     workers: int,
     max_memory: int | None,
     **options: Any,
 ) -> None:
     """Run in this process, or in several that this one looks after."""
-    chosen = choose(names)
+    chosen = choose(names, using)
+    if from_now:
+        begin_from_now(out, reactors(names), using, yes=yes)
+        return
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
-        write_applied(out, run_once(chosen))
+        write_applied(out, run_once(chosen, using=using))
         return
     if not out.as_json:
         what = ", ".join(chosen)
@@ -84,12 +98,34 @@ def run(
         out.line(f"Running {what}{by}. Ctrl-C or SIGTERM ends it.", out.style.MIGRATE_HEADING)
         out.flush()
     if workers == 1:
-        work(out, chosen)
+        work(out, chosen, using)
     else:
-        Crew(out, chosen, workers).run()
+        Crew(out, chosen, using, workers).run()
 
 
-def work(out: Output, names: list[str], *, parent: int | None = None) -> None:
+def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes: bool) -> None:
+    """Let reactors pass over all events up to now; without ``yes``, only say how many."""
+    for each in chosen:
+        found = each.pass_over(dry_run=not yes, using=using)
+        if out.as_json:
+            out.record({"projection": each.name, "done": yes, **found._asdict()})
+            continue
+        done = "passed over" if yes else "would be passed over"
+        out.line(f"{each.name}: {found.events:,} events {done}, up to position {found.position:,}.")
+        if found.waiting:
+            out.line(
+                f"{each.name}: {found.waiting:,} logs are held by an event that waits or is "
+                f"parked; what they hold is {done}, too.",
+                out.style.WARNING,
+            )
+    if not yes:
+        raise mistake(
+            "The reactors never react to events that are passed over. Add --yes if that is what "
+            "you mean."
+        )
+
+
+def work(out: Output, names: list[str], using: str, *, parent: int | None = None) -> None:
     """Run projections until a signal says to stop, or the parent is gone."""
     stop = threading.Event()
 
@@ -102,7 +138,7 @@ def work(out: Output, names: list[str], *, parent: int | None = None) -> None:
     try:
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
-        Runner(names, stop=stop, tell=Teller(out)).run()
+        Runner(names, stop=stop, tell=Teller(out), using=using).run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -147,11 +183,12 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
 class Crew:
     """Worker processes, and one that starts those again which die."""
 
-    def __init__(self, out: Output, names: list[str], count: int) -> None:
+    def __init__(self, out: Output, names: list[str], using: str, count: int) -> None:
         if not hasattr(os, "fork"):
             raise mistake("This system has no fork(): run the command several times instead.")
         self._out = out
         self._names = names
+        self._using = using
         self._count = count
         self._workers: dict[int, float] = {}  # pid, and when it was started
         self._stopping = False
@@ -194,7 +231,7 @@ class Crew:
             return
         code = 1
         try:
-            work(self._out, self._names, parent=parent)
+            work(self._out, self._names, self._using, parent=parent)
             code = 0
         except KeyboardInterrupt:
             code = 130

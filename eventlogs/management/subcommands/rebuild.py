@@ -66,12 +66,20 @@ def run(
 ) -> None:
     """Rebuild one after the other."""
     if due:
-        names = [*names, *are_due()]
+        names = [*names, *are_due(using)]
     elif not names:
-        known = ", ".join(choose([]))
+        known = ", ".join(choose([], using))
         raise mistake(f"Which one? Name some, or pass --due. There is: {known}.")
     for name in dict.fromkeys(names):
-        rebuild(out, with_rows(name), log=log, restart=restart, park=park, downgrade=downgrade)
+        rebuild(
+            out,
+            with_rows(name, using),
+            using,
+            log=log,
+            restart=restart,
+            park=park,
+            downgrade=downgrade,
+        )
     if not names and not out.as_json:
         out.line("No rebuild is due.", out.style.SUCCESS)
 
@@ -79,19 +87,22 @@ def run(
 def rebuild(
     out: Output,
     projection: type[RowProjection],
+    using: str,
     *,
     log: LogId | None,
     restart: bool,
     park: bool,
     downgrade: bool,
 ) -> None:
-    """Rebuild one read model, or one of its rows."""
-    name, using = projection.name, projection._using()
+    """Rebuild one read model, or one of its rows, in one database."""
+    name = projection.name
+    is_home = using == projection._using()
+    option = "" if is_home else f" --database {using}"
     inline = projection.mode == projection.INLINE
     total = EventLog.objects.using(using).count() if inline else Feed(using).settled()
     unit = "logs" if inline else "positions"
     if log is not None:
-        applied = projection.rebuild(log)
+        applied = projection.rebuild(log, using=using)
     else:
         with out.progress(f"Rebuilding {name}", total=total, unit=unit) as bar:
             done = 0
@@ -103,19 +114,21 @@ def rebuild(
 
             try:
                 applied = projection.rebuild(
-                    restart=restart, park=park, downgrade=downgrade, tell=tell
+                    restart=restart, park=park, downgrade=downgrade, tell=tell, using=using
                 )
             except KeyboardInterrupt:
-                out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}")
+                out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}{option}")
                 raise
     waiting = ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).count()
     if out.as_json:
         out.record({"projection": name, "applied": applied, "waiting": waiting})
         return
     what = name if log is None else f"{name}, {log}"
-    out.line(f"{what}: made anew of {applied:,} events.", out.style.SUCCESS)
+    where = "" if is_home else f" in the database {using!r}"
+    out.line(f"{what}: made anew of {applied:,} events{where}.", out.style.SUCCESS)
     if waiting:
         out.line(
-            f"{waiting:,} events could not be applied. See: manage.py eventlogs parked {name}",
+            f"{waiting:,} events could not be applied. "
+            f"See: manage.py eventlogs parked {name}{option}",
             out.style.WARNING,
         )

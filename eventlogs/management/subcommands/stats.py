@@ -11,6 +11,7 @@ from eventlogs.management import arguments
 from eventlogs.management.caching import CacheFigures, cache_figures
 from eventlogs.management.figures import Figures, as_json, figures
 from eventlogs.management.output import Output
+from eventlogs.management.projections import is_in
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.standing import Standing, standings
 
@@ -38,7 +39,8 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
     """Write the figures; a ``~`` marks an estimate."""
     found = figures(using, exact=exact)
     cached = cache_figures(using)
-    stand = standings(each for _, each in sorted(projections.items()))
+    here = [each for _, each in sorted(projections.items()) if is_in(each, using)]
+    stand = standings(here, using=using)
     if out.as_json:
         out.document(
             {
