@@ -324,8 +324,12 @@ class FeedUnavailable(EventLogError):
 
     - ``"isolation"``: inside of a REPEATABLE READ or SERIALIZABLE transaction
     - ``"replica"``: the database is a replica
-    - ``"sequence"``: the sequence of positions has another CACHE than 1
+    - ``"sequence"``: the sequence of positions is missing, or has another CACHE than 1, a negative
+      INCREMENT, CYCLE or a MINVALUE below 1
     - ``"fence"``: the trigger eventlogs_event_fence is missing, or can be switched off
+    - ``"distributed"``: the events are on several servers (Citus, YugabyteDB, CockroachDB)
+    - ``"subscriber"``: a subscription of logical replication writes the events
+    - ``"permission"``: this database role may not read the sequence of positions
     - ``"ahead"``: the position to read after was never given out in this database
     - ``"database"``: neither PostgreSQL nor SQLite
     """
@@ -340,12 +344,25 @@ class FeedUnavailable(EventLogError):
             "Read from the primary"
         ),
         "sequence": (
-            "the sequence of positions gives them out in blocks. Run: ALTER TABLE "
-            "eventlogs_event ALTER position SET CACHE 1; then restart what is connected"
+            "the sequence of positions is missing, or does not give out one position after the "
+            "other, upwards from 1. Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1 "
+            "SET INCREMENT 1 SET MINVALUE 1 SET NO CYCLE; then restart what is connected"
         ),
         "fence": (
             "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
             "Run manage.py check --database, which says how to put it back"
+        ),
+        "distributed": (
+            "the events are on several servers, whose locks and sequences nobody sees together. "
+            "Keep the tables of eventlogs on one server"
+        ),
+        "subscriber": (
+            "a subscription of logical replication writes its events, in another order than that "
+            "of their positions. Read from the publisher, or drop the subscription"
+        ),
+        "permission": (
+            "this database role may not read the sequence of positions. Grant it what "
+            "manage.py eventlogs grants ROLE prints"
         ),
         "ahead": (
             "the position to read after was never given out there, so the database was restored "

@@ -208,17 +208,18 @@ def test_a_savepoint_that_is_kept_leaves_its_fence(new_logs, other):
 @pytest.mark.parametrize(
     "forged",
     [
-        "SET eventlogs.fence = '9000000000000000000'",
-        "SET eventlogs.fence = '0'",
-        "SET eventlogs.fence = '-1'",
-        "SET eventlogs.fence = ''",
+        "SET eventlogs.fence_{table} = '9000000000000000000'",
+        "SET eventlogs.fence_{table} = '0'",
+        "SET eventlogs.fence_{table} = '-1'",
+        "SET eventlogs.fence_{table} = ''",
         "SET session_replication_role = replica",
         "SET search_path = pg_temp, public",
     ],
 )
 def test_no_setting_of_a_session_takes_the_fence_away(new_logs, other, forged):
     late, early = new_logs(2)
-    other.do(Session.sql, forged)
+    table = Session.sql("SELECT 'eventlogs_event'::regclass::oid")
+    other.do(Session.sql, forged.format(table=table))
     other.begin()
     other.do(append, late)
     state = append(early, "early")
@@ -291,10 +292,10 @@ def test_positions_that_need_more_than_32_or_48_bits_are_fenced(new_logs, other,
 def test_locks_of_others_are_not_taken_for_fences(new_logs, other):
     (log_id,) = new_logs(1)
     state = append(log_id)
-    namespace = 25974
+    namespace = Session.sql("SELECT 1 + mod('eventlogs_event'::regclass::oid::bigint, 65534)")
     for lock in (
         "SELECT pg_advisory_lock_shared(1)",
-        f"SELECT pg_advisory_lock_shared({namespace << 16}, 1)",
+        f"SELECT pg_advisory_lock_shared(({namespace}::bigint << 48 >> 32)::integer, 1)",
         f"SELECT pg_advisory_lock({namespace}::bigint << 48 | 1)",
         f"SELECT pg_advisory_lock_shared(({namespace}::bigint + 1) << 48 | 1)",
     ):
