@@ -12,7 +12,8 @@ In a database that Django made for tests, TRUNCATE stays allowed: ``TransactionT
 from typing import Any
 
 from django.db import migrations
-from django.db.backends.base.creation import TEST_DATABASE_PREFIX
+
+from eventlogs.stores.made_for_tests import is_test_database
 
 REFUSE = """
 CREATE OR REPLACE FUNCTION eventlogs_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -44,14 +45,6 @@ DROP TRIGGER IF EXISTS eventlogs_event_refuse_truncate ON eventlogs_event;
 DROP TRIGGER IF EXISTS eventlogs_event_refuse_change ON eventlogs_event;
 DROP FUNCTION IF EXISTS eventlogs_refuse_change()
 """
-
-
-def is_test_database(connection: Any) -> bool:
-    """Return whether Django made this database for tests: it has the connection's test name."""
-    name = str(connection.settings_dict["NAME"])
-    test_name = connection.settings_dict["TEST"]["NAME"]
-    # While tests run, NAME is the test name itself; by default that is NAME with the prefix.
-    return name == str(test_name) if test_name else name.startswith(TEST_DATABASE_PREFIX)
 
 
 def install(apps: Any, schema_editor: Any) -> None:
