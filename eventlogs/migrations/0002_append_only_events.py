@@ -20,7 +20,9 @@ CREATE OR REPLACE FUNCTION eventlogs_refuse_change() RETURNS trigger LANGUAGE pl
 BEGIN
     RAISE EXCEPTION 'table % is append-only: % is refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'restrict_violation',
-              HINT = 'Append an event that corrects it.';
+              HINT = CASE TG_OP
+                  WHEN 'INSERT' THEN 'Insert into the partitioned table, whose trigger fences it.'
+                  ELSE 'Append an event that corrects it.' END;
 END
 $$
 """

@@ -105,8 +105,8 @@ def test_a_fence_of_another_table_with_the_same_number_delays_and_skips_nothing(
 
 def test_a_connection_that_changes_its_schema_reads_the_feed_of_the_new_one(schemas):
     alias, late = schemas("ann"), schemas("bob")
-    LogManager(Account, using=alias).create(Opened("ann"), Deposited(1), Deposited(2))
-    assert len(events(alias)) == 3
+    LogManager(Account, using=alias).create(Opened("ann"))
+    assert events(alias) == [Opened("ann")]
 
     with transaction.atomic(using=late):
         LogManager(Account, using=late).create(Opened("late"))
@@ -117,7 +117,7 @@ def test_a_connection_that_changes_its_schema_reads_the_feed_of_the_new_one(sche
 
     assert events(alias) == [Opened("late"), Opened("early")]
     sql(alias, "SET search_path = ann")
-    assert len(events(alias)) == 3
+    assert events(alias) == [Opened("ann")]
 
 
 def test_one_transaction_that_appends_in_two_schemas_has_a_fence_in_each(schemas):
