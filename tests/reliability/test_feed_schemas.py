@@ -29,11 +29,13 @@ NUMBERS = (
 
 
 @contextmanager
-def alias_for(database: str, search_path: str) -> Iterator[str]:
-    """Give another alias of a database, whose connections have a search_path."""
+def alias_for(database: str, search_path: str, name: str | None = None) -> Iterator[str]:
+    """Give another alias of a database, or of its neighbour ``name``, with a search_path."""
     alias = f"schema_{uuid4().hex[:8]}"
     connections.databases[alias] = {
-        **connections[database].settings_dict,
+        **(settings := connections[database].settings_dict),
+        "NAME": name or settings["NAME"],
+        "TEST": {**settings["TEST"], "NAME": None},
         "OPTIONS": {"options": f"-c search_path={search_path}"},
     }
     try:
