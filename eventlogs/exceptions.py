@@ -420,6 +420,7 @@ class ProjectionUnavailable(EventLogError):
     - ``"busy"``: another process is at it
     - ``"mode"``: its rows were kept inline, and are not from a position on
     - ``"newer"``: its rows were made by a newer version of it
+    - ``"privilege"``: this database role may not make, or replace, its table; ``owner`` may
     - ``"shared rows"``: its rows are not one for each log
     """
 
@@ -432,10 +433,17 @@ class ProjectionUnavailable(EventLogError):
         "newer": (
             "its rows were made by a newer version of it. Stop the processes with the old code"
         ),
+        "privilege": (
+            "a rebuild makes a table beside that of its rows and lets it take its place, which "
+            "this database role may not do. Run manage.py eventlogs rebuild as the owner of the "
+            "table"
+        ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
     }
 
-    def __init__(self, reason: str, *, projection: str) -> None:
+    def __init__(self, reason: str, *, projection: str, owner: str | None = None) -> None:
         self.reason = reason
         self.projection = projection
-        super().__init__(f"Projection {projection!r} cannot do this: {self.REASONS[reason]}.")
+        self.owner = owner  # of its table, where that matters
+        who = "" if owner is None else f", {owner!r}"
+        super().__init__(f"Projection {projection!r} cannot do this: {self.REASONS[reason]}{who}.")
