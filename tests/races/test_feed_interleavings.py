@@ -13,7 +13,7 @@ from tests.races.events import batch
 from tests.races.feeds import FeedOf, Interrupted, LooksAtFencesFirst, NaiveReader, Reader
 from tests.races.jobs import ChangedMind
 from tests.races.stores import races
-from tests.races.test_interleavings import Session, blocked, other
+from tests.races.test_interleavings import Session, blocked, other, wait_until_blocked
 
 __all__ = ["blocked", "other"]  # fixtures
 
@@ -376,6 +376,44 @@ def test_inside_of_a_transaction_ones_own_events_are_seen_and_others_wait(new_lo
     other.commit()
     reader.read()
     assert reader.seen[-2:] == [theirs.position, mine.position]
+
+
+# An append of several events.
+
+
+@pytest.fixture
+def pause(transactional_db):
+    """The event with the index 2 of every log waits for the advisory lock 42."""
+    Session.sql(
+        "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.index = 2 THEN PERFORM pg_advisory_xact_lock(42); END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER pause BEFORE INSERT ON eventlogs_event"
+        " FOR EACH ROW EXECUTE FUNCTION pause()"
+    )
+    yield
+    Session.sql("DROP FUNCTION pause CASCADE")
+
+
+def test_a_part_of_an_append_can_be_seen_before_the_rest_and_in_order(
+    pause, new_logs, other, blocked
+):
+    many, late = new_logs(2)
+    Session.sql("SELECT pg_advisory_lock(42)")
+    appended = blocked.start(append, many, "many", 4)
+    wait_until_blocked(blocked)
+    other.begin()
+    between = other.do(append, late, "late")
+    Session.sql("SELECT pg_advisory_unlock(42)")
+    assert appended.result(10).position > between.position
+
+    reader = Reader()
+    reader.read()
+    assert reader.places[2:] == [(many, 1), (many, 2)]
+
+    other.commit()
+    reader.read()
+    assert reader.places[4:] == [(late, 1), (many, 3), (many, 4)]
+    assert reader.seen == sorted(reader.seen)
 
 
 # Transactions that have nothing to do with it.
