@@ -71,7 +71,7 @@ BEGIN
     END IF;
     -- In an IF, because an expression is cheaper than a query; the lock's answer is void.
     IF pg_catalog.pg_advisory_xact_lock_shared(
-        ((1 OPERATOR(pg_catalog.+) TG_RELID::bigint OPERATOR(pg_catalog.%) 65534)
+        ((1 OPERATOR(pg_catalog.+) pg_catalog.mod(TG_RELID::bigint, 65534))
          OPERATOR(pg_catalog.<<) 48) OPERATOR(pg_catalog.|) fence) IS NULL
     THEN
         RETURN NULL;

@@ -48,6 +48,7 @@ DISTRIBUTED_SERVERS = ("-YB-", "CockroachDB", "Greenplum")
 SERVER = Statement("feed_server")
 LAST = Statement("feed_last")
 DISTRIBUTED = Statement("feed_distributed")
+SUBSCRIBER = Statement("feed_subscriber")
 FENCE = Statement("feed_fence")
 HOLDERS = Statement("feed_holders")
 PAGE = Statement("feed_page")
@@ -61,9 +62,9 @@ class Look(NamedTuple):
     given_out: int | None  # None where this role may not read the sequence
     is_replica: bool
     isolation: str
-    sequence_is_right: bool | None  # None where the table has no sequence of its own
+    sequence_is_right: bool
     has_fence: bool
-    is_subscriber: bool
+    may_have_subscriptions: bool
     has_citus: bool
 
 
@@ -94,8 +95,10 @@ class PostgreSQLFeedSource(FeedSource):
             if has_yugabyte or any(name in version for name in DISTRIBUTED_SERVERS):
                 raise FeedUnavailable("distributed", using=self.using)
             self._is_one_server = True
-        [row] = self._run(LAST)
-        return Look(*row)
+        rows = self._run(LAST)
+        if not rows:
+            raise FeedUnavailable("sequence", using=self.using)
+        return Look(*rows[0])
 
     def _refusals(self, look: Look) -> Iterator[str]:
         """Yield the reasons not to read here; those that nobody can mend here come first."""
@@ -103,7 +106,7 @@ class PostgreSQLFeedSource(FeedSource):
             yield "replica"
         if look.has_citus and self._run(DISTRIBUTED) == [(True,)]:
             yield "distributed"
-        if look.is_subscriber:
+        if look.may_have_subscriptions and self._run(SUBSCRIBER) == [(True,)]:
             yield "subscriber"
         if look.isolation != "read committed" and self._in_transaction():
             yield "isolation"

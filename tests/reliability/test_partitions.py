@@ -120,7 +120,7 @@ def test_the_feed_of_a_partitioned_table_reads_by_position(partitioned):
     with transaction.atomic(using=partitioned):
         sql(partitioned, "DROP INDEX eventlogs_event_by_position")
         rows, _ = cost_of(partitioned, feed.settled)
-        assert rows >= EVENTS
+        assert rows > EVENTS * 0.99
         transaction.set_rollback(True, using=partitioned)
 
 
