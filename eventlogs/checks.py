@@ -12,7 +12,9 @@ System checks: what would go wrong later, said at startup.
     E009  the cache would pickle reductions
     W010  the cache is the memory of one process (with --deploy)
     W011  the trigger that fences the feed is missing (with --database)
-    W012  the sequence of positions gives them out in blocks (with --database)
+    W012  the sequence of positions does not give out one after the other (with --database)
+    W013  the events are on several servers, so they have no feed (with --database)
+    W014  a subscription writes the events, so they have no feed (with --database)
     W020  a worker refreshes reductions, in a cache that only this process sees
     W021  the cache is Redis without time-outs
     W022  reductions of an aggregate cannot be cached
@@ -55,11 +57,31 @@ from eventlogs.projections.databases import may_have_rows
 from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.projections.defaults import is_unsteady
 from eventlogs.refreshers import MessageRefresher, refresher_for
-from eventlogs.stores.feeds import BY_VENDOR
+from eventlogs.stores.feeds import BY_VENDOR, feed_source_for
+from eventlogs.stores.made_for_tests import is_test_database
 
 FEEDS = frozenset(BY_VENDOR)
 NO_BACKEND = (ImportError, InvalidCacheBackendError)
-TRIGGERS = {"eventlogs_event_refuse_change", "eventlogs_event_refuse_truncate"}
+REFUSE_CHANGE = "eventlogs_event_refuse_change"
+REFUSE_TRUNCATE = "eventlogs_event_refuse_truncate"
+
+# The triggers that a table lacks: that of events, and each of its partitions. A statement may name
+# a partition itself, and PostgreSQL copies only triggers FOR EACH ROW to partitions.
+MISSING_TRIGGERS = """
+SELECT wanted.name, tables.relid::regclass::text, tables.relid = 'eventlogs_event'::regclass
+FROM (SELECT 'eventlogs_event'::regclass AS relid
+      UNION SELECT relid FROM pg_partition_tree('eventlogs_event')) AS tables,
+     unnest(%s::text[]) AS wanted (name)
+WHERE NOT EXISTS (
+    SELECT FROM pg_trigger
+    WHERE tgrelid = tables.relid AND tgname = wanted.name AND tgenabled = 'A')
+ORDER BY 3 DESC, 1, 2
+"""
+
+SEQUENCE = """
+SELECT seqcache, seqincrement, seqmin, seqcycle FROM pg_sequence
+WHERE seqrelid = pg_get_serial_sequence('eventlogs_event', 'position')::regclass
+"""
 
 
 def _is_policy(value: Any) -> bool:
@@ -209,17 +231,28 @@ def check_append_only_triggers(
             cursor.execute("SELECT to_regclass('eventlogs_event')")
             if cursor.fetchone() == (None,):
                 continue  # not migrated yet
-            cursor.execute(
-                "SELECT tgname FROM pg_trigger "
-                "WHERE tgrelid = 'eventlogs_event'::regclass AND tgenabled = 'A'"
-            )
-            missing = TRIGGERS - {name for (name,) in cursor.fetchall()}
-        if missing:
+            wanted = [REFUSE_CHANGE]
+            if not is_test_database(connection):
+                wanted.append(REFUSE_TRUNCATE)
+            cursor.execute(MISSING_TRIGGERS, [wanted])
+            missing = cursor.fetchall()
+        of_table = [name for name, _, is_table in missing if is_table]
+        if of_table:
             yield Warning(
                 f"In the database {alias!r} nothing refuses changes of events: the trigger "
-                f"{' and '.join(sorted(missing))} is missing or not ENABLE ALWAYS.",
-                hint=f"Run: {_again('0001', alias)}. In a database that Django "
-                "made for tests, the trigger on TRUNCATE is left out on purpose.",
+                f"{' and '.join(of_table)} is missing or not ENABLE ALWAYS.",
+                hint=f"Run: {_again('0001', alias)}.",
+                id="eventlogs.W008",
+            )
+        of_partitions = [(name, table) for name, table, is_table in missing if not is_table]
+        if of_partitions:
+            name, table = of_partitions[0]
+            others = len(of_partitions) - 1
+            yield Warning(
+                f"In the database {alias!r} a partition of events can be changed: the trigger "
+                f"{name} of {table} is missing or not ENABLE ALWAYS"
+                + (f", and {others} more like it." if others else "."),
+                hint="Create the triggers of each partition as docs/storage.md, Partitions, does.",
                 id="eventlogs.W008",
             )
 
@@ -334,15 +367,10 @@ def check_feed(
             cursor.execute("SELECT to_regclass('eventlogs_event')")
             if cursor.fetchone() == (None,):
                 continue  # not migrated yet
-            cursor.execute(
-                "SELECT EXISTS (SELECT FROM pg_trigger "
-                "WHERE tgrelid = 'eventlogs_event'::regclass "
-                "AND tgname = 'eventlogs_event_fence' AND tgenabled = 'A'), "
-                "(SELECT seqcache FROM pg_sequence WHERE seqrelid = "
-                "pg_get_serial_sequence('eventlogs_event', 'position')::regclass)"
-            )
-            has_fence, sequence_cache = cursor.fetchone()
-        if not has_fence:
+            cursor.execute(SEQUENCE)
+            facts = cursor.fetchone()
+        refusals = feed_source_for(alias).refusals()
+        if "fence" in refusals:
             yield Warning(
                 f"In the database {alias!r} readers of the feed could skip events, so they are "
                 f"refused: the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS.",
@@ -350,13 +378,37 @@ def check_feed(
                 "without a fence may lack events: rebuild it.",
                 id="eventlogs.W011",
             )
-        if sequence_cache != 1:
+        if "sequence" in refusals:
+            how = "is missing"
+            if facts is not None:
+                how = "has CACHE {}, INCREMENT {}, MINVALUE {}{}".format(
+                    *facts[:3], " and CYCLE" if facts[3] else ""
+                )
             yield Warning(
-                f"In the database {alias!r} the sequence of positions has CACHE "
-                f"{sequence_cache}, so readers of the feed could skip events and are refused.",
-                hint="Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1; then restart "
-                "everything that is connected: connections use up the block that they have.",
+                f"In the database {alias!r} the sequence of positions {how}, so readers of the "
+                f"feed could skip events and are refused.",
+                hint="Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1 SET INCREMENT 1 "
+                "SET MINVALUE 1 SET NO CYCLE; then restart everything that is connected: "
+                "connections use up the block that they have. Look that the next position is above "
+                "all that were given out.",
                 id="eventlogs.W012",
+            )
+        if "distributed" in refusals:
+            yield Warning(
+                f"In the database {alias!r} events are on several servers, so readers of the feed "
+                f"are refused: no server sees the locks and positions of all.",
+                hint="Keep the tables of eventlogs on one server (with Citus: do not distribute "
+                "them), or use no projections and no feed.",
+                id="eventlogs.W013",
+            )
+        if "subscriber" in refusals:
+            yield Warning(
+                f"In the database {alias!r} a subscription of logical replication writes the "
+                f"events, so readers of the feed are refused: it commits them in another order "
+                f"than that of their positions.",
+                hint="Read the feed from the publisher. Once this database takes its place, drop "
+                "the subscription and set the sequence past the last position.",
+                id="eventlogs.W014",
             )
 
 

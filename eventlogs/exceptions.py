@@ -333,8 +333,12 @@ class FeedUnavailable(EventLogError):
 
     - ``"isolation"``: inside of a REPEATABLE READ or SERIALIZABLE transaction
     - ``"replica"``: the database is a replica
-    - ``"sequence"``: the sequence of positions has another CACHE than 1
+    - ``"sequence"``: the sequence of positions is missing, or has another CACHE than 1, a negative
+      INCREMENT, CYCLE or a MINVALUE below 1
     - ``"fence"``: the trigger eventlogs_event_fence is missing, or can be switched off
+    - ``"distributed"``: the events are on several servers (Citus, YugabyteDB, CockroachDB)
+    - ``"subscriber"``: a subscription of logical replication writes the events
+    - ``"permission"``: this database role may not read the sequence of positions
     - ``"ahead"``: the position to read after was never given out in this database
     - ``"database"``: neither PostgreSQL nor SQLite
     """
@@ -349,12 +353,25 @@ class FeedUnavailable(EventLogError):
             "Read from the primary"
         ),
         "sequence": (
-            "the sequence of positions gives them out in blocks. Run: ALTER TABLE "
-            "eventlogs_event ALTER position SET CACHE 1; then restart what is connected"
+            "the sequence of positions is missing, or does not give out one position after the "
+            "other, upwards from 1. Run: ALTER TABLE eventlogs_event ALTER position SET CACHE 1 "
+            "SET INCREMENT 1 SET MINVALUE 1 SET NO CYCLE; then restart what is connected"
         ),
         "fence": (
             "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
             "Run manage.py check --database, which says how to put it back"
+        ),
+        "distributed": (
+            "the events are on several servers, whose locks and sequences nobody sees together. "
+            "Keep the tables of eventlogs on one server"
+        ),
+        "subscriber": (
+            "a subscription of logical replication writes its events, in another order than that "
+            "of their positions. Read from the publisher, or drop the subscription"
+        ),
+        "permission": (
+            "this database role may not read the sequence of positions. Grant it what "
+            "manage.py eventlogs grants ROLE prints"
         ),
         "ahead": (
             "the position to read after was never given out there, so the database was restored "
@@ -448,6 +465,7 @@ class ProjectionUnavailable(EventLogError):
     - ``"mode"``: its rows were kept inline, and are not from a position on
     - ``"newer"``: its rows were made by a newer release than this process runs
     - ``"unread"``: a log has an event that this process has no class for, or an older one
+    - ``"privilege"``: this database role may not make, or replace, its table; ``owner`` may
     - ``"shared rows"``: its rows are not one for each log
     - ``"table"``: its model has no table in the database that was asked for
     """
@@ -468,6 +486,11 @@ class ProjectionUnavailable(EventLogError):
             "deployment is under way, or was rolled back. Restart this process with the newer "
             "release, or declare retired_event() for a class that was deleted for good"
         ),
+        "privilege": (
+            "a rebuild makes a table beside that of its rows and lets it take its place, which "
+            "this database role may not do. Run manage.py eventlogs rebuild as the owner of the "
+            "table"
+        ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
         "table": (
             "its model has no table in that database. Run manage.py migrate --database, or let a "
@@ -475,8 +498,10 @@ class ProjectionUnavailable(EventLogError):
         ),
     }
 
-    def __init__(self, reason: str, *, projection: str) -> None:
+    def __init__(self, reason: str, *, projection: str, owner: str | None = None) -> None:
         self.reason = reason
         self.projection = projection
+        self.owner = owner  # of its table, where that matters
+        who = "" if owner is None else f", {owner!r}"
         what_to_do = self.REASONS[reason].replace("{name}", projection)
-        super().__init__(f"Projection {projection!r} cannot do this: {what_to_do}.")
+        super().__init__(f"Projection {projection!r} cannot do this: {what_to_do}{who}.")

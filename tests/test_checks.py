@@ -262,6 +262,49 @@ def test_w012_the_sequence_gives_positions_out_in_blocks(second_database):
 
 
 @pytest.mark.postgresql
+def test_w012_the_sequence_runs_backwards_or_is_missing(second_database):
+    for change, said in (
+        ("SET INCREMENT -1 SET MINVALUE 1", "INCREMENT -1"),
+        ("SET INCREMENT 1 SET CYCLE", "CYCLE"),
+        ("DROP IDENTITY", "is missing"),
+    ):
+        with connections[second_database].cursor() as cursor:
+            cursor.execute(f"ALTER TABLE eventlogs_event ALTER position {change}")
+
+        [message] = database_messages(second_database)
+        assert message.id == "eventlogs.W012"
+        assert said in message.msg
+
+
+@pytest.mark.postgresql
+def test_w013_the_events_are_distributed(second_database):
+    with connections[second_database].cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE pg_dist_partition AS SELECT 'eventlogs_event'::regclass AS logicalrelid"
+        )
+
+    [message] = database_messages(second_database)
+
+    assert message.id == "eventlogs.W013"
+
+
+@pytest.mark.postgresql
+def test_in_a_database_that_django_made_for_tests_there_is_nothing_to_say(db):
+    assert database_messages("default") == []
+
+
+@pytest.mark.postgresql
+def test_w008_in_a_test_database_only_the_trigger_on_truncate_may_be_missing(db):
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER eventlogs_event_refuse_change ON eventlogs_event")
+
+    [message] = database_messages("default")
+
+    assert message.id == "eventlogs.W008"
+    assert "truncate" not in message.msg
+
+
+@pytest.mark.postgresql
 def test_a_database_without_the_tables_is_not_checked(second_database):
     call_command("migrate", "eventlogs", "zero", database=second_database, verbosity=0)
 

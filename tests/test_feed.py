@@ -432,6 +432,15 @@ def test_where_snapshots_are_the_default_reading_outside_of_transactions_is_righ
     ("tampering", "reason"),
     [
         ("ALTER TABLE eventlogs_event ALTER position SET CACHE 10", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position SET CYCLE", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position SET MINVALUE 0", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position SET INCREMENT -1 SET MINVALUE 1", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position DROP IDENTITY", "sequence"),
+        (
+            "CREATE TABLE pg_dist_partition AS SELECT 'eventlogs_event'::regclass AS logicalrelid",
+            "distributed",
+        ),
+        ("CREATE FUNCTION yb_servers() RETURNS integer LANGUAGE sql AS 'SELECT 3'", "distributed"),
         ("ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_fence", "fence"),
         ("ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence", "fence"),
         ("DROP TRIGGER eventlogs_event_fence ON eventlogs_event", "fence"),
@@ -439,6 +448,7 @@ def test_where_snapshots_are_the_default_reading_outside_of_transactions_is_righ
 )
 def test_a_feed_that_could_skip_events_is_refused(db, tampering, reason):
     Account.logs.create(Opened("ada"))
+    feed_source_for.cache_clear()  # it asks a server once what it is
     with connection.cursor() as cursor:
         cursor.execute(tampering)
 
@@ -446,6 +456,55 @@ def test_a_feed_that_could_skip_events_is_refused(db, tampering, reason):
         Feed().read()
 
     assert caught.value.reason == reason
+    assert Event.objects.count() == 1  # the caller's transaction is usable
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("version", "is_refused"),
+    [
+        ("PostgreSQL 11.2-YB-2.20.1.0-b0 on x86_64-pc-linux-gnu", True),
+        ("CockroachDB CCL v23.2.4 (x86_64-pc-linux-gnu, built 2024/04/08)", True),
+        ("PostgreSQL 12.12 (Greenplum Database 7.1.0 build commit:e7c2b1f)", True),
+        ("EnterpriseDB 15.4 on x86_64-pc-linux-gnu", False),
+    ],
+)
+def test_a_server_that_says_it_is_many_is_refused(db, version, is_refused):
+    Account.logs.create(Opened("ada"))
+    feed_source_for.cache_clear()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE SCHEMA lookalike; CREATE FUNCTION lookalike.version() RETURNS text"
+            f" LANGUAGE sql AS $$ SELECT '{version}' $$;"
+            f" SET LOCAL search_path = lookalike, public, pg_catalog"
+        )
+
+    if is_refused:
+        for ask in (Feed().read, Feed().settled, Feed().holding_back):
+            with pytest.raises(FeedUnavailable) as caught:
+                ask()
+            assert caught.value.reason == "distributed"
+    else:
+        assert events(Feed().read()) == [Opened("ada")]
+
+
+@pytest.mark.postgresql
+def test_citus_does_not_matter_where_other_tables_are_distributed(db):
+    Account.logs.create(Opened("ada"))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE other (n integer)")
+        cursor.execute("CREATE TABLE pg_dist_partition AS SELECT 'other'::regclass AS logicalrelid")
+
+    assert events(Feed().read()) == [Opened("ada")]
+
+
+@pytest.mark.postgresql
+def test_a_sequence_that_takes_larger_steps_is_right(db):
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ALTER position SET INCREMENT 10")
+    Account.logs.create(Opened("ada"), Deposited(1))
+
+    assert events(Feed().read()) == [Opened("ada"), Deposited(1)]
 
 
 def test_a_position_that_was_never_given_out_is_refused(deposits):

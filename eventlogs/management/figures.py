@@ -27,22 +27,34 @@ SAMPLED_PAGES: Final = 2_000  # pages of 8 KiB, read from each table at most
 NEWEST: Final = 200_000  # events counted on other databases
 PERCENTILES: Final = (0.5, 0.9, 0.99)
 
-# reltuples is -1 for a table that was never analyzed.
+# A partitioned table has no pages of its own: its partitions' are summed. reltuples is -1 for a
+# table that was never analyzed, and so it is then for the sum.
 TABLES: Final = """
-SELECT class.relname, class.reltuples::bigint, pg_relation_size(class.oid),
-       pg_table_size(class.oid), pg_indexes_size(class.oid),
-       pg_relation_size(class.oid) / current_setting('block_size')::bigint
-FROM pg_class AS class
-WHERE class.oid = ANY (%s::regclass[])
+SELECT owner.relname,
+       CASE WHEN min(part.reltuples) < 0 THEN -1 ELSE sum(part.reltuples)::bigint END,
+       sum(pg_table_size(part.oid))::bigint, sum(pg_indexes_size(part.oid))::bigint,
+       sum(pg_relation_size(part.oid) / current_setting('block_size')::bigint)::bigint
+FROM pg_class AS owner
+JOIN LATERAL (
+    SELECT owner.oid AS relid WHERE owner.relkind <> 'p'
+    UNION ALL
+    SELECT relid FROM pg_partition_tree(owner.oid) WHERE owner.relkind = 'p' AND isleaf
+) AS parts ON true
+JOIN pg_class AS part ON part.oid = parts.relid
+WHERE owner.oid = ANY (%s::regclass[])
+GROUP BY owner.oid, owner.relname
 """
 
 INDEXES: Final = """
-SELECT owner.relname, class.relname, pg_relation_size(class.oid)
+SELECT owner.relname, class.relname,
+       CASE class.relkind
+           WHEN 'I' THEN (SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(class.oid))
+           ELSE pg_relation_size(class.oid) END::bigint AS bytes
 FROM pg_index AS index
 JOIN pg_class AS class ON class.oid = index.indexrelid
 JOIN pg_class AS owner ON owner.oid = index.indrelid
 WHERE index.indrelid = ANY (%s::regclass[])
-ORDER BY pg_relation_size(class.oid) DESC, class.relname
+ORDER BY bytes DESC, class.relname
 """
 
 # SYSTEM (100) reads the whole table, and is exact.
@@ -116,7 +128,7 @@ def _of_postgresql(using: str, *, exact: bool) -> Figures:
         facts = {row[0]: row[1:] for row in cursor.fetchall()}
         cursor.execute(INDEXES, [names])
         indexes = cursor.fetchall()
-        pages = {name: facts[name][4] for name in names}
+        pages = {name: facts[name][3] for name in names}
 
         percent = _percent(pages[names[0]], exact)
         cursor.execute(EVENTS, [percent])
@@ -158,7 +170,7 @@ def _of_postgresql(using: str, *, exact: bool) -> Figures:
         else:
             found.estimated.add("keys")
         for name, what in zip(names, ("events", "logs", "keys"), strict=True):
-            rows, _, table_bytes, index_bytes, _ = facts[name]
+            rows, table_bytes, index_bytes, _ = facts[name]
             found.tables.append(
                 TableFigures(
                     name,

@@ -12,14 +12,17 @@ In a database that Django made for tests, TRUNCATE stays allowed: ``TransactionT
 from typing import Any
 
 from django.db import migrations
-from django.db.backends.base.creation import TEST_DATABASE_PREFIX
+
+from eventlogs.stores.made_for_tests import is_test_database
 
 REFUSE = """
 CREATE OR REPLACE FUNCTION eventlogs_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'table % is append-only: % is refused', TG_TABLE_NAME, TG_OP
         USING ERRCODE = 'restrict_violation',
-              HINT = 'Append an event that corrects it.';
+              HINT = CASE TG_OP
+                  WHEN 'INSERT' THEN 'Insert into the partitioned table, whose trigger fences it.'
+                  ELSE 'Append an event that corrects it.' END;
 END
 $$
 """
@@ -46,14 +49,6 @@ DROP FUNCTION IF EXISTS eventlogs_refuse_change()
 """
 
 
-def is_test_database(connection: Any) -> bool:
-    """Return whether Django made this database for tests: it has the connection's test name."""
-    name = str(connection.settings_dict["NAME"])
-    test_name = connection.settings_dict["TEST"]["NAME"]
-    # While tests run, NAME is the test name itself; by default that is NAME with the prefix.
-    return name == str(test_name) if test_name else name.startswith(TEST_DATABASE_PREFIX)
-
-
 def install(apps: Any, schema_editor: Any) -> None:
     connection = schema_editor.connection
     if connection.vendor != "postgresql":
@@ -72,4 +67,4 @@ def remove(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
     dependencies = [("eventlogs", "0001_logs_and_events")]
 
-    operations = [migrations.RunPython(install, remove)]
+    operations = [migrations.RunPython(install, remove, hints={"model_name": "event"})]

@@ -6,18 +6,33 @@ position (a default is evaluated for a row). It takes a shared advisory lock, wh
 waits for, until the transaction ends. The lock's key says: this transaction will not be given a
 position at or below … Why that is enough stands in ``stores/postgresql_feed.py``.
 
-- The key is one bigint: 25974 ("ev") in its highest 16 bits, the position in the 48 below.
-  Beyond 2^48 positions it stays there: still a lower bound, only less sharp.
-- A sequence that was never called has ``is_called = false``, and its last_value is still free.
+- The key is one bigint. Its highest 16 bits are the table's: 1 + (its oid modulo 65,534). So the
+  schemas of a database have fences of their own. Two tables may share a number. A reader then
+  sees fences of both and takes the lowest: it may wait without need, and skips nothing. The
+  numbers 0 and 65,535 are left out, because small keys of other applications have them.
+- The position is in the 48 bits below. Beyond 2^48 positions it stays there: still a lower bound,
+  only less sharp.
+- The table is the one that the statement names (TG_RELID), for a partitioned table the parent. The
+  sequence is looked up from it each time, and not written into the function: a copy of the schema
+  under another name, a renamed table or sequence and any search_path are right. That is two
+  microseconds.
+- ``pg_sequence_last_value`` reads the tuple that ``SELECT last_value`` reads, and takes the lock
+  that ``nextval`` takes next. It is NULL for a sequence that was never called. The fence is 0 then,
+  below all positions.
 - One transaction may append a hundred thousand times, and the server's table of locks is
-  small. So a transaction of several statements keeps its key in a setting of its own, and takes
-  the same lock again, which costs no room. (In the only statement of a transaction the two
-  clocks agree, and nothing is written yet.) Whoever forges that setting can put a fence lower,
-  never higher: the key is at most last_value.
+  small. So a transaction of several statements keeps its key in a setting of its own for each
+  table, and takes the same lock again, which costs no room. (In the only statement of a
+  transaction the two clocks agree, and nothing is written yet.) Whoever forges that setting can
+  put a fence lower, never higher: the key is at most last_value.
 - ROLLBACK TO SAVEPOINT takes down the fences that were put up since, and resets the setting
   with them; the positions behind those fences are void as well. The next append begins anew.
 - It runs as the function's owner, since a role that may insert need not be able to read the
   sequence. So all names in it are qualified, whatever the search_path.
+- In PL/pgSQL an expression without a FROM is evaluated at once, where a query starts the
+  executor. The function is marked STABLE, so no snapshot is taken for each expression. It writes no
+  table, and nothing that it reads depends on a snapshot: a sequence, the catalog (which has
+  snapshots of its own), the transaction's own state, the table of locks. For a trigger, PostgreSQL
+  asks for no volatility (https://www.postgresql.org/docs/current/plpgsql-trigger.html).
 - It is ENABLE ALWAYS: ``session_replication_role`` does not switch it off.
 
 CREATE TRIGGER waits for the transactions that have inserted and are still open
@@ -33,25 +48,31 @@ from django.db import migrations
 
 FUNCTION = """
 CREATE OR REPLACE FUNCTION eventlogs_fence() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
 DECLARE
-    fence bigint;
-    first_fence pg_catalog.text := pg_catalog.current_setting('eventlogs.fence', true);
+    setting pg_catalog.text := 'eventlogs.fence_' OPERATOR(pg_catalog.||) TG_RELID::pg_catalog.text;
+    first_fence pg_catalog.text := pg_catalog.current_setting(setting, true);
+    fence bigint := least(
+        coalesce(
+            pg_catalog.pg_sequence_last_value(
+                pg_catalog.pg_get_serial_sequence(
+                    TG_RELID::pg_catalog.regclass::pg_catalog.text, 'position'
+                )::pg_catalog.regclass),
+            0),
+        281474976710655);
 BEGIN
-    SELECT CASE WHEN is_called THEN last_value ELSE last_value OPERATOR(pg_catalog.-) 1 END
-    INTO fence FROM {sequence};
-    fence := least(fence, 281474976710655);
     IF first_fence OPERATOR(pg_catalog.<>) '' THEN
         fence := greatest(least(fence, first_fence::bigint), 0);
     ELSIF pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL
         OR pg_catalog.statement_timestamp()
            OPERATOR(pg_catalog.<>) pg_catalog.transaction_timestamp()
     THEN
-        PERFORM pg_catalog.set_config('eventlogs.fence', fence::pg_catalog.text, true);
+        PERFORM pg_catalog.set_config(setting, fence::pg_catalog.text, true);
     END IF;
     -- In an IF, because an expression is cheaper than a query; the lock's answer is void.
     IF pg_catalog.pg_advisory_xact_lock_shared(
-        7311031045082578944 OPERATOR(pg_catalog.|) fence) IS NULL
+        ((1 OPERATOR(pg_catalog.+) pg_catalog.mod(TG_RELID::bigint, 65534))
+         OPERATOR(pg_catalog.<<) 48) OPERATOR(pg_catalog.|) fence) IS NULL
     THEN
         RETURN NULL;
     END IF;
@@ -74,15 +95,9 @@ DROP FUNCTION IF EXISTS eventlogs_fence()
 
 
 def install(apps: Any, schema_editor: Any) -> None:
-    connection = schema_editor.connection
-    if connection.vendor != "postgresql":
-        return
-    with connection.cursor() as cursor:
-        # By its real name, quoted and with its schema: tables get renamed, sequences do not.
-        cursor.execute("SELECT pg_get_serial_sequence('eventlogs_event', 'position')")
-        (sequence,) = cursor.fetchone()
-    schema_editor.execute(FUNCTION.replace("{sequence}", sequence), params=None)
-    schema_editor.execute(TRIGGER, params=None)
+    if schema_editor.connection.vendor == "postgresql":
+        schema_editor.execute(FUNCTION, params=None)
+        schema_editor.execute(TRIGGER, params=None)
 
 
 def remove(apps: Any, schema_editor: Any) -> None:
@@ -93,4 +108,4 @@ def remove(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
     dependencies = [("eventlogs", "0002_append_only_events")]
 
-    operations = [migrations.RunPython(install, remove)]
+    operations = [migrations.RunPython(install, remove, hints={"model_name": "event"})]

@@ -15,11 +15,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from django.db import Error, IntegrityError, OperationalError, connections, transaction
+from django.db import (
+    Error,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
 
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
+INSUFFICIENT_PRIVILEGE: Final = "42501"  # PostgreSQL's code
 LOGS_AT_ONCE: Final = 50  # of an inline projection, in one step: a worker has other work, too
 
 
@@ -154,6 +162,7 @@ class _ShadowRebuild:
         self._is_strict = is_strict
         self._feed = Feed(using)
         self._owner = leases.new_owner()
+        self._table_owner = shadows.owner(cls.model, using)
         self._applied = 0
 
     def steps(self, *, restart: bool) -> Steps:
@@ -182,7 +191,7 @@ class _ShadowRebuild:
     def _prepare(self, restart: bool) -> list[Lease]:
         """Begin a rebuild, or go on with the one that was begun."""
         name, using, model = self._cls.name, self._using, self._cls.model
-        with transaction.atomic(using=using):
+        with self._as_owner(), transaction.atomic(using=using):
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
@@ -203,6 +212,18 @@ class _ShadowRebuild:
                 states.update(rebuild_version=self._cls.version, rebuild_started_at=timezone.now())
             # While the state is locked, so that the next one finds us.
             return self._take()
+
+    @contextmanager
+    def _as_owner(self) -> Iterator[None]:
+        """Tell who may do what this database role may not."""
+        try:
+            yield
+        except ProgrammingError as error:
+            if getattr(error.__cause__, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+                raise
+            raise ProjectionUnavailable(
+                "privilege", projection=self._cls.name, owner=self._table_owner
+            ) from error
 
     def _refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
@@ -272,7 +293,8 @@ class _ShadowRebuild:
                         pass
                     each.stand_at(upto)
                     self._applied += each.applied - before
-                shadows.swap(self._cls.model, using)
+                with self._as_owner():
+                    shadows.swap(self._cls.model, using)
                 self._switch(live)
         except (OperationalError, IntegrityError):
             # The lock could not be had; or a row of the last moment is refused, which the next

@@ -163,6 +163,20 @@ def is_alike(model: type[models.Model], using: str) -> bool:
     return bool(shapes[0] == shapes[1])
 
 
+def owner(model: type[models.Model], using: str) -> str | None:
+    """Return the role that owns the model's table; None where a database has no owners."""
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(%s)",
+            [_quoted(connection, model)],
+        )
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
 def drop(model: type[models.Model], using: str) -> None:
     """Remove the shadow table, if there is one."""
     connection = connections[using]

@@ -101,6 +101,10 @@ class FeedSource(ABC):
         feed cannot be read rightly.
         """
 
+    def refusals(self) -> list[str]:
+        """Return the reasons for which ``watermark`` raises FeedUnavailable now, for a check."""
+        return []
+
     @abstractmethod
     def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
         """

@@ -4,12 +4,13 @@ The feed of a PostgreSQL database: nothing skipped, and no lock that anybody wai
 Positions come from a sequence, and a transaction that was given a lower one may commit after
 one that was given a higher one: a reader that goes by "position > last" skips it for good. So
 every append puts up a *fence* before it is given a position (migration 0003): a shared advisory
-lock, until its transaction ends, whose key is below all positions that it can still be given.
+lock, until its transaction ends, whose key is below all positions that it can still be given. The
+key's highest bits tell the table, so that schemas of one database do not wait for each other.
 
 A reader runs three statements, in this order, each with a snapshot of its own:
 
 1. L, the last position that the sequence has given out;
-2. m, the lowest fence that is up;
+2. m, the lowest fence that is up for this table;
 3. the events with a position of at most least(L, m).
 
 Say that a position p <= least(L, m) belongs to an event that (3) does not show. It was given
@@ -20,7 +21,8 @@ become void. So either (3) does show the event, or there will never be one.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 from django.db import connections
 from psycopg.pq import TransactionStatus
@@ -35,44 +37,85 @@ from eventlogs.stores.transactions import run_again
 MAX_SPAN = 65_536  # positions a statement
 SPANS = 16  # statements
 
+# Reasons for which the locks of this server tell nothing about who holds the feed back.
+NOBODY_KNOWS = {"replica", "distributed", "subscriber", "sequence", "permission"}
+
 NOT_PERMITTED = "<insufficient privilege>"  # what pg_stat_activity has for others' queries
 
-SEQUENCE = Statement("feed_sequence")
+# In version(): servers that speak PostgreSQL's protocol and keep a table on many machines.
+DISTRIBUTED_SERVERS = ("-YB-", "CockroachDB", "Greenplum")
+
+SERVER = Statement("feed_server")
+LAST = Statement("feed_last")
+DISTRIBUTED = Statement("feed_distributed")
+SUBSCRIBER = Statement("feed_subscriber")
 FENCE = Statement("feed_fence")
+HOLDERS = Statement("feed_holders")
 PAGE = Statement("feed_page")
 LAST_EVENT = Statement("feed_last_event")
 NEXT_EVENT = Statement("feed_next_event")
 
 
-class SequenceStatement(Statement):
-    """A statement that reads the sequence of positions, whatever that is called here."""
+class Look(NamedTuple):
+    """What the first statement of a reader finds out."""
 
-    def __init__(self, name: str, sequence: str) -> None:
-        super().__init__(name)
-        self.sql = self.sql.replace("eventlogs_event_position_seq", sequence)
+    given_out: int | None  # None where this role may not read the sequence
+    is_replica: bool
+    isolation: str
+    sequence_is_right: bool
+    has_fence: bool
+    may_have_subscriptions: bool
+    has_citus: bool
 
 
 class PostgreSQLFeedSource(FeedSource):
     """The feed of a PostgreSQL database."""
 
-    _last: SequenceStatement | None = None
-    _holders: SequenceStatement | None = None
+    _is_one_server = False
 
     def watermark(self) -> Watermark:
-        if self._last is None:
-            self._last = SequenceStatement("feed_last", self._sequence())
-        [(given_out, is_replica, isolation, sequence_cache, has_fence)] = self._run(self._last)
-        if is_replica:
-            raise FeedUnavailable("replica", using=self.using)
-        if isolation != "read committed" and self._in_transaction():
-            raise FeedUnavailable("isolation", using=self.using)
-        if sequence_cache != 1:
-            raise FeedUnavailable("sequence", using=self.using)
-        if not has_fence:
-            raise FeedUnavailable("fence", using=self.using)
+        look = self._look()
+        for reason in self._refusals(look):
+            raise FeedUnavailable(reason, using=self.using)
+        given_out = cast("int", look.given_out)
         [(lowest_fence,)] = self._run(FENCE)
         settled = given_out if lowest_fence is None else min(given_out, lowest_fence)
         return Watermark(given_out, settled)
+
+    def refusals(self) -> list[str]:
+        try:
+            return list(self._refusals(self._look()))
+        except FeedUnavailable as refusal:
+            return [refusal.reason]
+
+    def _look(self) -> Look:
+        # Asked once: what a server is does not change, and its other statements may not run there.
+        if not self._is_one_server:
+            [(version, has_yugabyte)] = self._run(SERVER)
+            if has_yugabyte or any(name in version for name in DISTRIBUTED_SERVERS):
+                raise FeedUnavailable("distributed", using=self.using)
+            self._is_one_server = True
+        rows = self._run(LAST)
+        if not rows:
+            raise FeedUnavailable("sequence", using=self.using)
+        return Look(*rows[0])
+
+    def _refusals(self, look: Look) -> Iterator[str]:
+        """Yield the reasons not to read here; those that nobody can mend here come first."""
+        if look.is_replica:
+            yield "replica"
+        if look.has_citus and self._run(DISTRIBUTED) == [(True,)]:
+            yield "distributed"
+        if look.may_have_subscriptions and self._run(SUBSCRIBER) == [(True,)]:
+            yield "subscriber"
+        if look.isolation != "read committed" and self._in_transaction():
+            yield "isolation"
+        if not look.sequence_is_right:
+            yield "sequence"
+        elif look.given_out is None:
+            yield "permission"
+        if not look.has_fence:
+            yield "fence"
 
     def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
         found: list[FeedRow] = []
@@ -109,8 +152,9 @@ class PostgreSQLFeedSource(FeedSource):
         return last or 0
 
     def holding_back(self) -> list[FeedHolder]:
-        if self._holders is None:
-            self._holders = SequenceStatement("feed_holders", self._sequence())
+        for reason in self._refusals(self._look()):
+            if reason in NOBODY_KNOWS:
+                raise FeedUnavailable(reason, using=self.using)
         return [
             FeedHolder(
                 position=position,
@@ -123,13 +167,9 @@ class PostgreSQLFeedSource(FeedSource):
                 prepared_as=prepared_as,
             )
             for position, pid, age, user, application, state, query, prepared_as in self._run(
-                self._holders
+                HOLDERS
             )
         ]
-
-    def _sequence(self) -> str:
-        [(sequence,)] = self._run(SEQUENCE)
-        return cast("str", sequence)
 
     def _in_transaction(self) -> bool:
         # As the server sees it: also of a BEGIN that Django does not know of.

@@ -8,7 +8,7 @@ from django.db import DEFAULT_DB_ALIAS, connection
 
 from eventlogs import Feed
 from eventlogs.stores.feeds import FeedSource, Watermark
-from eventlogs.stores.postgresql_feed import FENCE, PostgreSQLFeedSource, SequenceStatement
+from eventlogs.stores.postgresql_feed import FENCE, LAST, PostgreSQLFeedSource
 from eventlogs.stores.statements import Row, Statement
 
 
@@ -85,7 +85,5 @@ class LooksAtFencesFirst(Interrupted):
 
     def watermark(self) -> Watermark:
         [(fence,)] = self._run(FENCE)
-        if self._last is None:
-            self._last = SequenceStatement("feed_last", self._sequence())
-        [(given_out, *_)] = self._run(self._last)
+        [(given_out, *_)] = self._run(LAST)
         return Watermark(given_out, given_out if fence is None else min(fence, given_out))

@@ -13,7 +13,7 @@ from tests.races.events import batch
 from tests.races.feeds import FeedOf, Interrupted, LooksAtFencesFirst, NaiveReader, Reader
 from tests.races.jobs import ChangedMind
 from tests.races.stores import races
-from tests.races.test_interleavings import Session, blocked, other
+from tests.races.test_interleavings import Session, blocked, other, wait_until_blocked
 
 __all__ = ["blocked", "other"]  # fixtures
 
@@ -208,17 +208,18 @@ def test_a_savepoint_that_is_kept_leaves_its_fence(new_logs, other):
 @pytest.mark.parametrize(
     "forged",
     [
-        "SET eventlogs.fence = '9000000000000000000'",
-        "SET eventlogs.fence = '0'",
-        "SET eventlogs.fence = '-1'",
-        "SET eventlogs.fence = ''",
+        "SET eventlogs.fence_{table} = '9000000000000000000'",
+        "SET eventlogs.fence_{table} = '0'",
+        "SET eventlogs.fence_{table} = '-1'",
+        "SET eventlogs.fence_{table} = ''",
         "SET session_replication_role = replica",
         "SET search_path = pg_temp, public",
     ],
 )
 def test_no_setting_of_a_session_takes_the_fence_away(new_logs, other, forged):
     late, early = new_logs(2)
-    other.do(Session.sql, forged)
+    table = Session.sql("SELECT 'eventlogs_event'::regclass::oid")
+    other.do(Session.sql, forged.format(table=table))
     other.begin()
     other.do(append, late)
     state = append(early, "early")
@@ -291,10 +292,10 @@ def test_positions_that_need_more_than_32_or_48_bits_are_fenced(new_logs, other,
 def test_locks_of_others_are_not_taken_for_fences(new_logs, other):
     (log_id,) = new_logs(1)
     state = append(log_id)
-    namespace = 25974
+    namespace = Session.sql("SELECT 1 + mod('eventlogs_event'::regclass::oid::bigint, 65534)")
     for lock in (
         "SELECT pg_advisory_lock_shared(1)",
-        f"SELECT pg_advisory_lock_shared({namespace << 16}, 1)",
+        f"SELECT pg_advisory_lock_shared(({namespace}::bigint << 48 >> 32)::integer, 1)",
         f"SELECT pg_advisory_lock({namespace}::bigint << 48 | 1)",
         f"SELECT pg_advisory_lock_shared(({namespace}::bigint + 1) << 48 | 1)",
     ):
@@ -375,6 +376,44 @@ def test_inside_of_a_transaction_ones_own_events_are_seen_and_others_wait(new_lo
     other.commit()
     reader.read()
     assert reader.seen[-2:] == [theirs.position, mine.position]
+
+
+# An append of several events.
+
+
+@pytest.fixture
+def pause(transactional_db):
+    """The event with the index 2 of every log waits for the advisory lock 42."""
+    Session.sql(
+        "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.index = 2 THEN PERFORM pg_advisory_xact_lock(42); END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER pause BEFORE INSERT ON eventlogs_event"
+        " FOR EACH ROW EXECUTE FUNCTION pause()"
+    )
+    yield
+    Session.sql("DROP FUNCTION pause CASCADE")
+
+
+def test_a_part_of_an_append_can_be_seen_before_the_rest_and_in_order(
+    pause, new_logs, other, blocked
+):
+    many, late = new_logs(2)
+    Session.sql("SELECT pg_advisory_lock(42)")
+    appended = blocked.start(append, many, "many", 4)
+    wait_until_blocked(blocked)
+    other.begin()
+    between = other.do(append, late, "late")
+    Session.sql("SELECT pg_advisory_unlock(42)")
+    assert appended.result(10).position > between.position
+
+    reader = Reader()
+    reader.read()
+    assert reader.places[2:] == [(many, 1), (many, 2)]
+
+    other.commit()
+    reader.read()
+    assert reader.places[4:] == [(late, 1), (many, 3), (many, 4)]
+    assert reader.seen == sorted(reader.seen)
 
 
 # Transactions that have nothing to do with it.

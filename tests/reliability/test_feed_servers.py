@@ -1,9 +1,10 @@
-"""The feed on servers of its own: prepared transactions, replicas, restored dumps."""
+"""The feed on servers of its own: prepared transactions, replicas, subscribers, restored dumps."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from eventlogs import Feed, FeedUnavailable, LogManager
+from eventlogs.checks import check_feed
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import feed_source_for
 from tests.accounts import Account, Deposited, Opened
@@ -22,10 +24,10 @@ pytestmark = pytest.mark.postgresql
 
 
 class Server(PostgreSQL):
-    """A server that allows prepared transactions."""
+    """A server that allows prepared transactions and both kinds of replication."""
 
     def command(self) -> list[str]:
-        return [*super().command(), "--max_prepared_transactions=5", "--wal_level=replica"]
+        return [*super().command(), "--max_prepared_transactions=5", "--wal_level=logical"]
 
 
 class Replica(Server):
@@ -50,7 +52,7 @@ class Replica(Server):
 
 
 @contextmanager
-def alias_of(server: PostgreSQL, name: str = "postgres") -> Iterator[str]:
+def alias_of(server: PostgreSQL, name: str = "postgres", **options: str) -> Iterator[str]:
     """Give the alias of a database on a private server."""
     alias = f"private_{uuid4().hex[:8]}"
     default = connections[DEFAULT_DB_ALIAS].settings_dict
@@ -58,6 +60,7 @@ def alias_of(server: PostgreSQL, name: str = "postgres") -> Iterator[str]:
         **default,
         **database_from_url(server.url),
         "NAME": name,
+        "OPTIONS": options,
         "TEST": {**default["TEST"], "NAME": None},
     }
     try:
@@ -94,6 +97,14 @@ def sql(alias: str, statement: str) -> list[tuple]:
         return cursor.fetchall() if cursor.description else []
 
 
+def wait_until(holds: Callable[[], bool], timeout: float = 60) -> None:
+    """Return once something holds; fail after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def read(alias: str, after: int = 0) -> list[object]:
     return [record.event for record in Feed(alias).read(after=after)]
 
@@ -103,6 +114,42 @@ def program(server: Server, name: str) -> str:
     if not path.exists():
         pytest.skip(f"{path} is not installed")
     return str(path)
+
+
+def dump_of(server: Server, name: str, *options: str) -> bytes:
+    """Return the SQL of a database."""
+    return subprocess.run(
+        [
+            program(server, "pg_dump"),
+            f"--host={server.directory}",
+            "--username=postgres",
+            *options,
+            name,
+        ],
+        capture_output=True,
+        check=True,
+        cwd="/",
+        **run_as(server.user),
+    ).stdout
+
+
+def restore(server: Server, name: str, dump: bytes) -> None:
+    """Run the SQL of a dump in a database."""
+    subprocess.run(
+        [
+            program(server, "psql"),
+            f"--host={server.directory}",
+            "--username=postgres",
+            "--set=ON_ERROR_STOP=1",
+            "--quiet",
+            name,
+        ],
+        input=dump,
+        stdout=subprocess.DEVNULL,
+        check=True,
+        cwd="/",
+        **run_as(server.user),
+    )
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
@@ -131,10 +178,11 @@ def test_a_prepared_transaction_holds_the_feed_back_until_it_is_decided(primary,
 
 
 def test_a_transaction_in_another_database_does_not_hold_the_feed_back(primary, server):
+    [(number,)] = sql(primary, "SELECT 1 + mod('eventlogs_event'::regclass::oid::bigint, 65534)")
     with alias_of(server) as elsewhere, transaction.atomic(using=elsewhere):
         sql(elsewhere, "CREATE TABLE IF NOT EXISTS unrelated AS SELECT txid_current()")
         # Even one that holds what looks like a fence there.
-        sql(elsewhere, "SELECT pg_advisory_xact_lock_shared(25974::bigint << 48)")
+        sql(elsewhere, f"SELECT pg_advisory_xact_lock_shared({number}::bigint << 48)")
 
         LogManager(Account, using=primary).create(Opened("ada"))
 
@@ -149,7 +197,9 @@ def test_a_replica_is_refused(primary, server):
 
     with Replica(server) as standby, alias_of(standby, name) as replica:
         assert sql(replica, "SELECT pg_is_in_recovery()") == [(True,)]
-        for ask in (Feed(replica).read, Feed(replica).settled, Feed(replica).follow().__next__):
+        feed = Feed(replica)
+        # Its own locks would say that nothing holds the feed back: holding_back() is refused, too.
+        for ask in (feed.read, feed.settled, feed.follow().__next__, feed.holding_back):
             with pytest.raises(FeedUnavailable) as caught:
                 ask()
             assert (caught.value.reason, caught.value.using) == ("replica", replica)
@@ -162,30 +212,10 @@ def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(pri
         sql(primary, "SELECT txid_current()")
     [(old_xid,)] = sql(primary, "SELECT txid_current()")
     name = connections[primary].settings_dict["NAME"]
-    dump = subprocess.run(
-        [program(server, "pg_dump"), f"--host={server.directory}", "--username=postgres", name],
-        capture_output=True,
-        check=True,
-        cwd="/",
-        **run_as(server.user),
-    ).stdout
+    dump = dump_of(server, name)
 
     with Server() as younger, alias_of(younger) as restored:
-        subprocess.run(
-            [
-                program(younger, "psql"),
-                f"--host={younger.directory}",
-                "--username=postgres",
-                "--set=ON_ERROR_STOP=1",
-                "--quiet",
-                "postgres",
-            ],
-            input=dump,
-            stdout=subprocess.DEVNULL,
-            check=True,
-            cwd="/",
-            **run_as(younger.user),
-        )
+        restore(younger, "postgres", dump)
         [(young_xid,)] = sql(restored, "SELECT txid_current()")
         assert young_xid < old_xid
 
@@ -200,6 +230,71 @@ def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(pri
                 LogManager(Account, using=restored).create(Opened("early"))
                 assert Feed(restored).settled() < first.position
             assert read(restored, after=first.position - 1) == [Opened("late"), Opened("early")]
+
+
+def test_a_copy_of_a_schema_under_another_name_has_a_feed_of_its_own(primary, server):
+    name = connections[primary].settings_dict["NAME"]
+    LogManager(Account, using=primary).create(Opened("ada"), *[Deposited(n) for n in range(9)])
+    # As people copy a tenant: names are replaced where they stand before a dot.
+    dump = dump_of(server, name, "--schema=public").decode()
+    dump = dump.replace("public.", "clone.").replace("SCHEMA public", "SCHEMA clone")
+    sql(primary, "CREATE SCHEMA IF NOT EXISTS clone")
+    restore(server, name, dump.replace("CREATE SCHEMA clone;", "").encode())
+
+    path = "-c search_path=clone"
+    with (
+        alias_of(server, name, options=path) as clone,
+        alias_of(server, name, options=path) as late,
+    ):
+        # Ours is ahead of the clone: a fence made from our sequence would be too high there.
+        LogManager(Account, using=primary).create(*[Deposited(n) for n in range(9)])
+        with transaction.atomic(using=late):
+            first = LogManager(Account, using=late).create(Opened("late"))
+            LogManager(Account, using=clone).create(Opened("early"))
+            assert Feed(clone).settled() < first.position
+            assert len(read(primary)) == 19
+
+        assert read(clone, after=first.position - 1) == [Opened("late"), Opened("early")]
+
+
+def test_a_subscriber_of_logical_replication_is_refused(primary, server):
+    name = connections[primary].settings_dict["NAME"]
+    copy = f"{name}_copy"
+    accounts = LogManager(Account, using=primary)
+    state = accounts.create(Opened("ada"))
+    with alias_of(server) as maintenance, alias_of(server, copy) as subscriber:
+        sql(maintenance, f"CREATE DATABASE {copy}")
+        call_command("migrate", "eventlogs", database=subscriber, verbosity=0)
+        sql(primary, "CREATE PUBLICATION events FOR TABLE eventlogs_event, eventlogs_eventlog")
+        sql(primary, f"SELECT pg_create_logical_replication_slot('{copy}', 'pgoutput')")
+        sql(
+            subscriber,
+            f"CREATE SUBSCRIPTION events CONNECTION 'host={server.directory} dbname={name}"
+            f" user=postgres' PUBLICATION events WITH (create_slot = false, slot_name = '{copy}')",
+        )
+        try:
+            state = accounts.append(state, Deposited(1))
+            wait_until(lambda: LogManager(Account, using=subscriber).version(state.log_id) == 2)
+            feed = Feed(subscriber)
+            for ask in (feed.read, feed.settled, feed.holding_back):
+                with pytest.raises(FeedUnavailable) as caught:
+                    ask()
+                assert caught.value.reason == "subscriber"
+            assert [each.id for each in check_feed(databases=[subscriber])] == ["eventlogs.W014"]
+
+            # It takes the publisher's place.
+            sql(subscriber, "DROP SUBSCRIPTION events")
+            sql(
+                subscriber,
+                "SELECT setval(pg_get_serial_sequence('eventlogs_event', 'position'),"
+                " (SELECT max(position) FROM eventlogs_event))",
+            )
+            LogManager(Account, using=subscriber).append(state, Deposited(2))
+            assert read(subscriber) == [Opened("ada"), Deposited(1), Deposited(2)]
+        finally:
+            if sql(subscriber, "SELECT FROM pg_subscription"):
+                sql(subscriber, "DROP SUBSCRIPTION events")
+            sql(maintenance, f"DROP DATABASE {copy} WITH (FORCE)")
 
 
 def test_a_database_that_was_restored_to_an_earlier_moment_is_noticed(primary):

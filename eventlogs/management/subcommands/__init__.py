@@ -20,6 +20,7 @@ from django.core.management.base import CommandParser
 from eventlogs.management.output import Output
 from eventlogs.management.subcommands import (
     export,
+    grants,
     import_,
     parked,
     project,
@@ -57,4 +58,5 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "export": export,
     "import": import_,
     "prune": prune,
+    "grants": grants,
 }

@@ -12,7 +12,7 @@ FROM (
     FROM pg_locks
     WHERE locktype = 'advisory'
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid::bigint >> 16 = 25974
+      AND classid::bigint >> 16 = 1 + mod('eventlogs_event'::regclass::oid::bigint, 65534)
       AND objsubid = 1
       AND mode = 'ShareLock'
       AND pid IS DISTINCT FROM pg_backend_pid()
@@ -26,5 +26,6 @@ LEFT JOIN pg_prepared_xacts AS prepared
           WHERE own.locktype = 'transactionid' AND own.pid IS NULL
             AND own.transactionid = prepared.transaction
             AND own.virtualtransaction = fence.virtualtransaction)
-WHERE fence.position < (SELECT last_value FROM eventlogs_event_position_seq)
+WHERE fence.position < pg_sequence_last_value(
+    pg_get_serial_sequence('eventlogs_event', 'position')::regclass)
 ORDER BY fence.position, fence.pid

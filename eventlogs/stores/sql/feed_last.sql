@@ -1,13 +1,22 @@
 -- The feed, first: L, the last position that was given out, and whether reading is right here.
 --
--- A sequence that was never called has is_called = false, and its last_value is still free.
-SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END,
+-- The sequence is looked up from the table each time, because one alias may go through several
+-- schemas (tenants). No row: the table has none. pg_sequence_last_value is NULL for a sequence that
+-- was never called and, in PostgreSQL 17 and newer, for a role that may not read it: hence the
+-- question.
+--
+-- This statement is planned at each look, so what is rare is asked cheaply here: where there ever
+-- was a subscription, or where there is Citus, another statement asks whether it matters.
+SELECT CASE WHEN has_sequence_privilege(seqrelid, 'SELECT')
+            THEN coalesce(pg_sequence_last_value(seqrelid), 0) END,
        pg_is_in_recovery(),
        current_setting('transaction_isolation'),
-       (SELECT seqcache FROM pg_sequence
-        WHERE seqrelid = 'eventlogs_event_position_seq'::regclass),
+       seqcache = 1 AND seqincrement > 0 AND seqmin > 0 AND NOT seqcycle,
        EXISTS (
            SELECT FROM pg_trigger
            WHERE tgrelid = 'eventlogs_event'::regclass
-             AND tgname = 'eventlogs_event_fence' AND tgenabled = 'A')
-FROM eventlogs_event_position_seq
+             AND tgname = 'eventlogs_event_fence' AND tgenabled = 'A'),
+       pg_relation_size('pg_subscription_rel') > 0,
+       to_regclass('pg_dist_partition') IS NOT NULL
+FROM pg_sequence
+WHERE seqrelid = (SELECT pg_get_serial_sequence('eventlogs_event', 'position')::regclass)

@@ -1,0 +1,4 @@
+-- Whether Citus has the events: distributed, as a reference table, or as a table of its own kind
+-- (https://docs.citusdata.com/en/stable/develop/api_metadata.html). Asked where Citus is.
+SELECT EXISTS (
+    SELECT FROM pg_dist_partition WHERE logicalrelid = 'eventlogs_event'::regclass)

@@ -1,0 +1,256 @@
+"""``eventlogs grants``, and a role of PostgreSQL that has these grants and owns nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+
+import pytest
+from django.core.checks import run_checks
+from django.core.management import CommandError, call_command
+from django.db import ProgrammingError, connection, connections, transaction
+
+from eventlogs import Feed, FeedUnavailable, IdempotentReplay, ProjectionUnavailable
+from eventlogs.management import projections as management
+from eventlogs.management.subcommands import grants
+from eventlogs.models import Event, IdempotencyKey, ProjectionState
+from eventlogs.projections import declarations, rebuilding, running
+from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.projections import conftest as projections
+from tests.projections import readmodels
+from tests.projections.readmodels import (
+    Balance,
+    Balances,
+    Inlined,
+    InlinedBalances,
+    balances,
+    fail_on,
+    replayed,
+)
+from tests.reliability.test_feed_schemas import alias_for
+
+tables, inlined = projections.tables, projections.inlined
+ROLE = f'eventlogs "app" {os.getpid()}'
+
+
+def execute(statement: str) -> list[tuple]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def connected_as(user: str, password: str) -> Iterator[None]:
+    settings = connection.settings_dict
+    before = {"USER": settings["USER"], "PASSWORD": settings["PASSWORD"]}
+    connection.close()
+    settings.update(USER=user, PASSWORD=password)
+    try:
+        yield
+    finally:
+        connection.close()
+        settings.update(before)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """The projections of the tests, the inline one included, are those of the project."""
+    for module in (declarations, running, grants, management):
+        monkeypatch.setattr(module, "projections", readmodels.DECLARED)
+
+
+@pytest.fixture
+def as_owner(
+    tables: None, known: None, inlined: None, run: Callable[..., str]
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """
+    This process is connected as a role that has the grants that are printed, and no others.
+
+    The value is a context manager within which it is connected as the owner of the tables.
+    """
+    owner = (connection.settings_dict["USER"], connection.settings_dict["PASSWORD"])
+    quoted = grants.quoted(ROLE)
+    execute(f"CREATE ROLE {quoted} LOGIN PASSWORD 'secret'")
+    try:
+        execute(run("grants", ROLE))
+        with connected_as(ROLE, "secret"):
+            assert execute("SELECT current_user, session_user") == [(ROLE, ROLE)]
+            yield lambda: connected_as(*owner)
+    finally:
+        execute(f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+
+
+@pytest.mark.postgresql
+def test_a_role_with_these_grants_appends_and_reads(as_owner):
+    state = Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="k")
+    with pytest.raises(IdempotentReplay):
+        Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="k")
+    with transaction.atomic():
+        Account.logs.create(Opened("bob"), idempotency_key="in a transaction")
+        state = Account.logs.append(state, Deposited(1), Deposited(2), idempotency_key="l")
+    state = Account.logs.append(state, Noted("one"))
+    Account.logs.execute(state.log_id, lambda _: [Withdrawn(1)], idempotency_key="m")
+
+    assert Account.logs.reduce(state.log_id).aggregate.balance == 7
+    assert len(Account.logs.load(state.log_id)) == 6
+    assert len(Feed().read()) == 7
+    assert Feed().settled() == Event.objects.last().position
+    assert Feed().holding_back() == []
+    assert IdempotencyKey.objects.prune(older_than=timedelta()) == 4
+
+
+@pytest.mark.postgresql
+def test_a_role_with_these_grants_runs_projections(as_owner, monkeypatch):
+    state = Account.logs.create(Opened("ada"), Deposited(5))
+    other = Account.logs.create(Opened("bob"))
+
+    assert running.run()["balances"] == 3
+    assert balances() == replayed(state, other)
+    assert balances(Inlined) == {state.log_id: 5}
+    Balance.objects.update(balance=99)
+    assert len(Balances.verify(repair=True).differences) == 2
+    assert balances() == replayed(state, other)
+
+    monkeypatch.setattr(Balances, "max_attempts", 1)
+    fail_on(Noted)  # the inline one does not handle it
+    Account.logs.append(state, Noted("parked"))
+    Account.logs.append(other, Noted("parked"))
+    Balances.catch_up()
+    readmodels.reset()
+    assert len(Balances.parked()) == 2
+    assert Balances.skip(state.log_id)
+    assert Balances.retry(other.log_id) == 1
+    Balances.catch_up()
+    assert Balances.parked() == []
+    # In place, row by row, without a table of its own.
+    assert InlinedBalances.rebuild() > 0
+    assert Balances.rebuild(log_id=state.log_id) > 0
+
+
+@pytest.mark.postgresql
+def test_a_role_with_these_grants_runs_the_commands_and_checks(as_owner, run, run_json):
+    state = Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="k")
+    Balances.catch_up()
+
+    assert [each for each in run_checks(databases=["default"]) if "eventlogs" in each.id] == []
+    assert run_json("stats")["events"] == 2
+    for arguments in (
+        ["show", state.log_id],
+        ["reduce", state.log_id],
+        ["tail"],
+        ["verify"],
+        ["export"],
+        ["parked"],
+        ["prune", "--older-than", "1s"],
+        ["grants", "another"],
+    ):
+        run(*arguments)
+
+
+@pytest.mark.postgresql
+def test_a_rebuild_by_such_a_role_says_who_has_to_run_it(as_owner, run):
+    state = Account.logs.create(Opened("ada"), Deposited(5))
+    Balances.catch_up()
+    Balance.objects.update(balance=99)
+    with as_owner():
+        [(owner,)] = execute("SELECT current_user")
+        execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as PostgreSQL 15 has it by itself
+
+    with transaction.atomic(), pytest.raises(ProjectionUnavailable) as caught:
+        Balances.rebuild()
+    assert (caught.value.reason, caught.value.owner) == ("privilege", owner)
+    assert repr(owner) in str(caught.value)
+    with pytest.raises(CommandError, match="as the owner of the table"):
+        run("rebuild", "balances")
+    # A worker goes on, and whoever asked for the rebuild can read why it did not come about.
+    rebuilding.request(Balances)
+    assert running.run()["reduced-balances"] == 2
+    assert "owner of the table" in ProjectionState.objects.get(name="balances").rebuild_error
+
+    with as_owner():
+        assert Balances.rebuild() == 2
+    # The grants are those of the table that took the old one's place.
+    assert balances() == replayed(state)
+    Account.logs.append(state, Deposited(1))
+    assert Balances.catch_up() == 1
+
+
+@pytest.mark.postgresql
+def test_a_role_that_may_create_tables_rebuilds_by_moving_the_rows(as_owner):
+    state = Account.logs.create(Opened("ada"), Deposited(5))
+    Balances.catch_up()
+    Balance.objects.update(balance=99)
+    with as_owner():
+        execute(f"GRANT CREATE ON SCHEMA public TO {grants.quoted(ROLE)}")
+
+    assert Balances.rebuild() == 2
+    assert balances() == replayed(state)
+
+
+@pytest.mark.postgresql
+def test_what_is_not_granted_is_refused(as_owner):
+    state = Account.logs.create(Opened("ada"))
+    for statement in (
+        "UPDATE eventlogs_event SET index = 9",
+        "DELETE FROM eventlogs_event",
+        "TRUNCATE eventlogs_event",
+        "DELETE FROM eventlogs_eventlog",
+        "ALTER TABLE eventlogs_event DISABLE TRIGGER ALL",
+        "SELECT setval(pg_get_serial_sequence('eventlogs_event', 'position'), 1)",
+    ):
+        with pytest.raises(ProgrammingError):
+            execute(statement)
+
+    assert Account.logs.version(state.log_id) == 1
+
+
+@pytest.mark.postgresql
+def test_without_the_sequence_the_feed_says_what_to_grant(as_owner):
+    Account.logs.create(Opened("ada"))
+    with as_owner():
+        execute(f"REVOKE ALL ON SEQUENCE eventlogs_event_position_seq FROM {grants.quoted(ROLE)}")
+
+    for ask in (Feed().read, Feed().holding_back):
+        with pytest.raises(FeedUnavailable, match="eventlogs grants") as caught:
+            ask()
+        assert caught.value.reason == "permission"
+
+
+@pytest.mark.postgresql
+def test_the_tables_of_another_schema_and_serial_columns_are_granted(second_database, run):
+    with alias_for(second_database, "tenant") as tenant:
+        with connections[tenant].cursor() as cursor:
+            cursor.execute("CREATE SCHEMA tenant")
+            call_command("migrate", "eventlogs", database=tenant, verbosity=0)
+            cursor.execute(
+                "CREATE SEQUENCE tenant.numbers OWNED BY tenant.eventlogs_parkedevent.id"
+            )
+
+        printed = run("grants", "app", database=tenant).splitlines()
+
+    assert 'GRANT USAGE ON SCHEMA "tenant" TO "app";' in printed
+    assert 'GRANT SELECT, INSERT ON TABLE "tenant"."eventlogs_event" TO "app";' in printed
+    assert 'GRANT USAGE ON SEQUENCE "tenant"."numbers" TO "app";' in printed
+
+
+@pytest.mark.postgresql
+def test_a_table_that_is_not_there_yet_is_told(transactional_db, known, run_json, capsys):
+    found = run_json("grants", "app")
+
+    assert set(found["absent"]) == {model._meta.db_table for model in readmodels.MODELS}
+    assert "Migrate" in capsys.readouterr().err
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("role", ["", "a\0b"])
+def test_a_name_that_no_role_can_have_is_a_mistake(db, run, role):
+    with pytest.raises(CommandError, match="Name the role"):
+        run("grants", role)
+
+
+@pytest.mark.sqlite
+def test_elsewhere_there_is_nothing_to_grant(db, run):
+    with pytest.raises(CommandError, match="not PostgreSQL"):
+        run("grants", "app")
