@@ -167,11 +167,16 @@ class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):
         older_than = older_than if older_than is not None else conf.idempotency_key_retention()
         if older_than is None:
             return 0
-        old = self.filter(created_at__lt=timezone.now() - older_than).order_by("pk")
+        # Where the rows are deleted, they are looked up: a replica may lag, or be read-only.
+        writes: Any = self._chain()  # type: ignore[attr-defined]
+        writes._for_write = True
+        using: str = writes.db
+        before = timezone.now() - older_than
+        old = self.using(using).filter(created_at__lt=before).order_by("pk")
         pruned = 0
         while batch := list(old.values_list("pk", flat=True)[:PRUNE_BATCH]):
-            rows = self.model._base_manager.using(self.db).filter(pk__in=batch)
-            pruned += rows._raw_delete(self.db)
+            rows = self.model._base_manager.using(using).filter(pk__in=batch)
+            pruned += rows._raw_delete(using)
             if len(batch) < PRUNE_BATCH:
                 break
         return pruned

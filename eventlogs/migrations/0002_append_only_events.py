@@ -72,4 +72,4 @@ def remove(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
     dependencies = [("eventlogs", "0001_logs_and_events")]
 
-    operations = [migrations.RunPython(install, remove)]
+    operations = [migrations.RunPython(install, remove, hints={"model_name": "event"})]

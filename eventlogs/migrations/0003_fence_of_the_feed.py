@@ -93,4 +93,4 @@ def remove(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
     dependencies = [("eventlogs", "0002_append_only_events")]
 
-    operations = [migrations.RunPython(install, remove)]
+    operations = [migrations.RunPython(install, remove, hints={"model_name": "event"})]

@@ -66,4 +66,4 @@ def remove(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
     dependencies = [("eventlogs", "0005_logs_for_lists")]
 
-    operations = [migrations.RunPython(install, remove)]
+    operations = [migrations.RunPython(install, remove, hints={"model_name": "event"})]
