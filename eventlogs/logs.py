@@ -33,12 +33,16 @@ from eventlogs.conf import MAX_BATCH, MAX_KEY_LENGTH, MAX_PAGE_SIZE, MAX_VERSION
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
+    EventLogError,
     IdempotencyKeyReused,
+    IdempotencyKeyUndecided,
     IdempotentReplay,
     InvalidEvent,
     InvalidIdempotencyKey,
     InvalidLogId,
     LogNotFound,
+    UndecodableEvent,
+    UnknownEventType,
     VersionNotReached,
 )
 from eventlogs.ids import LogId
@@ -144,6 +148,11 @@ class LogManager(Generic[A]):
         call was done before, IdempotencyKeyReused where that was another call, and
         InvalidEvent for data that cannot be stored. Nothing is stored then, and the
         caller's transaction stays usable.
+
+        Where classes have changed since the first call (an added field with a default, a new
+        name with an alias, a new version with an upcaster), a retry is known by what today's
+        classes make of the stored events. Raise IdempotencyKeyUndecided where they cannot
+        read them.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
         return self._append(log_id, (event, *more), 0, idempotency_key, metadata)
@@ -163,11 +172,11 @@ class LogManager(Generic[A]):
         ``expected_version`` is required: a version, or ANY for no expectation.
 
         Raise ConcurrentAppend where the log is at another version, LogNotFound where it does
-        not exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused and
-        InvalidEvent as in ``create``. The key is looked at first: a retry is a replay also
-        when its state is out of date by now. Nothing is stored then, and the caller's
-        transaction stays usable. TransactionMustRetry: the database gave the caller's
-        transaction up; run it again from its start.
+        not exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused,
+        IdempotencyKeyUndecided and InvalidEvent as in ``create``. The key is looked at first:
+        a retry is a replay also when its state is out of date by now. Nothing is stored then,
+        and the caller's transaction stays usable. TransactionMustRetry: the database gave the
+        caller's transaction up; run it again from its start.
         """
         log_id, expected = self._expectation(to, expected_version)
         return self._append(log_id, events, expected, idempotency_key, metadata)
@@ -249,7 +258,13 @@ class LogManager(Generic[A]):
             raise ValueError("retries must not be negative.")
         _check_key(idempotency_key)
         while True:
-            reduction = self._reduce(log_id, self._writing_store())
+            try:
+                reduction = self._reduce(log_id, self._writing_store())
+            except (UnknownEventType, UndecodableEvent):
+                # Newer code has appended. If it did so for this key, its answer is known.
+                if (done := self._executed(log_id, idempotency_key)) is not None:
+                    return done
+                raise
             # After the reduction: where it shows what this key did, the look-up shows the key.
             if (done := self._executed(log_id, idempotency_key)) is not None:
                 return done
@@ -260,7 +275,7 @@ class LogManager(Generic[A]):
                 return self.append(
                     reduction.state, *events, idempotency_key=idempotency_key, metadata=metadata
                 )
-            except (IdempotentReplay, IdempotencyKeyReused):
+            except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
                 # A racing call with this key was faster: the look-up finds it now.
                 continue
             except ConcurrentAppend:
@@ -275,7 +290,7 @@ class LogManager(Generic[A]):
         if claim is None:
             return None
         if claim.log_id != log_id:
-            raise claim.reuse(idempotency_key)
+            raise claim.reuse(idempotency_key, reason="log")
         return claim.state
 
     def _append(
@@ -288,19 +303,53 @@ class LogManager(Generic[A]):
     ) -> LogState:
         if idempotency_key is not None:
             _check_key(idempotency_key)
-        state = EventLog.objects.append(
-            log_id,
-            self._encode(events),
-            expected_version=expected_version,
-            idempotency_key=idempotency_key,
-            metadata=encode_metadata(metadata),
-            using=self.using,
-            store=self._store,
-        )
+        encoded = self._encode(events)
+        try:
+            state = EventLog.objects.append(
+                log_id,
+                encoded,
+                expected_version=expected_version,
+                idempotency_key=idempotency_key,
+                metadata=encode_metadata(metadata),
+                using=self.using,
+                store=self._store,
+            )
+        except IdempotencyKeyReused as reused:
+            decided = self._decide(reused, encoded)
+            raise decided from decided.__cause__
         on_append = self._refresh_on_append
         if conf.refresh_on_append() if on_append is None else on_append:
             self._tell_of_append(log_id)
         return state
+
+    def _decide(self, reused: IdempotencyKeyReused, events: list[EncodedEvent]) -> EventLogError:
+        """
+        Return what a taken key means for ``events``, by the events that its append stored.
+
+        The store has compared fingerprints, and those differ where a class has changed since.
+        Nothing can come between that and this: where the key's append is does not change, and
+        neither do its events. It only reads, so a caller's transaction stays usable.
+        """
+        if reused.reason != "events" or reused.count is None:
+            return reused
+        key, log_id, first, count = (
+            reused.idempotency_key, reused.log_id, reused.index, reused.count
+        )  # fmt: skip
+        rows = self._writing_store().events(log_id, start=first, limit=count)
+        if [row[6] for row in rows] != [key] * count:
+            return reused  # they were erased
+        try:
+            is_retry = self._reader.reads_as(log_id, rows, events)
+        except (UnknownEventType, UndecodableEvent) as error:
+            undecided = IdempotencyKeyUndecided(
+                key, log_id=log_id, index=first, event_type=error.event_type
+            )
+            undecided.__cause__ = error
+            return undecided
+        if not is_retry:
+            return reused
+        state = LogState(log_id, first + count, rows[-1][1])
+        return IdempotentReplay(key, log_id=log_id, index=first, state=state)
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
         if not 0 < len(events) <= MAX_BATCH:

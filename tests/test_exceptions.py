@@ -73,8 +73,12 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "state": STATE},
     ),
     (
-        exceptions.IdempotencyKeyReused("k", log_id=LOG_ID, index=3),
-        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3},
+        exceptions.IdempotencyKeyReused("k", log_id=LOG_ID, index=3, count=2, reason="log"),
+        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "count": 2, "reason": "log"},
+    ),
+    (
+        exceptions.IdempotencyKeyUndecided("k", log_id=LOG_ID, index=3, event_type="account.lost"),
+        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "event_type": "account.lost"},
     ),
     (
         exceptions.AppendOnlyError("Event", "save()"),

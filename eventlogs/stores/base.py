@@ -71,9 +71,15 @@ class Claim:
             idempotency_key, log_id=self.log_id, index=self.first_index, state=self.state
         )
 
-    def reuse(self, idempotency_key: str) -> IdempotencyKeyReused:
+    def reuse(self, idempotency_key: str, *, reason: str = "events") -> IdempotencyKeyReused:
         """Return the error that says that the key belongs to another append."""
-        return IdempotencyKeyReused(idempotency_key, log_id=self.log_id, index=self.first_index)
+        return IdempotencyKeyReused(
+            idempotency_key,
+            log_id=self.log_id,
+            index=self.first_index,
+            count=self.count,
+            reason=reason,
+        )
 
 
 class BaseStore(ABC):
@@ -183,11 +189,17 @@ def refusal(request: AppendRequest, claim: Claim | None, version: int) -> EventL
     A key names one request. The same events on *another log* are another request (answering
     with the first log's state would lose an event silently), except for ``create``, whose
     retry may come with another new id.
+
+    Fingerprints also differ where an event's class has changed since. Stores know no classes,
+    so they answer IdempotencyKeyReused with the ``reason`` "events", and a LogManager decides
+    by the stored events.
     """
     if claim is not None and request.idempotency_key is not None:
         creates = request.expected_version == 0
         same_place = claim.first_index == 0 if creates else claim.log_id == request.log_id
-        if same_place and same_fingerprint(claim.fingerprint, request.events):
+        if not same_place:
+            return claim.reuse(request.idempotency_key, reason="log")
+        if same_fingerprint(claim.fingerprint, request.events):
             return claim.replay(request.idempotency_key)
         return claim.reuse(request.idempotency_key)
     if request.expected_version == 0:
