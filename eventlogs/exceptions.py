@@ -189,7 +189,13 @@ class LogFull(EventLogError):
 
 
 class ConcurrentAppend(EventLogError):
-    """Another writer appended to the log after the caller last saw it; nothing was stored."""
+    """
+    Another writer appended to the log after the caller last saw it; nothing was stored.
+
+    Where the versions are the same, the log's history is another one than the caller saw: the
+    database was restored, or failed over and lost events. Then ``expected_position`` and
+    ``actual_position`` are those of the log's last event; otherwise both are None.
+    """
 
     def __init__(
         self,
@@ -197,11 +203,22 @@ class ConcurrentAppend(EventLogError):
         *,
         expected_version: int,
         actual_version: int,
+        expected_position: int | None = None,
+        actual_position: int | None = None,
         message: str | None = None,
     ) -> None:
         self.log_id = log_id
         self.expected_version = expected_version
         self.actual_version = actual_version
+        self.expected_position = expected_position
+        self.actual_position = actual_position
+        if message is None and expected_position is not None:
+            message = (
+                f"{log_id} is at the expected version {expected_version}, but its history is "
+                f"another one: its last event is at position {actual_position}, not at "
+                f"{expected_position}. The database was restored, or failed over and lost "
+                f"events. Reduce it again, then retry if the event still applies."
+            )
         super().__init__(
             message
             or f"{log_id} is at version {actual_version}, not at the expected "

@@ -29,7 +29,13 @@ from eventlogs.codec import (
     encode_metadata,
     raw_records,
 )
-from eventlogs.conf import MAX_BATCH, MAX_KEY_LENGTH, MAX_PAGE_SIZE, MAX_VERSION
+from eventlogs.conf import (
+    MAX_BATCH,
+    MAX_KEY_LENGTH,
+    MAX_PAGE_SIZE,
+    MAX_POSITION,
+    MAX_VERSION,
+)
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
@@ -155,7 +161,7 @@ class LogManager(Generic[A]):
         read them.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
-        return self._append(log_id, (event, *more), 0, idempotency_key, metadata)
+        return self._append(log_id, (event, *more), 0, None, idempotency_key, metadata)
 
     def append(
         self,
@@ -168,18 +174,19 @@ class LogManager(Generic[A]):
         """
         Append events to a log, all or none, and return its new state.
 
-        ``to`` is a LogState or Reduction, whose version is expected, or a log id; then
-        ``expected_version`` is required: a version, or ANY for no expectation.
+        ``to`` is a LogState or Reduction, whose version and position are expected, or a log
+        id; then ``expected_version`` is required: a version, or ANY for no expectation.
 
-        Raise ConcurrentAppend where the log is at another version, LogNotFound where it does
-        not exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused,
+        Raise ConcurrentAppend where the log is at another version, or at the same with another
+        history (after a restore or failover that lost events), LogNotFound where it does not
+        exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused,
         IdempotencyKeyUndecided and InvalidEvent as in ``create``. The key is looked at first:
         a retry is a replay also when its state is out of date by now. Nothing is stored then,
         and the caller's transaction stays usable. TransactionMustRetry: the database gave the
         caller's transaction up; run it again from its start.
         """
-        log_id, expected = self._expectation(to, expected_version)
-        return self._append(log_id, events, expected, idempotency_key, metadata)
+        log_id, expected, position = self._expectation(to, expected_version)
+        return self._append(log_id, events, expected, position, idempotency_key, metadata)
 
     def get_or_create(
         self,
@@ -298,6 +305,7 @@ class LogManager(Generic[A]):
         log_id: LogId,
         events: tuple[Any, ...],
         expected_version: int | Anything,
+        expected_position: int | None,
         idempotency_key: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> LogState:
@@ -309,6 +317,7 @@ class LogManager(Generic[A]):
                 log_id,
                 encoded,
                 expected_version=expected_version,
+                expected_position=expected_position,
                 idempotency_key=idempotency_key,
                 metadata=encode_metadata(metadata),
                 using=self.using,
@@ -368,14 +377,20 @@ class LogManager(Generic[A]):
 
     def _expectation(
         self, to: Expectation | LogId | str, expected_version: int | Anything | None
-    ) -> tuple[LogId, int | Anything]:
+    ) -> tuple[LogId, int | Anything, int | None]:
+        """Return the log, and the version and position of its last event that are expected."""
         if isinstance(to, LogState | Reduction):
             if expected_version is not None and expected_version != to.version:
                 raise TypeError(
                     f"A {type(to).__name__} is its own expectation: leave expected_version "
                     f"out, or pass the log id with it."
                 )
-            return self.parse_id(to.log_id), to.version
+            if not (0 <= to.version <= MAX_VERSION and 0 <= to.position <= MAX_POSITION):
+                raise ValueError(
+                    f"A {type(to).__name__} has a version from 0 to {MAX_VERSION} and a position "
+                    f"from 0 to {MAX_POSITION}."
+                )
+            return self.parse_id(to.log_id), to.version, to.position or None
         if expected_version is None:
             raise TypeError(
                 "append() to a log id needs expected_version: the version that you saw, or "
@@ -386,7 +401,7 @@ class LogManager(Generic[A]):
                 raise TypeError("expected_version must be an int, or eventlogs.ANY.")
             if not 0 <= expected_version <= MAX_VERSION:
                 raise ValueError(f"expected_version must be from 0 to {MAX_VERSION}.")
-        return self.parse_id(to), expected_version
+        return self.parse_id(to), expected_version, None
 
     # Reducing
 

@@ -116,6 +116,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         events: Iterable[EncodedEvent],
         *,
         expected_version: int | Anything,
+        expected_position: int | None = None,
         idempotency_key: str | None = None,
         metadata: str = "{}",
         using: str | None = None,
@@ -125,6 +126,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         Append encoded events to a log, all or none; version 0 creates it.
 
         ``LogManager`` calls this with what its codec encoded. ``metadata`` is JSON text.
+        ``expected_position`` is that of the log's last event; None expects none.
 
         Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull,
         IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
@@ -138,6 +140,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
             None if expected_version is ANY else expected_version,
             idempotency_key,
             metadata,
+            expected_position,
         )
         store = store or self.store(using=using)
         if inline.followers and store.using is not None:

@@ -65,6 +65,12 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "expected_version": 3, "actual_version": 4},
     ),
     (
+        exceptions.ConcurrentAppend(
+            LOG_ID, expected_version=4, actual_version=4, expected_position=17, actual_position=9
+        ),
+        {"actual_version": 4, "expected_position": 17, "actual_position": 9},
+    ),
+    (
         exceptions.LogAlreadyExists(LOG_ID, actual_version=4),
         {"log_id": LOG_ID, "expected_version": 0, "actual_version": 4},
     ),

@@ -46,7 +46,6 @@ from example_project.payments.events import Payment, Requested
 from example_project.payments.http import (
     Fields,
     Problem,
-    allows,
     choice,
     fingerprint,
     flag,
@@ -191,7 +190,8 @@ class Command(Api):
 
         def decide(payment: Payment) -> Iterator[Any]:
             # Here, and not before: it has to hold for the very version that is appended to.
-            if not allows(request, LogState(log_id, payment.version, 0).etag):
+            seen = LogState(log_id, payment.version, payment.position)
+            if not seen.matches(request.headers.get("If-Match")):
                 raise Problem(
                     HTTPStatus.PRECONDITION_FAILED,
                     "The payment has changed. Get it again; if the request still applies, "

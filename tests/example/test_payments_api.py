@@ -56,7 +56,8 @@ def log_id_of(path: str) -> str:
 
 
 def etag_of(path: str, version: int) -> str:
-    return f'"{log_id_of(path)}-{version}"'
+    [last] = payments.load(log_id_of(path), start=version - 1, limit=1)
+    return f'"{log_id_of(path)}-{version}-{last.position}"'
 
 
 def answer_of(response) -> tuple[Any, ...]:
@@ -98,7 +99,7 @@ def test_a_payment_is_created(api):
         "amount_outstanding": 0,
     }
     assert response.headers["Location"] == f"/payments/{body['id']}/"
-    assert response.headers["ETag"] == f'"{body["id"]}-1"'
+    assert response.headers["ETag"] == etag_of(response.headers["Location"], 1)
     assert response.headers["Content-Type"] == "application/json"
     assert api.get(response.headers["Location"]).content == response.content
 
