@@ -33,6 +33,7 @@ from eventlogs import (
     ConcurrentAppend,
     EventRecord,
     IdempotencyKeyReused,
+    IdempotencyKeyUndecided,
     InvalidLogId,
     LogNotFound,
     LogState,
@@ -353,6 +354,13 @@ def problem_of(error: Exception) -> Problem | None:
                 "This Idempotency-Key was used for another request. Make a new key for a new "
                 "request.",
                 kind="key-reused",
+            )
+        case IdempotencyKeyUndecided():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "A new version of this API is being started. Try again, with the same "
+                "Idempotency-Key.",
+                headers={"Retry-After": "10"},
             )
         case ConcurrentAppend():
             return Problem(
