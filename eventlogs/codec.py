@@ -252,6 +252,7 @@ class EventReader:
         Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
         """
         decoders = self._decoders
+        log_ids: dict[UUID, LogId] = {}  # a page has few logs, as a rule
         for log_type, log, index, position, name, version, data, metadata, key, at in rows:
             decode = decoders.get((name, version))
             try:
@@ -259,10 +260,12 @@ class EventReader:
                     decode = self._decoder(name, version)
                 event = decode(data)
             except CANNOT_DECODE as error:
-                log_id = LogId.stored(log_type, log)
-                raise _unreadable(error, name, version, log_id, index) from _cause(error)
+                failed = LogId.stored(log_type, log)
+                raise _unreadable(error, name, version, failed, index) from _cause(error)
+            if (log_id := log_ids.get(log)) is None:
+                log_id = log_ids[log] = LogId.stored(log_type, log)
             yield EventRecord(
-                LogId.stored(log_type, log),
+                log_id,
                 index,
                 position,
                 name,

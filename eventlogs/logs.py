@@ -263,7 +263,7 @@ class LogManager(Generic[A]):
         log_id = self.parse_id(log_id)
         if retries < 0:
             raise ValueError("retries must not be negative.")
-        _check_key(idempotency_key)
+        idempotency_key = _checked_key(idempotency_key)
         while True:
             try:
                 reduction = self._reduce(log_id, self._writing_store())
@@ -309,8 +309,7 @@ class LogManager(Generic[A]):
         idempotency_key: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> LogState:
-        if idempotency_key is not None:
-            _check_key(idempotency_key)
+        idempotency_key = _checked_key(idempotency_key)
         encoded = self._encode(events)
         try:
             state = EventLog.objects.append(
@@ -757,17 +756,19 @@ class LogManager(Generic[A]):
         return await sync_to_async(self.version, thread_sensitive=True)(log_id)
 
 
-def _check_key(key: str | None) -> None:
+def _checked_key(key: str | None) -> str | None:
     if key is None:
-        return
+        return None
     if not isinstance(key, str):
         raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
+    key = str(key)  # also of a LogId, which does not equal its text
     try:
         gate.inspect(key)
     except gate.Finding as finding:
         raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
+    return key
 
 
 def _kind(store: BaseStore) -> str:
