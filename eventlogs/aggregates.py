@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from django.utils import timezone
+from django.utils.http import parse_etags
 
 import eventlogs
 from eventlogs.events import EventRecord, EventType, RetiredEvent, registry
@@ -46,7 +47,9 @@ class LogState(msgspec.Struct, frozen=True):
     What an append answers, and what the next one may pass as its expectation.
 
     ``version`` is the number of events in the log, ``position`` that of the last of them in
-    the feed of all logs (0 where there is none).
+    the feed of all logs. As an expectation both are compared with the log: after a restore or
+    a failover that lost events, the log may be at the same version with other events. Position
+    0 is no expectation, for a state that was made from a version alone.
     """
 
     log_id: LogId
@@ -55,8 +58,20 @@ class LogState(msgspec.Struct, frozen=True):
 
     @property
     def etag(self) -> str:
-        """A strong HTTP entity tag of log and version, quotes included (RFC 9110, 8.8.3)."""
-        return f'"{self.log_id}-{self.version}"'
+        """A strong HTTP entity tag of log, version and position, with quotes (RFC 9110, 8.8.3)."""
+        return f'"{self.log_id}-{self.version}-{self.position}"'
+
+    def matches(self, if_match: str | None) -> bool:
+        """
+        Return whether an If-Match header allows a change of what is in this state.
+
+        ``if_match`` is the header's value, ``*`` and lists included (RFC 9110, 13.1.1); None,
+        for a request without one, allows it. A weak tag never matches.
+        """
+        if if_match is None:
+            return True
+        etags = parse_etags(if_match)
+        return etags == ["*"] or self.etag in etags
 
 
 class Reduction(msgspec.Struct, Generic[A], frozen=True):
@@ -76,8 +91,12 @@ class Reduction(msgspec.Struct, Generic[A], frozen=True):
 
     @property
     def etag(self) -> str:
-        """A strong HTTP entity tag of log and version, quotes included (RFC 9110, 8.8.3)."""
+        """A strong HTTP entity tag of log, version and position, with quotes (RFC 9110, 8.8.3)."""
         return self.state.etag
+
+    def matches(self, if_match: str | None) -> bool:
+        """Return whether an If-Match header allows a change of this; see LogState.matches."""
+        return self.state.matches(if_match)
 
     @property
     def state(self) -> LogState:

@@ -9,6 +9,8 @@ from django.utils.module_loading import autodiscover_modules
 
 from eventlogs import conf
 
+DISCOVERED = ("events", "aggregates", "projections")  # modules of each app, in this order
+
 
 class EventLogsConfig(AppConfig):
     """Event logs: ``INSTALLED_APPS = [..., "eventlogs"]``."""
@@ -19,9 +21,12 @@ class EventLogsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, have the setting there, and find the projections."""
+        """Register the system checks, read the setting, and import what apps declare."""
         conf.prepare()
         import_module("eventlogs.checks")
-        # As the admin finds admin.py: those that are inline take part in every append, so each
-        # process has to know them.
-        autodiscover_modules("projections")
+        # As the admin finds admin.py. Each process has to know all events and aggregates, to
+        # decode what it reads, and all projections: inline ones take part in every append.
+        # One kind after the other: a projection may name an event of an app that is listed
+        # later. An error in such a module, ImportError included, is raised.
+        for name in DISCOVERED:
+            autodiscover_modules(name)

@@ -16,7 +16,7 @@ import hmac
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
@@ -253,6 +253,7 @@ class EventReader:
         Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
         """
         decoders = self._decoders
+        log_ids: dict[UUID, LogId] = {}  # a page has few logs, as a rule
         for log_type, log, index, position, name, version, data, metadata, key, at in rows:
             decode = decoders.get((name, version))
             try:
@@ -260,10 +261,12 @@ class EventReader:
                     decode = self._decoder(name, version)
                 event = decode(data)
             except CANNOT_DECODE as error:
-                log_id = LogId.stored(log_type, log)
-                raise _unreadable(error, name, version, log_id, index) from _cause(error)
+                failed = LogId.stored(log_type, log)
+                raise _unreadable(error, name, version, failed, index) from _cause(error)
+            if (log_id := log_ids.get(log)) is None:
+                log_id = log_ids[log] = LogId.stored(log_type, log)
             yield EventRecord(
-                LogId.stored(log_type, log),
+                log_id,
                 index,
                 position,
                 name,
@@ -273,6 +276,27 @@ class EventReader:
                 key,
                 at,
             )
+
+    def reads_as(
+        self, log_id: LogId, rows: Sequence[StoredEvent], events: Sequence[EncodedEvent]
+    ) -> bool:
+        """
+        Return whether stored events of a log are equal to ``events``, in today's classes.
+
+        Both are decoded: so a stored event with an older name, an older version or without a
+        field that has a default is equal to what the same request makes of it today. Fields
+        are compared as a dataclass does: not those that have ``compare=False``. Types have to
+        be the same, so True is not 1.
+
+        Raise UnknownEventType or UndecodableEvent where a stored event has no class here.
+        """
+        as_jsonb = [(*row[:4], _as_jsonb(row[4].encode()).decode(), *row[5:]) for row in rows]
+        stored = [record.event for record in self.records(log_id, as_jsonb)]
+        given = [
+            self._decoder(event.type, event.schema_version)(_as_jsonb(event.data.encode()).decode())
+            for event in events
+        ]
+        return len(stored) == len(given) and all(map(_is_alike, stored, given))
 
     def _decoder(self, name: str, version: int) -> Callable[[str], Any]:
         event_type = self._own.get(name) or registry.by_name(name)
@@ -399,6 +423,23 @@ def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
 def same_fingerprint(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
     """Return whether ``stored`` is a fingerprint of these events."""
     return any(hmac.compare_digest(stored, each) for each in fingerprints(events))
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Return whether two decoded values are equal, and of equal types all the way down."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_alike, one, other))
+    if is_dataclass(one):
+        names: Iterable[str] = [field.name for field in fields(one) if field.compare]
+    elif isinstance(one, msgspec.Struct):
+        names = one.__struct_fields__
+    else:
+        return bool(one == other)
+    return all(_is_alike(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def _as_jsonb(data: bytes) -> bytes:

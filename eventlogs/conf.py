@@ -18,6 +18,7 @@ MAX_EVENT_TYPE_LENGTH: Final = 255  # characters
 MAX_KEY_LENGTH: Final = 255  # characters
 MAX_PROJECTION_NAME_LENGTH: Final = 100  # characters
 MAX_VERSION: Final = 2**31 - 1  # events a log can take
+MAX_POSITION: Final = 2**63 - 1  # a bigint
 MAX_DEPTH: Final = 64  # nested objects and arrays, the event itself included
 MAX_PAGE_SIZE: Final = 10_000  # events
 MAX_BATCH: Final = 10_000  # events of one append

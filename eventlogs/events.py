@@ -34,6 +34,8 @@ class EventRecord(msgspec.Struct, frozen=True):
     ``type`` and ``schema_version`` are the stored ones, also where ``event`` is an instance
     of a class with a newer name or version. ``event`` is the raw JSON value instead of an
     instance in a page loaded with ``decode=False``. ``recorded_at`` is the database's clock.
+    ``position`` is the event's place in this database's feed; an import or a restore gives it
+    another one. ``id`` never changes.
     """
 
     log_id: LogId
@@ -45,6 +47,15 @@ class EventRecord(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     idempotency_key: str | None
     recorded_at: datetime
+
+    @property
+    def id(self) -> str:
+        """
+        The event's identity for good, ``"<log id>:<index>"``.
+
+        Use it as the key by which another system knows a repetition, and in links.
+        """
+        return f"{self.log_id}:{self.index}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ Every error that eventlogs raises, in one tree.
     │   └── LogAlreadyExists         … and created the log
     ├── IdempotentReplay             the key's append is done already; here is its answer
     ├── IdempotencyKeyReused         the key's append was another one
+    ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── HistoryDiffers               an import has another event than the database, or lacks one
     ├── InvalidExport                (ValueError) a line of an import cannot be read
@@ -197,7 +198,13 @@ class LogFull(EventLogError):
 
 
 class ConcurrentAppend(EventLogError):
-    """Another writer appended to the log after the caller last saw it; nothing was stored."""
+    """
+    Another writer appended to the log after the caller last saw it; nothing was stored.
+
+    Where the versions are the same, the log's history is another one than the caller saw: the
+    database was restored, or failed over and lost events. Then ``expected_position`` and
+    ``actual_position`` are those of the log's last event; otherwise both are None.
+    """
 
     def __init__(
         self,
@@ -205,11 +212,22 @@ class ConcurrentAppend(EventLogError):
         *,
         expected_version: int,
         actual_version: int,
+        expected_position: int | None = None,
+        actual_position: int | None = None,
         message: str | None = None,
     ) -> None:
         self.log_id = log_id
         self.expected_version = expected_version
         self.actual_version = actual_version
+        self.expected_position = expected_position
+        self.actual_position = actual_position
+        if message is None and expected_position is not None:
+            message = (
+                f"{log_id} is at the expected version {expected_version}, but its history is "
+                f"another one: its last event is at position {actual_position}, not at "
+                f"{expected_position}. The database was restored, or failed over and lost "
+                f"events. Reduce it again, then retry if the event still applies."
+            )
         super().__init__(
             message
             or f"{log_id} is at version {actual_version}, not at the expected "
@@ -253,16 +271,53 @@ class IdempotencyKeyReused(EventLogError):
     """
     The key belongs to another append: other events, or another log; nothing was stored.
 
-    ``log_id`` and ``index`` say where the key's own append is.
+    ``log_id``, ``index`` (of its first event) and ``count`` say where the key's own append is
+    (``count`` is None where the raiser does not know it); ``reason`` is ``"events"`` or
+    ``"log"``.
     """
 
-    def __init__(self, idempotency_key: str, *, log_id: LogId, index: int) -> None:
+    def __init__(
+        self,
+        idempotency_key: str,
+        *,
+        log_id: LogId,
+        index: int,
+        count: int | None = None,
+        reason: str = "events",
+    ) -> None:
         self.idempotency_key = idempotency_key
         self.log_id = log_id
         self.index = index
+        self.count = count
+        self.reason = reason
         super().__init__(
             f"This idempotency key was used for another append, on {log_id} from index "
             f"{index}. Make a new key for a new request."
+        )
+
+
+class IdempotencyKeyUndecided(EventLogError):
+    """
+    The key is taken, and the code here cannot read the events of its append; nothing was stored.
+
+    So nobody can say here whether this call is a retry of that append or another one. It
+    happens while two releases run side by side, where the newer one stored the append, and
+    after the class of a stored event was deleted. The ``__cause__`` is the UnknownEventType or
+    UndecodableEvent. ``log_id`` and ``index`` say where the key's append is.
+
+    Do not send the request again with a new key: if it was a retry, it would be done twice.
+    """
+
+    def __init__(self, idempotency_key: str, *, log_id: LogId, index: int, event_type: str) -> None:
+        self.idempotency_key = idempotency_key
+        self.log_id = log_id
+        self.index = index
+        self.event_type = event_type
+        super().__init__(
+            f"This idempotency key is taken by an append on {log_id} from index {index}, whose "
+            f"event {event_type!r} the code here cannot read, so it cannot tell a retry from "
+            f"another request. If a deployment is under way, send the request again, with the "
+            f"same key, once it is done; otherwise bring the event's class back."
         )
 
 

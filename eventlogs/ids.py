@@ -4,6 +4,10 @@ Log identifiers.
 A log id is a UUIDv7 (RFC 9562, section 5.7) shown as a TypeID: the log type, an underscore
 and 26 characters of lower-case Crockford base32 (https://github.com/jetify-com/typeid).
 
+A log id *is* its text, a ``str``: JSON encoders, Celery, templates and database drivers take it
+as it is, as they do not take a class of ours. But it equals and sorts with log ids only: a text
+that was not parsed is not known to be an id, and comparing the two is a mistake that must show.
+
 Ids made later sort later, to the millisecond. Do not read business meaning into that:
 ``EventLog.created_at`` is the database's clock, an id's time is its maker's.
 """
@@ -12,11 +16,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from functools import total_ordering
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from typeid import TypeID
+from typeid.base32 import encode
 from typeid.errors import TypeIDException
 from uuid_utils.compat import uuid7
 
@@ -43,22 +47,21 @@ def check_log_type(log_type: str) -> str:
     return log_type
 
 
-@total_ordering
-class LogId:
+class LogId(str):
     """
     The id of one log: a value, equal to another with the same type and UUID.
 
     Make new ones with ``LogManager.new_id()`` or ``LogId.new(log_type)``, and read those
-    that came from outside with ``LogId.parse(text)``.
+    that came from outside with ``LogId.parse(text)``. It is a ``str`` for whatever writes it;
+    it does not equal its plain text, and raises TypeError where it is ordered with one.
     """
 
-    __slots__ = ("_text", "log_type", "uuid")
+    __slots__ = ("log_type", "uuid")
 
     log_type: str
     uuid: UUID
-    _text: str | None
 
-    def __init__(self, log_type: str, uuid: UUID) -> None:
+    def __new__(cls, log_type: str, uuid: UUID) -> LogId:
         """
         Make the id of a log from its parts.
 
@@ -68,7 +71,7 @@ class LogId:
         check_log_type(log_type)
         if not isinstance(uuid, UUID) or uuid.version != 7:
             raise InvalidLogId("A log id holds a UUID of version 7: make one with LogId.new().")
-        _fill(self, log_type, uuid)
+        return cls.stored(log_type, uuid)
 
     @classmethod
     def new(cls, log_type: str) -> LogId:
@@ -82,6 +85,8 @@ class LogId:
 
         Raise InvalidLogId for anything that ``str()`` of a log id would not have written.
         """
+        if isinstance(text, LogId):
+            return text
         try:
             typeid = TypeID.from_string(text)
             log_id = cls(typeid.prefix, UUID(int=typeid.uuid.int))
@@ -97,8 +102,9 @@ class LogId:
     @classmethod
     def stored(cls, log_type: str, uuid: UUID) -> LogId:
         """Return the id of a row that the store has checked before; nothing is checked."""
-        log_id = cls.__new__(cls)
-        _fill(log_id, log_type, uuid)
+        log_id = str.__new__(cls, f"{log_type}_{encode(uuid.bytes)}")
+        object.__setattr__(log_id, "log_type", log_type)
+        object.__setattr__(log_id, "uuid", uuid)
         return log_id
 
     @property
@@ -106,27 +112,37 @@ class LogId:
         """The id's own time, to the millisecond, by the clock of the process that made it."""
         return UNIX_EPOCH + timedelta(milliseconds=self.uuid.int >> 80)
 
-    def __str__(self) -> str:
-        if self._text is None:
-            typeid: TypeID[str] = TypeID.from_uuid(cast("Any", self.uuid), prefix=self.log_type)
-            object.__setattr__(self, "_text", str(typeid))
-        return cast("str", self._text)
-
     def __repr__(self) -> str:
         return f"LogId({str(self)!r})"
 
+    # Not NotImplemented for a str: then str itself would compare the texts.
+
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, LogId):
-            return NotImplemented
-        return self.uuid == other.uuid and self.log_type == other.log_type
+        if isinstance(other, LogId):
+            return str.__eq__(self, other)
+        return False if isinstance(other, str) else NotImplemented
 
-    def __lt__(self, other: LogId) -> bool:
-        if not isinstance(other, LogId):
-            return NotImplemented
-        return (self.log_type, self.uuid) < (other.log_type, other.uuid)
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, LogId):
+            return str.__ne__(self, other)
+        return True if isinstance(other, str) else NotImplemented
 
-    def __hash__(self) -> int:
-        return hash(self.uuid)
+    # The order of texts is that of types, and then of UUIDs: in base32 as in ASCII, and with
+    # the underscore and the digits below all letters.
+
+    def __lt__(self, other: str) -> bool:
+        return str.__lt__(self, _log_id(other))
+
+    def __le__(self, other: str) -> bool:
+        return str.__le__(self, _log_id(other))
+
+    def __gt__(self, other: str) -> bool:
+        return str.__gt__(self, _log_id(other))
+
+    def __ge__(self, other: str) -> bool:
+        return str.__ge__(self, _log_id(other))
+
+    __hash__ = str.__hash__
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"A log id never changes: {name!r} cannot be set.")
@@ -137,8 +153,22 @@ class LogId:
     def __reduce__(self) -> tuple[Any, ...]:
         return LogId.stored, (self.log_type, self.uuid)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
+        """
+        Let pydantic (django-ninja) take LogId as a field's type: text in, parsed, text out.
 
-def _fill(log_id: LogId, log_type: str, uuid: UUID) -> None:
-    object.__setattr__(log_id, "log_type", log_type)
-    object.__setattr__(log_id, "uuid", uuid)
-    object.__setattr__(log_id, "_text", None)
+        What is no log id is a ValidationError there, since InvalidLogId is a ValueError.
+        """
+        # https://docs.pydantic.dev/latest/concepts/types/#customizing-validation-with-__get_pydantic_core_schema__
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": cls.parse},
+            "schema": handler(str),
+        }
+
+
+def _log_id(other: object) -> LogId:
+    if isinstance(other, LogId):
+        return other
+    raise TypeError(f"A log id is ordered with log ids only, not with a {type(other).__name__}.")

@@ -29,16 +29,26 @@ from eventlogs.codec import (
     encode_metadata,
     raw_records,
 )
-from eventlogs.conf import MAX_BATCH, MAX_KEY_LENGTH, MAX_PAGE_SIZE, MAX_VERSION
+from eventlogs.conf import (
+    MAX_BATCH,
+    MAX_KEY_LENGTH,
+    MAX_PAGE_SIZE,
+    MAX_POSITION,
+    MAX_VERSION,
+)
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
+    EventLogError,
     IdempotencyKeyReused,
+    IdempotencyKeyUndecided,
     IdempotentReplay,
     InvalidEvent,
     InvalidIdempotencyKey,
     InvalidLogId,
     LogNotFound,
+    UndecodableEvent,
+    UnknownEventType,
     VersionNotReached,
 )
 from eventlogs.ids import LogId
@@ -144,9 +154,14 @@ class LogManager(Generic[A]):
         call was done before, IdempotencyKeyReused where that was another call, and
         InvalidEvent for data that cannot be stored. Nothing is stored then, and the
         caller's transaction stays usable.
+
+        Where classes have changed since the first call (an added field with a default, a new
+        name with an alias, a new version with an upcaster), a retry is known by what today's
+        classes make of the stored events. Raise IdempotencyKeyUndecided where they cannot
+        read them.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
-        return self._append(log_id, (event, *more), 0, idempotency_key, metadata)
+        return self._append(log_id, (event, *more), 0, None, idempotency_key, metadata)
 
     def append(
         self,
@@ -159,18 +174,19 @@ class LogManager(Generic[A]):
         """
         Append events to a log, all or none, and return its new state.
 
-        ``to`` is a LogState or Reduction, whose version is expected, or a log id; then
-        ``expected_version`` is required: a version, or ANY for no expectation.
+        ``to`` is a LogState or Reduction, whose version and position are expected, or a log
+        id; then ``expected_version`` is required: a version, or ANY for no expectation.
 
-        Raise ConcurrentAppend where the log is at another version, LogNotFound where it does
-        not exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused and
-        InvalidEvent as in ``create``. The key is looked at first: a retry is a replay also
-        when its state is out of date by now. Nothing is stored then, and the caller's
-        transaction stays usable. TransactionMustRetry: the database gave the caller's
-        transaction up; run it again from its start.
+        Raise ConcurrentAppend where the log is at another version, or at the same with another
+        history (after a restore or failover that lost events), LogNotFound where it does not
+        exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused,
+        IdempotencyKeyUndecided and InvalidEvent as in ``create``. The key is looked at first:
+        a retry is a replay also when its state is out of date by now. Nothing is stored then,
+        and the caller's transaction stays usable. TransactionMustRetry: the database gave the
+        caller's transaction up; run it again from its start.
         """
-        log_id, expected = self._expectation(to, expected_version)
-        return self._append(log_id, events, expected, idempotency_key, metadata)
+        log_id, expected, position = self._expectation(to, expected_version)
+        return self._append(log_id, events, expected, position, idempotency_key, metadata)
 
     def get_or_create(
         self,
@@ -247,9 +263,15 @@ class LogManager(Generic[A]):
         log_id = self.parse_id(log_id)
         if retries < 0:
             raise ValueError("retries must not be negative.")
-        _check_key(idempotency_key)
+        idempotency_key = _checked_key(idempotency_key)
         while True:
-            reduction = self._reduce(log_id, self._writing_store())
+            try:
+                reduction = self._reduce(log_id, self._writing_store())
+            except (UnknownEventType, UndecodableEvent):
+                # Newer code has appended. If it did so for this key, its answer is known.
+                if (done := self._executed(log_id, idempotency_key)) is not None:
+                    return done
+                raise
             # After the reduction: where it shows what this key did, the look-up shows the key.
             if (done := self._executed(log_id, idempotency_key)) is not None:
                 return done
@@ -260,7 +282,7 @@ class LogManager(Generic[A]):
                 return self.append(
                     reduction.state, *events, idempotency_key=idempotency_key, metadata=metadata
                 )
-            except (IdempotentReplay, IdempotencyKeyReused):
+            except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
                 # A racing call with this key was faster: the look-up finds it now.
                 continue
             except ConcurrentAppend:
@@ -275,7 +297,7 @@ class LogManager(Generic[A]):
         if claim is None:
             return None
         if claim.log_id != log_id:
-            raise claim.reuse(idempotency_key)
+            raise claim.reuse(idempotency_key, reason="log")
         return claim.state
 
     def _append(
@@ -283,24 +305,59 @@ class LogManager(Generic[A]):
         log_id: LogId,
         events: tuple[Any, ...],
         expected_version: int | Anything,
+        expected_position: int | None,
         idempotency_key: str | None,
         metadata: Mapping[str, Any] | None,
     ) -> LogState:
-        if idempotency_key is not None:
-            _check_key(idempotency_key)
-        state = EventLog.objects.append(
-            log_id,
-            self._encode(events),
-            expected_version=expected_version,
-            idempotency_key=idempotency_key,
-            metadata=encode_metadata(metadata),
-            using=self.using,
-            store=self._store,
-        )
+        idempotency_key = _checked_key(idempotency_key)
+        encoded = self._encode(events)
+        try:
+            state = EventLog.objects.append(
+                log_id,
+                encoded,
+                expected_version=expected_version,
+                expected_position=expected_position,
+                idempotency_key=idempotency_key,
+                metadata=encode_metadata(metadata),
+                using=self.using,
+                store=self._store,
+            )
+        except IdempotencyKeyReused as reused:
+            decided = self._decide(reused, encoded)
+            raise decided from decided.__cause__
         on_append = self._refresh_on_append
         if conf.refresh_on_append() if on_append is None else on_append:
             self._tell_of_append(log_id)
         return state
+
+    def _decide(self, reused: IdempotencyKeyReused, events: list[EncodedEvent]) -> EventLogError:
+        """
+        Return what a taken key means for ``events``, by the events that its append stored.
+
+        The store has compared fingerprints, and those differ where a class has changed since.
+        Nothing can come between that and this: where the key's append is does not change, and
+        neither do its events. It only reads, so a caller's transaction stays usable.
+        """
+        if reused.reason != "events" or reused.count is None:
+            return reused
+        key, log_id, first, count = (
+            reused.idempotency_key, reused.log_id, reused.index, reused.count
+        )  # fmt: skip
+        rows = self._writing_store().events(log_id, start=first, limit=count)
+        if [row[6] for row in rows] != [key] * count:
+            return reused  # they were erased
+        try:
+            is_retry = self._reader.reads_as(log_id, rows, events)
+        except (UnknownEventType, UndecodableEvent) as error:
+            undecided = IdempotencyKeyUndecided(
+                key, log_id=log_id, index=first, event_type=error.event_type
+            )
+            undecided.__cause__ = error
+            return undecided
+        if not is_retry:
+            return reused
+        state = LogState(log_id, first + count, rows[-1][1])
+        return IdempotentReplay(key, log_id=log_id, index=first, state=state)
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
         if not 0 < len(events) <= MAX_BATCH:
@@ -319,14 +376,20 @@ class LogManager(Generic[A]):
 
     def _expectation(
         self, to: Expectation | LogId | str, expected_version: int | Anything | None
-    ) -> tuple[LogId, int | Anything]:
+    ) -> tuple[LogId, int | Anything, int | None]:
+        """Return the log, and the version and position of its last event that are expected."""
         if isinstance(to, LogState | Reduction):
             if expected_version is not None and expected_version != to.version:
                 raise TypeError(
                     f"A {type(to).__name__} is its own expectation: leave expected_version "
                     f"out, or pass the log id with it."
                 )
-            return self.parse_id(to.log_id), to.version
+            if not (0 <= to.version <= MAX_VERSION and 0 <= to.position <= MAX_POSITION):
+                raise ValueError(
+                    f"A {type(to).__name__} has a version from 0 to {MAX_VERSION} and a position "
+                    f"from 0 to {MAX_POSITION}."
+                )
+            return self.parse_id(to.log_id), to.version, to.position or None
         if expected_version is None:
             raise TypeError(
                 "append() to a log id needs expected_version: the version that you saw, or "
@@ -337,7 +400,7 @@ class LogManager(Generic[A]):
                 raise TypeError("expected_version must be an int, or eventlogs.ANY.")
             if not 0 <= expected_version <= MAX_VERSION:
                 raise ValueError(f"expected_version must be from 0 to {MAX_VERSION}.")
-        return self.parse_id(to), expected_version
+        return self.parse_id(to), expected_version, None
 
     # Reducing
 
@@ -693,17 +756,19 @@ class LogManager(Generic[A]):
         return await sync_to_async(self.version, thread_sensitive=True)(log_id)
 
 
-def _check_key(key: str | None) -> None:
+def _checked_key(key: str | None) -> str | None:
     if key is None:
-        return
+        return None
     if not isinstance(key, str):
         raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
+    key = str(key)  # also of a LogId, which does not equal its text
     try:
         gate.inspect(key)
     except gate.Finding as finding:
         raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
+    return key
 
 
 def _kind(store: BaseStore) -> str:

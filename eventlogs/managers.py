@@ -116,6 +116,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         events: Iterable[EncodedEvent],
         *,
         expected_version: int | Anything,
+        expected_position: int | None = None,
         idempotency_key: str | None = None,
         metadata: str = "{}",
         using: str | None = None,
@@ -125,6 +126,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         Append encoded events to a log, all or none; version 0 creates it.
 
         ``LogManager`` calls this with what its codec encoded. ``metadata`` is JSON text.
+        ``expected_position`` is that of the log's last event; None expects none.
 
         Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull,
         IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
@@ -138,6 +140,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
             None if expected_version is ANY else expected_version,
             idempotency_key,
             metadata,
+            expected_position,
         )
         store = store or self.store(using=using)
         if inline.followers and store.using is not None:
@@ -167,11 +170,16 @@ class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):
         older_than = older_than if older_than is not None else conf.idempotency_key_retention()
         if older_than is None:
             return 0
-        old = self.filter(created_at__lt=timezone.now() - older_than).order_by("pk")
+        # Where the rows are deleted, they are looked up: a replica may lag, or be read-only.
+        writes: Any = self._chain()  # type: ignore[attr-defined]
+        writes._for_write = True
+        using: str = writes.db
+        before = timezone.now() - older_than
+        old = self.using(using).filter(created_at__lt=before).order_by("pk")
         pruned = 0
         while batch := list(old.values_list("pk", flat=True)[:PRUNE_BATCH]):
-            rows = self.model._base_manager.using(self.db).filter(pk__in=batch)
-            pruned += rows._raw_delete(self.db)
+            rows = self.model._base_manager.using(using).filter(pk__in=batch)
+            pruned += rows._raw_delete(using)
             if len(batch) < PRUNE_BATCH:
                 break
         return pruned

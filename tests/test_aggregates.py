@@ -126,13 +126,42 @@ def test_folding_takes_any_iterable():
 # Values
 
 
-def test_the_etag_is_strong_quoted_and_of_log_and_version():
+def test_the_etag_is_strong_quoted_and_of_log_version_and_position():
     state = LogState(LOG_ID, 3, 30)
     reduction = Reduction(LOG_ID, 3, Account(), datetime.now(UTC), 30)
 
-    assert state.etag == reduction.etag == f'"{LOG_ID}-3"'
+    assert state.etag == reduction.etag == f'"{LOG_ID}-3-30"'
     assert LogState(LOG_ID, 4, 31).etag != state.etag
+    assert LogState(LOG_ID, 3, 31).etag != state.etag
     assert LogState(LogId.new("account"), 3, 30).etag != state.etag
+
+
+@pytest.mark.parametrize(
+    ("if_match", "matches"),
+    [
+        (None, True),
+        ("*", True),
+        (" * ", True),
+        ("{etag}", True),
+        ('"other", {etag}', True),
+        ('"other",{etag}, W/"weak"', True),
+        ("", False),
+        ("W/{etag}", False),
+        ('"{id}-3"', False),
+        ("{id}-3-30", False),
+        ('"{id}-3-31"', False),
+        ('"{id}-2-30"', False),
+        ('"*"', False),
+        ('"other"', False),
+        ("\0", False),
+    ],
+)
+def test_an_if_match_header_is_held_against_a_state(if_match, matches):
+    state = LogState(LOG_ID, 3, 30)
+    header = if_match and if_match.format(id=LOG_ID, etag=state.etag)
+
+    assert state.matches(header) is matches
+    assert Reduction(LOG_ID, 3, Account(), datetime.now(UTC), 30).matches(header) is matches
 
 
 def test_the_state_of_a_reduction_is_what_an_append_would_answer():

@@ -21,7 +21,7 @@ import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
-from eventlogs import ANY, LogId, LogManager, LogNotFound
+from eventlogs import ANY, ConcurrentAppend, LogId, LogManager, LogNotFound, LogState
 from eventlogs.background import background
 from eventlogs.caches import RedisReductionCache, cache_for, statistics
 from eventlogs.counters import counters
@@ -242,6 +242,96 @@ def test_requests_in_a_transaction_of_their_own_replace_what_a_restore_left(alia
         manager.reduce(log_id)
 
     assert statistics()["hits"] == 1
+
+
+# What was seen in the lost time is no expectation any more.
+
+
+def others_append(manager: LogManager[Account]) -> None:
+    """Let the log's next event have another position than the one that was lost."""
+    manager.create(Opened("Bob"))
+
+
+def positions_are_moved_on(manager: LogManager[Account]) -> None:
+    """Do as docs/storage.md says after a restore."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(
+                "UPDATE sqlite_sequence SET seq = seq + 1000000 WHERE name = 'eventlogs_event'"
+            )
+        else:
+            cursor.execute(
+                "SELECT setval(pg_get_serial_sequence('eventlogs_event', 'position'),"
+                " nextval(pg_get_serial_sequence('eventlogs_event', 'position')) + 1000000)"
+            )
+
+
+@pytest.mark.parametrize("meanwhile", [others_append, positions_are_moved_on])
+@pytest.mark.parametrize("amounts", [(70,), (70, 9)])
+@pytest.mark.parametrize("key", [None, "k"])
+def test_what_was_seen_in_the_lost_time_is_refused_at_the_same_version(
+    alias, restore, meanwhile, amounts, key
+):
+    manager = accounts(alias)
+    state = manager.create(Opened("Ada"), Deposited(1))
+    back = restore()
+    lost = manager.append(state, *(Deposited(40) for _ in amounts))
+    folded = manager.reduce(state.log_id)
+    cached = manager.reduce(state.log_id)
+    assert statistics()["hits"] == 1
+    back()
+    meanwhile(manager)
+    again = manager.append(state, *map(Deposited, amounts))
+    assert again.version == lost.version
+
+    for seen in (lost, folded, cached):
+        for events in ([Deposited(5)], [Deposited(5), Deposited(6)]):
+            with pytest.raises(ConcurrentAppend) as caught:
+                manager.append(seen, *events, idempotency_key=key)
+            assert caught.value.expected_version == caught.value.actual_version == again.version
+            assert caught.value.expected_position == lost.position
+            assert caught.value.actual_position == again.position
+    today = manager.reduce(state.log_id)
+    assert not today.matches(lost.etag)
+    assert today.matches(again.etag)
+    assert today.aggregate.balance == 1 + sum(amounts)
+    assert manager.append(today, Deposited(5), idempotency_key=key).version == today.version + 1
+
+
+def test_a_decider_that_is_beaten_by_a_restore_decides_again(alias, restore):
+    manager = accounts(alias)
+    state = manager.create(Opened("Ada"), Deposited(1))
+    back = restore()
+    manager.append(state, Deposited(40))
+    seen = []
+
+    def decide(account: Account):
+        seen.append(account.balance)
+        if len(seen) == 1:
+            back()
+            others_append(manager)
+            manager.append(state, Deposited(70))
+        yield Deposited(account.balance)
+
+    manager.execute(state.log_id, decide)
+
+    assert seen == [41, 71]
+    assert manager.reduce(state.log_id).aggregate.balance == 142
+
+
+def test_a_version_without_a_position_is_no_more_than_a_version(restore):
+    manager = LogManager(Account)
+    state = manager.create(Opened("Ada"), Deposited(1))
+    back = restore()
+    manager.append(state, Deposited(40))
+    back()
+    others_append(manager)
+    manager.append(state, Deposited(70))
+
+    manager.append(state.log_id, Deposited(5), expected_version=3)
+    manager.append(LogState(state.log_id, 4, 0), Deposited(5))
+
+    assert manager.version(state.log_id) == 5
 
 
 # A log that is erased, and one with the same id.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, make_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventlogs import EventRecord, LogId, RegistrationError, event, upcaster
@@ -188,3 +189,11 @@ def test_a_record_is_a_value_that_never_changes():
     assert record() == record()
     with pytest.raises(AttributeError):
         record().index = 1
+
+
+def test_a_record_is_known_by_its_log_and_index_for_good():
+    log_id = LogId.parse("account_01h455vb4pex5vsknk084sn02q")
+    here = EventRecord(log_id, 3, 17, "account.deposited", 1, None, {}, None, datetime.now(UTC))
+    imported = msgspec.structs.replace(here, position=4_711)
+
+    assert here.id == imported.id == "account_01h455vb4pex5vsknk084sn02q:3"

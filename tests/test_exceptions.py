@@ -65,6 +65,12 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "expected_version": 3, "actual_version": 4},
     ),
     (
+        exceptions.ConcurrentAppend(
+            LOG_ID, expected_version=4, actual_version=4, expected_position=17, actual_position=9
+        ),
+        {"actual_version": 4, "expected_position": 17, "actual_position": 9},
+    ),
+    (
         exceptions.LogAlreadyExists(LOG_ID, actual_version=4),
         {"log_id": LOG_ID, "expected_version": 0, "actual_version": 4},
     ),
@@ -73,8 +79,12 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "state": STATE},
     ),
     (
-        exceptions.IdempotencyKeyReused("k", log_id=LOG_ID, index=3),
-        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3},
+        exceptions.IdempotencyKeyReused("k", log_id=LOG_ID, index=3, count=2, reason="log"),
+        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "count": 2, "reason": "log"},
+    ),
+    (
+        exceptions.IdempotencyKeyUndecided("k", log_id=LOG_ID, index=3, event_type="account.lost"),
+        {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "event_type": "account.lost"},
     ),
     (
         exceptions.AppendOnlyError("Event", "save()"),

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
+import operator
 import pickle
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import JsonResponse
+from django.template import Context, Template
 from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from eventlogs import InvalidLogId, LogId, RegistrationError
+from eventlogs import InvalidEvent, InvalidLogId, LogId, LogManager, RegistrationError
+from eventlogs.testing import MemoryStore
+from tests.accounts import Account, Noted, Opened
+from tests.projections.readmodels import Balance
 
 # The example of the TypeID specification (https://github.com/jetify-com/typeid).
 TEXT = "prefix_01h455vb4pex5vsknk084sn02q"
@@ -179,3 +188,111 @@ def test_an_id_survives_pickling_and_copying(shown):
 
 def test_many_ids_are_all_different():
     assert len({LogId.new("account") for _ in range(10_000)}) == 10_000
+
+
+# An id is its text, for whoever writes it.
+
+
+def test_an_id_goes_into_json_as_its_text():
+    log_id = LogId.new("account")
+    text = str(log_id)
+
+    assert type(text) is str
+    assert json.dumps({"id": log_id, log_id: 1}) == f'{{"id": "{text}", "{text}": 1}}'
+    assert json.dumps([log_id], cls=DjangoJSONEncoder) == f'["{text}"]'
+    assert JsonResponse({"id": log_id}).content == f'{{"id": "{text}"}}'.encode()
+    assert msgspec.json.encode([log_id], enc_hook=str) == f'["{text}"]'.encode()
+    assert f"{log_id} {log_id!s:>40}" == f"{text} {text:>40}"
+    assert Template("{{ id }}").render(Context({"id": log_id})) == text
+
+
+def test_an_id_is_an_argument_of_a_celery_task():
+    kombu = pytest.importorskip("kombu.utils.json")
+    log_id = LogId.new("account")
+
+    (argument,) = kombu.loads(kombu.dumps([log_id]))
+
+    assert argument == str(log_id)
+    assert LogId.parse(argument) == log_id
+
+
+def test_an_id_is_a_field_of_a_schema_of_pydantic():
+    pydantic = pytest.importorskip("pydantic")
+    schema = pydantic.create_model("Schema", log_id=(LogId, ...), text=(str, ...))
+    log_id = LogId.new("account")
+
+    made = schema(log_id=log_id, text=log_id)
+    read = schema.model_validate_json(made.model_dump_json())
+
+    assert (made.log_id, made.text) == (log_id, str(log_id))
+    assert isinstance(read.log_id, LogId)
+    assert read.log_id == log_id
+    assert json.loads(read.model_dump_json()) == {"log_id": str(log_id), "text": str(log_id)}
+    assert schema.model_json_schema()["properties"]["log_id"]["type"] == "string"
+    for wrong in ("account", "4111-1111-1111-1111", 7, None):
+        with pytest.raises(pydantic.ValidationError):
+            schema(log_id=wrong, text="")
+
+
+def test_a_row_with_an_id_is_shown_by_django_ninja():
+    ninja = pytest.importorskip("ninja")
+
+    class Out(ninja.ModelSchema):
+        class Meta:
+            model = Balance
+            fields = ["log_id", "owner"]
+
+    log_id = LogId.new("account")
+
+    shown = Out.from_orm(Balance(log_id=log_id, owner="ada")).model_dump_json()
+
+    assert json.loads(shown) == {"log_id": str(log_id), "owner": "ada"}
+
+
+def test_an_id_is_no_plain_text_where_it_is_compared():
+    """A text that was not parsed may be no id, or another log's."""
+    log_id = LogId.new("account")
+    text = str(log_id)
+
+    assert (log_id == text, text == log_id) == (False, False)
+    assert (log_id != text, text != log_id) == (True, True)
+    assert text not in {log_id}
+    assert log_id not in [text]
+    for compare in (operator.lt, operator.le, operator.gt, operator.ge):
+        for one, other in ((log_id, text), (text, log_id), (log_id, 7)):
+            with pytest.raises(TypeError):
+                compare(one, other)
+
+
+@given(log_types, uuids, log_types, uuids)
+def test_ids_sort_by_type_and_uuid(one_type, one_uuid, other_type, other_uuid):
+    one, other = LogId(one_type, one_uuid), LogId(other_type, other_uuid)
+    parts, other_parts = (one_type, one_uuid), (other_type, other_uuid)
+
+    assert (one < other) == (parts < other_parts)
+    assert (one <= other) == (parts <= other_parts)
+    assert (one > other) == (parts > other_parts)
+    assert (one >= other) == (parts >= other_parts)
+    assert (one == other) == (parts == other_parts)
+    assert (one != other) == (parts != other_parts)
+
+
+def test_an_id_in_an_event_or_in_metadata_has_to_be_given_as_text():
+    """It would come back as a plain text."""
+    accounts = LogManager(Account, store=MemoryStore())
+    log_id = accounts.new_id()
+
+    for event, metadata in ((Noted(log_id), None), (Opened(log_id), None), (Opened("a"), log_id)):
+        with pytest.raises(InvalidEvent, match="LogId is not stored; pass a plain str"):
+            accounts.create(event, metadata=metadata and {"log": metadata})
+    assert accounts.create(Noted(str(log_id)), metadata={"log": str(log_id)}).version == 1
+
+
+def test_an_id_is_an_idempotency_key_by_its_text():
+    accounts = LogManager(Account, store=MemoryStore())
+    order = LogId.new("order")
+
+    state = accounts.create(Opened("ada"), idempotency_key=order)
+
+    assert accounts.get_or_create(Opened("ada"), idempotency_key=str(order)) == (state, False)
+    assert type(accounts.load(state.log_id)[0].idempotency_key) is str

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from django.core.management import call_command
-from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    connection,
+    connections,
+    migrations,
+    transaction,
+)
+from django.db.migrations.loader import MigrationLoader
 
 from eventlogs import LogManager, stores
 from eventlogs.models import Event, EventLog
@@ -50,6 +58,42 @@ def test_migrations_go_forwards_backwards_and_forwards_again(second_database):
     call_command("migrate", "eventlogs", database=second_database, verbosity=0)
     assert tables(second_database) == TABLES
     assert LogManager(Account, using=second_database).create(Opened("ada")).version == 1
+
+
+class OnlyByModel:
+    """A router that decides by model, and keeps eventlogs out of all databases but one."""
+
+    database = "default"
+
+    def allow_migrate(self, db, app_label, model_name=None, **hints):
+        return db == self.database if app_label == "eventlogs" and model_name else None
+
+
+def test_every_operation_says_which_model_it_is_about():
+    loader = MigrationLoader(None)
+    operations = [
+        operation
+        for (app, _), migration in loader.disk_migrations.items()
+        if app == "eventlogs"
+        for operation in migration.operations
+        if isinstance(operation, migrations.RunPython | migrations.RunSQL)
+    ]
+
+    assert len(operations) >= 4
+    assert [each for each in operations if not each.hints.get("model_name")] == []
+
+
+def test_a_router_that_decides_by_model_keeps_the_tables_and_the_sql_out(second_database, settings):
+    call_command("migrate", "eventlogs", "zero", database=second_database, verbosity=0)
+    settings.DATABASE_ROUTERS = ["tests.test_migrations.OnlyByModel"]
+
+    call_command("migrate", "eventlogs", database=second_database, verbosity=0)
+    assert tables(second_database) == set()
+
+    call_command("migrate", "eventlogs", "zero", database=second_database, verbosity=0)
+    settings.DATABASE_ROUTERS = []
+    call_command("migrate", "eventlogs", database=second_database, verbosity=0)
+    assert tables(second_database) == TABLES
 
 
 def test_migrations_are_named_for_what_they_do(second_database, capsys):

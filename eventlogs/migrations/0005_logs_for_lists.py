@@ -36,5 +36,7 @@ class Migration(migrations.Migration):
             model_name="eventlog",
             index=models.Index(fields=["log_type", "id"], name="eventlogs_eventlog_of_type"),
         ),
-        migrations.RunPython(add_index_of_ends, remove_index_of_ends),
+        migrations.RunPython(
+            add_index_of_ends, remove_index_of_ends, hints={"model_name": "eventlog"}
+        ),
     ]

@@ -41,6 +41,10 @@ class AppendRequest(NamedTuple):
 
     ``expected_version`` is exact, or None for any version of a log that exists. 0 creates
     the log. ``metadata`` is JSON text; it and the key are stored with each of the events.
+
+    ``expected_position``, where it is not None, is that of the log's last event: it says that
+    the log has the history that the caller saw, not only as many events. It goes with an
+    ``expected_version`` from 1 on, and is compared under the same lock.
     """
 
     log_id: LogId
@@ -48,6 +52,7 @@ class AppendRequest(NamedTuple):
     expected_version: int | None
     idempotency_key: str | None
     metadata: str
+    expected_position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,15 @@ class Claim:
             idempotency_key, log_id=self.log_id, index=self.first_index, state=self.state
         )
 
-    def reuse(self, idempotency_key: str) -> IdempotencyKeyReused:
+    def reuse(self, idempotency_key: str, *, reason: str = "events") -> IdempotencyKeyReused:
         """Return the error that says that the key belongs to another append."""
-        return IdempotencyKeyReused(idempotency_key, log_id=self.log_id, index=self.first_index)
+        return IdempotencyKeyReused(
+            idempotency_key,
+            log_id=self.log_id,
+            index=self.first_index,
+            count=self.count,
+            reason=reason,
+        )
 
 
 class BaseStore(ABC):
@@ -172,22 +183,31 @@ class BaseStore(ABC):
             start += page
 
 
-def refusal(request: AppendRequest, claim: Claim | None, version: int) -> EventLogError | None:
+def refusal(
+    request: AppendRequest, claim: Claim | None, version: int, position: int | None
+) -> EventLogError | None:
     """
     Return why an append is refused, or None where nothing is wrong with it.
 
     ``claim`` is who holds the request's key, ``version`` the log's actual one (0: it does
-    not exist). The key is looked at before the version, so that a retry whose first answer
-    got lost is a replay, also where its expectation is out of date by now.
+    not exist), and ``position`` that of the log's last event (None: there is none, or the
+    request expects no position). The key is looked at before the version, so that a retry whose
+    first answer got lost is a replay, also where its expectation is out of date by now.
 
     A key names one request. The same events on *another log* are another request (answering
     with the first log's state would lose an event silently), except for ``create``, whose
     retry may come with another new id.
+
+    Fingerprints also differ where an event's class has changed since. Stores know no classes,
+    so they answer IdempotencyKeyReused with the ``reason`` "events", and a LogManager decides
+    by the stored events.
     """
     if claim is not None and request.idempotency_key is not None:
         creates = request.expected_version == 0
         same_place = claim.first_index == 0 if creates else claim.log_id == request.log_id
-        if same_place and same_fingerprint(claim.fingerprint, request.events):
+        if not same_place:
+            return claim.reuse(request.idempotency_key, reason="log")
+        if same_fingerprint(claim.fingerprint, request.events):
             return claim.replay(request.idempotency_key)
         return claim.reuse(request.idempotency_key)
     if request.expected_version == 0:
@@ -200,6 +220,14 @@ def refusal(request: AppendRequest, claim: Claim | None, version: int) -> EventL
             request.log_id,
             expected_version=request.expected_version or 0,
             actual_version=version,
+        )
+    elif request.expected_position not in (None, position):
+        return ConcurrentAppend(
+            request.log_id,
+            expected_version=version,
+            actual_version=version,
+            expected_position=request.expected_position,
+            actual_position=position,
         )
     if version + len(request.events) > MAX_VERSION:
         return LogFull(request.log_id, actual_version=version, count=len(request.events))

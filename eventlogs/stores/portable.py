@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.apps import apps
 from django.db import models, transaction
@@ -71,7 +72,7 @@ class PortableStore(BaseStore):
         claimed_log = locked is None and request.expected_version == 0
         if claimed_log:
             # Not before the key is looked at: a replayed create leaves nothing to take back.
-            refused = refusal(request, self._claim(log_id.log_type, key), 0)
+            refused = refusal(request, self._claim(log_id.log_type, key), 0, None)
             if refused is not None:
                 return refused
             locked = self._claim_log(connection, log_id)
@@ -79,7 +80,10 @@ class PortableStore(BaseStore):
         if log_type != log_id.log_type and request.expected_version != 0:
             version = 0  # the UUID is another type's: this log does not exist
 
-        refused = refusal(request, self._claim(log_id.log_type, key), version)
+        position = None
+        if request.expected_position is not None:
+            position = self._position(log_id.uuid, version - 1)
+        refused = refusal(request, self._claim(log_id.log_type, key), version, position)
         if refused is None and key is not None:
             refused = self._claim_key(request, key, version)
         if refused is not None:
@@ -132,7 +136,7 @@ class PortableStore(BaseStore):
             if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
                 return None
             if claim:
-                return refusal(request, claim, version)
+                return refusal(request, claim, version, None)
             # Somebody else had the key, and it was pruned before it could be read: claim again.
             row.pk = None
         raise TransactionMustRetry(using=self.using, sqlstate=None)
@@ -183,13 +187,14 @@ class PortableStore(BaseStore):
         if row is None:
             return None
         log, first_index, count, fingerprint = row
-        position = (
-            self._rows("Event")
-            .filter(log_id=log, index=first_index + count - 1)
-            .values_list("position", flat=True)
-            .first()
-        )
+        position = self._position(log, first_index + count - 1)
         return claim_of(log_type, (log, first_index, count, fingerprint, position))
+
+    def _position(self, log: UUID, index: int) -> int | None:
+        """Return the position of an event, or None where there is none."""
+        events = self._rows("Event").filter(log_id=log, index=index)
+        position: int | None = events.values_list("position", flat=True).first()
+        return position
 
     def version(self, log_id: LogId) -> int:
         logs = self._rows("EventLog").filter(pk=log_id.uuid, log_type=log_id.log_type)

@@ -82,6 +82,7 @@ class PostgreSQLStore(BaseStore):
             "log": request.log_id.uuid,
             "log_type": request.log_id.log_type,
             "expected": request.expected_version,
+            "position": request.expected_position,
             "metadata": request.metadata,
         }
         if request.idempotency_key is not None:
@@ -138,11 +139,11 @@ class PostgreSQLStore(BaseStore):
             "log_type": request.log_id.log_type,
             "key": request.idempotency_key,
         }
-        *key, log_type, version, isolation = WHY_REFUSED.rows(connection, parameters)[0]
+        *key, log_type, version, position, isolation = WHY_REFUSED.rows(connection, parameters)[0]
         claim = claim_of(request.log_id.log_type, cast("Any", key)) if key[0] else None
         if log_type != request.log_id.log_type and request.expected_version != 0:
             version = None  # the UUID is another type's: this log does not exist
-        refused = refusal(request, claim, version or 0)
+        refused = refusal(request, claim, version or 0, position)
         if claim is None and version and isolation != "read committed":
             # The snapshot may be older than the log: then the whole transaction must retry.
             LOCK_LOG.rows(connection, parameters)
@@ -150,7 +151,7 @@ class PostgreSQLStore(BaseStore):
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
-        *key, _, _, _ = self._read(WHY_REFUSED, parameters)[0]
+        *key, _, _, _, _ = self._read(WHY_REFUSED, parameters)[0]
         return claim_of(log_type, cast("Any", key)) if key[0] else None
 
     def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:

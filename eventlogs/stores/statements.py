@@ -46,6 +46,7 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "uuid": (attrgetter("bytes"), BINARY),
     "bytea": (bytes, BINARY),
     "integer": (struct.Struct("!i").pack, BINARY),
+    "bigint": (struct.Struct("!q").pack, BINARY),
     "boolean": (struct.Struct("!?").pack, BINARY),
     "text": (str.encode, TEXT),
     "jsonb": (str.encode, TEXT),

@@ -46,7 +46,8 @@ class MemoryStore(BaseStore):
             )
             version = len(log.events) if log is not None and known else 0
             claim = self._claims.get((log_id.log_type, key)) if key is not None else None
-            refused = refusal(request, claim, version)
+            position = log.events[-1][1] if log is not None and version else None
+            refused = refusal(request, claim, version, position)
             if refused is not None:
                 raise refused
             if log is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from django.apps import AppConfig
 
 
@@ -12,7 +10,3 @@ class PaymentsConfig(AppConfig):
 
     name = "example_project.payments"
     label = "payments"
-
-    def ready(self) -> None:
-        """Register the events, also in processes that import nothing else of this app."""
-        import_module("example_project.payments.events")

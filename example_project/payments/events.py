@@ -56,7 +56,8 @@ class Refunded:
 class Payment(Aggregate, log_type="payment", events=[Requested, Authorized, Captured, Refunded]):
     """The state of a payment. Its rules are in ``deciders``."""
 
-    version: int = 0  # the number of events seen: deciders can insist on one (If-Match)
+    version: int = 0  # the number of events seen,
+    position: int = 0  # and that of the last one: a decider can insist on them (If-Match)
     amount_requested: int = 0
     amount_approved: int = 0
     amount_captured: int = 0
@@ -74,7 +75,7 @@ class Payment(Aggregate, log_type="payment", events=[Requested, Authorized, Capt
 
     def apply(self, record: EventRecord) -> None:
         """Add one event."""
-        self.version = record.index + 1
+        self.version, self.position = record.index + 1, record.position
         match record.event:
             case Requested(amount=amount):
                 self.amount_requested += amount

@@ -17,7 +17,6 @@ from typing import Any
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, JsonResponse
 from django.utils.dateparse import parse_datetime
-from django.utils.http import parse_etags
 
 Reader = Callable[[Any], Any]
 """Return a field's value (None where it is missing), or raise ValueError with its limit."""
@@ -144,15 +143,6 @@ def fingerprint(request: HttpRequest, values: Mapping[str, Any]) -> str:
         [request.method, request.path_info, values], sort_keys=True, separators=(",", ":")
     )
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def allows(request: HttpRequest, etag: str) -> bool:
-    """Return whether If-Match (RFC 9110, section 13.1.1) allows a change of what has ``etag``."""
-    header = request.headers.get("If-Match")
-    if header is None:
-        return True
-    etags = parse_etags(header)  # a weak one keeps its W/, and so never matches
-    return etags == ["*"] or etag in etags
 
 
 def whole_number(

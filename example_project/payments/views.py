@@ -33,6 +33,7 @@ from eventlogs import (
     ConcurrentAppend,
     EventRecord,
     IdempotencyKeyReused,
+    IdempotencyKeyUndecided,
     InvalidLogId,
     LogNotFound,
     LogState,
@@ -46,7 +47,6 @@ from example_project.payments.events import Payment, Requested
 from example_project.payments.http import (
     Fields,
     Problem,
-    allows,
     choice,
     fingerprint,
     flag,
@@ -191,7 +191,8 @@ class Command(Api):
 
         def decide(payment: Payment) -> Iterator[Any]:
             # Here, and not before: it has to hold for the very version that is appended to.
-            if not allows(request, LogState(log_id, payment.version, 0).etag):
+            seen = LogState(log_id, payment.version, payment.position)
+            if not seen.matches(request.headers.get("If-Match")):
                 raise Problem(
                     HTTPStatus.PRECONDITION_FAILED,
                     "The payment has changed. Get it again; if the request still applies, "
@@ -353,6 +354,13 @@ def problem_of(error: Exception) -> Problem | None:
                 "This Idempotency-Key was used for another request. Make a new key for a new "
                 "request.",
                 kind="key-reused",
+            )
+        case IdempotencyKeyUndecided():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "A new version of this API is being started. Try again, with the same "
+                "Idempotency-Key.",
+                headers={"Retry-After": "10"},
             )
         case ConcurrentAppend():
             return Problem(

@@ -36,11 +36,12 @@ def append(
     log_id: LogId,
     *amounts: int,
     expected: int | None,
+    position: int | None = None,
     key: str | None = None,
     metadata: str = "{}",
 ) -> LogState:
     """Append deposits of these amounts."""
-    return store.append(AppendRequest(log_id, encoded(*amounts), expected, key, metadata))
+    return store.append(AppendRequest(log_id, encoded(*amounts), expected, key, metadata, position))
 
 
 def create(store: BaseStore, *amounts: int, key: str | None = None) -> LogState:
@@ -110,6 +111,62 @@ class StoreContract:
         assert caught.value.log_id == log_id
         assert (caught.value.expected_version, caught.value.actual_version) == (expected, 2)
         assert amounts(store, log_id) == [1, 2]
+
+    @pytest.mark.parametrize("amounts_", [(3,), (3, 4)])
+    @pytest.mark.parametrize("key", [None, "any"])
+    def test_an_append_behind_the_expected_position_is_stored(
+        self, store: BaseStore, amounts_: tuple[int, ...], key: str | None
+    ):
+        state = create(store, 1, 2)
+        create(store, 5)
+
+        appended = append(
+            store,
+            state.log_id,
+            *amounts_,
+            expected=2,
+            position=state.position,
+            key=key and new_key(),
+        )
+
+        assert appended.version == 2 + len(amounts_)
+        assert amounts(store, state.log_id) == [1, 2, *amounts_]
+
+    @pytest.mark.parametrize("amounts_", [(3,), (3, 4)])
+    @pytest.mark.parametrize("key", [None, "any"])
+    @pytest.mark.parametrize("off", [-1, 1, 1_000])
+    def test_an_append_behind_another_position_is_refused(
+        self, store: BaseStore, amounts_: tuple[int, ...], key: str | None, off: int
+    ):
+        """The log has as many events as expected, but not the expected ones."""
+        state = create(store, 1, 2)
+        key = key and new_key()
+
+        with pytest.raises(ConcurrentAppend, match="its history is another one") as caught:
+            append(
+                store,
+                state.log_id,
+                *amounts_,
+                expected=2,
+                position=state.position + off,
+                key=key,
+            )
+
+        assert caught.value.log_id == state.log_id
+        assert (caught.value.expected_version, caught.value.actual_version) == (2, 2)
+        assert caught.value.expected_position == state.position + off
+        assert caught.value.actual_position == state.position
+        assert amounts(store, state.log_id) == [1, 2]
+        assert key is None or store.claim("account", key) is None
+
+    def test_the_version_is_looked_at_before_the_position(self, store: BaseStore):
+        state = create(store, 1, 2)
+
+        with pytest.raises(ConcurrentAppend) as caught:
+            append(store, state.log_id, 3, expected=1, position=state.position - 1)
+
+        assert (caught.value.expected_version, caught.value.actual_version) == (1, 2)
+        assert (caught.value.expected_position, caught.value.actual_position) == (None, None)
 
     def test_an_append_without_an_expectation_goes_to_the_end(self, store: BaseStore):
         log_id = create(store, 1).log_id
@@ -270,6 +327,16 @@ class StoreContract:
         assert (caught.value.log_id, caught.value.index) == (log_id, 1)
         assert caught.value.state == state
         assert amounts(store, log_id) == [1, 2, 3, 4]
+
+    def test_the_key_is_looked_at_before_the_position(self, store: BaseStore):
+        key = new_key()
+        created = create(store, 1)
+        state = append(store, created.log_id, 2, expected=1, position=created.position, key=key)
+
+        for position in (created.position, state.position, 7):
+            with pytest.raises(IdempotentReplay) as caught:
+                append(store, created.log_id, 2, expected=2, position=position, key=key)
+            assert caught.value.state == state
 
     @pytest.mark.parametrize("expected", [None, 2, 3, 99])
     def test_a_repeated_key_is_a_replay_whatever_is_expected(

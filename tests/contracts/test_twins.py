@@ -198,6 +198,13 @@ class AnswersAnOffPosition(MemoryStore):
         return LogState(state.log_id, state.version, state.position + 1)
 
 
+class IgnoresThePosition(MemoryStore):
+    """Appends to a log of the right length, whatever its history is."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        return super().append(request._replace(expected_position=None))
+
+
 class LosesMetadata(MemoryStore):
     """Stores no metadata."""
 

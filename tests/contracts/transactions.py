@@ -55,6 +55,13 @@ def stale_append_with_a_key(store: BaseStore) -> Refused:
     return ConcurrentAppend, lambda: append(store, log_id, 3, 4, expected=1, key=key)
 
 
+def append_to_another_history(store: BaseStore) -> Refused:
+    state = create(store, 1, 2)
+    return ConcurrentAppend, lambda: append(
+        store, state.log_id, 3, expected=2, position=state.position + 1, key=new_key()
+    )
+
+
 def append_to_no_log(store: BaseStore) -> Refused:
     return LogNotFound, lambda: append(store, new_log(), 1, expected=None, key=new_key())
 
@@ -112,6 +119,7 @@ def set_version(log_id: Any, version: int) -> None:
 REFUSALS = [
     stale_append,
     stale_append_with_a_key,
+    append_to_another_history,
     append_to_no_log,
     create_of_a_log_that_exists,
     create_of_a_log_that_exists_with_a_free_key,

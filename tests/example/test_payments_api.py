@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client, RequestFactory
 
-from eventlogs import ANY, TransactionMustRetry
+from eventlogs import ANY, IdempotencyKeyUndecided, TransactionMustRetry
 from eventlogs.codec import EncodedEvent
 from eventlogs.models import Event, EventLog
 from example_project.payments import views
@@ -56,7 +56,8 @@ def log_id_of(path: str) -> str:
 
 
 def etag_of(path: str, version: int) -> str:
-    return f'"{log_id_of(path)}-{version}"'
+    [last] = payments.load(log_id_of(path), start=version - 1, limit=1)
+    return f'"{log_id_of(path)}-{version}-{last.position}"'
 
 
 def answer_of(response) -> tuple[Any, ...]:
@@ -98,7 +99,7 @@ def test_a_payment_is_created(api):
         "amount_outstanding": 0,
     }
     assert response.headers["Location"] == f"/payments/{body['id']}/"
-    assert response.headers["ETag"] == f'"{body["id"]}-1"'
+    assert response.headers["ETag"] == etag_of(response.headers["Location"], 1)
     assert response.headers["Content-Type"] == "application/json"
     assert api.get(response.headers["Location"]).content == response.content
 
@@ -314,6 +315,18 @@ def test_a_race_that_is_lost_with_if_match_is_412(payment):
 
     assert_problem(response, 412)
     assert payments.version(log_id_of(payment)) == 2 + 1
+
+
+def test_a_retry_that_this_release_cannot_judge_is_503_and_asks_for_the_same_key():
+    error = IdempotencyKeyUndecided(
+        "k", log_id=payments.new_id(), index=0, event_type="payment.later"
+    )
+
+    problem = views.problem_of(error)
+
+    assert problem is not None
+    assert (problem.status, problem.headers) == (503, {"Retry-After": "10"})
+    assert "same Idempotency-Key" in problem.detail
 
 
 def test_a_busy_database_is_503():

@@ -52,8 +52,24 @@ def claim(log_id: LogId, index: int = 3, amount: int = 1) -> Claim:
     ],
 )
 def test_an_append_without_a_key_is_decided_by_the_version(expected, version, error):
-    assert type(refusal(request(expected), None, version)) is (error or type(None))
-    assert type(refusal(request(expected, "k"), None, version)) is (error or type(None))
+    assert type(refusal(request(expected), None, version, None)) is (error or type(None))
+    assert type(refusal(request(expected, "k"), None, version, None)) is (error or type(None))
+
+
+@pytest.mark.parametrize(
+    ("expected", "version", "position", "error"),
+    [
+        (3, 3, 17, None),
+        (3, 3, 18, ConcurrentAppend),
+        (3, 3, None, ConcurrentAppend),
+        (3, 4, 17, ConcurrentAppend),
+        (3, 0, None, LogNotFound),
+    ],
+)
+def test_an_append_that_expects_a_position_is_decided_by_it(expected, version, position, error):
+    wanted = request(expected)._replace(expected_position=17)
+
+    assert type(refusal(wanted, None, version, position)) is (error or type(None))
 
 
 @pytest.mark.parametrize("version", [0, 3, 4, 9, FULL])
@@ -72,7 +88,7 @@ def test_an_append_without_a_key_is_decided_by_the_version(expected, version, er
     ],
 )
 def test_a_taken_key_decides_whatever_the_version_is(expected, taken, error, version):
-    found = refusal(request(expected, "k"), taken, version)
+    found = refusal(request(expected, "k"), taken, version, None)
 
     assert type(found) is error
     assert (found.log_id, found.index) == (taken.log_id, taken.first_index)

@@ -1,6 +1,6 @@
 -- Append several events, without an idempotency key.
 --
--- Right because: see append_one.sql; the batch counts by its length. Events are numbered by
+-- Right because: see append_one.sql, also on the position; the batch counts by its length. Events are numbered by
 -- their place in the array, and inserted in that order, so that their positions increase.
 WITH bumped AS (
     UPDATE eventlogs_eventlog
@@ -9,6 +9,9 @@ WITH bumped AS (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version <= 2147483647 - %(count)s::integer
+      AND (%(position)s::bigint IS NULL OR %(position)s::bigint = (
+          SELECT position FROM eventlogs_event
+          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1))
     RETURNING version - %(count)s::integer AS first_index, updated_at
 ), inserted AS (
     INSERT INTO eventlogs_event

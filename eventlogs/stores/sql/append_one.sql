@@ -6,6 +6,11 @@
 -- two that expect version 3, one finds 4 and updates nothing, and inserts nothing. An index
 -- is a version that was held under the lock: no two are the same, and none is left out.
 -- updated_at is the last event's recorded_at: time does not run backwards within a log.
+--
+-- An expected position says which event the log's last one is: after a restore that lost events,
+-- the log may be at the expected version with others. It is looked up in the statement's
+-- snapshot, which is right under the lock as well: an event never changes, and if the snapshot is
+-- too old to show the event, no row is updated and the caller looks again.
 WITH bumped AS (
     UPDATE eventlogs_eventlog
     SET version = version + 1, updated_at = greatest(clock_timestamp(), updated_at)
@@ -13,6 +18,9 @@ WITH bumped AS (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version < 2147483647
+      AND (%(position)s::bigint IS NULL OR %(position)s::bigint = (
+          SELECT position FROM eventlogs_event
+          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1))
     RETURNING version, updated_at
 )
 INSERT INTO eventlogs_event

@@ -1,7 +1,7 @@
 -- Append any number of events with an idempotency key.
 --
 -- Right because: `locked` takes the log's row lock, and finds no row where the version is not
--- the expected one (see append_one.sql). Only then is the key claimed; ON CONFLICT waits for
+-- the expected one, or the position is not (see append_one.sql). Only then is the key claimed; ON CONFLICT waits for
 -- a racing transaction that claims the same key, and finds no row once that has committed.
 -- Everything further comes from those rows, so that with either missing nothing is written.
 -- The parts share one snapshot and hand rows to one another only by RETURNING
@@ -13,6 +13,9 @@ WITH locked AS MATERIALIZED (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version <= 2147483647 - %(count)s::integer
+      AND (%(position)s::bigint IS NULL OR %(position)s::bigint = (
+          SELECT position FROM eventlogs_event
+          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1))
     FOR NO KEY UPDATE
 ), claimed AS (
     INSERT INTO eventlogs_idempotencykey

@@ -1,0 +1,99 @@
+"""The Django app: what it imports when Django starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+START = """
+import django
+from django.conf import settings
+
+settings.configure(
+    SECRET_KEY="k",
+    USE_TZ=True,
+    INSTALLED_APPS=["first", "eventlogs", "second"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+)
+django.setup()
+
+from eventlogs.aggregates import aggregates
+from eventlogs.events import registry
+
+print(sorted(each.name for each in registry), [each.__name__ for each in aggregates])
+"""
+SOLD = """
+from dataclasses import dataclass
+from eventlogs import event
+
+@event("sale.sold")
+@dataclass(frozen=True)
+class Sold:
+    amount: int
+
+print("events of second")
+"""
+SALE = """
+from eventlogs import Aggregate
+from second.events import Sold
+
+class Sale(Aggregate, log_type="sale", events=[Sold]):
+    pass
+
+print("aggregates of second")
+"""
+# It names an event of an app that stands behind its own in INSTALLED_APPS.
+FIRST = """
+from eventlogs.events import registry
+
+print("projections of first know", registry.by_name("sale.sold").cls.__name__)
+"""
+
+
+def start(folder: Path, modules: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Start Django in a process of its own, with two apps that have these modules."""
+    for name, source in {"first/__init__.py": "", "second/__init__.py": "", **modules}.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd())])}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    return subprocess.run(
+        [sys.executable, "-c", START], env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_events_aggregates_and_projections_of_each_app_are_imported_in_this_order(tmp_path):
+    done = start(
+        tmp_path,
+        {
+            "second/events.py": SOLD,
+            "second/aggregates.py": SALE,
+            "first/projections.py": FIRST,
+        },
+    )
+
+    assert done.stdout.splitlines() == [
+        "events of second",
+        "aggregates of second",
+        "projections of first know Sold",
+        "['sale.sold'] ['Sale']",
+    ], done.stderr
+
+
+def test_an_app_without_such_modules_is_left_alone(tmp_path):
+    done = start(tmp_path, {})
+
+    assert done.stdout.split() == ["[]", "[]"], done.stderr
+
+
+def test_an_error_in_such_a_module_is_raised(tmp_path):
+    for module in ("events", "aggregates", "projections"):
+        folder = tmp_path / module
+        folder.mkdir()
+        done = start(folder, {f"second/{module}.py": "import a_module_that_is_not_installed"})
+
+        assert done.returncode == 1
+        assert "No module named 'a_module_that_is_not_installed'" in done.stderr
