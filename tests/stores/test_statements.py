@@ -18,7 +18,8 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogId
 from eventlogs.stores import statements, store_for
-from eventlogs.stores.statements import ENCODERS, HotStatement, Statement, is_watched
+from eventlogs.stores.direct import is_watched
+from eventlogs.stores.statements import ENCODERS, HotStatement, Statement
 from tests.contracts.stores import amounts, append, create
 
 pytestmark = pytest.mark.postgresql
@@ -57,7 +58,7 @@ def test_postgresql_accepts_a_statement_as_it_stands(name):
 
 @pytest.mark.django_db
 def test_a_statement_answers_its_rows_with_their_types():
-    rows = Statement("version").rows(connection, {"log": None, "log_type": "account"})
+    rows = Statement("version").rows(connections["default"], {"log": None, "log_type": "account"})
 
     assert rows == []
 
