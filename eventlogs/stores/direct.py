@@ -23,6 +23,7 @@ import os
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from operator import attrgetter
+from threading import get_ident
 from typing import Any, Final, cast
 
 import psycopg
@@ -37,17 +38,13 @@ from django.db.transaction import TransactionManagementError
 Row = tuple[Any, ...]
 RawConnection = psycopg.Connection[Row]
 
-# The methods that a statement goes through in Django, from the wrapper to psycopg.
+# The methods that a statement goes through in Django; those of the wrapper, and then ``execute``.
 METHODS: Final = (
     *("cursor", "_cursor", "_prepare_cursor", "create_cursor", "make_cursor"),
-    *("make_debug_cursor", "ensure_connection", "validate_no_broken_transaction"),
+    "ensure_connection",
 )
+SHADOWS: Final = frozenset(METHODS)
 methods_of: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(*METHODS)
-executes_of: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(
-    "execute", "_execute", "_execute_with_wrappers"
-)
-# Replaced on one wrapper; the test case of Django that forbids queries replaces "connect", too.
-SHADOWS: Final = frozenset({*METHODS, "connect", "chunked_cursor", "temporary_connection"})
 
 DJANGOS_WRAPPERS: Final = frozenset(
     {
@@ -77,8 +74,11 @@ PLAIN_CURSORS: Final = frozenset(
     {DjangoCursor, DjangoServerCursor, psycopg.Cursor, psycopg.ClientCursor}
 )
 
-# By wrapper class: the methods that were found, and whether all of them are Django's.
-_found: dict[type, tuple[tuple[Any, ...], bool]] = {}
+
+# By wrapper class: the methods that were found on the way of its statements, Django's execute(),
+# psycopg's, and whether all of it is code of Django and psycopg.
+Way = tuple[tuple[Any, ...], Any, Any, bool]
+_ways: dict[type, Way] = {}
 
 
 def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
@@ -87,44 +87,43 @@ def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
 
     None where statements have to go through Django's cursor.
     """
-    if is_watched(connection) or not is_djangos_own(connection):
+    if (
+        connection.queries_logged
+        or connection.execute_wrappers
+        or not vars(connection).keys().isdisjoint(SHADOWS)
+    ):
+        return None
+    wrapper = type(connection)
+    way = _ways.get(wrapper)
+    # Compared each time: methods of classes are replaced, and put back, while a process runs.
+    if (
+        way is None
+        or way[0] != methods_of(wrapper)
+        or way[1] is not CursorWrapper.execute
+        or way[2] is not psycopg.Cursor.execute
+    ):
+        way = _ways[wrapper] = _way_of(wrapper)
+    if not way[3]:
         return None
     raw = raw_connection(connection)
     if (
-        type(raw) is not psycopg.Connection
-        or raw.cursor_factory not in PLAIN_CURSORS
-        or "cursor" in vars(raw)
+        type(raw) is psycopg.Connection
+        and raw.cursor_factory in PLAIN_CURSORS
+        and "cursor" not in vars(raw)
     ):
-        return None
-    return raw
+        return raw
+    return None
 
 
-def is_watched(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether somebody wants to see the statements that go through Django's cursor."""
-    return bool(connection.queries_logged or connection.execute_wrappers)
-
-
-def is_djangos_own(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether all that happens to a statement on its way is Django's own code."""
-    if not vars(connection).keys().isdisjoint(SHADOWS):
-        return False
-    wrapper = type(connection)
-    methods = (methods_of(wrapper), executes_of(CursorWrapper), psycopg.Cursor.execute)
-    found = _found.get(wrapper)
-    # Compared each time: methods of classes are replaced, and put back, while a process runs.
-    if found is None or found[0] != methods:
-        _found[wrapper] = found = methods, _is_plain(wrapper, methods)
-    return found[1]
-
-
-def _is_plain(wrapper: type, methods: tuple[Any, ...]) -> bool:
-    for each in wrapper.__mro__:
-        if f"{each.__module__}.{each.__qualname__}" in DJANGOS_WRAPPERS:
-            continue
-        if not vars(each).keys() <= HARMLESS:
-            return False
-    of_wrapper, of_cursor, execute = methods
-    return all(map(_is_known, (*of_wrapper, *of_cursor, execute)))
+def _way_of(wrapper: type) -> Way:
+    methods, execute, below = methods_of(wrapper), CursorWrapper.execute, psycopg.Cursor.execute
+    is_plain = all(
+        f"{each.__module__}.{each.__qualname__}" in DJANGOS_WRAPPERS
+        or vars(each).keys() <= HARMLESS
+        for each in wrapper.__mro__
+    )
+    are_known = all(map(_is_known, (*methods, execute, below)))
+    return methods, execute, below, is_plain and are_known
 
 
 def _is_known(function: Any) -> bool:
@@ -146,7 +145,9 @@ def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
     # Django's check for async code, which ensure_connection() has, costs an exception each time.
     if connection.connection is None or get_running_loop() is not None:
         connection.ensure_connection()
-    connection.validate_thread_sharing()
+    # Without the lock that is taken there. (The stubs of Django lack the attribute.)
+    if connection._thread_ident != get_ident():  # type: ignore[attr-defined]
+        connection.validate_thread_sharing()
     if connection.needs_rollback:
         connection.validate_no_broken_transaction()
     return cast("RawConnection", connection.connection)

@@ -157,14 +157,24 @@ class HotStatement(Statement):
             None if value is None else encode(value)
             for value, encode in zip(self._values(parameters), self._encoders, strict=True)
         ]
+        pgconn = raw.pgconn
         with raw.lock:
             session = session_of(raw)
             if session.is_under_way:  # it was broken off, and then that as well
                 break_off(connection)
-                session.is_under_way = False
             session.is_under_way = True
             try:
-                answer = self._answer(connection.alias, raw, session, binds)
+                # Inside of a transaction, a prepared statement that somebody has thrown away, or
+                # that the pooler's server never had, would break the transaction: there, it goes
+                # parsed and bound in one.
+                if (
+                    pgconn.transaction_status != IDLE
+                    or not conf.prepared_statements()
+                    or connection.alias in unprepared
+                ):
+                    result = self._unprepared(raw, session, binds)
+                else:
+                    result = self._prepared(raw, session, binds, connection.alias)
             except psycopg.Error:  # the server's answer, or there is no server any more
                 session.is_under_way = False
                 raise
@@ -173,18 +183,10 @@ class HotStatement(Statement):
                 session.is_under_way = False
                 raise
             session.is_under_way = False
-        return _numbers(answer)
+        return _numbers(result)
 
-    def _answer(self, alias: str, raw: RawConnection, session: Session, binds: list[Any]) -> Any:
-        # Inside of a transaction, a prepared statement that somebody has thrown away, or that
-        # the pooler's server never had, would break the transaction: there, it goes parsed and
-        # bound in one. Outside, an error has stored nothing, and the statement can be sent again.
-        if (
-            raw.pgconn.transaction_status != IDLE
-            or not conf.prepared_statements()
-            or alias in unprepared
-        ):
-            return self._unprepared(raw, session, binds)
+    def _prepared(self, raw: RawConnection, session: Session, binds: list[Any], alias: str) -> Any:
+        # Outside of a transaction, an error has stored nothing: the statement can be sent again.
         is_lost = False
         for _ in range(2):
             if self._name not in session.prepared and not session.prepare(
