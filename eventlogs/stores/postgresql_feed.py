@@ -55,13 +55,10 @@ class SequenceStatement(Statement):
 class PostgreSQLFeedSource(FeedSource):
     """The feed of a PostgreSQL database."""
 
-    _last: SequenceStatement | None = None
-    _holders: SequenceStatement | None = None
-
     def watermark(self) -> Watermark:
-        if self._last is None:
-            self._last = SequenceStatement("feed_last", self._sequence())
-        [(given_out, is_replica, isolation, sequence_cache, has_fence)] = self._run(self._last)
+        # Each time: a tenant's sequence is in a schema of its own, behind the same alias.
+        last = SequenceStatement("feed_last", self._sequence())
+        [(given_out, is_replica, isolation, sequence_cache, has_fence)] = self._run(last)
         if is_replica:
             raise FeedUnavailable("replica", using=self.using)
         if isolation != "read committed" and self._in_transaction():
@@ -107,8 +104,7 @@ class PostgreSQLFeedSource(FeedSource):
         return last or 0
 
     def holding_back(self) -> list[FeedHolder]:
-        if self._holders is None:
-            self._holders = SequenceStatement("feed_holders", self._sequence())
+        holders = SequenceStatement("feed_holders", self._sequence())
         return [
             FeedHolder(
                 position=position,
@@ -121,7 +117,7 @@ class PostgreSQLFeedSource(FeedSource):
                 prepared_as=prepared_as,
             )
             for position, pid, age, user, application, state, query, prepared_as in self._run(
-                self._holders
+                holders
             )
         ]
 
