@@ -27,6 +27,7 @@ from psycopg.pq import TransactionStatus
 
 from eventlogs.codec import POSITION, FeedRow
 from eventlogs.exceptions import FeedUnavailable
+from eventlogs.stores.direct import direct_connection
 from eventlogs.stores.feeds import FeedHolder, FeedQuery, FeedSource, Watermark
 from eventlogs.stores.statements import Row, Statement, raw_connection
 from eventlogs.stores.transactions import run_again
@@ -55,10 +56,13 @@ class SequenceStatement(Statement):
 class PostgreSQLFeedSource(FeedSource):
     """The feed of a PostgreSQL database."""
 
+    _last: SequenceStatement | None = None
+    _holders: SequenceStatement | None = None
+
     def watermark(self) -> Watermark:
-        # Each time: a tenant's sequence is in a schema of its own, behind the same alias.
-        last = SequenceStatement("feed_last", self._sequence())
-        [(given_out, is_replica, isolation, sequence_cache, has_fence)] = self._run(last)
+        if self._last is None or self._may_switch_schemas():
+            self._last = SequenceStatement("feed_last", self._sequence())
+        [(given_out, is_replica, isolation, sequence_cache, has_fence)] = self._run(self._last)
         if is_replica:
             raise FeedUnavailable("replica", using=self.using)
         if isolation != "read committed" and self._in_transaction():
@@ -104,7 +108,8 @@ class PostgreSQLFeedSource(FeedSource):
         return last or 0
 
     def holding_back(self) -> list[FeedHolder]:
-        holders = SequenceStatement("feed_holders", self._sequence())
+        if self._holders is None or self._may_switch_schemas():
+            self._holders = SequenceStatement("feed_holders", self._sequence())
         return [
             FeedHolder(
                 position=position,
@@ -117,9 +122,13 @@ class PostgreSQLFeedSource(FeedSource):
                 prepared_as=prepared_as,
             )
             for position, pid, age, user, application, state, query, prepared_as in self._run(
-                holders
+                self._holders
             )
         ]
+
+    def _may_switch_schemas(self) -> bool:
+        # As django-tenants does: behind one alias, each schema has a sequence of its own.
+        return direct_connection(connections[self.using]) is None
 
     def _sequence(self) -> str:
         [(sequence,)] = self._run(SEQUENCE)
