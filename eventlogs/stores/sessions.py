@@ -22,7 +22,7 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors, generators, pq
 
-from eventlogs.stores.direct import RawConnection
+from eventlogs.stores.direct import RawConnection, direct_connection
 
 logger = logging.getLogger("eventlogs.stores")
 
@@ -116,6 +116,20 @@ def session_of(raw: RawConnection) -> Session:
     return session
 
 
+def settled_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
+    """Return what ``direct_connection`` does, with no broken statement under way on it."""
+    raw = direct_connection(connection)
+    if raw is None or not session_of(raw).is_under_way:
+        return raw
+    if raw.lock.acquire(blocking=False):  # else another thread waits for its own answer
+        try:
+            session_of(raw).is_under_way = False
+            break_off(connection)
+        finally:
+            raw.lock.release()
+    return direct_connection(connection)
+
+
 def break_off(connection: BaseDatabaseWrapper) -> None:
     """
     Leave a connection usable, or closed, after an exception has broken into a statement.
@@ -151,8 +165,7 @@ def break_off_if_broken(connection: BaseDatabaseWrapper) -> None:
 
 def _is_cancelled(pgconn: Any) -> bool:
     """Cancel the statement under way; return whether it has ended in time."""
-    with suppress(psycopg.Error):
-        pgconn.get_cancel().cancel()
+    _cancel(pgconn)
     until = time.monotonic() + PATIENCE
     with suppress(psycopg.Error), selectors.DefaultSelector() as selector:
         selector.register(pgconn.socket, selectors.EVENT_READ)
@@ -167,6 +180,11 @@ def _is_cancelled(pgconn: Any) -> bool:
             if pgconn.get_result() is None:
                 return True
     return False
+
+
+def _cancel(pgconn: Any) -> None:
+    with suppress(psycopg.Error):
+        pgconn.get_cancel().cancel()
 
 
 def stop_preparing(alias: str) -> None:

@@ -34,7 +34,6 @@ from eventlogs import conf
 from eventlogs.stores.direct import (
     RawConnection,
     Row,
-    direct_connection,
     leave_parents_connection,
     raw_connection,
 )
@@ -43,6 +42,7 @@ from eventlogs.stores.sessions import (
     break_off,
     break_off_if_broken,
     session_of,
+    settled_connection,
     stop_preparing,
     unprepared,
 )
@@ -93,7 +93,7 @@ class Statement:
         errors are raised as Django's.
         """
         try:
-            raw = direct_connection(connection)
+            raw = settled_connection(connection)
             if raw is None:
                 return self._through_django(connection, parameters)
             # Never prepared by psycopg: it answers a ROLLBACK with DEALLOCATE ALL once it has
@@ -139,7 +139,7 @@ class HotStatement(Statement):
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
     ) -> tuple[int | None, ...] | None:
         """Run the statement and return its only row, of integers, or None where it has none."""
-        raw = direct_connection(connection)
+        raw = settled_connection(connection)
         # psycopg begins a transaction with its first statement: that one takes its cursor.
         if raw is not None and (raw.autocommit or raw.pgconn.transaction_status != IDLE):
             try:
@@ -160,8 +160,6 @@ class HotStatement(Statement):
         pgconn = raw.pgconn
         with raw.lock:
             session = session_of(raw)
-            if session.is_under_way:  # it was broken off, and then that as well
-                break_off(connection)
             session.is_under_way = True
             try:
                 # Inside of a transaction, a prepared statement that somebody has thrown away, or
