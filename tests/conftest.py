@@ -155,6 +155,11 @@ collect_ignore = (
     else [
         "stores/test_postgresql.py",
         "stores/test_statements.py",
+        "stores/test_direct.py",
+        "stores/test_tenants.py",
+        "stores/test_sessions.py",
+        "stores/test_poolers.py",
+        "stores/test_forks.py",
         "reliability/test_crashes.py",
         "reliability/test_cache_stampedes.py",
         "reliability/test_feed_servers.py",

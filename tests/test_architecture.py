@@ -43,7 +43,13 @@ FLOORS = [
 
 THIRD_PARTIES = {
     # package: the modules that may import it
-    "psycopg": {"stores/postgresql", "stores/postgresql_feed", "stores/statements"},
+    "psycopg": {
+        "stores/postgresql",
+        "stores/postgresql_feed",
+        "stores/statements",
+        "stores/sessions",
+        "stores/direct",
+    },
     "celery": {"tasks"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import psycopg
-from django.db import DataError, connections
+from django.db import DataError, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.aggregates import LogState
@@ -114,12 +114,20 @@ class PostgreSQLStore(BaseStore):
         self._add_batch(parameters, request)
         try:
             position, orphan = cast("Any", CREATE.numbers(connection, parameters))
+            if orphan:
+                GIVE_KEY_BACK.rows(connection, parameters)
         except DataError as error:
             if alone and isinstance(error.__cause__, psycopg.errors.DivisionByZero):
                 return None  # the key was free but the log exists; nothing of it is stored
             raise
-        if orphan:
-            GIVE_KEY_BACK.rows(connection, parameters)
+        except Error:
+            raise
+        except BaseException:
+            # A signal handler's, perhaps: the transaction may hold a key of an append that it has
+            # not stored.
+            if connection.in_atomic_block:
+                connection.set_rollback(True)
+            raise
         if position is None:
             return None
         return LogState(request.log_id, len(request.events), position)

@@ -1,44 +1,59 @@
 """
-SQL statements on their way to PostgreSQL: whole, prepared, in one round trip each.
+SQL statements on their way to PostgreSQL: whole, in one round trip each.
 
-There are two ways there. ``Statement.rows`` takes a psycopg cursor, which binds on the server;
-where somebody watches (query logging, ``execute_wrappers``, a debug toolbar) it takes Django's
-own cursor, so that the statement is seen. ``HotStatement.numbers`` hands the statement to libpq
-by psycopg's low-level interface (https://www.psycopg.org/psycopg3/docs/api/pq.html), which
-halves the processor time of an append. A statement that a connection does not know yet takes one
-round trip more, to prepare it.
+There are three ways there:
+
+- ``HotStatement.numbers`` hands an append to libpq by psycopg's low-level interface
+  (https://www.psycopg.org/psycopg3/docs/api/pq.html), which halves its processor time. Outside of
+  a transaction the statement is prepared; a connection that does not know it yet takes one round
+  trip more.
+- ``Statement.rows`` takes a psycopg cursor, which binds on the server.
+- Both take Django's own cursor where the backend or somebody else has to see the statement:
+  ``direct.py`` decides that.
 
 Waiting lets go of the interpreter's lock: a thread that waits for a row must not keep another
-one from committing. It lets signal handlers run, too: see ``_Session.answer``.
+one from committing. It lets signal handlers run, too: see ``sessions.py``.
 """
 
 from __future__ import annotations
 
 import re
-import select
 import struct
-from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from importlib.resources import files
 from operator import attrgetter, itemgetter
 from typing import Any, Final, cast
-from weakref import WeakKeyDictionary
 
 import psycopg
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg import errors, generators, pq
+from psycopg import errors, pq
 
 from eventlogs import conf
+from eventlogs.stores.direct import (
+    RawConnection,
+    Row,
+    leave_parents_connection,
+    raw_connection,
+)
+from eventlogs.stores.sessions import (
+    Session,
+    break_off,
+    break_off_if_broken,
+    session_of,
+    settled_connection,
+    stop_preparing,
+    unprepared,
+)
 
-Row = tuple[Any, ...]
-RawConnection = psycopg.Connection[Row]
+__all__ = ["HotStatement", "Row", "Statement", "raw_connection"]
 
 PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 TYPED_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s::(\w+)")
 TEXT: Final = 0
 BINARY: Final = 1
 IDLE: Final = pq.TransactionStatus.IDLE
-GOOD: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 # By the name of a PostgreSQL type, how a value travels as it; binary is what the server reads
 # fastest, except for text and JSON, whose binary forms are the text.
@@ -52,12 +67,6 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "jsonb": (str.encode, TEXT),
 }
 
-# Somebody has thrown the connection's statements away (DISCARD ALL, DEALLOCATE), or changed
-# the tables under them. Prepared again, they work.
-PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
-
-WAIT: Final = 100  # milliseconds between two looks for signals, as psycopg has it
-
 
 class Statement:
     """A statement of ``sql/``, with ``%(name)s`` for each of its parameters."""
@@ -68,7 +77,9 @@ class Statement:
         self._order: list[str] = []
         numbered = PLACEHOLDER.sub(self._number, self.sql)
         self._numbered = numbered.encode()
-        self._name = f"eventlogs_{name}".encode()
+        # Behind a pooler, a session may have a statement of another release.
+        digest = sha256(self._numbered).hexdigest()[:16]
+        self._name = f"eventlogs_{name}_{digest}".encode()
 
     def _number(self, placeholder: re.Match[str]) -> str:
         if placeholder[1] not in self._order:
@@ -82,12 +93,10 @@ class Statement:
         It joins a caller's transaction; without one it is a transaction of its own. Database
         errors are raised as Django's.
         """
-        if is_watched(connection):
-            with connection.cursor() as cursor:
-                cursor.execute(self.sql, parameters)
-                return cast("list[Row]", cursor.fetchall())
-        raw = raw_connection(connection)
         try:
+            raw = settled_connection(connection)
+            if raw is None:
+                return self._through_django(connection, parameters)
             # Never prepared by psycopg: it answers a ROLLBACK with DEALLOCATE ALL once it has
             # prepared anything, and ours would be gone with its own. Binary results, because a
             # timestamp is four times as cheap to read as its text.
@@ -97,6 +106,19 @@ class Statement:
         except psycopg.Error:
             with connection.wrap_database_errors:
                 raise
+        except Error:
+            raise
+        except BaseException:
+            break_off_if_broken(connection)
+            raise
+
+    def _through_django(
+        self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
+    ) -> list[Row]:
+        leave_parents_connection(connection)
+        with connection.cursor() as cursor:
+            cursor.execute(self.sql, parameters)
+            return cast("list[Row]", cursor.fetchall())
 
 
 class HotStatement(Statement):
@@ -118,118 +140,80 @@ class HotStatement(Statement):
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
     ) -> tuple[int | None, ...] | None:
         """Run the statement and return its only row, of integers, or None where it has none."""
-        if not is_watched(connection):
-            raw = raw_connection(connection)
-            # psycopg begins a transaction with its first statement: that one takes its cursor.
-            if raw.autocommit or raw.pgconn.transaction_status != IDLE:
-                try:
-                    return self._in_one_trip(raw, parameters)
-                except psycopg.Error:
-                    with connection.wrap_database_errors:
-                        raise
+        raw = settled_connection(connection)
+        # psycopg begins a transaction with its first statement: that one takes its cursor.
+        if raw is not None and (raw.autocommit or raw.pgconn.transaction_status != IDLE):
+            try:
+                return self._in_one_trip(connection, raw, parameters)
+            except psycopg.Error:
+                with connection.wrap_database_errors:
+                    raise
         found = self.rows(connection, parameters)
         return found[0] if found else None
 
     def _in_one_trip(
-        self, raw: RawConnection, parameters: Mapping[str, Any]
+        self, connection: BaseDatabaseWrapper, raw: RawConnection, parameters: Mapping[str, Any]
     ) -> tuple[int | None, ...] | None:
         binds = [
             None if value is None else encode(value)
             for value, encode in zip(self._values(parameters), self._encoders, strict=True)
         ]
+        pgconn = raw.pgconn
         with raw.lock:
-            session = _sessions.get(raw) or _sessions.setdefault(raw, _Session(raw))
-            # Inside of a transaction, a prepared statement that somebody has thrown away (see
-            # ``rows``) would break the transaction: there, it goes parsed and bound in one.
-            if raw.pgconn.transaction_status != IDLE or not conf.prepared_statements():
-                raw.pgconn.send_query_params(
-                    self._numbered, binds, param_formats=self._formats, result_format=BINARY
-                )
-                return _numbers(session.answer(raw))
-            if self._name not in session.prepared:
-                session.prepare(raw, self._name, self._numbered)
+            session = session_of(raw)
+            session.is_under_way = True
+            try:
+                # Inside of a transaction, a prepared statement that somebody has thrown away, or
+                # that the pooler's server never had, would break the transaction: there, it goes
+                # parsed and bound in one.
+                if (
+                    pgconn.transaction_status != IDLE
+                    or not conf.prepared_statements()
+                    or connection.alias in unprepared
+                ):
+                    result = self._unprepared(raw, session, binds)
+                else:
+                    result = self._prepared(raw, session, binds, connection.alias)
+            except psycopg.Error:  # the server's answer, or there is no server any more
+                session.is_under_way = False
+                raise
+            except BaseException:
+                break_off(connection)
+                session.is_under_way = False
+                raise
+            session.is_under_way = False
+        return _numbers(result)
+
+    def _prepared(self, raw: RawConnection, session: Session, binds: list[Any], alias: str) -> Any:
+        # Outside of a transaction, an error has stored nothing: the statement can be sent again.
+        is_lost = False
+        for _ in range(2):
+            if self._name not in session.prepared and not session.prepare(
+                raw, self._name, self._numbered
+            ):
+                is_lost = True  # another client of the same session has prepared it
+                break
             raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
             try:
-                return _numbers(session.answer(raw))
-            except PREPARED_IN_VAIN:
-                session.prepare(raw, self._name, self._numbered)
-                raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
-                return _numbers(session.answer(raw))
+                return session.answer(raw)
+            except errors.InvalidSqlStatementName:
+                # Somebody has thrown the connection's statements away (DISCARD ALL, DEALLOCATE),
+                # or the pooler has another session for us by now.
+                session.prepared.discard(self._name)
+                is_lost = True
+            except errors.FeatureNotSupported:
+                # The tables were changed so that it would return other types than before.
+                session.deallocate(raw, self._name)
+                is_lost = False
+        if is_lost:
+            stop_preparing(alias)
+        return self._unprepared(raw, session, binds)
 
-
-class _Session:
-    """What the hot path keeps for a psycopg connection; it goes when the connection goes."""
-
-    __slots__ = ("_poll", "prepared")
-
-    def __init__(self, raw: RawConnection) -> None:
-        self.prepared: set[bytes] = set()  # the names of statements
-        self._poll: Callable[[int], Any] | None = None
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            poll.register(raw.pgconn.socket, select.POLLIN)
-            self._poll = poll.poll
-
-    def prepare(self, raw: RawConnection, name: bytes, statement: bytes) -> None:
-        self.prepared.discard(name)
-        raw.pgconn.send_prepare(name, statement)
-        self.answer(raw)
-        self.prepared.add(name)
-
-    def answer(self, raw: RawConnection) -> Any:
-        """
-        Wait for all of the answer to the statement that was sent, and return the last of it.
-
-        It may be an error of the COMMIT, after a row. This is what psycopg's ``wait`` does, for
-        the only case that there is here, in a fraction of its instructions: poll() lets go of
-        the interpreter's lock, and comes back for signal handlers to run, at once (PEP 475) or,
-        where the signal came just before, after WAIT.
-        """
-        pgconn = raw.pgconn
-        if self._poll is None or pgconn.flush():  # no poll here, or not all could be sent
-            result = raw.wait(generators.execute(pgconn))[-1]
-        else:
-            result = None
-            try:
-                while True:
-                    while pgconn.is_busy():
-                        if self._poll(WAIT):
-                            pgconn.consume_input()
-                    if (further := pgconn.get_result()) is None:
-                        break
-                    result = further
-            except KeyboardInterrupt:
-                # As psycopg does: otherwise the connection would stay busy with the statement.
-                raw.cancel()
-                raw.wait(generators.execute(pgconn))
-                raise
-        if result.status not in GOOD:
-            if pgconn.status != pq.ConnStatus.OK:
-                raise psycopg.OperationalError("the connection to the server was lost")
-            raise errors.error_from_result(result, raw.info.encoding)
-        return result
-
-
-_sessions: WeakKeyDictionary[RawConnection, _Session] = WeakKeyDictionary()
-
-
-def is_watched(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether somebody wants to see the statements that go through Django's cursor."""
-    return bool(
-        connection.queries_logged or connection.execute_wrappers or "cursor" in vars(connection)
-    )
-
-
-def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
-    """Return the psycopg connection, made ready as Django's own ``cursor()`` does."""
-    connection.close_if_health_check_failed()
-    # Django's check for async code, which ensure_connection() has, costs an exception each time.
-    if connection.connection is None or get_running_loop() is not None:
-        connection.ensure_connection()
-    connection.validate_thread_sharing()
-    if connection.needs_rollback:
-        connection.validate_no_broken_transaction()
-    return cast("RawConnection", connection.connection)
+    def _unprepared(self, raw: RawConnection, session: Session, binds: list[Any]) -> Any:
+        raw.pgconn.send_query_params(
+            self._numbered, binds, param_formats=self._formats, result_format=BINARY
+        )
+        return session.answer(raw)
 
 
 def _numbers(result: Any) -> tuple[int | None, ...] | None:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from django.core.management import CommandError
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from eventlogs.models import Checkpoint, ProjectionWorker
@@ -29,10 +29,12 @@ def start(transactional_db):
     """A function that starts the command in a process of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, moment: str = "", **settings: object) -> subprocess.Popen[str]:
+        manage = [*MANAGE[:-1], "tests.management.crews", moment] if moment else MANAGE
         process = subprocess.Popen(
-            [*MANAGE, str(connection.settings_dict["NAME"]), "eventlogs", "project", *arguments],
+            [*manage, str(connection.settings_dict["NAME"]), "eventlogs", "project", *arguments],
             cwd=ROOT,
+            env={**os.environ, "EVENTLOGS_TEST_SETTINGS": json.dumps(settings)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -118,6 +120,76 @@ def test_workers_end_when_nobody_looks_after_them(start):
     process.kill()
 
     assert eventually(lambda: not ProjectionWorker.objects.exists())
+
+
+def ended(process: subprocess.Popen[str], *, code: int = 0) -> str:
+    """Wait for the end of a process, and return what it complained of."""
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    return err
+
+
+POOLS = [
+    pytest.param({"OPTIONS": {"pool": {"min_size": 1, "max_size": 3}}}, id="Django's pool"),
+    pytest.param({"ENGINE": "dj_db_conn_pool.backends.postgresql"}, id="django-db-connection-pool"),
+]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("pool", POOLS)
+def test_workers_share_no_pool(start, pool):
+    pytest.importorskip("psycopg_pool" if "OPTIONS" in pool else "dj_db_conn_pool")
+    states = [Payment.logs.create(Requested(amount=9)) for _ in range(20)]
+    process = start("--workers", "3", **pool)
+    assert eventually(lambda: ProjectionWorker.objects.count() == 3)
+
+    for amount in range(1, 4):
+        states = [Payment.logs.append(each, Captured(amount=amount)) for each in states]
+    assert PaymentSummaries.wait_for(states[-1].position, timeout=20)
+
+    assert [captured(each) for each in states] == [6] * 20
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == ""
+    assert not ProjectionWorker.objects.exists()
+
+
+@pytest.mark.postgresql
+def test_a_worker_that_is_told_to_stop_at_its_birth_stops(start):
+    process = start("--workers", "2", moment="birth")
+
+    assert process.stderr is not None
+    assert "ended (exit code 0). Another one starts" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    ended(process)
+
+
+@pytest.mark.postgresql
+def test_a_worker_that_is_not_noted_yet_is_told_as_well(start):
+    assert ended(start("--workers", "2", moment="fork")) == ""
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_does_not_end_is_interrupted(start, number):
+    process = start("--workers", "2", moment="later")
+    assert eventually(lambda: ProjectionWorker.objects.count() == 2)
+    others = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+    def count(sql: str) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            return int(cursor.fetchone()[0])
+
+    state = Payment.logs.create(Requested(amount=5))
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE payments_paymentsummary")
+        Payment.logs.append(state, Captured(amount=4))
+        assert eventually(lambda: count(others) > 0)
+        process.send_signal(number)
+        ended(process, code=0 if number == signal.SIGTERM else -number)
+        # It is gone while the lock is still held.
+        assert eventually(lambda: count(others) == 0)
 
 
 def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):

@@ -18,7 +18,8 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogId
 from eventlogs.stores import statements, store_for
-from eventlogs.stores.statements import ENCODERS, HotStatement, Statement, is_watched
+from eventlogs.stores.direct import direct_connection
+from eventlogs.stores.statements import ENCODERS, HotStatement, Statement
 from tests.contracts.stores import amounts, append, create
 
 pytestmark = pytest.mark.postgresql
@@ -57,7 +58,7 @@ def test_postgresql_accepts_a_statement_as_it_stands(name):
 
 @pytest.mark.django_db
 def test_a_statement_answers_its_rows_with_their_types():
-    rows = Statement("version").rows(connection, {"log": None, "log_type": "account"})
+    rows = Statement("version").rows(connections["default"], {"log": None, "log_type": "account"})
 
     assert rows == []
 
@@ -65,14 +66,14 @@ def test_a_statement_answers_its_rows_with_their_types():
 @pytest.mark.django_db
 def test_who_watches_is_noticed():
     wrapper = connections["default"]
-    assert not is_watched(wrapper)
+    assert direct_connection(wrapper) is wrapper.connection
 
     with wrapper.execute_wrapper(lambda execute, *arguments: execute(*arguments)):
-        assert is_watched(wrapper)
+        assert direct_connection(wrapper) is None
     with CaptureQueriesContext(wrapper):
-        assert is_watched(wrapper)
+        assert direct_connection(wrapper) is None
 
-    assert not is_watched(wrapper)
+    assert direct_connection(wrapper) is wrapper.connection
 
 
 # The hot path

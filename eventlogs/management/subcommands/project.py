@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -32,6 +34,8 @@ HELP = "Keep read models up to date and let reactors react, until SIGTERM or Ctr
 TOLD_EVERY: Final = 5.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that died is started again
 LOOKS: Final = 0.2  # seconds between two looks at the workers, or at the parent
+GRACE: Final = 20.0  # seconds that a worker has to end; then it is interrupted, then killed
+STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -125,8 +129,19 @@ def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes:
         )
 
 
-def work(out: Output, names: list[str], using: str, *, parent: int | None = None) -> None:
-    """Run projections until a signal says to stop, or the parent is gone."""
+def work(
+    out: Output,
+    names: list[str],
+    using: str,
+    *,
+    parent: int | None = None,
+    mask: Iterable[int] | None = None,
+) -> None:
+    """
+    Run projections until a signal says to stop, or the parent is gone.
+
+    ``mask`` are the signals to block, once there are handlers for the others.
+    """
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -134,8 +149,10 @@ def work(out: Output, names: list[str], using: str, *, parent: int | None = None
             raise KeyboardInterrupt  # somebody is in a hurry: what is not committed is taken back
         stop.set()
 
-    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)}
+    before = {each: signal.signal(each, end) for each in STOPS}
     try:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
         Runner(names, stop=stop, tell=Teller(out), using=using).run()
@@ -145,10 +162,32 @@ def work(out: Output, names: list[str], using: str, *, parent: int | None = None
 
 
 def watch(parent: int, stop: threading.Event) -> None:
-    """Stop when the parent is gone: nobody would look after this process."""
-    while not stop.wait(LOOKS):
-        if os.getppid() != parent:
-            stop.set()
+    """End this process when the parent is gone: nobody would look after it."""
+    while os.getppid() == parent:
+        time.sleep(LOOKS)
+    stop.set()
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGTERM)  # the second one: it interrupts what goes on
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def leave_databases() -> None:
+    """
+    Close all connections and pools of this process, so that none of them passes a fork.
+
+    Two processes that use one connection read each other's answers. A pool gives a forked process
+    connections of its parent, and waits for threads that the fork has not copied.
+    """
+    for each in connections.all():
+        # Closing a connection of SQLAlchemy's pools would give it back to its pool.
+        invalidate = getattr(each.connection, "invalidate", None)
+        if invalidate is not None:
+            invalidate()
+        each.close()
+        close_pool = getattr(each, "close_pool", None)
+        if close_pool is not None:
+            close_pool()
 
 
 class Teller:
@@ -192,12 +231,13 @@ class Crew:
         self._count = count
         self._workers: dict[int, float] = {}  # pid, and when it was started
         self._stopping = False
+        self._hurry_at = 0.0  # by the monotonic clock
+        self._is_urgent = False
 
     def run(self) -> None:
         """Keep so many workers running, until a signal says to stop; then wait for them."""
-        before = {each: signal.signal(each, self._stop) for each in (signal.SIGTERM, signal.SIGINT)}
-        # A connection must not be shared with a child.
-        connections.close_all()
+        before = {each: signal.signal(each, self._stop) for each in STOPS}
+        leave_databases()
         pause, next_start = FIRST_PAUSE, 0.0
         try:
             while self._workers or not self._stopping:
@@ -209,6 +249,7 @@ class Crew:
                     self._start()
                 pid, status = os.waitpid(-1, os.WNOHANG) if self._workers else (0, 0)
                 if not pid:
+                    self._hurry()
                     time.sleep(LOOKS)
                     continue
                 lived = time.monotonic() - self._workers.pop(pid)
@@ -225,13 +266,26 @@ class Crew:
 
     def _start(self) -> None:
         self._out.flush()
-        parent, pid = os.getpid(), os.fork()
+        # Until the worker has handlers of its own, it has this process': a signal that came then
+        # would be lost, and the worker would go on for good. Until this process has noted the
+        # worker, it would not pass a signal on.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        parent, pid = os.getpid(), -1
+        try:
+            if not self._stopping:  # it may have come just before
+                pid = os.fork()
+                if pid:
+                    self._workers[pid] = time.monotonic()
+        finally:
+            if pid:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if pid:
-            self._workers[pid] = time.monotonic()
             return
         code = 1
         try:
-            work(self._out, self._names, self._using, parent=parent)
+            self._workers.clear()  # they are the parent's
+            work(self._out, self._names, self._using, parent=parent, mask=mask)
+            leave_databases()
             code = 0
         except KeyboardInterrupt:
             code = 130
@@ -243,11 +297,21 @@ class Crew:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
-        for pid in self._workers:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+        self._hurry_at = time.monotonic() + GRACE
+        self._tell_all(signal.SIGTERM)
+
+    def _hurry(self) -> None:
+        """Tell workers again that do not end: first that interrupts them, then it kills them."""
+        if not self._stopping or time.monotonic() < self._hurry_at:
+            return
+        self._hurry_at = time.monotonic() + GRACE
+        self._tell_all(signal.SIGKILL if self._is_urgent else signal.SIGTERM)
+        self._is_urgent = True
+
+    def _tell_all(self, number: signal.Signals) -> None:
+        for pid in list(self._workers):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def ending(status: int) -> str:

@@ -1,0 +1,206 @@
+"""
+Which connections may be used directly, without Django's cursor.
+
+``connection.cursor()`` is where a database backend acts on statements: django-tenants sets
+``search_path`` there, django-prometheus counts. A statement that goes around it is stored in
+the wrong schema or is not counted. So a connection is used directly only where Django's cursor
+would do nothing else with the statement:
+
+- nobody watches: no query logging, no ``execute_wrappers``;
+- the wrapper's class is Django's own, or adds only what HARMLESS lists. Any other attribute sends
+  statements through Django, also one whose meaning nobody here knows;
+- no method on the way was replaced at run time, on the wrapper (a debug toolbar), on its class
+  (pytest-django) or on Django's cursors (Sentry);
+- the psycopg connection and its cursors are of psycopg's or Django's own classes. Pools and
+  tracers put proxies and subclasses there.
+
+A connection does not pass a fork either: see ``leave_parents_connection``.
+"""
+
+from __future__ import annotations
+
+import os
+from asyncio import _get_running_loop as get_running_loop
+from collections.abc import Callable
+from operator import attrgetter
+from threading import get_ident
+from typing import Any, Final, cast
+
+import psycopg
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import Cursor as DjangoCursor
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django.db.backends.postgresql.base import ServerBindingCursor as DjangoServerCursor
+from django.db.backends.utils import CursorWrapper
+from django.db.transaction import TransactionManagementError
+
+Row = tuple[Any, ...]
+RawConnection = psycopg.Connection[Row]
+
+# The methods that a statement goes through in Django; those of the wrapper, and then ``execute``.
+METHODS: Final = (
+    *("cursor", "_cursor", "_prepare_cursor", "create_cursor", "make_cursor"),
+    "ensure_connection",
+)
+SHADOWS: Final = frozenset(METHODS)
+methods_of: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(*METHODS)
+
+DJANGOS_WRAPPERS: Final = frozenset(
+    {
+        "builtins.object",
+        "django.db.backends.base.base.BaseDatabaseWrapper",
+        "django.db.backends.postgresql.base.DatabaseWrapper",
+        # It registers with each new connection how geometries are read and written. Statements
+        # here have none. By name: importing it loads the libraries GEOS and GDAL.
+        "django.contrib.gis.db.backends.postgis.base.DatabaseWrapper",
+    }
+)
+# What a subclass may define without any effect on a statement: how the schema is described and
+# changed, and how to log in. (A cursor class among the parameters is seen on the connection.)
+HARMLESS: Final = frozenset(
+    {
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__init__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+        *("__firstlineno__", "__static_attributes__", "__str__", "__repr__"),
+        *("display_name", "data_types", "data_types_suffix", "data_type_check_constraints"),
+        *("operators", "pattern_esc", "pattern_ops"),
+        *("SchemaEditorClass", "client_class", "creation_class", "features_class"),
+        *("introspection_class", "ops_class", "validation_class"),
+        *("prepare_database", "get_database_version", "get_connection_params"),
+    }
+)
+PLAIN_CURSORS: Final = frozenset(
+    {DjangoCursor, DjangoServerCursor, psycopg.Cursor, psycopg.ClientCursor}
+)
+
+
+# By wrapper class: the methods that were found on the way of its statements, Django's execute(),
+# psycopg's, and whether all of it is code of Django and psycopg.
+Way = tuple[tuple[Any, ...], Any, Any, bool]
+_ways: dict[type, Way] = {}
+
+
+def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
+    """
+    Return the psycopg connection, ready as Django's own ``cursor()`` makes it.
+
+    None where statements have to go through Django's cursor.
+    """
+    if (
+        connection.queries_logged
+        or connection.execute_wrappers
+        or not vars(connection).keys().isdisjoint(SHADOWS)
+    ):
+        return None
+    wrapper = type(connection)
+    way = _ways.get(wrapper)
+    # Compared each time: methods of classes are replaced, and put back, while a process runs.
+    if (
+        way is None
+        or way[0] != methods_of(wrapper)
+        or way[1] is not CursorWrapper.execute
+        or way[2] is not psycopg.Cursor.execute
+    ):
+        way = _ways[wrapper] = _way_of(wrapper)
+    if not way[3]:
+        return None
+    raw = raw_connection(connection)
+    if (
+        type(raw) is psycopg.Connection
+        and raw.cursor_factory in PLAIN_CURSORS
+        and "cursor" not in vars(raw)
+    ):
+        return raw
+    return None
+
+
+def _way_of(wrapper: type) -> Way:
+    methods, execute, below = methods_of(wrapper), CursorWrapper.execute, psycopg.Cursor.execute
+    is_plain = all(
+        f"{each.__module__}.{each.__qualname__}" in DJANGOS_WRAPPERS
+        or vars(each).keys() <= HARMLESS
+        for each in wrapper.__mro__
+    )
+    are_known = all(map(_is_known, (*methods, execute, below)))
+    return methods, execute, below, is_plain and are_known
+
+
+def _is_known(function: Any) -> bool:
+    """Return whether a function, and all that it wraps, is code of Django or psycopg."""
+    while function is not None:
+        # Not __module__: whatever wraps a function takes that over from it.
+        module = getattr(function, "__globals__", {}).get("__name__", "")
+        if module.split(".")[0] not in ("django", "psycopg"):
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
+
+
+def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
+    """Return the psycopg connection, made ready as Django's own ``cursor()`` does."""
+    if _parents:
+        leave_parents_connection(connection)
+    connection.close_if_health_check_failed()
+    # Django's check for async code, which ensure_connection() has, costs an exception each time.
+    if connection.connection is None or get_running_loop() is not None:
+        connection.ensure_connection()
+    # Without the lock that is taken there. (The stubs of Django lack the attribute.)
+    if connection._thread_ident != get_ident():  # type: ignore[attr-defined]
+        connection.validate_thread_sharing()
+    if connection.needs_rollback:
+        connection.validate_no_broken_transaction()
+    return cast("RawConnection", connection.connection)
+
+
+# Connections and pools of the process that this one was forked from, by id. They are kept, so
+# that no other object gets the same id.
+_parents: dict[int, Any] = {}
+
+
+def leave_parents_connection(connection: BaseDatabaseWrapper) -> None:
+    """
+    In a forked process, have Django connect anew in the place of a connection of the parent.
+
+    Two processes that use one connection read each other's answers. The parent's is left open:
+    closing it here would end the parent's session. Raise TransactionManagementError in a
+    transaction that the parent began: it is the parent's to end.
+    """
+    pools = getattr(connection, "_connection_pools", {})
+    if id(pools.get(connection.alias)) in _parents:
+        del pools[connection.alias]
+    if id(connection.connection) not in _parents:
+        return
+    if connection.in_atomic_block:
+        raise TransactionManagementError(
+            f"This process was forked inside of a transaction on {connection.alias!r}, which "
+            "belongs to its parent. Fork before the transaction begins."
+        )
+    connection.connection = _Left()
+    connection.close()  # wrappers forget here what they know of their connection
+
+
+class _Left:
+    """Stands in for a connection that is not ours to close."""
+
+    @property
+    def _pool(self) -> _Left:
+        return self
+
+    def putconn(self, connection: Any) -> None:
+        """Keep it from a pool."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _note_parents_connections() -> None:
+    for each in connections.all(initialized_only=True):
+        if each.connection is not None:
+            _parents[id(each.connection)] = each.connection
+    pools: dict[str, Any] = vars(DatabaseWrapper).get("_connection_pools", {})
+    for pool in pools.values():
+        _parents[id(pool)] = pool
+
+
+os.register_at_fork(after_in_child=_note_parents_connections)
