@@ -18,6 +18,7 @@ import msgspec
 from django.utils import timezone
 
 import eventlogs
+from eventlogs import sources
 from eventlogs.events import EventRecord, EventType, registry
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.ids import LogId, check_log_type
@@ -181,6 +182,7 @@ class AggregateRegistry:
 
     def add(self, cls: type[Aggregate]) -> None:
         """Register a class in the place of one defined before at the same place."""
+        sources.look()
         classes = self._by_log_type.setdefault(cls.log_type, [])
         classes[:] = [*_latest(classes), cls]
 

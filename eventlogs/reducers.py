@@ -85,6 +85,7 @@ class Reduced(NamedTuple, Generic[A]):
     is_kept: bool = False  # it is on its way into the cache already
     instead_of: bytes | None = None  # what lies in the cache, and is wrong
     is_in_doubt: bool = False  # or may be wrong: whoever sees all that is committed can tell
+    is_covered: bool = True  # the fingerprint is of all code that decoded its events
 
 
 class Flight:
@@ -171,13 +172,21 @@ class Reducer(Generic[A]):
     @property
     def is_caching(self) -> bool:
         """Return whether reductions may be in the cache at all."""
-        return self._codec.is_possible and not (
-            isinstance(self.cache.cache, NoReductionCache) or isinstance(self.policy, NeverCache)
-        )
+        if isinstance(self.cache.cache, NoReductionCache) or isinstance(self.policy, NeverCache):
+            return False
+        if not self._codec.is_possible:
+            if why := self._codec.why_unknown:
+                self._complain(why)
+            return False
+        return True
 
     def key(self, log_id: LogId) -> str:
         """Return the key of a log's entry."""
         return self._codec.key(log_id)
+
+    def covers(self, rows: Page) -> bool:
+        """Return whether what these events were folded into may be kept."""
+        return self._codec.covers(rows)
 
     # Reading
 
@@ -223,16 +232,17 @@ class Reducer(Generic[A]):
         if reduced.last is None:
             return None
         try:
+            if not reduced.is_covered:
+                raise Unstorable(
+                    "a log holds an event whose class or upcaster is in a module that the "
+                    "aggregate's modules do not import"
+                )
             if not self.policy.should_cache(reduced.reduction):
                 return None
             return self._codec.encode(reduced.reduction, reduced.last)
         except Unstorable as error:
             self._count("error", UNSTORABLE)
-            if not self._complained:
-                self._complained = True
-                logger.warning(
-                    "Reductions of %s cannot be cached: %s.", self.aggregate.__qualname__, error
-                )
+            self._complain(str(error))
         except Exception as error:  # a user's policy may raise whatever it likes
             self._count("error", FAILED)
             logger.error(
@@ -346,16 +356,20 @@ class Reducer(Generic[A]):
         start = Reduction(log_id, head.version, entry.aggregate, head.reduced_at, head.position)
         if len(first) == 1:
             return Reduced(start, None, is_new=False)
-        return self._fold(start, chain((first[1:],), pages))
+        found = self._fold(start, chain((first[1:],), pages))
+        # The fold may have imported a module for the first time, and that may be newer code.
+        return found if self._codec.fingerprint == head.fingerprint else None
 
     def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Reduced[A]:
-        reduction, last = start, None
+        reduction, last, is_covered = start, None, True
         for page in pages:
             reduction = fold(reduction, self._reader.records(start.log_id, page))
             last = page[-1]
+            is_covered = is_covered and self.covers(page)
         if not reduction.version:
             raise LogNotFound(start.log_id)
-        return Reduced(reduction, last, is_new=reduction.version > start.version)
+        is_new = reduction.version > start.version
+        return Reduced(reduction, last, is_new, is_covered=is_covered)
 
     def _replay_once(
         self,
@@ -485,6 +499,13 @@ class Reducer(Generic[A]):
                 self.cache.replace(_claim_key(key), NOTHING_KEPT, timeout=CLAIM)
         except Unreachable:
             pass  # it runs out by itself
+
+    def _complain(self, why: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning(
+                "Reductions of %s cannot be cached: %s.", self.aggregate.__qualname__, why
+            )
 
     def _count(self, outcome: str, reason: str = "") -> None:
         counters.count(outcome, reason, aggregate=self.aggregate)

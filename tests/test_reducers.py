@@ -72,6 +72,24 @@ def state(accounts):
     return accounts.create(Opened("Ada"), *(Deposited(n) for n in range(1, 10)))
 
 
+@dataclass
+class Sharing(Aggregate, log_type="sharing", events=[Opened]):
+    seen: object = None
+
+    def apply(self, record):
+        self.seen = ("a tuple",)
+
+
+@dataclass
+class Notes(Aggregate, log_type="notes", events=[Opened, Deposited, Noted]):
+    owner: str = ""
+    balance: int = 0
+    notes: int = 0
+
+    def apply(self, record):
+        self.notes += 1
+
+
 def counted():
     found = statistics()
     return (
@@ -281,15 +299,8 @@ def test_a_policy_that_raises_is_counted_and_logged(counting, cache, caplog):
 
 
 def test_an_aggregate_that_would_not_come_back_is_not_kept_and_that_is_said_once(
-    counting, cache, caplog, scratch_registry
+    counting, cache, caplog
 ):
-    @dataclass
-    class Sharing(Aggregate, log_type="sharing", events=[Opened]):
-        seen: object = None
-
-        def apply(self, record):
-            self.seen = ("a tuple",)
-
     logs = LogManager(Sharing, store=counting, cache=cache, refresher=IMMEDIATE)
     state = logs.create(Opened("Ada"))
 
@@ -317,16 +328,8 @@ def test_an_aggregate_that_is_no_dataclass_is_replayed(counting, cache, scratch_
     assert cache.calls == []
 
 
-def test_other_code_has_entries_of_its_own(counting, cache, scratch_registry):
-    @dataclass
-    class Notes(Aggregate, log_type="account", events=[Opened, Deposited, Noted]):
-        owner: str = ""
-        balance: int = 0
-        notes: int = 0
-
-        def apply(self, record):
-            self.notes += 1
-
+def test_other_code_has_entries_of_its_own(counting, cache, monkeypatch):
+    monkeypatch.setattr(Notes, "log_type", "account")
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     notes = LogManager(Notes, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), Deposited(5))

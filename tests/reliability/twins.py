@@ -83,6 +83,10 @@ class CodecOfAnyCode(EntryCodec[Any]):
     """Neither its keys nor its entries say which code has made them."""
 
     @property
+    def is_possible(self) -> bool:
+        return True  # also where the code is not known
+
+    @property
     def fingerprint(self) -> str:
         return "any"
 
