@@ -55,6 +55,11 @@ INSTALLED: Final = ("site-packages", "dist-packages")
 # Calls that run code by a name or a path that is only known when they are made.
 DYNAMIC: Final = {"import_module", "import_string", "__import__", "spec_from_file_location"}
 BUILTIN_DYNAMIC: Final = {"exec", "eval"}
+CALL: Final = re.compile(
+    rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\s*\(".encode(), re.ASCII
+)
+ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
+BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 REQUIREMENT: Final = re.compile(r"^Requires-Dist: *([\w.-]+)(.*)$", re.M)
 
@@ -64,6 +69,10 @@ HOLDERS: Final = (
     *(property, staticmethod, classmethod),
 )
 ATOMS: Final = {str, bytes, int, float, bool, type(None)}
+
+
+Step = tuple[str, frozenset[str], frozenset[str]]
+"""A module, the names in it that may be modules as well, and those that may be inside of them."""
 
 
 class Unknown(Exception):
@@ -82,13 +91,17 @@ class Answer(NamedTuple):
 
     known: Known | None
     reason: str
-    revision: tuple[int, ...]
+    registered: tuple[int, int]
+    loaded: frozenset[str]  # the modules that were, when this was found out
+    modules: int  # how many there are, up to which only such were loaded since as do not matter
     unloaded: dict[str, State]  # files that may be loaded later, by path
 
-    @property
     def is_current(self) -> bool:
-        return self.revision == _revision() and all(
-            sources.state_of(path) == state for path, state in self.unloaded.items()
+        """Return whether nothing happened that may change it."""
+        return (
+            self.modules == len(sys.modules)
+            and self.registered == registry.revision
+            and all(sources.state_of(path) == state for path, state in self.unloaded.items())
         )
 
 
@@ -146,21 +159,23 @@ def covers(aggregate: type[Aggregate], name: str) -> bool:
 
 def _answer(aggregate: type[Aggregate]) -> Answer:
     answer = _answers.get(aggregate)
-    if answer is None or not answer.is_current:
-        sources.look()
-        revision = _revision()
-        walk = _Walk()
-        try:
-            known, reason = walk.know(aggregate), ""
-        except Unknown as error:
-            known, reason = None, str(error)
-        answer = _answers[aggregate] = Answer(known, reason, revision, walk.unloaded)
+    if answer is not None and answer.is_current():
+        return answer
+    sources.look()
+    registered, loaded = registry.revision, frozenset(sys.modules)
+    if answer is not None:
+        later = answer._replace(modules=len(loaded))
+        if later.is_current() and not any(map(_is_project, loaded - answer.loaded)):
+            _answers[aggregate] = later
+            return later
+    walk = _Walk()
+    try:
+        known, reason = walk.know(aggregate), ""
+    except Unknown as error:
+        known, reason = None, str(error)
+    answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
+    _answers[aggregate] = answer
     return answer
-
-
-def _revision() -> tuple[int, ...]:
-    """Return what changes when a module is loaded, or an event or upcaster registered."""
-    return len(sys.modules), *registry.revision
 
 
 class _Walk:
@@ -172,7 +187,7 @@ class _Walk:
         self._walked: set[str] = set()
         self._imported: set[str] = set()  # of other distributions: their imports are not followed
         self._own: set[Path] = set()  # the distributions that are walked through
-        self._queue: list[tuple[str, frozenset[str], frozenset[str]]] = []
+        self._queue: list[Step] = []
 
     def know(self, aggregate: type[Aggregate]) -> Known:
         """Return the fingerprint of an aggregate class. Raise Unknown."""
@@ -203,13 +218,16 @@ class _Walk:
 
     def _walk(self, names: set[str]) -> None:
         tried: set[str] = set()
+        done: set[Step] = set()
         while names:
             tried |= names
             self._queue.extend((name, frozenset(), frozenset()) for name in sorted(names))
             while self._queue:
-                module, inside, attributes = self._queue.pop()
-                self._reach(module)
-                self._descend(module, inside, attributes)
+                step = self._queue.pop()
+                if step not in done:
+                    done.add(step)
+                    self._reach(step[0])
+                    self._descend(*step)
             names = _held(self._walked) - tried
 
     def _reach(self, name: str) -> None:
@@ -259,7 +277,8 @@ class _Walk:
         """Walk through the modules inside of a package that are imported or named from it."""
         if package in self._walked or package in self._imported:
             inside = _submodules(package)
-            for name in sorted(inside if "*" in names else inside & names):
+            found = inside if "*" in names else inside & names
+            for name in found | {each for each in names if f"{package}.{each}" in sys.modules}:
                 self._queue.append((f"{package}.{name}", attributes, attributes))
 
     def _read(self, name: str, path: str, spec: ModuleSpec | None, *, follow: bool) -> Source:
@@ -397,11 +416,12 @@ def _is_stdlib_root(top: str) -> bool:
     )
 
 
-def _submodules(package: str) -> set[str]:
+@functools.lru_cache(maxsize=1_024)
+def _submodules(package: str) -> frozenset[str]:
     """Return the names of the modules inside of a package, loaded or not."""
     spec = _spec(package)
     places = None if spec is None else spec.submodule_search_locations
-    return set() if places is None else {each.name for each in pkgutil.iter_modules(list(places))}
+    return frozenset(each.name for each in pkgutil.iter_modules(list(places or ())))
 
 
 def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Source:
@@ -419,37 +439,38 @@ def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Sour
     except (OSError, ValueError, SyntaxError, AttributeError, ImportError):
         raise Unknown(f"the module {name} has no source that can be read") from None
     package = name.rpartition(".")[0] if spec is None else spec.parent or ""
+    # Also what looks like one in a string: to follow too much is no mistake.
+    attributes = frozenset(ATTRIBUTE.findall(data.decode("utf-8", "replace")))
     imports: list[tuple[str, frozenset[str]]] = []
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    named = frozenset(attributes)
-    dynamic = None
-    for node in _nodes(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                imports.append((alias.name, named))
-                imports.append((alias.name.partition(".")[0], named))
+                imports.append((alias.name, attributes))
+                imports.append((alias.name.partition(".")[0], attributes))
         elif isinstance(node, ast.ImportFrom):
             module = _absolute("." * node.level + (node.module or ""), package)
             imports.append((module, frozenset(alias.name for alias in node.names)))
-        elif isinstance(node, ast.Call) and _is_dynamic(node.func):
+    dynamic = None
+    # All expressions are looked through only where there is something to be found.
+    for node in ast.walk(tree) if CALL.search(data) else ():
+        if isinstance(node, ast.Call) and _is_dynamic(node.func):
             if (module := _literal(node) or "") == "":
-                dynamic = dynamic or node.lineno
-                continue
+                dynamic = node.lineno
+                break
             head, _, last = _absolute(module, package).rpartition(".")
-            imports.append((head, frozenset({last})) if head else (last, named))
-    return Source(digest, tuple(imports), named, dynamic)
+            imports.append((head, frozenset({last})) if head else (last, attributes))
+    return Source(digest, tuple(imports), attributes, dynamic)
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but those that only type checkers see."""
-    queue = [tree]
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements, however deep, but those that only type checkers see."""
+    queue: list[Any] = [tree]
     while queue:
         node = queue.pop()
         yield node
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            queue.extend(node.orelse)
-        else:
-            queue.extend(ast.iter_child_nodes(node))
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for name in ("orelse",) if is_for_types else BLOCKS:
+            queue.extend(getattr(node, name, ()))
 
 
 def _is_dynamic(function: ast.expr) -> bool:
@@ -495,12 +516,12 @@ def _held(modules: set[str]) -> set[str]:
         seen[id(value)] = value
         if kind is FunctionType:
             found.add(value.__globals__.get("__name__"))
-            queue.extend((value.__closure__, value.__defaults__, value.__kwdefaults__))
-            queue.append(vars(value))
+            within = (value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value))
+            queue.extend(each for each in within if each)
         elif issubclass(kind, type):
             found.add(value.__module__)
             if value.__module__ in modules:
-                queue.extend(dict(vars(value)).values())
+                queue.extend(each for each in list(vars(value).values()) if type(each) not in ATOMS)
         elif _is_project(kind.__module__):
             found.add(kind.__module__)
             queue.extend(get_referents(value))
