@@ -171,7 +171,7 @@ class EntryCodec(Generic[A]):
             raise Untrusted(FOREIGN_FINGERPRINT)
         try:
             return Entry(raw, head, self._decode(body))
-        except Exception:  # also what a __post_init__ raises
+        except (Exception, SystemExit):  # also what a __post_init__ raises
             raise Untrusted(UNDECODABLE) from None
 
     def _decode(self, body: bytes) -> A:
