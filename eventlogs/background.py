@@ -16,6 +16,7 @@ from threading import Condition, Thread
 from typing import Final
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 
 logger = logging.getLogger("eventlogs.background")
@@ -33,9 +34,10 @@ class Background:
     A bounded queue of jobs, one for each key, and the thread that does them in their order.
 
     A job takes the place of one that is queued under the same key, and keeps the time at which
-    that one was due. What a job raises is logged. The thread is started by the first job, in
-    each process for itself; its database connections are closed when there was nothing to do
-    for five seconds, and at once in tests.
+    that one was due. What a job raises is logged, and ends nothing, whatever it is. The thread is
+    started by the first job, in each process for itself. Its database connections are closed
+    when there was nothing to do for five seconds; at once in tests, and where they belong to a
+    pool.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -117,7 +119,7 @@ class Background:
                     wait = due - now if wait is None else min(wait, due - now)
                 if wait is None and _is_connected():
                     if not self._changed.wait(LINGER) and not self._jobs:
-                        connections.close_all()
+                        _close_all()
                 else:
                     self._changed.wait(wait)
 
@@ -126,15 +128,16 @@ class Background:
             _, job = self._next()
             try:
                 job()
-            except Exception as error:
-                # Not its text: a database's errors quote what they were given.
+            except BaseException as error:
+                # Also a SystemExit of a project's apply(): it would end this thread, and what is
+                # queued would wait for the next job. No signal is handled in a thread. Not its
+                # text: a database's errors quote what they were given.
                 logger.error("A job in the background failed: %s", type(error).__name__)
-            finally:
-                if _is_to_be_closed():
-                    connections.close_all()
-                with self._changed:
-                    self._running = None
-                    self._changed.notify_all()
+            if _is_to_be_closed():
+                _close_all()
+            with self._changed:
+                self._running = None
+                self._changed.notify_all()
 
 
 def _is_connected() -> bool:
@@ -146,10 +149,12 @@ def _is_to_be_closed() -> bool:
     """
     Return whether this thread has a connection that is not to be kept for the next job.
 
-    One that had an error may be lost, and one to a database that Django made for tests would
-    keep that from being dropped.
+    One that had an error may be lost, one to a database that Django made for tests would keep
+    that from being dropped, and one of a pool is lacking there.
     """
     for each in connections.all(initialized_only=True):
+        if each.connection is not None and _is_pooled(each):
+            return True
         name, test_name = str(each.settings_dict["NAME"]), each.settings_dict["TEST"]["NAME"]
         # While tests run, NAME is the test name itself; by default that is NAME with the prefix.
         if name == str(test_name) if test_name else name.startswith(TEST_DATABASE_PREFIX):
@@ -157,6 +162,24 @@ def _is_to_be_closed() -> bool:
         if each.errors_occurred:
             return True
     return False
+
+
+def _is_pooled(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether closing a connection gives it back to a pool (Django's or a package's)."""
+    settings = connection.settings_dict
+    return bool(
+        settings["OPTIONS"].get("pool")
+        or settings.get("POOL_OPTIONS")
+        or "pool" in type(connection).__module__
+    )
+
+
+def _close_all() -> None:
+    for each in connections.all(initialized_only=True):
+        try:
+            each.close()
+        except Exception as error:  # of a connection that is lost
+            logger.warning("A database connection could not be closed: %s", type(error).__name__)
 
 
 background: Final = Background()

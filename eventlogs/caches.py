@@ -13,6 +13,7 @@ Django itself would read them with ``pickle``, and so run whatever somebody has 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -172,6 +173,11 @@ class DjangoReductionCache(BaseReductionCache):
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
+
+    @classmethod
+    def unlock(cls) -> None:
+        """Have a lock that nobody holds: in a fork, its holder may not be there."""
+        cls._lock = Lock()
 
     @property
     def _cache(self) -> BaseCache:
@@ -384,4 +390,5 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
 
 
 _NONE: Final = CarefulCache(NoReductionCache())
+os.register_at_fork(after_in_child=DjangoReductionCache.unlock)
 setting_changed.connect(_forget)

@@ -18,6 +18,7 @@ System checks: what would go wrong later, said at startup.
     W020  a worker refreshes reductions, in a cache that only this process sees
     W021  the cache is Redis without time-outs
     W022  reductions of an aggregate cannot be cached
+    W023  they are not cached, because the code that makes them cannot be known
     W030  the rows of a projection are to be made anew (with --database)
     E031  a projection's rows cannot be found by their logs
     E032  a projection's rows are in another database than the events
@@ -43,7 +44,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
 from eventlogs import conf
-from eventlogs.aggregates import aggregates
+from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.caches import is_raw_redis, is_safe
 from eventlogs.codec import codec_for
 from eventlogs.conf import DEFAULTS, MAX_PAGE_SIZE
@@ -51,6 +52,7 @@ from eventlogs.entries import why_not
 from eventlogs.events import registry
 from eventlogs.exceptions import RegistrationError
 from eventlogs.fields import LogIdField
+from eventlogs.fingerprints import covers, why_unknown
 from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.policies import policy_from
 from eventlogs.projections.databases import may_have_rows
@@ -341,6 +343,36 @@ def check_aggregates(**kwargs: Any) -> Iterable[CheckMessage]:
                 f"{reason}. Its logs are replayed each time.",
                 hint="Put @dataclass above it, and declare all that it keeps as fields.",
                 id="eventlogs.W022",
+            )
+        else:
+            yield from _check_code(aggregate)
+
+
+def _check_code(aggregate: type[Aggregate]) -> Iterable[CheckMessage]:
+    """Check that it is known which code makes an aggregate's reductions."""
+    name = f"{aggregate.__module__}.{aggregate.__qualname__}"
+    if (why := why_unknown(aggregate)) is not None:
+        yield Warning(
+            f"Reductions of {name} are not cached, because their code cannot be known: {why}. Its "
+            f"logs are replayed each time.",
+            hint="What can be done is in docs/caching.md, What is not known.",
+            id="eventlogs.W023",
+        )
+        return
+    named = {event_type for each in aggregates for event_type in each.event_types}
+    for event_type in registry:
+        prefix = event_type.name.partition(".")[0]
+        if event_type in named or prefix != aggregate.log_type:
+            continue
+        if not covers(aggregate, event_type.name):
+            cls = event_type.cls
+            yield Warning(
+                f"Reductions of logs of {name} that hold {event_type.name!r} are not cached: "
+                f"{cls.__module__}.{cls.__qualname__} or an upcaster of it is in a module that "
+                f"the aggregate's modules do not import.",
+                hint=f"Import {cls.__module__}, and the modules of its upcasters, in "
+                f"{aggregate.__module__}.",
+                id="eventlogs.W023",
             )
 
 

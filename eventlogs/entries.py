@@ -26,6 +26,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime, timezone
 from enum import Enum
 from functools import cached_property, lru_cache
@@ -37,7 +39,7 @@ from eventlogs import conf
 from eventlogs.aggregates import Aggregate, Reduction
 from eventlogs.codec import StoredEvent
 from eventlogs.counters import BAD_SIGNATURE, FOREIGN_FINGERPRINT, FOREIGN_LOG, UNDECODABLE
-from eventlogs.fingerprints import fingerprint
+from eventlogs.fingerprints import covers, fingerprint, why_unknown
 from eventlogs.ids import LogId
 
 A = TypeVar("A", bound=Aggregate)
@@ -95,16 +97,34 @@ class EntryCodec(Generic[A]):
         self.aggregate = aggregate
         self.using = using
         self._decoder: msgspec.json.Decoder[A] | None = None
+        self._own = {name for each in aggregate.event_types for name in each.names}
 
     @cached_property
-    def is_possible(self) -> bool:
-        """Return whether the aggregate is a dataclass with fields that JSON can hold."""
+    def _is_encodable(self) -> bool:
         return why_not(self.aggregate) is None
 
     @property
+    def is_possible(self) -> bool:
+        """Return whether the aggregate has fields that JSON can hold, and code that is known."""
+        return self._is_encodable and fingerprint(self.aggregate) is not None
+
+    @property
+    def why_unknown(self) -> str | None:
+        """Return why the aggregate's code is not known, or None."""
+        return why_unknown(self.aggregate) if self._is_encodable else None
+
+    @property
     def fingerprint(self) -> str:
-        """The aggregate's, as of the code that runs here."""
-        return fingerprint(self.aggregate)
+        """
+        The aggregate's, as of the code that runs here.
+
+        Where that cannot be known (any more), it is one that no entry has.
+        """
+        return fingerprint(self.aggregate) or secrets.token_hex(16)
+
+    def covers(self, rows: Iterable[StoredEvent]) -> bool:
+        """Return whether the fingerprint is of the code that decodes each of these events."""
+        return all(covers(self.aggregate, name) for name in {row[2] for row in rows} - self._own)
 
     def key(self, log_id: LogId) -> str:
         """Return the key that a log's entry has: other code never meets it."""
@@ -151,7 +171,7 @@ class EntryCodec(Generic[A]):
             raise Untrusted(FOREIGN_FINGERPRINT)
         try:
             return Entry(raw, head, self._decode(body))
-        except Exception:  # also what a __post_init__ raises
+        except (Exception, SystemExit):  # also what a __post_init__ raises
             raise Untrusted(UNDECODABLE) from None
 
     def _decode(self, body: bytes) -> A:

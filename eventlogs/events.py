@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 
+from eventlogs import sources
 from eventlogs.conf import MAX_EVENT_TYPE_LENGTH
 from eventlogs.exceptions import RegistrationError
 from eventlogs.ids import LogId
@@ -99,6 +101,7 @@ class Registry:
         self._by_class: dict[type, EventType] = {}
         self._by_name: dict[str, list[EventType]] = {}
         self._upcasters: dict[tuple[str, int], list[Upcaster]] = {}
+        self._homes: dict[Upcaster, str] = {}
         self._retired: dict[str, None] = {}  # in the order of their declaration
         self._changes: dict[str, object] = {}
 
@@ -107,17 +110,32 @@ class Registry:
         """Something that is another one after each change."""
         return self._changes.get("last")
 
+    @property
+    def revision(self) -> tuple[int, int]:
+        """What changes with each registration."""
+        return len(self._by_class), len(self._homes)
+
     def add(self, event_type: EventType) -> None:
         """Register ``event_type`` under all of its names."""
         self._changes["last"] = object()
+        sources.look()
         self._by_class[event_type.cls] = event_type
         for name in event_type.names:
             claims = self._by_name.setdefault(name, [])
             claims[:] = [claim for claim in claims if not _same_place(claim.cls, event_type.cls)]
             claims.append(event_type)
 
-    def add_upcaster(self, name: str, from_version: int, upcast: Upcaster) -> None:
-        """Register ``upcast`` for data that was stored as ``from_version`` of ``name``."""
+    def add_upcaster(
+        self, name: str, from_version: int, upcast: Upcaster, *, home: str = ""
+    ) -> None:
+        """
+        Register ``upcast`` for data that was stored as ``from_version`` of ``name``.
+
+        ``home`` is the module that does so: of a function that another function has made, it
+        knows the arguments.
+        """
+        sources.look()
+        self._homes[upcast] = home or upcast.__module__
         claims = self._upcasters.setdefault((name, from_version), [])
         claims[:] = [claim for claim in claims if not _same_place(claim, upcast)]
         claims.append(upcast)
@@ -174,6 +192,10 @@ class Registry:
             if claims := self._upcasters.get((name, from_version)):
                 return claims[-1]
         return None
+
+    def home_of(self, upcast: Upcaster) -> str:
+        """Return the name of the module that registered an upcaster."""
+        return self._homes[upcast]
 
     def __iter__(self) -> Iterator[EventType]:
         seen: set[int] = set()
@@ -264,7 +286,8 @@ def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
         raise RegistrationError(f"{name!r}: from_version must be an int from 1.")
 
     def register(function: U) -> U:
-        registry.add_upcaster(name, from_version, function)
+        home = sys._getframe(1).f_globals.get("__name__", "")
+        registry.add_upcaster(name, from_version, function, home=home)
         return function
 
     return register

@@ -1,298 +1,594 @@
 """
-The fingerprint of an aggregate: a digest of everything that its state follows from.
+The fingerprint of an aggregate: a digest of all code that its state follows from.
 
 It is part of the key under which a reduction is cached, so that state which was folded by
-other code is never met, not even while two releases run side by side.
+other code is never met, not even while two releases run side by side. Equal code has the same
+fingerprint in every process. It is a digest of
 
-It is taken from the code that this process *runs* (bytecode, constants, fields), not from the
-source files: those may already be the next release's while this one still works. Functions,
-classes and UPPER_CASE constants that the code names are followed, as long as they belong to
-the project; what lies in the standard library or among installed packages is not, and
-neither is what the code reaches in other ways (a table, a setting). For changes there, raise
-``version=`` on the aggregate. Another Python release compiles to other bytecode, and so has
-fingerprints of its own.
+- the modules of the *project*, whole, that the aggregate, its events and their upcasters can
+  reach by imports (wherever those stand), and those whose functions or classes the modules'
+  names hold, because something registered or replaced them there;
+- the *distributions* (installed packages) that these modules import, and what those require:
+  by version, and by the digests of their files in RECORD
+  (https://packaging.python.org/en/latest/specifications/recording-installed-packages/);
+- Python's version, the names, versions and fields of the events, and the declared ``version=``.
+
+A module belongs to the project if no RECORD lists its file, if its distribution was not
+installed from an index (PEP 610: from a path, a repository, a URL), or if an aggregate, event
+or upcaster is in that distribution.
+
+What cannot be known has no fingerprint, and is not cached: ``why_unknown`` says why. Modules
+are digested from their files, so those must be the ones that were loaded (``eventlogs.sources``).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
+import ast
 import functools
 import hashlib
+import json
+import os
+import pkgutil
+import platform
 import re
 import sys
-import sysconfig
-from collections.abc import Iterable
-from datetime import date, time, timedelta, tzinfo
-from decimal import Decimal
-from fractions import Fraction
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    MappingProxyType,
-    MethodType,
-    ModuleType,
-)
-from typing import Any, Final
-from uuid import UUID
+import typing
+from collections import deque
+from collections.abc import Iterator
+from gc import get_referents
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CellType, FunctionType, MappingProxyType, MethodType
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-import msgspec
-from msgspec import inspect as types
-
+import eventlogs
+from eventlogs import sources
 from eventlogs.aggregates import Aggregate
 from eventlogs.events import EventType, registry
+from eventlogs.sources import State
 
-PLAIN: Final = (type(None), bool, int, float, complex, str, bytes, Decimal, date, time, timedelta)
-PLAIN_TOO: Final = (UUID, type(Ellipsis), Fraction, range, slice, tzinfo)
-# What classes have by themselves, or have from what is digested anyway.
-SKIPPED: Final = frozenset(
-    {
-        *vars(type("_", (), {})),
-        *(
-            "__annotations__",
-            "__annotate_func__",
-            "__annotations_cache__",
-            "__conditional_annotations__",
-        ),
-        *("__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__"),
-        *(
-            "__abstractmethods__",
-            "_abc_impl",
-            "__slots__",
-            "__dataclass_params__",
-            "__match_args__",
-        ),
-        "__repr__",
-        "__msgspec_cache__",  # set when the class is first encoded or decoded
-    }
+OURS: Final = "eventlogs"
+STDLIB: Final = str(Path(os.__file__).parent)
+COMPILED: Final = (".so", ".pyd", ".pyc")
+INSTALLED: Final = ("site-packages", "dist-packages")
+# Calls that run code by a name or a path that is only known when they are made.
+DYNAMIC: Final = {"import_module", "import_string", "__import__", "spec_from_file_location"}
+BUILTIN_DYNAMIC: Final = {"exec", "eval"}
+CALL: Final = re.compile(
+    rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\s*\(".encode(), re.ASCII
 )
+ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
+BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
-INSTALLED: Final = tuple(
-    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+REQUIREMENT: Final = re.compile(r"^Requires-Dist: *([\w.-]+)(.*)$", re.M)
+
+# What is looked into for functions and classes: it holds code for others to call.
+HOLDERS: Final = (
+    *(dict, list, tuple, set, frozenset, deque, MappingProxyType, CellType, MethodType),
+    *(property, staticmethod, classmethod),
 )
-
-_known: WeakKeyDictionary[type[Aggregate], str] = WeakKeyDictionary()
-
-
-def fingerprint(aggregate: type[Aggregate]) -> str:
-    """Return the fingerprint of an aggregate class: 32 hexadecimal digits."""
-    known = _known.get(aggregate)
-    if known is None:
-        known = _known[aggregate] = _Digest(aggregate).hexdigest()
-    return known
+ATOMS: Final = {str, bytes, int, float, bool, type(None)}
 
 
-class _Digest:
-    """A walk over an aggregate's code that writes down all it meets, once each."""
+Step = tuple[str, frozenset[str], frozenset[str]]
+"""A module, the names in it that may be modules as well, and those that may be inside of them."""
 
-    def __init__(self, aggregate: type[Aggregate]) -> None:
-        self._sha = hashlib.sha256()
-        self._seen: dict[int, int] = {}
-        self._kept: list[Any] = []  # alive for as long as their ids are in _seen
-        self._roots = {
-            _root(cls.__module__)
-            for cls in (aggregate, *(event_type.cls for event_type in aggregate.event_types))
-        }
-        self._write("aggregate", aggregate.__module__, aggregate.__qualname__)
-        self._write("version", str(aggregate.aggregate_version))
-        self._class(aggregate)
-        for event_type in aggregate.event_types:
-            self._event(event_type)
-        self._types([aggregate, *(event_type.cls for event_type in aggregate.event_types)])
 
-    def hexdigest(self) -> str:
-        return self._sha.hexdigest()[:32]
+class Unknown(Exception):
+    """The code of an aggregate cannot be known; the text says why."""
 
-    def _write(self, *texts: str) -> None:
-        for text in texts:
-            data = text.encode("utf-8", "surrogatepass")
-            self._sha.update(b"%d:" % len(data))
-            self._sha.update(data)
 
-    def _event(self, event_type: EventType) -> None:
-        self._write("event", *event_type.names, str(event_type.version))
-        self._value(event_type.cls)
-        for version in range(1, event_type.version):
-            self._value(registry.upcaster(event_type.names, version))
+class Known(NamedTuple):
+    """A fingerprint, and the modules of the project that it is of."""
 
-    def _types(self, classes: list[type]) -> None:
-        """Follow the classes that fields are declared with, however deep."""
+    fingerprint: str
+    modules: frozenset[str]
+
+
+class Answer(NamedTuple):
+    """What is known of an aggregate, or why nothing is, and for how long that is so."""
+
+    known: Known | None
+    reason: str
+    registered: tuple[int, int]
+    loaded: frozenset[str]  # the modules that were, when this was found out
+    modules: int  # how many there are, up to which only such were loaded since as do not matter
+    unloaded: dict[str, State]  # files that may be loaded later, by path
+
+    def is_current(self) -> bool:
+        """Return whether nothing happened that may change it."""
+        return (
+            self.modules == len(sys.modules)
+            and self.registered == registry.revision
+            and all(sources.state_of(path) == state for path, state in self.unloaded.items())
+        )
+
+
+class Source(NamedTuple):
+    """What one file says: a digest of it, what it imports, and the attributes that it names."""
+
+    digest: str
+    imports: tuple[tuple[str, frozenset[str]], ...] = ()  # a module, and names from it
+    attributes: frozenset[str] = frozenset()
+    dynamic: int | None = None  # the line of an import that cannot be followed
+
+
+class Distribution(NamedTuple):
+    """An installed package: its directory of metadata, and its RECORD."""
+
+    info: Path
+    record: str
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether it was installed from a directory (PEP 610): it is the project's own."""
         try:
-            infos: list[Any] = [types.type_info(cls) for cls in classes]
-        except (TypeError, NameError, AttributeError):
-            return  # such an aggregate cannot be cached
-        seen: set[int] = set()
-        while infos:
-            info = infos.pop()
-            if isinstance(info, list | tuple):
-                infos.extend(info)
-            elif isinstance(info, types.Type | types.Field) and id(info) not in seen:
-                seen.add(id(info))
-                self._kept.append(info)
-                infos.extend(getattr(info, name) for name in info.__struct_fields__)
-                if isinstance(cls := getattr(info, "cls", None), type):
-                    self._value(cls)
-
-    def _value(self, value: Any) -> None:
-        if isinstance(value, enum.Enum):
-            self._write("member", type(value).__qualname__, value.name)
-            self._value(value.value)
-        elif isinstance(value, PLAIN + PLAIN_TOO):
-            self._write(type(value).__name__, repr(value))
-        elif id(value) in self._seen:
-            self._write("again", str(self._seen[id(value)]))
-        else:
-            self._seen[id(value)] = len(self._seen)
-            self._kept.append(value)
-            self._compound(value)
-
-    def _compound(self, value: Any) -> None:
-        if isinstance(value, CodeType):
-            self._code(value)
-        elif isinstance(value, FunctionType):
-            self._function(value)
-        elif isinstance(value, type):
-            if self._is_followed(value.__module__):
-                self._class(value)
-            else:
-                self._write("class", value.__module__, value.__qualname__)
-        elif isinstance(value, tuple | list):
-            self._write(type(value).__name__, str(len(value)))
-            self._values(value)
-        elif isinstance(value, dict | MappingProxyType):
-            self._write("dict", str(len(value)))
-            self._values(part for item in value.items() for part in item)
-        elif isinstance(value, set | frozenset):
-            # Their order changes from process to process.
-            self._write(type(value).__name__, *sorted(map(repr, value)))
-        elif isinstance(value, property):
-            self._write("property")
-            self._values((value.fget, value.fset, value.fdel))
-        elif isinstance(value, staticmethod | classmethod | MethodType):
-            self._write("static" if isinstance(value, staticmethod) else "method")
-            self._value(value.__func__)
-        elif isinstance(value, functools.partial):
-            self._write("partial")
-            self._values((value.func, value.args, value.keywords))
-        elif isinstance(value, functools.cached_property):
-            self._write("cached_property")
-            self._value(value.func)
-        elif isinstance(value, dataclasses.Field):
-            declared = ADDRESS.sub("", str(value.type))
-            self._write("field", str(value.name), declared, str(value.init))
-            self._values((value.default, value.default_factory))
-        elif isinstance(value, functools.singledispatchmethod):
-            self._write("dispatch")
-            self._values((value.func, value.dispatcher.registry))
-        elif isinstance(value, re.Pattern):
-            self._write("pattern", repr(value.pattern), str(value.flags))
-        elif isinstance(value, BuiltinFunctionType):
-            self._write("builtin", str(value.__module__), value.__qualname__)
-        elif dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct):
-            self._value(type(value))
-            self._values(_state(value))
-        else:
-            self._write("a", type(value).__module__, type(value).__qualname__)
-            self._value(getattr(value, "__dict__", {}).get("__wrapped__"))
-
-    def _values(self, values: Iterable[Any]) -> None:
-        for value in values:
-            self._value(value)
-
-    def _class(self, cls: type) -> None:
-        for base in cls.__mro__:
-            self._write("class", base.__module__, base.__qualname__)
-            if base is Aggregate or not self._is_followed(base.__module__):
-                continue
-            for name, value in sorted(vars(base).items()):
-                if name not in SKIPPED:
-                    self._write(name)
-                    self._value(value)
-        if issubclass(cls, msgspec.Struct):
-            self._write(*cls.__struct_fields__)
-            self._values(cls.__struct_defaults__)
-
-    def _function(self, function: FunctionType) -> None:
-        self._write("function", function.__qualname__)
-        self._value(function.__code__)
-        self._values((function.__defaults__, function.__kwdefaults__))
-        for cell in function.__closure__ or ():
-            try:
-                self._value(cell.cell_contents)
-            except ValueError:  # the cell is empty
-                self._write("empty")
-        names = _names(function.__code__)
-        for name in names:
-            if name not in function.__globals__:
-                continue
-            self._named(name, function.__globals__[name], names)
-
-    def _named(self, name: str, value: Any, names: list[str]) -> None:
-        """Follow what code refers to by a name, unless it may change while a process runs."""
-        if isinstance(value, ModuleType):
-            if self._is_followed(value.__name__) and id(value) not in self._seen:
-                self._seen[id(value)] = len(self._seen)
-                for inside in names:
-                    if inside in vars(value):
-                        self._named(inside, vars(value)[inside], names)
-                del self._seen[id(value)]  # other code may name other things in it
-        elif isinstance(value, FunctionType | type):
-            if self._is_followed(value.__module__):
-                self._write("name", name)
-                self._value(value)
-        elif name.isupper() or _is_table_of_code(value):
-            self._write("name", name)
-            self._value(value)
-
-    def _code(self, code: CodeType) -> None:
-        self._write("code", code.co_code.hex(), str(code.co_flags))
-        self._write(code.co_exceptiontable.hex())  # what stands within a try, and what after it
-        self._write(str(code.co_argcount), str(code.co_posonlyargcount))
-        self._write(str(code.co_kwonlyargcount))
-        self._write(*code.co_names, "/", *code.co_varnames, "/", *code.co_freevars)
-        self._values(code.co_consts)
-
-    def _is_followed(self, module: str) -> bool:
-        root = _root(module)
-        if root in self._roots:
-            return True
-        if root == _root(__name__):
-            return False  # also where it is not installed: a checkout
-        if root in sys.stdlib_module_names:
+            return "dir_info" in json.loads((self.info / "direct_url.json").read_text())
+        except (OSError, ValueError):
             return False
-        place = getattr(sys.modules.get(root), "__file__", None)
-        if place is None:
-            # A namespace package, or made up at run time: the module itself may tell.
-            place = getattr(sys.modules.get(module), "__file__", None)
-        return place is not None and not place.startswith(INSTALLED)
 
 
-def _root(module: str) -> str:
-    return module.partition(".")[0]
+def fingerprint(aggregate: type[Aggregate]) -> str | None:
+    """Return the fingerprint of an aggregate class, or None where its code cannot be known."""
+    known = _answer(aggregate).known
+    return None if known is None else known.fingerprint
 
 
-def _is_table_of_code(value: Any) -> bool:
-    """Return whether a value is a dict of functions or classes: handlers, say."""
+def why_unknown(aggregate: type[Aggregate]) -> str | None:
+    """Return why an aggregate class has no fingerprint, or None."""
+    answer = _answer(aggregate)
+    return None if answer.known is not None else answer.reason
+
+
+def covers(aggregate: type[Aggregate], name: str) -> bool:
+    """
+    Return whether the fingerprint is of the class and upcasters of a stored event type, too.
+
+    It is for the types that the aggregate names, and for those in a module that it reaches.
+    """
+    event_type = registry.by_name(name)
+    if event_type is None or event_type in aggregate.event_types:
+        return event_type is not None
+    known = _answer(aggregate).known
+    if known is None or _misplaced(event_type.cls) is not None:
+        return False
+    homes = {base.__module__ for base in event_type.cls.__mro__} | _upcaster_homes(event_type)
+    return all(home in known.modules or _is_stdlib(home) for home in homes)
+
+
+def _answer(aggregate: type[Aggregate]) -> Answer:
+    answer = _answers.get(aggregate)
+    if answer is not None and answer.is_current():
+        return answer
+    sources.look()
+    registered, loaded = registry.revision, frozenset(sys.modules)
+    if answer is not None:
+        later = answer._replace(modules=len(loaded))
+        if later.is_current() and not any(map(_is_project, loaded - answer.loaded)):
+            _answers[aggregate] = later
+            return later
+    walk = _Walk()
+    try:
+        known, reason = walk.know(aggregate), ""
+    except Unknown as error:
+        known, reason = None, str(error)
+    answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
+    _answers[aggregate] = answer
+    return answer
+
+
+class _Walk:
+    """A walk over the modules that an aggregate's code can reach."""
+
+    def __init__(self) -> None:
+        self.unloaded: dict[str, State] = {}
+        self._digests: dict[str, str] = {}  # of modules and distributions, by name
+        self._walked: set[str] = set()
+        self._imported: set[str] = set()  # of other distributions: their imports are not followed
+        self._own: set[Path] = set()  # the distributions that are walked through
+        self._queue: list[Step] = []
+
+    def know(self, aggregate: type[Aggregate]) -> Known:
+        """Return the fingerprint of an aggregate class. Raise Unknown."""
+        classes = [aggregate, *(event_type.cls for event_type in aggregate.event_types)]
+        for cls in classes:
+            if (why := _misplaced(cls)) is not None:
+                raise Unknown(why)
+        roots = {cls.__module__ for cls in classes}
+        for event_type in aggregate.event_types:
+            roots |= _upcaster_homes(event_type)
+        for root in roots:
+            path = sources.file_of(root, _spec(root))
+            if path is not None and (found := _distribution_of(path)) is not None:
+                self._own.add(found.info)
+        self._walk(roots | {base.__module__ for cls in classes for base in cls.__mro__})
+        self._require(OURS)
+        sha = hashlib.sha256()
+        for text in (
+            f"eventlogs {eventlogs.__version__}",
+            f"{platform.python_implementation()} {platform.python_version()}",
+            f"{_place(aggregate)} {aggregate.aggregate_version}",
+            *(_registration(event_type) for event_type in aggregate.event_types),
+            *(line for cls in classes for line in _fields(cls)),
+            *(f"{name} {digest}" for name, digest in sorted(self._digests.items())),
+        ):
+            sha.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+        return Known(sha.hexdigest()[:32], frozenset(self._walked))
+
+    def _walk(self, names: set[str]) -> None:
+        tried: set[str] = set()
+        done: set[Step] = set()
+        while names:
+            tried |= names
+            self._queue.extend((name, frozenset(), frozenset()) for name in sorted(names))
+            while self._queue:
+                step = self._queue.pop()
+                if step not in done:
+                    done.add(step)
+                    self._reach(step[0])
+                    self._descend(*step)
+            names = _held(self._walked) - tried
+
+    def _reach(self, name: str) -> None:
+        """Walk through a module, and, as an import does, through the packages that it is in."""
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            if not self._enter(".".join(parts[:end])):
+                return
+
+    def _enter(self, name: str) -> bool:
+        """Digest a module, once, and queue what it imports; return whether it is there."""
+        if name in self._walked or name in self._imported:
+            return True
+        if name == OURS or _is_stdlib(name):
+            return False
+        spec = _spec(name)
+        if spec is None and sys.modules.get(name) is None:
+            self._digests[name] = "is not there"
+            return False
+        if spec is not None and spec.origin is None and spec.submodule_search_locations is not None:
+            self._walked.add(name)  # a namespace package is no more than a name
+            return True
+        path = sources.file_of(name, spec)
+        if path is None:
+            raise Unknown(f"the module {name} has no file that can be read")
+        distribution = _distribution_of(path)
+        is_own = (
+            distribution is None or distribution.is_local or distribution.info in self._own
+        ) and not (distribution and path.endswith(COMPILED))
+        source = self._read(name, path, spec, follow=is_own)
+        self._digests[name] = source.digest
+        if not is_own:
+            self._imported.add(name)
+            self._take(distribution)
+            return True
+        self._walked.add(name)
+        if source.dynamic is not None:
+            raise Unknown(
+                f"line {source.dynamic} of the module {name} runs code that is only known at "
+                f"run time"
+            )
+        for target, names in source.imports:
+            self._queue.append((target, names, source.attributes))
+        return True
+
+    def _descend(self, package: str, names: frozenset[str], attributes: frozenset[str]) -> None:
+        """Walk through the modules inside of a package that are imported or named from it."""
+        if package in self._walked or package in self._imported:
+            inside = _submodules(package)
+            found = inside if "*" in names else inside & names
+            for name in found | {each for each in names if f"{package}.{each}" in sys.modules}:
+                self._queue.append((f"{package}.{name}", attributes, attributes))
+
+    def _read(self, name: str, path: str, spec: ModuleSpec | None, *, follow: bool) -> Source:
+        """Return what a module's file says, if it is known to be the file that was loaded."""
+        if (settled := _settled.get((name, follow))) is not None:
+            return settled
+        state, is_loaded = sources.state_of(path), sys.modules.get(name) is not None
+        if is_loaded and (state != sources.loaded(name) or state == sources.CHANGED):
+            raise Unknown(f"the file of the module {name} changed after it was loaded")
+        known = _sources.get((name, follow))
+        if known is None or known[0] != state:
+            known = _sources[name, follow] = state, _parsed(name, path, spec, follow)
+        if sources.state_of(path) != state:
+            raise Unknown(f"the file of the module {name} is being changed")
+        if is_loaded:
+            _settled[name, follow] = known[1]
+        else:
+            self.unloaded[path] = state
+        return known[1]
+
+    def _take(self, distribution: Distribution | None) -> None:
+        """Digest a distribution's RECORD, and those of the distributions that it requires."""
+        if distribution is None:
+            return
+        name = distribution.info.name.removesuffix(".dist-info")
+        if name in self._digests:
+            return
+        if not all(
+            sources.is_older_than_process(str(distribution.info / file))
+            for file in ("RECORD", "METADATA")
+        ):
+            raise Unknown(f"the distribution {name} changed after this process began")
+        # Those elsewhere are scripts, which name the interpreter's path. RECORD's own directory
+        # says how it was installed.
+        files = sorted(
+            line
+            for line in distribution.record.splitlines()
+            if "sha256=" in line
+            and ".dist-info/" not in line
+            and not line.startswith(("..", "__editable__"))
+        )
+        self._digests[name] = hashlib.sha256("\n".join(files).encode()).hexdigest()
+        metadata = (distribution.info / "METADATA").read_text("utf-8", "replace")
+        for required, rest in REQUIREMENT.findall(metadata.partition("\n\n")[0]):
+            if not re.search(r"\bextra\s*==", rest):
+                self._require(required)
+
+    def _require(self, name: str) -> None:
+        wanted = _normal(name)
+        for directory in sys.path:
+            if (info := _infos(directory).get(wanted)) is not None:
+                if (distribution := _recorded(info)) is not None:
+                    self._take(distribution)
+                return
+
+
+def _misplaced(cls: type) -> str | None:
+    """Return why a class may be another than the one in its module's source, or None."""
+    found: Any = sys.modules.get(cls.__module__)
+    for step in cls.__qualname__.split("."):
+        found = getattr(found, step, None)
+    if found is cls:
+        return None
     return (
-        isinstance(value, dict | MappingProxyType)
-        and bool(value)
-        and all(isinstance(each, FunctionType | type) for each in value.values())
+        f"{_place(cls)} is not a class that its module has under that name: one that is made "
+        f"inside of a function may depend on more than its source"
     )
 
 
-def _state(value: Any) -> list[Any]:
-    names = getattr(value, "__struct_fields__", None) or [
-        field.name for field in dataclasses.fields(value)
+def _registration(event_type: EventType) -> str:
+    chain = [
+        registry.upcaster(event_type.names, version) for version in range(1, event_type.version)
     ]
-    return [getattr(value, name, None) for name in names]
+    return repr(
+        (event_type.names, event_type.version, _place(event_type.cls), [*map(_place, chain)])
+    )
 
 
-def _names(code: CodeType) -> list[str]:
-    """Return the names that code looks up, that of functions inside of it included."""
-    names = dict.fromkeys(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            names.update(dict.fromkeys(_names(const)))
-    return list(names)
+def _upcaster_homes(event_type: EventType) -> set[str]:
+    """Return the modules that upcasters of an event type come from, or are registered in."""
+    return {
+        home
+        for version in range(1, event_type.version)
+        if (upcaster := registry.upcaster(event_type.names, version)) is not None
+        for home in (upcaster.__module__, registry.home_of(upcaster))
+    }
+
+
+def _fields(cls: type) -> Iterator[str]:
+    """Yield the fields of a class with their types, as far as those can be resolved."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception:  # an annotation is code of the project's, which may raise anything
+        hints = dict(getattr(cls, "__annotations__", {}))
+    for name, hint in hints.items():
+        yield f"{_place(cls)}.{name}: {ADDRESS.sub('', repr(hint))}"
+
+
+def _place(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+
+
+# Modules
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Return the spec of a module; nothing is imported to find it."""
+    if name in sys.modules:
+        return sources.spec_of(name)
+    path: Any = None
+    if parent := name.rpartition(".")[0]:
+        spec = _spec(parent)
+        path = None if spec is None else spec.submodule_search_locations
+        if path is None:
+            return None
+    for finder in sys.meta_path:
+        found = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        if found is not None:
+            return found
+    return None
+
+
+def _is_stdlib(name: str) -> bool:
+    return _is_stdlib_root(name.partition(".")[0])
+
+
+@functools.lru_cache(maxsize=1_024)
+def _is_stdlib_root(top: str) -> bool:
+    if top not in sys.stdlib_module_names:
+        return False
+    spec = _spec(top)  # a module of the project may stand before one of the standard library
+    origin = getattr(spec, "origin", None) or ""
+    return not Path(origin).is_absolute() or (
+        origin.startswith(STDLIB) and not any(each in origin for each in INSTALLED)
+    )
+
+
+@functools.lru_cache(maxsize=1_024)
+def _submodules(package: str) -> frozenset[str]:
+    """Return the names of the modules inside of a package, loaded or not."""
+    spec = _spec(package)
+    places = None if spec is None else spec.submodule_search_locations
+    return frozenset(each.name for each in pkgutil.iter_modules(list(places or ())))
+
+
+def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Source:
+    try:
+        if spec is not None and path != spec.origin:  # in an archive
+            data = typing.cast("Any", spec.loader).get_source(name).encode()
+        else:
+            data = Path(path).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if not follow:
+            return Source(digest)
+        if path.endswith(COMPILED):
+            raise ValueError
+        tree = ast.parse(data)
+    except (OSError, ValueError, SyntaxError, AttributeError, ImportError):
+        raise Unknown(f"the module {name} has no source that can be read") from None
+    package = name.rpartition(".")[0] if spec is None else spec.parent or ""
+    # Also what looks like one in a string: to follow too much is no mistake.
+    attributes = frozenset(ATTRIBUTE.findall(data.decode("utf-8", "replace")))
+    imports: list[tuple[str, frozenset[str]]] = []
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                imports.append((alias.name, attributes))
+                imports.append((alias.name.partition(".")[0], attributes))
+        elif isinstance(node, ast.ImportFrom):
+            module = _absolute("." * node.level + (node.module or ""), package)
+            imports.append((module, frozenset(alias.name for alias in node.names)))
+    dynamic = None
+    # All expressions are looked through only where there is something to be found.
+    for node in ast.walk(tree) if CALL.search(data) else ():
+        if isinstance(node, ast.Call) and _is_dynamic(node.func):
+            if (module := _literal(node) or "") == "":
+                dynamic = node.lineno
+                break
+            head, _, last = _absolute(module, package).rpartition(".")
+            imports.append((head, frozenset({last})) if head else (last, attributes))
+    return Source(digest, tuple(imports), attributes, dynamic)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements, however deep, but those that only type checkers see."""
+    queue: list[Any] = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for name in ("orelse",) if is_for_types else BLOCKS:
+            queue.extend(getattr(node, name, ()))
+
+
+def _is_dynamic(function: ast.expr) -> bool:
+    if isinstance(function, ast.Name):
+        return function.id in DYNAMIC or function.id in BUILTIN_DYNAMIC
+    return isinstance(function, ast.Attribute) and function.attr in DYNAMIC
+
+
+def _literal(call: ast.Call) -> str | None:
+    """Return the name that a call imports, where it is written out."""
+    names = [each.value for each in call.args if isinstance(each, ast.Constant)]
+    function = call.func.id if isinstance(call.func, ast.Name) else ""
+    if function in BUILTIN_DYNAMIC or not names or not isinstance(names[0], str):
+        return None
+    return names[0]
+
+
+def _absolute(module: str, package: str) -> str:
+    """Return the absolute name of a module that may be given relative to a package."""
+    name = module.lstrip(".")
+    dots = len(module) - len(name)
+    if not dots:
+        return name
+    base = package.rsplit(".", dots - 1)[0] if dots > 1 else package
+    return f"{base}.{name}" if name else base
+
+
+def _held(modules: set[str]) -> set[str]:
+    """
+    Return the modules of the functions and classes that the names of modules hold.
+
+    That is how code gets where no import leads: a handler in a registry, an object that was
+    handed in, a method that was replaced. Objects of other packages are not looked into.
+    """
+    found: set[Any] = set()
+    queue: list[Any] = [vars(sys.modules[name]) for name in modules if sys.modules.get(name)]
+    seen: dict[int, Any] = {}  # keeps what was seen alive, and so its id its own
+    while queue:
+        value = queue.pop()
+        kind = type(value)  # not isinstance(), which runs code of lazy objects
+        if kind in ATOMS or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if kind is FunctionType:
+            found.add(value.__globals__.get("__name__"))
+            within = (value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value))
+            queue.extend(each for each in within if each)
+        elif issubclass(kind, type):
+            found.add(value.__module__)
+            if value.__module__ in modules:
+                queue.extend(each for each in list(vars(value).values()) if type(each) not in ATOMS)
+        elif _is_project(kind.__module__):
+            found.add(kind.__module__)
+            queue.extend(get_referents(value))
+        elif issubclass(kind, HOLDERS) or kind.__module__ == "functools":
+            queue.extend(get_referents(value))
+    return {name for name in found if _is_project(name)}
+
+
+def _is_project(name: Any) -> bool:
+    """Return whether a loaded module is one that the project's imports are followed through."""
+    if not isinstance(name, str) or sys.modules.get(name) is None:
+        return False
+    if name not in _projects:
+        path = sources.file_of(name, sources.spec_of(name))
+        distribution = None if path is None else _distribution_of(path)
+        _projects[name] = not (_is_stdlib(name) or name.partition(".")[0] == OURS) and (
+            distribution is None or distribution.is_local
+        )
+    return _projects[name]
+
+
+# Distributions
+
+
+def _distribution_of(path: str) -> Distribution | None:
+    """Return the distribution whose RECORD lists a file, or None."""
+    directory = max(
+        (each for each in sys.path if each and path.startswith(each + os.sep)), key=len, default=""
+    )
+    if not directory:
+        return None
+    file = Path(path).relative_to(directory).as_posix()
+    infos = _infos(directory)
+    top = re.split(r"[/.]", file)[0]
+    likely = infos.get(_normal(top))
+    for info in (*filter(None, (likely, _tops.get((directory, top)))), *infos.values()):
+        found = _recorded(info)
+        if found is not None and f"\n{file},sha256=" in found.record:
+            _tops[directory, top] = info
+            return found
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _infos(directory: str) -> dict[str, Path]:
+    """Return the metadata of the distributions in a directory, by their normalized names."""
+    try:
+        found = sorted(Path(directory).glob("*.dist-info"))
+    except OSError:
+        return {}
+    return {_normal(each.name.partition("-")[0]): each for each in found}
+
+
+@functools.lru_cache(maxsize=2_048)
+def _recorded(info: Path) -> Distribution | None:
+    try:
+        return Distribution(info, "\n" + (info / "RECORD").read_text("utf-8", "replace"))
+    except OSError:
+        return None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+_answers: WeakKeyDictionary[type[Aggregate], Answer] = WeakKeyDictionary()
+_sources: dict[tuple[str, bool], tuple[State, Source]] = {}
+_settled: dict[tuple[str, bool], Source] = {}  # of modules whose file was the one that was loaded
+_projects: dict[str, bool] = {}
+_tops: dict[tuple[str, str], Path] = {}

@@ -14,11 +14,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from itertools import chain
 from threading import Event, Lock
 from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from django.db import connections
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, Reduction, fold, nothing
@@ -56,7 +60,8 @@ LONG: Final = 500  # events from which on processes agree who replays a log
 CLAIM: Final = 10.0  # seconds for which a replay keeps other processes waiting, unless renewed
 RENEWAL: Final = 2.0  # seconds
 IN_VAIN: Final = 10.0  # seconds for which nobody waits for a replay that will not be kept
-LONGEST_WAIT: Final = 60.0  # seconds for another's replay; then this process replays as well
+LONGEST_WAIT: Final = 60.0  # seconds for another's replay; then this reader replays as well
+SHORT_WAIT: Final = 0.5  # the same where others wait for the reader: for its transaction, say
 FIRST_LOOK, LAST_LOOK = 0.01, 0.1  # seconds between looks for another process' result
 NOTHING_KEPT: Final = b"none"  # instead of a claim: the replay is over, and there is no entry
 
@@ -85,6 +90,7 @@ class Reduced(NamedTuple, Generic[A]):
     is_kept: bool = False  # it is on its way into the cache already
     instead_of: bytes | None = None  # what lies in the cache, and is wrong
     is_in_doubt: bool = False  # or may be wrong: whoever sees all that is committed can tell
+    is_covered: bool = True  # the fingerprint is of all code that decoded its events
 
 
 class Flight:
@@ -138,6 +144,12 @@ class Flights:
 
 flights: Final = Flights()
 
+_is_flying: ContextVar[bool] = ContextVar("eventlogs_is_flying", default=False)
+"""Whether the code that runs is called by a replay that others may wait for."""
+
+_is_asked: ContextVar[bool] = ContextVar("eventlogs_is_asked", default=False)
+"""Whether the code that runs is called by a caching policy, which was asked about a reduction."""
+
 
 class Reducer(Generic[A]):
     """Reduce the logs of one aggregate class, kept in one database, through one cache."""
@@ -171,13 +183,21 @@ class Reducer(Generic[A]):
     @property
     def is_caching(self) -> bool:
         """Return whether reductions may be in the cache at all."""
-        return self._codec.is_possible and not (
-            isinstance(self.cache.cache, NoReductionCache) or isinstance(self.policy, NeverCache)
-        )
+        if isinstance(self.cache.cache, NoReductionCache) or isinstance(self.policy, NeverCache):
+            return False
+        if not self._codec.is_possible:
+            if why := self._codec.why_unknown:
+                self._complain(why)
+            return False
+        return True
 
     def key(self, log_id: LogId) -> str:
         """Return the key of a log's entry."""
         return self._codec.key(log_id)
+
+    def covers(self, rows: Page) -> bool:
+        """Return whether what these events were folded into may be kept."""
+        return self._codec.covers(rows)
 
     # Reading
 
@@ -198,7 +218,8 @@ class Reducer(Generic[A]):
         Fold a log's events onto what is cached of them.
 
         ``write`` takes entries on their way into the cache. ``may_wait`` lets the caller wait
-        for another's replay of the same log. ``is_conclusive`` says that ``store`` shows all
+        for another's replay of the same log: up to a minute, or half a second inside of a
+        transaction or before a deadline. ``is_conclusive`` says that ``store`` shows all
         that is committed: only then is an entry that it does not prove a wrong one. Raise
         LogNotFound, and what decoding and ``apply`` raise; nothing because of the cache.
         """
@@ -213,33 +234,42 @@ class Reducer(Generic[A]):
             self._count(*(("miss", BEHIND) if found.is_new else ("hit",)))
             return found
         self._count("miss", reason)
+        wait = _patience() if may_wait else 0.0
         if reason == FOREIGN_HISTORY and not is_conclusive:
-            reduced = self._replay_once(key, log_id, store, write, None, may_wait)
+            reduced = self._replay_once(key, log_id, store, write, None, wait)
             return reduced._replace(is_in_doubt=True)
-        return self._replay_once(key, log_id, store, write, wrong, may_wait)
+        return self._replay_once(key, log_id, store, write, wrong, wait)
 
     def entry_of(self, reduced: Reduced[A]) -> bytes | None:
-        """Return the entry to keep of a reduction, or None where none is to be kept."""
-        if reduced.last is None:
+        """
+        Return the entry to keep of a reduction, or None where none is to be kept.
+
+        What a policy reduces itself is not kept: to ask it about that would not come to an end.
+        """
+        if reduced.last is None or _is_asked.get():
             return None
+        asked = _is_asked.set(True)
         try:
+            if not reduced.is_covered:
+                raise Unstorable(
+                    "a log holds an event whose class or upcaster is in a module that the "
+                    "aggregate's modules do not import"
+                )
             if not self.policy.should_cache(reduced.reduction):
                 return None
             return self._codec.encode(reduced.reduction, reduced.last)
         except Unstorable as error:
             self._count("error", UNSTORABLE)
-            if not self._complained:
-                self._complained = True
-                logger.warning(
-                    "Reductions of %s cannot be cached: %s.", self.aggregate.__qualname__, error
-                )
-        except Exception as error:  # a user's policy may raise whatever it likes
+            self._complain(str(error))
+        except (Exception, SystemExit) as error:  # a user's policy may raise whatever it likes
             self._count("error", FAILED)
             logger.error(
                 "The caching policy of %s failed: %s",
                 self.aggregate.__qualname__,
                 type(error).__name__,
             )
+        finally:
+            _is_asked.reset(asked)
         return None
 
     def cached(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
@@ -292,7 +322,7 @@ class Reducer(Generic[A]):
         found, _, wrong = self._prove(raw, log_id, store)
         if found is None:
             try:
-                found = self._replay_once(key, log_id, store, _at_once, wrong, True)
+                found = self._replay_once(key, log_id, store, _at_once, wrong, SHORT_WAIT)
             except LogNotFound:
                 if raw is not None:
                     self.cache.delete(key)  # of a log that was erased
@@ -346,16 +376,20 @@ class Reducer(Generic[A]):
         start = Reduction(log_id, head.version, entry.aggregate, head.reduced_at, head.position)
         if len(first) == 1:
             return Reduced(start, None, is_new=False)
-        return self._fold(start, chain((first[1:],), pages))
+        found = self._fold(start, chain((first[1:],), pages))
+        # The fold may have imported a module for the first time, and that may be newer code.
+        return found if self._codec.fingerprint == head.fingerprint else None
 
     def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Reduced[A]:
-        reduction, last = start, None
+        reduction, last, is_covered = start, None, True
         for page in pages:
             reduction = fold(reduction, self._reader.records(start.log_id, page))
             last = page[-1]
+            is_covered = is_covered and self.covers(page)
         if not reduction.version:
             raise LogNotFound(start.log_id)
-        return Reduced(reduction, last, is_new=reduction.version > start.version)
+        is_new = reduction.version > start.version
+        return Reduced(reduction, last, is_new, is_covered=is_covered)
 
     def _replay_once(
         self,
@@ -364,18 +398,22 @@ class Reducer(Generic[A]):
         store: BaseStore,
         write: Callable[[str, Kept], bool],
         wrong: bytes | None,
-        may_wait: bool,
+        wait: float,
     ) -> Reduced[A]:
-        if not may_wait or flights.are_in_vain(key):
+        # Code that a replay calls (a policy, an apply) must not wait for a replay: it may be that
+        # very one, or one whose own code waits for this one.
+        if not wait or _is_flying.get() or flights.are_in_vain(key):
             return self.replay(log_id, store)._replace(instead_of=wrong)
         flight, is_mine = flights.join(key)
         if not is_mine:
-            flight.landed.wait(LONGEST_WAIT)
+            flight.landed.wait(wait)
             found, _, _ = self._prove(flight.entry, log_id, store)
             return found or self.replay(log_id, store)
+        flying = _is_flying.set(True)
         try:
-            return self._fly(flight, key, log_id, store, write, wrong)
+            return self._fly(flight, key, log_id, store, write, wrong, wait)
         finally:
+            _is_flying.reset(flying)
             flights.land(key, flight)
 
     def _fly(
@@ -386,6 +424,7 @@ class Reducer(Generic[A]):
         store: BaseStore,
         write: Callable[[str, Kept], bool],
         wrong: bytes | None,
+        wait: float,
     ) -> Reduced[A]:
         # The flight before this one may have landed after this reader's look at the cache.
         landed = self._pending(key) or self._look(key)
@@ -398,7 +437,7 @@ class Reducer(Generic[A]):
         first = next(pages, ())
         claimed = False
         if len(first) >= LONG and self.cache.shared:
-            claimed, raw = self._claim(key, wrong)
+            claimed, raw = self._claim(key, wrong, wait)
             if raw is not None:
                 found, _, _ = self._prove(raw, log_id, store)
                 if found is not None:
@@ -423,7 +462,7 @@ class Reducer(Generic[A]):
     def _write(self, write: Callable[[str, Kept], bool], job: Kept) -> bool:
         try:
             return write(job.key, job)
-        except Exception as error:  # no thread to be had, or a user's refresher
+        except (Exception, SystemExit) as error:  # no thread to be had, or a user's refresher
             self._count("error", FAILED)
             logger.error(
                 "A reduction of %s could not be kept: %s",
@@ -442,10 +481,10 @@ class Reducer(Generic[A]):
         except Unreachable:
             return None
 
-    def _claim(self, key: str, wrong: bytes | None) -> tuple[bool, bytes | None]:
+    def _claim(self, key: str, wrong: bytes | None, wait: float) -> tuple[bool, bytes | None]:
         """Return whether this process is to replay for all, or else what another one kept."""
         token = secrets.token_bytes(8)
-        until = time.monotonic() + LONGEST_WAIT
+        until = time.monotonic() + wait
         pause = FIRST_LOOK
         try:
             while time.monotonic() < until:
@@ -486,8 +525,30 @@ class Reducer(Generic[A]):
         except Unreachable:
             pass  # it runs out by itself
 
+    def _complain(self, why: str) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.warning(
+                "Reductions of %s cannot be cached: %s.", self.aggregate.__qualname__, why
+            )
+
     def _count(self, outcome: str, reason: str = "") -> None:
         counters.count(outcome, reason, aggregate=self.aggregate)
+
+
+def _patience() -> float:
+    """
+    Return for how many seconds the caller may wait for another's replay.
+
+    A transaction that waits keeps its locks, so that others wait for it; and a handler of a
+    projection, or any other code with a timer, would use its time up, and be counted as failed.
+    """
+    in_transaction = any(
+        each.in_atomic_block or (each.connection is not None and not each.autocommit)
+        for each in connections.all(initialized_only=True)
+    )
+    has_deadline = hasattr(signal, "getitimer") and any(signal.getitimer(signal.ITIMER_REAL))
+    return SHORT_WAIT if in_transaction or has_deadline else LONGEST_WAIT
 
 
 def _claim_key(key: str) -> str:

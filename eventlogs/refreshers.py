@@ -84,7 +84,7 @@ class RefreshRequest(NamedTuple):
                 self.reducer.refresh(self.log_id, self.store)
         except Unreachable:
             counters.count("error", UNWRITABLE, aggregate=self.aggregate)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a project's apply() may raise either
             failed(self.aggregate, error)
 
 
@@ -254,7 +254,7 @@ def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None 
         return reducer.refresh(parsed, store_for(using))
     except (Unreachable, Error):
         raise
-    except Exception as error:  # stored events without a class, and what apply raises
+    except (Exception, SystemExit) as error:  # events without a class, and what apply raises
         failed(cls, error)
         return False
 
@@ -277,7 +277,7 @@ def take_down(cache: CarefulCache, flag: str) -> None:
         return
 
 
-def failed(aggregate: type, error: Exception) -> None:
+def failed(aggregate: type, error: BaseException) -> None:
     """Count and log a refresh that failed; not the error's text, which may quote data."""
     counters.count("error", FAILED, aggregate=aggregate)
     logger.error("A refresh of %s failed: %s", aggregate.__qualname__, type(error).__name__)

@@ -93,7 +93,7 @@ def _sweep_batch(
                     refreshed += reducer.refresh(log_id, store)
                 except Unreachable:
                     raise
-                except Exception as error:  # the other logs go on
+                except (Exception, SystemExit) as error:  # the other logs go on
                     failed(reducer.aggregate, error)
                     failures += 1
     return Swept(len(logs), refreshed, failures)

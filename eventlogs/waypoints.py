@@ -69,14 +69,15 @@ class Waypoints(Generic[A]):
         """
         here = start
         marks = _marks(start.version, version) if self._reducer.is_caching else set()
-        left = BYTES
+        left, is_covered = BYTES, True
         for first, end in pairwise(_legs(start.version, version)):
             rows = store.events(start.log_id, start=first, limit=end - first)
             state = replay(here, rows)
             if isinstance(state, Unavailable):
                 return state
             here = state
-            if end in marks and end == here.version and left > 0:
+            is_covered = is_covered and self._reducer.covers(rows)
+            if end in marks and end == here.version and left > 0 and is_covered:
                 left -= self._leave(here, rows[-1])
         return here
 

@@ -9,7 +9,7 @@ import time
 from threading import Event, current_thread
 
 import pytest
-from django.db import connections
+from django.db import InterfaceError, connections
 
 from eventlogs.background import Background
 
@@ -93,6 +93,81 @@ def test_a_job_that_raises_is_logged_without_its_text_and_the_next_one_is_done(q
     assert done.is_set()
     assert "ValueError" in caplog.text
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_job_that_exits_does_not_end_the_thread(queue, error, caplog):
+    """What is queued behind it is done by the same thread, with no further job to start one."""
+    threads = []
+
+    def leave():
+        threads.append(current_thread())
+        raise error
+
+    go_on = Event()
+    queue.submit("blocker", lambda: go_on.wait(10))
+    queue.submit("a", leave)
+    queue.submit("b", lambda: threads.append(current_thread()))
+    go_on.set()
+
+    assert queue.flush(5)
+    assert len(threads) == 2
+    assert threads[0] is threads[1]
+    assert error.__name__ in caplog.text
+
+
+def test_a_connection_that_cannot_be_closed_does_not_end_the_thread(queue, connected, monkeypatch):
+    _, job = connected
+    done = Event()
+
+    def fail():
+        job()
+        wrapper = connections["default"]
+        close = wrapper.close
+
+        def refuse():
+            wrapper.close = close
+            raise InterfaceError("the connection is lost")
+
+        wrapper.close = refuse
+
+    queue.submit("a", fail)
+    queue.submit("b", done.set)
+
+    assert queue.flush(5)
+    assert done.is_set()
+    queue.submit("c", connections.close_all)
+    assert queue.flush(5)
+
+
+@pytest.mark.postgresql
+def test_a_pooled_connection_is_given_back_at_once(queue, second_database):
+    """With a pool of one connection, a request that comes next would wait for it."""
+    connections[second_database].close()
+    settings = connections.databases[second_database]
+    settings["OPTIONS"] = {
+        **settings["OPTIONS"],
+        "pool": {"min_size": 1, "max_size": 1, "timeout": 3},  # seconds
+    }
+    settings["CONN_MAX_AGE"] = 0  # Django demands it with a pool
+    del connections[second_database]
+    used = []
+
+    def job():
+        with connections[second_database].cursor() as cursor:
+            cursor.execute("SELECT 1")
+            used.append(cursor.fetchone())
+
+    try:
+        queue.submit("a", job)
+        assert queue.flush(5)
+
+        job()  # in this thread
+
+        assert used == [(1,), (1,)]
+    finally:
+        connections[second_database].close()
+        connections[second_database].close_pool()
 
 
 def test_flush_gives_up_after_its_time(queue, blocked):

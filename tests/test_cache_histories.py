@@ -624,9 +624,7 @@ def test_without_the_fingerprint_in_the_key_they_throw_each_other_out(releases, 
 @pytest.mark.parametrize(
     ("twin", "expected"), [(Reducer, [100, 120]), (twins.WithoutFingerprint, [100, 100])]
 )
-def test_two_releases_in_one_process_have_entries_of_their_own(
-    alias, scratch_registry, twin, expected
-):
+def test_code_that_has_no_file_meets_nobodys_entries(alias, scratch_registry, twin, expected):
     one = till(0)
     classes = [one.Till, till(20, one.Sold).Till]
     managers = [LogManager(cls, cache=alias, refresher=IMMEDIATE) for cls in classes]

@@ -428,6 +428,36 @@ def test_w022_an_aggregate_that_cannot_be_cached(scratch_registry):
     assert "dataclass" in message.msg
 
 
+def test_w023_an_aggregate_whose_code_cannot_be_known(scratch_registry):
+    @dataclass
+    class Local(Aggregate, log_type="local", events=[Opened]):
+        n: int = 0
+
+    [message] = checks.check_aggregates()
+
+    assert message.id == "eventlogs.W023"
+    assert "Local" in message.msg
+    assert "inside of a function" in message.msg
+
+
+def test_w023_an_event_that_no_aggregate_names_in_a_module_that_is_not_imported(scratch_registry):
+    @event("account.legacy")
+    @dataclass(frozen=True)
+    class Legacy:
+        n: int
+
+    @event("nobodys.legacy")
+    @dataclass(frozen=True)
+    class Nobodys:
+        n: int
+
+    [message] = checks.check_aggregates()
+
+    assert message.id == "eventlogs.W023"
+    assert "'account.legacy'" in message.msg
+    assert "Import tests.test_checks" in message.hint
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -290,20 +290,22 @@ def test_keys_differ_by_log_database_and_code(codec, other_code):
     assert all(key.isascii() and " " not in key and len(key) <= 200 for key in keys)
 
 
-def test_an_entry_that_we_signed_and_cannot_read_is_a_miss(scratch_registry):
-    refusing = []
+REFUSING = []
 
-    @dataclass
-    class Fragile(Aggregate, log_type="fragile", events=[Opened]):
-        n: int = 0
 
-        def __post_init__(self):
-            if refusing:
-                raise RuntimeError
+@dataclass
+class Fragile(Aggregate, log_type="fragile", events=[Opened]):
+    n: int = 0
 
+    def __post_init__(self):
+        if REFUSING:
+            raise RuntimeError
+
+
+def test_an_entry_that_we_signed_and_cannot_read_is_a_miss(monkeypatch):
     codec = EntryCodec(Fragile, "default")
     raw = codec.encode(reduction(Fragile()), ROW)
-    refusing.append(True)
+    monkeypatch.setattr(f"{__name__}.REFUSING", [True])
 
     with pytest.raises(Untrusted) as caught:
         codec.decode(raw, LOG_ID)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier, Event
 
 import pytest
+from django.db import transaction
 
 from eventlogs import (
     Aggregate,
@@ -21,7 +24,7 @@ from eventlogs import (
 from eventlogs.background import background
 from eventlogs.caches import statistics
 from eventlogs.counters import counters
-from eventlogs.reducers import LONG
+from eventlogs.reducers import LONG, flights
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Noted, Opened
 
@@ -70,6 +73,24 @@ def accounts(counting, cache):
 @pytest.fixture
 def state(accounts):
     return accounts.create(Opened("Ada"), *(Deposited(n) for n in range(1, 10)))
+
+
+@dataclass
+class Sharing(Aggregate, log_type="sharing", events=[Opened]):
+    seen: object = None
+
+    def apply(self, record):
+        self.seen = ("a tuple",)
+
+
+@dataclass
+class Notes(Aggregate, log_type="notes", events=[Opened, Deposited, Noted]):
+    owner: str = ""
+    balance: int = 0
+    notes: int = 0
+
+    def apply(self, record):
+        self.notes += 1
 
 
 def counted():
@@ -281,15 +302,8 @@ def test_a_policy_that_raises_is_counted_and_logged(counting, cache, caplog):
 
 
 def test_an_aggregate_that_would_not_come_back_is_not_kept_and_that_is_said_once(
-    counting, cache, caplog, scratch_registry
+    counting, cache, caplog
 ):
-    @dataclass
-    class Sharing(Aggregate, log_type="sharing", events=[Opened]):
-        seen: object = None
-
-        def apply(self, record):
-            self.seen = ("a tuple",)
-
     logs = LogManager(Sharing, store=counting, cache=cache, refresher=IMMEDIATE)
     state = logs.create(Opened("Ada"))
 
@@ -317,16 +331,8 @@ def test_an_aggregate_that_is_no_dataclass_is_replayed(counting, cache, scratch_
     assert cache.calls == []
 
 
-def test_other_code_has_entries_of_its_own(counting, cache, scratch_registry):
-    @dataclass
-    class Notes(Aggregate, log_type="account", events=[Opened, Deposited, Noted]):
-        owner: str = ""
-        balance: int = 0
-        notes: int = 0
-
-        def apply(self, record):
-            self.notes += 1
-
+def test_other_code_has_entries_of_its_own(counting, cache, monkeypatch):
+    monkeypatch.setattr(Notes, "log_type", "account")
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     notes = LogManager(Notes, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), Deposited(5))
@@ -474,6 +480,158 @@ def test_a_claim_is_given_up_when_the_entry_is_kept_or_will_not_be(counting, cac
     )
     short.reduce(state.log_id)
     assert cache.get(key) == b"none"
+
+
+@pytest.fixture
+def claimed(counting, cache):
+    """A manager, and a long log that another process replays, and never comes to an end."""
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
+    cache.add(f"{accounts._reducer().key(state.log_id)}.claim", b"another process", timeout=600)
+    return accounts, state.log_id
+
+
+def test_nobody_waits_long_inside_of_a_transaction(claimed, transactional_db, elsewhere):
+    """Not for another process, and also where the transaction is in another database."""
+    accounts, log_id = claimed
+
+    def read():
+        with transaction.atomic():
+            return accounts.reduce(log_id).version
+
+    assert elsewhere(read) == LONG + 1  # it gives up after 20 s
+
+
+def test_nobody_waits_long_for_another_thread_inside_of_a_transaction(
+    claimed, transactional_db, elsewhere
+):
+    accounts, log_id = claimed
+    key = accounts._reducer().key(log_id)
+    flight, _ = flights.join(key)
+
+    def read():
+        with transaction.atomic():
+            return accounts.reduce(log_id).version
+
+    try:
+        assert elsewhere(read) == LONG + 1
+    finally:
+        flights.land(key, flight)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_nobody_waits_long_before_a_deadline(claimed):
+    """A projection's handler that waited would be interrupted, and count as failed."""
+    accounts, log_id = claimed
+
+    def interrupt(*args):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    try:
+        assert accounts.reduce(log_id).version == LONG + 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_refresh_does_not_wait_long_for_another_process(claimed, counting, elsewhere):
+    """What is queued behind it would wait as well."""
+    accounts, log_id = claimed
+
+    assert elsewhere(lambda: accounts._reducer().refresh(log_id, counting))
+
+
+class Asking(CachingPolicy):
+    """It reduces a log, or what ``ask`` does, before it decides."""
+
+    def __init__(self):
+        self.asked = 0
+        self.ask = lambda reduction: None
+
+    def should_cache(self, reduction):
+        self.asked += 1
+        self.ask(reduction)
+        return True
+
+
+@pytest.fixture
+def asking(counting, cache):
+    policy = Asking()
+    accounts = LogManager(
+        Account, store=counting, cache=cache, caching_policy=policy, refresher=IMMEDIATE
+    )
+    return policy, accounts
+
+
+def test_a_policy_that_reduces_the_same_log_does_not_wait_for_itself(asking, elsewhere, cache):
+    policy, accounts = asking
+    state = accounts.create(Opened("Ada"), Deposited(1))
+    policy.ask = lambda reduction: accounts.reduce(reduction.log_id)
+
+    assert elsewhere(lambda: accounts.reduce(state.log_id)).version == 2
+    state = accounts.append(state, Deposited(2))
+    assert elsewhere(lambda: accounts.reduce(state.log_id)).aggregate.balance == 3
+
+    assert policy.asked == 2
+    assert len(entries(cache)) == 1
+    assert accounts._reducer().versions([state.log_id]) == {state.log_id: 3}
+
+
+def test_two_policies_that_reduce_each_others_logs_do_not_wait_for_each_other(asking):
+    policy, accounts = asking
+    logs = [accounts.create(Opened(owner)).log_id for owner in ("Ada", "Eve")]
+    others = dict(zip(logs, reversed(logs), strict=True))
+    both = Barrier(2)
+    local = threading.local()
+
+    def ask(reduction):
+        if not getattr(local, "is_asking", False):
+            local.is_asking = True
+            both.wait(10)  # both replays are under way
+            accounts.reduce(others[reduction.log_id])
+
+    policy.ask = ask
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(accounts.reduce, log_id) for log_id in logs]
+        assert [each.result(20).aggregate.owner for each in answers] == ["Ada", "Eve"]
+
+
+@dataclass
+class Exiting(Aggregate, log_type="exiting", events=[Opened, Deposited]):
+    n: int = 0
+
+    def apply(self, record):
+        if record.type == "account.deposited":
+            raise SystemExit(3)
+        self.n += 1
+
+
+def test_an_apply_that_exits_ends_no_append_and_no_refresh(cache):
+    logs = LogManager(
+        Exiting, store=MemoryStore(), cache=cache, refresher=IMMEDIATE, refresh_on_append=True
+    )
+    state = logs.create(Opened("Ada"))
+
+    assert logs.append(state, Deposited(1)).version == 2
+
+    assert statistics()["errors"]["failed"] == 1
+    with pytest.raises(SystemExit):
+        logs.reduce(state.log_id)
+
+
+def test_a_policy_that_exits_ends_no_reduction(asking):
+    policy, accounts = asking
+    state = accounts.create(Opened("Ada"))
+
+    def leave(reduction):
+        raise SystemExit
+
+    policy.ask = leave
+
+    assert accounts.reduce(state.log_id).version == 1
+    assert statistics()["errors"]["failed"] >= 1
 
 
 def test_refresh_brings_an_entry_up_to_date(accounts, state, counting):

@@ -210,16 +210,17 @@ def test_an_aggregate_that_cannot_be_kept_is_walked_all_the_same(
     assert ways.nearest(log_id, counting, upto=100) is None
 
 
-def test_an_event_that_cannot_be_folded_ends_the_walk(log_id, counting, cache, scratch_registry):
-    @dataclass
-    class Brittle(Aggregate, log_type="account", events=[Opened, Deposited]):
-        seen: int = 0
+@dataclass
+class Brittle(Aggregate, log_type="brittle", events=[Opened, Deposited]):
+    seen: int = 0
 
-        def apply(self, record: EventRecord) -> None:
-            if record.index == 42:
-                raise ValueError("a card number")
-            self.seen += 1
+    def apply(self, record: EventRecord) -> None:
+        if record.index == 42:
+            raise ValueError("a card number")
+        self.seen += 1
 
+
+def test_an_event_that_cannot_be_folded_ends_the_walk(log_id, counting, cache):
     ways = Waypoints(Brittle, "default", cache=cache)
     found = ways.walk(nothing(Brittle, log_id), counting, version=100)
 

@@ -83,6 +83,10 @@ class CodecOfAnyCode(EntryCodec[Any]):
     """Neither its keys nor its entries say which code has made them."""
 
     @property
+    def is_possible(self) -> bool:
+        return True  # also where the code is not known
+
+    @property
     def fingerprint(self) -> str:
         return "any"
 
@@ -120,25 +124,25 @@ class WithoutFlights(Reducer[Any]):
         store: BaseStore,
         write: Any,
         wrong: bytes | None,
-        may_wait: bool,
+        wait: float,
     ) -> Reduced[Any]:
-        return super()._replay_once(key, log_id, store, write, wrong, False)
+        return super()._replay_once(key, log_id, store, write, wrong, 0.0)
 
 
 class WithoutClaims(Reducer[Any]):
     """Its threads wait for one another, its processes do not."""
 
-    def _claim(self, key: str, wrong: bytes | None) -> tuple[bool, bytes | None]:
+    def _claim(self, key: str, wrong: bytes | None, wait: float) -> tuple[bool, bytes | None]:
         return False, None
 
 
 class WaitsForEver(Reducer[Any]):
     """Its claim does not run out when its holder dies."""
 
-    def _claim(self, key: str, wrong: bytes | None) -> tuple[bool, bytes | None]:
+    def _claim(self, key: str, wrong: bytes | None, wait: float) -> tuple[bool, bytes | None]:
         if self.cache.add(f"{key}.claim", b"for ever", timeout=86_400):
             return True, None
-        return super()._claim(key, wrong)
+        return super()._claim(key, wrong, wait)
 
 
 class SaysNothingOfItsFailure(Reducer[Any]):
