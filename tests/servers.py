@@ -685,7 +685,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the tests that are marked for what the run's database does not have."""
     database = os.environ.get("EVENTLOGS_TEST_DATABASE", "sqlite")
     others = {
-        "sqlite": ("postgresql", "redis", "mariadb"),
+        "sqlite": ("postgresql", "redis", "mariadb", "locks"),
         "postgresql": ("sqlite", "mariadb"),
         "mariadb": ("sqlite", "postgresql", "redis", "feed"),
     }.get(database, ())

@@ -1,12 +1,12 @@
 """
 Rows that are inserted unless they are there: how a store claims a log or a key.
 
-Django's ``ignore_conflicts`` is ON CONFLICT DO NOTHING in PostgreSQL and SQLite, which passes over
-a row that is there, and over nothing else. On MySQL and MariaDB it is INSERT IGNORE, which also
-turns other errors into warnings: text that is too long is cut, a NULL becomes a default
-(https://mariadb.com/kb/en/insert-ignore/). There, a row that is there is "updated" to what it
-holds, and every other error stays one. That also locks the row as a writer does; INSERT IGNORE
-locks it as a reader, and two of those who then want to write are a deadlock.
+Django's ``ignore_conflicts`` does that in PostgreSQL (ON CONFLICT DO NOTHING) and SQLite (INSERT OR
+IGNORE): a row is stored as it was given, or it is not stored. On MySQL and MariaDB it is INSERT
+IGNORE, which turns errors into warnings and stores another row: text that is too long is cut, a
+NULL becomes a default (https://mariadb.com/kb/en/insert-ignore/). There, a row that is there is
+"updated" to what it holds, and every other error stays one. That also locks the row as a writer
+does; INSERT IGNORE locks it as a reader, and two of those who then want to write are a deadlock.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from tests.races.events import Race, batch
 from tests.races.history import Outcome
 from tests.races.stores import races
 
-MUST_RETRY_SQLSTATES = ("40001", "40P01")
+must_retry = ("40001", "40P01")
 PATIENCE = 60  # seconds until a loop that should converge has not
 
 
@@ -151,7 +151,7 @@ def append_on_a_snapshot(
                     in_step = False
                     outcome = call(manager, log_id, marker, 1, None, marker)
             except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) not in MUST_RETRY_SQLSTATES:
+                if not must_retry(error):
                     raise
                 continue
             yield outcome
@@ -203,7 +203,7 @@ def append_in_transactions(
                 time.sleep(place.random.uniform(0, 0.05))
             except OperationalError as error:
                 # At the commit of a serializable transaction, which is the caller's own.
-                if getattr(error.__cause__, "sqlstate", None) not in MUST_RETRY_SQLSTATES:
+                if not must_retry(error):
                     raise
             else:
                 yield from outcomes
@@ -261,7 +261,7 @@ def increment(
                 error.__cause__ = None
                 yield Outcome(log_id, marker, 1, expected, error)
             except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) not in MUST_RETRY_SQLSTATES:
+                if not must_retry(error):
                     raise
             else:
                 yield Outcome(log_id, marker, 1, expected, state)
