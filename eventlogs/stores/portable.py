@@ -149,10 +149,16 @@ class PortableStore(BaseStore):
         )
         for _ in range(LOOKS):
             insert_missing(self.using, [row])
-            claim = self._claim(request.log_id.log_type, key, locking=True)
+            holder = (
+                self._locking("IdempotencyKey", True)
+                .filter(log_type=request.log_id.log_type, key=key)
+                .values_list("log_id", "first_index")
+                .first()
+            )
             # The log's row is locked: nobody else can have claimed a key for this very index.
-            if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
+            if holder == (request.log_id.uuid, version):
                 return None
+            claim = self._claim(request.log_id.log_type, key, locking=True)
             if claim:
                 return refusal(request, claim, version)
             # Somebody else had the key, and it was pruned before it could be read: claim again.
@@ -207,11 +213,9 @@ class PortableStore(BaseStore):
         """Return who has a key; with ``locking``, also where a snapshot does not show it."""
         if key is None:
             return None
-        keys, events = self._rows("IdempotencyKey"), self._rows("Event")
-        if locking and connections[self.using].vendor == "mysql":
-            keys, events = keys.select_for_update(), events.select_for_update()
         row = (
-            keys.filter(log_type=log_type, key=key)
+            self._locking("IdempotencyKey", locking)
+            .filter(log_type=log_type, key=key)
             .values_list("log_id", "first_index", "count", "fingerprint")
             .first()
         )
@@ -219,7 +223,8 @@ class PortableStore(BaseStore):
             return None
         log, first_index, count, fingerprint = row
         position = (
-            events.filter(log_id=log, index=first_index + count - 1)
+            self._locking("Event", locking)
+            .filter(log_id=log, index=first_index + count - 1)
             .values_list("position", flat=True)
             .first()
         )
@@ -277,6 +282,12 @@ class PortableStore(BaseStore):
         sizes = [len(event.data) + len(event.metadata) for event in events]
         self._insert_all(rows, sizes, "")
         raise_versions(self.using, events)
+
+    def _locking(self, model: str, locking: bool) -> QuerySet[Any]:
+        """Return rows; with ``locking``, also those that a snapshot does not show."""
+        rows = self._rows(model)
+        is_needed = locking and connections[self.using].vendor == "mysql"
+        return rows.select_for_update() if is_needed else rows
 
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.

@@ -307,6 +307,26 @@ def test_a_key_raced_on_snapshots_is_used_once(crew, violations, new_logs, store
         assert counted[LogState] + counted[IdempotentReplay] == 8
 
 
+REPEATABLE_READ_BY_DEFAULT = {
+    "postgresql": {"options": "-c default_transaction_isolation=repeatable\\ read"},
+    "mysql": {"isolation_level": "repeatable read"},
+}
+
+
+@pytest.mark.locks
+@on_every_store
+def test_on_snapshots_those_who_create_logs_of_their_own_are_not_in_each_others_way(
+    crew, violations, writers, store
+):
+    """On MariaDB, a locking read that found no log would lock the gap that others insert into."""
+    options = REPEATABLE_READ_BY_DEFAULT[connection.vendor]
+
+    outcomes = crew.race(writers, jobs.create_own_logs, store, 10, **options)
+
+    assert violations(outcomes) == []
+    assert answers(outcomes) == {LogState: 2 * 10 * writers}
+
+
 SERIALIZABLE_BY_DEFAULT = {
     "postgresql": {
         "options": "-c default_transaction_isolation=serializable -c deadlock_timeout=20ms"
