@@ -35,7 +35,7 @@ from eventlogs.exceptions import EventLogError, ProjectionFailed
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Event, EventLog, SkippedEvent
-from eventlogs.projections import catching_up, leases
+from eventlogs.projections import catching_up, leases, mysql
 from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import INDEX, POSITION, TYPE, log_id_of
 from eventlogs.projections.rows import chunks
@@ -63,6 +63,7 @@ def follow(
         return
     _begin(projection, using)
     first = state.version - len(request.events)
+    mysql.refuse_old_snapshot(state.log_id, first, using)
     try:
         _apply(projection(), state.log_id, using, upto=state.version, since=first)
     except Failed as failed:
@@ -142,12 +143,10 @@ def _apply(
     ``since`` is the version before the caller's own append, where it is one: a row that is
     that far lacks nothing else, and a log that had no events has no row.
     """
-    known = (
-        applied_versions(projection.name, using)
-        .filter(log_id=log_id)
-        .values_list("version", flat=True)
-        .first()
-    )
+    versions = applied_versions(projection.name, using).filter(log_id=log_id)
+    if since != 0:  # a log that is new has none
+        versions = mysql.latest(versions, using)
+    known = versions.values_list("version", flat=True).first()
     start, anew = (0, True) if known is None else (known, False)
     if start >= upto:
         return
@@ -168,7 +167,7 @@ def note(projection: RowProjection, log_id: LogId, version: int, using: str) -> 
     AppliedVersion.objects.using(using).bulk_create(
         [AppliedVersion(projection=projection.name, log_id=log_id, version=version)],
         update_conflicts=True,
-        unique_fields=["projection", "log_id"],
+        unique_fields=None if mysql.is_mysql(using) else ["projection", "log_id"],
         update_fields=["version"],
     )
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from django.db import DataError, connections, models
 
+from eventlogs.projections import mysql
+
 BATCH: Final = 500  # rows of one statement: SQLite takes a limited number of parameters
 
 
@@ -25,7 +27,7 @@ class Rows:
         manager = model._base_manager.using(using)
         wanted = iter(dict.fromkeys(map(self._as_key, keys)))
         while some := list(islice(wanted, BATCH)):
-            for row in manager.filter(pk__in=some):
+            for row in mysql.latest(manager.filter(pk__in=some), using):
                 self._found[row.pk] = row
 
     def __getitem__(self, key: Hashable) -> Any:
@@ -75,6 +77,10 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         and not field.generated
         and not getattr(field, "auto_now_add", False)
     ]
+    if mysql.is_mysql(using):
+        for some in chunks(rows):
+            mysql.upsert(model, some, fields, using)
+        return
     if connections[using].vendor == "postgresql":
         _refuse_what_would_be_cut(model, rows)
     manager = model._base_manager.using(using)
