@@ -22,6 +22,7 @@ class EventLogsConfig(AppConfig):
         """Register the system checks, have the setting there, and find the projections."""
         conf.prepare()
         import_module("eventlogs.checks")
+        import_module("eventlogs.mysql_checks")
         # As the admin finds admin.py: those that are inline take part in every append, so each
         # process has to know them.
         autodiscover_modules("projections")
