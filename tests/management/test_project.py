@@ -59,6 +59,7 @@ def captured(state) -> int:
     return found.values_list("captured", flat=True).first() or 0
 
 
+@pytest.mark.feed
 def test_once_applies_what_there_is(run, run_json, db):
     Payment.logs.create(Requested(amount=5))
 
@@ -66,6 +67,7 @@ def test_once_applies_what_there_is(run, run_json, db):
     assert run_json("project", "payment-summary", "--once") == {"applied": {"payment-summary": 0}}
 
 
+@pytest.mark.feed
 def test_it_keeps_rows_up_to_date_until_sigterm(start):
     state = Payment.logs.create(Requested(amount=5))
     process = start("payment-summary")
@@ -83,6 +85,7 @@ def test_it_keeps_rows_up_to_date_until_sigterm(start):
     assert not ProjectionWorker.objects.exists()
 
 
+@pytest.mark.feed
 def test_json_is_for_programs(start):
     Payment.logs.create(Requested(amount=5))
     process = start("payment-summary", "--json")
@@ -91,6 +94,7 @@ def test_json_is_for_programs(start):
     assert json.loads(process.stdout.readline()) == {"applied": {"payment-summary": 1}}
 
 
+@pytest.mark.feed
 @pytest.mark.postgresql
 def test_workers_that_die_are_started_again(start):
     process = start("--workers", "2")
@@ -109,6 +113,7 @@ def test_workers_that_die_are_started_again(start):
     assert err.count("(signal SIGKILL). Another one starts in") == 2
 
 
+@pytest.mark.feed
 @pytest.mark.postgresql
 def test_workers_end_when_nobody_looks_after_them(start):
     process = start("--workers", "2")
@@ -119,6 +124,7 @@ def test_workers_end_when_nobody_looks_after_them(start):
     assert eventually(lambda: not ProjectionWorker.objects.exists())
 
 
+@pytest.mark.feed
 def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
     with pytest.raises(CommandError, match=r"no projection 'x'\. There is: .*payment-summary"):
         run("project", "x")
@@ -128,6 +134,13 @@ def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
         run("project")
 
 
+@pytest.mark.feed
 def test_too_little_memory_is_a_mistake(run, db):
     with pytest.raises(CommandError, match="not an int from 64"):
         run("project", "--max-memory", "1")
+
+
+@pytest.mark.mariadb
+def test_without_a_feed_it_is_refused(db, run):
+    with pytest.raises(CommandError, match="only on PostgreSQL and SQLite"):
+        run("project")

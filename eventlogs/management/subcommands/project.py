@@ -20,6 +20,7 @@ from eventlogs.management.output import Output
 from eventlogs.management.projections import choose
 from eventlogs.projections.running import Runner
 from eventlogs.projections.running import run as run_once
+from eventlogs.stores.feeds import feed_source_for
 
 try:
     import resource
@@ -73,6 +74,7 @@ def run(
 ) -> None:
     """Run in this process, or in several that this one looks after."""
     chosen = choose(names)
+    feed_source_for(options["using"])  # it says so where there can be none, and is not waited for
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
