@@ -449,11 +449,11 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
     """Check that projections can work as they are written."""
     for name, each in sorted(projections.items()):
         using = router.db_for_write(Event)
-        if connections[using].vendor not in FEEDS:
+        if connections[using].vendor not in FEEDS and each.mode != each.INLINE:
             yield Error(
                 f"Projection {name!r} reads the feed of DATABASES[{using!r}], which has none.",
                 hint="Keep the logs in PostgreSQL or SQLite: only there is it known which events "
-                "are settled.",
+                "are settled. A projection with mode = Projection.INLINE needs no feed.",
                 id="eventlogs.E033",
             )
         if not issubclass(each, RowProjection):

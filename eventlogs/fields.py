@@ -1,4 +1,12 @@
-"""Model fields for the read models of projects."""
+"""
+Model fields: text that is compared byte for byte, and log ids for the read models of projects.
+
+MySQL and MariaDB compare text by the collation of its column. Their usual ones take no notice of
+case, accents and trailing blanks, so two different idempotency keys would be one. The collations
+here compare code points, and pad nothing (NO PAD):
+https://mariadb.com/kb/en/supported-character-sets-and-collations/ and
+https://dev.mysql.com/doc/refman/8.4/en/charset-unicode-sets.html
+"""
 
 from __future__ import annotations
 
@@ -6,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.conf import MAX_LOG_TYPE_LENGTH
 from eventlogs.exceptions import InvalidLogId
@@ -13,11 +22,37 @@ from eventlogs.ids import LogId
 
 LOG_ID_LENGTH = MAX_LOG_TYPE_LENGTH + 27  # an underscore and 26 characters
 
+MARIADB_COLLATION = "utf8mb4_nopad_bin"  # since 10.2
+MYSQL_COLLATION = "utf8mb4_0900_bin"  # since 8.0.17
+
+
+def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
+    """
+    Return the collation by which text is compared byte for byte.
+
+    None where text is compared so anyway: in PostgreSQL and SQLite.
+    """
+    if connection.vendor != "mysql":
+        return None
+    return MARIADB_COLLATION if connection.mysql_is_mariadb else MYSQL_COLLATION  # type: ignore[attr-defined]
+
 
 if TYPE_CHECKING:
     Base = models.CharField[LogId | str, LogId]
 else:
     Base = models.CharField
+
+
+# Without type arguments: django-stubs then infers them from null=, as for a CharField.
+class ExactCharField(models.CharField):  # type: ignore[type-arg]
+    """Text that is equal only to itself, byte for byte, in every database."""
+
+    description = "Text that is compared byte for byte"
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        """Add the collation, which is another one in each kind of database."""
+        parameters = super().db_parameters(connection)
+        return {**parameters, "collation": self.db_collation or exact_collation(connection)}
 
 
 class LogIdField(Base):
@@ -41,6 +76,11 @@ class LogIdField(Base):
         name, path, args, kwargs = super().deconstruct()
         kwargs.pop("max_length", None)
         return name, path, args, kwargs
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        """Add the collation, as ExactCharField does."""
+        parameters = super().db_parameters(connection)
+        return {**parameters, "collation": self.db_collation or exact_collation(connection)}
 
     def to_python(self, value: Any) -> LogId | None:
         """Return the LogId; raise ValidationError for text that is none."""

@@ -20,7 +20,7 @@ from eventlogs.conf import (
     MAX_PROJECTION_NAME_LENGTH,
 )
 from eventlogs.exceptions import AppendOnlyError
-from eventlogs.fields import LogIdField
+from eventlogs.fields import ExactCharField, LogIdField
 from eventlogs.ids import LogId
 from eventlogs.managers import EventLogManager, EventQuerySet, IdempotencyKeyQuerySet
 
@@ -44,7 +44,7 @@ class EventLog(AppendOnlyModel):
     """A log: one row for each entity. ``version`` is the number of its events."""
 
     id = models.UUIDField(primary_key=True, editable=False)
-    log_type = models.CharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
     version = models.IntegerField(editable=False)
     created_at = models.DateTimeField(editable=False)
     updated_at = models.DateTimeField(editable=False)  # recorded_at of the last event
@@ -82,13 +82,12 @@ class Event(AppendOnlyModel):
         related_name="events",
     )
     index = models.IntegerField(editable=False)
-    type = models.CharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    type = ExactCharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
     schema_version = models.IntegerField(editable=False)
     data = models.JSONField(editable=False)
     metadata = models.JSONField(editable=False)
-    idempotency_key = models.CharField(  # noqa: DJ001 (no key is NULL; "" is never a key)
-        max_length=MAX_KEY_LENGTH, null=True, editable=False
-    )
+    # No key is NULL; "" is never a key.
+    idempotency_key = ExactCharField(max_length=MAX_KEY_LENGTH, null=True, editable=False)
     recorded_at = models.DateTimeField(editable=False)
 
     objects = EventQuerySet.as_manager()
@@ -112,8 +111,8 @@ class IdempotencyKey(AppendOnlyModel):
     """The key of an append, and where that append's events are."""
 
     id = models.BigAutoField(primary_key=True)
-    log_type = models.CharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
-    key = models.CharField(max_length=MAX_KEY_LENGTH, editable=False)
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    key = ExactCharField(max_length=MAX_KEY_LENGTH, editable=False)
     log = models.ForeignKey(
         EventLog,
         on_delete=models.DO_NOTHING,
@@ -138,15 +137,15 @@ class IdempotencyKey(AppendOnlyModel):
         ]
 
     def __str__(self) -> str:
-        return self.key
+        return str(self.key)
 
 
 class ProjectionState(models.Model):
     """A projection that has run here: which version of it made the rows that are served."""
 
-    name = models.CharField(primary_key=True, max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    name = ExactCharField(primary_key=True, max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     version = models.IntegerField(editable=False)
-    mode = models.CharField(max_length=10, editable=False)
+    mode = ExactCharField(max_length=10, editable=False)
     partitions = models.IntegerField(editable=False)
     rebuilt_at = models.DateTimeField(null=True, editable=False)
     # A rebuild that a worker is to begin, and why the last one ended early.
@@ -163,7 +162,7 @@ class ProjectionState(models.Model):
         permissions = [("operate_projections", "Can retry, skip and rebuild in projections")]
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.name)
 
 
 class Checkpoint(models.Model):
@@ -175,13 +174,13 @@ class Checkpoint(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     is_rebuild = models.BooleanField(default=False, editable=False)  # of the shadow table
     partition = models.IntegerField(editable=False)
     partitions = models.IntegerField(editable=False)  # how many there are
     position = models.BigIntegerField(default=0, editable=False)
     token = models.BigIntegerField(default=0, editable=False)
-    owner = models.CharField(max_length=100, default="", editable=False)
+    owner = ExactCharField(max_length=100, default="", editable=False)
     leased_until = models.DateTimeField(null=True, editable=False)
     applied = models.BigIntegerField(default=0, editable=False)  # events, for the eye
     rate = models.FloatField(default=0, editable=False)  # events/s of the last batch, likewise
@@ -211,19 +210,19 @@ class ParkedEvent(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     is_rebuild = models.BooleanField(default=False, editable=False)  # of the shadow table
     log_id = LogIdField(editable=False)
     index = models.IntegerField(editable=False)
     position = models.BigIntegerField(editable=False)
-    type = models.CharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    type = ExactCharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
     schema_version = models.IntegerField(default=1, editable=False)
     attempts = models.IntegerField(default=0, editable=False)
     retry_at = models.DateTimeField(null=True, editable=False)
     # A mark of the process that has left the event to other code; see projections/releases.py.
-    awaits = models.CharField(max_length=32, default="", editable=False)
+    awaits = ExactCharField(max_length=32, default="", editable=False)
     # The class of the last error, and its text with where it was raised, which may show data.
-    error = models.CharField(max_length=200, default="", editable=False)
+    error = ExactCharField(max_length=200, default="", editable=False)
     details = models.TextField(default="", editable=False)
     first_failed_at = models.DateTimeField(editable=False)
     failed_at = models.DateTimeField(editable=False)
@@ -254,12 +253,12 @@ class SkippedEvent(models.Model):
     """An event that a person told a projection to pass over; a rebuild does so, too."""
 
     id = models.BigAutoField(primary_key=True)
-    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     log_id = LogIdField(editable=False)
     index = models.IntegerField(editable=False)
     position = models.BigIntegerField(editable=False)
-    type = models.CharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
-    error = models.CharField(max_length=200, default="", editable=False)
+    type = ExactCharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    error = ExactCharField(max_length=200, default="", editable=False)
     skipped_at = models.DateTimeField(editable=False)
 
     class Meta:
@@ -277,7 +276,7 @@ class AppliedVersion(models.Model):
     """The version of a log that is in the row of a projection that is inline."""
 
     id = models.BigAutoField(primary_key=True)
-    projection = models.CharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     log_id = LogIdField(editable=False)
     version = models.IntegerField(editable=False)
     # Which version of the projection has made the row.
@@ -301,9 +300,9 @@ class ProjectionWorker(models.Model):
     ``projections`` says what it handles, by their names; see projections/releases.py.
     """
 
-    name = models.CharField(primary_key=True, max_length=100, editable=False)
+    name = ExactCharField(primary_key=True, max_length=100, editable=False)
     projections = models.JSONField(editable=False)
     seen_until = models.DateTimeField(editable=False)  # then it is taken for dead
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.name)

@@ -2,19 +2,22 @@
 Walks over all events, for jobs that take as long as they take: export and verification.
 
 Constant memory, by keyset pages over an index, so that a walk can be taken up again where it
-was left. No transaction stays open between two pages. Rows come as they are stored.
+was left. No transaction stays open between two pages, except in ``events_of_a_moment``. Rows come
+as they are stored.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from django.db import connections, transaction
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
@@ -81,6 +84,41 @@ def events_by_position(
             after,
         )
         if not found.more:
+            return
+
+
+@contextmanager
+def a_moment(using: str) -> Iterator[None]:
+    """
+    Read everything inside as of one moment, in a REPEATABLE READ transaction.
+
+    Inside of a caller's transaction, what is read is what that one's isolation shows.
+    """
+    connection = connections[using]
+    is_ours = not connection.in_atomic_block
+    with transaction.atomic(using=using):
+        if is_ours and connection.vendor != "sqlite":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+def events_of_a_moment(using: str, *, log_types: Collection[str] = ()) -> Iterator[Stretch]:
+    """
+    Yield all events in the order of positions, inside of ``a_moment``.
+
+    It needs no feed: what is committed later, at whatever position, is not of that moment.
+    """
+    after, events = 0, events_of(using).order_by("position")
+    if log_types:
+        events = events.filter(log__log_type__in=sorted(log_types))
+    while True:
+        later = events.filter(position__gt=after)
+        rows = list(later.values_list("log__log_type", *FIELDS)[:PAGE])
+        if rows:
+            after = rows[-1][POSITION]
+            yield Stretch([(LogId.stored(row[0], row[1]), row[2:]) for row in rows], after)
+        if len(rows) < PAGE:
             return
 
 

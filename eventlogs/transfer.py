@@ -37,6 +37,7 @@ VERSION: Final = 1
 
 BATCH: Final = 1_000  # events of one transaction of an import
 MAX_BATCH_CHARACTERS: Final = 8_000_000  # of their JSON; a batch with more ends early
+MAX_POSITION: Final = 2**63 - 1
 MAX_LINE: Final = 2**29  # characters; jsonb takes half of it
 
 # What jsonb refuses, or would not give back: NUL, lone surrogates, numbers past a float.
@@ -141,6 +142,28 @@ def export_pages(
         stretches = scans.events_of_logs(using, kept, after=after, until=until)
     else:
         stretches = scans.events_by_position(using, after=after, until=until, log_types=log_types)
+    return _pages(using, stretches)
+
+
+def export_pages_of_a_moment(
+    using: str, *, log_types: Collection[str] = (), logs: Collection[LogId] = ()
+) -> Iterator[Page]:
+    """
+    Yield pages of lines, in the order of positions, all as of one moment.
+
+    For databases without a feed: one transaction stays open, until the last page is read. The
+    last position says nothing about what is committed later; do not go on from there.
+    """
+    with scans.a_moment(using):
+        if logs:
+            kept = [log for log in logs if not log_types or log.log_type in log_types]
+            stretches = scans.events_of_logs(using, kept, until=MAX_POSITION)
+        else:
+            stretches = scans.events_of_a_moment(using, log_types=log_types)
+        yield from _pages(using, stretches)
+
+
+def _pages(using: str, stretches: Iterator[scans.Stretch]) -> Iterator[Page]:
     for page, position in stretches:
         claims = scans.claims_of(using, page)
         created = scans.created_at_of(using, page)

@@ -144,8 +144,9 @@ def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Pat
             store_for.cache_clear()
             call_command("flush", interactive=False, inhibit_post_migrate=True, verbosity=0)
             if connection.vendor != "sqlite":
+                force = " WITH (FORCE)" if connection.vendor == "postgresql" else ""
                 with connection.cursor() as cursor:
-                    cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+                    cursor.execute(f"DROP DATABASE {name}{force}")
 
 
 # Where psycopg is not installed, the modules that are about it cannot be imported.

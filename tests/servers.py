@@ -3,10 +3,10 @@ The servers that the tests need: the user's, or ones started for a single run.
 
 A server is taken from the first of these that there is:
 
-1. the environment variable that names it (DATABASE_URL, REDIS_URL): if nothing answers there,
-   that is an error, never a reason to go on to the next;
+1. the environment variable that names it (DATABASE_URL, REDIS_URL, MARIADB_URL): if nothing
+   answers there, that is an error, never a reason to go on to the next;
 2. the system's programs, run in a private directory;
-3. the programs that come in a package from PyPI, run likewise;
+3. the programs that come in a package from PyPI, run likewise (MariaDB has none);
 4. nothing: an error that says what to start or install.
 
 pytest loads this module as a plugin (``-p tests.servers`` in pyproject.toml), so that it acts
@@ -44,6 +44,8 @@ from typing import IO, Any, ClassVar, Self
 
 import pytest
 
+from tests import mariadb
+
 UNPRIVILEGED_USERS = ("postgres", "nobody")  # who runs the servers of root, best first
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 20  # seconds
@@ -65,6 +67,7 @@ class PrivateServer(ABC):
 
     name: ClassVar[str]  # what people call it on the command line
     variable: ClassVar[str]  # the environment variable that names such a server
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
     def __init__(self, *, durable: bool = False) -> None:
         """Prepare to start; with ``durable``, data survives a crash of the machine."""
@@ -116,7 +119,7 @@ class PrivateServer(ABC):
     def __exit__(self, *exc_info: object) -> None:
         try:
             if self.process.poll() is None:
-                self.process.send_signal(signal.SIGINT)
+                self.process.send_signal(self.stop_signal)
                 self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
@@ -414,7 +417,130 @@ class Redis(PrivateServer):
                 return False
 
 
-SERVERS: dict[str, type[PrivateServer]] = {server.name: server for server in (PostgreSQL, Redis)}
+class MariaDB(PrivateServer):
+    """A MariaDB server with a superuser ``root``, who needs no password."""
+
+    name = "mariadb"
+    variable = "MARIADB_URL"
+    stop_signal = signal.SIGTERM  # it ignores SIGINT
+
+    minimum_version: ClassVar = (10, 6)  # what Django 6.0 asks for
+
+    @classmethod
+    def find_programs(cls) -> Path:
+        for directory in cls.directories():
+            if cls.version(directory) >= cls.minimum_version and cls.installer(directory):
+                return directory
+        raise ServerError(
+            f"The tests on MariaDB need MariaDB {'.'.join(map(str, cls.minimum_version))} or "
+            f"newer: set {cls.variable} to a running server "
+            f"(mysql://user:password@host:port/), or install the server from your system's "
+            f"packages (mariadb-server on Debian and Ubuntu)."
+        )
+
+    @staticmethod
+    def directories() -> Iterator[Path]:
+        """Yield where the system may have the server, the one on PATH first."""
+        if program := shutil.which("mariadbd"):
+            yield Path(program).resolve().parent
+        # Directories that are often on root's PATH only, and those of macOS.
+        for path in ("/usr/sbin", "/usr/libexec", "/usr/local/bin", "/opt/homebrew/bin"):
+            yield Path(path)
+
+    @staticmethod
+    def version(directory: Path) -> tuple[int, ...]:
+        """Return the version of the server in a directory, () where there is none."""
+        try:
+            answer = subprocess.run(
+                [directory / "mariadbd", "--no-defaults", "--version"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        except OSError:
+            return ()
+        number = re.search(r"Ver (\d+)\.(\d+)\.\d+-MariaDB", answer.stdout)
+        return (int(number[1]), int(number[2])) if number else ()
+
+    @staticmethod
+    def installer(directory: Path) -> str | None:
+        """Return the program that makes a data directory: Debian has it in another place."""
+        beside = os.pathsep.join([str(directory), str(directory.parent / "bin")])
+        return shutil.which("mariadb-install-db", path=beside)
+
+    @staticmethod
+    def check(url: str) -> None:
+        try:
+            driver = mariadb.driver()
+        except ImportError:
+            raise ServerError("The tests on MariaDB need PyMySQL: pip install PyMySQL.") from None
+        try:
+            parameters = mariadb.connection_from_url(url)
+        except ValueError as error:
+            # Not quoted from: a port that is no number may be a part of the password.
+            reason = str(error) if str(error).startswith("it") else "it cannot be read"
+            raise ServerError(
+                f"MARIADB_URL is not the URL of a server ({reason}): set it to "
+                f"mysql://user:password@host:port/, or unset it to have the tests start a server."
+            ) from None
+        try:
+            driver.connect(**parameters, connect_timeout=CONNECT_TIMEOUT).close()
+        except driver.Error as error:
+            raise ServerError(
+                f"MARIADB_URL is set, but MariaDB does not answer there "
+                f"({type(error).__name__} {error.args[0]}): start it, or unset MARIADB_URL to "
+                f"have the tests start a server."
+            ) from None
+
+    @property
+    def url(self) -> str:
+        return f"mysql://root@/mysql?unix_socket={self.socket}"
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "mariadb.sock"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def prepare(self) -> None:
+        self.run(
+            [
+                str(self.installer(self.programs)),
+                "--no-defaults",
+                f"--datadir={self.data}",
+                "--auth-root-authentication-method=normal",  # no password: whoever gets in here
+                "--skip-test-db",
+            ]
+        )
+
+    def command(self) -> list[str]:
+        settings = {
+            "datadir": str(self.data),
+            "socket": str(self.socket),
+            "pid-file": str(self.directory / "pid"),
+            "tmpdir": str(self.directory),
+            "max-connections": "200",
+            "innodb-flush-log-at-trx-commit": "1" if self.durable else "0",
+        }
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        return [str(self.programs / "mariadbd"), "--no-defaults", "--skip-networking", *options]
+
+    def is_ready(self) -> bool:
+        # The first packet of the server: four bytes of its head, then the protocol's version.
+        # https://mariadb.com/kb/en/connection/#initial-handshake-packet
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self.socket))
+                return client.recv(5)[4:] == b"\x0a"
+            except OSError:
+                return False
+
+
+SERVERS: dict[str, type[PrivateServer]] = {
+    server.name: server for server in (PostgreSQL, Redis, MariaDB)
+}
 
 
 def servers_needed(environ: Mapping[str, str]) -> list[type[PrivateServer]]:
@@ -424,8 +550,12 @@ def servers_needed(environ: Mapping[str, str]) -> list[type[PrivateServer]]:
             return []
         case "postgresql":
             return [PostgreSQL, Redis]
+        case "mariadb":
+            return [MariaDB]
         case unknown:
-            raise ServerError(f"EVENTLOGS_TEST_DATABASE is {unknown!r}: use sqlite or postgresql.")
+            raise ServerError(
+                f"EVENTLOGS_TEST_DATABASE is {unknown!r}: use sqlite, postgresql or mariadb."
+            )
 
 
 def provide(server: type[PrivateServer]) -> tuple[str, Callable[[], None]]:
@@ -552,9 +682,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that are marked for servers that the run does not have."""
+    """Leave out the tests that are marked for what the run's database does not have."""
     database = os.environ.get("EVENTLOGS_TEST_DATABASE", "sqlite")
-    others = {"sqlite": ("postgresql", "redis"), "postgresql": ("sqlite",)}.get(database, ())
+    others = {
+        "sqlite": ("postgresql", "redis", "mariadb", "locks"),
+        "postgresql": ("sqlite", "mariadb"),
+        "mariadb": ("sqlite", "postgresql", "redis", "feed"),
+    }.get(database, ())
     left_out = [item for item in items if any(map(item.get_closest_marker, others))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

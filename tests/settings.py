@@ -1,9 +1,10 @@
 """
 Django's settings for the tests.
 
-EVENTLOGS_TEST_DATABASE chooses the database: ``sqlite`` (the default) or ``postgresql``, whose
-server is the one DATABASE_URL names; ``tests.servers`` sees to it that there is one. With
-PostgreSQL there is also the Redis that REDIS_URL names.
+EVENTLOGS_TEST_DATABASE chooses the database: ``sqlite`` (the default), ``postgresql``, whose
+server is the one DATABASE_URL names, or ``mariadb``, whose server MARIADB_URL names;
+``tests.servers`` sees to it that there is one. With PostgreSQL there is also the Redis that
+REDIS_URL names.
 
 EVENTLOGS_TEST_NAME, which pytest sets, is the test database's name: each run has its own, so that
 runs may share a server, and the processes that tests start find it.
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+
+from tests import mariadb
 
 
 def database_from_url(url: str) -> dict[str, Any]:
@@ -60,10 +63,21 @@ elif database == "postgresql":
         )
     default_database = database_from_url(os.environ["DATABASE_URL"])
     default_database["TEST"] = {"NAME": TEST_NAME}
+elif database == "mariadb":
+    if "MARIADB_URL" not in os.environ:
+        raise ImproperlyConfigured(
+            "MARIADB_URL is not set: pytest sets it by itself, and for other commands "
+            "`python -m tests.servers mariadb -- COMMAND` starts a server and sets it."
+        )
+    default_database = mariadb.settings_from_url(os.environ["MARIADB_URL"], test_name=TEST_NAME)
 else:
     raise ImproperlyConfigured(
-        f"EVENTLOGS_TEST_DATABASE is {database!r}: use sqlite or postgresql."
+        f"EVENTLOGS_TEST_DATABASE is {database!r}: use sqlite, postgresql or mariadb."
     )
+
+if database == "mariadb":
+    # The example's projections read the feed, which MariaDB has not.
+    SILENCED_SYSTEM_CHECKS = ["eventlogs.E033"]
 
 DATABASES = {"default": default_database}
 CACHES: dict[str, dict[str, Any]] = {

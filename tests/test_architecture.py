@@ -28,7 +28,7 @@ FLOORS = [
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks", "transfer", "xes", "verification"],
+    ["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
     [
         "tasks",
         "django_tasks",

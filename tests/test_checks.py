@@ -27,6 +27,7 @@ def found(*checks, **kwargs):
     return [message.id for check in checks for message in check(app_configs=None, **kwargs)]
 
 
+@pytest.mark.feed
 @pytest.mark.django_db
 def test_nothing_is_wrong_with_the_tests_themselves():
     ours = [message for message in run_checks() if message.id.startswith("eventlogs")]
@@ -494,6 +495,7 @@ def test_values_of_the_cache_that_can_be(settings, value):
     assert found(checks.check_settings) == []
 
 
+@pytest.mark.feed
 @pytest.mark.django_db
 def test_w030_rows_of_another_version():
     check = partial(checks.check_rebuilds, databases=["default"])
@@ -509,6 +511,7 @@ def test_w030_rows_of_another_version():
     assert found(check) == []
 
 
+@pytest.mark.feed
 def test_e031_rows_that_no_log_finds(monkeypatch):
     monkeypatch.setattr(PaymentSummaries, "model", ContentType)
     assert found(checks.check_projections) == ["eventlogs.E031"]
@@ -517,6 +520,7 @@ def test_e031_rows_that_no_log_finds(monkeypatch):
     assert found(checks.check_projections) == []
 
 
+@pytest.mark.feed
 def test_e032_rows_in_another_database(settings):
     class Elsewhere:
         def db_for_write(self, model, **hints):
@@ -531,6 +535,14 @@ def test_e033_a_database_without_a_feed(monkeypatch):
     monkeypatch.setattr(checks, "FEEDS", frozenset())
 
     assert set(found(checks.check_projections)) == {"eventlogs.E033"}
+
+
+def test_e033_is_not_about_projections_that_are_inline(monkeypatch):
+    monkeypatch.setattr(checks, "FEEDS", frozenset())
+    monkeypatch.setattr(checks, "projections", {"payment-summary": PaymentSummaries})
+    monkeypatch.setattr(PaymentSummaries, "mode", "inline")
+
+    assert found(checks.check_projections) == []
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import django.db.models.deletion
 from django.db import migrations, models
 
+from eventlogs.fields import ExactCharField
+
 
 class Migration(migrations.Migration):
     initial = True
@@ -14,7 +16,7 @@ class Migration(migrations.Migration):
             name="EventLog",
             fields=[
                 ("id", models.UUIDField(editable=False, primary_key=True, serialize=False)),
-                ("log_type", models.CharField(editable=False, max_length=63)),
+                ("log_type", ExactCharField(editable=False, max_length=63)),
                 ("version", models.IntegerField(editable=False)),
                 ("created_at", models.DateTimeField(editable=False)),
                 ("updated_at", models.DateTimeField(editable=False)),
@@ -30,13 +32,13 @@ class Migration(migrations.Migration):
             fields=[
                 ("position", models.BigAutoField(primary_key=True, serialize=False)),
                 ("index", models.IntegerField(editable=False)),
-                ("type", models.CharField(editable=False, max_length=255)),
+                ("type", ExactCharField(editable=False, max_length=255)),
                 ("schema_version", models.IntegerField(editable=False)),
                 ("data", models.JSONField(editable=False)),
                 ("metadata", models.JSONField(editable=False)),
                 (
                     "idempotency_key",
-                    models.CharField(editable=False, max_length=255, null=True),
+                    ExactCharField(editable=False, max_length=255, null=True),
                 ),
                 ("recorded_at", models.DateTimeField(editable=False)),
                 (
@@ -64,8 +66,8 @@ class Migration(migrations.Migration):
             name="IdempotencyKey",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("log_type", models.CharField(editable=False, max_length=63)),
-                ("key", models.CharField(editable=False, max_length=255)),
+                ("log_type", ExactCharField(editable=False, max_length=63)),
+                ("key", ExactCharField(editable=False, max_length=255)),
                 ("first_index", models.IntegerField(editable=False)),
                 ("count", models.IntegerField(editable=False)),
                 ("fingerprint", models.BinaryField()),

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import eventlogs.fields
+from eventlogs.fields import ExactCharField, LogIdField
 
 
 class Migration(migrations.Migration):
@@ -16,12 +16,12 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "name",
-                    models.CharField(
+                    ExactCharField(
                         editable=False, max_length=100, primary_key=True, serialize=False
                     ),
                 ),
                 ("version", models.IntegerField(editable=False)),
-                ("mode", models.CharField(editable=False, max_length=10)),
+                ("mode", ExactCharField(editable=False, max_length=10)),
                 ("partitions", models.IntegerField(editable=False)),
                 ("rebuilt_at", models.DateTimeField(editable=False, null=True)),
                 ("rebuild_requested_at", models.DateTimeField(editable=False, null=True)),
@@ -42,7 +42,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "name",
-                    models.CharField(
+                    ExactCharField(
                         editable=False, max_length=100, primary_key=True, serialize=False
                     ),
                 ),
@@ -54,8 +54,8 @@ class Migration(migrations.Migration):
             name="AppliedVersion",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("projection", models.CharField(editable=False, max_length=100)),
-                ("log_id", eventlogs.fields.LogIdField(editable=False)),
+                ("projection", ExactCharField(editable=False, max_length=100)),
+                ("log_id", LogIdField(editable=False)),
                 ("version", models.IntegerField(editable=False)),
                 ("made_by", models.IntegerField(default=1, editable=False)),
             ],
@@ -71,13 +71,16 @@ class Migration(migrations.Migration):
             name="Checkpoint",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("projection", models.CharField(editable=False, max_length=100)),
+                ("projection", ExactCharField(editable=False, max_length=100)),
                 ("is_rebuild", models.BooleanField(default=False, editable=False)),
                 ("partition", models.IntegerField(editable=False)),
                 ("partitions", models.IntegerField(editable=False)),
                 ("position", models.BigIntegerField(default=0, editable=False)),
                 ("token", models.BigIntegerField(default=0, editable=False)),
-                ("owner", models.CharField(default="", editable=False, max_length=100)),
+                (
+                    "owner",
+                    ExactCharField(default="", editable=False, max_length=100),
+                ),
                 ("leased_until", models.DateTimeField(editable=False, null=True)),
                 ("applied", models.BigIntegerField(default=0, editable=False)),
                 ("rate", models.FloatField(default=0, editable=False)),
@@ -96,17 +99,20 @@ class Migration(migrations.Migration):
             name="ParkedEvent",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("projection", models.CharField(editable=False, max_length=100)),
+                ("projection", ExactCharField(editable=False, max_length=100)),
                 ("is_rebuild", models.BooleanField(default=False, editable=False)),
-                ("log_id", eventlogs.fields.LogIdField(editable=False)),
+                ("log_id", LogIdField(editable=False)),
                 ("index", models.IntegerField(editable=False)),
                 ("position", models.BigIntegerField(editable=False)),
-                ("type", models.CharField(editable=False, max_length=255)),
+                ("type", ExactCharField(editable=False, max_length=255)),
                 ("schema_version", models.IntegerField(default=1, editable=False)),
                 ("attempts", models.IntegerField(default=0, editable=False)),
                 ("retry_at", models.DateTimeField(editable=False, null=True)),
-                ("awaits", models.CharField(default="", editable=False, max_length=32)),
-                ("error", models.CharField(default="", editable=False, max_length=200)),
+                ("awaits", ExactCharField(default="", editable=False, max_length=32)),
+                (
+                    "error",
+                    ExactCharField(default="", editable=False, max_length=200),
+                ),
                 ("details", models.TextField(default="", editable=False)),
                 ("first_failed_at", models.DateTimeField(editable=False)),
                 ("failed_at", models.DateTimeField(editable=False)),
@@ -124,12 +130,15 @@ class Migration(migrations.Migration):
             name="SkippedEvent",
             fields=[
                 ("id", models.BigAutoField(primary_key=True, serialize=False)),
-                ("projection", models.CharField(editable=False, max_length=100)),
-                ("log_id", eventlogs.fields.LogIdField(editable=False)),
+                ("projection", ExactCharField(editable=False, max_length=100)),
+                ("log_id", LogIdField(editable=False)),
                 ("index", models.IntegerField(editable=False)),
                 ("position", models.BigIntegerField(editable=False)),
-                ("type", models.CharField(editable=False, max_length=255)),
-                ("error", models.CharField(default="", editable=False, max_length=200)),
+                ("type", ExactCharField(editable=False, max_length=255)),
+                (
+                    "error",
+                    ExactCharField(default="", editable=False, max_length=200),
+                ),
                 ("skipped_at", models.DateTimeField(editable=False)),
             ],
             options={

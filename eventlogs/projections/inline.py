@@ -47,7 +47,7 @@ from eventlogs.exceptions import (
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Event, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catching_up, constraints
+from eventlogs.projections import catching_up, constraints, mysql
 from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import (
     INDEX,
@@ -83,6 +83,7 @@ def follow(
     if types is not None and not any(event.type in types for event in request.events):
         return
     first = state.version - len(request.events)
+    mysql.refuse_old_snapshot(state.log_id, first, using)
     try:
         _apply(projection(), state.log_id, using, upto=state.version, since=first)
     except Failed as failed:
@@ -165,22 +166,30 @@ class _Known(NamedTuple):
     made_by: int  # the version of the projection that has made the row
 
 
-def _known(projection: RowProjection, log_id: LogId, using: str) -> _Known:
+def _known(projection: RowProjection, log_id: LogId, using: str, *, is_new: bool) -> _Known:
     """
     Return what is known of the row of a log, once the projection is known to be inline.
 
-    Raise ProjectionUnavailable where a newer release has made it, or all rows.
+    A log that ``is_new`` has no row. Raise ProjectionUnavailable where a newer release has made
+    the row, or all rows.
     """
     row = applied_versions(projection.name, using).filter(log_id=log_id)
     states = ProjectionState.objects.using(using).filter(
         name=projection.name, mode=projection.INLINE
     )
-    found = states.values_list(
-        "version", Subquery(row.values("version")[:1]), Subquery(row.values("made_by")[:1])
-    ).first()
+    found: tuple[int, int | None, int | None] | None
+    if mysql.is_mysql(using):
+        rebuilt_by = states.values_list("version", flat=True).first()
+        rows = row.none() if is_new else mysql.latest(row, using)
+        version, made_by = rows.values_list("version", "made_by").first() or (None, None)
+        found = None if rebuilt_by is None else (rebuilt_by, version, made_by)
+    else:
+        found = states.values_list(
+            "version", Subquery(row.values("version")[:1]), Subquery(row.values("made_by")[:1])
+        ).first()
     if found is None:
         catching_up.begin(type(projection), using)  # before its first row is changed
-        return _known(projection, log_id, using)
+        return _known(projection, log_id, using, is_new=is_new)
     known = _Known(found[0], found[1], found[2] or 0)
     if projection.version < max(known.rebuilt_by, known.made_by):
         raise ProjectionUnavailable("newer", projection=projection.name)
@@ -196,7 +205,7 @@ def _apply(
     ``since`` is the version before the caller's own append, where it is one: a row that is
     that far lacks nothing else, and a log that had no events has no row.
     """
-    known = _known(projection, log_id, using)
+    known = _known(projection, log_id, using, is_new=since == 0)
     start, anew, made_by = known.version or 0, False, known.made_by
     if known.version is None or made_by < known.rebuilt_by:
         start, anew, made_by = 0, True, projection.version
@@ -225,7 +234,7 @@ def note(
             )
         ],
         update_conflicts=True,
-        unique_fields=["projection", "log_id"],
+        unique_fields=None if mysql.is_mysql(using) else ["projection", "log_id"],
         update_fields=["version", "made_by"],
     )
 

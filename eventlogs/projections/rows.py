@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from django.db import DataError, connections, models
 
+from eventlogs.projections import mysql
 from eventlogs.projections.constraints import check_deferred
 from eventlogs.projections.defaults import fill, is_filled_once
 
@@ -28,7 +29,7 @@ class Rows:
         manager = model._base_manager.using(using)
         wanted = iter(dict.fromkeys(map(self._as_key, keys)))
         while some := list(islice(wanted, BATCH)):
-            for row in manager.filter(pk__in=some):
+            for row in mysql.latest(manager.filter(pk__in=some), using):
                 self._found[row.pk] = row
 
     def __getitem__(self, key: Hashable) -> Any:
@@ -80,6 +81,10 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         for field in model._meta.concrete_fields
         if not field.primary_key and not field.generated and not is_filled_once(field)
     ]
+    if mysql.is_mysql(using):
+        for some in chunks(rows):
+            mysql.upsert(model, some, fields, using)
+        return
     if connections[using].vendor == "postgresql":
         _refuse_what_would_be_cut(model, rows)
     manager = model._base_manager.using(using)

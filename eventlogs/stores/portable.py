@@ -5,12 +5,18 @@ Why it is right. On SQLite a transaction is IMMEDIATE (a system check sees to it
 one writer at a time. Elsewhere the log's row is locked first, with ``select_for_update``, and
 every writer of the log has to pass there; a log that does not exist yet is claimed by
 inserting its row at version 0, which makes a racing creator wait for this transaction's end.
-Rows are claimed with ``INSERT … ON CONFLICT DO NOTHING`` (Django's ``ignore_conflicts``) and
-read again, so a lost race is no database error. The unique constraints on (log, index) and
+Rows are claimed by inserting them unless they are there (``claims.py``), and read again, so a
+lost race is no database error. The unique constraints on (log, index) and
 (log type, key) are the last line: with every line above removed, they would still stop it.
 
 A log's row at version 0 is never committed: whoever inserted it raises its version in the
 same transaction, or takes the row back.
+
+On MySQL and MariaDB under REPEATABLE READ, a plain read answers from a snapshot that may be older
+than the lock, and only a locking read sees what is committed. So the version is read by the lock,
+and a key is looked at a second time, by a locking read, before an append is refused for another
+reason, and after an insert has found it taken. Not the first time: a locking read that finds
+nothing locks the gap where the row would be, and two callers with new keys would be a deadlock.
 """
 
 from __future__ import annotations
@@ -20,23 +26,27 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.apps import apps
-from django.db import models, transaction
+from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, QuerySet, Value
-from django.db.models.functions import Cast, Greatest, Now
+from django.db.models.functions import Cast, Greatest
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import StoredEvent, fingerprints
 from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, TransactionMustRetry
 from eventlogs.ids import LogId
+from eventlogs.stores import mariadb
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.claims import insert_missing
+from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.restoring import Restored, RestoredEvent, raise_versions, restore
 from eventlogs.stores.transactions import in_transaction, run_again
 
 T = TypeVar("T")
 
 INSERT_BATCH = 500  # rows of one INSERT
+MAX_INSERT = 2_000_000  # characters of their JSON: MariaDB takes 16 MiB at once by default
 LOOKS = 20  # at a key that is neither ours nor anybody else's
 
 
@@ -58,6 +68,9 @@ class PortableStore(BaseStore):
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
         """Return the new state or the refusal; raising it would roll a caller's block back."""
+        refused = mariadb.refusal(connection, request.events, request.metadata)
+        if refused is not None:
+            return refused
         if in_transaction(connection):
             return self._try_append(connection, request)
         with transaction.atomic(using=self.using):
@@ -68,7 +81,9 @@ class PortableStore(BaseStore):
     ) -> LogState | EventLogError:
         log_id, key, count = request.log_id, request.idempotency_key, len(request.events)
         logs = self._rows("EventLog").filter(pk=log_id.uuid)
-        locked = self._lock(connection, logs)
+        # A locking read of a row that is not there would lock the gap on MySQL; see above.
+        is_new = request.expected_version == 0 and not logs.exists()
+        locked = None if is_new else self._lock(connection, logs)
         claimed_log = locked is None and request.expected_version == 0
         if claimed_log:
             # Not before the key is looked at: a replayed create leaves nothing to take back.
@@ -82,8 +97,12 @@ class PortableStore(BaseStore):
 
         position = None
         if request.expected_position is not None:
-            position = self._position(log_id.uuid, version - 1)
-        refused = refusal(request, self._claim(log_id.log_type, key), version, position)
+            position = self._position(log_id.uuid, version - 1, locking=True)
+        claim = self._claim(log_id.log_type, key)
+        refused = refusal(request, claim, version, position)
+        if refused is not None and claim is None:
+            claim = self._claim(log_id.log_type, key, locking=True)
+            refused = refusal(request, claim, version, position)
         if refused is None and key is not None:
             refused = self._claim_key(request, key, version)
         if refused is not None:
@@ -93,7 +112,7 @@ class PortableStore(BaseStore):
 
         logs.update(
             version=F("version") + count,
-            updated_at=Greatest(Now(), F("updated_at")),
+            updated_at=Greatest(UTCNow(), F("updated_at")),
         )
         recorded_at = logs.values_list("updated_at", flat=True).get()
         position = self._insert(request, version, recorded_at)
@@ -110,9 +129,13 @@ class PortableStore(BaseStore):
     def _claim_log(self, connection: BaseDatabaseWrapper, log_id: LogId) -> tuple[str, int]:
         model = apps.get_model("eventlogs", "EventLog")
         row = model(
-            id=log_id.uuid, log_type=log_id.log_type, version=0, created_at=Now(), updated_at=Now()
+            id=log_id.uuid,
+            log_type=log_id.log_type,
+            version=0,
+            created_at=UTCNow(),
+            updated_at=UTCNow(),
         )
-        self._rows("EventLog").bulk_create([row], ignore_conflicts=True)
+        insert_missing(self.using, [row])
         locked = self._lock(connection, self._rows("EventLog").filter(pk=log_id.uuid))
         # None: its row is another transaction's that this one's snapshot does not show.
         return locked or (log_id.log_type, MAX_VERSION)
@@ -127,14 +150,20 @@ class PortableStore(BaseStore):
             first_index=version,
             count=len(request.events),
             fingerprint=next(fingerprints(request.events)),
-            created_at=Now(),
+            created_at=UTCNow(),
         )
         for _ in range(LOOKS):
-            self._rows("IdempotencyKey").bulk_create([row], ignore_conflicts=True)
-            claim = self._claim(request.log_id.log_type, key)
+            insert_missing(self.using, [row])
+            holder = (
+                self._locking("IdempotencyKey", True)
+                .filter(log_type=request.log_id.log_type, key=key)
+                .values_list("log_id", "first_index")
+                .first()
+            )
             # The log's row is locked: nobody else can have claimed a key for this very index.
-            if claim and (claim.log_id, claim.first_index) == (request.log_id, version):
+            if holder == (request.log_id.uuid, version):
                 return None
+            claim = self._claim(request.log_id.log_type, key, locking=True)
             if claim:
                 return refusal(request, claim, version, None)
             # Somebody else had the key, and it was pruned before it could be read: claim again.
@@ -158,7 +187,7 @@ class PortableStore(BaseStore):
             )
             for offset, event in enumerate(request.events)
         ]
-        self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+        self._insert_all(rows, [len(event.data) for event in request.events], request.metadata)
         last = version + len(rows) - 1
         position: int = (
             self._rows("Event")
@@ -168,6 +197,16 @@ class PortableStore(BaseStore):
         )
         return position
 
+    def _insert_all(self, rows: Sequence[Any], sizes: Sequence[int], metadata: str) -> None:
+        """Insert events, in statements that are not too long."""
+        start = characters = 0
+        for at, size in enumerate(sizes):
+            characters += size + len(metadata)
+            if characters > MAX_INSERT:
+                self._rows("Event").bulk_create(rows[start:at], batch_size=INSERT_BATCH)
+                start, characters = at, size + len(metadata)
+        self._rows("Event").bulk_create(rows[start:], batch_size=INSERT_BATCH)
+
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         return self._read(lambda: self._claim(log_type, idempotency_key))
 
@@ -175,11 +214,12 @@ class PortableStore(BaseStore):
         # Where transactions are SERIALIZABLE by default, a read may have to be run again too.
         return run_again(self.using, lambda connection: read())
 
-    def _claim(self, log_type: str, key: str | None) -> Claim | None:
+    def _claim(self, log_type: str, key: str | None, *, locking: bool = False) -> Claim | None:
+        """Return who has a key; with ``locking``, also where a snapshot does not show it."""
         if key is None:
             return None
         row = (
-            self._rows("IdempotencyKey")
+            self._locking("IdempotencyKey", locking)
             .filter(log_type=log_type, key=key)
             .values_list("log_id", "first_index", "count", "fingerprint")
             .first()
@@ -187,12 +227,12 @@ class PortableStore(BaseStore):
         if row is None:
             return None
         log, first_index, count, fingerprint = row
-        position = self._position(log, first_index + count - 1)
+        position = self._position(log, first_index + count - 1, locking=locking)
         return claim_of(log_type, (log, first_index, count, fingerprint, position))
 
-    def _position(self, log: UUID, index: int) -> int | None:
+    def _position(self, log: UUID, index: int, *, locking: bool) -> int | None:
         """Return the position of an event, or None where there is none."""
-        events = self._rows("Event").filter(log_id=log, index=index)
+        events = self._locking("Event", locking).filter(log_id=log, index=index)
         position: int | None = events.values_list("position", flat=True).first()
         return position
 
@@ -226,6 +266,10 @@ class PortableStore(BaseStore):
         return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
 
     def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+        for event in events:
+            refused = mariadb.refusal(connections[self.using], [event], event.metadata)
+            if refused is not None:
+                raise refused
         model = apps.get_model("eventlogs", "Event")
         json = models.JSONField()
         rows = [
@@ -241,8 +285,15 @@ class PortableStore(BaseStore):
             )
             for event in events
         ]
-        self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+        sizes = [len(event.data) + len(event.metadata) for event in events]
+        self._insert_all(rows, sizes, "")
         raise_versions(self.using, events)
+
+    def _locking(self, model: str, locking: bool) -> QuerySet[Any]:
+        """Return rows; with ``locking``, also those that a snapshot does not show."""
+        rows = self._rows(model)
+        is_needed = locking and connections[self.using].vendor == "mysql"
+        return rows.select_for_update() if is_needed else rows
 
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.

@@ -29,6 +29,7 @@ from eventlogs.codec import EXACT_JSON, StoredEvent
 from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
+from eventlogs.stores.claims import insert_missing
 
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ def _lock(using: str, events: Iterable[RestoredEvent]) -> dict[UUID, Known]:
         )
         for log, event in sorted(first.items())
     ]
-    rows(using, "EventLog").bulk_create(claims, ignore_conflicts=True)
+    insert_missing(using, claims)
     no_key = connections[using].features.has_select_for_no_key_update
     locked = (
         rows(using, "EventLog")
@@ -247,7 +248,8 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
     if not claimed:
         return
     model = apps.get_model("eventlogs", "IdempotencyKey")
-    rows(using, "IdempotencyKey").bulk_create(
+    insert_missing(
+        using,
         [
             model(
                 log_type=log_type,
@@ -261,7 +263,6 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
             for (log_type, key), event in claimed.items()
             if event.claim is not None
         ],
-        ignore_conflicts=True,
     )
     holders = rows(using, "IdempotencyKey").filter(
         log_type__in={log_type for log_type, _ in claimed}, key__in={key for _, key in claimed}

@@ -27,9 +27,10 @@ FIRST_PAUSE = 0.01  # seconds, doubled each time, with full jitter
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 MUST_RETRY_SQLSTATES = frozenset({"40001", "40P01"})
 # SQLITE_BUSY, also with an extended code above its low byte (https://sqlite.org/rescode.html),
-# and MySQL's deadlock found (1213) and lock wait timeout (1205).
+# and MySQL's deadlock found (1213) and lock wait timeout (1205). MariaDB's 1020 says that a row has
+# changed since the snapshot was taken (innodb_snapshot_isolation, on since MariaDB 11.6.2).
 SQLITE_BUSY = 5
-MYSQL_MUST_RETRY = frozenset({1205, 1213})
+MYSQL_MUST_RETRY = frozenset({1020, 1205, 1213})
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:

@@ -468,6 +468,39 @@ class StoreContract:
 
         assert amounts(store, log_id) == [1] * 5
 
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            ("é", "e"),
+            ("é", "e\u0301"),
+            ("ß", "ss"),
+            ("💰", "💶"),
+            ("a\u200b", "a"),
+            ("\uff4b", "k"),
+        ],
+        ids=ascii,
+    )
+    def test_keys_that_look_alike_are_different_keys(self, store: BaseStore, pair: tuple[str, str]):
+        one, other = pair
+        key = new_key()
+        log_id = create(store, 1, key=key + one).log_id
+
+        append(store, log_id, 2, expected=1, key=key + other)
+
+        assert amounts(store, log_id) == [1, 2]
+        for number, text in enumerate((one, other)):
+            claim = store.claim("account", key + text)
+            assert claim is not None
+            assert claim.first_index == number
+
+    def test_types_of_events_are_compared_to_the_last_character(self, store: BaseStore):
+        events = [EncodedEvent(name, 1, "{}") for name in ("a.Paid", "a.paid", "a.páid")]
+
+        log_id = store.append(AppendRequest(new_log(), events, 0, None, "{}")).log_id
+
+        rows = store.events(log_id, start=0, limit=10)
+        assert [row[2] for row in rows] == ["a.Paid", "a.paid", "a.páid"]
+
     def test_a_refused_append_leaves_its_key_free(self, store: BaseStore):
         key = new_key()
         log_id = create(store, 1).log_id

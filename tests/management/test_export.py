@@ -20,6 +20,7 @@ def exported(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.feed
 def test_a_line_for_each_event_in_the_order_of_positions(history, run, tmp_path):
     run("export", tmp_path / "all.jsonl")
 
@@ -58,13 +59,18 @@ def test_the_first_event_of_an_append_carries_its_key(db, run, tmp_path):
 def test_what_is_exported_can_be_chosen(history, account, run, tmp_path):
     run("export", tmp_path / "parcels.jsonl", "--log-type", "parcel")
     run("export", tmp_path / "one.jsonl", "--log", account)
-    run("export", tmp_path / "late.jsonl", "--after", Event.objects.last().position - 1)
 
     assert [each["type"] for each in exported(tmp_path / "parcels.jsonl")[1:-1]] == ["parcel.sent"]
     one = exported(tmp_path / "one.jsonl")[1:-1]
     assert [(each["log_id"], each["index"]) for each in one] == [
         (str(account), n) for n in range(3)
     ]
+
+
+@pytest.mark.feed
+def test_what_is_behind_a_position_is_exported(account, run, tmp_path):
+    run("export", tmp_path / "late.jsonl", "--after", Event.objects.last().position - 1)
+
     assert [each["index"] for each in exported(tmp_path / "late.jsonl")[1:-1]] == [2]
 
 
@@ -92,6 +98,7 @@ def test_a_file_is_not_written_over(db, run, tmp_path):
     assert path.read_text() == "dear diary"
 
 
+@pytest.mark.feed
 def test_what_was_written_is_told(history, run_json, tmp_path):
     told = run_json("export", tmp_path / "all.jsonl")
 
@@ -99,6 +106,7 @@ def test_what_was_written_is_told(history, run_json, tmp_path):
     assert told["until"] == Event.objects.last().position
 
 
+@pytest.mark.feed
 @pytest.mark.parametrize("lost", [1, 30, 200, 1_000], ids="last {} bytes".format)
 def test_an_interrupted_export_is_carried_on(history, account, run, tmp_path, lost):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
@@ -110,6 +118,7 @@ def test_an_interrupted_export_is_carried_on(history, account, run, tmp_path, lo
     assert exported(cut) == exported(whole)
 
 
+@pytest.mark.feed
 def test_a_complete_export_is_not_carried_on(history, run, tmp_path):
     run("export", tmp_path / "all.jsonl")
 
@@ -117,6 +126,7 @@ def test_a_complete_export_is_not_carried_on(history, run, tmp_path):
         run("export", tmp_path / "all.jsonl", "--resume")
 
 
+@pytest.mark.feed
 def test_an_export_that_did_not_begin_is_begun(history, run, tmp_path):
     (tmp_path / "empty.jsonl").touch()
 
@@ -142,6 +152,7 @@ def test_mistakes(db, run, tmp_path, arguments, message):
         run("export", *arguments)
 
 
+@pytest.mark.feed
 def test_another_file_is_not_carried_on(db, run, tmp_path):
     (tmp_path / "diary").write_text("dear diary\n")
 
@@ -149,3 +160,49 @@ def test_another_file_is_not_carried_on(db, run, tmp_path):
         run("export", tmp_path / "diary", "--resume")
 
     assert (tmp_path / "diary").read_text() == "dear diary\n"
+
+
+# Databases without a feed
+
+
+@pytest.mark.mariadb
+def test_without_a_feed_an_export_is_of_one_moment(
+    transactional_db, run, tmp_path, monkeypatch, elsewhere
+):
+    """Whatever is committed while it is written, at whatever positions."""
+    fill()
+    before = list(Event.objects.order_by("position").values_list("position", flat=True))
+    log_id = Event.objects.filter(type="account.opened").last().log.log_id
+    claims_of, version = scans.claims_of, 7
+
+    def append_meanwhile(*arguments):
+        nonlocal version
+        elsewhere(lambda: Account.logs.create(Opened(owner="Bob")))
+        elsewhere(lambda: Account.logs.append(log_id, Deposited(1), expected_version=version))
+        version += 1
+        return claims_of(*arguments)
+
+    monkeypatch.setattr(scans, "PAGE", 10)
+    monkeypatch.setattr(scans, "claims_of", append_meanwhile)
+    run("export", tmp_path / "all.jsonl")
+    run("export", tmp_path / "one.jsonl", "--log", log_id)
+
+    _, *events, footer = exported(tmp_path / "all.jsonl")
+    assert version > 7 + 3
+    assert [each["position"] for each in events] == before
+    assert footer == {"end": True, "events": len(before), "until": 0}
+    _, *of_one, _ = exported(tmp_path / "one.jsonl")
+    assert [each["index"] for each in of_one] == list(range(len(of_one)))
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("option", ["--after=3", "--resume"])
+def test_without_a_feed_an_export_is_whole(db, run, tmp_path, option):
+    path = tmp_path / "all.jsonl"
+    if option == "--resume":
+        path.touch()
+
+    with pytest.raises(CommandError, match="Leave out --after and --resume"):
+        run("export", path, option)
+
+    assert not path.exists() or path.read_bytes() == b""

@@ -80,6 +80,7 @@ def test_a_retry_after_the_move_is_a_replay(export, second_database, run):
     assert caught.value.index == 0
 
 
+@pytest.mark.feed
 def test_what_came_later_is_imported_on_top(export, second_database, run, run_json, tmp_path):
     run("import", export, database=second_database)
     until = json.loads(export.read_text().splitlines()[-1])["until"]

@@ -12,6 +12,8 @@ from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.parked import parked_payment
 
+pytestmark = pytest.mark.feed
+
 
 @pytest.fixture
 def state(db, monkeypatch):

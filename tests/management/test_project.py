@@ -62,6 +62,7 @@ def captured(state) -> int:
     return found.values_list("captured", flat=True).first() or 0
 
 
+@pytest.mark.feed
 def test_once_applies_what_there_is(run, run_json, db):
     Payment.logs.create(Requested(amount=5))
 
@@ -69,6 +70,7 @@ def test_once_applies_what_there_is(run, run_json, db):
     assert run_json("project", "payment-summary", "--once") == {"applied": {"payment-summary": 0}}
 
 
+@pytest.mark.feed
 def test_it_keeps_rows_up_to_date_until_sigterm(start):
     state = Payment.logs.create(Requested(amount=5))
     process = start("payment-summary")
@@ -83,9 +85,10 @@ def test_it_keeps_rows_up_to_date_until_sigterm(start):
     assert (process.returncode, err) == (0, "")
     assert "Running payment-summary." in out
     assert set(Checkpoint.objects.values_list("owner", flat=True)) == {""}
-    assert not ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
+    assert not any_worker()
 
 
+@pytest.mark.feed
 def test_json_is_for_programs(start):
     Payment.logs.create(Requested(amount=5))
     process = start("payment-summary", "--json")
@@ -94,6 +97,7 @@ def test_json_is_for_programs(start):
     assert json.loads(process.stdout.readline()) == {"applied": {"payment-summary": 1}}
 
 
+@pytest.mark.feed
 @pytest.mark.postgresql
 def test_workers_that_die_are_started_again(start):
     process = start("--workers", "2")
@@ -112,6 +116,7 @@ def test_workers_that_die_are_started_again(start):
     assert err.count("(signal SIGKILL). Another one starts in") == 2
 
 
+@pytest.mark.feed
 @pytest.mark.postgresql
 def test_workers_end_when_nobody_looks_after_them(start):
     process = start("--workers", "2")
@@ -119,7 +124,11 @@ def test_workers_end_when_nobody_looks_after_them(start):
 
     process.kill()
 
-    assert eventually(lambda: not ProjectionWorker.objects.exists())
+    assert eventually(lambda: not any_worker())
+
+
+def any_worker() -> bool:
+    return ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
 
 
 def ended(process: subprocess.Popen[str], *, code: int = 0) -> str:
@@ -150,7 +159,7 @@ def test_workers_share_no_pool(start, pool):
     assert [captured(each) for each in states] == [6] * 20
     process.send_signal(signal.SIGTERM)
     assert ended(process) == ""
-    assert not ProjectionWorker.objects.exists()
+    assert not any_worker()
 
 
 @pytest.mark.postgresql
@@ -192,6 +201,7 @@ def test_a_worker_that_does_not_end_is_interrupted(start, number):
         assert eventually(lambda: count(others) == 0)
 
 
+@pytest.mark.feed
 def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
     with pytest.raises(CommandError, match=r"no projection 'x'\. There is: .*payment-summary"):
         run("project", "x")
@@ -201,6 +211,13 @@ def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
         run("project")
 
 
+@pytest.mark.feed
 def test_too_little_memory_is_a_mistake(run, db):
     with pytest.raises(CommandError, match="not an int from 64"):
         run("project", "--max-memory", "1")
+
+
+@pytest.mark.mariadb
+def test_without_a_feed_it_is_refused(db, run):
+    with pytest.raises(CommandError, match="only on PostgreSQL and SQLite"):
+        run("project")

@@ -49,6 +49,7 @@ def test_only_what_is_asked_for(account, run):
     assert run("tail", "--type", "account.opened", "--log", parcel) == ""
 
 
+@pytest.mark.feed
 def test_all_behind_a_position(account, run):
     first = Event.objects.first().position
     parcel = Parcel.logs.create(Sent(to="Rome")).log_id
@@ -58,6 +59,7 @@ def test_all_behind_a_position(account, run):
     assert indexes(run("tail", "--json", "--after", first, "--log", parcel)) == [0]
 
 
+@pytest.mark.feed
 def test_more_than_a_page_behind_a_position(account, run, settings):
     settings.EVENTLOGS = {"PAGE_SIZE": 2}
     Account.logs.append(account, *[Deposited(amount=1)] * 7, expected_version=3)
@@ -65,9 +67,17 @@ def test_more_than_a_page_behind_a_position(account, run, settings):
     assert indexes(run("tail", "--json", "--after", 0)) == list(range(10))
 
 
+@pytest.mark.feed
 def test_a_position_of_another_database_is_a_mistake(account, run):
     with pytest.raises(CommandError, match="cannot be read"):
         run("tail", "--after", 10**9)
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("option", ["--follow", "--after=0"])
+def test_without_a_feed_it_says_what_works(account, run, option):
+    with pytest.raises(CommandError, match="without --follow and --after works, and so do `show`"):
+        run("tail", option)
 
 
 @pytest.fixture
@@ -96,6 +106,7 @@ def follower(transactional_db):
         child.communicate()
 
 
+@pytest.mark.feed
 def test_events_to_come_are_followed_until_ctrl_c(follower, transactional_db):
     state = Account.logs.create(Opened(owner="Ada"))
     parcel = Parcel.logs.create(Sent(to="Rome"))
@@ -113,6 +124,7 @@ def test_events_to_come_are_followed_until_ctrl_c(follower, transactional_db):
     assert (seen, rest, said.strip(), child.returncode) == ([1, 2, 3], "", "Interrupted.", 130)
 
 
+@pytest.mark.feed
 def test_a_reader_that_goes_away_ends_following(follower, transactional_db):
     state = Account.logs.create(Opened(owner="Ada"))
     child = follower()

@@ -132,6 +132,7 @@ def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
     assert ESCAPES.sub("", shown.split("\r")[-1]) == "3 events were looked at. Nothing is wrong.\n"
 
 
+@pytest.mark.feed
 def test_ctrl_c_ends_a_command_without_a_traceback(terminal, account):
     child = terminal("tail", "--follow", "-n", "1")
     child.expect("account.withdrawn")

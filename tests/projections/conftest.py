@@ -22,9 +22,8 @@ def tables(transactional_db):
     readmodels.reset()
     with connection.cursor() as cursor:
         for model in readmodels.MODELS:
-            table = model._meta.db_table
-            cursor.execute(f'DROP TABLE IF EXISTS "{table}__rebuild"')
-            cursor.execute(f'DROP TABLE IF EXISTS "{table}"')
+            for table in (f"{model._meta.db_table}__rebuild", model._meta.db_table):
+                cursor.execute(f"DROP TABLE IF EXISTS {connection.ops.quote_name(table)}")
 
 
 @pytest.fixture

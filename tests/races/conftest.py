@@ -17,7 +17,7 @@ from tests.races.events import batch
 from tests.races.history import Outcome, Violation
 from tests.races.stores import races
 
-PROCESSES = {"postgresql": 32, "sqlite": 8}
+PROCESSES = {"postgresql": 32, "sqlite": 8, "mysql": 16}
 
 TABLES = ("eventlogs_eventlog", "eventlogs_event", "eventlogs_idempotencykey")
 

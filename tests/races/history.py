@@ -7,6 +7,7 @@ tables. What callers were told is compared with it: an ``Outcome`` is one call a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -48,7 +49,8 @@ class Violation(NamedTuple):
     where: str
 
 
-# Each statement answers rows only where its promise is broken. They run on SQLite, too.
+# Each statement answers rows only where its promise is broken. They run on SQLite, too, and, in
+# the words of ``spoken_by``, on MariaDB.
 BROKEN = {
     "doubled index": """
         SELECT log_id, "index", count(*) FROM eventlogs_event
@@ -81,24 +83,24 @@ BROKEN = {
         HAVING count(event.position) <> claim.count
     """,
     "doubled key": """
-        SELECT log_type, key, count(*) FROM eventlogs_idempotencykey
-        GROUP BY log_type, key HAVING count(*) > 1
+        SELECT log_type, "key", count(*) FROM eventlogs_idempotencykey
+        GROUP BY log_type, "key" HAVING count(*) > 1
     """,
     "positions run backwards": """
-        SELECT log_id, "index", before, position FROM (
+        SELECT log_id, "index", previous, position FROM (
             SELECT log_id, "index", position,
-                   lag(position) OVER (PARTITION BY log_id ORDER BY "index") AS before
+                   lag(position) OVER (PARTITION BY log_id ORDER BY "index") AS previous
             FROM eventlogs_event
         ) AS pair
-        WHERE position <= before
+        WHERE position <= previous
     """,
     "time runs backwards": """
-        SELECT log_id, "index", before, recorded_at FROM (
+        SELECT log_id, "index", previous, recorded_at FROM (
             SELECT log_id, "index", recorded_at,
-                   lag(recorded_at) OVER (PARTITION BY log_id ORDER BY "index") AS before
+                   lag(recorded_at) OVER (PARTITION BY log_id ORDER BY "index") AS previous
             FROM eventlogs_event
         ) AS pair
-        WHERE recorded_at < before
+        WHERE recorded_at < previous
     """,
 }
 
@@ -113,11 +115,11 @@ UNCLAIMED = """
 """
 
 APPENDS = """
-    SELECT log_id, marker, max(of), count(*), min("index"), max("index"), max(position),
+    SELECT log_id, marker, max("of"), count(*), min("index"), max("index"), max(position),
            min("index" - part), max("index" - part)
     FROM (
         SELECT log_id, "index", position, data ->> 'marker' AS marker,
-               CAST(data ->> 'part' AS integer) AS part, CAST(data ->> 'of' AS integer) AS of
+               CAST(data ->> 'part' AS integer) AS part, CAST(data ->> 'of' AS integer) AS "of"
         FROM eventlogs_event
     ) AS noted
     GROUP BY log_id, marker
@@ -151,7 +153,7 @@ def violations(
     found = []
     broken = BROKEN if keys_were_pruned else {**BROKEN, "unclaimed key": UNCLAIMED}
     for kind, statement in broken.items():
-        cursor.execute(statement)
+        cursor.execute(spoken_by(cursor, statement))
         found += [Violation(kind, ", ".join(map(str, row))) for row in cursor.fetchall()]
     appends = _appends(cursor)
     found += _of_appends(appends)
@@ -164,8 +166,16 @@ def kinds(found: Sequence[Violation]) -> Counter[str]:
     return Counter(violation.kind for violation in found)
 
 
+def spoken_by(cursor: Any, statement: str) -> str:
+    """Return a statement in the words of the cursor's database."""
+    if cursor.db.vendor != "mysql":
+        return statement
+    as_function = re.sub(r"data ->> '(\w+)'", r"JSON_VALUE(data, '$.\1')", statement)
+    return as_function.replace('"', "`")
+
+
 def _appends(cursor: Any) -> dict[tuple[UUID, str], Stored]:
-    cursor.execute(APPENDS)
+    cursor.execute(spoken_by(cursor, APPENDS))
     return {
         (UUID(str(log)), marker): Stored(of, rows, first, last, position, low == high)
         for log, marker, of, rows, first, last, position, low, high in cursor.fetchall()

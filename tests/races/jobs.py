@@ -17,12 +17,12 @@ from django.db import Error, OperationalError, connection, transaction
 
 from eventlogs import ANY, EventLogError, LogId, LogManager, LogState, TransactionMustRetry
 from eventlogs.models import IdempotencyKey
+from eventlogs.stores.transactions import must_retry
 from tests.races.crew import Place
 from tests.races.events import Race, batch
 from tests.races.history import Outcome
 from tests.races.stores import races
 
-MUST_RETRY_SQLSTATES = ("40001", "40P01")
 PATIENCE = 60  # seconds until a loop that should converge has not
 
 
@@ -84,6 +84,19 @@ def create_one_log(
             # The transaction is usable: it appends to a log of its own.
             manager.create(*batch(f"after {marker}"))
         yield outcome
+
+
+def create_own_logs(place: Place, store: str, rounds: int) -> Iterator[Outcome]:
+    """Each creates logs of its own, with keys of its own, two in a transaction."""
+    manager = races(store, place.number)
+    for number in range(rounds):
+        place.together()
+        with transaction.atomic():
+            outcomes = [
+                call(manager, manager.new_id(), marker, 2, 0, key=marker)
+                for marker in (f"{number}-{place.number}", f"{number}-{place.number} too")
+            ]
+        yield from outcomes
 
 
 def create_with_one_key(
@@ -151,7 +164,7 @@ def append_on_a_snapshot(
                     in_step = False
                     outcome = call(manager, log_id, marker, 1, None, marker)
             except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) not in MUST_RETRY_SQLSTATES:
+                if not must_retry(error):
                     raise
                 continue
             yield outcome
@@ -203,7 +216,7 @@ def append_in_transactions(
                 time.sleep(place.random.uniform(0, 0.05))
             except OperationalError as error:
                 # At the commit of a serializable transaction, which is the caller's own.
-                if getattr(error.__cause__, "sqlstate", None) not in MUST_RETRY_SQLSTATES:
+                if not must_retry(error):
                     raise
             else:
                 yield from outcomes
@@ -261,7 +274,7 @@ def increment(
                 error.__cause__ = None
                 yield Outcome(log_id, marker, 1, expected, error)
             except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) not in MUST_RETRY_SQLSTATES:
+                if not must_retry(error):
                     raise
             else:
                 yield Outcome(log_id, marker, 1, expected, state)

@@ -53,7 +53,8 @@ def test_a_large_batch_goes_in_several_inserts_all_or_none(store):
     with CaptureQueriesContext(connection) as queries:
         append(store, log_id, *range(1_001), expected=0)
 
-    inserts = [query for query in queries if 'INTO "eventlogs_event" ' in query["sql"]]
+    table = connection.ops.quote_name("eventlogs_event")
+    inserts = [query for query in queries if f"INTO {table} " in query["sql"]]
     assert len(inserts) >= 3
     assert store.version(log_id) == 1_001
 

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from django.core.management.base import CommandParser
 
 from eventlogs import transfer, xes
+from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
@@ -115,23 +116,44 @@ def write_lines(
             length, events, complete, after = transfer.last_position(stream)
         if complete:
             raise mistake(f"{path} is complete: there is nothing to carry on with.")
-    until = Feed(using).settled()
+    until = settled(using)
+    if until is None and (after or resume):
+        raise mistake(
+            f"The database {using!r} has no feed, so an export there is of one moment, and whole. "
+            f"Leave out --after and --resume."
+        )
     with (
         opened(path, length if resume else None) as stream,
-        out.progress("Exporting", total=max(until - after, 0), unit="positions") as progress,
+        out.progress(
+            "Exporting", total=max(until - after, 0) if until else None, unit="positions"
+        ) as progress,
     ):
         if not length:
             stream.write(transfer.header(after=after))
-        for page in transfer.export_pages(
-            using, after=after, until=until, log_types=log_types, logs=logs
-        ):
+        if until is None:
+            pages = transfer.export_pages_of_a_moment(using, log_types=log_types, logs=logs)
+        else:
+            pages = transfer.export_pages(
+                using, after=after, until=until, log_types=log_types, logs=logs
+            )
+        for page in pages:
             stream.write("".join(page.lines))
             stream.flush()
             events += len(page.lines)
             progress.advance(page.position - after)
             after = page.position
-        stream.write(transfer.footer(events=events, until=until))
-    return {"events": events, "until": until}
+        stream.write(transfer.footer(events=events, until=until or 0))
+    return {"events": events} if until is None else {"events": events, "until": until}
+
+
+def settled(using: str) -> int | None:
+    """Return how far the feed of a database is settled; None where it has none."""
+    try:
+        return Feed(using).settled()
+    except FeedUnavailable as error:
+        if error.reason != "database":
+            raise
+        return None
 
 
 def write_xes(

@@ -23,6 +23,7 @@ from eventlogs.management.projections import choose, reactors
 from eventlogs.projections.declarations import Reactor
 from eventlogs.projections.running import Runner
 from eventlogs.projections.running import run as run_once
+from eventlogs.stores.feeds import feed_source_for
 
 try:
     import resource
@@ -91,6 +92,7 @@ def run(
     if from_now:
         begin_from_now(out, reactors(names), using, yes=yes)
         return
+    feed_source_for(using)  # it says so where there can be none, and is not waited for
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:

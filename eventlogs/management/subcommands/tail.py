@@ -11,12 +11,15 @@ from django.core.management.base import CommandParser
 from eventlogs import scans
 from eventlogs.codec import raw_records
 from eventlogs.events import EventRecord
+from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed import Feed, FeedPage
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
+from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import GAP, Output, clean, columns, cut, pad
 from eventlogs.management.records import as_json, compact
 from eventlogs.metadata import actor_of
+from eventlogs.transfer import MAX_POSITION
 
 HELP = "Show the newest events of all logs; with --follow, those to come as well."
 
@@ -80,7 +83,17 @@ def run(
     feed = Feed(using)
     wanted = frozenset(log)
     log_types = log_type or sorted({each.log_type for each in log}) or None
-    settled = feed.settled()
+    try:
+        settled = feed.settled()
+    except FeedUnavailable as error:
+        if error.reason != "database":
+            raise
+        if follow or after is not None:
+            raise mistake(
+                f"The database {using!r} has no feed, so events cannot be followed there. "
+                f"`tail` without --follow and --after works, and so do `show` and `export`."
+            ) from error
+        settled = MAX_POSITION  # the newest that are committed; later ones may come below them
     writer = Writer(out)
     if after is None:
         writer.write(

@@ -1,0 +1,20 @@
+"""
+The database's clock, as the stores write it down.
+
+Django's ``Now()`` is the time of the session's zone on MySQL and MariaDB, while the columns hold
+UTC: with a session that is not in UTC, every time would be off by the difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models.functions import Now
+
+
+class UTCNow(Now):
+    """The time of the statement, in UTC and to the microsecond, whatever the session's zone."""
+
+    def as_mysql(self, compiler: Any, connection: Any, **extra_context: Any) -> Any:
+        """Return MySQL's and MariaDB's own function for it."""
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **extra_context)

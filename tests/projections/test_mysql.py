@@ -1,0 +1,162 @@
+"""Projections that are inline where upserts name no key, and snapshots do not refuse writes."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import IntegrityError, connection, models, transaction
+
+from eventlogs import (
+    ANY,
+    FeedUnavailable,
+    TransactionMustRetry,
+)
+from eventlogs.projections import mysql
+from eventlogs.projections.rows import Rows, upsert
+from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.projections.readmodels import (
+    Balances,
+    Inlined,
+    InlinedBalances,
+    Letters,
+    balances,
+    replayed,
+)
+
+pytestmark = pytest.mark.usefixtures("tables", "inlined")
+
+
+class Named(models.Model):
+    """Names that only one row may have."""
+
+    number = models.IntegerField(primary_key=True)
+    name = models.CharField(max_length=20, unique=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        app_label = "tests_of_projections"
+
+    def __str__(self):
+        return self.name
+
+
+@pytest.fixture
+def _named(transactional_db):
+    with connection.schema_editor() as editor:
+        editor.create_model(Named)
+    yield
+    with connection.schema_editor() as editor:
+        editor.delete_model(Named)
+
+
+@pytest.mark.usefixtures("_named")
+def test_a_row_whose_name_another_row_has_is_refused_and_leaves_that_one_alone():
+    upsert(Named, [Named(number=1, name="ada"), Named(number=2, name="bob")], "default")
+
+    with pytest.raises(IntegrityError), transaction.atomic():
+        upsert(Named, [Named(number=3, name="ada")], "default")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        upsert(Named, [Named(number=2, name="ada")], "default")
+
+    assert dict(Named.objects.values_list("number", "name")) == {1: "ada", 2: "bob"}
+
+
+@pytest.mark.usefixtures("_named")
+def test_rows_are_inserted_and_updated_and_the_time_of_the_change_is_noted():
+    upsert(Named, [Named(number=1, name="ada")], "default")
+    before = Named.objects.get().changed_at
+
+    rows = Rows(Named, [1, 2], "default")
+    rows[1].name, rows[2].name = "eve", "bob"
+    rows.write()
+
+    assert dict(Named.objects.values_list("number", "name")) == {1: "eve", 2: "bob"}
+    assert Named.objects.get(number=1).changed_at > before
+
+
+def test_an_inline_projection_is_rebuilt_verified_and_repaired():
+    ada = Account.logs.create(Opened("ada"), Deposited(5))
+    bob = Account.logs.create(Deposited(7))
+    assert InlinedBalances.verify(sample=None)
+    Inlined.objects.filter(pk=ada.log_id).update(balance=6)
+    Inlined.objects.filter(pk=bob.log_id).delete()
+
+    assert not InlinedBalances.verify(sample=None)
+    assert InlinedBalances.verify(sample=None, repair=True)
+    assert balances(Inlined) == replayed(ada, bob)
+
+    Inlined.objects.update(balance=0)
+    assert InlinedBalances.rebuild(ada.log_id) == 1
+    assert balances(Inlined) == {ada.log_id: 5, bob.log_id: 0}
+    assert InlinedBalances.rebuild() == 2
+    assert balances(Inlined) == replayed(ada, bob)
+    ada = Account.logs.append(ada, Withdrawn(1))
+    assert balances(Inlined) == replayed(ada, bob)
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("call", [Balances.catch_up, InlinedBalances.catch_up, Letters.catch_up])
+def test_what_reads_the_feed_is_refused(call):
+    Account.logs.create(Deposited(5))
+
+    with pytest.raises(FeedUnavailable) as caught:
+        call()
+
+    assert caught.value.reason == "database"
+
+
+@pytest.mark.mariadb
+class TestSnapshots:
+    def repeatable_read(self):
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert not Account.logs.exists(Account.logs.new_id())  # takes the snapshot
+
+    def test_an_append_on_a_snapshot_that_lacks_events_must_be_run_again(self, elsewhere):
+        ada = Account.logs.create(Deposited(5))
+
+        with transaction.atomic():
+            self.repeatable_read()
+            elsewhere(lambda: Account.logs.append(ada, Deposited(2)))
+            with pytest.raises(TransactionMustRetry):
+                Account.logs.append(ada.log_id, Deposited(1), expected_version=ANY)
+
+        assert Account.logs.version(ada.log_id) == 2
+        assert balances(Inlined) == {ada.log_id: 7}
+
+    def test_without_that_the_others_event_would_be_missing_in_the_row(
+        self, elsewhere, monkeypatch
+    ):
+        monkeypatch.setattr(mysql, "refuse_old_snapshot", lambda *_: None)
+        monkeypatch.setattr(mysql, "latest", lambda rows, using: rows)
+        ada = Account.logs.create(Deposited(5))
+
+        with transaction.atomic():
+            self.repeatable_read()
+            elsewhere(lambda: Account.logs.append(ada, Deposited(2)))
+            Account.logs.append(ada.log_id, Deposited(1), expected_version=ANY)
+
+        assert balances(Inlined) != replayed(ada)
+
+    def test_a_row_that_was_made_anew_since_is_not_lost(self, elsewhere):
+        ada = Account.logs.create(Deposited(5))
+        Inlined.objects.update(balance=0)
+
+        with transaction.atomic():
+            self.repeatable_read()
+            elsewhere(lambda: InlinedBalances.verify(sample=None, repair=True))
+            Account.logs.append(ada, Deposited(1))
+
+        assert balances(Inlined) == {ada.log_id: 6}
+
+    def test_a_version_that_was_applied_since_is_not_applied_twice(self, elsewhere, monkeypatch):
+        ada = Account.logs.create(Deposited(5))
+        with monkeypatch.context() as patch:
+            patch.setattr("eventlogs.inline.followers", {})
+            ada = Account.logs.append(ada, Deposited(2))
+
+        with transaction.atomic():
+            self.repeatable_read()
+            elsewhere(lambda: InlinedBalances.rebuild(ada.log_id))
+            Account.logs.append(ada, Deposited(1))
+
+        assert balances(Inlined) == {ada.log_id: 8}

@@ -1,0 +1,213 @@
+"""The portable store on MariaDB, in what is MariaDB's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import connection, transaction
+
+from eventlogs import (
+    ConcurrentAppend,
+    IdempotencyKeyReused,
+    IdempotentReplay,
+    InvalidEvent,
+    LogNotFound,
+    TransactionMustRetry,
+)
+from eventlogs.codec import EncodedEvent
+from eventlogs.stores import AppendRequest
+from eventlogs.stores.mariadb import MAX_DEPTH, too_deep
+from eventlogs.stores.portable import PortableStore
+from tests.contracts.stores import amounts, append, create, new_key, new_log
+
+
+def nested(depth: int) -> str:
+    """Return an object with arrays in it, together so deep, and a number in the innermost."""
+    return '{"note":' + "[" * (depth - 1) + "1" + "]" * (depth - 1) + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (nested(MAX_DEPTH), None),
+        (nested(MAX_DEPTH + 1), "$.note" + "[0]" * (MAX_DEPTH - 1)),
+        (json.dumps({"a": [[]] * 100, "b": "[" * 100}), None),
+    ],
+)
+def test_the_place_where_json_is_too_deep_is_named(text, path):
+    assert too_deep(text, "$") == path
+
+
+@pytest.fixture
+def store(transactional_db) -> PortableStore:
+    return PortableStore("default")
+
+
+@pytest.mark.mariadb
+class TestDepth:
+    def test_what_mariadb_takes_is_stored(self, store):
+        event = EncodedEvent("account.noted", 1, nested(MAX_DEPTH))
+
+        state = store.append(AppendRequest(new_log(), [event], 0, None, nested(MAX_DEPTH)))
+
+        (row,) = store.events(state.log_id, start=0, limit=1)
+        assert json.loads(row[4]) == json.loads(row[5]) == json.loads(event.data)
+
+    @pytest.mark.parametrize("where", ["data", "metadata"])
+    def test_what_is_deeper_is_refused_and_the_transaction_stays_usable(self, store, where):
+        log_id, deep = new_log(), nested(MAX_DEPTH + 1)
+        data, metadata = (deep, "{}") if where == "data" else ("{}", deep)
+
+        with transaction.atomic():
+            with pytest.raises(InvalidEvent, match="nested 31 deep") as caught:
+                store.append(
+                    AppendRequest(
+                        log_id, [EncodedEvent("account.noted", 1, data)], 0, None, metadata
+                    )
+                )
+            append(store, log_id, 1, expected=0)
+
+        assert caught.value.path.startswith("$.note[0]" if where == "data" else "$metadata.note")
+        assert amounts(store, log_id) == [1]
+
+
+def test_a_batch_of_large_events_is_stored_in_statements_that_the_server_takes(store):
+    """MariaDB takes 16 MiB at once; 100 events of 262,144 bytes are more."""
+    text = json.dumps({"note": '"' * 100_000})
+    events = [EncodedEvent("account.noted", 1, text)] * 100
+
+    state = store.append(AppendRequest(new_log(), events, 0, None, "{}"))
+
+    assert store.version(state.log_id) == 100
+    assert {len(row[4]) for row in store.events(state.log_id, start=0, limit=100)} <= {
+        len(text),
+        len(text) - 1,  # SQLite's and MariaDB's own way of writing it
+    }
+
+
+@pytest.mark.mariadb
+class TestSnapshots:
+    """Inside of a REPEATABLE READ transaction whose snapshot is older than others' appends."""
+
+    @pytest.fixture(params=["OFF", "ON"], ids=["as in 10.11", "as since 11.6.2"])
+    def is_strict(self, request, store) -> Iterator[bool]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT @@innodb_snapshot_isolation")
+            (before,) = cursor.fetchone()
+            cursor.execute(f"SET innodb_snapshot_isolation = {request.param}")
+        yield request.param == "ON"
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET innodb_snapshot_isolation = {before}")
+
+    @pytest.fixture
+    def on_a_snapshot(self, store, elsewhere) -> Callable[..., None]:
+        """Make a call on a snapshot that was taken before another one, elsewhere."""
+
+        def run(first: Callable[[], object], then: Callable[[], object]) -> None:
+            with transaction.atomic():
+                with connection.cursor() as cursor:
+                    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                store.version(new_log())
+                elsewhere(first)
+                then()
+
+        return run
+
+    @pytest.mark.parametrize("expected", [None, 1, 2], ids=["any", "stale", "current"])
+    def test_a_key_that_was_taken_since_is_a_replay(
+        self, store, on_a_snapshot, is_strict, expected
+    ):
+        log_id, key = create(store, 1).log_id, new_key()
+        winner = []
+
+        def retry() -> None:
+            if is_strict:
+                with pytest.raises(TransactionMustRetry):
+                    append(store, log_id, 2, expected=expected, key=key)
+                return
+            with pytest.raises(IdempotentReplay) as caught:
+                append(store, log_id, 2, expected=expected, key=key)
+            assert caught.value.state == winner[0]
+
+        on_a_snapshot(
+            lambda: winner.append(append(store, log_id, 2, expected=1, key=key)),
+            retry,
+        )
+
+        assert amounts(store, log_id) == [1, 2]
+
+    def test_a_create_whose_key_was_taken_since_is_a_replay(self, store, on_a_snapshot, is_strict):
+        key = new_key()
+        winner = []
+
+        def retry() -> None:
+            with pytest.raises(TransactionMustRetry if is_strict else IdempotentReplay) as caught:
+                append(store, new_log(), 2, expected=0, key=key)
+            if not is_strict:
+                assert caught.value.state == winner[0]
+
+        on_a_snapshot(lambda: winner.append(create(store, 2, key=key)), retry)
+
+    def test_a_key_of_another_log_that_was_taken_since_is_reused(
+        self, store, on_a_snapshot, is_strict
+    ):
+        one, other, key = create(store, 1).log_id, create(store, 1).log_id, new_key()
+
+        def reuse() -> None:
+            error = TransactionMustRetry if is_strict else IdempotencyKeyReused
+            with pytest.raises(error):
+                append(store, other, 2, expected=1, key=key)
+
+        on_a_snapshot(lambda: append(store, one, 2, expected=1, key=key), reuse)
+
+        assert amounts(store, other) == [1]
+
+    def test_a_version_is_never_an_old_one(self, store, on_a_snapshot, is_strict):
+        log_id = create(store, 1).log_id
+
+        def stale() -> None:
+            with pytest.raises(TransactionMustRetry if is_strict else ConcurrentAppend) as caught:
+                append(store, log_id, 3, expected=1)
+            if not is_strict:
+                assert caught.value.actual_version == 2
+
+        on_a_snapshot(lambda: append(store, log_id, 2, expected=1), stale)
+
+        assert amounts(store, log_id) == [1, 2]
+
+    def test_a_log_that_was_created_since_is_found(self, store, on_a_snapshot, is_strict):
+        log_id = new_log()
+
+        def late() -> None:
+            error = TransactionMustRetry if is_strict else ConcurrentAppend
+            with pytest.raises(error):
+                append(store, log_id, 3, expected=0)
+
+        on_a_snapshot(lambda: append(store, log_id, 2, expected=0), late)
+
+        assert amounts(store, log_id) == [2]
+
+    def test_an_append_goes_to_the_end_that_others_made_since(
+        self, store, on_a_snapshot, is_strict
+    ):
+        log_id = create(store, 1).log_id
+
+        def late() -> None:
+            if is_strict:
+                with pytest.raises(TransactionMustRetry):
+                    append(store, log_id, 3, expected=None)
+            else:
+                assert append(store, log_id, 3, expected=None).version == 3
+
+        on_a_snapshot(lambda: append(store, log_id, 2, expected=1), late)
+
+        assert amounts(store, log_id) == ([1, 2] if is_strict else [1, 2, 3])
+
+    def test_refusals_of_logs_that_do_not_exist_stay(self, store, on_a_snapshot, is_strict):
+        def refused() -> None:
+            with pytest.raises(LogNotFound):
+                append(store, new_log(), 3, expected=None, key=new_key())
+
+        on_a_snapshot(lambda: create(store, 1), refused)
