@@ -17,7 +17,12 @@ from typing import Any, Final, NamedTuple
 from django.db import Error, IntegrityError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from eventlogs.exceptions import ConstraintViolated, ProjectionFailed
+from eventlogs.exceptions import (
+    ConstraintViolated,
+    ProjectionFailed,
+    UndecodableEvent,
+    UnknownEventType,
+)
 from eventlogs.ids import LogId
 
 KEYS: Final = 500  # that are looked up by one statement: SQLite takes a limited number
@@ -111,6 +116,14 @@ def failure(
 
     The transaction that ``error`` broke must have been rolled back.
     """
+    if isinstance(error, UnknownEventType | UndecodableEvent):
+        return ProjectionFailed(
+            projection.name,
+            log_id,
+            position,
+            message=f"Projection {projection.name!r} could not apply the event at position "
+            f"{position} of {log_id}. {error}",
+        )
     if error is None or not refuses(error):
         return ProjectionFailed(projection.name, log_id, position)
     constraint, fields = violated(error, projection.model, using)

@@ -390,6 +390,25 @@ def test_a_type_that_is_retired_is_passed_over_also_where_it_was_held(release, d
     assert retired.do(f"Booking.logs.reduce({log!r}).version") == 3
 
 
+def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release, seats):
+    old = release("old", domain(BOOKED, CHARGED) + read_model())
+    new = release("new", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
+    old.do("make_table()")
+    old.do("Booking.logs.create(Charged(1))")
+    old.do("Seats.catch_up()")
+    new.do("Booking.logs.create(Charged(2), Refunded(3), Charged(4))")
+
+    said = old.do("Seats.rebuild()")
+
+    assert said.startswith("ProjectionFailed")
+    assert "retired_event('booking.refunded')" in said
+    assert "mend its handler" not in said
+    assert old.do("rows()") == [[1, 1]]
+    old.do("Seats.rebuild(park=True)")
+    assert old.do("held(Seats)") == [["booking.refunded", 0]]
+    assert old.do("rows()") == [[1, 1], [2, 1]]
+
+
 # Rows that a newer release has made
 
 
