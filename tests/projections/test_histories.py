@@ -136,7 +136,8 @@ class Histories(RuleBasedStateMachine):
         readmodels.reset()
         Balances.retry()
         Balances.catch_up()
-        assert not ParkedEvent.objects.exists()
+        # A rebuild that has crashed keeps what it has parked, to go on from there.
+        assert not ParkedEvent.objects.filter(is_rebuild=False).exists()
         assert rows() == replay(self.logs)
         Balances.rebuild(restart=True)
         assert rows() == replay(self.logs)

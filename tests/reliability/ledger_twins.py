@@ -138,7 +138,7 @@ def without_applied_versions() -> None:
     def apply(*args: Any, upto: int, since: int | None = None, **options: Any) -> None:
         if since is not None:
             projection, log_id, using = args
-            inline.note(projection, log_id, since, using)
+            inline.note(projection, log_id, since, using, made_by=projection.version)
         original(*args, upto=upto, since=since, **options)
 
     inline._apply = apply
