@@ -68,7 +68,7 @@ class LogIdField(Base):
         """Take the options of a CharField; ``max_length`` is fixed."""
         kwargs["max_length"] = LOG_ID_LENGTH
         super().__init__(*args, **kwargs)
-        # Without CharField's validator of the length: a LogId has none, and to_python has judged.
+        # Without CharField's validator of the length: to_python has judged.
         self.__dict__.pop("validators", None)
 
     def deconstruct(self) -> Any:

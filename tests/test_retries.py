@@ -30,6 +30,7 @@ from eventlogs import (
     UndecodableEvent,
     UnknownEventType,
     event,
+    events,
     upcaster,
 )
 from eventlogs.events import registry
@@ -199,6 +200,20 @@ def test_what_the_code_here_cannot_read_is_neither_a_replay_nor_reused(
         assert (caught.value.log_id, caught.value.index) == (state.log_id, 0)
         assert caught.value.event_type == event_type
         assert type(caught.value.__cause__) is cause
+    assert logs.version(state.log_id) == 1
+
+
+@pytest.mark.skipif(not hasattr(events, "retired_event"), reason="no type can be retired here")
+def test_events_of_a_retired_type_are_neither_a_replay_nor_reused(store):
+    _, state = deleted_class(store)
+    taken = first_release()
+    logs = release(store, taken)
+    events.retired_event("till.forgotten")
+
+    with pytest.raises(IdempotencyKeyUndecided) as caught:
+        logs.create(taken(5), idempotency_key="c")
+
+    assert caught.value.event_type == "till.forgotten"
     assert logs.version(state.log_id) == 1
 
 

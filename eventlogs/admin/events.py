@@ -20,6 +20,7 @@ from eventlogs.admin.keysets import page
 from eventlogs.admin.logs import day_of
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.aggregates import aggregates
+from eventlogs.conf import MAX_VERSION
 from eventlogs.events import registry
 from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
@@ -72,6 +73,7 @@ class EventAdmin(ReadOnlyAdmin):
             path("", self.wrap(self.list_view), name=f"{names}_changelist"),
             path("<int:position>/", self.wrap(self.event_view)),
             path("<int:position>/change/", self.wrap(self.event_view), name=f"{names}_change"),
+            path("<str:record>/", self.wrap(self.record_view)),
         ]
 
     def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
@@ -80,9 +82,24 @@ class EventAdmin(ReadOnlyAdmin):
         event = events.filter(position=position).first() if position < 2**63 else None
         if event is None:
             raise Http404(_("There is no event at this position."))
-        site = self.admin_site.name
-        log = reverse(f"{site}:eventlogs_eventlog_change", args=[event.log.log_id])
-        return HttpResponseRedirect(f"{log}?event={event.index}#event-{event.index}")
+        return self._redirect(event.log.log_id, event.index)
+
+    def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
+        """Go to the place of the event with the id ``<log id>:<index>``, which never changes."""
+        log, _colon, index = record.rpartition(":")
+        try:
+            log_id = LogId.parse(log)
+        except InvalidLogId:
+            raise Http404(_("There is no such event.")) from None
+        events = Event.objects.using(Event.objects.db).for_log(log_id)
+        is_index = index.isascii() and index.isdigit() and len(index) <= len(str(MAX_VERSION))
+        if not is_index or not events.filter(index=int(index)).exists():
+            raise Http404(_("There is no such event."))
+        return self._redirect(log_id, int(index))
+
+    def _redirect(self, log_id: LogId, index: int) -> HttpResponse:
+        log = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
+        return HttpResponseRedirect(f"{log}?event={index}#event-{index}")
 
     def list_view(self, request: HttpRequest) -> HttpResponse:
         """Show a page of events."""

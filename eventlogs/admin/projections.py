@@ -15,6 +15,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.db import router
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
@@ -56,7 +57,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
 
     def all_view(self, request: HttpRequest) -> HttpResponse:
         """Show how all projections stand."""
-        using = ProjectionState.objects.db
+        using = router.db_for_write(ProjectionState)  # a replica knows of no open transaction
         context = {
             "title": _("Projections"),
             "standings": standings(each for _name, each in sorted(projections.items())),

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from eventlogs import LogId
 from eventlogs.admin import events as page_of_events
 from eventlogs.admin.events import place_of
 from eventlogs.models import Event
@@ -194,6 +195,19 @@ def test_from_a_position_one_comes_to_the_event_in_its_log(reader, client, state
     assert reader.get(answer["Location"]).status_code == 200
     for position in (0, event.position + 1_000, 2**63, 10**30):
         assert reader.get(f"{LIST}{position}/change/").status_code == 404
+
+
+def test_from_a_records_id_one_comes_to_the_event_in_its_log(reader, state):
+    record = Account.logs.load(state.log_id)[1]
+
+    answer = reader.get(f"{LIST}{record.id}/")
+
+    assert answer["Location"].endswith(f"/{state.log_id}/change/?event=1#event-1")
+    wrong = ["x", f"{state.log_id}", f"{state.log_id}:", f"{state.log_id}:-1", "account_x:1"]
+    wrong += [f"{state.log_id}:{index}" for index in (99, 2**31, 9_999_999_999, 10**30, "1x", "²")]
+    wrong += [f"{LogId('parcel', state.log_id.uuid)}:1", ":1"]
+    for each in wrong:
+        assert reader.get(f"{LIST}{each}/").status_code == 404, each
 
 
 def test_a_moment_is_found_by_halving(state):

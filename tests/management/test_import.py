@@ -16,7 +16,15 @@ from django.core.management import CommandError
 from django.db import IntegrityError, connections
 from django.utils import timezone
 
-from eventlogs import HistoryDiffers, IdempotentReplay, LogManager, LogNotFound, scans, transfer
+from eventlogs import (
+    ConcurrentAppend,
+    HistoryDiffers,
+    IdempotentReplay,
+    LogManager,
+    LogNotFound,
+    scans,
+    transfer,
+)
 from eventlogs.codec import EncodedEvent
 from eventlogs.models import Event
 from eventlogs.stores import (
@@ -47,6 +55,24 @@ def test_an_import_into_an_empty_database_gives_everything_back(export, second_d
 
     assert held(second_database) == held()
     assert "Nothing is wrong" in run("verify", "--no-decode", database=second_database)
+
+
+def test_an_event_has_the_same_id_after_the_move_and_another_position(
+    second_database, run, tmp_path
+):
+    Account.logs.create(Opened("lost"))  # positions from here on are others in the new database
+    state = Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="moved")
+    run("export", tmp_path / "one.jsonl", "--log", state.log_id)
+    run("import", tmp_path / "one.jsonl", database=second_database)
+
+    here = Account.logs.load(state.log_id)
+    there = LogManager(Account, using=second_database).load(state.log_id)
+
+    assert [each.id for each in there] == [f"{state.log_id}:0", f"{state.log_id}:1"]
+    assert [each.id for each in there] == [each.id for each in here]
+    assert [each.position for each in there] != [each.position for each in here]
+    with pytest.raises(ConcurrentAppend, match="its history is another one"):
+        LogManager(Account, using=second_database).append(state, Deposited(5))
 
 
 def test_an_export_of_the_import_is_the_same(export, second_database, run, tmp_path):

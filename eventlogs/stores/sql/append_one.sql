@@ -11,6 +11,8 @@
 -- the log may be at the expected version with others. It is looked up in the statement's
 -- snapshot, which is right under the lock as well: an event never changes, and if the snapshot is
 -- too old to show the event, no row is updated and the caller looks again.
+-- EXISTS, because the planner then reckons with one row: on a partitioned table, a comparison with
+-- a sub-select would look so expensive that PostgreSQL planned the statement anew for each append.
 WITH bumped AS (
     UPDATE eventlogs_eventlog
     SET version = version + 1, updated_at = greatest(clock_timestamp(), updated_at)
@@ -18,9 +20,10 @@ WITH bumped AS (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version < 2147483647
-      AND (%(position)s::bigint IS NULL OR %(position)s::bigint = (
-          SELECT position FROM eventlogs_event
-          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1))
+      AND (%(position)s::bigint IS NULL OR EXISTS (
+          SELECT FROM eventlogs_event
+          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1
+            AND position = %(position)s::bigint))
     RETURNING version, updated_at
 )
 INSERT INTO eventlogs_event

@@ -13,9 +13,10 @@ WITH locked AS MATERIALIZED (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version <= 2147483647 - %(count)s::integer
-      AND (%(position)s::bigint IS NULL OR %(position)s::bigint = (
-          SELECT position FROM eventlogs_event
-          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1))
+      AND (%(position)s::bigint IS NULL OR EXISTS (
+          SELECT FROM eventlogs_event
+          WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1
+            AND position = %(position)s::bigint))
     FOR NO KEY UPDATE
 ), claimed AS (
     INSERT INTO eventlogs_idempotencykey
