@@ -14,6 +14,7 @@ Ids made later sort later, to the millisecond. Do not read business meaning into
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from uuid import UUID
 from typeid import TypeID
 from typeid.base32 import encode
 from typeid.errors import TypeIDException
+from uuid_utils import reseed_rng
 from uuid_utils.compat import uuid7
 
 from eventlogs.conf import MAX_LOG_TYPE_LENGTH
@@ -30,6 +32,10 @@ from eventlogs.exceptions import InvalidLogId, RegistrationError
 # The TypeID specification's rule for prefixes, which a log type is.
 LOG_TYPE = re.compile(rf"[a-z]([a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?\Z")
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# A fork copies the state of the generator: without this, workers make the same ids as each other.
+# (Newer releases of uuid-utils do it by themselves.)
+os.register_at_fork(after_in_child=reseed_rng)
 
 
 def check_log_type(log_type: str) -> str:

@@ -14,7 +14,7 @@ would do nothing else with the statement:
 - the psycopg connection and its cursors are of psycopg's or Django's own classes. Pools and
   tracers put proxies and subclasses there.
 
-A connection does not pass a fork either: see ``leave_parents_connection``.
+A connection does not pass a fork either: see ``_leave_parents_connections``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from operator import attrgetter
 from threading import get_ident
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import psycopg
 from django.db import connections
@@ -33,7 +33,6 @@ from django.db.backends.postgresql.base import Cursor as DjangoCursor
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.backends.postgresql.base import ServerBindingCursor as DjangoServerCursor
 from django.db.backends.utils import CursorWrapper
-from django.db.transaction import TransactionManagementError
 
 Row = tuple[Any, ...]
 RawConnection = psycopg.Connection[Row]
@@ -139,8 +138,6 @@ def _is_known(function: Any) -> bool:
 
 def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
     """Return the psycopg connection, made ready as Django's own ``cursor()`` does."""
-    if _parents:
-        leave_parents_connection(connection)
     connection.close_if_health_check_failed()
     # Django's check for async code, which ensure_connection() has, costs an exception each time.
     if connection.connection is None or get_running_loop() is not None:
@@ -153,38 +150,16 @@ def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
     return cast("RawConnection", connection.connection)
 
 
-# Connections and pools of the process that this one was forked from, by id. They are kept, so
-# that no other object gets the same id.
-_parents: dict[int, Any] = {}
+# Connections and pools of the process that this one was forked from. They are kept: closing them
+# here, or letting go of them, could end the parent's sessions.
+_of_parent: list[Any] = []
 
 
-def leave_parents_connection(connection: BaseDatabaseWrapper) -> None:
-    """
-    In a forked process, have Django connect anew in the place of a connection of the parent.
-
-    Two processes that use one connection read each other's answers. The parent's is left open:
-    closing it here would end the parent's session. Raise TransactionManagementError in a
-    transaction that the parent began: it is the parent's to end.
-    """
-    pools = getattr(connection, "_connection_pools", {})
-    if id(pools.get(connection.alias)) in _parents:
-        del pools[connection.alias]
-    if id(connection.connection) not in _parents:
-        return
-    if connection.in_atomic_block:
-        raise TransactionManagementError(
-            f"This process was forked inside of a transaction on {connection.alias!r}, which "
-            "belongs to its parent. Fork before the transaction begins."
-        )
-    connection.connection = _Left()
-    connection.close()  # wrappers forget here what they know of their connection
-
-
-class _Left:
-    """Stands in for a connection that is not ours to close."""
+class _OfParent:
+    """Stands in for a connection that is not ours to use, and not ours to close."""
 
     @property
-    def _pool(self) -> _Left:
+    def _pool(self) -> _OfParent:
         return self
 
     def putconn(self, connection: Any) -> None:
@@ -193,14 +168,26 @@ class _Left:
     def close(self) -> None:
         """Do nothing."""
 
+    def cursor(self, *arguments: Any, **named: Any) -> NoReturn:
+        raise psycopg.OperationalError("this connection is of the process that was forked")
 
-def _note_parents_connections() -> None:
-    for each in connections.all(initialized_only=True):
-        if each.connection is not None:
-            _parents[id(each.connection)] = each.connection
+
+def _leave_parents_connections() -> None:
+    """
+    In a forked process, have Django connect anew: no connection and no pool passes the fork.
+
+    Two processes that use one connection read each other's answers, and the threads of a pool are
+    in the parent alone. A transaction that the parent is in counts as broken here: statements in
+    it raise TransactionManagementError.
+    """
     pools: dict[str, Any] = vars(DatabaseWrapper).get("_connection_pools", {})
-    for pool in pools.values():
-        _parents[id(pool)] = pool
+    _of_parent.extend(pools.values())
+    pools.clear()
+    for each in connections.all(initialized_only=True):
+        if each.connection is not None and each.vendor == DatabaseWrapper.vendor:
+            _of_parent.append(each.connection)
+            each.connection = _OfParent()
+            each.close()  # wrappers forget here what they know of their connection
 
 
-os.register_at_fork(after_in_child=_note_parents_connections)
+os.register_at_fork(after_in_child=_leave_parents_connections)

@@ -34,7 +34,6 @@ from eventlogs import conf
 from eventlogs.stores.direct import (
     RawConnection,
     Row,
-    leave_parents_connection,
     raw_connection,
 )
 from eventlogs.stores.sessions import (
@@ -115,7 +114,6 @@ class Statement:
     def _through_django(
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
     ) -> list[Row]:
-        leave_parents_connection(connection)
         with connection.cursor() as cursor:
             cursor.execute(self.sql, parameters)
             return cast("list[Row]", cursor.fetchall())

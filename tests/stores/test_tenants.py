@@ -26,6 +26,7 @@ from eventlogs.counters import FOREIGN_HISTORY, counters
 from eventlogs.models import EventLog
 from eventlogs.stores import store_for
 from eventlogs.stores.direct import direct_connection
+from eventlogs.stores.feeds import feed_source_for
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -59,6 +60,8 @@ def default_database(**settings: Any) -> Iterator[None]:
         connections["default"].close()
         connections.databases["default"] = before
         connections["default"] = wrapper
+        for by_alias in (store_for, feed_source_for):
+            by_alias.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +253,6 @@ class TestTenants:
 
 def test_prepared_statements_follow_a_changed_search_path(database, transactional_db):
     """PostgreSQL plans a prepared statement anew where ``search_path`` is another one."""
-    store_for.cache_clear()
     with default_database(NAME=database):
         made = []
         for tenant in TENANTS * 2:

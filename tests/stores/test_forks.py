@@ -1,0 +1,53 @@
+"""A process that forks while it is connected: its children use no connection and pool of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+
+pytestmark = [
+    pytest.mark.postgresql,
+    pytest.mark.django_db(transaction=True, available_apps=["eventlogs"]),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here"),
+]
+POOL = {"OPTIONS": {"pool": {"min_size": 2, "max_size": 4}}}
+ROOT = Path(__file__).parents[2]
+
+
+def forked(*arguments: str, **settings: Any) -> dict[str, tuple[int | None, str | None]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stores.forks", connection.settings_dict["NAME"], *arguments],
+        cwd=ROOT,
+        env={**os.environ, "EVENTLOGS_TEST_SETTINGS": json.dumps(settings)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return {each["name"]: (each["wrong"], each["error"]) for each in answers}
+
+
+@pytest.mark.parametrize("settings", [{}, POOL], ids=["a connection", "a pool"])
+def test_a_forked_child_has_connections_of_its_own(settings):
+    if settings:
+        pytest.importorskip("psycopg_pool")
+
+    answers = forked(**settings)
+
+    assert answers == dict.fromkeys(["child 0", "child 1", "child 2", "parent"], (0, None))
+
+
+def test_a_child_that_is_forked_in_a_transaction_cannot_take_part_in_it():
+    answers = forked("atomic")
+
+    assert answers.pop("parent") == (0, None)
+    assert set(answers.values()) == {(None, "TransactionManagementError")}
