@@ -12,10 +12,15 @@ position at or below … Why that is enough stands in ``stores/postgresql_feed.p
   numbers 0 and 65,535 are left out, because small keys of other applications have them.
 - The position is in the 48 bits below. Beyond 2^48 positions it stays there: still a lower bound,
   only less sharp.
-- The table is the one that the statement names (TG_RELID), for a partitioned table the parent. The
-  sequence is looked up from it each time, and not written into the function: a copy of the schema
-  under another name, a renamed table or sequence and any search_path are right. That is two
-  microseconds.
+- The table is the one that the statement names (TG_RELID), for a partitioned table the parent, and
+  the sequence is that of its position. Looking it up costs as much as the rest of the fence, so
+  what was found when the function was made is written into it: the oids of both, and the sequence's
+  name. It is used where all three are so still, and in any other case the sequence is looked up.
+  In the database where the function was made, these oids are the table and the sequence
+  themselves, and PostgreSQL drops an identity's sequence with the identity. In a copy of the
+  database an oid may by chance be that of something else. But names are the same in a copy, so a
+  sequence that has this name and this oid there is the right one. A copy of a schema under another
+  name, renamed tables, schemas and sequences, and any search_path are right by looking up.
 - ``pg_sequence_last_value`` reads the tuple that ``SELECT last_value`` reads, and takes the lock
   that ``nextval`` takes next. It is NULL for a sequence that was never called. The fence is 0 then,
   below all positions.
@@ -55,9 +60,15 @@ DECLARE
     fence bigint := least(
         coalesce(
             pg_catalog.pg_sequence_last_value(
-                pg_catalog.pg_get_serial_sequence(
-                    TG_RELID::pg_catalog.regclass::pg_catalog.text, 'position'
-                )::pg_catalog.regclass),
+                CASE
+                    WHEN TG_RELID OPERATOR(pg_catalog.=) {table}::pg_catalog.oid
+                        AND pg_catalog.to_regclass({name})::pg_catalog.oid
+                            OPERATOR(pg_catalog.=) {sequence}::pg_catalog.oid
+                    THEN {sequence}::pg_catalog.oid::pg_catalog.regclass
+                    ELSE pg_catalog.pg_get_serial_sequence(
+                        TG_RELID::pg_catalog.regclass::pg_catalog.text, 'position'
+                    )::pg_catalog.regclass
+                END),
             0),
         281474976710655);
 BEGIN
@@ -94,10 +105,30 @@ DROP FUNCTION IF EXISTS eventlogs_fence()
 """
 
 
+FACTS = """
+SELECT 'eventlogs_event'::regclass::oid, sequence::regclass::oid, quote_literal(sequence)
+FROM pg_get_serial_sequence('eventlogs_event', 'position') AS sequence
+"""
+
+
+def function(table: int, sequence: int, name: str) -> str:
+    """Return the function, for the oids of a table and its sequence, and the sequence's name."""
+    facts = {"{table}": str(table), "{sequence}": str(sequence), "{name}": name}
+    made = FUNCTION
+    for placeholder, fact in facts.items():
+        made = made.replace(placeholder, fact)
+    return made
+
+
 def install(apps: Any, schema_editor: Any) -> None:
-    if schema_editor.connection.vendor == "postgresql":
-        schema_editor.execute(FUNCTION, params=None)
-        schema_editor.execute(TRIGGER, params=None)
+    connection = schema_editor.connection
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(FACTS)
+        table, sequence, name = cursor.fetchone()
+    schema_editor.execute(function(table, sequence or 0, name or "''"), params=None)
+    schema_editor.execute(TRIGGER, params=None)
 
 
 def remove(apps: Any, schema_editor: Any) -> None:

@@ -191,7 +191,7 @@ class _ShadowRebuild:
     def _prepare(self, restart: bool) -> list[Lease]:
         """Begin a rebuild, or go on with the one that was begun."""
         name, using, model = self._cls.name, self._using, self._cls.model
-        with self._as_owner(), transaction.atomic(using=using):
+        with transaction.atomic(using=using):
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
@@ -203,9 +203,10 @@ class _ShadowRebuild:
                 or partitions.count() != self._cls.partitions
                 or not shadows.is_alike(model, using)
             ):
-                shadows.drop(model, using)
+                with self._as_owner():
+                    shadows.drop(model, using)
+                    shadows.create(model, using)
                 leases.forget_rebuild(name, using=using)
-                shadows.create(model, using)
                 leases.add_checkpoints(
                     name, using=using, partitions=self._cls.partitions, is_rebuild=True
                 )

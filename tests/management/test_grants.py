@@ -12,11 +12,12 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connection, connections, transaction
 
-from eventlogs import Feed, FeedUnavailable, IdempotentReplay, ProjectionUnavailable
+from eventlogs import Feed, FeedUnavailable, IdempotentReplay, LogManager, ProjectionUnavailable
 from eventlogs.management import projections as management
 from eventlogs.management.subcommands import grants
 from eventlogs.models import Event, IdempotencyKey, ProjectionState
 from eventlogs.projections import declarations, rebuilding, running
+from eventlogs.stores.portable import PortableStore
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import conftest as projections
 from tests.projections import readmodels
@@ -147,6 +148,32 @@ def test_a_role_with_these_grants_runs_the_commands_and_checks(as_owner, run, ru
         ["grants", "another"],
     ):
         run(*arguments)
+
+
+@pytest.mark.postgresql
+def test_a_role_with_these_grants_imports(as_owner, run, tmp_path):
+    state = Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="k")
+    path = tmp_path / "export.jsonl"
+    run("export", path)
+    with as_owner():
+        execute("TRUNCATE eventlogs_event, eventlogs_eventlog, eventlogs_idempotencykey")
+
+    run("import", path)
+
+    assert Account.logs.reduce(state.log_id).aggregate.balance == 5
+    with pytest.raises(IdempotentReplay):
+        Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="k")
+
+
+@pytest.mark.postgresql
+def test_a_role_with_these_grants_reads_and_writes_through_the_portable_store(as_owner):
+    accounts = LogManager(Account, store=PortableStore("default"))
+    state = accounts.create(Opened("ada"), idempotency_key="k")
+    state = accounts.append(state, Deposited(5), idempotency_key="l")
+
+    with pytest.raises(IdempotentReplay):
+        accounts.append(state, Deposited(5), idempotency_key="l")
+    assert accounts.reduce(state.log_id).aggregate.balance == 5
 
 
 @pytest.mark.postgresql

@@ -62,11 +62,11 @@ class Interrupted(PostgreSQLFeedSource):
 
     def __init__(self, before: str, happens: Callable[[], object]) -> None:
         super().__init__(DEFAULT_DB_ALIAS)
-        self._before = f"eventlogs_{before}".encode()
+        self._before = Statement(before).sql
         self._happens: Callable[[], object] | None = happens
 
     def _run(self, statement: Statement, parameters: dict[str, object] | None = None) -> list[Row]:
-        if statement._name == self._before and self._happens:
+        if statement.sql == self._before and self._happens:
             happens, self._happens = self._happens, None
             happens()
         return super()._run(statement, parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from uuid import uuid4
 
 import pytest
@@ -171,6 +172,46 @@ def test_a_trigger_that_calls_the_function_of_another_schema_is_right_as_well(sc
 
         assert Feed(ann).settled() < late.position
         assert Feed(bob).settled() == 51
+
+    assert events(ann) == [Opened("late"), Opened("early")]
+
+
+@pytest.mark.parametrize("name", ["ann.eventlogs_event_position_seq", "gone.positions"])
+def test_oids_that_are_those_of_something_else_in_a_copy_are_not_believed(schemas, name):
+    ann, bob, writer = schemas("ann"), schemas("bob"), schemas("ann")
+    # As in a copy of a database in which the table has its old oid and another sequence that of
+    # its sequence. That one is ahead: a fence made from it would be too high.
+    LogManager(Account, using=bob).create(Opened("bob"), *[Deposited(n) for n in range(50)])
+    [(table,)] = sql(ann, "SELECT 'ann.eventlogs_event'::regclass::oid")
+    [(sequence,)] = sql(ann, "SELECT 'bob.eventlogs_event_position_seq'::regclass::oid")
+    fence = import_module("eventlogs.migrations.0003_fence_of_the_feed")
+    sql(ann, fence.function(table, sequence, f"'{name}'"))
+    with transaction.atomic(using=writer):
+        late = LogManager(Account, using=writer).create(Opened("late"))
+        LogManager(Account, using=ann).create(Opened("early"))
+
+        assert Feed(ann).settled() < late.position
+
+    assert events(ann) == [Opened("late"), Opened("early")]
+
+
+def test_a_table_that_takes_the_place_of_another_has_the_fence_of_its_own_sequence(schemas):
+    ann, writer = schemas("ann"), schemas("ann")
+    LogManager(Account, using=ann).create(Opened("ann"), *[Deposited(n) for n in range(50)])
+    sql(
+        ann,
+        "ALTER TABLE eventlogs_event RENAME TO archive;"
+        "CREATE TABLE eventlogs_event (LIKE archive INCLUDING ALL);"
+        "CREATE TRIGGER eventlogs_event_fence BEFORE INSERT ON eventlogs_event"
+        " FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_fence();"
+        "ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_fence",
+    )
+    with transaction.atomic(using=writer):
+        late = LogManager(Account, using=writer).create(Opened("late"))
+        LogManager(Account, using=ann).create(Opened("early"))
+
+        assert late.position == 1
+        assert Feed(ann).settled() == 0
 
     assert events(ann) == [Opened("late"), Opened("early")]
 

@@ -274,7 +274,11 @@ def test_a_subscriber_of_logical_replication_is_refused(primary, server):
         )
         try:
             state = accounts.append(state, Deposited(1))
-            wait_until(lambda: LogManager(Account, using=subscriber).version(state.log_id) == 2)
+            copied = (
+                "SELECT (SELECT count(*) FROM eventlogs_event),"
+                " (SELECT max(version) FROM eventlogs_eventlog)"
+            )
+            wait_until(lambda: sql(subscriber, copied) == [(2, 2)])
             feed = Feed(subscriber)
             for ask in (feed.read, feed.settled, feed.holding_back):
                 with pytest.raises(FeedUnavailable) as caught:

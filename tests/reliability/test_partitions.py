@@ -180,6 +180,17 @@ def test_a_partitioned_table_keeps_every_promise(partitioned):
         assert len(feed.holding_back()) == 1
     assert len(feed.read(after=last)) == 21
 
+    # The triggers of the table can be created again, as the page says.
+    for target, fake in (("0001", True), ("0003", False), (None, True)):
+        arguments = ["eventlogs"] if target is None else ["eventlogs", target]
+        call_command("migrate", *arguments, fake=fake, database=partitioned, verbosity=0)
+    last = feed.settled()
+    with alias_for(partitioned, "public") as other, transaction.atomic(using=other):
+        LogManager(Account, using=other).create(Opened("late"))
+        accounts.create(Opened("early"))
+        assert feed.settled() == last
+    assert len(feed.read(after=last)) == 2
+
     # Nobody changes events, nor inserts past the fence.
     for statement in (
         "UPDATE eventlogs_event SET type = 'account.lied'",
