@@ -234,17 +234,18 @@ class TestRedis:
             Redis.check("http://127.0.0.1/")
 
 
+@pytest.fixture(scope="module")
+def mariadb():
+    try:
+        server = MariaDB()
+    except ServerError:
+        pytest.skip("there is no MariaDB of the system on this machine")
+    with server as running:
+        yield running
+
+
 @pytest.mark.mariadb
 class TestMariaDB:
-    @pytest.fixture(scope="class")
-    def mariadb(self):
-        try:
-            server = MariaDB()
-        except ServerError:
-            pytest.skip("there is no MariaDB of the system on this machine")
-        with server as running:
-            yield running
-
     def test_a_private_server_answers_at_its_url_and_is_closed_to_others(self, mariadb):
         MariaDB.check(mariadb.url)
 
@@ -283,5 +284,5 @@ class TestMariaDB:
 def test_where_there_is_no_mariadb_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(MariaDB, "directories", lambda: [])
 
-    with pytest.raises(ServerError, match=r"set MARIADB_URL .* mariadb-server on Debian"):
+    with pytest.raises(ServerError, match=r"set MARIADB_URL .*mariadb-server on Debian"):
         MariaDB()
