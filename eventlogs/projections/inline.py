@@ -22,7 +22,9 @@ from django.db import (
     Error,
     InterfaceError,
     InternalError,
+    NotSupportedError,
     OperationalError,
+    ProgrammingError,
     connections,
     transaction,
 )
@@ -74,6 +76,8 @@ def follow(
         ) from failed.error
     except (OperationalError, InternalError, InterfaceError, EventLogError):
         raise  # the database's or ours, and no event's
+    except (ProgrammingError, NotSupportedError):
+        raise  # a table that is not migrated, a statement that this database does not know
     except Exception as error:  # a value that a column does not take
         raise ProjectionFailed(projection.name, state.log_id, state.position) from error
 
