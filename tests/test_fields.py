@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
+from django.apps import apps
 from django.core.exceptions import ValidationError
+from django.db import connection, models
 
 from eventlogs import InvalidLogId, LogId, LogIdField
-from eventlogs.fields import LOG_ID_LENGTH
+from eventlogs.fields import (
+    LOG_ID_LENGTH,
+    MARIADB_COLLATION,
+    MYSQL_COLLATION,
+    ExactCharField,
+    exact_collation,
+)
+from eventlogs.models import IdempotencyKey
+from eventlogs.stores.claims import insert_missing
 from tests.projections.conftest import tables
 from tests.projections.readmodels import Balance
 
@@ -43,3 +55,71 @@ def test_serializers_get_its_text():
     log_id = LogId.new("account")
     assert Balance._meta.pk.value_to_string(Balance(pk=log_id)) == str(log_id)
     assert LogIdField(null=True).to_python(None) is None
+
+
+# Text that is compared byte for byte
+
+
+class Database:
+    """As much of a connection as a field asks for."""
+
+    def __init__(self, vendor, mysql_is_mariadb=False):
+        self.vendor = vendor
+        self.mysql_is_mariadb = mysql_is_mariadb
+
+
+@pytest.mark.parametrize(
+    ("database", "collation"),
+    [
+        (Database("mysql", mysql_is_mariadb=True), MARIADB_COLLATION),
+        (Database("mysql"), MYSQL_COLLATION),
+        (Database("postgresql"), None),
+        (Database("sqlite"), None),
+    ],
+)
+def test_each_database_has_its_own_collation(database, collation):
+    assert exact_collation(database) == collation
+
+
+@pytest.mark.parametrize("field", [ExactCharField(max_length=9), LogIdField()])
+def test_the_collation_is_the_databases_and_not_in_migrations(field, db):
+    assert field.db_parameters(connection)["collation"] == exact_collation(connection)
+    assert "db_collation" not in field.deconstruct()[3]
+
+
+@pytest.mark.parametrize(
+    "field", [ExactCharField(max_length=9, db_collation="mine"), LogIdField(db_collation="mine")]
+)
+def test_a_collation_of_ones_own_is_taken(field):
+    assert field.db_parameters(connection)["collation"] == "mine"
+    assert field.deconstruct()[3]["db_collation"] == "mine"
+
+
+def test_all_text_of_our_tables_that_is_compared_is_compared_byte_for_byte():
+    text = [
+        field
+        for model in apps.get_app_config("eventlogs").get_models()
+        for field in model._meta.concrete_fields
+        if isinstance(field, models.CharField)
+    ]
+
+    assert len(text) > 10
+    assert [field for field in text if not isinstance(field, ExactCharField | LogIdField)] == []
+
+
+def test_queries_compare_byte_for_byte(db):
+    row = {"log_id": LogId.new("account").uuid, "first_index": 0, "count": 1, "fingerprint": b"f"}
+    keys = ["é", "e", "E", "e ", "e\u0301"]
+    insert_missing(
+        "default",
+        [
+            IdempotencyKey(log_type="account", key=key, created_at=datetime.now(UTC), **row)
+            for key in keys
+        ],
+    )
+
+    for key in keys:
+        assert IdempotencyKey.objects.get(key=key).key == key
+        assert IdempotencyKey.objects.filter(key__in=[key]).count() == 1
+        assert IdempotencyKey.objects.exclude(key=key).count() == len(keys) - 1
+    assert IdempotencyKey.objects.values("key").distinct().count() == len(keys)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.servers import PostgreSQL, Redis, ServerError, private_directory, servers_needed
+from tests.servers import MariaDB, PostgreSQL, Redis, ServerError, private_directory, servers_needed
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +66,7 @@ def test_a_run_on_sqlite_needs_no_server():
     assert servers_needed({}) == []
     assert servers_needed({"EVENTLOGS_TEST_DATABASE": "sqlite"}) == []
     assert servers_needed({"EVENTLOGS_TEST_DATABASE": "postgresql"}) == [PostgreSQL, Redis]
+    assert servers_needed({"EVENTLOGS_TEST_DATABASE": "mariadb"}) == [MariaDB]
 
 
 def test_a_directory_is_removed_once_nobody_claims_it_any_more():
@@ -231,3 +232,57 @@ class TestRedis:
     def test_a_url_that_is_none_is_an_error(self):
         with pytest.raises(ServerError, match="does not answer there"):
             Redis.check("http://127.0.0.1/")
+
+
+@pytest.fixture(scope="module")
+def mariadb():
+    try:
+        server = MariaDB()
+    except ServerError:
+        pytest.skip("there is no MariaDB of the system on this machine")
+    with server as running:
+        yield running
+
+
+@pytest.mark.mariadb
+class TestMariaDB:
+    def test_a_private_server_answers_at_its_url_and_is_closed_to_others(self, mariadb):
+        MariaDB.check(mariadb.url)
+
+        owner = Path(f"/proc/{mariadb.process.pid}").stat().st_uid
+        assert owner != 0
+        assert mariadb.directory.stat().st_uid == owner
+        assert mariadb.directory.stat().st_mode & 0o077 == 0
+
+    def test_pytest_takes_the_server_that_the_user_names(self, mariadb):
+        done = pytest_with(MARIADB_URL=mariadb.url)
+
+        assert done.returncode == 0, done.stdout
+        assert "mariadb: the one MARIADB_URL names" in done.stdout
+
+    def test_a_private_server_leaves_nothing_behind(self):
+        with MariaDB() as server:
+            directory = server.directory
+
+        assert not directory.exists()
+
+    @pytest.mark.parametrize(
+        ("url", "sentence"),
+        [
+            ("mysql://me:secret@127.0.0.1:1/x", "does not answer there .*OperationalError 200"),
+            ("mysql://me:secret@127.0.0.1:secret/x", "is not the URL of a server"),
+            ("postgresql://me:secret@127.0.0.1/x", "does not begin with mysql://"),
+        ],
+    )
+    def test_the_error_about_a_url_does_not_show_its_password(self, url, sentence):
+        with pytest.raises(ServerError, match=sentence) as caught:
+            MariaDB.check(url)
+
+        assert "secret" not in str(caught.value)
+
+
+def test_where_there_is_no_mariadb_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(MariaDB, "directories", lambda: [])
+
+    with pytest.raises(ServerError, match=r"set MARIADB_URL .*mariadb-server on Debian"):
+        MariaDB()

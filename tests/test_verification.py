@@ -357,6 +357,7 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
     ]
 
 
+@pytest.mark.feed
 def test_rows_of_read_models_are_compared_with_a_replay(db):
     state = Payment.logs.create(Requested(amount=5))
     PaymentSummaries.catch_up()

@@ -48,6 +48,8 @@ WITH RECURSIVE bounds (low, high) AS (
 )
 SELECT max(low) FROM bounds
 """
+# MySQL and MariaDB divide integers by DIV, and have another name for their type.
+PLACE_ON_MYSQL: Final = PLACE.replace("/ 2", "DIV 2").replace("AS bigint", "AS SIGNED")
 
 
 class Window(NamedTuple):
@@ -238,7 +240,7 @@ def place_of(moment: datetime, using: str) -> int:
     connection = connections[using]
     value = connection.ops.adapt_datetimefield_value(moment)
     with connection.cursor() as cursor:
-        cursor.execute(PLACE, [value, value])
+        cursor.execute(PLACE_ON_MYSQL if connection.vendor == "mysql" else PLACE, [value, value])
         return int(cursor.fetchone()[0])
 
 

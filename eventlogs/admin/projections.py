@@ -15,7 +15,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
-from django.db import router
+from django.db import connections, router
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
@@ -29,6 +29,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
 from eventlogs.projections.standing import standing, standings
+from eventlogs.stores.feeds import BY_VENDOR as FEEDS
 
 OPERATE = "eventlogs.operate_projections"
 SHOWN = 100  # parked events of a page
@@ -134,6 +135,10 @@ class ProjectionAdmin(ReadOnlyAdmin):
         projection = self._operate(request, name)
         if not issubclass(projection, RowProjection):
             raise Http404(_("A reactor keeps no rows."))
+        if connections[projection._using()].vendor not in FEEDS:
+            text = _("No worker runs in this database. Run: manage.py eventlogs rebuild %(name)s")
+            messages.error(request, text % {"name": projection.name})
+            return self._back(projection)
         if request.method != "POST":
             context = {"title": _("Make all rows anew?"), "name": name}
             return self.page(request, "projections/rebuild", context)

@@ -69,8 +69,17 @@ def _by_end(logs: QuerySet[Any], end: str, using: str) -> set[UUID]:
         found = logs.annotate(backwards=RawSQL(BACKWARDS, ())).filter(
             backwards__startswith=tail[::-1]
         )
+    elif connections[using].features.has_native_uuid_field:  # MariaDB's, whose text has hyphens
+        found = logs.filter(pk__endswith=_with_hyphens(tail))
     else:
         found = logs.filter(pk__endswith=tail)
     keys = found.values_list("log_type", "pk")[:FOUND]
     # Of the last character not all bits are in a whole digit.
     return {pk for log_type, pk in keys if str(LogId.stored(log_type, pk)).endswith(end)}
+
+
+def _with_hyphens(tail: str) -> str:
+    """Return the end of a UUID's hexadecimal digits as it is in the UUID's text."""
+    whole = UUID(tail.rjust(32, "0"))
+    hyphens = sum(len(tail) > digits for digits in (12, 16, 20, 24))
+    return str(whole)[-len(tail) - hyphens :]

@@ -27,7 +27,9 @@ from django.db import (
     Error,
     InterfaceError,
     InternalError,
+    NotSupportedError,
     OperationalError,
+    ProgrammingError,
     connections,
     transaction,
 )
@@ -97,6 +99,8 @@ def follow(
         raise _refused(projection, state.log_id, position, failed.error, using) from failed.error
     except (OperationalError, InternalError, InterfaceError, EventLogError):
         raise  # the database's or ours, and no event's
+    except (ProgrammingError, NotSupportedError):
+        raise  # a table that is not migrated, a statement that this database does not know
     except Exception as error:  # a constraint, or a value that a column does not take
         raise _refused(projection, state.log_id, state.position, error, using) from error
 

@@ -57,8 +57,10 @@ def upsert(
     manager = model._base_manager.using(using)
     changed = [field for field in model._meta.concrete_fields if field.name in fields]
     with transaction.atomic(using=using):
+        # Not by a locking read: it would lock the gap where a row is not there, and those who
+        # create logs on snapshots would be deadlocks of each other.
         keys = manager.filter(pk__in=[row.pk for row in rows])
-        there = set(keys.select_for_update().values_list("pk", flat=True))
+        there = set(keys.values_list("pk", flat=True))
         manager.bulk_create([row for row in rows if row.pk not in there])
         for row in rows:
             if row.pk in there and changed:

@@ -12,7 +12,7 @@ from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.admin.test_logs import of, user
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.feed]
 
 
 @pytest.fixture

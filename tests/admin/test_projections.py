@@ -50,6 +50,7 @@ def parked(monkeypatch):
     return parked_payment(monkeypatch, "<script>alert(4111)</script>")
 
 
+@pytest.mark.feed
 def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
     page = viewer.get(ALL).content.decode()
 
@@ -58,6 +59,7 @@ def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
     assert '<span class="el-badge el-parked">1</span>' in page
 
 
+@pytest.mark.feed
 def test_one_projection_is_shown_with_what_waits(viewer, parked):
     page = viewer.get(address("change")).content.decode()
 
@@ -68,6 +70,7 @@ def test_one_projection_is_shown_with_what_waits(viewer, parked):
     assert "<button" not in page.partition('id="content-main"')[2].partition("</main>")[0]
 
 
+@pytest.mark.feed
 def test_what_was_raised_is_for_who_may_see_payloads_and_escaped(operator, parked):
     page = operator.get(address("change")).content.decode()
 
@@ -75,6 +78,7 @@ def test_what_was_raised_is_for_who_may_see_payloads_and_escaped(operator, parke
     assert "<script>alert" not in page
 
 
+@pytest.mark.feed
 def test_an_event_is_tried_again(operator, parked):
     response = operator.post(address("retry"), {"log_id": parked.log_id}, follow=True)
     assert "1 event is tried again" in response.content.decode()
@@ -86,6 +90,7 @@ def test_an_event_is_tried_again(operator, parked):
     assert entry.change_message == f"Retried {parked.log_id} (1)."
 
 
+@pytest.mark.feed
 def test_an_event_is_skipped_after_a_confirmation(operator, parked):
     asked = operator.get(address("skip"), {"log_id": parked.log_id})
     assert "Skip an event for good?" in asked.content.decode()
@@ -106,6 +111,7 @@ def test_an_event_is_skipped_after_a_confirmation(operator, parked):
     assert "No event of this log waits any more." in again
 
 
+@pytest.mark.feed
 def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
     assert "Make all rows anew?" in operator.get(address("rebuild")).content.decode()
     assert ProjectionState.objects.get().rebuild_requested_at is None
@@ -120,6 +126,7 @@ def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
     assert not ParkedEvent.objects.exists()
 
 
+@pytest.mark.feed
 def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch):
     def fail(*_):
         raise ValueError("4111")
@@ -133,6 +140,7 @@ def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch)
     assert "begun" in page  # it can be resumed
 
 
+@pytest.mark.feed
 @pytest.mark.parametrize("what", ["retry", "skip", "rebuild"])
 def test_who_may_only_look_may_do_nothing(viewer, parked, what):
     data = {"log_id": parked.log_id, "index": 1}
@@ -142,6 +150,7 @@ def test_who_may_only_look_may_do_nothing(viewer, parked, what):
     assert not LogEntry.objects.exists()
 
 
+@pytest.mark.feed
 @pytest.mark.parametrize("what", ["changelist", "change", "retry", "skip", "rebuild"])
 def test_who_may_not_look_sees_nothing(client, what):
     client.force_login(user("operate_projections"))
@@ -154,10 +163,12 @@ def test_who_may_not_look_sees_nothing(client, what):
     ("what", "data"),
     [("retry", {"log_id": "x"}), ("skip", {"log_id": "x"}), ("skip", {})],
 )
+@pytest.mark.feed
 def test_a_log_that_is_none_is_404(operator, what, data):
     assert operator.post(address(what), data).status_code == 404
 
 
+@pytest.mark.feed
 def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, monkeypatch):
     where = reverse("admin:eventlogs_projectionstate_change", args=["x"])
     assert operator.get(where).status_code == 404
@@ -167,16 +178,19 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
     assert operator.get(rebuild).status_code == 404
 
 
+@pytest.mark.feed
 def test_nobody_adds_changes_or_deletes(admin_client):
     for what in ("add/", "payment-summary/delete/", "payment-summary/history/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 
 
+@pytest.mark.feed
 def test_deeds_need_a_post(operator, parked):
     assert operator.get(address("retry")).status_code == 405
 
 
+@pytest.mark.feed
 def test_pages_have_no_inline_script_or_style(operator, parked):
     for where in (ALL, address("change"), address("rebuild")):
         page = operator.get(where).content.decode()
@@ -184,3 +198,13 @@ def test_pages_have_no_inline_script_or_style(operator, parked):
         assert "style=" not in main
         assert "<script" not in main
         assert " onclick" not in main
+
+
+@pytest.mark.mariadb
+def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
+    assert "only on PostgreSQL and SQLite" in operator.get(ALL).content.decode()
+    assert operator.get(address("change")).status_code == 200
+    page = operator.post(address("rebuild"), follow=True).content.decode()
+
+    assert "No worker runs in this database" in page
+    assert not ProjectionState.objects.exists()

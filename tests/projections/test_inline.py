@@ -465,6 +465,29 @@ def test_appends_under_a_stricter_isolation_are_right_too(race, monkeypatch):
         connections.close_all()
 
 
+@pytest.mark.locks
+@pytest.mark.usefixtures("inlined")
+def test_those_who_create_logs_on_snapshots_are_not_in_each_others_way(race, monkeypatch):
+    """On MariaDB, a locking read that found no row would lock the gap that others insert into."""
+    connections.close_all()
+    for name, value in REPEATABLE_READ[connection.vendor].items():
+        monkeypatch.setitem(connection.settings_dict["OPTIONS"], name, value)
+    Account.logs.create(Deposited(0))  # the projection has begun, and its state is committed
+
+    def create():
+        for _ in range(10):
+            with transaction.atomic():
+                for _ in range(2):
+                    Account.logs.create(Deposited(1))
+
+    try:
+        assert race(*[create] * 4) == [None] * 4
+        assert sum(rows().values()) == 80
+    finally:
+        monkeypatch.undo()
+        connections.close_all()
+
+
 # Broken twins
 
 

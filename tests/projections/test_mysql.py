@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from django.db import IntegrityError, connection, models, transaction
+from django.db import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    models,
+    transaction,
+)
 
 from eventlogs import (
     ANY,
@@ -160,3 +167,17 @@ class TestSnapshots:
             Account.logs.append(ada, Deposited(1))
 
         assert balances(Inlined) == {ada.log_id: 8}
+
+
+def test_a_table_that_is_not_there_is_not_the_handlers_fault():
+    ada = Account.logs.create(Deposited(5))
+    with connection.schema_editor() as editor:
+        editor.alter_db_table(Inlined, Inlined._meta.db_table, "elsewhere")
+    try:
+        with pytest.raises((ProgrammingError, OperationalError)):
+            Account.logs.append(ada, Deposited(1))
+    finally:
+        with connection.schema_editor() as editor:
+            editor.alter_db_table(Inlined, "elsewhere", Inlined._meta.db_table)
+
+    assert Account.logs.version(ada.log_id) == 1
