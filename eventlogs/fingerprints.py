@@ -35,10 +35,12 @@ import sys
 import typing
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from gc import get_referents
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import CellType, FunctionType, MappingProxyType, MethodType
+from types import CellType, FunctionType, MappingProxyType, MethodType, SimpleNamespace
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -62,12 +64,14 @@ ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
 BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 REQUIREMENT: Final = re.compile(r"^Requires-Dist: *([\w.-]+)(.*)$", re.M)
+EXTRA: Final = re.compile(r"\bextra\s*==")
 
 # What is looked into for functions and classes: it holds code for others to call.
 HOLDERS: Final = (
-    *(dict, list, tuple, set, frozenset, deque, MappingProxyType, CellType, MethodType),
-    *(property, staticmethod, classmethod),
+    *(dict, list, tuple, set, frozenset, deque, MappingProxyType, SimpleNamespace),
+    *(property, staticmethod, classmethod, CellType, MethodType),
 )
+CACHED: Final = type(functools.cache(len))
 ATOMS: Final = {str, bytes, int, float, bool, type(None)}
 
 
@@ -114,19 +118,45 @@ class Source(NamedTuple):
     dynamic: int | None = None  # the line of an import that cannot be followed
 
 
-class Distribution(NamedTuple):
+@dataclass(frozen=True)
+class Distribution:
     """An installed package: its directory of metadata, and its RECORD."""
 
     info: Path
     record: str
 
     @property
+    def name(self) -> str:
+        """Its name and version."""
+        return self.info.name.removesuffix(".dist-info")
+
+    @cached_property
     def is_local(self) -> bool:
-        """Return whether it was installed from a directory (PEP 610): it is the project's own."""
+        """Whether it was installed from a directory (PEP 610): it is the project's own."""
         try:
             return "dir_info" in json.loads((self.info / "direct_url.json").read_text())
         except (OSError, ValueError):
             return False
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the digests of its files."""
+        # Files elsewhere are scripts, which name the interpreter's path. RECORD's own directory
+        # says how it was installed.
+        files = sorted(
+            line
+            for line in self.record.splitlines()
+            if "sha256=" in line
+            and ".dist-info/" not in line
+            and not line.startswith(("..", "__editable__"))
+        )
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+    @cached_property
+    def requires(self) -> list[str]:
+        """The names of the distributions that it requires, whatever its extras are."""
+        metadata = (self.info / "METADATA").read_text("utf-8", "replace").partition("\n\n")[0]
+        return [name for name, rest in REQUIREMENT.findall(metadata) if not EXTRA.search(rest)]
 
 
 def fingerprint(aggregate: type[Aggregate]) -> str | None:
@@ -165,7 +195,7 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
     registered, loaded = registry.revision, frozenset(sys.modules)
     if answer is not None:
         later = answer._replace(modules=len(loaded))
-        if later.is_current() and not any(map(_is_project, loaded - answer.loaded)):
+        if later.is_current() and not any(map(_matters, loaded - answer.loaded)):
             _answers[aggregate] = later
             return later
     walk = _Walk()
@@ -176,6 +206,11 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
     answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
     _answers[aggregate] = answer
     return answer
+
+
+def _matters(name: str) -> bool:
+    """Return whether a module that was loaded later may be, or change, what a walk reached."""
+    return _is_project(name) or sources.is_doubtful(name)
 
 
 class _Walk:
@@ -301,30 +336,13 @@ class _Walk:
 
     def _take(self, distribution: Distribution | None) -> None:
         """Digest a distribution's RECORD, and those of the distributions that it requires."""
-        if distribution is None:
+        if distribution is None or (name := distribution.name) in self._digests:
             return
-        name = distribution.info.name.removesuffix(".dist-info")
-        if name in self._digests:
-            return
-        if not all(
-            sources.is_older_than_process(str(distribution.info / file))
-            for file in ("RECORD", "METADATA")
-        ):
+        if not sources.is_older_than_process(str(distribution.info / "RECORD")):
             raise Unknown(f"the distribution {name} changed after this process began")
-        # Those elsewhere are scripts, which name the interpreter's path. RECORD's own directory
-        # says how it was installed.
-        files = sorted(
-            line
-            for line in distribution.record.splitlines()
-            if "sha256=" in line
-            and ".dist-info/" not in line
-            and not line.startswith(("..", "__editable__"))
-        )
-        self._digests[name] = hashlib.sha256("\n".join(files).encode()).hexdigest()
-        metadata = (distribution.info / "METADATA").read_text("utf-8", "replace")
-        for required, rest in REQUIREMENT.findall(metadata.partition("\n\n")[0]):
-            if not re.search(r"\bextra\s*==", rest):
-                self._require(required)
+        self._digests[name] = distribution.digest
+        for required in distribution.requires:
+            self._require(required)
 
     def _require(self, name: str) -> None:
         wanted = _normal(name)
@@ -372,7 +390,7 @@ def _fields(cls: type) -> Iterator[str]:
     try:
         hints = typing.get_type_hints(cls)
     except Exception:  # an annotation is code of the project's, which may raise anything
-        hints = dict(getattr(cls, "__annotations__", {}))
+        return
     for name, hint in hints.items():
         yield f"{_place(cls)}.{name}: {ADDRESS.sub('', repr(hint))}"
 
@@ -522,6 +540,8 @@ def _held(modules: set[str]) -> set[str]:
             found.add(value.__module__)
             if value.__module__ in modules:
                 queue.extend(each for each in list(vars(value).values()) if type(each) not in ATOMS)
+        elif kind is CACHED:
+            queue.append(vars(value))  # without what it remembers
         elif _is_project(kind.__module__):
             found.add(kind.__module__)
             queue.extend(get_referents(value))

@@ -87,6 +87,11 @@ def loaded(name: str) -> State:
     return _loaded.get(name, CHANGED)
 
 
+def is_doubtful(name: str) -> bool:
+    """Return whether a module's file may have changed after it was loaded."""
+    return name in _loaded and _loaded[name] == CHANGED
+
+
 def is_older_than_process(path: str) -> bool:
     """Return whether a file is as it was when this process began."""
     return 0 < state_of(path).changed / 1e9 < BEGAN
