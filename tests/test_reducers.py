@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -560,6 +561,12 @@ def test_nobody_waits_long_before_a_deadline(claimed):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_coroutines_do_not_wait_long_in_the_thread_that_they_share(claimed, elsewhere):
+    accounts, log_id = claimed
+
+    assert elsewhere(lambda: asyncio.run(accounts.areduce(log_id))).version == LONG + 1
 
 
 def test_a_refresh_does_not_wait_long_for_another_process(claimed, counting, elsewhere):
