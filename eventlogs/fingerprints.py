@@ -54,12 +54,14 @@ OURS: Final = "eventlogs"
 STDLIB: Final = str(Path(os.__file__).parent)
 COMPILED: Final = (".so", ".pyd", ".pyc")
 INSTALLED: Final = ("site-packages", "dist-packages")
-# Calls that run code by a name or a path that is only known when they are made.
-DYNAMIC: Final = {"import_module", "import_string", "__import__", "spec_from_file_location"}
+# What runs code by a name or a path that may only be known when it is called.
+BY_NAME: Final = {"import_module", "import_string", "__import__"}
+DYNAMIC: Final = BY_NAME | {
+    *("exec_module", "load_module", "resolve_name", "run_module", "run_path"),
+    "spec_from_file_location",
+}
 BUILTIN_DYNAMIC: Final = {"exec", "eval"}
-CALL: Final = re.compile(
-    rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\s*\(".encode(), re.ASCII
-)
+MENTION: Final = re.compile(rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\b".encode())
 ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
 BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
@@ -203,6 +205,8 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
         known, reason = walk.know(aggregate), ""
     except Unknown as error:
         known, reason = None, str(error)
+    except Exception as error:  # of a finder, a lazy module, an odd object: it is no reader's
+        known, reason = None, f"looking for it failed with {type(error).__name__}"
     answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
     _answers[aggregate] = answer
     return answer
@@ -470,13 +474,13 @@ def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Sour
             imports.append((module, frozenset(alias.name for alias in node.names)))
     dynamic = None
     # All expressions are looked through only where there is something to be found.
-    for node in ast.walk(tree) if CALL.search(data) else ():
-        if isinstance(node, ast.Call) and _is_dynamic(node.func):
-            if (module := _literal(node) or "") == "":
-                dynamic = node.lineno
-                break
-            head, _, last = _absolute(module, package).rpartition(".")
-            imports.append((head, frozenset({last})) if head else (last, attributes))
+    for node in _dynamic(tree) if MENTION.search(data) else ():
+        target = _target(node, name, package) if isinstance(node, ast.Call) else None
+        if target is None:
+            dynamic = getattr(node, "lineno", 0)
+            break
+        head, _, last = target.rpartition(".")
+        imports.append((head, frozenset({last})) if head else (last, attributes))
     return Source(digest, tuple(imports), attributes, dynamic)
 
 
@@ -486,24 +490,46 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
     while queue:
         node = queue.pop()
         yield node
-        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        test = getattr(node, "test", None) if isinstance(node, ast.If) else None
+        is_for_types = getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
         for name in ("orelse",) if is_for_types else BLOCKS:
             queue.extend(getattr(node, name, ()))
 
 
-def _is_dynamic(function: ast.expr) -> bool:
-    if isinstance(function, ast.Name):
-        return function.id in DYNAMIC or function.id in BUILTIN_DYNAMIC
-    return isinstance(function, ast.Attribute) and function.attr in DYNAMIC
+def _dynamic(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the calls of what may run any code, and where it is handed on under another name."""
+    called: set[int] = set()
+    for node in ast.walk(tree):  # a call comes before what it calls
+        if isinstance(node, ast.Call) and _is_dynamic(node.func):
+            called.add(id(node.func))
+            yield node
+        elif isinstance(node, ast.Name | ast.Attribute):
+            if id(node) not in called and _is_dynamic(node):
+                yield node
+        elif isinstance(node, ast.alias) and node.name in DYNAMIC and node.asname:
+            yield node
 
 
-def _literal(call: ast.Call) -> str | None:
-    """Return the name that a call imports, where it is written out."""
-    names = [each.value for each in call.args if isinstance(each, ast.Constant)]
-    function = call.func.id if isinstance(call.func, ast.Name) else ""
-    if function in BUILTIN_DYNAMIC or not names or not isinstance(names[0], str):
+def _is_dynamic(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in DYNAMIC or node.id in BUILTIN_DYNAMIC
+    return isinstance(node, ast.Attribute) and node.attr in DYNAMIC
+
+
+def _target(call: ast.Call, name: str, package: str) -> str | None:
+    """Return the absolute name that a call imports, or None where it is not written out."""
+    function = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    constants = [each.value if isinstance(each, ast.Constant) else None for each in call.args]
+    if function not in BY_NAME or not constants or not isinstance(constants[0], str):
         return None
-    return names[0]
+    if not constants[0].startswith("."):
+        return constants[0]
+    bases = [*call.args[1:], *(each.value for each in call.keywords if each.arg == "package")]
+    base = bases[0] if bases else None
+    if isinstance(base, ast.Constant) and isinstance(base.value, str):
+        return _absolute(constants[0], base.value)
+    own = {"__package__": package, "__name__": name}.get(getattr(base, "id", ""))
+    return None if own is None else _absolute(constants[0], own)
 
 
 def _absolute(module: str, package: str) -> str:
