@@ -35,10 +35,12 @@ import sys
 import typing
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from gc import get_referents
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import CellType, FunctionType, MappingProxyType, MethodType
+from types import CellType, FunctionType, MappingProxyType, MethodType, SimpleNamespace
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,22 +54,26 @@ OURS: Final = "eventlogs"
 STDLIB: Final = str(Path(os.__file__).parent)
 COMPILED: Final = (".so", ".pyd", ".pyc")
 INSTALLED: Final = ("site-packages", "dist-packages")
-# Calls that run code by a name or a path that is only known when they are made.
-DYNAMIC: Final = {"import_module", "import_string", "__import__", "spec_from_file_location"}
+# What runs code by a name or a path that may only be known when it is called.
+BY_NAME: Final = {"import_module", "import_string", "__import__"}
+DYNAMIC: Final = BY_NAME | {
+    *("exec_module", "load_module", "resolve_name", "run_module", "run_path"),
+    "spec_from_file_location",
+}
 BUILTIN_DYNAMIC: Final = {"exec", "eval"}
-CALL: Final = re.compile(
-    rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\s*\(".encode(), re.ASCII
-)
+MENTION: Final = re.compile(rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\b".encode())
 ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
 BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 REQUIREMENT: Final = re.compile(r"^Requires-Dist: *([\w.-]+)(.*)$", re.M)
+EXTRA: Final = re.compile(r"\bextra\s*==")
 
 # What is looked into for functions and classes: it holds code for others to call.
 HOLDERS: Final = (
-    *(dict, list, tuple, set, frozenset, deque, MappingProxyType, CellType, MethodType),
-    *(property, staticmethod, classmethod),
+    *(dict, list, tuple, set, frozenset, deque, MappingProxyType, SimpleNamespace),
+    *(property, staticmethod, classmethod, CellType, MethodType),
 )
+CACHED: Final = type(functools.cache(len))
 ATOMS: Final = {str, bytes, int, float, bool, type(None)}
 
 
@@ -114,19 +120,45 @@ class Source(NamedTuple):
     dynamic: int | None = None  # the line of an import that cannot be followed
 
 
-class Distribution(NamedTuple):
+@dataclass(frozen=True)
+class Distribution:
     """An installed package: its directory of metadata, and its RECORD."""
 
     info: Path
     record: str
 
     @property
+    def name(self) -> str:
+        """Its name and version."""
+        return self.info.name.removesuffix(".dist-info")
+
+    @cached_property
     def is_local(self) -> bool:
-        """Return whether it was installed from a directory (PEP 610): it is the project's own."""
+        """Whether it was installed from a directory (PEP 610): it is the project's own."""
         try:
             return "dir_info" in json.loads((self.info / "direct_url.json").read_text())
         except (OSError, ValueError):
             return False
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the digests of its files."""
+        # Files elsewhere are scripts, which name the interpreter's path. RECORD's own directory
+        # says how it was installed.
+        files = sorted(
+            line
+            for line in self.record.splitlines()
+            if "sha256=" in line
+            and ".dist-info/" not in line
+            and not line.startswith(("..", "__editable__"))
+        )
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+    @cached_property
+    def requires(self) -> list[str]:
+        """The names of the distributions that it requires, whatever its extras are."""
+        metadata = (self.info / "METADATA").read_text("utf-8", "replace").partition("\n\n")[0]
+        return [name for name, rest in REQUIREMENT.findall(metadata) if not EXTRA.search(rest)]
 
 
 def fingerprint(aggregate: type[Aggregate]) -> str | None:
@@ -165,7 +197,7 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
     registered, loaded = registry.revision, frozenset(sys.modules)
     if answer is not None:
         later = answer._replace(modules=len(loaded))
-        if later.is_current() and not any(map(_is_project, loaded - answer.loaded)):
+        if later.is_current() and not any(map(_matters, loaded - answer.loaded)):
             _answers[aggregate] = later
             return later
     walk = _Walk()
@@ -173,9 +205,16 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
         known, reason = walk.know(aggregate), ""
     except Unknown as error:
         known, reason = None, str(error)
+    except Exception as error:  # of a finder, a lazy module, an odd object: it is no reader's
+        known, reason = None, f"looking for it failed with {type(error).__name__}"
     answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
     _answers[aggregate] = answer
     return answer
+
+
+def _matters(name: str) -> bool:
+    """Return whether a module that was loaded later may be, or change, what a walk reached."""
+    return _is_project(name) or sources.is_doubtful(name)
 
 
 class _Walk:
@@ -301,30 +340,13 @@ class _Walk:
 
     def _take(self, distribution: Distribution | None) -> None:
         """Digest a distribution's RECORD, and those of the distributions that it requires."""
-        if distribution is None:
+        if distribution is None or (name := distribution.name) in self._digests:
             return
-        name = distribution.info.name.removesuffix(".dist-info")
-        if name in self._digests:
-            return
-        if not all(
-            sources.is_older_than_process(str(distribution.info / file))
-            for file in ("RECORD", "METADATA")
-        ):
+        if not sources.is_older_than_process(str(distribution.info / "RECORD")):
             raise Unknown(f"the distribution {name} changed after this process began")
-        # Those elsewhere are scripts, which name the interpreter's path. RECORD's own directory
-        # says how it was installed.
-        files = sorted(
-            line
-            for line in distribution.record.splitlines()
-            if "sha256=" in line
-            and ".dist-info/" not in line
-            and not line.startswith(("..", "__editable__"))
-        )
-        self._digests[name] = hashlib.sha256("\n".join(files).encode()).hexdigest()
-        metadata = (distribution.info / "METADATA").read_text("utf-8", "replace")
-        for required, rest in REQUIREMENT.findall(metadata.partition("\n\n")[0]):
-            if not re.search(r"\bextra\s*==", rest):
-                self._require(required)
+        self._digests[name] = distribution.digest
+        for required in distribution.requires:
+            self._require(required)
 
     def _require(self, name: str) -> None:
         wanted = _normal(name)
@@ -372,7 +394,7 @@ def _fields(cls: type) -> Iterator[str]:
     try:
         hints = typing.get_type_hints(cls)
     except Exception:  # an annotation is code of the project's, which may raise anything
-        hints = dict(getattr(cls, "__annotations__", {}))
+        return
     for name, hint in hints.items():
         yield f"{_place(cls)}.{name}: {ADDRESS.sub('', repr(hint))}"
 
@@ -452,13 +474,13 @@ def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Sour
             imports.append((module, frozenset(alias.name for alias in node.names)))
     dynamic = None
     # All expressions are looked through only where there is something to be found.
-    for node in ast.walk(tree) if CALL.search(data) else ():
-        if isinstance(node, ast.Call) and _is_dynamic(node.func):
-            if (module := _literal(node) or "") == "":
-                dynamic = node.lineno
-                break
-            head, _, last = _absolute(module, package).rpartition(".")
-            imports.append((head, frozenset({last})) if head else (last, attributes))
+    for node in _dynamic(tree) if MENTION.search(data) else ():
+        target = _target(node, name, package) if isinstance(node, ast.Call) else None
+        if target is None:
+            dynamic = getattr(node, "lineno", 0)
+            break
+        head, _, last = target.rpartition(".")
+        imports.append((head, frozenset({last})) if head else (last, attributes))
     return Source(digest, tuple(imports), attributes, dynamic)
 
 
@@ -468,24 +490,46 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
     while queue:
         node = queue.pop()
         yield node
-        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        test = getattr(node, "test", None) if isinstance(node, ast.If) else None
+        is_for_types = getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
         for name in ("orelse",) if is_for_types else BLOCKS:
             queue.extend(getattr(node, name, ()))
 
 
-def _is_dynamic(function: ast.expr) -> bool:
-    if isinstance(function, ast.Name):
-        return function.id in DYNAMIC or function.id in BUILTIN_DYNAMIC
-    return isinstance(function, ast.Attribute) and function.attr in DYNAMIC
+def _dynamic(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the calls of what may run any code, and where it is handed on under another name."""
+    called: set[int] = set()
+    for node in ast.walk(tree):  # a call comes before what it calls
+        if isinstance(node, ast.Call) and _is_dynamic(node.func):
+            called.add(id(node.func))
+            yield node
+        elif isinstance(node, ast.Name | ast.Attribute):
+            if id(node) not in called and _is_dynamic(node):
+                yield node
+        elif isinstance(node, ast.alias) and node.name in DYNAMIC and node.asname:
+            yield node
 
 
-def _literal(call: ast.Call) -> str | None:
-    """Return the name that a call imports, where it is written out."""
-    names = [each.value for each in call.args if isinstance(each, ast.Constant)]
-    function = call.func.id if isinstance(call.func, ast.Name) else ""
-    if function in BUILTIN_DYNAMIC or not names or not isinstance(names[0], str):
+def _is_dynamic(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in DYNAMIC or node.id in BUILTIN_DYNAMIC
+    return isinstance(node, ast.Attribute) and node.attr in DYNAMIC
+
+
+def _target(call: ast.Call, name: str, package: str) -> str | None:
+    """Return the absolute name that a call imports, or None where it is not written out."""
+    function = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    constants = [each.value if isinstance(each, ast.Constant) else None for each in call.args]
+    if function not in BY_NAME or not constants or not isinstance(constants[0], str):
         return None
-    return names[0]
+    if not constants[0].startswith("."):
+        return constants[0]
+    bases = [*call.args[1:], *(each.value for each in call.keywords if each.arg == "package")]
+    base = bases[0] if bases else None
+    if isinstance(base, ast.Constant) and isinstance(base.value, str):
+        return _absolute(constants[0], base.value)
+    own = {"__package__": package, "__name__": name}.get(getattr(base, "id", ""))
+    return None if own is None else _absolute(constants[0], own)
 
 
 def _absolute(module: str, package: str) -> str:
@@ -522,6 +566,8 @@ def _held(modules: set[str]) -> set[str]:
             found.add(value.__module__)
             if value.__module__ in modules:
                 queue.extend(each for each in list(vars(value).values()) if type(each) not in ATOMS)
+        elif kind is CACHED:
+            queue.append(vars(value))  # without what it remembers
         elif _is_project(kind.__module__):
             found.add(kind.__module__)
             queue.extend(get_referents(value))

@@ -22,6 +22,7 @@ from itertools import chain
 from threading import Event, Lock
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from asgiref.sync import SyncToAsync
 from django.db import connections
 
 from eventlogs import conf
@@ -540,15 +541,21 @@ def _patience() -> float:
     """
     Return for how many seconds the caller may wait for another's replay.
 
-    A transaction that waits keeps its locks, so that others wait for it; and a handler of a
+    A transaction that waits keeps its locks, so that others wait for it. A handler of a
     projection, or any other code with a timer, would use its time up, and be counted as failed.
+    And the thread that asgiref runs the synchronous code of all coroutines in (outside of
+    requests, which have one each) would keep all of them waiting.
     """
     in_transaction = any(
         each.in_atomic_block or (each.connection is not None and not each.autocommit)
         for each in connections.all(initialized_only=True)
     )
     has_deadline = hasattr(signal, "getitimer") and any(signal.getitimer(signal.ITIMER_REAL))
-    return SHORT_WAIT if in_transaction or has_deadline else LONGEST_WAIT
+    is_shared = (
+        hasattr(SyncToAsync.threadlocal, "main_event_loop")
+        and SyncToAsync.thread_sensitive_context.get(None) is None
+    )
+    return SHORT_WAIT if in_transaction or has_deadline or is_shared else LONGEST_WAIT
 
 
 def _claim_key(key: str) -> str:

@@ -73,7 +73,7 @@ def look() -> None:
     links: dict[str, float] = {}
     for name in list(sys.modules):
         if name not in _loaded and (path := file_of(name, spec_of(name))) is not None:
-            state, directory = state_of(path), str(Path(path).parent)
+            state, directory = state_of(path), path.rpartition(os.sep)[0]
             if directory not in links and state != CHANGED:
                 links[directory] = _newest_link(directory)
             if state == CHANGED or max(state.changed / 1e9, links[directory]) >= _looked:
@@ -85,6 +85,11 @@ def look() -> None:
 def loaded(name: str) -> State:
     """Return the state in which a loaded module's file was when it was loaded, or CHANGED."""
     return _loaded.get(name, CHANGED)
+
+
+def is_doubtful(name: str) -> bool:
+    """Return whether a module's file may have changed after it was loaded."""
+    return name in _loaded and _loaded[name] == CHANGED
 
 
 def is_older_than_process(path: str) -> bool:

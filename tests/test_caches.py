@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import time
 from pathlib import Path
 
@@ -218,3 +220,17 @@ def test_a_cache_that_keeps_nothing_keeps_nothing():
     assert not nothing.set("a", b"1", timeout=1)
     assert nothing.add("a", b"1", timeout=1)
     assert nothing.get("a") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_lock_of_its_parents_threads():
+    cache = DjangoReductionCache("default")
+    with DjangoReductionCache._lock:  # as a thread does that writes
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            cache.set("key", b"entry", timeout=60)
+            os._exit(0)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

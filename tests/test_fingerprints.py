@@ -104,7 +104,7 @@ CHANGES = {
         rules=RATE,
     ),
     "a function imported by its path": Kind(
-        top="from django.utils.module_loading import import_string as load, import_string\n"
+        top="from django.utils.module_loading import import_string\n"
         "rate = import_string('PKG.rules.rate')",
         rules=RATE,
     ),
@@ -115,6 +115,11 @@ CHANGES = {
     ),
     "a function that another module hands on": Kind(
         top="from PKG.middle import rate", files={"middle.py": IMPORTED}, rules=RATE
+    ),
+    "an import that type checkers do not see": Kind(
+        top="from typing import TYPE_CHECKING\n"
+        "if not TYPE_CHECKING:\n    from PKG.rules import rate",
+        rules=RATE,
     ),
     "functools.cache": Kind(top=IMPORTED, rules="import functools\n@functools.cache\n" + RATE),
     "functools.partial": Kind(
@@ -432,6 +437,23 @@ UNKNOWN = {
         ),
         "runs code that is only known at run time",
     ),
+    "an import by a name, relative to one that is written out": (
+        Kind(
+            apply="importlib.import_module(self.name, 'PKG')",
+            top="import importlib",
+        ),
+        "runs code that is only known at run time",
+    ),
+    "an import under another name": (
+        Kind(apply="load(self.name)", top="from importlib import import_module as load"),
+        "runs code that is only known at run time",
+    ),
+    "an import that is handed on": (
+        Kind(
+            apply="list(map(import_module, self.names))", top="from importlib import import_module"
+        ),
+        "runs code that is only known at run time",
+    ),
     "exec": (Kind(apply="exec(self.code)"), "runs code that is only known at run time"),
     "a module without source": (
         Kind(
@@ -444,7 +466,9 @@ UNKNOWN = {
 
 
 def test_what_cannot_be_followed_has_none(tmp_path):
-    kinds = {f"unknown_{'abc'[number]}": kind for number, (kind, _) in enumerate(UNKNOWN.values())}
+    kinds = {
+        f"unknown_{'abcdefgh'[number]}": kind for number, (kind, _) in enumerate(UNKNOWN.values())
+    }
     install(tmp_path, kinds, 1)
 
     found = json.loads(run(tmp_path, PROGRAM, str(tmp_path / "kinds.json")))

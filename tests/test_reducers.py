@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from eventlogs import (
     LogNotFound,
     NeverCache,
     UnknownEventType,
+    event,
 )
 from eventlogs.background import background
 from eventlogs.caches import statistics
@@ -259,6 +261,31 @@ def test_newer_events_that_cannot_be_decoded_are_an_error_with_and_without_a_cac
     for fresh in (False, True):
         with pytest.raises(UnknownEventType):
             accounts.reduce(state.log_id, fresh=fresh)
+
+
+@event("retired.long_ago")
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """An event in a module that the aggregate's modules do not import."""
+
+
+def test_what_an_event_of_unknown_code_is_folded_into_is_not_kept(
+    accounts, state, counting, cache, caplog
+):
+    accounts.reduce(state.log_id)
+    before = dict(entries(cache))
+    log = counting._logs[state.log_id.uuid]
+    log.events.append((10, 11, "retired.long_ago", 1, "{}", *log.events[-1][5:]))
+
+    for _ in range(3):
+        assert accounts.reduce(state.log_id).version == 11
+
+    assert entries(cache) == before
+    assert statistics()["errors"]["unstorable"] == 3
+    assert "do not import" in caplog.text
+    cache.clear()
+    assert accounts.reduce(state.log_id).version == 11
+    assert entries(cache) == {}
 
 
 def test_a_policy_decides_what_is_kept(counting, cache):
@@ -534,6 +561,12 @@ def test_nobody_waits_long_before_a_deadline(claimed):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_coroutines_do_not_wait_long_in_the_thread_that_they_share(claimed, elsewhere):
+    accounts, log_id = claimed
+
+    assert elsewhere(lambda: asyncio.run(accounts.areduce(log_id))).version == LONG + 1
 
 
 def test_a_refresh_does_not_wait_long_for_another_process(claimed, counting, elsewhere):

@@ -340,6 +340,18 @@ class TestByNames:
         assert not refresh_by_names(label(Account), str(state.log_id), "default")
         assert statistics()["errors"]["failed"] == 1
 
+    def test_an_apply_that_exits_does_not_end_the_worker(self, transactional_db, monkeypatch):
+        """Celery would deliver the message again, to the next worker that it ends."""
+        state = LogManager(Account, refresher=IMMEDIATE).create(Opened("Ada"))
+
+        def leave(self, record):
+            raise SystemExit
+
+        monkeypatch.setattr(Account, "apply", leave)
+
+        assert not refresh_by_names(label(Account), str(state.log_id), "default")
+        assert statistics()["errors"]["failed"] == 1
+
 
 def test_a_refresher_is_named_by_its_path_and_made_once():
     one = refresher_for("eventlogs.refreshers.ThreadRefresher")

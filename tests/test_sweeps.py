@@ -139,13 +139,14 @@ def test_many_logs_are_swept_by_pages(accounts, monkeypatch):
     assert sweep().logs >= 0
 
 
-def test_one_log_that_cannot_be_folded_does_not_keep_the_others(accounts, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_one_log_that_cannot_be_folded_does_not_keep_the_others(accounts, monkeypatch, error):
     good, bad = accounts.create(Opened("Ada")), accounts.create(Opened("poison"))
     apply = Account.apply
 
     def picky(self, record):
         if record.log_id == bad.log_id:
-            raise RuntimeError
+            raise error
         apply(self, record)
 
     monkeypatch.setattr(Account, "apply", picky)
