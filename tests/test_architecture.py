@@ -28,7 +28,7 @@ FLOORS = [
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks", "transfer", "xes", "verification"],
+    ["projections/", "checks", "transfer", "xes", "verification", "erasure"],
     [
         "tasks",
         "django_tasks",

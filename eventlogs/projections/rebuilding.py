@@ -138,6 +138,34 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = 
     return count
 
 
+def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> None:
+    """Remove the row of a log that is erased, and what is kept about it."""
+    with ExitStack() as stack:
+        verifying.at_rest(stack, cls(), log_id, using)
+        cls.model._base_manager.using(using).filter(pk=log_id).delete()
+        AppliedVersion.objects.using(using).filter(projection=cls.name, log_id=log_id).delete()
+
+
+def forget(cls: type[RowProjection], using: str) -> bool:
+    """
+    Drop what an interrupted rebuild has made, so that the next one begins anew.
+
+    Return False where a rebuild is under way: it was left alone.
+    """
+    with transaction.atomic(using=using):
+        states = ProjectionState.objects.using(using).filter(name=cls.name)
+        states.update(version=F("version"))  # one at a time, as a rebuild begins
+        try:
+            _ShadowRebuild(cls, using, is_strict=True).refuse_if_busy()
+        except ProjectionUnavailable:
+            return False
+        if cls.mode != cls.INLINE:
+            shadows.drop(cls.model, using)
+            leases.forget_rebuild(cls.name, using=using)
+            states.update(rebuild_version=None, rebuild_started_at=None)
+    return True
+
+
 class _ShadowRebuild:
     """A rebuild into a shadow table."""
 
@@ -179,7 +207,7 @@ class _ShadowRebuild:
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
-            self._refuse_if_busy()
+            self.refuse_if_busy()
             partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
             if (
                 restart
@@ -197,7 +225,7 @@ class _ShadowRebuild:
             # While the state is locked, so that the next one finds us.
             return self._take()
 
-    def _refuse_if_busy(self) -> None:
+    def refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
             projection=self._cls.name, is_rebuild=True
         )
