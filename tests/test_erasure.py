@@ -277,6 +277,22 @@ def test_without_the_third_step_the_text_stays(accounts, settings):
     assert {"cache", Row._meta.db_table} <= set(places(settings.EVENTLOGS["CACHE"]))
 
 
+def test_the_row_of_an_erased_log_can_be_removed_from_code(accounts):
+    with KNOWN.declared("erased-owners", "erased-inline"):
+        one, two = (accounts.create(Opened(SECRET)).log_id for _ in range(2))
+        AsyncOwners.catch_up()
+        change("**Erase a log**", one)
+        change("**Erase a log**", two)
+
+        for each in (AsyncOwners, InlineOwners):
+            assert each.rebuild(one) == 0
+            with pytest.raises(LogNotFound):
+                each.rebuild(one)
+            assert each.model.objects.get().log_id == two
+            assert each.verify(repair=True).differences[0].is_repaired
+            assert not each.model.objects.exists()
+
+
 def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
     with KNOWN.declared("erased-owners"):
         accounts.create(Opened("Mary"))

@@ -291,7 +291,8 @@ class RowProjection(BaseProjection):
         Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
         for the next call, and the old rows serve on. With ``park``, such events are parked
         instead, as they are in ``catch_up``. Raise ProjectionUnavailable where another process
-        rebuilds it at the moment, and LogNotFound where the log does not exist.
+        rebuilds it at the moment, and LogNotFound where the log does not exist and has no row;
+        the row of a log that was erased is removed.
         """
         if log_id is not None:
             return rebuilding.rebuild_log(cls, _log_id(log_id), using=using)
@@ -315,9 +316,10 @@ class RowProjection(BaseProjection):
         Replay logs, compare with their rows, and return what differs.
 
         ``sample`` is how many logs are looked at, chosen at random, those with many events more
-        often; None for all of them, and for rows without a log. ``repair`` puts right what
-        differs, log by log. Rows are compared as of the checkpoint, so events that are yet to be
-        applied are no difference, nor are those behind a parked one. Others go on meanwhile.
+        often; None for all of them. Rows without a log are looked for where all logs are.
+        ``repair`` puts right what differs, log by log. Rows are compared as of the checkpoint, so
+        events that are yet to be applied are no difference, nor are those behind a parked one.
+        Others go on meanwhile.
 
         Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
         """

@@ -119,12 +119,18 @@ def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) 
 
 
 def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = None) -> int:
-    """Make the row of one log anew; return of how many events."""
+    """
+    Make the row of one log anew; return of how many events.
+
+    The row of a log that was erased is removed. Raise LogNotFound where there is neither.
+    """
     using = cls._using(using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
     if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
-        raise LogNotFound(log_id)
+        if not remove_log(cls, log_id, using):
+            raise LogNotFound(log_id)
+        return 0
     projection = cls()
     with ExitStack() as stack:
         upto = verifying.at_rest(stack, projection, log_id, using)
@@ -138,12 +144,16 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = 
     return count
 
 
-def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> None:
-    """Remove the row of a log that is erased, and what is kept about it."""
+def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
+    """Remove the row of a log that is erased; return whether there was one."""
+    rows = cls.model._base_manager.using(using).filter(pk=log_id)
+    if not rows.exists():
+        return False
     with ExitStack() as stack:
         verifying.at_rest(stack, cls(), log_id, using)
-        cls.model._base_manager.using(using).filter(pk=log_id).delete()
+        rows.delete()
         AppliedVersion.objects.using(using).filter(projection=cls.name, log_id=log_id).delete()
+    return True
 
 
 def forget(cls: type[RowProjection], using: str) -> bool:
@@ -378,7 +388,7 @@ class _InlineRebuild:
         try:
             return rebuild_log(self._cls, log_id, using=self._using)
         except LogNotFound:
-            return 0  # erased meanwhile
+            return 0  # erased meanwhile, and had no row
 
     def _remove_strays(self) -> None:
         """Remove the rows that no log is there for: each row has its version, see above."""
