@@ -28,7 +28,7 @@ FLOORS = [
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks", "transfer", "xes", "verification", "erasure"],
+    ["projections/", "checks", "transfer", "xes", "verification"],
     [
         "tasks",
         "django_tasks",
@@ -38,6 +38,7 @@ FLOORS = [
         "contrib/",
         "migrations/",
         "apps",
+        "erasure",
     ],
 ]
 

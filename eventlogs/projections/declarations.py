@@ -284,15 +284,14 @@ class RowProjection(BaseProjection):
         then the tables are swapped, in one short transaction. A rebuild that was killed is
         resumed by the next call, if it was of the same ``version``, unless ``restart``. An
         inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
-        of that log alone is made anew, at once.
+        of that log alone is made anew, at once; of a log that was erased, it is removed.
 
         ``tell`` is called with a rebuilding.Progress after each batch.
 
         Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
         for the next call, and the old rows serve on. With ``park``, such events are parked
         instead, as they are in ``catch_up``. Raise ProjectionUnavailable where another process
-        rebuilds it at the moment, and LogNotFound where the log does not exist and has no row;
-        the row of a log that was erased is removed.
+        rebuilds it at the moment, and LogNotFound where the log does not exist.
         """
         if log_id is not None:
             return rebuilding.rebuild_log(cls, _log_id(log_id), using=using)

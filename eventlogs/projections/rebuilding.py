@@ -166,7 +166,7 @@ def forget(cls: type[RowProjection], using: str) -> bool:
         states = ProjectionState.objects.using(using).filter(name=cls.name)
         states.update(version=F("version"))  # one at a time, as a rebuild begins
         try:
-            _ShadowRebuild(cls, using, is_strict=True).refuse_if_busy()
+            _ShadowRebuild(cls, using, is_strict=True)._refuse_if_busy()
         except ProjectionUnavailable:
             return False
         if cls.mode != cls.INLINE:
@@ -217,7 +217,7 @@ class _ShadowRebuild:
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
-            self.refuse_if_busy()
+            self._refuse_if_busy()
             partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
             if (
                 restart
@@ -235,7 +235,7 @@ class _ShadowRebuild:
             # While the state is locked, so that the next one finds us.
             return self._take()
 
-    def refuse_if_busy(self) -> None:
+    def _refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
             projection=self._cls.name, is_rebuild=True
         )
