@@ -30,6 +30,7 @@ from django.core.signals import setting_changed
 from eventlogs import conf
 from eventlogs.counters import cache_used, counters
 from eventlogs.entries import version_in
+from eventlogs.ids import LogId
 
 __all__ = [
     "BaseReductionCache",
@@ -38,6 +39,7 @@ __all__ = [
     "RedisReductionCache",
     "cache_for",
     "cache_used",
+    "forget",
     "statistics",
 ]
 
@@ -137,6 +139,14 @@ class BaseReductionCache(ABC):
     def delete(self, key: str) -> None:
         """Forget what was kept under ``key``, if anything was."""
 
+    def forget(self, part: str) -> int | None:
+        """
+        Forget all whose keys hold ``part``, e.g. a log's id; return how many there were.
+
+        Return None where the cache cannot look for keys: entries stay until they run out.
+        """
+        return None
+
 
 class NoReductionCache(BaseReductionCache):
     """Keeps nothing: for ``EVENTLOGS["CACHE"] = None``."""
@@ -159,6 +169,9 @@ class NoReductionCache(BaseReductionCache):
 
     def delete(self, key: str) -> None:
         return None
+
+    def forget(self, part: str) -> int | None:
+        return 0
 
 
 class DjangoReductionCache(BaseReductionCache):
@@ -206,6 +219,18 @@ class DjangoReductionCache(BaseReductionCache):
     def delete(self, key: str) -> None:
         self._cache.delete(key)
 
+    def forget(self, part: str) -> int | None:
+        names = getattr(self._cache, "_cache", None)  # LocMemCache has no method for this
+        if names is None:
+            return None
+        with self._lock:
+            # A name is "prefix:version:key".
+            found = [name.partition(":")[2].partition(":")[2] for name in list(names)]
+            wanted = [key for key in found if part in key]
+            for key in wanted:
+                self._cache.delete(key)
+        return len(wanted)
+
 
 class RedisReductionCache(BaseReductionCache):
     """Entries in Redis, through the raw client of django-redis or of Django's own RedisCache."""
@@ -251,6 +276,14 @@ class RedisReductionCache(BaseReductionCache):
     def delete(self, key: str) -> None:
         client, name = self._client(key, write=True)
         client.delete(name)
+
+    def forget(self, part: str) -> int | None:
+        client, _ = self._client(part, write=True)
+        # Under each prefix and version: also those that the settings had before.
+        found = list(client.scan_iter(match=f"*{part}*", count=1_000))
+        for start in range(0, len(found), 500):
+            client.unlink(*found[start : start + 500])
+        return len(found)
 
 
 class CarefulCache:
@@ -387,6 +420,25 @@ def cache_for(cache: str | BaseReductionCache | None = None) -> CarefulCache:
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in ("CACHES", "EVENTLOGS"):
         _for_alias.cache_clear()
+
+
+def forget(log_id: LogId | str) -> int:
+    """
+    Delete all cached reductions and waypoints of a log; return how many there were.
+
+    All of CACHES are looked through in which reductions can be, under each prefix and version.
+    Of a cache in the memory of processes, only this one's is reached. A process that has just
+    read the log may write an entry afterwards: call it again a minute later.
+
+    Raise Unreachable where a cache does not answer.
+    """
+    found = 0
+    for alias in caches.settings:
+        try:
+            found += _for_alias(alias).cache.forget(f"eventlogs.reduction.{log_id}.") or 0
+        except Exception as error:
+            raise Unreachable(f"CACHES[{alias!r}] does not answer.") from error
+    return found
 
 
 _NONE: Final = CarefulCache(NoReductionCache())

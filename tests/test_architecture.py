@@ -38,6 +38,7 @@ FLOORS = [
         "contrib/",
         "migrations/",
         "apps",
+        "erasure",
     ],
 ]
 

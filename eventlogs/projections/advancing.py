@@ -83,12 +83,19 @@ FAILURES: Final = (Exception, SystemExit, HandlerTimedOut)
 
 
 class Failed(Exception):
-    """An event could not be applied; ``position`` is None where nobody knows which one."""
+    """
+    An event could not be applied; ``position`` is None where nobody knows which one.
 
-    def __init__(self, position: int | None, error: BaseException) -> None:
+    ``is_lost`` says that the connection was lost meanwhile (and there is another one by now).
+    """
+
+    def __init__(
+        self, position: int | None, error: BaseException, *, is_lost: bool = False
+    ) -> None:
         super().__init__(position)
         self.position = position
         self.error = error
+        self.is_lost = is_lost
 
 
 class Advancer:
@@ -438,9 +445,26 @@ class Advancer:
             raise
 
     def _apply_one(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> Failed | None:
-        """Apply one event, move the checkpoint, and let go of what was held for it."""
-        with self._giving_back([] if waiting is None else [waiting]):
-            return self._apply_in_hand(row, position, waiting)
+        """
+        Apply one event, move the checkpoint, and let go of what was held for it.
+
+        Raise the database's error where the connection was lost. That is no attempt, unless the
+        event took longer than it may: then the session may have been ended for that.
+        """
+        begun = time.monotonic()
+
+        def give_back() -> bool:
+            is_in_time = time.monotonic() - begun < self._projection.timeout
+            return waiting is None or (is_in_time and self.parking.give_back(waiting))
+
+        try:
+            failed = self._apply_in_hand(row, position, waiting)
+        except Error:
+            give_back()
+            raise
+        if failed is not None and failed.is_lost and give_back():
+            raise failed.error
+        return failed
 
     def _apply_in_hand(
         self, row: FeedRow, position: int, waiting: ParkedEvent | None
@@ -466,8 +490,10 @@ class Advancer:
             with deadline(self._projection.timeout):
                 self._projection.apply(self._records([row]), self.lease.using)
         except Failed as failed:
-            if getattr(raw, "broken", False):  # and not closed, which a handler may do
-                _raise_if_lost(self.lease.using, raw, failed.error)
+            # Broken, and not closed, which a handler may do.
+            broken = raw if getattr(raw, "broken", False) else None
+            if broken is not None or connections[self.lease.using].connection is not None:
+                return _lost(self.lease.using, broken, failed.error) or failed
             return failed
         except HandlerTimedOut:
             _break_off(self.lease.using)
@@ -631,7 +657,9 @@ class Advancer:
                 error, cause = Failed(None, raised), raised
             if isinstance(cause, TransactionMustRetry) and isinstance(cause.__cause__, Error):
                 cause = cause.__cause__
-            _raise_if_lost(using, raw, cause)
+            lost = _lost(using, raw, cause)
+            if lost is not None:
+                return lost
             if isinstance(cause, Error) and must_retry(cause) and number < ATTEMPTS - 1:
                 time.sleep(0.01 * 2**number)
                 continue
@@ -735,24 +763,43 @@ def _break_off(using: str) -> None:
             cancel()
 
 
-def _raise_if_lost(using: str, raw: Any, cause: BaseException) -> None:
+def _lost(using: str, raw: Any, cause: BaseException) -> Failed | None:
     """
-    Raise an error of the database where the connection ``raw`` is gone: no event is to blame.
+    Return a failure that no event is to blame for, where the connection ``raw`` was lost.
 
     The cause need not say so: a handler may have met the loss, and raised an error of its own.
+    Raise the database's error where there is no other connection yet.
     """
     connection = connections[using]
     # Where a ROLLBACK fails, Django has another connection when its atomic() has ended; psycopg
     # knows which one is broken.
-    gone = raw is not None and (
+    is_lost = raw is not None and (
         (connection.connection is not raw and not connection.in_atomic_block)
         or getattr(raw, "broken", False)
     )
-    if gone or (isinstance(cause, Error) and not connection.is_usable()):
+    if not is_lost and not isinstance(cause, Error):
+        return None
+    is_usable = connection.is_usable()
+    if not is_lost and is_usable:
+        return None
+    error = cause
+    if not isinstance(cause, Error):
+        error = OperationalError("The connection was lost while an event was applied.")
+        error.__cause__ = cause
+    if not is_usable:
         _drop(using)
-        if isinstance(cause, Error):
-            raise cause
-        raise OperationalError("The connection was lost while an event was applied.") from cause
+        if not is_lost or not _is_there(using):
+            raise error
+    return Failed(None, error, is_lost=True)
+
+
+def _is_there(using: str) -> bool:
+    """Return whether the database answers by now."""
+    connection = connections[using]
+    with suppress(Error):
+        connection.ensure_connection()
+        return not connection.in_atomic_block and connection.is_usable()
+    return False
 
 
 def _drop(using: str) -> None:

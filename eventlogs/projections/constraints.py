@@ -25,6 +25,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.ids import LogId
 
+MISSING: Final = "foreign_key"  # the attribute of an IntegrityError that is raised here
 KEYS: Final = 500  # that are looked up by one statement: SQLite takes a limited number
 
 # The constraints of a table that are checked at the COMMIT, ready for SET CONSTRAINTS.
@@ -55,14 +56,6 @@ class Violated(NamedTuple):
 
     constraint: str | None
     fields: tuple[str, ...]
-
-
-class ForeignKeyBroken(IntegrityError):
-    """A row points to one that is not there, found before SQLite's COMMIT would fail."""
-
-    def __init__(self, field: str) -> None:
-        super().__init__(f"A row's {field} names a row that does not exist.")
-        self.field = field
 
 
 def check_deferred(model: type[models.Model], rows: Sequence[Any], using: str) -> None:
@@ -101,7 +94,7 @@ def refuses(error: BaseException | None) -> bool:
         return False
     cause = error.__cause__
     return (
-        isinstance(error, ForeignKeyBroken)
+        hasattr(error, MISSING)
         or getattr(cause, "sqlstate", None) in SQLSTATES
         or getattr(cause, "sqlite_errorname", None) in SQLITE
         or _mysql_code(error) in MYSQL
@@ -138,8 +131,8 @@ def violated(error: BaseException, model: type[models.Model], using: str) -> Vio
 
     It may ask the database, so a transaction that the error broke must have been rolled back.
     """
-    if isinstance(error, ForeignKeyBroken):
-        return Violated(None, (error.field,))
+    if hasattr(error, MISSING):
+        return Violated(None, (getattr(error, MISSING),))
     cause = error.__cause__
     if getattr(cause, "sqlite_errorname", None) is not None:
         return _of_sqlite(cause, model)
@@ -211,7 +204,10 @@ def _check_foreign_key(field: Any, rows: Sequence[Any], using: str) -> None:
     for start in range(0, len(wanted), KEYS):
         some = wanted[start : start + KEYS]
         if others.filter(**{f"{target.attname}__in": some}).count() < len(some):
-            raise ForeignKeyBroken(field.name)
+            # As SQLite's COMMIT would say it, and of which field it is.
+            error = IntegrityError("FOREIGN KEY constraint failed")
+            setattr(error, MISSING, field.name)
+            raise error
 
 
 def _declared(model: type[models.Model], name: str) -> tuple[str, ...]:

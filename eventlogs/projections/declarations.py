@@ -296,7 +296,7 @@ class RowProjection(BaseProjection):
         then the tables are swapped, in one short transaction. A rebuild that was killed is
         resumed by the next call, if it was of the same ``version``, unless ``restart``. An
         inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
-        of that log alone is made anew, at once.
+        of that log alone is made anew, at once; of a log that was erased, it is removed.
 
         ``downgrade`` lets older code take over rows that a newer version of the projection has
         made, after a rollback: stop the processes of the newer release first.
@@ -333,9 +333,10 @@ class RowProjection(BaseProjection):
         Replay logs, compare with their rows, and return what differs.
 
         ``sample`` is how many logs are looked at, chosen at random, those with many events more
-        often; None for all of them, and for rows without a log. ``repair`` puts right what
-        differs, log by log. Rows are compared as of the checkpoint, so events that are yet to be
-        applied are no difference, nor are those behind a parked one. Others go on meanwhile.
+        often; None for all of them. Rows without a log are looked for where all logs are.
+        ``repair`` puts right what differs, log by log. Rows are compared as of the checkpoint, so
+        events that are yet to be applied are no difference, nor are those behind a parked one.
+        Others go on meanwhile.
 
         Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
         """

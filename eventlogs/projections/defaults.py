@@ -23,8 +23,15 @@ from django.db.models.functions import Cast, Now, Random
 from django.db.models.sql import Query
 
 # Modules of expressions that have the same value each time, but for these.
-STEADY_MODULES: Final = ("django.db.models.expressions", "django.db.models.functions")
+STEADY_MODULES: Final = (
+    "django.db.models.expressions",
+    "django.db.models.functions",
+    "django.db.models.lookups",
+    "django.db.models.query_utils",
+)
 UNSTEADY_NAMES: Final = ("UUID4", "UUID7")  # since Django 6.1
+
+_known: dict[tuple[Any, str], Any] = {}  # values of steady expressions, by field and database
 
 
 def fill(row: Any, using: str) -> Any:
@@ -62,7 +69,11 @@ def _value(field: Any, using: str) -> Any:
     expression = field._db_default_expression
     if isinstance(expression, Value):
         return deepcopy(field.to_python(expression.value))
-    return _computed(field, expression, using)
+    if is_unsteady(field):
+        return _computed(field, expression, using)
+    if (field, using) not in _known:
+        _known[field, using] = _computed(field, expression, using)
+    return deepcopy(_known[field, using])
 
 
 def _computed(field: Any, expression: Expression, using: str) -> Any:

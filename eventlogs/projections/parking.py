@@ -206,22 +206,24 @@ class Parking:
         waiting.refresh_from_db(using=self._using, fields=["attempts", "retry_at", "error"])
         return True
 
-    def give_back(self, waiting: ParkedEvent) -> None:
+    def give_back(self, waiting: ParkedEvent) -> bool:
         """
         Take an attempt back in which the connection was lost; the event is due again soon.
 
         Not at once: other projections go on in between where the event ends each connection.
-        Nothing is raised where the database does not answer yet. The event is not given its
+        Return False where that was done too often for this event: the attempt counts. Nothing is
+        raised where the database does not answer yet. The event is not given its
         attempt back where it was skipped, or somebody has asked for it to be tried again.
         """
         event = (self._using, waiting.pk, waiting.index)
         if _losses[event] >= MAX_LOSSES:
-            return
+            return False
         _losses[event] += 1
         _debts.append(Debt(*event, waiting.attempts, max(self._delay(1), REST)))
         if not connections[self._using].in_atomic_block:
             with suppress(Error):
                 pay_back(self._using)
+        return True
 
     def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
         """

@@ -134,12 +134,18 @@ def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) 
 
 
 def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = None) -> int:
-    """Make the row of one log anew; return of how many events."""
+    """
+    Make the row of one log anew; return of how many events.
+
+    The row of a log that was erased is removed. Raise LogNotFound where there is neither.
+    """
     using = cls._using(using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
     if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
-        raise LogNotFound(log_id)
+        if not remove_log(cls, log_id, using):
+            raise LogNotFound(log_id)
+        return 0
     projection = cls()
     with ExitStack() as stack:
         upto = verifying.at_rest(stack, projection, log_id, using)
@@ -151,6 +157,38 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = 
             version = EventLog.objects.using(using).get(pk=log_id.uuid).version
             inline.note(projection, log_id, version, using, made_by=cls.version)
     return count
+
+
+def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
+    """Remove the row of a log that is erased; return whether there was one."""
+    rows = cls.model._base_manager.using(using).filter(pk=log_id)
+    if not rows.exists():
+        return False
+    with ExitStack() as stack:
+        verifying.at_rest(stack, cls(), log_id, using)
+        rows.delete()
+        AppliedVersion.objects.using(using).filter(projection=cls.name, log_id=log_id).delete()
+    return True
+
+
+def forget(cls: type[RowProjection], using: str) -> bool:
+    """
+    Drop what an interrupted rebuild has made, so that the next one begins anew.
+
+    Return False where a rebuild is under way: it was left alone.
+    """
+    with transaction.atomic(using=using):
+        states = ProjectionState.objects.using(using).filter(name=cls.name)
+        states.update(version=F("version"))  # one at a time, as a rebuild begins
+        try:
+            _ShadowRebuild(cls, using, is_strict=True)._refuse_if_busy()
+        except ProjectionUnavailable:
+            return False
+        if cls.mode != cls.INLINE:
+            shadows.drop(cls.model, using)
+            leases.forget_rebuild(cls.name, using=using)
+            states.update(rebuild_version=None, rebuild_started_at=None)
+    return True
 
 
 class _ShadowRebuild:
@@ -380,7 +418,7 @@ class _InlineRebuild:
         try:
             return rebuild_log(self._cls, log_id, using=self._using)
         except LogNotFound:
-            return 0  # erased meanwhile
+            return 0  # erased meanwhile, and had no row
 
     def _remove_strays(self) -> None:
         """Remove the rows that no log is there for: each row has its version, see above."""

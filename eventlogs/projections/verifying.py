@@ -69,7 +69,7 @@ def verify(
             difference = _look(projection, log_id, using, repair=repair)
             if difference is not None:
                 found.append(difference)
-    if sample is None:
+    if sample is None or checked < sample:  # then all logs were looked at
         for log_id in _strays(projection, using):
             difference = _look(projection, log_id, using, repair=repair)
             if difference is not None:

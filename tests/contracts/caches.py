@@ -33,6 +33,21 @@ class ReductionCacheContract:
         assert cache.get("a") == value
         assert type(cache.get("a")) is bytes
 
+    def test_what_is_forgotten_is_all_whose_keys_hold_a_part(self, cache: BaseReductionCache):
+        names = ["eventlogs.reduction.a.1", "eventlogs.reduction.a.1@1000"]
+        for key in [*names, "eventlogs.reduction.b.1"]:
+            cache.set(key, entry(1), timeout=60)
+
+        found = cache.forget("eventlogs.reduction.a.")
+
+        if found is None:  # it cannot look for keys
+            assert cache.get(names[0]) is not None
+            return
+        assert found == 2
+        assert dict(cache.get_many(names)) == {}
+        assert cache.get("eventlogs.reduction.b.1") == entry(1)
+        assert cache.forget("eventlogs.reduction.a.") == 0
+
     def test_many_are_found_at_once(self, cache: BaseReductionCache):
         cache.set("a", entry(1), timeout=60)
         cache.set("b", entry(2), timeout=None)

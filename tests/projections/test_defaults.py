@@ -184,6 +184,13 @@ def test_a_value_that_can_be_changed_in_place_is_that_of_one_row():
     assert other.facts == {"seen": []}
 
 
+def test_an_expression_is_asked_of_the_database_once(django_assert_num_queries):
+    fill(Stock(), "default")
+
+    with django_assert_num_queries(0):
+        assert fill(Stock(), "default").code == "ab-1"
+
+
 def test_a_value_of_the_caller_stays():
     assert fill(Stock(state="old"), "default").state == "old"
 

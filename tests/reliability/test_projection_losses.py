@@ -1,0 +1,73 @@
+"""Runners whose connections are ended again and again: nothing is parked, all is applied once."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+
+from eventlogs import ANY, LogId
+from eventlogs.models import ParkedEvent
+from tests.races import COMMITS
+from tests.reliability.ledgers import Entered
+from tests.reliability.read_models import (
+    DECLARED,
+    LedgerRows,
+    Letters,
+    ledgers,
+    wrong_letters,
+    wrong_rows,
+)
+from tests.reliability.runners import Troupe, until
+
+pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
+
+TIMES = 20
+NAMES = (LedgerRows.name, Letters.name)
+
+OTHERS = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+  AND (%s = '' OR state = %s)
+"""
+
+
+def terminate(state: str = "") -> int:
+    """End the sessions of all others, or those in a state; return how many there were."""
+    with connection.cursor() as cursor:
+        cursor.execute(OTHERS, [state, state])
+        return int(cursor.fetchone()[0])
+
+
+def append_to(log_ids: list[LogId]) -> int:
+    states = [ledgers().append(each, Entered("more"), expected_version=ANY) for each in log_ids]
+    return states[-1].position
+
+
+def are_at(position: int) -> bool:
+    """Return whether all is applied, up to a position."""
+    assert not ParkedEvent.objects.filter(retry_at=None).exists()
+    done = all(DECLARED[name].wait_for(position, timeout=0) for name in NAMES)
+    return done and not ParkedEvent.objects.exists()
+
+
+def test_connections_that_are_ended_twenty_times_park_nothing():
+    log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(4)]
+    in_a_batch = 0
+
+    with Troupe(losses=TIMES + 5) as troupe:
+        runners = [troupe.run(*NAMES), troupe.run(*NAMES)]
+        for _ in range(TIMES):
+            position = append_to(log_ids)
+            # In the middle of a transaction, where one is met; else wherever they are.
+            for _ in range(50):
+                if terminate("idle in transaction"):
+                    in_a_batch += 1
+                    break
+            else:
+                until(terminate)
+            until(lambda position=position: are_at(position))
+        assert [runner.end() for runner in runners] == ["done"] * 2
+
+    assert in_a_batch > 0
+    assert wrong_rows() == []
+    assert wrong_letters() == []
