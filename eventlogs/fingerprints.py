@@ -194,7 +194,7 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
     if answer is not None and answer.is_current():
         return answer
     sources.look()
-    registered, loaded = registry.revision, frozenset(sys.modules)
+    registered, loaded = registry.revision, _loaded(len(sys.modules))
     if answer is not None:
         later = answer._replace(modules=len(loaded))
         if later.is_current() and not any(map(_matters, loaded - answer.loaded)):
@@ -210,6 +210,12 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
     answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
     _answers[aggregate] = answer
     return answer
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(count: int) -> frozenset[str]:
+    """Return the names of the modules that are loaded; all aggregates share one set of them."""
+    return frozenset(sys.modules)
 
 
 def _matters(name: str) -> bool:
