@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -182,28 +179,3 @@ def test_an_id_survives_pickling_and_copying(shown):
 
 def test_many_ids_are_all_different():
     assert len({LogId.new("account") for _ in range(10_000)}) == 10_000
-
-
-FORKS = """
-import os
-from eventlogs.ids import LogId
-
-LogId.new("account")
-for _ in range(2):
-    if not os.fork():
-        os.write(1, b"".join(b"%d\\n" % LogId.new("account").uuid.int for _ in range(100)))
-        os._exit(0)
-os.wait()
-os.wait()
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
-def test_forked_processes_make_different_ids():
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, timeout=60
-    )
-
-    # The random bits alone: the processes need not come at the same millisecond.
-    random_bits = [int(line) & 2**62 - 1 for line in done.stdout.split()]
-    assert len(set(random_bits)) == len(random_bits) == 200
