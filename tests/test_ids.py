@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import operator
-import os
 import pickle
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -299,28 +296,3 @@ def test_an_id_is_an_idempotency_key_by_its_text():
 
     assert accounts.get_or_create(Opened("ada"), idempotency_key=str(order)) == (state, False)
     assert type(accounts.load(state.log_id)[0].idempotency_key) is str
-
-
-FORKS = """
-import os
-from eventlogs.ids import LogId
-
-LogId.new("account")
-for _ in range(2):
-    if not os.fork():
-        os.write(1, b"".join(b"%d\\n" % LogId.new("account").uuid.int for _ in range(100)))
-        os._exit(0)
-os.wait()
-os.wait()
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
-def test_forked_processes_make_different_ids():
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, timeout=60
-    )
-
-    # The random bits alone: the processes need not come at the same millisecond.
-    random_bits = [int(line) & 2**62 - 1 for line in done.stdout.split()]
-    assert len(set(random_bits)) == len(random_bits) == 200

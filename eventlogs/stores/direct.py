@@ -138,7 +138,8 @@ def _is_known(function: Any) -> bool:
 
 def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
     """Return the psycopg connection, made ready as Django's own ``cursor()`` does."""
-    connection.close_if_health_check_failed()
+    if connection.health_check_enabled:  # type: ignore[attr-defined]
+        connection.close_if_health_check_failed()
     # Django's check for async code, which ensure_connection() has, costs an exception each time.
     if connection.connection is None or get_running_loop() is not None:
         connection.ensure_connection()

@@ -119,11 +119,14 @@ def session_of(raw: RawConnection) -> Session:
 def settled_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
     """Return what ``direct_connection`` does, with no broken statement under way on it."""
     raw = direct_connection(connection)
-    if raw is None or not session_of(raw).is_under_way:
+    if raw is None:
+        return None
+    session: Session | None = vars(raw).get("_eventlogs_session")
+    if session is None or not session.is_under_way:
         return raw
     if raw.lock.acquire(blocking=False):  # else another thread waits for its own answer
         try:
-            session_of(raw).is_under_way = False
+            session.is_under_way = False
             break_off(connection)
         finally:
             raw.lock.release()

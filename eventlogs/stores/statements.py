@@ -66,6 +66,10 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "jsonb": (str.encode, TEXT),
 }
 
+# Somebody has thrown the connection's statements away (DISCARD ALL, DEALLOCATE), the pooler has
+# another session for us by now, or the tables were changed so that other types come back.
+PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
+
 
 class Statement:
     """A statement of ``sql/``, with ``%(name)s`` for each of its parameters."""
@@ -142,21 +146,30 @@ class HotStatement(Statement):
         # psycopg begins a transaction with its first statement: that one takes its cursor.
         if raw is not None and (raw.autocommit or raw.pgconn.transaction_status != IDLE):
             try:
-                return self._in_one_trip(connection, raw, parameters)
+                result = self._in_one_trip(connection, raw, parameters)
             except psycopg.Error:
                 with connection.wrap_database_errors:
                     raise
+            if not result.ntuples:
+                return None
+            values = [result.get_value(0, column) for column in range(result.nfields)]
+            return tuple(
+                [
+                    None if value is None else int.from_bytes(value, "big", signed=True)
+                    for value in values
+                ]
+            )
         found = self.rows(connection, parameters)
         return found[0] if found else None
 
     def _in_one_trip(
         self, connection: BaseDatabaseWrapper, raw: RawConnection, parameters: Mapping[str, Any]
-    ) -> tuple[int | None, ...] | None:
+    ) -> Any:
         binds = [
             None if value is None else encode(value)
             for value, encode in zip(self._values(parameters), self._encoders, strict=True)
         ]
-        pgconn = raw.pgconn
+        pgconn, name = raw.pgconn, self._name
         with raw.lock:
             session = session_of(raw)
             session.is_under_way = True
@@ -170,8 +183,14 @@ class HotStatement(Statement):
                     or connection.alias in unprepared
                 ):
                     result = self._unprepared(raw, session, binds)
+                elif name in session.prepared:
+                    pgconn.send_query_prepared(name, binds, self._formats, BINARY)
+                    try:
+                        result = session.answer(raw)
+                    except PREPARED_IN_VAIN as error:
+                        result = self._prepared_again(raw, session, binds, connection.alias, error)
                 else:
-                    result = self._prepared(raw, session, binds, connection.alias)
+                    result = self._prepared_again(raw, session, binds, connection.alias)
             except psycopg.Error:  # the server's answer, or there is no server any more
                 session.is_under_way = False
                 raise
@@ -180,30 +199,31 @@ class HotStatement(Statement):
                 session.is_under_way = False
                 raise
             session.is_under_way = False
-        return _numbers(result)
+        return result
 
-    def _prepared(self, raw: RawConnection, session: Session, binds: list[Any], alias: str) -> Any:
+    def _prepared_again(
+        self,
+        raw: RawConnection,
+        session: Session,
+        binds: list[Any],
+        alias: str,
+        error: psycopg.Error | None = None,
+    ) -> Any:
+        """Prepare the statement, for the first time or after an error, and run it."""
         # Outside of a transaction, an error has stored nothing: the statement can be sent again.
-        is_lost = False
-        for _ in range(2):
-            if self._name not in session.prepared and not session.prepare(
-                raw, self._name, self._numbered
-            ):
-                is_lost = True  # another client of the same session has prepared it
-                break
+        if isinstance(error, errors.FeatureNotSupported):
+            session.deallocate(raw, self._name)
+        is_lost = not session.prepare(raw, self._name, self._numbered)
+        if not is_lost:
             raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
             try:
                 return session.answer(raw)
             except errors.InvalidSqlStatementName:
-                # Somebody has thrown the connection's statements away (DISCARD ALL, DEALLOCATE),
-                # or the pooler has another session for us by now.
-                session.prepared.discard(self._name)
                 is_lost = True
             except errors.FeatureNotSupported:
-                # The tables were changed so that it would return other types than before.
                 session.deallocate(raw, self._name)
-                is_lost = False
-        if is_lost:
+        session.prepared.discard(self._name)
+        if is_lost:  # to another client of the same session, or it went to another session
             stop_preparing(alias)
         return self._unprepared(raw, session, binds)
 
@@ -212,12 +232,3 @@ class HotStatement(Statement):
             self._numbered, binds, param_formats=self._formats, result_format=BINARY
         )
         return session.answer(raw)
-
-
-def _numbers(result: Any) -> tuple[int | None, ...] | None:
-    if not result.ntuples:
-        return None
-    values = [result.get_value(0, column) for column in range(result.nfields)]
-    return tuple(
-        [None if value is None else int.from_bytes(value, "big", signed=True) for value in values]
-    )

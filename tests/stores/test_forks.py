@@ -51,3 +51,28 @@ def test_a_child_that_is_forked_in_a_transaction_cannot_take_part_in_it():
 
     assert answers.pop("parent") == (0, None)
     assert set(answers.values()) == {(None, "TransactionManagementError")}
+
+
+MAKES_IDS = """
+import os
+from eventlogs.ids import LogId
+
+LogId.new("account")
+for _ in range(2):
+    if not os.fork():
+        os.write(1, b"".join(b"%d\\n" % LogId.new("account").uuid.int for _ in range(100)))
+        os._exit(0)
+os.wait()
+os.wait()
+"""
+
+
+def test_forked_processes_make_different_ids():
+    """With uuid-utils 0.12, a fork copies the state of its generator."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAKES_IDS], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    # The random bits alone: the processes need not come at the same millisecond.
+    random_bits = [int(line) & 2**62 - 1 for line in done.stdout.split()]
+    assert len(set(random_bits)) == len(random_bits) == 200
