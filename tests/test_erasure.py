@@ -23,7 +23,7 @@ from eventlogs import (
 from eventlogs.erasure import forget_copies
 from eventlogs.history import beginning
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
-from eventlogs.projections import inline, rebuilding, shadows
+from eventlogs.projections import rebuilding, shadows
 from eventlogs.stores import store_for
 from eventlogs.waypoints import Waypoints
 from tests.accounts import Account, Deposited, Noted, Opened
@@ -133,7 +133,6 @@ MODELS = (Row, InlineRow, Reduced, ByOwner)
 def _tables(transactional_db):
     with made(*MODELS):
         yield
-    inline._begun.clear()
 
 
 @pytest.fixture(params=["default", pytest.param("redis", marks=pytest.mark.postgresql)])
