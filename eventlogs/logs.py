@@ -490,7 +490,7 @@ class LogManager(Generic[A]):
         def tell() -> None:
             try:
                 refresher.refresh(request)
-            except Exception as error:  # a user's refresher may raise whatever it likes
+            except (Exception, SystemExit) as error:  # a user's refresher may raise anything
                 failed(self.aggregate, error)
 
         if self._store is None and connections[request.using].in_atomic_block:

@@ -1,9 +1,10 @@
 """
-The fence of migration 0003 as that migration has it now.
+Install the fence once more, as migration 0003 has it now.
 
-A database that ran 0003 in an earlier form gets today's function; in any other, this changes
-nothing. A transaction that is under way meanwhile keeps the fence that it has put up: replacing the
-function and its trigger waits for its end.
+A database that ran 0003 in an earlier form has the fence of all tables of the database, which
+today's readers do not see: it gets today's function here. In any other this changes nothing. A
+transaction that is under way meanwhile keeps the fence that it has put up: replacing the function
+and its trigger waits for its end.
 """
 
 from importlib import import_module
