@@ -47,6 +47,7 @@ from django.db.models.functions import Now
 from eventlogs.aggregates import aggregates
 from eventlogs.events import registry
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
+from eventlogs.projections import mysql
 from eventlogs.stores.feeds import UnknownTypes
 from eventlogs.stores.transactions import run_again
 
@@ -264,7 +265,7 @@ def declare(
                     )
                 ],
                 update_conflicts=True,
-                unique_fields=["name"],
+                unique_fields=None if mysql.is_mysql(using) else ["name"],
                 update_fields=["projections", "seen_until"],
             )
             found = list(workers.exclude(name=worker))
