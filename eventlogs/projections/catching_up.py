@@ -96,6 +96,7 @@ def catch_up(
     pending = set(range(state.partitions))
     while pending:
         for number in sorted(pending):
+            releases.declare_run(projection, using)  # again, where the last one took long
             taken = lease(projection, number, using=using, owner=owner)
             if taken is not None:
                 count, done = _settle(projection(), taken, feed)
