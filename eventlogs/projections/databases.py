@@ -18,8 +18,10 @@ logger = logging.getLogger("eventlogs.projections")
 
 LOOK_AGAIN: Final = 60.0  # seconds until a table that was missing is looked for again
 
-_found: set[tuple[str, str]] = set()  # databases and tables
-_missing: dict[tuple[str, str], float] = {}  # until when nobody looks again, by the monotonic clock
+Place = tuple[str, object, str]  # a database, the schema that its backend is in, and a table
+
+_found: set[Place] = set()
+_missing: dict[Place, float] = {}  # until when nobody looks again, by the monotonic clock
 
 
 def may_have_rows(model: type[models.Model], using: str) -> bool:
@@ -28,20 +30,26 @@ def may_have_rows(model: type[models.Model], using: str) -> bool:
 
 
 def has_table(model: type[models.Model], using: str) -> bool:
-    """Return whether a read model has its table in a database; ask at most once a minute."""
+    """
+    Return whether a read model has its table in a database; ask at most once a minute.
+
+    Behind one alias, a backend may go through several schemas (tenants). One that is not Django's
+    own is asked each time until the table is there.
+    """
     if not may_have_rows(model, using):
         return False
-    place = (using, model._meta.db_table)
+    connection = connections[using]
+    place = (using, getattr(connection, "schema_name", None), model._meta.db_table)
     if place in _found:
         return True
     if time.monotonic() < _missing.get(place, 0.0):
         return False
-    connection = connections[using]
     with connection.cursor() as cursor:
         if model._meta.db_table in connection.introspection.table_names(cursor):
             _found.add(place)
             return True
-    _missing[place] = time.monotonic() + LOOK_AGAIN
+    if type(connection).__module__.startswith("django.db.backends."):
+        _missing[place] = time.monotonic() + LOOK_AGAIN
     logger.warning(
         "The database %r has logs, and no table %s, so the rows of %s are not kept there. Run: "
         "manage.py migrate --database %s, and then: manage.py eventlogs project --database %s",

@@ -24,6 +24,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from eventlogs import ANY, Feed, IdempotentReplay, LogId, LogNotFound
 from eventlogs.counters import FOREIGN_HISTORY, counters
 from eventlogs.models import EventLog
+from eventlogs.projections.databases import has_table
 from eventlogs.stores import store_for
 from eventlogs.stores.direct import direct_connection
 from eventlogs.stores.feeds import feed_source_for
@@ -191,6 +192,24 @@ class TestTenants:
             assert PaymentSummary.objects.get(pk=made[tenant]).captured == amount
             others = [log_id for each, log_id in made.items() if each != tenant]
             assert not PaymentSummary.objects.filter(pk__in=others).exists()
+
+    def test_a_table_that_one_tenant_lacks_is_there_for_the_other(self, monkeypatch):
+        monkeypatch.setattr("eventlogs.projections.databases._found", set())
+        renames = "ALTER TABLE {} RENAME TO {}"
+        be("acme")
+        with connection.cursor() as cursor:
+            cursor.execute(renames.format("payments_paymentsummary", "set_aside"))
+        try:
+            assert not has_table(PaymentSummary, "default")
+            be("bolt")
+            assert has_table(PaymentSummary, "default")
+            be("acme")
+            assert not has_table(PaymentSummary, "default")
+        finally:
+            be("acme")
+            with connection.cursor() as cursor:
+                cursor.execute(renames.format("set_aside", "payments_paymentsummary"))
+        assert has_table(PaymentSummary, "default")
 
     @pytest.mark.parametrize("cache", ["default", pytest.param("redis", marks=pytest.mark.redis)])
     def test_what_is_cached_of_one_tenant_is_never_anothers(self, settings, cache):
