@@ -35,6 +35,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import Enum
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -164,7 +165,7 @@ class Reading:
         """Whether no other release can apply what this one cannot."""
         return not self._others
 
-    @property
+    @cached_property
     def mark(self) -> str:
         """
         What is noted on an event that is left to other code.
@@ -175,14 +176,14 @@ class Reading:
         others = sorted(each.digest for each in self._others)
         return blake2b(f"{MARK}{others}".encode(), digest_size=16).hexdigest()
 
-    @property
+    @cached_property
     def types(self) -> list[str] | None:
         """The types to read from the feed; None for all. Types that are unknown come beside."""
         if any(each.all_types for each in (self._own, *self._others)):
             return None
         return sorted({name for each in (self._own, *self._others) for name in each.types})
 
-    @property
+    @cached_property
     def log_types(self) -> list[str] | None:
         """The types of the logs to read, or None for all."""
         wanted: set[str] = set()
@@ -192,7 +193,7 @@ class Reading:
             wanted |= each.log_types
         return sorted(wanted)
 
-    @property
+    @cached_property
     def unknown(self) -> UnknownTypes | None:
         """Which unknown types to read beside ``types``."""
         if self.types is None:
