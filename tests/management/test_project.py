@@ -182,7 +182,10 @@ def test_a_worker_that_is_not_noted_yet_is_told_as_well(start):
 def test_a_worker_that_does_not_end_is_interrupted(start, number):
     process = start("--workers", "2", moment="later")
     assert eventually(lambda: ProjectionWorker.objects.count() == 2)
-    others = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    others = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
 
     def count(sql: str) -> int:
         with connection.cursor() as cursor:

@@ -168,7 +168,7 @@ def kinds(found: Sequence[Violation]) -> Counter[str]:
 
 def spoken_by(cursor: Any, statement: str) -> str:
     """Return a statement in the words of the cursor's database."""
-    if cursor.db.vendor != "mysql":
+    if not hasattr(cursor, "db") or cursor.db.vendor != "mysql":  # psycopg's own has no db
         return statement
     as_function = re.sub(r"data ->> '(\w+)'", r"JSON_VALUE(data, '$.\1')", statement)
     return as_function.replace('"', "`")
