@@ -25,8 +25,12 @@ demo: .venv/installed ## Play the life of a payment, on SQLite: one process, no 
 	.venv/bin/python manage.py demo
 
 .PHONY: test
-test: .tools/installed ## Lint, types, package, and the tests on the oldest and newest of all, on SQLite and PostgreSQL.
+test: .tools/installed ## Lint, types, package, and the tests: the oldest of all on SQLite, the newest on PostgreSQL.
 	$(TOX) run -m test
+
+.PHONY: corners
+corners: .tools/installed ## The other corners: the oldest on PostgreSQL, the newest on SQLite and MariaDB.
+	$(TOX) run -m corners
 
 .PHONY: test-all
 test-all: .tools/installed ## The whole matrix of Pythons, Djangos and databases.
