@@ -123,6 +123,7 @@ class Advancer:
         # this release, whatever others handle.
         self._reading = own_reading(type(projection)) if lease.is_rebuild else self._look_around()
         self._read_at = time.monotonic()
+        self._told: set[tuple[str, int]] = set()  # types and versions that wait for a release
         if not lease.is_rebuild:
             self.parking.take_up(self._reading)
         # Who had the lease before us did not give it back, and may have died of an event.
@@ -304,16 +305,19 @@ class Advancer:
     def _leave(self, row: FeedRow, error: BaseException | None = None) -> None:
         """Leave an event to other code, and hold its log."""
         self.parking.leave(row, self._reading.mark, error or self._unread(row))
-        logger.warning(
+        kind = row[TYPE], row[SCHEMA_VERSION]
+        # A warning for each type, not for each of perhaps many logs.
+        logger.log(
+            logging.INFO if kind in self._told else logging.WARNING,
             "Projection %s: the event at position %s of %s waits for a release that can apply %s "
             "version %s; the later events of its log wait with it. Deploy that release, or declare "
             "retired_event() for a class that was deleted for good.",
             self._projection.name,
             row[POSITION],
             log_id_of(row),
-            row[TYPE],
-            row[SCHEMA_VERSION],
+            *kind,
         )
+        self._told.add(kind)
 
     def _unread(self, row: FeedRow) -> EventLogError:
         return UnknownEventType(row[TYPE], log_id=log_id_of(row), index=row[INDEX])
