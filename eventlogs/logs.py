@@ -774,9 +774,11 @@ def _checked_key(key: str | None) -> str | None:
         return None
     if not isinstance(key, str):
         raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
+    # The characters that it has: a LogId does not equal its text, a SafeString is no plain one, and
+    # str() of an enum's member may be its name.
+    key = str.__str__(key)
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
-    key = str(key)  # also of a LogId, which does not equal its text
     try:
         gate.inspect(key)
     except gate.Finding as finding:
