@@ -409,14 +409,16 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
 
 def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
     """
-    Yield the keyed fingerprint (HMAC-SHA-256) of the events' types and data.
+    Yield the keyed fingerprint (HMAC-SHA-256) of the events' types, versions and data.
 
     The first is the one to store, made with SECRET_KEY; the others, made with
     SECRET_KEY_FALLBACKS, are for comparing with what was stored before a rotation. A keyed
-    one, because a plain digest of a small amount of money can be guessed.
+    one, because a plain digest of a small amount of money can be guessed. The version counts,
+    because equal data of another one may mean something else: 5 euros, and 5 cents.
     """
     canonical = b"".join(
-        b"%d:%s:%d:%s" % (len(event.type), event.type.encode(), len(data), data)
+        b"%d:%s:%d:%d:%s"
+        % (len(event.type), event.type.encode(), event.schema_version, len(data), data)
         for event in events
         for data in (event.data.encode(),)
     )

@@ -33,6 +33,7 @@ import platform
 import re
 import sys
 import typing
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,9 +41,8 @@ from functools import cached_property
 from gc import get_referents
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import CellType, FunctionType, MappingProxyType, MethodType, SimpleNamespace
+from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 import eventlogs
 from eventlogs import sources
@@ -73,6 +73,7 @@ HOLDERS: Final = (
     *(dict, list, tuple, set, frozenset, deque, MappingProxyType, SimpleNamespace),
     *(property, staticmethod, classmethod, CellType, MethodType),
 )
+HOLDING: Final = {"functools", "collections", "weakref", "_weakrefset"}  # … and classes of these
 CACHED: Final = type(functools.cache(len))
 ATOMS: Final = {str, bytes, int, float, bool, type(None)}
 
@@ -247,6 +248,8 @@ class _Walk:
             path = sources.file_of(root, _spec(root))
             if path is not None and (found := _distribution_of(path)) is not None:
                 self._own.add(found.info)
+                if not found.is_local:  # modules of it that no import leads to count as well
+                    self._take(found)
         self._walk(roots | {base.__module__ for cls in classes for base in cls.__mro__})
         self._require(OURS)
         sha = hashlib.sha256()
@@ -550,13 +553,19 @@ def _absolute(module: str, package: str) -> str:
 
 def _held(modules: set[str]) -> set[str]:
     """
-    Return the modules of the functions and classes that the names of modules hold.
+    Return the modules that the names of modules hold, also by their functions and classes.
 
     That is how code gets where no import leads: a handler in a registry, an object that was
     handed in, a method that was replaced. Objects of other packages are not looked into.
     """
     found: set[Any] = set()
-    queue: list[Any] = [vars(sys.modules[name]) for name in modules if sys.modules.get(name)]
+    queue: list[Any] = [
+        value
+        for name in modules
+        if sys.modules.get(name)
+        for attribute, value in list(vars(sys.modules[name]).items())
+        if not (type(value) is ModuleType and _name(value) == f"{name}.{attribute}")  # its own
+    ]
     seen: dict[int, Any] = {}  # keeps what was seen alive, and so its id its own
     while queue:
         value = queue.pop()
@@ -572,14 +581,22 @@ def _held(modules: set[str]) -> set[str]:
             found.add(value.__module__)
             if value.__module__ in modules:
                 queue.extend(each for each in list(vars(value).values()) if type(each) not in ATOMS)
+        elif kind is ModuleType:
+            found.add(_name(value))
+        elif issubclass(kind, weakref.ref):
+            queue.append(value())
         elif kind is CACHED:
             queue.append(vars(value))  # without what it remembers
         elif _is_project(kind.__module__):
             found.add(kind.__module__)
             queue.extend(get_referents(value))
-        elif issubclass(kind, HOLDERS) or kind.__module__ == "functools":
+        elif issubclass(kind, HOLDERS) or kind.__module__ in HOLDING:
             queue.extend(get_referents(value))
     return {name for name in found if _is_project(name)}
+
+
+def _name(module: ModuleType) -> Any:
+    return vars(module).get("__name__")
 
 
 def _is_project(name: Any) -> bool:
@@ -639,7 +656,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-_answers: WeakKeyDictionary[type[Aggregate], Answer] = WeakKeyDictionary()
+_answers: weakref.WeakKeyDictionary[type[Aggregate], Answer] = weakref.WeakKeyDictionary()
 _sources: dict[tuple[str, bool], tuple[State, Source]] = {}
 _settled: dict[tuple[str, bool], Source] = {}  # of modules whose file was the one that was loaded
 _projects: dict[str, bool] = {}

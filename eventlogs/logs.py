@@ -59,7 +59,7 @@ from eventlogs.reducers import Reduced, Reducer
 from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refresher_for
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
-from eventlogs.stores.transactions import in_transaction
+from eventlogs.stores.transactions import given_up, in_transaction
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -284,7 +284,7 @@ class LogManager(Generic[A]):
                 )
             except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
                 # A racing call with this key was faster: the look-up finds it now.
-                continue
+                self._check_shown(idempotency_key)
             except ConcurrentAppend:
                 if retries == 0:
                     raise
@@ -299,6 +299,18 @@ class LogManager(Generic[A]):
         if claim.log_id != log_id:
             raise claim.reuse(idempotency_key, reason="log")
         return claim.state
+
+    def _check_shown(self, idempotency_key: str | None) -> None:
+        """
+        Raise TransactionMustRetry where the caller's snapshot does not show who has a key.
+
+        Under REPEATABLE READ on MySQL and MariaDB an append finds a taken key by a locking read,
+        behind the snapshot. What the key's append was can be read in a newer snapshot only.
+        """
+        if idempotency_key is None or not self._is_inside():
+            return
+        if self._writing_store().claim(self.log_type, idempotency_key) is None:
+            raise given_up(self._write_alias())
 
     def _append(
         self,
@@ -345,6 +357,7 @@ class LogManager(Generic[A]):
         )  # fmt: skip
         rows = self._writing_store().events(log_id, start=first, limit=count)
         if [row[6] for row in rows] != [key] * count:
+            self._check_shown(key)
             return reused  # they were erased
         try:
             is_retry = self._reader.reads_as(log_id, rows, events)
@@ -761,9 +774,11 @@ def _checked_key(key: str | None) -> str | None:
         return None
     if not isinstance(key, str):
         raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
+    # The characters that it has: a LogId does not equal its text, a SafeString is no plain one, and
+    # str() of an enum's member may be its name.
+    key = str.__str__(key)
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
-    key = str(key)  # also of a LogId, which does not equal its text
     try:
         gate.inspect(key)
     except gate.Finding as finding:

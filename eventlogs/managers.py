@@ -126,13 +126,19 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         Append encoded events to a log, all or none; version 0 creates it.
 
         ``LogManager`` calls this with what its codec encoded. ``metadata`` is JSON text.
-        ``expected_position`` is that of the log's last event; None expects none.
+        ``expected_position`` is that of the log's last event, and goes with a version; None
+        expects none.
 
         Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull,
         IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
         and TransactionMustRetry where the database gave it up; and ProjectionFailed where a
         projection that is kept inline cannot apply an event. Nothing is stored then.
         """
+        if expected_position is not None and expected_version is ANY:
+            raise TypeError(
+                "expected_position goes with an expected_version: pass the version whose last "
+                "event it is of, or leave the position out."
+            )
         # By position: by name it takes three times as long.
         request = AppendRequest(
             log_id,

@@ -156,6 +156,46 @@ CHANGES = {
         rules="from PKG.registry import handlers\n" + RATE + "handlers['a'] = rate\n",
         also="PKG.rules",
     ),
+    "a registry of modules that others fill": Kind(
+        apply="self.total += modules[0].rate(1)",
+        top="from PKG.registry import modules",
+        files={"registry.py": "modules = []\n"},
+        rules="import sys\nfrom PKG.registry import modules\n"
+        + RATE
+        + "modules.append(sys.modules[__name__])\n",
+        also="PKG.rules",
+    ),
+    "a module that others replaced by theirs": Kind(
+        apply="self.total += rates.rate(1)",
+        top="from PKG import rates",
+        files={"rates.py": "def rate(amount):\n    return amount\n"},
+        rules="import sys\nfrom PKG import shop\n" + RATE + "shop.rates = sys.modules[__name__]\n",
+        also="PKG.rules",
+    ),
+    **{
+        f"a registry that is a {kind}": Kind(
+            apply="self.total += sum(each(1) for each in registry.values())",
+            top="from PKG.registry import registry",
+            files={"registry.py": f"import collections, weakref\nregistry = {kind}()\n"},
+            rules="from PKG.registry import registry\n" + RATE + "registry['a'] = rate\n",
+            also="PKG.rules",
+        )
+        for kind in (
+            "collections.OrderedDict",
+            "collections.ChainMap",
+            "collections.UserDict",
+            "weakref.WeakValueDictionary",
+        )
+    },
+    "a registry of weak references to methods": Kind(
+        apply="self.total += registry[0]()(1)",
+        top="from PKG.registry import registry",
+        files={"registry.py": "registry = []\n"},
+        rules="import weakref\nfrom PKG.registry import registry\n"
+        "class Rates:\n    def rate(self, a):\n        return a * NEW\n"
+        "rates = Rates()\nregistry.append(weakref.WeakMethod(rates.rate))\n",
+        also="PKG.rules",
+    ),
     "an object's registry that others fill": Kind(
         apply="self.total += registry.all[0](1)",
         top="from PKG.registry import registry",
@@ -670,3 +710,37 @@ def test_the_schema_counts(tmp_path: Path) -> None:
         found.add(run(tmp_path, f"import os; os.environ['KIND'] = {each!r}\n" + program))
 
     assert len(found) == 2
+
+
+def test_the_distribution_that_an_aggregate_is_in_counts(tmp_path: Path) -> None:
+    """Also a module of it that no import leads to: it may have put something where it is used."""
+    registry = "handlers = {}\n"
+    found = set()
+    for new in ("1", "2"):
+        site = tmp_path / new / "site-packages"
+        shop = SHOP.format(
+            top="from k.registry import handlers",
+            apply="self.total += handlers['a'](1)",
+            events="Added",
+            base="",
+            start="0",
+        ).replace("PKG", "k")
+        rules = "from k.registry import handlers\n" + RATE + "handlers['a'] = rate\n"
+        files = {
+            "k/__init__.py": "",
+            "k/shop.py": shop,
+            "k/registry.py": registry,
+            "k/rules.py": rules.replace("NEW", new),
+        }
+        for path, text in files.items():
+            write(site / path, text)
+        write(site / "k-1.0.dist-info/METADATA", METADATA.replace("PKG_dist", "k"))
+        write(
+            site / "k-1.0.dist-info/RECORD",
+            "".join(f"{path},sha256={digest(text)},1\n" for path, text in files.items()),
+        )
+        program = START + "import k.rules\nfrom k.shop import Vat\nprint(fingerprint(Vat))"
+        found.add(run(tmp_path / new, program))
+
+    assert len(found) == 2
+    assert "None" not in found

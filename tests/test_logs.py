@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection, connections, transaction
 from django.db.utils import ConnectionDoesNotExist
+from django.utils.safestring import mark_safe
 
 from eventlogs import (
     ANY,
@@ -382,6 +384,24 @@ def test_a_key_is_found_again_whatever_it_is_made_of(accounts, key):
 
     assert accounts.get_or_create(Opened("ada"), idempotency_key=key) == (created, False)
     assert accounts.load(created.log_id)[0].idempotency_key == key
+
+
+class Button(str, Enum):  # noqa: UP042 - str() of a StrEnum is its value
+    """Its ``str()`` is "Button.PAY", its characters are "pay"."""
+
+    PAY = "pay"
+
+
+@pytest.mark.parametrize("kind", [LogId.parse, mark_safe, lambda _: Button.PAY])
+def test_a_key_is_the_characters_that_it_has(accounts, kind):
+    """A key of another module's class with the same name would be taken for the same otherwise."""
+    key = kind("account_01h455vb4pex5vsknk084sn02q")
+    created = accounts.create(Opened("ada"), idempotency_key=key)
+
+    plain = "pay" if key is Button.PAY else "account_01h455vb4pex5vsknk084sn02q"
+    assert accounts.load(created.log_id)[0].idempotency_key == plain
+    for again in (key, plain):
+        assert accounts.get_or_create(Opened("ada"), idempotency_key=again) == (created, False)
 
 
 def test_a_key_is_known_after_a_rotation_of_the_secret_key(accounts, settings):

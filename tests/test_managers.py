@@ -134,6 +134,13 @@ def test_rows_are_appended_and_read_back(db):
     assert row.position == appended.position
 
 
+def test_a_position_that_is_expected_goes_with_a_version(log_id):
+    with pytest.raises(TypeError, match="goes with an expected_version"):
+        EventLog.objects.append(log_id, encoded(4), expected_version=ANY, expected_position=4)
+
+    assert accounts.version(log_id) == 4
+
+
 def test_rows_are_refused_as_events_are(db):
     log_id = accounts.new_id()
     EventLog.objects.append(log_id, encoded(1), expected_version=0)

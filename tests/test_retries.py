@@ -157,6 +157,21 @@ def test_another_request_after_a_deployment_is_still_refused(store, next_release
     assert (logs.version(created.log_id), logs.version(other.log_id)) == (1, 1)
 
 
+def test_equal_data_of_another_version_is_another_request(store):
+    """What was 5 euros is not 5 cents: only the upcaster knows what they are today."""
+    taken = first_release()
+    logs = release(store, taken)
+    created = logs.create(taken(5), idempotency_key="c")
+
+    cls = event_class("till.taken", ("amount", int), version=2)
+    upcaster("till.taken", from_version=1)(lambda data: {"amount": data["amount"] * 100})
+    logs = release(store, cls)
+
+    with pytest.raises(IdempotencyKeyReused):
+        logs.create(cls(5), idempotency_key="c")
+    assert logs.get_or_create(cls(500), idempotency_key="c") == (created, False)
+
+
 def newer_version(store: BaseStore) -> tuple[LogManager[Any], LogState]:
     cls, same = with_a_new_version()
     return (logs := release(store, cls)), logs.create(same, idempotency_key="c")

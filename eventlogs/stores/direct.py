@@ -12,7 +12,9 @@ would do nothing else with the statement:
 - no method on the way was replaced at run time, on the wrapper (a debug toolbar), on its class
   (pytest-django) or on Django's cursors (Sentry);
 - the psycopg connection and its cursors are of psycopg's or Django's own classes. Pools and
-  tracers put proxies and subclasses there.
+  tracers put proxies and subclasses there;
+- the caller has no pipeline open (``connection.connection.pipeline()``), in which only psycopg
+  knows when the server has to be asked for its answers.
 
 A connection does not pass a fork either: see ``_leave_parents_connections``.
 """
@@ -37,13 +39,16 @@ from django.db.backends.utils import CursorWrapper
 Row = tuple[Any, ...]
 RawConnection = psycopg.Connection[Row]
 
-# The methods that a statement goes through in Django; those of the wrapper, and then ``execute``.
+# The methods that a statement goes through: those of the wrapper, of Django's cursor, of psycopg.
 METHODS: Final = (
     *("cursor", "_cursor", "_prepare_cursor", "create_cursor", "make_cursor"),
     "ensure_connection",
 )
 SHADOWS: Final = frozenset(METHODS)
 methods_of: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(*METHODS)
+executes_of: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(
+    "execute", "_execute_with_wrappers", "_execute"
+)
 
 DJANGOS_WRAPPERS: Final = frozenset(
     {
@@ -74,9 +79,9 @@ PLAIN_CURSORS: Final = frozenset(
 )
 
 
-# By wrapper class: the methods that were found on the way of its statements, Django's execute(),
-# psycopg's, and whether all of it is code of Django and psycopg.
-Way = tuple[tuple[Any, ...], Any, Any, bool]
+# By wrapper class: the methods that were found on the way of its statements, those of Django's
+# cursor, psycopg's two, and whether all of it is code of Django and psycopg.
+Way = tuple[tuple[Any, ...], tuple[Any, ...], Any, Any, bool]
 _ways: dict[type, Way] = {}
 
 
@@ -98,31 +103,34 @@ def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
     if (
         way is None
         or way[0] != methods_of(wrapper)
-        or way[1] is not CursorWrapper.execute
-        or way[2] is not psycopg.Cursor.execute
+        or way[1] != executes_of(CursorWrapper)
+        or way[2] is not psycopg.Connection.cursor
+        or way[3] is not psycopg.Cursor.execute
     ):
         way = _ways[wrapper] = _way_of(wrapper)
-    if not way[3]:
+    if not way[4]:
         return None
     raw = raw_connection(connection)
     if (
         type(raw) is psycopg.Connection
         and raw.cursor_factory in PLAIN_CURSORS
         and "cursor" not in vars(raw)
+        and not raw.pgconn.pipeline_status
     ):
         return raw
     return None
 
 
 def _way_of(wrapper: type) -> Way:
-    methods, execute, below = methods_of(wrapper), CursorWrapper.execute, psycopg.Cursor.execute
+    methods, executes = methods_of(wrapper), executes_of(CursorWrapper)
+    below = psycopg.Connection.cursor, psycopg.Cursor.execute
     is_plain = all(
         f"{each.__module__}.{each.__qualname__}" in DJANGOS_WRAPPERS
         or vars(each).keys() <= HARMLESS
         for each in wrapper.__mro__
     )
-    are_known = all(map(_is_known, (*methods, execute, below)))
-    return methods, execute, below, is_plain and are_known
+    are_known = all(map(_is_known, (*methods, *executes, *below)))
+    return methods, executes, *below, is_plain and are_known
 
 
 def _is_known(function: Any) -> bool:

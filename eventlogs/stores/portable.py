@@ -34,14 +34,14 @@ from django.db.models.functions import Cast, Greatest
 from eventlogs.aggregates import LogState
 from eventlogs.codec import StoredEvent, fingerprints
 from eventlogs.conf import MAX_VERSION
-from eventlogs.exceptions import EventLogError, TransactionMustRetry
+from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores import mariadb
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.restoring import Restored, RestoredEvent, raise_versions, restore
-from eventlogs.stores.transactions import in_transaction, run_again
+from eventlogs.stores.transactions import given_up, in_transaction, run_again
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ class PortableStore(BaseStore):
                 return refusal(request, claim, version, None)
             # Somebody else had the key, and it was pruned before it could be read: claim again.
             row.pk = None
-        raise TransactionMustRetry(using=self.using, sqlstate=None)
+        raise given_up(self.using)
 
     def _insert(self, request: AppendRequest, version: int, recorded_at: Any) -> int:
         model = apps.get_model("eventlogs", "Event")

@@ -20,12 +20,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from eventlogs.aggregates import LogState
 from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
 from eventlogs.conf import MAX_VERSION
-from eventlogs.exceptions import EventLogError, TransactionMustRetry
+from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.restoring import Restored, RestoredEvent, restore
 from eventlogs.stores.statements import HotStatement, Row, Statement
-from eventlogs.stores.transactions import in_transaction, run_again
+from eventlogs.stores.transactions import given_up, in_transaction, run_again
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.
@@ -73,7 +73,7 @@ class PostgreSQLStore(BaseStore):
             refused = self._why_refused(connection, request)
             if refused is not None:
                 return refused
-        raise TransactionMustRetry(using=self.using, sqlstate=None)
+        raise given_up(self.using)
 
     def _append_to(
         self, connection: BaseDatabaseWrapper, request: AppendRequest

@@ -126,8 +126,9 @@ def settled_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
         return raw
     if raw.lock.acquire(blocking=False):  # else another thread waits for its own answer
         try:
-            session.is_under_way = False
-            break_off(connection)
+            if session.is_under_way:  # still: a thread may have got its answer meanwhile
+                session.is_under_way = False
+                break_off(connection)
         finally:
             raw.lock.release()
     return direct_connection(connection)

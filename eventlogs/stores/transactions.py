@@ -67,6 +67,18 @@ def run_again(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def given_up(using: str) -> TransactionMustRetry:
+    """
+    Return the error for a transaction in which an append cannot be decided.
+
+    A caller's transaction is rolled back as a whole, whatever the caller makes of the error.
+    """
+    connection = connections[using]
+    if connection.in_atomic_block:
+        connection.set_rollback(True)
+    return TransactionMustRetry(using=using, sqlstate=None)
+
+
 def must_retry(error: Error) -> bool:
     """Return whether the database says that the transaction should be run again."""
     if _sqlstate(error) in MUST_RETRY_SQLSTATES:

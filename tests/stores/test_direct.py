@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import ProgrammingError, connection, connections
+from django.db import ProgrammingError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import Cursor, DatabaseWrapper
 from django.db.backends.postgresql.features import DatabaseFeatures
@@ -151,10 +151,13 @@ def replaced(owner: Any, name: str) -> Iterator[list[str]]:
     ("owner", "name"),
     [
         (CursorWrapper, "execute"),  # Sentry
+        (CursorWrapper, "_execute"),
+        (CursorWrapper, "_execute_with_wrappers"),
         (BaseDatabaseWrapper, "ensure_connection"),  # pytest-django
         (BaseDatabaseWrapper, "cursor"),
         (DatabaseWrapper, "create_cursor"),
         (psycopg.Cursor, "execute"),
+        (psycopg.Connection, "cursor"),
     ],
 )
 def test_a_method_that_is_replaced_for_a_while_is_called_meanwhile(owner, name):
@@ -269,4 +272,22 @@ def test_django_prometheus_counts_statements(connect):
     store.version(log_id)
 
     assert counted() - before == 3
+    assert amounts(store, log_id) == [1, 2, 3]
+
+
+# Pipelines
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a transaction"])
+def test_a_pipeline_of_the_callers_is_gone_through(inside):
+    """The server answers nothing before psycopg asks it to: whoever waits without would hang."""
+    store = store_for("default")
+    log_id = create(store, 1).log_id
+
+    with transaction.atomic() if inside else nullcontext(), connection.connection.pipeline():
+        append(store, log_id, 2, expected=1)
+        append(store, log_id, 3, expected=2, key=new_key())
+        assert amounts(store, log_id) == [1, 2, 3]
+
+    assert is_direct()
     assert amounts(store, log_id) == [1, 2, 3]

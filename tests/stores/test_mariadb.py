@@ -14,12 +14,14 @@ from eventlogs import (
     IdempotentReplay,
     InvalidEvent,
     LogNotFound,
+    LogState,
     TransactionMustRetry,
 )
 from eventlogs.codec import EncodedEvent
 from eventlogs.stores import AppendRequest
 from eventlogs.stores.mariadb import MAX_DEPTH, too_deep
 from eventlogs.stores.portable import PortableStore
+from tests.accounts import Account, Deposited
 from tests.contracts.stores import amounts, append, create, new_key, new_log
 
 
@@ -211,3 +213,48 @@ class TestSnapshots:
                 append(store, new_log(), 3, expected=None, key=new_key())
 
         on_a_snapshot(lambda: create(store, 1), refused)
+
+    def test_execute_meets_a_key_that_its_snapshot_does_not_show(
+        self, store, on_a_snapshot, is_strict
+    ):
+        """The look-up reads from the snapshot; it must not ask again for ever."""
+        log_id, key, asked = Account.logs.create(Deposited(1)).log_id, new_key(), []
+
+        def deposit(_: Account) -> Deposited:
+            asked.append(1)
+            assert len(asked) < 10
+            return Deposited(2)
+
+        def execute() -> LogState:
+            return Account.logs.execute(log_id, deposit, idempotency_key=key)
+
+        def late() -> None:
+            with pytest.raises(TransactionMustRetry):
+                execute()
+            assert transaction.get_rollback()
+
+        first: list[LogState] = []
+        on_a_snapshot(lambda: first.append(execute()), late)
+
+        assert [execute()] == first
+        assert Account.logs.version(log_id) == 2
+
+    def test_a_retry_whose_events_a_snapshot_does_not_show_is_not_called_another(
+        self, store, on_a_snapshot, is_strict, settings
+    ):
+        log_id, key = Account.logs.create(Deposited(1)).log_id, new_key()
+
+        def deposit() -> LogState:
+            return Account.logs.append(
+                log_id, Deposited(2), expected_version=1, idempotency_key=key
+            )
+
+        def retry() -> None:
+            settings.SECRET_KEY = "another, so that fingerprints differ"
+            with pytest.raises(TransactionMustRetry):
+                deposit()
+
+        on_a_snapshot(deposit, retry)
+
+        with pytest.raises(IdempotentReplay):
+            deposit()

@@ -146,6 +146,35 @@ def test_a_transaction_that_a_signal_breaks_into_ends_as_django_expects(
     assert broken > 10
 
 
+def test_the_answer_of_another_thread_is_not_broken_off(store):
+    """Where threads share a connection, one may look while another one waits for its answer."""
+    log_id = create(store, 1).log_id
+
+    with transaction.atomic():
+        append(store, log_id, 2, expected=1)
+        raw = connections["default"].connection
+        session, lock = sessions.session_of(raw), raw.lock
+
+        class AnswerComesFirst:
+            def acquire(self, *args: Any, **named: Any) -> bool:
+                session.is_under_way = False
+                return lock.acquire(*args, **named)
+
+            def release(self) -> None:
+                lock.release()
+
+        session.is_under_way = True
+        raw.lock = AnswerComesFirst()
+        try:
+            sessions.settled_connection(connections["default"])
+        finally:
+            raw.lock = lock
+        assert not transaction.get_rollback()
+        append(store, log_id, 3, expected=2)
+
+    assert amounts(store, log_id) == [1, 2, 3]
+
+
 def test_signals_that_break_into_the_breaking_off_leave_the_connection_usable(store):
     random, log_id = Random(13), create(store, 0).log_id
     broken = 0
