@@ -93,7 +93,7 @@ def test_an_innocent_event_is_not_parked_by_twenty_lost_connections(projection, 
 
     readmodels.behaviour["before"] = before
 
-    until(lambda: go_on(projection) or is_done(projection, bob))
+    until(lambda: go_on(projection) or is_done(projection, bob), seconds=60.0)
 
     assert len(losses) == TIMES
     assert not ParkedEvent.objects.exists()
@@ -191,7 +191,7 @@ def test_an_inline_row_is_swept_however_often_the_connection_is_lost(terminate, 
 
     readmodels.behaviour["before"] = before
 
-    until(lambda: go_on(InlinedBalances) or is_done(InlinedBalances, ada))
+    until(lambda: go_on(InlinedBalances) or is_done(InlinedBalances, ada), seconds=60.0)
 
     assert len(losses) == TIMES
     assert not ParkedEvent.objects.exists()

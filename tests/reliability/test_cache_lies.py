@@ -238,7 +238,7 @@ def test_afterwards_the_cache_converges_and_hits_again(server, tmp_path):
 
 @pytest.mark.parametrize("twin", ["WithoutSignature"])
 def test_a_cache_that_lies_is_found(server, tmp_path, twin):
-    for _ in range(6):  # whether a reader meets a lie in time is a matter of luck
+    for _ in range(15):  # whether a reader meets a lie in time is a matter of luck
         reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, TWIN + twin)
         if any(report.wrong for report in reports):
             return
