@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.db import connection
+from django.db.models import F
 
-from eventlogs.models import ProjectionWorker
+from eventlogs.models import Checkpoint, ProjectionWorker
 from eventlogs.projections.releases import Handles, preferred
 from tests.projections.release import Release
 from tests.reliability.runners import until
@@ -390,6 +392,27 @@ def test_a_type_that_is_retired_is_passed_over_also_where_it_was_held(release, d
     assert retired.do(f"Booking.logs.reduce({log!r}).version") == 3
 
 
+def test_a_type_that_is_retired_is_left_to_a_release_that_handles_it_while_that_runs(
+    release, deeds
+):
+    old = release(
+        "old",
+        domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded")
+        + reactor(charge="Charged", refund="Refunded"),
+    )
+    retired = release(
+        "retired",
+        domain(BOOKED, CHARGED, 'retired_event("booking.refunded")\n') + reactor(charge="Charged"),
+    )
+    old.do("Letters.catch_up()")
+    old.do("Booking.logs.create(Charged(1), Refunded(2))")
+
+    assert retired.do("Letters.catch_up()") == 1
+    old.do("Letters.catch_up()")
+
+    assert deeds() == ["charge 1", "refund 2"]
+
+
 def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model())
     new = release("new", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
@@ -555,6 +578,95 @@ def do(deed, do=do):
     (tmp_path / "deeds.go").touch()
     old.answer()
     new.do("Letters.catch_up()")
+
+    assert deeds().count("refund 2") == 1
+
+
+# Declarations of processes that are busy
+
+# Declarations count for a second, and no event takes longer than half of one.
+SHORT = """
+from eventlogs.projections import advancing
+releases.KEPT = 1.0
+releases.RENEWED = advancing.RENEWED = 0.2
+Letters.timeout = 0.5
+"""
+
+SLEEPY = """
+import time
+def do(deed, do=do):
+    time.sleep(0.1)
+    do(deed)
+"""
+
+
+def narrow_and_wide(release, *, old="", new=""):
+    """Two releases that know the same events; the second one has one more handler."""
+    source = domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded")
+    return (
+        release("old", source + old + reactor(charge="Charged")),
+        release("new", source + new + reactor(charge="Charged", refund="Refunded")),
+    )
+
+
+def test_what_a_run_has_declared_counts_while_it_is_at_work_and_afterwards(release, deeds):
+    old, new = narrow_and_wide(release, new=SLEEPY)
+    old.do(f"exec({SHORT!r}, globals())")
+    new.do(f"exec({SHORT!r}, globals())")
+    old.do("[Booking.logs.create(Charged(n)) for n in range(20)] and None")
+
+    # It takes twice as long as declarations are kept.
+    assert new.do("Letters.catch_up()") == 20
+    old.do("Booking.logs.create(Refunded(7))")
+    old.do("Letters.catch_up()")
+
+    assert old.do("held(Letters)") == [["booking.refunded", 0]]
+
+
+def test_what_a_worker_has_declared_counts_in_a_round_that_takes_long(release, deeds):
+    old, new = narrow_and_wide(release, new=SLEEPY)
+    old.do(f"exec({SHORT!r}, globals())")
+    new.do(f"exec({SHORT!r}, globals())")
+    new.do("exec('runner = Runner([\"letters\"]); runner.round()', globals())")
+    old.do("[Booking.logs.create(Charged(n)) for n in range(20)] and None")
+    ProjectionWorker.objects.update(seen_until=F("seen_until") - timedelta(seconds=10))
+
+    assert new.do("runner.round()") is True
+
+    assert len(deeds()) == 20
+    assert old.do("len(releases.others_of(Letters, 'default'))") == 1
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_a_declaration_that_did_not_count_for_a_moment_takes_leases_away_again(
+    release, deeds, tmp_path, is_pruned
+):
+    wait = """
+import time
+def do(deed, do=do):
+    do(deed)
+    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+"""
+    old, new = narrow_and_wide(release, old=wait)
+    new.do(
+        "exec('runner = Runner([\"letters\"]); runner.round(); runner._advancers.clear()', "
+        "globals())"
+    )
+    old.do("Letters.catch_up()")  # it declares itself, and so removes what is out of date
+    new.do("Booking.logs.create(Charged(1))")
+    new.do("Booking.logs.create(Refunded(2))")
+    paused = ProjectionWorker.objects.exclude(name__startswith="run:")
+    paused.update(seen_until=F("seen_until") - timedelta(days=1))
+    Checkpoint.objects.update(owner="", leased_until=None)
+    old.begin("Letters.catch_up()")
+    until(lambda: deeds() == ["charge 1"], what="the old release does not begin")
+    if is_pruned:
+        ProjectionWorker.objects.all().delete()
+
+    new.do("exec('runner._next_beat = 0.0; runner.round()')")
+    (tmp_path / "deeds.go").touch()
+    old.answer()
+    until(lambda: new.do("runner.round()") or "refund 2" in deeds(), what="a deed is missing")
 
     assert deeds().count("refund 2") == 1
 
