@@ -515,6 +515,63 @@ def test_a_row_that_an_old_append_makes_while_a_rebuild_ends_is_made_anew(releas
     assert new.do("rows()") == [[10, 1], [50, 2]]
 
 
+def test_an_old_process_does_not_repair_or_rebuild_a_row_that_a_newer_release_has_made(
+    release, seats
+):
+    old, new = inline_releases(release)
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    assert new.do(f"Seats.rebuild({log!r})") == 1  # as a rebuild that is under way does
+
+    assert_says_deployment(old.do("bool(Seats.verify(sample=None, repair=True))"))
+    assert_says_deployment(old.do(f"Seats.rebuild({log!r})"))
+    assert_says_deployment(old.do("Seats.rebuild()"))
+
+    assert new.do("rows()") == [[10, 1]]
+    new.do(f"Booking.logs.append({log!r}, Charged(2), expected_version=1)")
+    assert new.do("rows()") == [[30, 2]]
+
+
+def test_a_row_that_a_newer_release_has_repaired_is_its_own(release, seats):
+    old, new = inline_releases(release)
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    assert new.do("bool(Seats.verify(sample=None, repair=True))") is True
+
+    said = old.do(f"refused(lambda: Booking.logs.append({log!r}, Charged(4), expected_version=1))")
+
+    assert_says_deployment(said)
+    assert new.do("rows()") == [[10, 1]]
+
+
+def test_rows_that_old_processes_make_behind_a_rebuild_are_made_anew_in_its_end(release, seats):
+    old, new = inline_releases(release)
+    early = old.do("str(Booking.logs.new_id())")
+    old.do("Booking.logs.create(Charged(1))")
+    new.do("exec('from eventlogs.projections import rebuilding', globals())")
+    new.do("exec('steps = rebuilding.steps(Seats); next(steps)', globals())")
+    # Its id is below those that the rebuild has come to.
+    old.do(f"Booking.logs.create(Charged(2), log_id={early!r})")
+    new.do("Seats.catch_up()")
+
+    new.do("list(steps)")
+
+    assert new.do("rows()") == [[10, 1], [20, 1]]
+    assert new.do("bool(Seats.verify(sample=None))") is True
+
+
+def test_an_old_rebuild_does_not_end_behind_a_newer_one(release, seats):
+    old, new = inline_releases(release)
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    old.do("exec('from eventlogs.projections import rebuilding', globals())")
+    old.do("exec('steps = rebuilding.steps(Seats); next(steps)', globals())")
+    new.do("Seats.rebuild()")
+
+    assert_says_deployment(old.do("list(steps)"))
+
+    said = old.do(f"refused(lambda: Booking.logs.append({log!r}, Charged(4), expected_version=1))")
+    assert_says_deployment(said)
+    assert new.do("rows()") == [[10, 1]]
+
+
 def test_an_inline_append_to_a_log_with_an_unknown_event_says_deployment(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model(mode="INLINE"))
     web = release("web", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
