@@ -58,6 +58,7 @@ from eventlogs.projections.releases import (
     APPLY,
     HOLD,
     PASS,
+    RENEWED,
     Reading,
     Verdict,
     own_reading,
@@ -102,15 +103,24 @@ class Advancer:
     """One worker at one partition."""
 
     def __init__(
-        self, projection: BaseProjection, lease: Lease, feed: Feed, *, is_strict: bool = False
+        self,
+        projection: BaseProjection,
+        lease: Lease,
+        feed: Feed,
+        *,
+        is_strict: bool = False,
+        renew: Callable[[], object] | None = None,
     ) -> None:
         """
         Apply the events of a partition that is leased.
 
         ``is_strict`` raises ProjectionFailed where an event cannot be applied, in the place of
-        holding its log.
+        holding its log. ``renew`` is called every now and then, between two transactions: what
+        this process has declared is to count as long as it is at work.
         """
         self.lease = lease
+        self._renew = renew
+        self._renewed_at = time.monotonic()
         self._is_strict = is_strict
         self.applied = 0
         self.parking = parking_of(projection, lease.using, is_rebuild=lease.is_rebuild)
@@ -263,6 +273,7 @@ class Advancer:
 
         Return what went wrong; nothing is stored then.
         """
+        self._say_that_we_are_here()
         count, begun = 0, time.perf_counter()
 
         def batch(lease: Lease) -> None:
@@ -473,6 +484,7 @@ class Advancer:
     def _apply_in_hand(
         self, row: FeedRow, position: int, waiting: ParkedEvent | None
     ) -> Failed | None:
+        self._say_that_we_are_here()
         if not self._projection.is_transactional:
             failed = self._react(row)
             if failed is not None:
@@ -670,6 +682,11 @@ class Advancer:
             return error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    def _say_that_we_are_here(self) -> None:
+        if self._renew is not None and time.monotonic() - self._renewed_at > RENEWED:
+            self._renew()
+            self._renewed_at = time.monotonic()
+
     def _transact_or_raise(self, work: Callable[[Lease], object], position: int) -> None:
         failed = self._transact(work, position)
         if failed is not None:
@@ -680,6 +697,7 @@ class Advancer:
 
     def _keep_up(self) -> None:
         """Move the checkpoint over what is not ours, and renew the lease, now and then."""
+        self._say_that_we_are_here()
         if not self._reading.is_alone and time.monotonic() - self._read_at > LOOK_AROUND:
             # The other release may be gone for good: what was left to it may go on.
             self._reading, self._read_at = self._look_around(), time.monotonic()

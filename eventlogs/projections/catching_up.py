@@ -114,7 +114,10 @@ def catch_up(
 
 
 def _settle(projection: BaseProjection, taken: Lease, feed: Feed) -> tuple[int, bool]:
-    advancer = Advancer(projection, taken, feed)
+    cls = type(projection)
+    advancer = Advancer(
+        projection, taken, feed, renew=lambda: releases.declare_run(cls, taken.using)
+    )
     try:
         advancer.settle()
         advancer.close()

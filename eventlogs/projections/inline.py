@@ -162,6 +162,11 @@ def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
     return AppliedVersion.objects.using(using).filter(projection=name)
 
 
+def refuse_newer(projection: RowProjection, log_id: LogId, using: str) -> None:
+    """Raise ProjectionUnavailable where a newer release has made the row. The log is locked."""
+    _known(projection, log_id, using, is_new=False)
+
+
 class _Known(NamedTuple):
     """What is known of the row of a log."""
 

@@ -105,7 +105,7 @@ def steps(
     if state.version > cls.version and not downgrade:
         raise ProjectionUnavailable("newer", projection=cls.name)
     if cls.mode == cls.INLINE:
-        return (yield from _InlineRebuild(cls, using).steps(restart=restart))
+        return (yield from _InlineRebuild(cls, using).steps(restart=restart, downgrade=downgrade))
     return (yield from _ShadowRebuild(cls, using, is_strict=not park).steps(restart=restart))
 
 
@@ -133,11 +133,14 @@ def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) 
     )
 
 
-def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = None) -> int:
+def rebuild_log(
+    cls: type[RowProjection], log_id: LogId, *, downgrade: bool = False, using: str | None = None
+) -> int:
     """
     Make the row of one log anew; return of how many events.
 
-    The row of a log that was erased is removed. Raise LogNotFound where there is neither.
+    The row of a log that was erased is removed. Raise LogNotFound where there is neither, and
+    ProjectionUnavailable where a newer release has made the row, unless ``downgrade``.
     """
     using = cls._using(using)
     if cls.has_shared_rows():
@@ -149,6 +152,8 @@ def rebuild_log(cls: type[RowProjection], log_id: LogId, *, using: str | None = 
     projection = cls()
     with ExitStack() as stack:
         upto = verifying.at_rest(stack, projection, log_id, using)
+        if projection.is_inline and not downgrade:
+            inline.refuse_newer(projection, log_id, using)
         if projection.is_inline:
             parking_of(cls, using).rows().filter(log_id=log_id).delete()
         row, count = verifying.replay(projection, log_id, using, upto=upto)
@@ -377,7 +382,7 @@ class _InlineRebuild:
         self._cls = cls
         self._using = using
 
-    def steps(self, *, restart: bool) -> Steps:
+    def steps(self, *, restart: bool, downgrade: bool) -> Steps:
         cls, using = self._cls, self._using
         states = ProjectionState.objects.using(using).filter(name=cls.name)
         state = states.get()
@@ -400,23 +405,44 @@ class _InlineRebuild:
             for first in range(0, len(page), LOGS_AT_ONCE):
                 logs_at_once = page[first : first + LOGS_AT_ONCE]
                 for log in logs_at_once:
-                    applied += self._rebuild(log.log_id)
+                    applied += self._rebuild(log.log_id, downgrade)
                 done += len(logs_at_once)
                 states.update(rebuild_reached=logs_at_once[-1].log_id.uuid)
                 yield Progress(applied, done, max(total, done), "logs")
         self._remove_strays()
-        states.update(
+        mine = states if downgrade else states.filter(version__lte=cls.version)
+        ended = mine.update(
             version=cls.version,
             rebuilt_at=timezone.now(),
             rebuild_version=None,
             rebuild_started_at=None,
             rebuild_reached=None,
         )
+        if not ended:
+            raise ProjectionUnavailable("newer", projection=cls.name)
+        # What old processes have made meanwhile, of logs whose ids we were past. They make no
+        # more: they find the new version; or they have not committed yet, and a worker comes to
+        # their events later.
+        for log_id in self._made_by_others(downgrade):
+            applied += self._rebuild(log_id, downgrade)
         return applied
 
-    def _rebuild(self, log_id: LogId) -> int:
+    def _made_by_others(self, downgrade: bool) -> Iterator[LogId]:
+        made = inline.applied_versions(self._cls.name, self._using).order_by("log_id")
+        if downgrade:
+            made = made.exclude(made_by=self._cls.version)
+        else:
+            made = made.filter(made_by__lt=self._cls.version)
+        some = list(made.values_list("log_id", flat=True)[:LOGS_AT_ONCE])
+        while some:
+            yield from some
+            some = list(
+                made.filter(log_id__gt=some[-1]).values_list("log_id", flat=True)[:LOGS_AT_ONCE]
+            )
+
+    def _rebuild(self, log_id: LogId, downgrade: bool) -> int:
         try:
-            return rebuild_log(self._cls, log_id, using=self._using)
+            return rebuild_log(self._cls, log_id, downgrade=downgrade, using=self._using)
         except LogNotFound:
             return 0  # erased meanwhile, and had no row
 

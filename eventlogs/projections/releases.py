@@ -6,8 +6,8 @@ moves the checkpoint over an event decides that nobody will apply it. So a proce
 an event in silence only where no release that runs wants the event. There are three verdicts:
 
 APPLY: this release handles the event's type, and can read its schema version.
-PASS: this release knows the type and has no handler for it, and no other release has one; or
-the type is retired; or the event is of a log type that the projection does not read.
+PASS: this release knows the type and has no handler for it, or the type is retired, or the event
+is of a log type that the projection does not read; and no other release handles it.
 HOLD: everything else. The event is written down (a ParkedEvent with ``awaits``), its log is held
 from it on, and no attempt is counted. A process that can apply it takes it up by itself.
 
@@ -23,7 +23,10 @@ its token is out of date. O's next lease is taken after that transaction, and O 
 declarations with the lease in hand: it finds N's, and holds the event.
 
 A declaration counts until ``KEPT`` after its process was seen last: a worker that is restarted
-meanwhile loses nothing. Where releases differ, those that handle more are preferred: see
+meanwhile loses nothing. Whoever is at work says every now and then, also in the middle of a batch,
+that it is there (``seen``). A declaration that counted no more for a moment is never revived: O
+may have passed over events meanwhile, and goes on so with the lease that it has. It is made anew,
+and leases are taken away again. Where releases differ, those that handle more are preferred: see
 ``preferred``.
 """
 
@@ -42,7 +45,7 @@ from weakref import WeakKeyDictionary
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from eventlogs.aggregates import aggregates
@@ -56,8 +59,9 @@ if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
 
 KEPT: Final = 300.0  # seconds for which a declaration counts after its process was seen last
-RENEWED: Final = 60.0  # seconds after which a single run declares itself again
+RENEWED: Final = 60.0  # seconds after which a process in the middle of its work is seen again
 TURN: Final = 15.0  # seconds for which one of several releases that differ has the work
+RUN: Final = "run:"  # begins the names of single runs
 MARK: Final = secrets.token_hex(8)  # of this process, in what it leaves to others
 
 
@@ -213,14 +217,17 @@ class Reading:
         elsewhere = HOLD if any(each.takes(log_type, name) for each in self._others) else PASS
         if own.log_types is not None and log_type not in own.log_types:
             return elsewhere
-        if kind is None:
-            if registry.is_retired(name):
-                # A fold counts it, without applying it.
-                return APPLY if own.all_types else PASS
+        if kind is None and not registry.is_retired(name):
             return HOLD if log_type in self._logs else elsewhere
-        if not own.takes(log_type, name):
-            return elsewhere
-        return HOLD if schema_version > kind.version else APPLY
+        if kind is not None and own.takes(log_type, name) and schema_version > kind.version:
+            return HOLD
+        if name in own.types:
+            return APPLY
+        if own.all_types:
+            # A fold counts it. Where another release has it among its events, it may do more.
+            named = (each for each in self._others if name in each.types)
+            return HOLD if any(each.takes(log_type, name) for each in named) else APPLY
+        return elsewhere
 
 
 def own_reading(projection: type[BaseProjection]) -> Reading:
@@ -244,9 +251,9 @@ def declare(
     """
     Say what a process handles, by the names of its projections, before it takes a lease.
 
-    ``seconds`` is for how long it counts as a worker that takes its share. Where a release is
-    new among those that run, the leases of its projections are taken away: whoever held one reads
-    the declarations again.
+    ``seconds`` is for how long it counts as a worker that takes its share. Where no declaration
+    counts that says the same, its own included, the leases of its projections are taken away:
+    whoever held one reads the declarations again.
     """
 
     def attempt(_: BaseDatabaseWrapper) -> None:
@@ -257,6 +264,7 @@ def declare(
             list(states.select_for_update().values_list("name"))
             states.order_by().update(version=F("version"))  # a conflict under REPEATABLE READ, too
             workers.filter(seen_until__lt=Now() - timedelta(seconds=KEPT)).delete()
+            found = list(workers)
             workers.bulk_create(
                 [
                     ProjectionWorker(
@@ -269,26 +277,52 @@ def declare(
                 unique_fields=None if mysql.is_mysql(using) else ["name"],
                 update_fields=["projections", "seen_until"],
             )
-            found = list(workers.exclude(name=worker))
             for name, each in handles.items():
-                beside = {other.digest for row in found if (other := _of(row, name)) is not None}
-                if beside and each.digest not in beside:
+                known = {other.digest for row in found if (other := _of(row, name)) is not None}
+                if each.digest not in known:
                     _take_leases_away(name, using)
 
     run_again(using, attempt)
+
+
+def seen(using: str, worker: str, *, seconds: float = 0.0) -> bool:
+    """Note that a process is there; return False where its declaration does not count any more."""
+    declared = ProjectionWorker.objects.using(using).filter(
+        name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
+    )
+    return bool(declared.update(seen_until=Now() + timedelta(seconds=seconds)))
+
+
+def needed_for(projections: Iterable[type[BaseProjection]]) -> float:
+    """
+    Return for how many seconds to be seen at least, so that no event outlasts the declaration.
+
+    That is 0, unless one event may take nearly as long as a declaration counts.
+    """
+    longest = max((each.timeout for each in projections), default=0.0)
+    return max(0.0, longest + 2 * RENEWED - KEPT)
 
 
 def declare_run(projection: type[BaseProjection], using: str) -> None:
     """Say what a single run of a projection handles, as ``declare`` does for a worker."""
     own = handles_of(projection)
     worker = (
-        f"run:{blake2b(f'{projection.name}:{own.digest}'.encode(), digest_size=16).hexdigest()}"
+        f"{RUN}{blake2b(f'{projection.name}:{own.digest}'.encode(), digest_size=16).hexdigest()}"
     )
     fresh = ProjectionWorker.objects.using(using).filter(
         name=worker, seen_until__gte=Now() - timedelta(seconds=RENEWED)
     )
     if not fresh.exists():
-        declare(using, worker, {projection.name: own})
+        declare(using, worker, {projection.name: own}, seconds=needed_for([projection]))
+
+
+def workers(using: str) -> QuerySet[ProjectionWorker]:
+    """Return the processes that take their share now; single runs take none."""
+    return (
+        ProjectionWorker.objects.using(using)
+        .filter(seen_until__gte=Now())
+        .exclude(name__startswith=RUN)
+    )
 
 
 def others_of(projection: type[BaseProjection], using: str) -> list[Handles]:

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from datetime import timedelta
+from functools import partial
 from hashlib import blake2b
 from threading import Event as Flag
 from typing import Final, NamedTuple
@@ -248,7 +248,7 @@ class Runner:
             states = {name: state for name in own if (state := self._begin(own[name], using))}
             # Only what can run here: the others leave it to us.
             self._declare(using, {name: releases.handles_of(own[name]) for name in states})
-            workers = ProjectionWorker.objects.using(using).filter(seen_until__gte=Now())
+            workers = releases.workers(using)
             chosen = releases.preferred(
                 each
                 for each in workers
@@ -263,11 +263,20 @@ class Runner:
                     self._rebuilds[name] = rebuild(projection, using=using)
 
     def _declare(self, using: str, handles: dict[str, Handles]) -> None:
-        own = ProjectionWorker.objects.using(using).filter(name=self._owner)
-        until = Now() + timedelta(seconds=ALIVE)
-        if self._declared.get(using) != handles or not own.update(seen_until=until):
-            releases.declare(using, self._owner, handles, seconds=ALIVE)
+        needed = releases.needed_for(self._projections[name] for name in handles)
+        seconds = max(ALIVE, needed)
+        if self._declared.get(using) != handles or not releases.seen(
+            using, self._owner, seconds=seconds
+        ):
+            releases.declare(using, self._owner, handles, seconds=seconds)
             self._declared[using] = handles
+
+    def _is_busy(self, using: str) -> None:
+        """Say, in a round that takes long, that what we have declared counts; no share is kept."""
+        handles = self._declared.get(using, {})
+        needed = releases.needed_for(self._projections[name] for name in handles)
+        if not releases.seen(using, self._owner, seconds=needed):
+            self._next_beat = 0.0
 
     def _take_share(
         self,
@@ -307,7 +316,9 @@ class Runner:
             except ProjectionUnavailable:
                 continue  # since a moment ago: the next beat says so
             if taken is not None:
-                self._advancers[place] = Advancer(self._instance(place), taken, Feed(using))
+                self._advancers[place] = Advancer(
+                    self._instance(place), taken, Feed(using), renew=partial(self._is_busy, using)
+                )
 
     def _begin(self, projection: type[BaseProjection], using: str) -> ProjectionState | None:
         try:

@@ -169,6 +169,8 @@ def _look(
             return None
     with ExitStack() as stack:
         upto = at_rest(stack, projection, log_id, using)
+        if projection.is_inline:
+            inline.refuse_newer(projection, log_id, using)
         stored = manager.filter(pk=log_id).first()
         upto = _applied(projection, log_id, upto, using)
         wanted, _ = replay(projection, log_id, using, upto=upto)
@@ -177,6 +179,9 @@ def _look(
             return None
         if repair:
             put_right(projection, log_id, wanted, using)
+            if projection.is_inline:
+                made_by = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+                made_by.update(made_by=projection.version)
         return Difference(log_id, tuple(fields), repair)
 
 

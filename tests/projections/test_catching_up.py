@@ -12,6 +12,7 @@ from eventlogs import Feed, LogManager, LogNotFound
 from eventlogs.projections import leases
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, lease
+from eventlogs.projections.releases import declare_run
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -150,6 +151,7 @@ def test_many_at_once_apply_each_event_once(race):
 def test_a_partition_that_another_worker_has_is_waited_for():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     begin(Balances, "default")
+    declare_run(Balances, "default")  # as whoever takes a lease does
     taken = lease(Balances, 0, using="default", owner=leases.new_owner())
 
     assert catch_up(Balances, wait=False) == 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.db import connection
+from django.db.models import F
 
-from eventlogs.models import ProjectionWorker
+from eventlogs.models import Checkpoint, ProjectionWorker
 from eventlogs.projections.releases import Handles, preferred
 from tests.projections.release import Release
 from tests.reliability.runners import until
@@ -390,6 +392,27 @@ def test_a_type_that_is_retired_is_passed_over_also_where_it_was_held(release, d
     assert retired.do(f"Booking.logs.reduce({log!r}).version") == 3
 
 
+def test_a_type_that_is_retired_is_left_to_a_release_that_handles_it_while_that_runs(
+    release, deeds
+):
+    old = release(
+        "old",
+        domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded")
+        + reactor(charge="Charged", refund="Refunded"),
+    )
+    retired = release(
+        "retired",
+        domain(BOOKED, CHARGED, 'retired_event("booking.refunded")\n') + reactor(charge="Charged"),
+    )
+    old.do("Letters.catch_up()")
+    old.do("Booking.logs.create(Charged(1), Refunded(2))")
+
+    assert retired.do("Letters.catch_up()") == 1
+    old.do("Letters.catch_up()")
+
+    assert deeds() == ["charge 1", "refund 2"]
+
+
 def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model())
     new = release("new", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
@@ -492,6 +515,63 @@ def test_a_row_that_an_old_append_makes_while_a_rebuild_ends_is_made_anew(releas
     assert new.do("rows()") == [[10, 1], [50, 2]]
 
 
+def test_an_old_process_does_not_repair_or_rebuild_a_row_that_a_newer_release_has_made(
+    release, seats
+):
+    old, new = inline_releases(release)
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    assert new.do(f"Seats.rebuild({log!r})") == 1  # as a rebuild that is under way does
+
+    assert_says_deployment(old.do("bool(Seats.verify(sample=None, repair=True))"))
+    assert_says_deployment(old.do(f"Seats.rebuild({log!r})"))
+    assert_says_deployment(old.do("Seats.rebuild()"))
+
+    assert new.do("rows()") == [[10, 1]]
+    new.do(f"Booking.logs.append({log!r}, Charged(2), expected_version=1)")
+    assert new.do("rows()") == [[30, 2]]
+
+
+def test_a_row_that_a_newer_release_has_repaired_is_its_own(release, seats):
+    old, new = inline_releases(release)
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    assert new.do("bool(Seats.verify(sample=None, repair=True))") is True
+
+    said = old.do(f"refused(lambda: Booking.logs.append({log!r}, Charged(4), expected_version=1))")
+
+    assert_says_deployment(said)
+    assert new.do("rows()") == [[10, 1]]
+
+
+def test_rows_that_old_processes_make_behind_a_rebuild_are_made_anew_in_its_end(release, seats):
+    old, new = inline_releases(release)
+    early = old.do("str(Booking.logs.new_id())")
+    old.do("Booking.logs.create(Charged(1))")
+    new.do("exec('from eventlogs.projections import rebuilding', globals())")
+    new.do("exec('steps = rebuilding.steps(Seats); next(steps)', globals())")
+    # Its id is below those that the rebuild has come to.
+    old.do(f"Booking.logs.create(Charged(2), log_id={early!r})")
+    new.do("Seats.catch_up()")
+
+    new.do("list(steps)")
+
+    assert new.do("rows()") == [[10, 1], [20, 1]]
+    assert new.do("bool(Seats.verify(sample=None))") is True
+
+
+def test_an_old_rebuild_does_not_end_behind_a_newer_one(release, seats):
+    old, new = inline_releases(release)
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    old.do("exec('from eventlogs.projections import rebuilding', globals())")
+    old.do("exec('steps = rebuilding.steps(Seats); next(steps)', globals())")
+    new.do("Seats.rebuild()")
+
+    assert_says_deployment(old.do("list(steps)"))
+
+    said = old.do(f"refused(lambda: Booking.logs.append({log!r}, Charged(4), expected_version=1))")
+    assert_says_deployment(said)
+    assert new.do("rows()") == [[10, 1]]
+
+
 def test_an_inline_append_to_a_log_with_an_unknown_event_says_deployment(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model(mode="INLINE"))
     web = release("web", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
@@ -555,6 +635,95 @@ def do(deed, do=do):
     (tmp_path / "deeds.go").touch()
     old.answer()
     new.do("Letters.catch_up()")
+
+    assert deeds().count("refund 2") == 1
+
+
+# Declarations of processes that are busy
+
+# Declarations count for a second, and no event takes longer than half of one.
+SHORT = """
+from eventlogs.projections import advancing
+releases.KEPT = 1.0
+releases.RENEWED = advancing.RENEWED = 0.2
+Letters.timeout = 0.5
+"""
+
+SLEEPY = """
+import time
+def do(deed, do=do):
+    time.sleep(0.1)
+    do(deed)
+"""
+
+
+def narrow_and_wide(release, *, old="", new=""):
+    """Two releases that know the same events; the second one has one more handler."""
+    source = domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded")
+    return (
+        release("old", source + old + reactor(charge="Charged")),
+        release("new", source + new + reactor(charge="Charged", refund="Refunded")),
+    )
+
+
+def test_what_a_run_has_declared_counts_while_it_is_at_work_and_afterwards(release, deeds):
+    old, new = narrow_and_wide(release, new=SLEEPY)
+    old.do(f"exec({SHORT!r}, globals())")
+    new.do(f"exec({SHORT!r}, globals())")
+    old.do("[Booking.logs.create(Charged(n)) for n in range(20)] and None")
+
+    # It takes twice as long as declarations are kept.
+    assert new.do("Letters.catch_up()") == 20
+    old.do("Booking.logs.create(Refunded(7))")
+    old.do("Letters.catch_up()")
+
+    assert old.do("held(Letters)") == [["booking.refunded", 0]]
+
+
+def test_what_a_worker_has_declared_counts_in_a_round_that_takes_long(release, deeds):
+    old, new = narrow_and_wide(release, new=SLEEPY)
+    old.do(f"exec({SHORT!r}, globals())")
+    new.do(f"exec({SHORT!r}, globals())")
+    new.do("exec('runner = Runner([\"letters\"]); runner.round()', globals())")
+    old.do("[Booking.logs.create(Charged(n)) for n in range(20)] and None")
+    ProjectionWorker.objects.update(seen_until=F("seen_until") - timedelta(seconds=10))
+
+    assert new.do("runner.round()") is True
+
+    assert len(deeds()) == 20
+    assert old.do("len(releases.others_of(Letters, 'default'))") == 1
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_a_declaration_that_did_not_count_for_a_moment_takes_leases_away_again(
+    release, deeds, tmp_path, is_pruned
+):
+    wait = """
+import time
+def do(deed, do=do):
+    do(deed)
+    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+"""
+    old, new = narrow_and_wide(release, old=wait)
+    new.do(
+        "exec('runner = Runner([\"letters\"]); runner.round(); runner._advancers.clear()', "
+        "globals())"
+    )
+    old.do("Letters.catch_up()")  # it declares itself, and so removes what is out of date
+    new.do("Booking.logs.create(Charged(1))")
+    new.do("Booking.logs.create(Refunded(2))")
+    paused = ProjectionWorker.objects.exclude(name__startswith="run:")
+    paused.update(seen_until=F("seen_until") - timedelta(days=1))
+    Checkpoint.objects.update(owner="", leased_until=None)
+    old.begin("Letters.catch_up()")
+    until(lambda: deeds() == ["charge 1"], what="the old release does not begin")
+    if is_pruned:
+        ProjectionWorker.objects.all().delete()
+
+    new.do("exec('runner._next_beat = 0.0; runner.round()')")
+    (tmp_path / "deeds.go").touch()
+    old.answer()
+    until(lambda: new.do("runner.round()") or "refund 2" in deeds(), what="a deed is missing")
 
     assert deeds().count("refund 2") == 1
 
