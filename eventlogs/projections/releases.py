@@ -381,6 +381,7 @@ def _of(row: ProjectionWorker, name: str) -> Handles | None:
 
 def _take_leases_away(name: str, using: str) -> None:
     # Not the position: whoever holds the lease is in the middle of a batch, which then fails.
+    # Its name stays: it may have died of an event, and who comes next is to be careful.
     Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).update(
-        token=F("token") + 1, owner="", leased_until=None
+        token=F("token") + 1, leased_until=None
     )

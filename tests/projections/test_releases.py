@@ -12,7 +12,9 @@ from django.db import connection
 from django.db.models import F
 
 from eventlogs.models import Checkpoint, ProjectionWorker
+from eventlogs.projections import catching_up, leases, releases
 from eventlogs.projections.releases import Handles, preferred
+from tests.projections.readmodels import Balances
 from tests.projections.release import Release
 from tests.reliability.runners import until
 
@@ -752,6 +754,19 @@ def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, d
     }
     until(lambda: wanted <= set(deeds()), what="deeds are missing")
     assert old.do("Letters.parked()") == []
+
+
+def test_who_begins_after_a_worker_that_died_is_careful_however_late_it_is(tables):
+    """An event that kills its worker is counted, also where nobody ran for longer than KEPT."""
+    catching_up.begin(Balances, "default")
+    dead = f"{leases.HOST}:{2**22 + 1}:dead"
+    assert catching_up.lease(Balances, 0, using="default", owner=dead)
+
+    releases.declare_run(Balances, "default")
+
+    taken = catching_up.lease(Balances, 0, using="default", owner="next")
+    assert taken is not None
+    assert taken.was_abandoned
 
 
 def test_the_release_that_can_apply_more_has_the_work_and_others_take_turns(monkeypatch):
