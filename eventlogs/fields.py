@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -53,6 +54,18 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
         """Add the collation, which is another one in each kind of database."""
         parameters = super().db_parameters(connection)
         return {**parameters, "collation": self.db_collation or exact_collation(connection)}
+
+
+class LogIdFormField(forms.CharField):
+    """A log id in a form; ``cleaned_data`` holds a LogId, or None where nothing was entered."""
+
+    def to_python(self, value: Any) -> Any:
+        """Return the LogId; raise ValidationError for text that is none."""
+        text = super().to_python(value)
+        try:
+            return LogId.parse(text) if text else None
+        except InvalidLogId as error:
+            raise ValidationError(str(error), code="invalid") from error
 
 
 class LogIdField(Base):
@@ -98,6 +111,10 @@ class LogIdField(Base):
     def get_prep_value(self, value: Any) -> str | None:
         """Return the text; what is looked up may be a part of one."""
         return None if value is None else str(value)
+
+    def formfield(self, **kwargs: Any) -> Any:
+        """Return a form's field that knows the row's value again in the text of a form."""
+        return super().formfield(**{"form_class": LogIdFormField, **kwargs})
 
     def value_to_string(self, obj: models.Model) -> str:
         """Return the text for serializers."""

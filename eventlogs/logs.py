@@ -186,7 +186,16 @@ class LogManager(Generic[A]):
         caller's transaction up; run it again from its start.
         """
         log_id, expected, position = self._expectation(to, expected_version)
-        return self._append(log_id, events, expected, position, idempotency_key, metadata)
+        try:
+            return self._append(log_id, events, expected, position, idempotency_key, metadata)
+        except IdempotentReplay as replay:
+            # With version 0 it is a create to the store. But here a log is named: the events of
+            # another one are no answer.
+            if replay.log_id == log_id:
+                raise
+            raise IdempotencyKeyReused(
+                replay.idempotency_key, log_id=replay.log_id, index=replay.index, reason="log"
+            ) from None
 
     def get_or_create(
         self,

@@ -8,6 +8,7 @@ import pytest
 from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import connection, models
+from django.forms import modelform_factory
 
 from eventlogs import InvalidLogId, LogId, LogIdField
 from eventlogs.fields import (
@@ -55,6 +56,23 @@ def test_serializers_get_its_text():
     log_id = LogId.new("account")
     assert Balance._meta.pk.value_to_string(Balance(pk=log_id)) == str(log_id)
     assert LogIdField(null=True).to_python(None) is None
+
+
+def test_a_form_that_was_sent_back_unchanged_has_not_changed(tables):
+    Form = modelform_factory(Balance, fields=["log_id"])
+    log_id, other = LogId.new("account"), LogId.new("account")
+    row = Balance(log_id=log_id)
+
+    form = Form({"log_id": f" {log_id} "}, instance=row)
+    assert not form.has_changed()
+    assert f'value="{log_id}"' in str(Form(instance=row))
+    assert form.fields["log_id"].clean(str(log_id)) == log_id
+
+    assert Form({"log_id": str(other)}, instance=row).has_changed()
+    bad = Form({"log_id": "account_1"}, instance=row)
+    assert bad.has_changed()
+    assert "This is not a log id" in bad.errors["log_id"][0]
+    assert "log_id" in Form({"log_id": ""}, instance=row).errors
 
 
 # Text that is compared byte for byte

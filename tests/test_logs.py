@@ -343,6 +343,29 @@ def test_the_key_of_another_log_is_reused(accounts):
     assert accounts.version(other.log_id) == 1
 
 
+def test_an_append_that_begins_a_log_is_no_retry_of_another_logs_create(accounts):
+    """It names its log: answering with the other one's state would lose its events silently."""
+    created = accounts.create(Opened("ada"), idempotency_key="k")
+    other = accounts.new_id()
+
+    for to in (other, LogState(other, 0, 0)):
+        for append in (accounts.append, accounts.get_or_append):
+            expected = {} if isinstance(to, LogState) else {"expected_version": 0}
+            with pytest.raises(IdempotencyKeyReused) as caught:
+                append(to, Opened("ada"), idempotency_key="k", **expected)
+            assert (caught.value.log_id, caught.value.reason) == (created.log_id, "log")
+    assert not accounts.exists(other)
+
+    again = accounts.get_or_append(
+        created.log_id, Opened("ada"), idempotency_key="k", expected_version=0
+    )
+    assert again == (created, False)
+    assert accounts.get_or_create(Opened("ada"), log_id=other, idempotency_key="k") == (
+        created,
+        False,
+    )
+
+
 def test_a_log_type_has_its_own_keys(accounts, store):
     accounts.create(Opened("ada"), idempotency_key="k")
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import psycopg
 from django.db import DataError, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.pq import TransactionStatus
 
 from eventlogs.aggregates import LogState
 from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
@@ -24,13 +25,14 @@ from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.restoring import Restored, RestoredEvent, restore
-from eventlogs.stores.statements import HotStatement, Row, Statement
+from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
 from eventlogs.stores.transactions import given_up, in_transaction, run_again
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.
 LOOKS = 20
 
+OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 APPEND_ONE = HotStatement("append_one")
 APPEND_MANY = HotStatement("append_many")
@@ -104,7 +106,7 @@ class PostgreSQLStore(BaseStore):
         return LogState(request.log_id, cast("int", version), cast("int", position))
 
     def _create(self, connection: BaseDatabaseWrapper, request: AppendRequest) -> LogState | None:
-        alone = not in_transaction(connection)
+        alone = _is_alone(connection)
         parameters: dict[str, Any] = {
             "log": request.log_id.uuid,
             "log_type": request.log_id.log_type,
@@ -193,6 +195,15 @@ class PostgreSQLStore(BaseStore):
 
     def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
         RESTORE.rows(connections[self.using], {"events": _restored_as_json(events)})
+
+
+def _is_alone(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a statement is a transaction of its own."""
+    if in_transaction(connection):
+        return False
+    # Django does not know of a BEGIN, or of psycopg's transaction().
+    pgconn = getattr(raw_connection(connection), "pgconn", None)
+    return pgconn is None or pgconn.transaction_status not in OPEN
 
 
 def _restored_as_json(events: Sequence[RestoredEvent]) -> str:

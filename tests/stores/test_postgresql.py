@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -152,6 +153,36 @@ def test_the_front_door_adds_no_round_trip(proxy):
     assert round_trips(proxy, lambda: Account.logs.append(state, Deposited(1))) == 1
     assert round_trips(proxy, lambda: Account.logs.create(Opened("ada"))) == 1
     assert round_trips(proxy, lambda: Account.logs.reduce(state.log_id)) == 1
+
+
+def begun_by_sql() -> AbstractContextManager[Any]:
+    @contextmanager
+    def begin() -> Iterator[None]:
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                yield
+            finally:
+                cursor.execute("COMMIT")
+
+    return begin()
+
+
+def begun_by_psycopg() -> AbstractContextManager[Any]:
+    return connections["default"].connection.transaction()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("begun", [begun_by_sql, begun_by_psycopg])
+def test_a_refusal_leaves_a_transaction_usable_that_django_does_not_know(store, begun):
+    log_id, key = create(store, 1).log_id, new_key()
+
+    with begun():
+        with pytest.raises(LogAlreadyExists):
+            append(store, log_id, 1, expected=0, key=key)
+        append(store, log_id, 2, expected=1)
+
+    assert amounts(store, log_id) == [1, 2]
+    assert store.claim("account", key) is None
 
 
 def test_a_refused_append_takes_one_round_trip_more(store, proxy):
