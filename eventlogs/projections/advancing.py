@@ -61,8 +61,8 @@ from eventlogs.projections.releases import (
     RENEWED,
     Reading,
     Verdict,
-    own_reading,
     reading_of,
+    reading_of_rows,
 )
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import partition_of
@@ -129,9 +129,8 @@ class Advancer:
         self._seen = lease.position
         self._moved_at = time.monotonic()
         self._rate = 0.0
-        # With the lease in hand: whoever comes later takes it away. A rebuild makes the rows of
-        # this release, whatever others handle.
-        self._reading = own_reading(type(projection)) if lease.is_rebuild else self._look_around()
+        # With the lease in hand: whoever comes later takes it away.
+        self._reading = self._look_around()
         self._read_at = time.monotonic()
         if not lease.is_rebuild:
             self.parking.take_up(self._reading)
@@ -348,7 +347,8 @@ class Advancer:
         )
 
     def _look_around(self) -> Reading:
-        return reading_of(type(self._projection), self.lease.using)
+        look = reading_of_rows if self.lease.is_rebuild else reading_of
+        return look(type(self._projection), self.lease.using)
 
     def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""

@@ -432,6 +432,60 @@ def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release
     assert old.do("rows()") == [[1, 1], [2, 1]]
 
 
+def read_models(release):
+    """Two releases of a read model that know the same events; the second has one more handler."""
+    source = domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded") + read_model()
+    more = """    @handles(Refunded)
+    def refunded(self, row, record):
+        row.total -= record.event.amount
+"""
+    old, new = release("old", source), release("new", source + more)
+    old.do("make_table()")
+    return old, new
+
+
+def test_a_rebuild_passes_over_nothing_that_a_release_beside_it_handles(release, seats):
+    old, new = read_models(release)
+    new.do("Seats.catch_up()")
+    new.do("Booking.logs.create(Charged(10), Refunded(3))")
+    new.do("Seats.catch_up()")
+
+    assert old.do("Seats.rebuild()").startswith("ProjectionFailed")
+    assert new.do("rows()") == [[7, 1]]
+    old.do("Seats.rebuild(park=True)")
+    assert old.do("held(Seats)") == [["booking.refunded", 0]]
+    new.do("Seats.catch_up()")
+
+    assert new.do("rows()") == [[7, 1]]
+    assert new.do("bool(Seats.verify(sample=None))") is True
+
+
+def test_a_rebuild_that_is_under_way_asks_what_a_release_handles_that_begins(release, seats):
+    old, new = read_models(release)
+    old.do("Booking.logs.create(Charged(1))")
+    old.do("exec('from eventlogs.projections import rebuilding', globals())")
+    old.do("exec('steps = rebuilding.steps(Seats, park=True); next(steps)', globals())")
+    new.do("Booking.logs.create(Charged(10), Refunded(3))")
+    new.do("Seats.catch_up()")
+
+    old.do("[None for _ in steps]")
+    assert old.do("held(Seats)") == [["booking.refunded", 0]]
+    new.do("Seats.catch_up()")
+
+    assert new.do("rows()") == [[1, 1], [7, 1]]
+
+
+def test_what_a_release_beside_it_handles_is_not_repaired_away(release, seats):
+    old, new = read_models(release)
+    new.do("Booking.logs.create(Charged(10), Refunded(3))")
+    new.do("Seats.catch_up()")
+
+    said = old.do("bool(Seats.verify(sample=None, repair=True))")
+
+    assert said.startswith("UnknownEventType")
+    assert new.do("rows()") == [[7, 1]]
+
+
 # Rows that a newer release has made
 
 
