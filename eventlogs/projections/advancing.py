@@ -34,6 +34,7 @@ from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     EventLogError,
     ProjectionTimedOut,
+    ProjectionUnavailable,
     TransactionMustRetry,
     UndecodableEvent,
     UnknownEventType,
@@ -337,14 +338,16 @@ class Advancer:
 
     def _is_of_other_code(self, error: BaseException) -> bool:
         """
-        Return whether an event failed because newer code wrote what is to be read.
+        Return whether an event failed because newer code wrote what is to be read or changed.
 
         While another release runs that can apply more, that is taken for the reason of any event
         that cannot be decoded.
         """
-        return isinstance(error, UnknownEventType) or (
-            isinstance(error, UndecodableEvent) and (error.is_newer or not self._reading.is_alone)
-        )
+        if isinstance(error, UndecodableEvent):
+            return error.is_newer or not self._reading.is_alone
+        if isinstance(error, ProjectionUnavailable):  # a newer release has made the row
+            return error.reason == "newer"
+        return isinstance(error, UnknownEventType)
 
     def _look_around(self) -> Reading:
         look = reading_of_rows if self.lease.is_rebuild else reading_of
@@ -470,7 +473,7 @@ class Advancer:
 
         try:
             failed = self._apply_in_hand(row, position, waiting)
-        except Error:
+        except (Error, LeaseLost):  # a release that begins takes leases away
             give_back()
             raise
         if failed is not None and failed.is_lost and give_back():

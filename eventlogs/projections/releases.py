@@ -392,6 +392,8 @@ def _of(row: ProjectionWorker, name: str) -> Handles | None:
 
 def _take_leases_away(name: str, using: str) -> None:
     # Not the position: whoever holds the lease is in the middle of a batch, which then fails.
-    Checkpoint.objects.using(using).filter(projection=name).update(
-        token=F("token") + 1, owner="", leased_until=None
-    )
+    # First those of the rows that serve, as the end of a rebuild locks them.
+    for is_rebuild in (False, True):
+        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild).update(
+            token=F("token") + 1, owner="", leased_until=None
+        )

@@ -626,6 +626,23 @@ def test_an_old_rebuild_does_not_end_behind_a_newer_one(release, seats):
     assert new.do("rows()") == [[10, 1]]
 
 
+def test_an_old_worker_parks_nothing_of_a_row_that_a_newer_release_has_made(release, seats):
+    old, new = inline_releases(release)
+    web = release("web", domain(BOOKED, CHARGED))  # which knows no projection
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    new.do(f"Seats.rebuild({log!r})")  # as a rebuild that is under way does
+    web.do(f"Booking.logs.append({log!r}, Charged(2), expected_version=1)")
+
+    for _ in range(7):
+        old.do("Seats.catch_up()")
+    assert old.do("held(Seats)") == [["booking.charged", 0]]
+    assert new.do("rows()") == [[10, 1]]
+    new.do("Seats.catch_up()")
+
+    assert new.do("rows()") == [[30, 2]]
+    assert new.do("held(Seats)") == []
+
+
 def test_an_inline_append_to_a_log_with_an_unknown_event_says_deployment(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model(mode="INLINE"))
     web = release("web", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
@@ -780,6 +797,34 @@ def do(deed, do=do):
     until(lambda: new.do("runner.round()") or "refund 2" in deeds(), what="a deed is missing")
 
     assert deeds().count("refund 2") == 1
+
+
+def test_an_attempt_in_which_a_release_takes_the_lease_away_counts_nothing(
+    release, deeds, tmp_path
+):
+    wait = """
+import time
+def do(deed, do=do):
+    do(deed)
+    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+"""
+    old, new = narrow_and_wide(release, old=wait)
+    old.do("setattr(Letters, 'max_attempts', 1)")
+    new.do("setattr(Letters, 'max_attempts', 1)")
+    old.do("Letters.catch_up()")
+    old.do("Booking.logs.create(Charged(1))")
+    # A worker has died: whoever comes counts each attempt.
+    Checkpoint.objects.update(owner="another:1:worker", leased_until=None)
+    old.begin("Letters.catch_up()")
+    until(lambda: deeds() == ["charge 1"], what="the old release does not begin")
+
+    new.do("Letters.catch_up()")
+    (tmp_path / "deeds.go").touch()
+    old.answer()
+    until(lambda: new.do("Letters.catch_up()") == 1, what="the event is not tried again")
+
+    assert deeds() == ["charge 1", "charge 1"]
+    assert new.do("held(Letters)") == []
 
 
 def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, deeds):
