@@ -34,6 +34,7 @@ from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     EventLogError,
     ProjectionTimedOut,
+    ProjectionUnavailable,
     TransactionMustRetry,
     UndecodableEvent,
     UnknownEventType,
@@ -61,8 +62,8 @@ from eventlogs.projections.releases import (
     RENEWED,
     Reading,
     Verdict,
-    own_reading,
     reading_of,
+    reading_of_rows,
 )
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import partition_of
@@ -129,9 +130,8 @@ class Advancer:
         self._seen = lease.position
         self._moved_at = time.monotonic()
         self._rate = 0.0
-        # With the lease in hand: whoever comes later takes it away. A rebuild makes the rows of
-        # this release, whatever others handle.
-        self._reading = own_reading(type(projection)) if lease.is_rebuild else self._look_around()
+        # With the lease in hand: whoever comes later takes it away.
+        self._reading = self._look_around()
         self._read_at = time.monotonic()
         self._told: set[tuple[str, int]] = set()  # types and versions that wait for a release
         if not lease.is_rebuild:
@@ -342,17 +342,20 @@ class Advancer:
 
     def _is_of_other_code(self, error: BaseException) -> bool:
         """
-        Return whether an event failed because newer code wrote what is to be read.
+        Return whether an event failed because newer code wrote what is to be read or changed.
 
         While another release runs that can apply more, that is taken for the reason of any event
         that cannot be decoded.
         """
-        return isinstance(error, UnknownEventType) or (
-            isinstance(error, UndecodableEvent) and (error.is_newer or not self._reading.is_alone)
-        )
+        if isinstance(error, UndecodableEvent):
+            return error.is_newer or not self._reading.is_alone
+        if isinstance(error, ProjectionUnavailable):  # a newer release has made the row
+            return error.reason == "newer"
+        return isinstance(error, UnknownEventType)
 
     def _look_around(self) -> Reading:
-        return reading_of(type(self._projection), self.lease.using)
+        look = reading_of_rows if self.lease.is_rebuild else reading_of
+        return look(type(self._projection), self.lease.using)
 
     def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
@@ -474,7 +477,7 @@ class Advancer:
 
         try:
             failed = self._apply_in_hand(row, position, waiting)
-        except Error:
+        except (Error, LeaseLost):  # a release that begins takes leases away
             give_back()
             raise
         if failed is not None and failed.is_lost and give_back():

@@ -347,7 +347,12 @@ def locked(name: str, log_id: LogId, *, using: str) -> Iterator[Checkpoint]:
 
 
 def lock_all(name: str, *, using: str) -> list[Checkpoint]:
-    """Lock all checkpoints of a projection, in order, until the transaction ends."""
+    """
+    Lock a projection's state and all of its checkpoints, in order, until the transaction ends.
+
+    The state comes first, as where a release declares itself.
+    """
+    ProjectionState.objects.using(using).filter(name=name).update(version=F("version"))
     rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
     found = list(rows.order_by("partition").select_for_update())
     rows.update(position=F("position"))  # SQLite has no other way to lock

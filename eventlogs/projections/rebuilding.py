@@ -212,18 +212,30 @@ class _ShadowRebuild:
         advancers = self._at_work(self._prepare(restart))
         try:
             for _ in range(SWAPS):
-                yield from self._fill(advancers)
-                if self._swap(advancers):
-                    return self._applied
-                time.sleep(PAUSE)
-                advancers = self._at_work([self._mine(each) for each in self._take()])
-        except LeaseLost:
-            pass
+                try:
+                    yield from self._fill(advancers)
+                    if self._swap(advancers):
+                        return self._applied
+                    time.sleep(PAUSE)
+                    advancers = self._at_work([self._mine(each) for each in self._take()])
+                except LeaseLost:
+                    advancers = self._at_work(self._resume())
         except BaseException:
             self._give_back(advancers)
             raise
         self._give_back(advancers)
         raise ProjectionUnavailable("busy", projection=self._cls.name)
+
+    def _resume(self) -> list[Lease]:
+        """
+        Go on after a release has declared itself, which takes leases away.
+
+        Raise ProjectionUnavailable where another process has begun to rebuild, or is done.
+        """
+        state = leases.state_of(self._cls.name, self._using)
+        if state is None or state.rebuild_version != self._cls.version:
+            raise ProjectionUnavailable("busy", projection=self._cls.name)
+        return self._prepare(restart=False)
 
     def _give_back(self, advancers: list[Advancer]) -> None:
         """Let the next call, of this process or another one, begin at once."""

@@ -231,7 +231,7 @@ class Reading:
 
 
 def own_reading(projection: type[BaseProjection]) -> Reading:
-    """Return how to read events where no other release is asked: in appends, rebuilds, verify."""
+    """Return how to read events where no other release is asked: in appends."""
     stamps = registry.stamp, aggregates.stamp
     kept = _own_readings.get(projection)
     if kept is None or kept[0] != stamps:
@@ -316,6 +316,17 @@ def declare_run(projection: type[BaseProjection], using: str) -> None:
         declare(using, worker, {projection.name: own}, seconds=needed_for([projection]))
 
 
+def reading_of_rows(projection: type[BaseProjection], using: str) -> Reading:
+    """
+    Return how to read events for rows that replace others, or are compared with them.
+
+    Only those releases count whose rows of this version they are, too: one of another version
+    makes its own.
+    """
+    others = others_of(projection, using)
+    return Reading(projection, [each for each in others if each.version == projection.version])
+
+
 def workers(using: str) -> QuerySet[ProjectionWorker]:
     """Return the processes that take their share now; single runs take none."""
     return (
@@ -381,7 +392,9 @@ def _of(row: ProjectionWorker, name: str) -> Handles | None:
 
 def _take_leases_away(name: str, using: str) -> None:
     # Not the position: whoever holds the lease is in the middle of a batch, which then fails.
-    # Its name stays: it may have died of an event, and who comes next is to be careful.
-    Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).update(
-        token=F("token") + 1, leased_until=None
-    )
+    # Its name stays: it may have died of an event, and who comes next is to be careful. First those
+    # of the rows that serve, as the end of a rebuild locks them.
+    for is_rebuild in (False, True):
+        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild).update(
+            token=F("token") + 1, leased_until=None
+        )

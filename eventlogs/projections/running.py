@@ -31,7 +31,7 @@ from eventlogs.exceptions import (
     ProjectionUnavailable,
 )
 from eventlogs.feed import Feed
-from eventlogs.models import ParkedEvent, ProjectionState, ProjectionWorker
+from eventlogs.models import ParkedEvent, ProjectionState
 from eventlogs.projections import leases, rebuilding, releases
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
@@ -234,9 +234,7 @@ class Runner:
                 self._give_back(place)
             for using in self._databases():
                 # What it handles is kept: the worker that comes after it may take a moment.
-                ProjectionWorker.objects.using(using).filter(name=self._owner).update(
-                    seen_until=Now()
-                )
+                releases.seen(using, self._owner)
         self._forget()
 
     # Who does what

@@ -20,7 +20,7 @@ from eventlogs.projections import catching_up, inline, leases
 from eventlogs.projections.advancing import Failed, history, parking_of
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.parking import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
-from eventlogs.projections.releases import APPLY, HOLD, own_reading
+from eventlogs.projections.releases import APPLY, HOLD, reading_of_rows
 from eventlogs.projections.rows import chunks, differences, upsert
 from eventlogs.stores.feeds import partition_of
 
@@ -102,7 +102,7 @@ def records(
     projection: RowProjection, log_id: LogId, using: str, *, upto: int
 ) -> Iterator[EventRecord]:
     """Yield the records of a log that are in its row, if the row is at a position."""
-    reading, feed = own_reading(type(projection)), Feed(using)
+    reading, feed = reading_of_rows(type(projection), using), Feed(using)
     waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     if projection.is_inline and versions.exists():

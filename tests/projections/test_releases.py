@@ -434,6 +434,60 @@ def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release
     assert old.do("rows()") == [[1, 1], [2, 1]]
 
 
+def read_models(release):
+    """Two releases of a read model that know the same events; the second has one more handler."""
+    source = domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded") + read_model()
+    more = """    @handles(Refunded)
+    def refunded(self, row, record):
+        row.total -= record.event.amount
+"""
+    old, new = release("old", source), release("new", source + more)
+    old.do("make_table()")
+    return old, new
+
+
+def test_a_rebuild_passes_over_nothing_that_a_release_beside_it_handles(release, seats):
+    old, new = read_models(release)
+    new.do("Seats.catch_up()")
+    new.do("Booking.logs.create(Charged(10), Refunded(3))")
+    new.do("Seats.catch_up()")
+
+    assert old.do("Seats.rebuild()").startswith("ProjectionFailed")
+    assert new.do("rows()") == [[7, 1]]
+    old.do("Seats.rebuild(park=True)")
+    assert old.do("held(Seats)") == [["booking.refunded", 0]]
+    new.do("Seats.catch_up()")
+
+    assert new.do("rows()") == [[7, 1]]
+    assert new.do("bool(Seats.verify(sample=None))") is True
+
+
+def test_a_rebuild_that_is_under_way_asks_what_a_release_handles_that_begins(release, seats):
+    old, new = read_models(release)
+    old.do("Booking.logs.create(Charged(1))")
+    old.do("exec('from eventlogs.projections import rebuilding', globals())")
+    old.do("exec('steps = rebuilding.steps(Seats, park=True); next(steps)', globals())")
+    new.do("Booking.logs.create(Charged(10), Refunded(3))")
+    new.do("Seats.catch_up()")
+
+    old.do("[None for _ in steps]")
+    assert old.do("held(Seats)") == [["booking.refunded", 0]]
+    new.do("Seats.catch_up()")
+
+    assert new.do("rows()") == [[1, 1], [7, 1]]
+
+
+def test_what_a_release_beside_it_handles_is_not_repaired_away(release, seats):
+    old, new = read_models(release)
+    new.do("Booking.logs.create(Charged(10), Refunded(3))")
+    new.do("Seats.catch_up()")
+
+    said = old.do("bool(Seats.verify(sample=None, repair=True))")
+
+    assert said.startswith("UnknownEventType")
+    assert new.do("rows()") == [[7, 1]]
+
+
 # Rows that a newer release has made
 
 
@@ -572,6 +626,23 @@ def test_an_old_rebuild_does_not_end_behind_a_newer_one(release, seats):
     said = old.do(f"refused(lambda: Booking.logs.append({log!r}, Charged(4), expected_version=1))")
     assert_says_deployment(said)
     assert new.do("rows()") == [[10, 1]]
+
+
+def test_an_old_worker_parks_nothing_of_a_row_that_a_newer_release_has_made(release, seats):
+    old, new = inline_releases(release)
+    web = release("web", domain(BOOKED, CHARGED))  # which knows no projection
+    log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
+    new.do(f"Seats.rebuild({log!r})")  # as a rebuild that is under way does
+    web.do(f"Booking.logs.append({log!r}, Charged(2), expected_version=1)")
+
+    for _ in range(7):
+        old.do("Seats.catch_up()")
+    assert old.do("held(Seats)") == [["booking.charged", 0]]
+    assert new.do("rows()") == [[10, 1]]
+    new.do("Seats.catch_up()")
+
+    assert new.do("rows()") == [[30, 2]]
+    assert new.do("held(Seats)") == []
 
 
 def test_an_inline_append_to_a_log_with_an_unknown_event_says_deployment(release, seats):
@@ -728,6 +799,34 @@ def do(deed, do=do):
     until(lambda: new.do("runner.round()") or "refund 2" in deeds(), what="a deed is missing")
 
     assert deeds().count("refund 2") == 1
+
+
+def test_an_attempt_in_which_a_release_takes_the_lease_away_counts_nothing(
+    release, deeds, tmp_path
+):
+    wait = """
+import time
+def do(deed, do=do):
+    do(deed)
+    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+"""
+    old, new = narrow_and_wide(release, old=wait)
+    old.do("setattr(Letters, 'max_attempts', 1)")
+    new.do("setattr(Letters, 'max_attempts', 1)")
+    old.do("Letters.catch_up()")
+    old.do("Booking.logs.create(Charged(1))")
+    # A worker has died: whoever comes counts each attempt.
+    Checkpoint.objects.update(owner="another:1:worker", leased_until=None)
+    old.begin("Letters.catch_up()")
+    until(lambda: deeds() == ["charge 1"], what="the old release does not begin")
+
+    new.do("Letters.catch_up()")
+    (tmp_path / "deeds.go").touch()
+    old.answer()
+    until(lambda: new.do("Letters.catch_up()") == 1, what="the event is not tried again")
+
+    assert deeds() == ["charge 1", "charge 1"]
+    assert new.do("held(Letters)") == []
 
 
 def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, deeds):
