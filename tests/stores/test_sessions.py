@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from random import Random
@@ -89,6 +90,8 @@ def interruption(after: float, *, again: float = 0.0) -> Iterator[None]:
         # Where another one comes here, it is Interrupted as well.
         is_inside = False
         signal.setitimer(signal.ITIMER_REAL, 0)
+        # The last one may have come to another thread, and is noted a moment later.
+        time.sleep(0.002)
         signal.signal(signal.SIGALRM, before)
 
 
