@@ -519,6 +519,7 @@ class ProjectionUnavailable(EventLogError):
     - ``"busy"``: another process is at it
     - ``"mode"``: its rows were kept inline, and are not from a position on
     - ``"newer"``: its rows were made by a newer release than this process runs
+    - ``"elsewhere"``: another release that runs handles an event that this one does not
     - ``"unread"``: a log has an event that this process has no class for, or an older one
     - ``"privilege"``: this database role may not make, or replace, its table; ``owner`` may
     - ``"shared rows"``: its rows are not one for each log
@@ -535,6 +536,10 @@ class ProjectionUnavailable(EventLogError):
             "its rows were made by a newer release, and this process runs an older one: a "
             "deployment is under way, or was rolled back. Restart this process with the newer "
             "release, or take the rows back with: manage.py eventlogs rebuild {name} --downgrade"
+        ),
+        "elsewhere": (
+            "another release that runs beside this one handles an event that this one passes over. "
+            "Let that release do it, or wait for 5 minutes after its last process has ended"
         ),
         "unread": (
             "its log has an event that this release has no class for, or an older one: a "

@@ -37,7 +37,6 @@ from eventlogs.exceptions import (
     ProjectionUnavailable,
     TransactionMustRetry,
     UndecodableEvent,
-    UnknownEventType,
 )
 from eventlogs.feed import Feed, FeedRows
 from eventlogs.ids import LogId
@@ -62,6 +61,7 @@ from eventlogs.projections.releases import (
     RENEWED,
     Reading,
     Verdict,
+    is_unread,
     reading_of,
     reading_of_rows,
 )
@@ -331,7 +331,7 @@ class Advancer:
         self._told.add(kind)
 
     def _unread(self, row: FeedRow) -> EventLogError:
-        return UnknownEventType(row[TYPE], log_id=log_id_of(row), index=row[INDEX])
+        return self._reading.why_held(log_id_of(row), row[INDEX], row[TYPE], row[SCHEMA_VERSION])
 
     def _hold_failed(self, row: FeedRow, error: BaseException) -> None:
         """Hold a log from an event on that failed for the first time."""
@@ -347,11 +347,11 @@ class Advancer:
         While another release runs that can apply more, that is taken for the reason of any event
         that cannot be decoded.
         """
-        if isinstance(error, UndecodableEvent):
-            return error.is_newer or not self._reading.is_alone
         if isinstance(error, ProjectionUnavailable):  # a newer release has made the row
             return error.reason == "newer"
-        return isinstance(error, UnknownEventType)
+        if isinstance(error, UndecodableEvent) and not self._reading.is_alone:
+            return True
+        return is_unread(error)
 
     def _look_around(self) -> Reading:
         look = reading_of_rows if self.lease.is_rebuild else reading_of

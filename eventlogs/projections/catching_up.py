@@ -84,6 +84,7 @@ def catch_up(
     pay_back(using)
     state = begin(projection, using)
     releases.declare_run(projection, using)
+    declared_at = time.monotonic()
     parking_of(projection, using).take_up(releases.reading_of(projection, using))
     feed, owner = Feed(using), leases.new_owner()
     target = feed.settled()
@@ -96,7 +97,9 @@ def catch_up(
     pending = set(range(state.partitions))
     while pending:
         for number in sorted(pending):
-            releases.declare_run(projection, using)  # again, where the last one took long
+            if time.monotonic() - declared_at > releases.RENEWED:
+                releases.declare_run(projection, using)
+                declared_at = time.monotonic()
             taken = lease(projection, number, using=using, owner=owner)
             if taken is not None:
                 count, done = _settle(projection(), taken, feed)

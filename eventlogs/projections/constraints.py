@@ -20,6 +20,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from eventlogs.exceptions import (
     ConstraintViolated,
     ProjectionFailed,
+    ProjectionUnavailable,
     UndecodableEvent,
     UnknownEventType,
 )
@@ -109,7 +110,7 @@ def failure(
 
     The transaction that ``error`` broke must have been rolled back.
     """
-    if isinstance(error, UnknownEventType | UndecodableEvent):
+    if isinstance(error, UnknownEventType | UndecodableEvent | ProjectionUnavailable):
         return ProjectionFailed(
             projection.name,
             log_id,

@@ -43,8 +43,6 @@ from eventlogs.exceptions import (
     EventLogError,
     ProjectionFailed,
     ProjectionUnavailable,
-    UndecodableEvent,
-    UnknownEventType,
 )
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
@@ -59,7 +57,7 @@ from eventlogs.projections.parking import (
     TYPE,
     log_id_of,
 )
-from eventlogs.projections.releases import HOLD, PASS, own_reading
+from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
 from eventlogs.stores.base import AppendRequest
 from eventlogs.stores.transactions import must_retry
@@ -91,9 +89,7 @@ def follow(
     except Failed as failed:
         if isinstance(failed.error, Error) and must_retry(failed.error):
             raise failed.error  # noqa: B904 (its cause is what it is known by)
-        if isinstance(failed.error, UnknownEventType) or (
-            isinstance(failed.error, UndecodableEvent) and failed.error.is_newer
-        ):
+        if is_unread(failed.error):
             raise ProjectionUnavailable("unread", projection=projection.name) from failed.error
         position = failed.position or state.position
         raise _refused(projection, state.log_id, position, failed.error, using) from failed.error
@@ -263,7 +259,7 @@ def _pages(
                 continue
             try:
                 if verdict is HOLD:
-                    raise UnknownEventType(row[TYPE], log_id=log_id, index=row[INDEX])
+                    raise reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
                 records += feed.records([row])
             except Exception as error:
                 raise Failed(row[POSITION], error) from error

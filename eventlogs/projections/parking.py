@@ -305,18 +305,7 @@ class Parking:
     def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
         """Pass over the event for good."""
         SkippedEvent.objects.using(self._using).bulk_create(
-            [
-                SkippedEvent(
-                    projection=self._name,
-                    log_id=waiting.log_id,
-                    index=waiting.index,
-                    position=waiting.position,
-                    type=waiting.type,
-                    error=waiting.error,
-                    skipped_at=timezone.now(),
-                )
-            ],
-            ignore_conflicts=True,
+            [skipped_event(waiting)], ignore_conflicts=True
         )
         logger.warning(
             "Projection %s: the event at position %s of %s is skipped for good.",
@@ -368,6 +357,19 @@ def pay_back(using: str) -> None:
         owed.update(attempts=models.F("attempts") - 1, retry_at=Now() + debt.delay, error="")
         with suppress(ValueError):  # another thread was faster: one attempt too many, no more
             _debts.remove(debt)
+
+
+def skipped_event(waiting: ParkedEvent) -> SkippedEvent:
+    """Return the row that says that a held event is passed over for good."""
+    return SkippedEvent(
+        projection=waiting.projection,
+        log_id=waiting.log_id,
+        index=waiting.index,
+        position=waiting.position,
+        type=waiting.type,
+        error=waiting.error,
+        skipped_at=timezone.now(),
+    )
 
 
 def log_id_of(row: FeedRow) -> LogId:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django.db import models, transaction
 from django.db.models import F
-from django.utils import timezone
 
 from eventlogs.feed import Feed
 from eventlogs.models import Checkpoint, Event, ParkedEvent, SkippedEvent
 from eventlogs.projections import leases
 from eventlogs.projections.advancing import parking_of
 from eventlogs.projections.catching_up import begin
+from eventlogs.projections.parking import skipped_event
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import Reactor
@@ -71,19 +71,7 @@ def _reached(reactor: type[Reactor], target: int, using: str) -> int:
 def _let_go(held: list[ParkedEvent], using: str) -> int:
     """Let held logs go; keep a trace of the events that were tried and failed."""
     SkippedEvent.objects.using(using).bulk_create(
-        [
-            SkippedEvent(
-                projection=each.projection,
-                log_id=each.log_id,
-                index=each.index,
-                position=each.position,
-                type=each.type,
-                error=each.error,
-                skipped_at=timezone.now(),
-            )
-            for each in held
-            if each.attempts
-        ],
+        [skipped_event(each) for each in held if each.attempts],
         ignore_conflicts=True,
     )
     ParkedEvent.objects.using(using).filter(pk__in=[each.pk for each in held]).delete()

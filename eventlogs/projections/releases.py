@@ -50,6 +50,13 @@ from django.db.models.functions import Now
 
 from eventlogs.aggregates import aggregates
 from eventlogs.events import registry
+from eventlogs.exceptions import (
+    EventLogError,
+    ProjectionUnavailable,
+    UndecodableEvent,
+    UnknownEventType,
+)
+from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import mysql
 from eventlogs.stores.feeds import UnknownTypes
@@ -155,6 +162,7 @@ class Reading:
 
     def __init__(self, projection: type[BaseProjection], others: Iterable[Handles] = ()) -> None:
         """``others`` are the releases that run beside this one; see ``others_of``."""
+        self._name = projection.name
         self._own = handles_of(projection)
         self._others = [each for each in others if not self._own.covers(each)]
         self._verdicts: dict[tuple[str, str, int], Verdict] = {}
@@ -212,6 +220,22 @@ class Reading:
             found = self._verdicts[key] = self._verdict(log_type, name, schema_version)
         return found
 
+    def why_held(self, log_id: LogId, index: int, name: str, schema_version: int) -> EventLogError:
+        """Return what to say of an event whose verdict is HOLD."""
+        kind = registry.by_name(name)
+        if kind is None:
+            return UnknownEventType(name, log_id=log_id, index=index)
+        if schema_version > kind.version:
+            return UndecodableEvent(
+                f"it was written by newer code; the class here is of version {kind.version}",
+                event_type=name,
+                schema_version=schema_version,
+                is_newer=True,
+                log_id=log_id,
+                index=index,
+            )
+        return ProjectionUnavailable("elsewhere", projection=self._name)
+
     def _verdict(self, log_type: str, name: str, schema_version: int) -> Verdict:
         own, kind = self._own, registry.by_name(name)
         elsewhere = HOLD if any(each.takes(log_type, name) for each in self._others) else PASS
@@ -228,6 +252,13 @@ class Reading:
             named = (each for each in self._others if name in each.types)
             return HOLD if any(each.takes(log_type, name) for each in named) else APPLY
         return elsewhere
+
+
+def is_unread(error: BaseException) -> bool:
+    """Return whether an event cannot be decoded because newer code wrote it."""
+    return isinstance(error, UnknownEventType) or (
+        isinstance(error, UndecodableEvent) and error.is_newer
+    )
 
 
 def own_reading(projection: type[BaseProjection]) -> Reading:

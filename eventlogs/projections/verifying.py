@@ -12,7 +12,7 @@ from django.db import DataError, IntegrityError, transaction
 
 from eventlogs import scans
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, UnknownEventType
+from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, SkippedEvent
@@ -81,7 +81,7 @@ def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -
     """
     Return the row that a log should have at a position, and of how many events it is made.
 
-    Raise ProjectionFailed where an event cannot be applied, and UnknownEventType where newer
+    Raise ProjectionFailed where an event cannot be applied, and what says so where newer
     code wrote one.
     """
     count = 0
@@ -119,7 +119,7 @@ def records(
                 continue
             verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
             if verdict is HOLD:  # not to be compared: another release may have applied it
-                raise UnknownEventType(row[TYPE], log_id=log_id, index=row[INDEX])
+                raise reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
             if verdict is APPLY:
                 yield from feed.records([row])
 

@@ -242,6 +242,7 @@ def test_a_handler_that_is_new_gets_what_an_old_worker_would_pass_over(release, 
 
     assert old.do("Letters.catch_up()") == 1
     assert old.do("held(Letters)") == [["booking.refunded", 0]]
+    assert "another release that runs" in old.do("Letters.waiting()[0].details")
     new.do("Letters.catch_up()")
 
     assert deeds() == ["charge 1", "refund 2", "charge 3"]
@@ -306,6 +307,7 @@ def test_data_of_a_newer_version_counts_no_attempt_of_older_code(release, deeds)
     for _ in range(10):
         old.do("Letters.catch_up()")
     assert old.do("held(Letters)") == [["booking.charged", 0]]
+    assert "written by newer code" in old.do("Letters.waiting()[0].details")
     new.do("Letters.catch_up()")
 
     assert deeds() == ["charge 1", "charge 2"]
@@ -484,7 +486,7 @@ def test_what_a_release_beside_it_handles_is_not_repaired_away(release, seats):
 
     said = old.do("bool(Seats.verify(sample=None, repair=True))")
 
-    assert said.startswith("UnknownEventType")
+    assert "another release" in said
     assert new.do("rows()") == [[7, 1]]
 
 
