@@ -273,7 +273,7 @@ class Advancer:
 
         Return what went wrong; nothing is stored then.
         """
-        self._say_that_we_are_here()
+        self._renew_declaration()
         count, begun = 0, time.perf_counter()
 
         def batch(lease: Lease) -> None:
@@ -487,7 +487,7 @@ class Advancer:
     def _apply_in_hand(
         self, row: FeedRow, position: int, waiting: ParkedEvent | None
     ) -> Failed | None:
-        self._say_that_we_are_here()
+        self._renew_declaration()
         if not self._projection.is_transactional:
             failed = self._react(row)
             if failed is not None:
@@ -685,7 +685,7 @@ class Advancer:
             return error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _say_that_we_are_here(self) -> None:
+    def _renew_declaration(self) -> None:
         if self._renew is not None and time.monotonic() - self._renewed_at > RENEWED:
             self._renew()
             self._renewed_at = time.monotonic()
@@ -700,7 +700,7 @@ class Advancer:
 
     def _keep_up(self) -> None:
         """Move the checkpoint over what is not ours, and renew the lease, now and then."""
-        self._say_that_we_are_here()
+        self._renew_declaration()
         if not self._reading.is_alone and time.monotonic() - self._read_at > LOOK_AROUND:
             # The other release may be gone for good: what was left to it may go on.
             self._reading, self._read_at = self._look_around(), time.monotonic()
