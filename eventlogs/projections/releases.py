@@ -1,9 +1,9 @@
 """
 Releases that run side by side: which events this code applies, and which it leaves to others.
 
-During a deployment processes of two releases share one checkpoint for each projection. Whoever
-moves the checkpoint over an event decides that nobody will apply it. So a process moves it over
-an event in silence only where no release that runs wants the event. There are three verdicts:
+During a deployment processes of two releases share one checkpoint for each projection. Moving
+the checkpoint past an event means that no process will apply it. So a process moves it past an
+event silently only where no running release handles the event. There are three verdicts:
 
 APPLY: this release handles the event's type, and can read its schema version.
 PASS: this release knows the type and has no handler for it, or the type is retired, or the event
@@ -22,11 +22,10 @@ transaction. A batch of O commits either before it, when N did not run yet; or i
 its token is out of date. O's next lease is taken after that transaction, and O reads the
 declarations with the lease in hand: it finds N's, and holds the event.
 
-A declaration counts until ``KEPT`` after its process was seen last: a worker that is restarted
-meanwhile loses nothing. Whoever is at work says every now and then, also in the middle of a batch,
-that it is there (``seen``). A declaration that counted no more for a moment is never revived: O
-may have passed over events meanwhile, and goes on so with the lease that it has. It is made anew,
-and leases are taken away again. Where releases differ, those that handle more are preferred: see
+A declaration is valid until ``KEPT`` after its process was last seen, so a worker may restart
+without losing events. A working process renews its declaration, also in the middle of a batch
+(``seen``). An expired declaration is never renewed: O may have passed over events meanwhile, and
+still holds its lease. It is declared again, which takes all leases away. Where releases differ, those that handle more are preferred: see
 ``preferred``.
 """
 
@@ -182,8 +181,8 @@ class Reading:
         """
         What is noted on an event that is left to other code.
 
-        The event is looked at again by whoever has another mark: another process, or this one
-        when other releases run beside it than before.
+        A process with another mark looks at the event again: another process, or this one when
+        other releases run beside it than before.
         """
         others = sorted(each.digest for each in self._others)
         return blake2b(f"{MARK}{others}".encode(), digest_size=16).hexdigest()
@@ -422,7 +421,7 @@ def _of(row: ProjectionWorker, name: str) -> Handles | None:
 
 
 def _take_leases_away(name: str, using: str) -> None:
-    # Not the position: whoever holds the lease is in the middle of a batch, which then fails.
+    # The position stays: a batch under way fails by its token, and is read again.
     # Its name stays: it may have died of an event, and who comes next is to be careful. First those
     # of the rows that serve, as the end of a rebuild locks them.
     for is_rebuild in (False, True):
