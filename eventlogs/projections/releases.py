@@ -25,8 +25,8 @@ declarations with the lease in hand: it finds N's, and holds the event.
 A declaration is valid until ``KEPT`` after its process was last seen, so a worker may restart
 without losing events. A working process renews its declaration, also in the middle of a batch
 (``seen``). An expired declaration is never renewed: O may have passed over events meanwhile, and
-still holds its lease. It is declared again, which takes all leases away. Where releases differ, those that handle more are preferred: see
-``preferred``.
+still holds its lease. It is declared again, which takes all leases away. Where releases differ,
+those that handle more are preferred: see ``preferred``.
 """
 
 from __future__ import annotations
