@@ -164,6 +164,9 @@ class Runner:
                 try:
                     moved = self.round()
                 except WAITED_OUT as error:
+                    if isinstance(error, InterruptedError) and self._stop.is_set():
+                        self._reconnect()
+                        return
                     logger.error(
                         "Projections wait for %.1f s, and then go on: %s", wait, _short(error)
                     )
@@ -358,6 +361,16 @@ class Runner:
         for connection in connections.all(initialized_only=True):
             if not connection.in_atomic_block:
                 connection.close_if_unusable_or_obsolete()
+
+    def _reconnect(self) -> None:
+        """
+        Close the connections: their statement was left where the signal to stop broke into a wait.
+
+        The leases are given back on new ones.
+        """
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:
+                connection.close()
 
     def _databases(self) -> dict[str, dict[str, type[BaseProjection]]]:
         found: dict[str, dict[str, type[BaseProjection]]] = {}

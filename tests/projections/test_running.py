@@ -7,9 +7,10 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import given
@@ -387,6 +388,38 @@ def test_an_error_of_the_database_is_not_quoted(runner, monkeypatch, caplog):
     each.run()
     assert "OperationalError" in caplog.text
     assert "4111" not in caplog.text
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_stop_that_leaves_a_statement_to_the_server_is_no_error(monkeypatch, caplog, has_begun):
+    stop = threading.Event()
+    expected = replayed(*some())
+
+    def work():
+        each = Runner(NAMES, stop=stop)
+        each.round()
+
+        def leave():  # as psycopg 3.1 does where a signal breaks into its wait
+            with transaction.atomic() if has_begun else nullcontext():
+                connection.ensure_connection()
+                connection.connection.pgconn.send_query(b"SELECT 1")
+                stop.set()
+                raise InterruptedError
+
+        monkeypatch.setattr(each, "round", leave)
+        each.run()
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(20)
+
+    assert not thread.is_alive()
+    assert balances() == expected
+    assert owners() == [""]
+    assert not ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
+    assert "wait for" not in caplog.text
 
 
 # Shares
