@@ -154,8 +154,12 @@ class ProjectionState(models.Model):
     # A rebuild that is under way, or was given up in the middle.
     rebuild_version = models.IntegerField(null=True, editable=False)
     rebuild_started_at = models.DateTimeField(null=True, editable=False)
-    # Of a projection that is inline: the log that its rebuild has reached.
+    # Of a projection that is inline: the log that its rebuild has reached, how many it has done
+    # of how many, and of how many events.
     rebuild_reached = models.UUIDField(null=True, editable=False)
+    rebuild_done = models.BigIntegerField(default=0, editable=False)
+    rebuild_total = models.BigIntegerField(default=0, editable=False)
+    rebuild_applied = models.BigIntegerField(default=0, editable=False)
 
     class Meta:
         verbose_name = "projection"
@@ -270,6 +274,39 @@ class SkippedEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} ({self.index})"
+
+
+class ProjectionAction(models.Model):
+    """
+    What somebody did with a projection: retried, skipped, passed over, asked for a rebuild.
+
+    The ends of rebuilds are here, too. A row is written in the transaction of what it tells of.
+    """
+
+    RETRIED = "retried"
+    SKIPPED = "skipped"
+    PASSED_OVER = "passed over"
+    REBUILD_REQUESTED = "rebuild requested"
+    REBUILT = "rebuilt"
+    REBUILD_FAILED = "rebuild failed"
+
+    id = models.BigAutoField(primary_key=True)
+    projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    action = ExactCharField(max_length=20, editable=False)
+    by = ExactCharField(max_length=200, default="", editable=False)  # "" where nobody was named
+    at = models.DateTimeField(editable=False)
+    # Of what concerns one log; removed where the log is erased.
+    log_id = LogIdField(null=True, editable=False)  # type: ignore[misc]
+    index = models.IntegerField(null=True, editable=False)
+    count = models.BigIntegerField(null=True, editable=False)  # events, or logs that are retried
+    seconds = models.FloatField(null=True, editable=False)  # that a rebuild has taken
+    note = models.TextField(default="", editable=False)  # never payload data
+
+    class Meta:
+        indexes = [models.Index(fields=["projection", "id"], name="eventlogs_action_of_projection")]
+
+    def __str__(self) -> str:
+        return f"{self.projection}: {self.action}"
 
 
 class AppliedVersion(models.Model):

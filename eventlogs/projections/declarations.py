@@ -183,24 +183,29 @@ class BaseProjection:
         return list(waiting.exclude(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
-    def retry(cls, log_id: LogId | str | None = None, *, using: str | None = None) -> int:
+    def retry(
+        cls, log_id: LogId | str | None = None, *, by: str = "", using: str | None = None
+    ) -> int:
         """
         Let events that wait or are parked be tried again at once; return how many there are.
 
         ``log_id`` names the log, None is all of them. A worker, or the next ``catch_up``, does
-        it: the event first, and then the later ones of its log, in order.
+        it: the event first, and then the later ones of its log, in order. ``by`` is who does
+        it, for the projection's history (eventlogs.models.ProjectionAction).
         """
-        parking = parking_of(cls, cls._using(using))
-        return parking.try_again(None if log_id is None else _log_id(log_id))
+        return catching_up.retry(
+            cls, None if log_id is None else _log_id(log_id), by=by, using=using
+        )
 
     @classmethod
-    def skip(cls, log_id: LogId | str, *, using: str | None = None) -> bool:
+    def skip(cls, log_id: LogId | str, *, by: str = "", using: str | None = None) -> bool:
         """
         Pass over the event that a log is held by, for good; return whether there was one.
 
         Rebuilds pass over it, too. The later events of the log are applied as by ``retry``.
+        ``by`` is who does it, for the projection's history.
         """
-        return catching_up.skip(cls, _log_id(log_id), using=using)
+        return catching_up.skip(cls, _log_id(log_id), by=by, using=using)
 
     # How it works inside
 
@@ -287,6 +292,7 @@ class RowProjection(BaseProjection):
         park: bool = False,
         downgrade: bool = False,
         tell: Tell = nobody,
+        by: str = "",
         using: str | None = None,
     ) -> int:
         """
@@ -301,7 +307,8 @@ class RowProjection(BaseProjection):
         ``downgrade`` lets older code take over rows that a newer version of the projection has
         made, after a rollback: stop the processes of the newer release first.
 
-        ``tell`` is called with a rebuilding.Progress after each batch.
+        ``tell`` is called with a rebuilding.Progress after each batch. ``by`` is who rebuilds:
+        the projection's history says how each rebuild ended.
 
         Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
         for the next call, and the old rows serve on. With ``park``, such events are parked
@@ -310,20 +317,21 @@ class RowProjection(BaseProjection):
         log does not exist.
         """
         if log_id is not None:
-            return rebuilding.rebuild_log(cls, _log_id(log_id), using=using)
+            return rebuilding.rebuild_log(cls, _log_id(log_id), by=by, using=using)
         return rebuilding.rebuild(
-            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, using=using
+            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, by=by, using=using
         )
 
     @classmethod
-    def request_rebuild(cls, *, using: str | None = None) -> None:
+    def request_rebuild(cls, *, by: str = "", using: str | None = None) -> None:
         """
         Let a worker (``eventlogs project``, or the Celery task) rebuild, and return at once.
 
         It does so beside its other work. How it goes is in eventlogs.models.ProjectionState:
-        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing.
+        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing. ``by`` is who
+        asks, for the projection's history.
         """
-        rebuilding.request(cls, using=using)
+        rebuilding.request(cls, by=by, using=using)
 
     @classmethod
     def verify(
@@ -627,17 +635,20 @@ class Reactor(BaseProjection):
     is_transactional = False
 
     @classmethod
-    def pass_over(cls, *, dry_run: bool = False, using: str | None = None) -> PassedOver:
+    def pass_over(
+        cls, *, dry_run: bool = False, by: str = "", using: str | None = None
+    ) -> PassedOver:
         """
         Begin behind all that is settled now, and never react to what is before; say what that is.
 
         For after an import of old logs. Events that wait or are parked are passed over, too:
         they would let the events behind them in their logs go. A worker that runs goes on from
         there; it may be in the middle of one event. ``dry_run`` only says what it would be.
+        ``by`` is who does it, for the reactor's history.
 
         Raise FeedUnavailable as the feed does.
         """
-        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run)
+        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run, by=by)
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:

@@ -315,9 +315,9 @@ class Parking:
         )
         self.release(waiting, following)
 
-    def try_again(self, log_id: LogId | None = None) -> int:
+    def try_again(self, log_id: LogId | None = None, among: models.Q | None = None) -> int:
         """Make events due, with all of their attempts before them; return how many."""
-        found = self.rows()
+        found = self.rows() if among is None else self.rows().filter(among)
         if log_id is not None:
             found = found.filter(log_id=log_id)
         return found.update(attempts=0, retry_at=Now(), awaits="")

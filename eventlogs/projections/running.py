@@ -32,7 +32,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import Feed
 from eventlogs.models import ParkedEvent, ProjectionState
-from eventlogs.projections import leases, rebuilding, releases
+from eventlogs.projections import actions, leases, rebuilding, releases
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
@@ -112,7 +112,8 @@ def rebuild(
         return  # another worker has done it meanwhile
     why = ""
     try:
-        for _ in rebuilding.steps(projection, using=using):
+        by = actions.requested_by(projection.name, using)
+        for _ in rebuilding.steps(projection, by=by, using=using):
             yield
     except Exception as error:
         if isinstance(error, ProjectionUnavailable) and error.reason == "busy":

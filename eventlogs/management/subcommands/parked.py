@@ -9,6 +9,7 @@ from django.core.management.base import CommandParser
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
+from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
 from eventlogs.management.projections import choose
 from eventlogs.models import ParkedEvent
@@ -59,12 +60,12 @@ def run(
                 "To skip an event leaves its effect out of the rows for good. Add --yes if that "
                 "is what you mean; to try it again, use --retry."
             )
-        if not projections[names[0]].skip(skip, using=using):
+        if not projections[names[0]].skip(skip, by=operator(), using=using):
             raise mistake(f"No event of {skip} waits in {names[0]!r}.")
         out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
         return
     if retry is not None or retry_all:
-        count = sum(projections[name].retry(retry, using=using) for name in chosen)
+        count = sum(projections[name].retry(retry, by=operator(), using=using) for name in chosen)
         if not count and retry is not None:
             raise mistake(f"No event of {retry} waits in {', '.join(chosen)}.")
         if out.as_json:
