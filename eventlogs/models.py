@@ -227,6 +227,8 @@ class ParkedEvent(models.Model):
     awaits = ExactCharField(max_length=32, default="", editable=False)
     # The class of the last error, and its text with where it was raised, which may show data.
     error = ExactCharField(max_length=200, default="", editable=False)
+    # The function of the project's own code that raised it, e.g. "captured"; "" where unknown.
+    handler = ExactCharField(max_length=200, default="", editable=False)
     details = models.TextField(default="", editable=False)
     first_failed_at = models.DateTimeField(editable=False)
     failed_at = models.DateTimeField(editable=False)

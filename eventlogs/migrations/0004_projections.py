@@ -116,6 +116,10 @@ class Migration(migrations.Migration):
                     "error",
                     ExactCharField(default="", editable=False, max_length=200),
                 ),
+                (
+                    "handler",
+                    ExactCharField(default="", editable=False, max_length=200),
+                ),
                 ("details", models.TextField(default="", editable=False)),
                 ("first_failed_at", models.DateTimeField(editable=False)),
                 ("failed_at", models.DateTimeField(editable=False)),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from django.core.management import CommandError
 
+from eventlogs import LogId
 from eventlogs.models import ParkedEvent
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -34,6 +36,52 @@ def test_what_is_parked_is_shown_without_data(run, state):
 
 def test_nothing_is_said_to_wait_where_nothing_does(run, db):
     assert "No event waits." in run("parked")
+
+
+def test_one_bug_comes_first_and_then_the_first_of_its_events(run, db):
+    hold(60)
+
+    shown = run("parked").splitlines()
+
+    assert shown[:4] == [
+        "60 parked: ZeroDivisionError in captured()",
+        "  payment-summary, payment.captured version 1; first failed 2026-11-23 12:00:00, "
+        "last 2026-11-23 12:00:00 (UTC)",
+        "Mend the cause, then let them be tried again:",
+        "  manage.py eventlogs parked payment-summary --retry-all",
+    ]
+    assert sum("payment_" in line for line in shown) == 50
+    assert shown[-1] == "50 of 60 events are shown. --limit N or --all shows more."
+
+
+def test_as_many_events_are_shown_as_are_asked_for(run, db):
+    hold(60)
+
+    assert run("parked", "--limit", 2).count("payment_") == 2
+    assert run("parked", "--limit", 0).count("payment_") == 0
+    assert run("parked", "--all").count("payment_") == 60
+    assert "are shown" not in run("parked", "--all")
+    assert len(run("parked", "--json").splitlines()) == 60
+    assert len(run("parked", "--json", "--limit", 2).splitlines()) == 2
+
+
+def hold(count):
+    at = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    ParkedEvent.objects.bulk_create(
+        ParkedEvent(
+            projection="payment-summary",
+            log_id=LogId.new("payment"),
+            index=1,
+            position=2,
+            type="payment.captured",
+            attempts=5,
+            error="ZeroDivisionError",
+            handler="captured",
+            first_failed_at=at,
+            failed_at=at,
+        )
+        for _ in range(count)
+    )
 
 
 def test_an_event_is_retried(run, state):
