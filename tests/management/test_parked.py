@@ -9,7 +9,8 @@ import pytest
 from django.core.management import CommandError
 
 from eventlogs import LogId
-from eventlogs.models import ParkedEvent
+from eventlogs.models import ParkedEvent, ProjectionAction
+from eventlogs.projections import actions
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.parked import parked_payment
@@ -112,3 +113,43 @@ def test_an_event_is_skipped_by_who_means_it(run, state):
     assert not ParkedEvent.objects.exists()
     with pytest.raises(CommandError, match="No event of"):
         run("parked", "payment-summary", "--skip", state.log_id, "--yes")
+
+
+def test_who_did_what_is_shown_the_newest_first(run, run_json, state, monkeypatch):
+    assert "Nothing was done yet." in run("parked", "--history")
+    monkeypatch.setenv("LOGNAME", "grace")
+    run("parked", "payment-summary", "--retry-all")
+    run("parked", "payment-summary", "--skip", state.log_id, "--yes")
+    run("rebuild", "payment-summary")
+
+    shown = run("parked", "--history").splitlines()
+
+    assert [line.split()[3:5] for line in shown[1:]] == [["grace", "payment-summary"]] * 3
+    for line, words in zip(shown[1:], ("rebuilt", "skipped", "retried"), strict=True):
+        assert words in line
+    assert f"{state.log_id}:1" in shown[2]
+    assert "UTC" in shown[1]
+    found = json.loads(run("parked", "payment-summary", "--history", "--json").splitlines()[1])
+    assert (found["action"], found["by"], found["index"]) == ("skipped", "grace", 1)
+    assert found["at"].endswith("Z")
+    assert "4111" not in run("parked", "--history", "--json")
+
+
+def test_a_history_is_shown_in_part_and_of_projections_that_are_gone(run, db):
+    for name in ("gone", "gone", "payment-summary"):
+        actions.add(name, ProjectionAction.RETRIED, using="default", count=1)
+
+    assert "The newest 1 are shown." in run("parked", "gone", "--history", "--limit", "1")
+    assert len(run("parked", "gone", "--history").splitlines()) == 3
+    with pytest.raises(CommandError, match="There is no projection 'x'"):
+        run("parked", "x", "--history")
+
+
+def test_a_user_without_a_name_can_act(run, state, monkeypatch):
+    def nobody():
+        raise OSError("No username set in the environment")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    run("parked", "payment-summary", "--retry-all")
+
+    assert ProjectionAction.objects.get().by == ""

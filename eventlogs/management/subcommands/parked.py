@@ -10,6 +10,7 @@ from django.db import router
 
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
+from eventlogs.management.actions import write_history
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output, clean
@@ -18,7 +19,10 @@ from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.held import PARKED, HeldGroup, groups
 
-HELP = "Show the events that projections could not apply; retry or skip them."
+HELP = (
+    "Show the events that projections could not apply; retry or skip them. Show who retried, "
+    "skipped and rebuilt."
+)
 
 LIMIT = 50  # events that are shown, unless --limit or --all
 
@@ -48,6 +52,11 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="LOG",
         help="Pass over the event of this log for good, also in rebuilds. Needs --yes.",
     )
+    action.add_argument(
+        "--history",
+        action="store_true",
+        help="Show who did what with projections: retries, skips, events passed over, rebuilds.",
+    )
     parser.add_argument("--yes", action="store_true", help="To skip is what is meant.")
 
 
@@ -63,9 +72,15 @@ def run(
     yes: bool,
     limit: int | None,
     all: bool,
+    history: bool,
     **options: Any,
 ) -> None:
-    """Write what waits, or act on it."""
+    """Write what waits or what was done, or act on it."""
+    if limit is None and not all and not out.as_json:
+        limit = LIMIT
+    if history:
+        write_history(out, names, using, limit)
+        return
     chosen = choose(names, using)
     if skip is not None:
         if len(names) != 1:
@@ -88,8 +103,6 @@ def run(
         else:
             out.line(f"{count:,} events are tried again now, by whoever runs the projection.")
         return
-    if limit is None and not all and not out.as_json:
-        limit = LIMIT
     write(out, chosen, using, details, limit)
 
 
