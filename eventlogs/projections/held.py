@@ -90,6 +90,15 @@ def groups(using: str, projections: Collection[str] | None = None) -> list[HeldG
     return [HeldGroup(*each) for each in found]
 
 
+def within(state: str, error: str, handler: str, type_: str, schema_version: int) -> Q:
+    """Return what finds the rows of ParkedEvent that are in a group, of one projection."""
+    found = Q(type=type_, schema_version=schema_version)
+    if state == RELEASE:
+        return found & ~Q(awaits="")
+    found &= Q(awaits="", error=error, handler=handler)
+    return found & Q(retry_at__isnull=state == PARKED)
+
+
 def _unless_left(field: str) -> Case:
     # What an attempt of other code has left there is not why the event waits.
     return Case(When(awaits="", then=F(field)), default=Value(""), output_field=TextField())

@@ -56,7 +56,9 @@ def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
 
     assert "payment-summary" in page
     assert "fine-balance" in page
-    assert '<span class="el-badge el-parked">1</span>' in page
+    assert '<span class="el-badge el-parked">1 parked</span>' in page
+    assert "up to date, but for 1 log that is held" in page
+    assert "rows are up to date" not in page
 
 
 @pytest.mark.feed
@@ -113,7 +115,7 @@ def test_an_event_is_skipped_after_a_confirmation(operator, parked):
 
 @pytest.mark.feed
 def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
-    assert "Make all rows anew?" in operator.get(address("rebuild")).content.decode()
+    assert "Rebuild all rows?" in operator.get(address("rebuild")).content.decode()
     assert ProjectionState.objects.get().rebuild_requested_at is None
 
     page = operator.post(address("rebuild"), follow=True).content.decode()
@@ -137,7 +139,7 @@ def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch)
 
     page = operator.get(address("change")).content.decode()
     assert "could not apply the event at position" in page
-    assert "begun" in page  # it can be resumed
+    assert "Begun" in page  # it can be resumed
 
 
 @pytest.mark.feed
@@ -180,7 +182,7 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
 
 @pytest.mark.feed
 def test_nobody_adds_changes_or_deletes(admin_client):
-    for what in ("add/", "payment-summary/delete/", "payment-summary/history/"):
+    for what in ("add/", "payment-summary/delete/", "x/history/", "x/held/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 

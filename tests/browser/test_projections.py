@@ -65,10 +65,10 @@ def test_the_event_that_is_confirmed_is_skipped_where_numbers_have_separators(
 
 def test_a_rebuild_is_asked_for(page, parked):
     page.goto(address("change"))
-    page.get_by_role("link", name="Make the rows anew").click()
-    expect(page.get_by_role("heading", name="Make all rows anew?")).to_be_visible()
+    page.get_by_role("link", name="Rebuild the rows").click()
+    expect(page.get_by_role("heading", name="Rebuild all rows?")).to_be_visible()
     assert ProjectionState.objects.get().rebuild_requested_at is None
-    page.get_by_role("button", name="Make all rows anew").click()
+    page.get_by_role("button", name="Rebuild all rows").click()
 
     expect(page.get_by_text("A rebuild was asked for")).to_be_visible()
     assert ProjectionState.objects.get().rebuild_requested_at is not None
@@ -92,7 +92,7 @@ def test_without_the_permission_there_are_no_buttons_and_posting_is_refused(
     page.goto(address("change"))
     expect(page.locator(".el-parked-event")).to_have_count(1)
     expect(page.locator("#content-main").get_by_role("button")).to_have_count(0)
-    for link in ("Skip", "anew"):
+    for link in ("Skip", "Rebuild"):
         expect(page.locator("#content-main").get_by_role("link", name=link)).to_have_count(0)
 
     post = """
