@@ -342,6 +342,8 @@ class ProjectionWorker(models.Model):
     name = ExactCharField(primary_key=True, max_length=100, editable=False)
     projections = models.JSONField(editable=False)
     seen_until = models.DateTimeField(editable=False)  # then it is taken for dead
+    declared_at = models.DateTimeField(null=True, editable=False)  # first: since when it runs
+    ended_at = models.DateTimeField(null=True, editable=False)  # in good order
 
     def __str__(self) -> str:
         return str(self.name)

@@ -28,7 +28,10 @@ FLOORS = [
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
+    [
+        *["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
+        "monitoring/",
+    ],
     [
         "tasks",
         "django_tasks",

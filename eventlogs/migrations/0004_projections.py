@@ -51,6 +51,8 @@ class Migration(migrations.Migration):
                 ),
                 ("projections", models.JSONField(editable=False)),
                 ("seen_until", models.DateTimeField(editable=False)),
+                ("declared_at", models.DateTimeField(editable=False, null=True)),
+                ("ended_at", models.DateTimeField(editable=False, null=True)),
             ],
         ),
         migrations.CreateModel(

@@ -237,8 +237,7 @@ class Runner:
             for place in list(self._advancers):
                 self._give_back(place)
             for using in self._databases():
-                # What it handles is kept: the worker that comes after it may take a moment.
-                releases.seen(using, self._owner)
+                releases.ended(using, self._owner)
         self._forget()
 
     # Who does what
