@@ -8,7 +8,7 @@ admin's. What was raised may show data, so it needs ``eventlogs.view_payload``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import reduce
 from operator import or_
@@ -29,6 +29,7 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
+from eventlogs import conf
 from eventlogs.admin.events import number_from
 from eventlogs.admin.keysets import page
 from eventlogs.admin.readonly import ReadOnlyAdmin
@@ -38,6 +39,7 @@ from eventlogs.exceptions import EventLogError, InvalidLogId
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
+from eventlogs.monitoring import Finding, Health, health
 from eventlogs.projections import actions
 from eventlogs.projections.catching_up import retry
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
@@ -47,6 +49,8 @@ from eventlogs.stores.feeds import BY_VENDOR as FEEDS
 
 OPERATE = "eventlogs.operate_projections"
 EVENTS: Final = 50  # held events, and entries of a history, of a page
+FINDINGS: Final = 20  # of health that are shown
+OF_CAUSES: Final = ("parked", "retrying", "awaiting-release")  # codes: shown as causes
 GROUPS: Final = 20  # causes that are shown of one projection
 FEW: Final = 5  # events of a cause, up to which they are shown beside it
 LATEST: Final = 5  # entries of the history beside a projection
@@ -108,11 +112,18 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def all_view(self, request: HttpRequest) -> HttpResponse:
         """Show how all projections stand."""
         using = router.db_for_write(ProjectionState)  # a replica knows of no open transaction
+        looked = health(using)
         found = standings(each for _name, each in sorted(projections.items()))
         holders, is_alarm = self._holders(using)
+        acts = told(looked, lambda each: each.must_act)
         context = {
             "title": _("Projections"),
-            "rows": [row(each) for each in found],
+            "health": looked,
+            "acts": acts[:FINDINGS],
+            "acting": len(acts),
+            "more": max(0, len(acts) - FINDINGS),
+            "infos": told(looked, lambda each: not each.must_act)[:FINDINGS],
+            "rows": [row(each, alarms_of(looked, each.name)) for each in found],
             "holders": holders,
             "is_alarm": is_alarm,
         }
@@ -126,10 +137,16 @@ class ProjectionAdmin(ReadOnlyAdmin):
         places = Checkpoint.objects.using(using).filter(projection=projection.name)
         state = ProjectionState.objects.using(using).filter(name=projection.name).first()
         held = groups(using, [projection.name])
+        looked = health(using)
+        findings = told(
+            looked, lambda each: each.subject == projection.name and each.code not in OF_CAUSES
+        )
         context = {
             "title": projection.name,
             "standing": found,
-            "row": row(found),
+            "row": row(found, alarms_of(looked, projection.name)),
+            "findings": findings,
+            "must_act": any(each["finding"].must_act for each in findings),
             "state": state,
             "keeps_rows": issubclass(projection, RowProjection),
             "doc": (projection.__doc__ or "").strip().splitlines()[:1],
@@ -298,13 +315,13 @@ class ProjectionAdmin(ReadOnlyAdmin):
             found = Feed(using).holding_back()
         except EventLogError:
             return [], False
-        limit = timedelta(seconds=10)
-        told = [each for each in found if each.age is None or each.age > QUIET]
+        limit = timedelta(seconds=conf.health()["MAX_HELD"])
+        longer = [each for each in found if each.age is None or each.age > QUIET]
         shown = [
             {"holder": each, "age": "?" if each.age is None else duration(each.age)}
-            for each in told
+            for each in longer
         ]
-        return shown, any(each.age is None or each.age > limit for each in told)
+        return shown, any(each.age is None or each.age > limit for each in longer)
 
     def _held(
         self, projection: type[BaseProjection], using: str, cause: Cause | None
@@ -375,6 +392,24 @@ def cause_of_event(event: ParkedEvent) -> Cause:
         return Cause(RELEASE, "", "", event.type, event.schema_version)
     state = PARKED if event.is_parked else RETRYING
     return Cause(state, event.error, event.handler, event.type, event.schema_version)
+
+
+def told(looked: Health, is_wanted: Callable[[Finding], bool]) -> list[dict[str, Any]]:
+    """Return findings as a page shows them."""
+    return [
+        {
+            "finding": each,
+            "is_projection": each.subject in projections,
+            "ago": duration(looked.looked_at - each.since) if each.since else "",
+        }
+        for each in looked.findings
+        if is_wanted(each)
+    ]
+
+
+def alarms_of(looked: Health, name: str) -> set[str]:
+    """Return the codes of what somebody must act on in a projection."""
+    return {each.code for each in looked.findings if each.must_act and each.subject == name}
 
 
 def entries(rows: Iterable[ProjectionAction]) -> list[dict[str, Any]]:

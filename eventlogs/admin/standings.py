@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -42,18 +43,30 @@ class Progress(NamedTuple):
     is_known: bool  # whether somebody is at it
 
 
-def conditions(standing: Standing) -> list[Condition]:
-    """Return what is to be said about a projection, what a person must act on first."""
+def conditions(standing: Standing, alarms: Collection[str]) -> list[Condition]:
+    """
+    Return what is to be said about a projection.
+
+    ``alarms`` are the codes of the findings of health that somebody must act on.
+    """
     found: list[Condition] = []
+
+    def who(*codes: str) -> str:
+        return PERSON if any(each in alarms for each in codes) else NOBODY
+
     held = standing.parked + standing.waiting
+    if "rebuild-failed" in alarms:
+        found.append(Condition(_("the last rebuild has failed"), PERSON))
+    elif "rebuild-stopped" in alarms:
+        found.append(Condition(_("a rebuild was interrupted"), PERSON))
     if standing.parked:
-        found.append(Condition(_("%s parked") % number(standing.parked), PERSON))
+        found.append(Condition(_("%s parked") % number(standing.parked), who("parked")))
     if standing.is_rebuild_due:
         found.append(
             Condition(
                 _("rebuild due: rows are of version %(rows)s, the code is of version %(code)s")
                 % {"rows": standing.rows_version, "code": standing.version},
-                PERSON,
+                who("rebuild-due", "rebuild-stopped", "old-release"),
             )
         )
     if retried := standing.waiting - standing.awaiting_release:
@@ -63,16 +76,16 @@ def conditions(standing: Standing) -> list[Condition]:
         text = ngettext(
             "%s waits for a release", "%s wait for a release", standing.awaiting_release
         )
-        found.append(Condition(text % number(standing.awaiting_release), NOBODY))
+        found.append(Condition(text % number(standing.awaiting_release), who("awaiting-release")))
     if standing.problem:
         found.append(Condition(standing.problem, NOBODY))
     elif standing.rows_version is None:
-        found.append(Condition(_("has never run"), NOBODY))
+        found.append(Condition(_("has never run"), who("no-worker")))
     elif standing.positions_behind:
         text = _("behind by %s positions") % number(standing.positions_behind)
         if standing.age is not None:
             text += f", {duration(standing.age)}"
-        found.append(Condition(text, NOBODY))
+        found.append(Condition(text, who("lag", "no-worker")))
     elif held:
         text = ngettext(
             "up to date, but for %s log that is held",
@@ -126,14 +139,14 @@ def progress(
     )
 
 
-def row(standing: Standing) -> dict[str, Any]:
+def row(standing: Standing, alarms: Collection[str]) -> dict[str, Any]:
     """Return the line of a projection in the list of all."""
     age, rate = standing.age, standing.rate
     return {
         "name": standing.name,
         "kind": standing.kind,
         "version": standing.version,
-        "conditions": conditions(standing),
+        "conditions": conditions(standing, alarms),
         "position": number(standing.position),
         "behind": "?" if standing.positions_behind is None else number(standing.positions_behind),
         "lag": "" if age is None else duration(age),
