@@ -21,6 +21,10 @@ KEPT: Final = 10.0  # seconds that the tiny entry of a probe lives
 PATIENCE: Final = 2.0  # seconds that a probe may take
 NEARLY: Final = 0.95  # of the memory, from which on a cache is said to be full
 
+MORE_MEMORY: Final = (
+    "Whoever runs the cache gives it more memory, or lets it throw out old entries:"
+)
+
 
 class Answer(NamedTuple):
     """What a probe has found: the error of a read or a write, and what Redis says of itself."""
@@ -71,11 +75,18 @@ def _why(answer: Answer) -> tuple[str, str]:
     if kind == "OutOfMemoryError" or str(answer.error).startswith("OOM"):
         return (
             "is full, and takes no writes (its maxmemory-policy throws nothing out)",
-            "redis-cli CONFIG SET maxmemory-policy allkeys-lru",
+            _let_go(),
         )
     if answer.is_readable:
         return f"can be read and takes no writes ({kind})", ""
     return f"cannot be reached ({kind})", ""
+
+
+def _let_go() -> str:
+    # Not allkeys-lru: messages of a broker in the same Redis have no time-out, entries have one.
+    if conf.cache_timeout() is None:
+        return ""
+    return "redis-cli CONFIG SET maxmemory-policy volatile-lru"
 
 
 def _failing(
@@ -92,8 +103,8 @@ def _failing(
         ACT,
         alias,
         f"The cache of reductions, CACHES[{alias!r}], {what}: answers stay right, and {effect}.",
-        action="Whoever runs the cache gives it more memory, or lets it throw out what is old:"
-        if command
+        action=MORE_MEMORY
+        if "is full" in what
         else "Whoever runs the cache starts it, or mends the network or its settings.",
         command=command,
         figures=figures or {},
@@ -113,8 +124,8 @@ def _filling(alias: str, answer: Answer) -> Iterator[Finding]:
             alias,
             f"The cache of reductions, CACHES[{alias!r}], is nearly full, and its "
             "maxmemory-policy is noeviction: it will take no writes.",
-            action="Whoever runs the cache gives it more memory, or lets it throw out what is old:",
-            command="redis-cli CONFIG SET maxmemory-policy allkeys-lru",
+            action=MORE_MEMORY,
+            command=_let_go(),
             figures=figures,
         )
     else:

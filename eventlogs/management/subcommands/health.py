@@ -17,6 +17,7 @@ from eventlogs.monitoring.findings import counted, seconds
 
 HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
 
+NAMED = 5  # findings in the message at the end
 WIDEST = 100  # columns of a paragraph: longer lines are hard to read
 
 
@@ -66,8 +67,9 @@ def run(
     else:
         write(out, found)
     if not found.is_healthy:
-        count = sum(each.must_act for each in found.findings)
-        raise findings(f"Somebody must act: {counted(count, 'finding')}.")
+        acts = [f"{each.code} of {each.subject}" for each in found.findings if each.must_act]
+        more = f" and {len(acts) - NAMED} more" if len(acts) > NAMED else ""
+        raise findings(f"Somebody must act: {clean(', '.join(acts[:NAMED]))}{more}.")
 
 
 def write(out: Output, found: Health) -> None:
