@@ -11,13 +11,12 @@ from django.utils.translation import gettext as _
 
 from eventlogs import pasted
 from eventlogs.admin import relations
+from eventlogs.admin.logs import day_of
 from eventlogs.admin.looking import Start
 from eventlogs.admin.orders import ByNumber, ByTime, Key, Order
 from eventlogs.admin.search import search_ids
 from eventlogs.aggregates import aggregates
-from eventlogs.admin.logs import day_of
 from eventlogs.models import Event, EventLog, IdempotencyKey
-from eventlogs.ids import LogId
 
 NAMES: Final = ("type", "log_type", "from", "to", "key", "log", "metadata")
 
@@ -50,7 +49,7 @@ def read_filters(query: dict[str, str], using: str, *, sees_payload: bool) -> Fi
         _of_log(found, using)
     if "key" in query:
         found.every = found.every.filter(_of_key(query["key"], using))
-    wanted = _of_days(found)
+    wanted: Any = _of_days(found)
     if "type" in query:
         wanted = wanted.of_type(query["type"])
     if "log_type" in query:

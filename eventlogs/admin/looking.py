@@ -2,24 +2,21 @@
 Looking for events that may be rare, a window at a time, until a page is full.
 
 No index has the events of a type or those with a value in their metadata, so they are looked
-for among all. One statement looks through a window of at most SPAN events; further windows
-follow until the page is full, the events are at an end, or SECONDS are over. Then the page says
-how far it got, and offers to look on from there.
+for among all. One statement looks through a window, so many events at most; further windows
+follow until the page is full, the events are at an end, or time is over. Then the page says how
+far it got, and offers to look on from there.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from django.db.models import QuerySet
 
 from eventlogs.admin.orders import Key, Order
 from eventlogs.models import Event
-
-SPAN: Final = 100_000  # events that one statement looks through
-SECONDS: Final = 1.0  # after which no further window is begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +63,18 @@ def look(
     Return a page of the events that are wanted.
 
     ``every`` are the events that an index leads to. ``wanted`` are those among them that may be
-    rare; None: all of them.
+    rare; None: all of them. One statement looks through ``span`` events, and after ``seconds``
+    no further one is begun.
     """
     found = Found()
     search = _Search(every, wanted, order, span, seconds)
     if start.around is not None:
         # At least one window on either side, and half of the time for each.
         search.seconds = seconds / 2
-        newer, upto, search_on = search.run(start.around, size // 2, up=True)
-        older, downto, stopped = search.run(
-            start.around.just_above(), size - len(newer), up=False
-        )
+        newer, upto, upto_stopped = search.run(start.around, size // 2, up=True)
+        older, downto, stopped = search.run(start.around.just_above(), size - len(newer), up=False)
         found.events = newer[::-1] + older
-        found.newer, found.stopped_newer, found.high = upto, search_on, upto
+        found.newer, found.stopped_newer, found.high = upto, upto_stopped, upto
         found.older, found.stopped_older, found.low = downto, stopped, downto
     elif start.after is not None or start.oldest:
         events, upto, stopped = search.run(start.after, size, up=True)
@@ -124,25 +120,26 @@ class _Search:
         """
         if self._wanted is None:
             events = self._some(self._every, start, None, size + 1, up)
-            return self._cut(events, size)
+            return self._cut(events, start, size)
         until = time.monotonic() + self.seconds
         events = []
         while True:
-            # With this direction's keyset, a window's own last place is not looked at again.
             edge = self._order.edge(self._beyond(self._every, start, up), self._span, up=up)
             events += self._some(self._wanted, start, edge, size + 1 - len(events), up)
             if len(events) > size:
-                return self._cut(events, size)
+                return self._cut(events, start, size)
             if edge is None:
                 return events, None, False
             if time.monotonic() >= until:
-                return events, edge, True
+                return events, edge, len(events) < size
             start = edge
 
-    def _cut(self, events: list[Event], size: int) -> tuple[list[Event], Key | None, bool]:
+    def _cut(
+        self, events: list[Event], start: Key | None, size: int
+    ) -> tuple[list[Event], Key | None, bool]:
         if len(events) <= size:
             return events, None, False
-        return events[:size], self._order.key_of(events[size - 1]), False
+        return events[:size], self._order.key_of(events[size - 1]) if size else start, False
 
     def _some(
         self, rows: QuerySet[Any], start: Key | None, edge: Key | None, limit: int, up: bool
