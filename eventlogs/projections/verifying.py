@@ -29,10 +29,11 @@ A row that changes in that moment may be compared with what it was before.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
 
 from django.db import (
     DataError,
@@ -168,10 +169,15 @@ class Run:
         *,
         sample: int | None = None,
         repair: bool = False,
+        after: LogId | None = None,
+        log_types: Collection[str] = (),
         using: str | None = None,
     ) -> None:
         """
         Look at so many logs (None: at all, and at rows without a log).
+
+        ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all). With
+        either of them, rows without a log are not looked for.
 
         Raise ProjectionUnavailable where several logs share a row, or a newer release has made
         the rows.
@@ -182,6 +188,13 @@ class Run:
         self._using = projection._using(using)
         self._sample = sample
         self._repair = repair
+        self._after = after
+        self._is_limited = bool(log_types) or after is not None
+        self._log_types = projection._log_types()
+        if log_types and self._log_types is not None:
+            self._log_types = [each for each in self._log_types if each in log_types]
+        elif log_types:
+            self._log_types = list(log_types)
         if projection.has_shared_rows():
             raise ProjectionUnavailable("shared rows", projection=projection.name)
         catching_up.begin(projection, self._using)
@@ -190,9 +203,11 @@ class Run:
         """Return how many logs there are to look at, about."""
         if self._sample is not None:
             return self._sample
-        logs, log_types = EventLog.objects.using(self._using), self._cls._log_types()
-        if log_types is not None:
-            logs = logs.filter(log_type__in=log_types)
+        logs = EventLog.objects.using(self._using)
+        if self._log_types is not None:
+            logs = logs.filter(log_type__in=self._log_types)
+        if self._after is not None:
+            logs = logs.filter(pk__gt=self._after.uuid)
         return int(logs.count())
 
     def findings(
@@ -204,21 +219,29 @@ class Run:
         ``tell`` is called with how many logs were looked at since the last call. Raise
         ProjectionUnavailable as ``RowProjection.verify`` does.
         """
-        cls, using = self._cls, self._using
-        logs = _all(cls, using) if self._sample is None else _rows_of(self._drawn(), using)
-        for some in in_chunks(logs, LOGS_AT_ONCE, EVENTS_AT_ONCE):
+        for some in in_chunks(self._logs(), LOGS_AT_ONCE, EVENTS_AT_ONCE):
             if some[0].version > scans.PAGE:
                 yield from self._one(some[0].log_id)
             else:
                 yield from self._many([log.log_id for log in some])
             self.checked += len(some)
             tell(len(some))
+        if self._is_limited:
+            return
         if self._sample is None or self.checked < self._sample:  # then all logs were looked at
-            for log_id in _strays(cls, using):
+            for log_id in _strays(self._cls, self._using):
                 yield from self._again(log_id)
 
-    def _drawn(self) -> Iterator[LogId]:
-        return _some(self._cls, self._using, self._sample or 0)
+    def _logs(self) -> Iterator[LogRow]:
+        if self._log_types == []:
+            return
+        using, after = self._using, None if self._after is None else self._after.uuid
+        if self._sample is not None:
+            drawn = _some(using, self._sample, log_types=self._log_types, after=after)
+            yield from _rows_of(drawn, using)
+            return
+        for page in scans.logs_by_id(using, after=after, log_types=self._log_types or ()):
+            yield from page
 
     def _many(self, log_ids: Sequence[LogId]) -> Iterator[Difference | Failure]:
         """Look at logs that one snapshot is taken of."""
@@ -471,11 +494,6 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     return page[0][POSITION] if page else 0
 
 
-def _all(projection: type[RowProjection], using: str) -> Iterator[LogRow]:
-    for page in scans.logs_by_id(using, log_types=projection._log_types() or ()):
-        yield from page
-
-
 def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
     """Yield the logs of ids, but for those that are gone."""
     columns = ("log_type", "pk", "version", "created_at", "updated_at")
@@ -485,16 +503,19 @@ def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
             yield LogRow(LogId.stored(log_type, pk), *rest)
 
 
-def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[LogId]:
+def _some(
+    using: str, count: int, *, log_types: Collection[str] | None, after: UUID | None
+) -> Iterator[LogId]:
     """
     Yield logs at random (all, if there are no more): those with many events more often.
 
     They are drawn by a position, not by an id: positions are dense, and ids come in clumps.
     """
     logs = EventLog.objects.using(using)
-    log_types = projection._log_types()
     if log_types is not None:
         logs = logs.filter(log_type__in=log_types)
+    if after is not None:
+        logs = logs.filter(pk__gt=after)
     few = list(logs.order_by("pk")[: count + 1])
     if len(few) <= count:
         yield from (log.log_id for log in few)
@@ -507,7 +528,7 @@ def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[L
         met = {
             LogId.stored(log_type, log)
             for log_type, log in near.values_list("log__log_type", "log_id")
-            if log_types is None or log_type in log_types
+            if (log_types is None or log_type in log_types) and (after is None or log > after)
         }
         for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):
             if len(seen) == count:
