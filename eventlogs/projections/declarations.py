@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeVar
@@ -20,6 +19,7 @@ from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import (
+    awaiting,
     catching_up,
     inline,
     lagging,
@@ -43,7 +43,6 @@ BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
 MAX_ATTEMPTS: Final = 5
 BACKOFF: Final = 1.0  # seconds before the second attempt, doubled for each further one
-NAP: Final = 0.02  # seconds between two looks of wait_for()
 MAX_REDUCTIONS: Final = 5_000  # that a worker keeps in memory
 SHORT: Final = 200  # events of a log up to which it is read together with others
 
@@ -133,28 +132,16 @@ class BaseProjection:
         Wait until ``position`` is applied, at most ``timeout`` seconds; return whether it is.
 
         ``position`` is e.g. that of a LogState. Nothing is applied here: another process does
-        that. An event that waits for another attempt, or is parked, is not applied, nor are
-        those behind it in its log.
+        that. It is applied where the partition of its log has passed it (the others are not asked
+        for), or, inline, where the row has its log's version. An event that waits for another
+        attempt, or is parked, is not applied, nor are those behind it in its log.
+
+        Of an event that the projection does not read, the ones before it in its log are waited
+        for, if it reads any; else the answer is True at once. Where there is no event at the
+        position, its append may be yet to be committed: it is waited for. The answer is False at
+        once where it can never appear: its append was rolled back, or its log is erased.
         """
-        using, end = cls._using(using), time.monotonic() + timeout
-        while True:
-            if cls._is_applied(position, using):
-                return True
-            if time.monotonic() >= end:
-                return False
-            time.sleep(NAP)
-
-    @classmethod
-    def _is_applied(cls, position: int, using: str) -> bool:
-        return leases.position(cls.name, using) >= position and not cls._waits(position, using)
-
-    @classmethod
-    def _waits(cls, position: int, using: str) -> bool:
-        waiting = parking_of(cls, using).rows().filter(position__lte=position)
-        if not waiting.exists():
-            return False
-        event = Event.objects.using(using).select_related("log").filter(position=position).first()
-        return event is not None and waiting.filter(log_id=event.log.log_id).exists()
+        return awaiting.wait_for(cls, position, timeout, using=cls._using(using))
 
     # What failed
 
@@ -351,12 +338,6 @@ class RowProjection(BaseProjection):
     def applied_version(self, log_id: LogId, using: str) -> int:
         found = inline.applied_versions(self.name, using).filter(log_id=log_id)
         return found.values_list("version", flat=True).first() or 0
-
-    @classmethod
-    def _is_applied(cls, position: int, using: str) -> bool:
-        if cls.mode == cls.INLINE and inline.is_applied(cls, position, using):
-            return True  # with its append, whether or not a worker has looked since
-        return super()._is_applied(position, using)
 
     def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
         """Return the row that a log should have, made of all of its records; None for none."""
