@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
-from django.utils import timezone
 
 from eventlogs import inline as appends
 from eventlogs import scans
@@ -18,13 +16,13 @@ from eventlogs.codec import EventReader, FeedRow
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import EventRecord, registry
 from eventlogs.exceptions import LogCorrupted, ProjectionUnavailable, RegistrationError
-from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import (
     catching_up,
     inline,
+    lagging,
     leases,
     passing_over,
     rebuilding,
@@ -33,6 +31,7 @@ from eventlogs.projections import (
 from eventlogs.projections.advancing import Failed, parking_of
 from eventlogs.projections.databases import has_table
 from eventlogs.projections.defaults import fill
+from eventlogs.projections.lagging import Lag
 from eventlogs.projections.passing_over import PassedOver
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
@@ -50,13 +49,6 @@ SHORT: Final = 200  # events of a log up to which it is read together with other
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound="type[BaseProjection]")
-
-
-class Lag(NamedTuple):
-    """How far a projection is behind: in positions, and by the age of the next event."""
-
-    positions: int
-    age: timedelta
 
 
 class BaseProjection:
@@ -124,15 +116,16 @@ class BaseProjection:
 
     @classmethod
     def lag(cls, *, using: str | None = None) -> Lag:
-        """Return how far the rows are behind what is settled; zeros where they are not."""
-        using = cls._using(using)
-        after = leases.position(cls.name, using)
-        page = Feed(using).read(
-            after, limit=1, types=cls._types(), log_types=cls._log_types(), decode=False
-        )
-        if not page:
-            return Lag(0, timedelta())
-        return Lag(page.settled - after, timezone.now() - page[0].recorded_at)
+        """
+        Return how far the projection is behind the newest committed event; see lagging.Lag.
+
+        Events that an open transaction holds back in the feed are lag. An inline projection whose
+        rows are right has none, and needs neither a worker nor a feed for that. What the call
+        asks of the database is bounded.
+
+        Raise FeedUnavailable as the feed does, unless it is inline.
+        """
+        return lagging.lag(cls, cls._using(using))
 
     @classmethod
     def wait_for(cls, position: int, timeout: float = 5.0, *, using: str | None = None) -> bool:
