@@ -25,6 +25,7 @@ from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import (
     catching_up,
     inline,
+    inline_many,
     leases,
     passing_over,
     rebuilding,
@@ -222,6 +223,16 @@ class BaseProjection:
         """Return the rows of which nothing has been applied, one for each log."""
         raise NotImplementedError
 
+    def can_catch_up_many(self, using: str) -> bool:
+        """Return whether an inline projection can catch up with many logs in one transaction."""
+        return False
+
+    def catch_up_many(
+        self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
+    ) -> tuple[set[LogId], list[LogId]]:
+        """Bring many logs to a version at least; return those that are, and that come later."""
+        raise NotImplementedError
+
     def applied_version(self, log_id: LogId, using: str) -> int:
         """Return which version of a log is in its row, of an inline projection."""
         raise NotImplementedError
@@ -277,6 +288,7 @@ class RowProjection(BaseProjection):
     """A projection that keeps rows."""
 
     model: ClassVar[type[models.Model]]
+    folds_whole_logs: ClassVar[bool] = False  # also the events that a person has said to skip
 
     def __init__(self, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
@@ -343,10 +355,14 @@ class RowProjection(BaseProjection):
         ``sample`` is how many logs are looked at, chosen at random, those with many events more
         often; None for all of them. Rows without a log are looked for where all logs are.
         ``repair`` puts right what differs, log by log. Rows are compared as of the checkpoint, so
-        events that are yet to be applied are no difference, nor are those behind a parked one.
-        Others go on meanwhile.
+        events that are yet to be applied are no difference. Others go on meanwhile.
 
-        Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
+        The answer says what was left out. ``held`` is the number of logs that were compared only
+        up to an event that is parked or waits. ``failed`` are the logs whose events cannot be
+        replayed, e.g. because a handler raises: their rows are not compared.
+
+        Raise ProjectionUnavailable where several logs share a row, and where a release that runs
+        beside this one has made a row, or handles an event that this one does not.
         """
         return verifying.verify(cls, sample=sample, repair=repair, using=using)
 
@@ -363,6 +379,14 @@ class RowProjection(BaseProjection):
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         return inline.missing(self, rows, using)
 
+    def can_catch_up_many(self, using: str) -> bool:
+        return inline_many.is_possible(using)
+
+    def catch_up_many(
+        self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
+    ) -> tuple[set[LogId], list[LogId]]:
+        return inline_many.catch_up(self, wanted, using, most=most, is_own=is_own)
+
     def applied_version(self, log_id: LogId, using: str) -> int:
         found = inline.applied_versions(self.name, using).filter(log_id=log_id)
         return found.values_list("version", flat=True).first() or 0
@@ -376,6 +400,10 @@ class RowProjection(BaseProjection):
     def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
         """Return the row that a log should have, made of all of its records; None for none."""
         raise NotImplementedError
+
+    def row_at_once(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        """Return what ``row_of`` does, of records that are all in memory: nothing is read."""
+        return self.row_of(log_id, records, using)
 
     def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
         """Apply records inside of a transaction; ``anew`` begins with blank rows."""
@@ -488,6 +516,7 @@ class ReductionProjection(RowProjection):
     """A read model with one row for each log of an aggregate, made of its reduction."""
 
     aggregate: ClassVar[type[Aggregate]]
+    folds_whole_logs = True
 
     def __init__(self, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
@@ -533,6 +562,9 @@ class ReductionProjection(RowProjection):
             return None
         reduction = LogManager(self.aggregate, using=using).reduce(log_id, version=version)
         return self._row(reduction, using)
+
+    def row_at_once(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        return self._row(fold(nothing(self.aggregate, log_id), records), using)
 
     def _reductions_of(
         self, by_log: dict[LogId, list[EventRecord]], using: str

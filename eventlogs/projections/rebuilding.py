@@ -7,14 +7,14 @@ transaction locks the projection's checkpoints (a worker waits between two batch
 has settled meanwhile, lets the tables change places, and makes the rebuild's checkpoints those of
 the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
 
-An inline projection is rebuilt in place, log by log, each under the lock that its appends take:
-readers see each row as it was, or as it is to be.
+An inline projection is rebuilt in place, some hundred logs at a time, under the locks that their
+appends take (see ``inline_many.py``): readers see each row as it was, or as it is to be.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -42,9 +42,10 @@ from eventlogs.models import (
     ProjectionAction,
     ProjectionState,
 )
-from eventlogs.projections import actions, inline, leases, shadows, verifying
+from eventlogs.projections import actions, inline, inline_many, leases, shadows, verifying
 from eventlogs.projections.advancing import Advancer, parking_of
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.scans import LogRow
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -53,7 +54,9 @@ SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # PostgreSQL's code
 RESUMED: Final = "Resumed; the time is that of the last run."
-LOGS_AT_ONCE: Final = 50  # of an inline projection, in one step: a worker has other work, too
+# Of an inline projection, in one step: a worker has other work, too, and appends wait.
+LOGS_AT_ONCE: Final = 200
+EVENTS_AT_ONCE: Final = 2_000
 
 
 class Progress(NamedTuple):
@@ -496,13 +499,11 @@ class _InlineRebuild:
         done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
         total, applied, reached, done_before = logs.count(), 0, state.rebuild_reached, done
         for page in scans.logs_by_id(using, after=reached, log_types=log_types or ()):
-            for first in range(0, len(page), LOGS_AT_ONCE):
-                logs_at_once = page[first : first + LOGS_AT_ONCE]
-                for log in logs_at_once:
-                    applied += self._rebuild(log.log_id, downgrade)
-                done += len(logs_at_once)
+            for some in verifying.in_chunks(page, LOGS_AT_ONCE, EVENTS_AT_ONCE):
+                applied += self._rebuild_many(some, downgrade)
+                done += len(some)
                 states.update(
-                    rebuild_reached=logs_at_once[-1].log_id.uuid,
+                    rebuild_reached=some[-1].log_id.uuid,
                     rebuild_done=done,
                     rebuild_total=max(total, done),
                     rebuild_applied=before + applied,
@@ -548,6 +549,15 @@ class _InlineRebuild:
             some = list(
                 made.filter(log_id__gt=some[-1]).values_list("log_id", flat=True)[:LOGS_AT_ONCE]
             )
+
+    def _rebuild_many(self, logs: Sequence[LogRow], downgrade: bool) -> int:
+        counts: dict[LogId, int] = {}
+        if len(logs) > 1 and inline_many.is_possible(self._using):
+            # Where one of them cannot be rebuilt, the next loop says which one, and why.
+            with suppress(Exception, SystemExit):
+                counts = inline_many.rebuild(self._cls, logs, self._using, downgrade=downgrade)
+        others = [log.log_id for log in logs if log.log_id not in counts]
+        return sum(counts.values()) + sum(self._rebuild(each, downgrade) for each in others)
 
     def _rebuild(self, log_id: LogId, downgrade: bool) -> int:
         try:

@@ -6,11 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
-from eventlogs.models import AppliedVersion
+from eventlogs import LogId, ProjectionUnavailable, scans
+from eventlogs.codec import EncodedEvent
+from eventlogs.models import AppliedVersion, Checkpoint, EventLog
 from eventlogs.projections import verifying
-from eventlogs.projections.verifying import Difference, Verification
-from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
+from eventlogs.projections.catching_up import begin
+from eventlogs.projections.verifying import Difference, Failure, Verification
+from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Balance,
@@ -110,7 +112,7 @@ def test_what_waits_behind_an_event_that_failed_is_no_difference():
     Balances.catch_up()
     readmodels.reset()
 
-    assert Balances.verify(sample=None, repair=True) == Verification(1, ())
+    assert Balances.verify(sample=None, repair=True) == Verification(1, (), held=1)
     assert balances() == {ada.log_id: 5}
 
 
@@ -140,15 +142,49 @@ def test_rows_that_several_logs_share_cannot_be_compared():
     assert caught.value.reason == "shared rows"
 
 
-def test_what_a_handler_raises_is_raised():
+@EACH
+def test_what_a_handler_raises_is_listed_and_the_other_logs_are_compared(each, monkeypatch):
     states = some()
-    Balances.catch_up()
-    fail_on(Deposited)
+    bad = Account.logs.create(Opened("eve"), Noted("broken"), Deposited(1))
+    each.catch_up()
+    each.model.objects.filter(pk=states[3].log_id).update(balance=99)
+    monkeypatch.setattr(Account, "apply", apply_or_fail)
+    fail_on(Noted)
 
-    with pytest.raises(ProjectionFailed) as caught:
-        Balances.verify(sample=None)
-    assert caught.value.log_id in {state.log_id for state in states}
-    assert isinstance(caught.value.__cause__, ValueError)
+    verification = each.verify(sample=None, repair=True)
+
+    assert not verification
+    assert verification.checked == 6
+    assert verification.failed == (Failure(bad.log_id, "ValueError", bad.position - 1),)
+    assert found(verification) == {states[3].log_id: ("balance",)}
+    assert balances(each.model)[states[3].log_id] == 3
+    assert "4111" not in repr(verification)
+    monkeypatch.undo()
+    readmodels.reset()
+    assert each.verify(sample=None) == Verification(6, ())
+
+
+def apply_or_fail(self, record):
+    if isinstance(record.event, Noted):
+        raise ValueError("4111-1111")
+    apply(self, record)
+
+
+apply = Account.apply
+
+
+def test_an_event_that_cannot_be_decoded_is_listed():
+    ada = Account.logs.create(Opened("ada"), Deposited(5))
+    bad = EncodedEvent("account.deposited", 1, '{"amount": "secret"}')
+    state = EventLog.objects.append(ada.log_id, [bad], expected_version=2)
+    some(2)
+    Checkpoint.objects.all().delete()
+    begin(Balances, "default")
+    Checkpoint.objects.update(position=state.position)  # as if code of before had applied it
+
+    [failure] = Balances.verify(sample=None).failed
+
+    assert failure == Failure(ada.log_id, "UndecodableEvent", state.position)
 
 
 def test_an_inline_row_is_compared_at_the_version_that_it_is_at(request):
@@ -172,6 +208,7 @@ def test_an_inline_row_is_compared_at_the_version_that_it_is_at(request):
 
 @pytest.mark.postgresql
 def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch, elsewhere):
+    monkeypatch.setattr(scans, "PAGE", 1)  # all logs are long ones
     states = some(3)
     Balances.catch_up()
     states = [Account.logs.append(state, Deposited(7)) for state in states]
@@ -202,13 +239,16 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
 real = verifying.differences
 
 
-def test_a_twin_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(monkeypatch):
+@pytest.mark.parametrize("page", [1, 2_000])
+def test_a_twin_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(monkeypatch, page):
+    monkeypatch.setattr(scans, "PAGE", page)
     records = verifying.records
 
     def all_records(projection, log_id, using, *, upto):
         return records(projection, log_id, using, upto=verifying.EVERYTHING)
 
     monkeypatch.setattr(verifying, "records", all_records)
+    monkeypatch.setattr(verifying.Moment, "in_row", lambda self, log: (self.events[log], False))
     with pytest.raises(AssertionError):
         test_what_is_yet_to_be_applied_is_no_difference(Balances)
 
