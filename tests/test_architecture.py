@@ -24,7 +24,7 @@ FLOORS = [
     [
         *["inline", "policies", "pages", "stores/", "managers", "models", "feed", "scans"],
         *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
-        "waypoints",
+        *["waypoints", "deciders"],
     ],
     ["refreshers"],
     ["logs", "sweeps"],

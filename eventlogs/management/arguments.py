@@ -61,6 +61,16 @@ def age(text: str) -> timedelta:
     raise ArgumentTypeError("this is not an age. Write one as 90d: a number and s, m, h, d or w.")
 
 
+def field(text: str) -> tuple[str, ...]:
+    """Read where an event has a value: data.at, metadata.request.started_at."""
+    root, *names = text.strip().split(".")
+    if root not in ("data", "metadata") or not names or not all(names):
+        raise ArgumentTypeError(
+            "this is not a field of an event. Write one as data.at or metadata.request.started_at."
+        )
+    return root, *names
+
+
 def at_least(lowest: int) -> Callable[[str], int]:
     """Return the reader of an int from ``lowest`` on."""
 

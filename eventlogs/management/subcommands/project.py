@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from django.core.management.base import CommandParser
 from django.db import connections
+from django.utils import timezone
 
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
@@ -25,6 +26,7 @@ from eventlogs.projections.declarations import Reactor
 from eventlogs.projections.running import Runner
 from eventlogs.projections.running import run as run_once
 from eventlogs.stores.feeds import feed_source_for
+from eventlogs.times import time_text
 
 try:
     import resource
@@ -218,7 +220,7 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
         out.record({"applied": applied})
     else:
         for name, count in sorted(applied.items()):
-            out.line(f"{time.strftime('%H:%M:%S')}  {name}: {count:,} events applied")
+            out.line(f"{time_text(timezone.now())}  {name}: {count:,} events applied")
         out.flush()
 
 
