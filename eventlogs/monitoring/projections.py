@@ -133,7 +133,7 @@ def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[F
     behind = stand.positions_behind or 0
     name, limit = stand.name, look.limits["MAX_LAG"]
     if stand.problem:
-        return  # of the feed, or of a checkpoint beyond it: there is a finding that says so
+        return  # the feed cannot be read, or the checkpoint is beyond it: another finding says so
     is_late = age > limit or overdue > 0
     since = look.now - timedelta(seconds=age) if age else None
     figures = {"lag_seconds": round(age, 3), "positions_behind": behind, "overdue": overdue}
