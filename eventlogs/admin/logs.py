@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -41,6 +41,16 @@ from eventlogs.scans import LogRow
 
 LOGS: Final = 50  # of a page
 SHORT: Final = 40  # events of a log up to which the list shows its state
+LONG: Final = 60  # characters of a value of a state that takes the whole width
+
+
+class StateLine(NamedTuple):
+    """A value of a state as a page shows it."""
+
+    name: str
+    value: str | shapes.Markup
+    is_long: bool
+    is_changed: bool  # by the event that is selected
 
 
 @admin.register(EventLog)
@@ -156,6 +166,8 @@ class LogAdmin(ReadOnlyAdmin):
             "timeline": found,
             "events": [self._event(each, found, sees) for each in reversed(found.steps)],
             "state": self._state(found, sees),
+            # Where rows were removed behind the database's back, there is a hole.
+            "is_selected_there": any(each.record.index == selected for each in found.steps),
             "unavailable": found.state if isinstance(found.state, Unavailable) else None,
             # Names: a template would call a class.
             "aggregates": [each.__qualname__ for each in aggregates.of(log_id.log_type)],
@@ -184,14 +196,20 @@ class LogAdmin(ReadOnlyAdmin):
         actor, rest = actor_of(record.metadata)
         data = record.event
         today = None if step.event is None else snapshot(step.event)
+        is_selected = record.index == found.selected
+        longest = shapes.WHOLE if is_selected else shapes.LONGEST
+
+        def shown(value: Any) -> shapes.Markup:
+            return shapes.markup(value if sees else shapes.shape(value), longest=longest)
+
         return {
             "record": record,
-            "is_selected": record.index == found.selected,
+            "is_selected": is_selected,
             "actor": actor if sees else None,
-            "payload": shapes.pretty(data if sees else shapes.shape(data)),
+            "payload": shown(data),
             # What the code of today reads, where that is something else than what is stored.
-            "today": shapes.pretty(today) if sees and today not in (None, data) else None,
-            "metadata": shapes.pretty(rest if sees else shapes.shape(rest)) if rest else "",
+            "today": shown(today) if sees and today not in (None, data) else None,
+            "metadata": shown(rest) if rest else "",
             "links": self._related(record) if sees else [],
             "changes": [change_of(each, sees) for each in step.changes or ()],
             "has_changes": step.changes is not None,
@@ -201,11 +219,24 @@ class LogAdmin(ReadOnlyAdmin):
         events = reverse(f"{self.admin_site.name}:eventlogs_event_changelist")
         return relations.links(events, record.id, record.position, record.metadata)
 
-    def _state(self, found: Timeline, sees: bool) -> list[tuple[str, str]] | None:
+    def _state(self, found: Timeline, sees: bool) -> list[StateLine] | None:
         if not isinstance(found.state, dict):
             return None
-        changed = found.state if sees else shapes.shape(found.state)
-        return [(name, text_of(value)) for name, value in changed.items()]
+        [*changes] = (
+            change
+            for step in found.steps
+            if step.record.index == found.selected
+            for change in step.changes or ()
+        )
+        changed = {change.path[0] for change in changes if change.path}
+        left = shapes.WHOLE
+        lines = []
+        for name, value in found.state.items():
+            text = text_of(value if sees else shapes.shape(value), longest=max(left, shapes.LINE))
+            left -= len(str(text))
+            is_long = isinstance(value, dict | list) or len(str(text)) > LONG
+            lines.append(StateLine(name, text, is_long, name in changed))
+        return lines
 
     def _find(self, log: str) -> EventLog:
         """Return the log of an id in any writing; raise Http404."""
@@ -254,19 +285,25 @@ class LogAdmin(ReadOnlyAdmin):
 def change_of(change: Change, sees: bool) -> dict[str, Any]:
     """Return a change for a template: where, what it was, what it is."""
 
-    def shown(value: Any) -> str | None:
+    def shown(value: Any) -> shapes.Markup | None:
         if value is MISSING:
             return None
-        return shapes.line(value if sees else shapes.shape(value))
+        return shapes.line_markup(value if sees else shapes.shape(value))
 
-    return {"where": change.where, "old": shown(change.old), "new": shown(change.new)}
+    return {
+        "where": shapes.path_markup(change.path),
+        "old": shown(change.old),
+        "new": shown(change.new),
+    }
 
 
-def text_of(value: Any) -> str:
+def text_of(value: Any, *, longest: int) -> str | shapes.Markup:
     """Return a value of a state as text: what is simple as it is, the rest as JSON."""
     if value is None:
         return "—"
-    return value if isinstance(value, str) else shapes.pretty(value)
+    if isinstance(value, str):
+        return value if len(value) <= longest else value[:longest] + shapes.ELLIPSIS
+    return shapes.markup(value, longest=longest)
 
 
 def day_of(text: str) -> datetime | None:
