@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
+from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
 from eventlogs.management.projections import choose, reactors
 from eventlogs.projections.declarations import Reactor
@@ -114,7 +115,7 @@ def run(
 def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes: bool) -> None:
     """Let reactors pass over all events up to now; without ``yes``, only say how many."""
     for each in chosen:
-        found = each.pass_over(dry_run=not yes, using=using)
+        found = each.pass_over(dry_run=not yes, by=operator(), using=using)
         if out.as_json:
             out.record({"projection": each.name, "done": yes, **found._asdict()})
             continue
