@@ -22,6 +22,7 @@ from eventlogs.projections import (
     awaiting,
     catching_up,
     inline,
+    inline_many,
     lagging,
     leases,
     passing_over,
@@ -99,19 +100,27 @@ class BaseProjection:
     # Running
 
     @classmethod
-    def catch_up(cls, *, using: str | None = None) -> int:
+    def catch_up(cls, *, strict: bool = False, using: str | None = None) -> int:
         """
         Apply all that is settled, and return the number of events that were applied here.
 
         When it returns, what was settled at the call is applied, by this process or, where
         another one is at it, by that one: it is waited for. An event whose handler raises is
         tried again later and then parked, with its log's later events behind it (see
-        ``parked``); the others are applied, and nothing is raised.
+        ``waiting`` and ``parked``); the others are applied, and nothing is raised.
+
+        With ``strict``, for tests, all is applied or ProjectionFailed is raised, with the
+        handler's own exception as its ``__cause__``. It is raised at the first event that cannot
+        be applied. What was applied before it stays applied; the event is not: no attempt is
+        counted, its log is not held, and the next call begins with it. What other calls have left
+        waiting is tried at once, whenever it is due; that counts as an attempt. It is also raised,
+        without an attempt and without a cause, for an event that is parked or waits for another
+        release.
 
         Raise FeedUnavailable as the feed does, and ProjectionUnavailable where the rows are of
         newer code, or have to be rebuilt first.
         """
-        return catching_up.catch_up(cls, using=using)
+        return catching_up.catch_up(cls, strict=strict, using=using)
 
     @classmethod
     def lag(cls, *, using: str | None = None) -> Lag:
@@ -163,24 +172,29 @@ class BaseProjection:
         return list(waiting.exclude(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
-    def retry(cls, log_id: LogId | str | None = None, *, using: str | None = None) -> int:
+    def retry(
+        cls, log_id: LogId | str | None = None, *, by: str = "", using: str | None = None
+    ) -> int:
         """
         Let events that wait or are parked be tried again at once; return how many there are.
 
         ``log_id`` names the log, None is all of them. A worker, or the next ``catch_up``, does
-        it: the event first, and then the later ones of its log, in order.
+        it: the event first, and then the later ones of its log, in order. ``by`` is who does
+        it, for the projection's history (eventlogs.models.ProjectionAction).
         """
-        parking = parking_of(cls, cls._using(using))
-        return parking.try_again(None if log_id is None else _log_id(log_id))
+        return catching_up.retry(
+            cls, None if log_id is None else _log_id(log_id), by=by, using=using
+        )
 
     @classmethod
-    def skip(cls, log_id: LogId | str, *, using: str | None = None) -> bool:
+    def skip(cls, log_id: LogId | str, *, by: str = "", using: str | None = None) -> bool:
         """
         Pass over the event that a log is held by, for good; return whether there was one.
 
         Rebuilds pass over it, too. The later events of the log are applied as by ``retry``.
+        ``by`` is who does it, for the projection's history.
         """
-        return catching_up.skip(cls, _log_id(log_id), using=using)
+        return catching_up.skip(cls, _log_id(log_id), by=by, using=using)
 
     # How it works inside
 
@@ -195,6 +209,16 @@ class BaseProjection:
 
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         """Return the rows of which nothing has been applied, one for each log."""
+        raise NotImplementedError
+
+    def can_catch_up_many(self, using: str) -> bool:
+        """Return whether an inline projection can catch up with many logs in one transaction."""
+        return False
+
+    def catch_up_many(
+        self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
+    ) -> tuple[set[LogId], list[LogId]]:
+        """Bring many logs to a version at least; return those that are, and that come later."""
         raise NotImplementedError
 
     def applied_version(self, log_id: LogId, using: str) -> int:
@@ -252,6 +276,7 @@ class RowProjection(BaseProjection):
     """A projection that keeps rows."""
 
     model: ClassVar[type[models.Model]]
+    folds_whole_logs: ClassVar[bool] = False  # also the events that a person has said to skip
 
     def __init__(self, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
@@ -267,6 +292,7 @@ class RowProjection(BaseProjection):
         park: bool = False,
         downgrade: bool = False,
         tell: Tell = nobody,
+        by: str = "",
         using: str | None = None,
     ) -> int:
         """
@@ -281,7 +307,8 @@ class RowProjection(BaseProjection):
         ``downgrade`` lets older code take over rows that a newer version of the projection has
         made, after a rollback: stop the processes of the newer release first.
 
-        ``tell`` is called with a rebuilding.Progress after each batch.
+        ``tell`` is called with a rebuilding.Progress after each batch. ``by`` is who rebuilds:
+        the projection's history says how each rebuild ended.
 
         Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
         for the next call, and the old rows serve on. With ``park``, such events are parked
@@ -290,20 +317,21 @@ class RowProjection(BaseProjection):
         log does not exist.
         """
         if log_id is not None:
-            return rebuilding.rebuild_log(cls, _log_id(log_id), using=using)
+            return rebuilding.rebuild_log(cls, _log_id(log_id), by=by, using=using)
         return rebuilding.rebuild(
-            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, using=using
+            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, by=by, using=using
         )
 
     @classmethod
-    def request_rebuild(cls, *, using: str | None = None) -> None:
+    def request_rebuild(cls, *, by: str = "", using: str | None = None) -> None:
         """
         Let a worker (``eventlogs project``, or the Celery task) rebuild, and return at once.
 
         It does so beside its other work. How it goes is in eventlogs.models.ProjectionState:
-        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing.
+        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing. ``by`` is who
+        asks, for the projection's history.
         """
-        rebuilding.request(cls, using=using)
+        rebuilding.request(cls, by=by, using=using)
 
     @classmethod
     def verify(
@@ -315,10 +343,14 @@ class RowProjection(BaseProjection):
         ``sample`` is how many logs are looked at, chosen at random, those with many events more
         often; None for all of them. Rows without a log are looked for where all logs are.
         ``repair`` puts right what differs, log by log. Rows are compared as of the checkpoint, so
-        events that are yet to be applied are no difference, nor are those behind a parked one.
-        Others go on meanwhile.
+        events that are yet to be applied are no difference. Others go on meanwhile.
 
-        Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
+        The answer says what was left out. ``held`` is the number of logs that were compared only
+        up to an event that is parked or waits. ``failed`` are the logs whose events cannot be
+        replayed, e.g. because a handler raises: their rows are not compared.
+
+        Raise ProjectionUnavailable where several logs share a row, and where a release that runs
+        beside this one has made a row, or handles an event that this one does not.
         """
         return verifying.verify(cls, sample=sample, repair=repair, using=using)
 
@@ -335,6 +367,14 @@ class RowProjection(BaseProjection):
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         return inline.missing(self, rows, using)
 
+    def can_catch_up_many(self, using: str) -> bool:
+        return inline_many.is_possible(using)
+
+    def catch_up_many(
+        self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
+    ) -> tuple[set[LogId], list[LogId]]:
+        return inline_many.catch_up(self, wanted, using, most=most, is_own=is_own)
+
     def applied_version(self, log_id: LogId, using: str) -> int:
         found = inline.applied_versions(self.name, using).filter(log_id=log_id)
         return found.values_list("version", flat=True).first() or 0
@@ -342,6 +382,10 @@ class RowProjection(BaseProjection):
     def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
         """Return the row that a log should have, made of all of its records; None for none."""
         raise NotImplementedError
+
+    def row_at_once(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        """Return what ``row_of`` does, of records that are all in memory: nothing is read."""
+        return self.row_of(log_id, records, using)
 
     def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
         """Apply records inside of a transaction; ``anew`` begins with blank rows."""
@@ -454,6 +498,7 @@ class ReductionProjection(RowProjection):
     """A read model with one row for each log of an aggregate, made of its reduction."""
 
     aggregate: ClassVar[type[Aggregate]]
+    folds_whole_logs = True
 
     def __init__(self, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
@@ -499,6 +544,9 @@ class ReductionProjection(RowProjection):
             return None
         reduction = LogManager(self.aggregate, using=using).reduce(log_id, version=version)
         return self._row(reduction, using)
+
+    def row_at_once(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        return self._row(fold(nothing(self.aggregate, log_id), records), using)
 
     def _reductions_of(
         self, by_log: dict[LogId, list[EventRecord]], using: str
@@ -601,17 +649,20 @@ class Reactor(BaseProjection):
     is_transactional = False
 
     @classmethod
-    def pass_over(cls, *, dry_run: bool = False, using: str | None = None) -> PassedOver:
+    def pass_over(
+        cls, *, dry_run: bool = False, by: str = "", using: str | None = None
+    ) -> PassedOver:
         """
         Begin behind all that is settled now, and never react to what is before; say what that is.
 
         For after an import of old logs. Events that wait or are parked are passed over, too:
         they would let the events behind them in their logs go. A worker that runs goes on from
         there; it may be in the middle of one event. ``dry_run`` only says what it would be.
+        ``by`` is who does it, for the reactor's history.
 
         Raise FeedUnavailable as the feed does.
         """
-        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run)
+        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run, by=by)
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:

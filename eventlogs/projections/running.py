@@ -32,7 +32,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import Feed
 from eventlogs.models import ParkedEvent, ProjectionState
-from eventlogs.projections import leases, rebuilding, releases
+from eventlogs.projections import actions, leases, rebuilding, releases
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
@@ -75,13 +75,16 @@ def chosen(names: Iterable[str] | None = None) -> dict[str, type[BaseProjection]
     return {name: projections[name] for name in (projections if names is None else names)}
 
 
-def run(names: Iterable[str] | None = None, *, using: str | None = None) -> dict[str, int]:
+def run(
+    names: Iterable[str] | None = None, *, strict: bool = False, using: str | None = None
+) -> dict[str, int]:
     """
     Let projections catch up, by default all; return the number of events applied, by name.
 
     What another worker has at the moment is left to it. Where some fail, the others catch up
-    all the same, and an ExceptionGroup of the errors is raised in the end. Raise KeyError for a
-    name that no imported module declares.
+    all the same, and an ExceptionGroup of the errors is raised in the end. With ``strict``, an
+    event that is not applied is such an error: a ProjectionFailed, see ``catch_up``. Raise
+    KeyError for a name that no imported module declares.
     """
     applied: dict[str, int] = {}
     errors: list[Exception] = []
@@ -90,7 +93,7 @@ def run(names: Iterable[str] | None = None, *, using: str | None = None) -> dict
             if issubclass(each, RowProjection):  # first: it may be what the rest waits for
                 for _ in rebuild(each, using=using):
                     pass
-            applied[name] = catch_up(each, wait=False, using=using)
+            applied[name] = catch_up(each, wait=False, strict=strict, using=using)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -112,7 +115,8 @@ def rebuild(
         return  # another worker has done it meanwhile
     why = ""
     try:
-        for _ in rebuilding.steps(projection, using=using):
+        by = actions.requested_by(projection.name, using)
+        for _ in rebuilding.steps(projection, by=by, using=using):
             yield
     except Exception as error:
         if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
@@ -236,8 +240,7 @@ class Runner:
             for place in list(self._advancers):
                 self._give_back(place)
             for using in self._databases():
-                # What it handles is kept: the worker that comes after it may take a moment.
-                releases.seen(using, self._owner)
+                releases.ended(using, self._owner)
         self._forget()
 
     # Who does what

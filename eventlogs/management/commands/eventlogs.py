@@ -5,7 +5,7 @@ What is here concerns them all: the common options, the exit codes, and what hap
 somebody presses Ctrl-C, closes the pipe, or makes a mistake.
 
     0    done
-    1    done, and the answer is bad news: ``verify`` has findings
+    1    done, and the answer is bad news: ``verify`` has findings, ``health`` wants a person
     2    not done: a wrong option, an unknown log, a database that does not answer
     130  interrupted by Ctrl-C; running it again carries on where that is possible
     141  whoever read the output went away (``| head``)
@@ -31,6 +31,9 @@ EPILOG = (
     f"Exit codes: 0 done; {FINDINGS} done, with findings; {NOT_DONE} not done; "
     f"{INTERRUPTED} interrupted; {PIPE_CLOSED} the reader of the output went away."
 )
+
+
+WITHOUT_TABLES = {"health"}  # it says so itself, where there are none
 
 
 class Command(BaseCommand):
@@ -59,7 +62,8 @@ class Command(BaseCommand):
         using = options.pop("database") or router.db_for_write(EventLog)
         out = Output(self, as_json=options.pop("json"), force_color=options["force_color"])
         try:
-            check_tables(using)
+            if subcommand not in WITHOUT_TABLES:
+                check_tables(using)
             SUBCOMMANDS[subcommand].run(out, using=using, **options)
         except EventLogError as error:
             raise mistake(str(error)) from error
