@@ -39,6 +39,7 @@ from eventlogs.projections.declarations import BaseProjection, RowProjection, pr
 from eventlogs.projections.leases import LeaseLost
 from eventlogs.projections.parking import pay_back
 from eventlogs.projections.releases import Handles
+from eventlogs.projections.tracebacks import described, traceback_of
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -216,9 +217,14 @@ class Runner:
                 self._next_beat = 0.0
             except (Error, FeedUnavailable):
                 raise
-            except Exception:
+            except Exception as error:
                 # Not an event's: those are held. The other projections go on.
-                logger.exception("Projection %s cannot go on; it is tried again.", place[0])
+                logger.error(
+                    "Projection %s cannot go on; it is tried again: %s\n%s",
+                    place[0],
+                    described(error),
+                    traceback_of(error),
+                )
                 self._advancers.pop(place).abandon()
             count = advancer.applied - before
             if count:
