@@ -6,7 +6,6 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.db.models import Max, Min
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.formats import number_format
@@ -18,10 +17,9 @@ from eventlogs.admin.keysets import Page
 from eventlogs.admin.looking import Found, Start, look
 from eventlogs.admin.orders import ByTime, Key, number_from
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
+from eventlogs.admin.search import event_in
 from eventlogs.aggregates import aggregates
-from eventlogs.conf import MAX_VERSION
 from eventlogs.events import registry
-from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
 from eventlogs.metadata import actor_of
 from eventlogs.models import Event
@@ -56,16 +54,10 @@ class EventAdmin(ReadOnlyAdmin):
 
     def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
         """Go to the place of the event with the id ``<log id>:<index>``, which never changes."""
-        log, _colon, index = record.rpartition(":")
-        try:
-            log_id = LogId.parse(log)
-        except InvalidLogId:
-            raise Http404(_("There is no such event.")) from None
-        events = Event.objects.using(Event.objects.db).for_log(log_id)
-        is_index = index.isascii() and index.isdigit() and len(index) <= len(str(MAX_VERSION))
-        if not is_index or not events.filter(index=int(index)).exists():
+        found = event_in(record, Event.objects.db)
+        if found is None:
             raise Http404(_("There is no such event."))
-        return self._redirect(log_id, int(index))
+        return self._redirect(*found)
 
     def _redirect(self, log_id: LogId, index: int) -> HttpResponse:
         log = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
@@ -92,6 +84,7 @@ class EventAdmin(ReadOnlyAdmin):
             "events": [self._event(each, asked, sees) for each in found.events],
             "report": report(found, asked, start, using),
             "look_on": look_on(found, asked),
+            "is_by_time": isinstance(asked.order, ByTime),
             "types": choices({each.name for each in registry}, query.get("type")),
             "log_types": choices({each.log_type for each in aggregates}, query.get("log_type")),
             "query": {**dict.fromkeys(NAMES, ""), **query},
@@ -221,9 +214,9 @@ def _extent(found: Found, asked: Filters, using: str) -> tuple[str | None, str |
     if asked.log is not None:
         first, last = 0, asked.log.version - 1
     else:
-        # Both along the primary key.
-        ends = Event.objects.using(using).order_by().aggregate(first=Min("pk"), last=Max("pk"))
-        first, last = ends["first"] or 0, ends["last"] or -1
+        # Two statements: for both at once, SQLite reads the whole table.
+        numbers = Event.objects.using(using).values_list("pk", flat=True)
+        first, last = numbers.order_by("pk").first() or 0, numbers.order_by("-pk").first() or -1
     if last < first:
         return None, None, ""
     lowest = first if found.low is None else max(first, found.low.number)
