@@ -44,6 +44,7 @@ from eventlogs.projections.replaying import NONE, Replayer, skipped_of
 from eventlogs.projections.rows import chunks, upsert
 from eventlogs.scans import LogRow
 from eventlogs.stores.many import Part, events_of_logs
+from eventlogs.stores.transactions import in_transaction
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -153,7 +154,7 @@ def rebuild(
     Raise what ``rebuilding.rebuild_log`` does; nothing is stored then.
     """
     projection = cls()
-    is_own = not connections[using].in_atomic_block
+    is_own = not in_transaction(connections[using])
     with transaction.atomic(using=using):
         if is_own:
             limit_waits(using)
