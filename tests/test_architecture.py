@@ -18,22 +18,26 @@ ROOT = Path(eventlogs.__file__).parent
 # DESIGN, section 11: a module imports from floors below its own, and, on its own floor, from
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
-    ["exceptions", "conf", "sources"],
-    ["ids", "events", "gate", "codec", "metadata", "fields"],
+    ["exceptions", "conf", "sources", "times"],
+    ["ids", "pasted", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
     [
         *["inline", "policies", "pages", "stores/", "managers", "models", "feed", "scans"],
         *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
-        "waypoints",
+        *["waypoints", "deciders"],
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
+    [
+        *["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
+        "monitoring/",
+    ],
     [
         "tasks",
         "django_tasks",
         "admin/",
         "management/",
+        "templatetags/",
         "testing/",
         "contrib/",
         "migrations/",

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_date
 from django.utils.translation import gettext as _
 
-from eventlogs import scans, transfer
-from eventlogs.admin import shapes
+from eventlogs import pasted, scans, transfer
+from eventlogs.admin import relations, shapes
+from eventlogs.admin.downloads import Download
 from eventlogs.admin.keysets import page
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
-from eventlogs.admin.search import search
+from eventlogs.admin.search import event_in, search
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
 from eventlogs.codec import EventReader
-from eventlogs.exceptions import InvalidLogId
+from eventlogs.events import EventRecord
 from eventlogs.history import MISSING, Change, Step, Unavailable, snapshot, summarize
 from eventlogs.ids import LogId
 from eventlogs.metadata import actor_of
@@ -35,7 +36,16 @@ from eventlogs.scans import LogRow
 
 LOGS: Final = 50  # of a page
 SHORT: Final = 40  # events of a log up to which the list shows its state
-LINKED: Final = ("correlation_id", "causation_id")  # of metadata: they lead to other events
+LONG: Final = 60  # characters of a value of a state that takes the whole width
+
+
+class StateLine(NamedTuple):
+    """A value of a state as a page shows it."""
+
+    name: str
+    value: str | shapes.Markup
+    is_long: bool
+    is_changed: bool  # by the event that is selected
 
 
 @admin.register(EventLog)
@@ -62,6 +72,10 @@ class LogAdmin(ReadOnlyAdmin):
         asked = request.GET
         using = EventLog.objects.db
         query = asked_for(request, ("q", "type", "from", "to"))
+        if "q" in query and (event := event_in(query["q"], using)) is not None:
+            log_id, index = event
+            log = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
+            return HttpResponseRedirect(f"{log}?event={index}#event-{index}")
         rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
         if "type" in query:
             rows = rows.filter(log_type=query["type"])
@@ -86,6 +100,7 @@ class LogAdmin(ReadOnlyAdmin):
             text=lambda key: key.hex,
         )
         states = self._states(request, found.rows, using)
+        asked_types = {query["type"]} if "type" in query else set()
         context = {
             "title": _("Event logs"),
             "page": found,
@@ -93,7 +108,8 @@ class LogAdmin(ReadOnlyAdmin):
                 {"log": log, "log_id": log.log_id, "state": states.get(log.pk)}
                 for log in found.rows
             ],
-            "log_types": sorted({each.log_type for each in aggregates}),
+            # A type that no class here has can be asked for as well, and stays chosen.
+            "log_types": sorted({each.log_type for each in aggregates} | asked_types),
             "query": {**dict.fromkeys(("q", "type", "from", "to"), ""), **query},
             "problems": problems,
             "short": SHORT,
@@ -145,6 +161,8 @@ class LogAdmin(ReadOnlyAdmin):
             "timeline": found,
             "events": [self._event(each, found, sees) for each in reversed(found.steps)],
             "state": self._state(found, sees),
+            # Where rows were removed behind the database's back, there is a hole.
+            "is_selected_there": any(each.record.index == selected for each in found.steps),
             "unavailable": found.state if isinstance(found.state, Unavailable) else None,
             # Names: a template would call a class.
             "aggregates": [each.__qualname__ for each in aggregates.of(log_id.log_type)],
@@ -173,33 +191,58 @@ class LogAdmin(ReadOnlyAdmin):
         actor, rest = actor_of(record.metadata)
         data = record.event
         today = None if step.event is None else snapshot(step.event)
+        is_selected = record.index == found.selected
+        longest = shapes.WHOLE if is_selected else shapes.LONGEST
+
+        def shown(value: Any) -> shapes.Markup:
+            return shapes.markup(value if sees else shapes.shape(value), longest=longest)
+
         return {
             "record": record,
-            "is_selected": record.index == found.selected,
+            "is_selected": is_selected,
             "actor": actor if sees else None,
-            "payload": shapes.pretty(data if sees else shapes.shape(data)),
+            "payload": shown(data),
             # What the code of today reads, where that is something else than what is stored.
-            "today": shapes.pretty(today) if sees and today not in (None, data) else None,
-            "metadata": shapes.pretty(rest if sees else shapes.shape(rest)) if rest else "",
-            "links": [(name, str(rest[name])) for name in LINKED if sees and name in rest],
+            "today": shown(today) if sees and today not in (None, data) else None,
+            "metadata": shown(rest) if rest else "",
+            "links": self._related(record) if sees else [],
             "changes": [change_of(each, sees) for each in step.changes or ()],
             "has_changes": step.changes is not None,
         }
 
-    def _state(self, found: Timeline, sees: bool) -> list[tuple[str, str]] | None:
+    def _related(self, record: EventRecord) -> list[tuple[str, str]]:
+        events = reverse(f"{self.admin_site.name}:eventlogs_event_changelist")
+        return relations.links(events, record.id, record.position, record.metadata)
+
+    def _state(self, found: Timeline, sees: bool) -> list[StateLine] | None:
         if not isinstance(found.state, dict):
             return None
-        changed = found.state if sees else shapes.shape(found.state)
-        return [(name, text_of(value)) for name, value in changed.items()]
+        [*changes] = (
+            change
+            for step in found.steps
+            if step.record.index == found.selected
+            for change in step.changes or ()
+        )
+        changed = {change.path[0] for change in changes if change.path}
+        left = shapes.WHOLE
+        lines = []
+        for name, value in found.state.items():
+            text = text_of(value if sees else shapes.shape(value), longest=max(left, shapes.LINE))
+            left -= len(str(text))
+            is_long = isinstance(value, dict | list) or len(str(text)) > LONG
+            lines.append(StateLine(name, text, is_long, name in changed))
+        return lines
 
     def _find(self, log: str) -> EventLog:
-        """Return the log of an id, or of its bare UUID; raise Http404."""
-        logs = search(unquote(log), EventLog.objects.db) if log else EventLog.objects.none()
-        try:
-            log_id = LogId.parse(unquote(log))
-            found = logs.filter(log_type=log_id.log_type).first()
-        except InvalidLogId:
-            found = logs.filter(pk=uuid_from(unquote(log)) or UUID(int=0)).first()
+        """Return the log of an id in any writing; raise Http404."""
+        logs = EventLog.objects.using(EventLog.objects.db)
+        names = pasted.names_in(unquote(log))
+        found: EventLog | None = None
+        if len(names) == 1:
+            [name] = names
+            found = logs.filter(pk=name.uuid).first()
+            if found is not None and name.log_type not in (None, found.log_type):
+                found = None
         if found is None:
             raise Http404(_("There is no such log."))
         return found
@@ -219,17 +262,17 @@ class LogAdmin(ReadOnlyAdmin):
         row = self._find(log)
         log_id, using = row.log_id, EventLog.objects.db
 
-        def lines() -> Iterator[str]:
+        def parts() -> Iterator[str]:
             until, count = 2**63 - 1, 0
             yield transfer.header(after=0)
             last = 0
             for each in transfer.export_pages(using, until=until, logs=[log_id]):
                 count += len(each.lines)
                 last = each.position
-                yield from each.lines
+                yield "".join(each.lines)
             yield transfer.footer(events=count, until=last)
 
-        response = StreamingHttpResponse(lines(), content_type="application/jsonl")
+        response = Download(parts(), content_type="application/jsonl")
         response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
         return response
 
@@ -237,19 +280,25 @@ class LogAdmin(ReadOnlyAdmin):
 def change_of(change: Change, sees: bool) -> dict[str, Any]:
     """Return a change for a template: where, what it was, what it is."""
 
-    def shown(value: Any) -> str | None:
+    def shown(value: Any) -> shapes.Markup | None:
         if value is MISSING:
             return None
-        return shapes.line(value if sees else shapes.shape(value))
+        return shapes.line_markup(value if sees else shapes.shape(value))
 
-    return {"where": change.where, "old": shown(change.old), "new": shown(change.new)}
+    return {
+        "where": shapes.path_markup(change.path),
+        "old": shown(change.old),
+        "new": shown(change.new),
+    }
 
 
-def text_of(value: Any) -> str:
+def text_of(value: Any, *, longest: int) -> str | shapes.Markup:
     """Return a value of a state as text: what is simple as it is, the rest as JSON."""
     if value is None:
         return "—"
-    return value if isinstance(value, str) else shapes.pretty(value)
+    if isinstance(value, str):
+        return value if len(value) <= longest else value[:longest] + shapes.ELLIPSIS
+    return shapes.markup(value, longest=longest)
 
 
 def day_of(text: str) -> datetime | None:

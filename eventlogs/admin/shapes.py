@@ -1,12 +1,27 @@
-"""JSON for people: the whole of it, or its shape alone for who may not see what is in it."""
+"""
+JSON for people: the whole of it, or its shape alone for who may not see what is in it.
+
+``markup`` and ``line_markup`` return HTML in which every text of the JSON is isolated
+(``<bdi>``): a browser orders the characters of a line by the directions of all of them, so
+that without it a text in Arabic or Hebrew moves the quotes, commas and numbers beside it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
-LONGEST: Final = 20_000  # characters of one value that are shown
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+
+LONGEST: Final = 20_000  # characters of one value that are shown beside others
+WHOLE: Final = 2_000_000  # characters of a value that is shown for itself
+LINE: Final = 200  # characters of a value in one line
+DEEPEST: Final = 10  # levels that are indented; a telephone has room for about 40 characters
 TYPES: Final = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+ELLIPSIS: Final = "…"
 
 
 def shape(value: Any) -> Any:
@@ -18,13 +33,89 @@ def shape(value: Any) -> Any:
     return TYPES.get(type(value), "value")
 
 
-def pretty(value: Any) -> str:
-    """Return a value of JSON as indented text, cut where it is too long."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    return text if len(text) <= LONGEST else text[:LONGEST] + "\n…"
-
-
 def line(value: Any) -> str:
     """Return a value of JSON in one line."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 200 else text[:200] + "…"
+    return text if len(text) <= LINE else text[:LINE] + ELLIPSIS
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """JSON as HTML; a template writes it as it is. ``is_cut`` says whether it is not the whole."""
+
+    html: SafeString
+    is_cut: bool = False
+
+    def __html__(self) -> str:
+        return self.html
+
+    def __str__(self) -> str:
+        return self.html
+
+
+def markup(value: Any, *, longest: int = LONGEST) -> Markup:
+    """Return a value of JSON as indented HTML, cut where it is too long."""
+    return _joined(_pieces(value, 0), longest, "\n" + ELLIPSIS)
+
+
+def line_markup(value: Any) -> Markup:
+    """Return a value of JSON as HTML in one line, cut where it is too long."""
+    return _joined(_pieces(value, None), LINE, ELLIPSIS)
+
+
+def path_markup(path: tuple[str | int, ...]) -> Markup:
+    """Return a path as ``eventlogs.history.path_text`` writes it, its names isolated."""
+    html = ""
+    for part in path:
+        if isinstance(part, int):
+            html += f"[{part}]"
+        elif part.isidentifier():
+            html += f"{'.' if html else ''}<bdi>{escape(part)}</bdi>"
+        else:
+            html += f"[<bdi>&quot;{escape(part)}&quot;</bdi>]"
+    return Markup(mark_safe(html))  # each name is escaped above
+
+
+def _joined(pieces: Iterator[tuple[str, bool]], longest: int, ellipsis: str) -> Markup:
+    """Return pieces of text as HTML, those that are texts of their own isolated."""
+    parts: list[str] = []
+    left = longest
+    is_cut = False
+    for text, is_isolated in pieces:
+        is_cut = len(text) > left
+        shown = escape(text[:left])
+        parts.append(f"<bdi>{shown}</bdi>" if is_isolated else shown)
+        left -= len(text)
+        if is_cut:
+            parts.append(ellipsis)
+            break
+    return Markup(mark_safe("".join(parts)), is_cut)  # each piece is escaped above
+
+
+def _pieces(value: Any, depth: int | None) -> Iterator[tuple[str, bool]]:
+    """Yield JSON in pieces, and whether each is to be isolated; a depth of None is one line."""
+    if isinstance(value, dict | list) and value:
+        inner = None if depth is None else depth + 1
+        is_dict = isinstance(value, dict)
+        yield "{" if is_dict else "[", False
+        yield _break(inner), False
+        for number, each in enumerate(value):
+            if number:
+                yield "," + (" " if inner is None else _break(inner)), False
+            if is_dict:
+                yield _dumped(str(each)), True
+                yield ": ", False
+                each = value[each]
+            yield from _pieces(each, inner)
+        yield _break(depth), False
+        yield "}" if is_dict else "]", False
+    else:
+        yield _dumped(value), isinstance(value, str)
+
+
+def _break(depth: int | None) -> str:
+    return "" if depth is None else "\n" + "  " * min(depth, DEEPEST)
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

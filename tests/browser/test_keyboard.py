@@ -19,7 +19,8 @@ FOCUSED = """
 () => {
     const each = document.activeElement;
     const name = each.ariaLabel || each.labels?.[0]?.innerText || each.innerText || "";
-    const text = name.replace(/[\\u2039\\u203a]/g, "").trim();  // the arrows of links
+    // Without the arrows of links, and in one line.
+    const text = name.replace(/[\\u2039\\u203a]/g, "").replace(/\\s+/g, " ").trim();
     return document.querySelector("#content").contains(each) ? text : null;
 }
 """
@@ -48,7 +49,7 @@ def test_tab_goes_through_a_log_in_the_order_in_which_it_is_read(page):
     log_id = Account.logs.create(Opened("ada"), Deposited(5), Deposited(7)).log_id
     page.goto(of(log_id, "?event=1"))
     wanted = ["Copy", "among all events", "export as JSON lines"]
-    wanted += ["«", "previous", "as of event 1", "next", "»"]
+    wanted += ["« first", "previous", "as of event 1", "next", "» last"]
     wanted += ["2", "payload", "1", "payload", "Copy", "0", "payload"]
 
     seen = list(islice(stops(page), len(wanted)))

@@ -1,0 +1,46 @@
+"""
+Times as text for people: always with a time zone, and the same in the admin and in commands.
+
+The zone is Django's current one: TIME_ZONE, or the one that a project's middleware activated.
+It is written as its distance from UTC, because abbreviations are not unique: IST is a time in
+India, in Ireland and in Israel. Programs get ISO 8601 in UTC instead; see
+``eventlogs.management.output.iso``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+
+def time_text(moment: datetime | None, *, timespec: str = "seconds") -> str:
+    """
+    Return a moment as text: ``2026-11-27 06:14:30 UTC``, or ``2026-11-27 07:14:30 UTC+01:00``.
+
+    ``timespec`` is that of ``datetime.isoformat``: ``"seconds"``, ``"milliseconds"`` or
+    ``"microseconds"``. None is the empty text. A naive moment is taken to be in TIME_ZONE, as
+    Django stores it where USE_TZ is off.
+    """
+    if moment is None:
+        return ""
+    local = localized(moment)
+    text = local.replace(tzinfo=None).isoformat(sep=" ", timespec=timespec)
+    return f"{text} {zone_text(local)}"
+
+
+def zone_text(moment: datetime) -> str:
+    """Return how far a moment's time zone is from UTC: ``UTC``, ``UTC+01:00``, ``UTC-03:30``."""
+    offset = localized(moment).utcoffset() or timedelta()
+    minutes = round(offset / timedelta(minutes=1))
+    if not minutes:
+        return "UTC"
+    hours, rest = divmod(abs(minutes), 60)
+    return f"UTC{'-' if minutes < 0 else '+'}{hours:02d}:{rest:02d}"
+
+
+def localized(moment: datetime) -> datetime:
+    """Return a moment in Django's current time zone."""
+    if timezone.is_naive(moment):
+        moment = timezone.make_aware(moment, timezone.get_default_timezone())
+    return timezone.localtime(moment)
