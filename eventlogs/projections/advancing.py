@@ -67,7 +67,7 @@ from eventlogs.projections.releases import (
 )
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import partition_of
-from eventlogs.stores.transactions import ATTEMPTS, must_retry
+from eventlogs.stores.transactions import ATTEMPTS, in_transaction, must_retry
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
@@ -399,7 +399,7 @@ class Advancer:
         wanted = {log: row[INDEX] + 1 for row in rows if (log := log_id_of(row)) not in held}
         left, done = list(wanted), set[LogId]()
         using, most, size = self.lease.using, self._projection.batch_size, MANY
-        is_own = not connections[using].in_atomic_block
+        is_own = not in_transaction(connections[using])
         while len(left) > 1 and self._projection.can_catch_up_many(using):
             self._renew_declaration()
             some, left = left[:size], left[size:]

@@ -301,7 +301,7 @@ class RowProjection(BaseProjection):
         They are made in a table beside, while the old one serves and is kept up to date, and
         then the tables are swapped, in one short transaction. A rebuild that was killed is
         resumed by the next call, if it was of the same ``version``, unless ``restart``. An
-        inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
+        inline projection is rebuilt in place, some hundred logs at a time. With ``log_id``, the row
         of that log alone is made anew, at once; of a log that was erased, it is removed.
 
         ``downgrade`` lets older code take over rows that a newer version of the projection has
