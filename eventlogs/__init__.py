@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from eventlogs.fields import LogIdField
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
+    from eventlogs.monitoring import Finding, Health, health
     from eventlogs.pages import EventPage
     from eventlogs.policies import (
         AlwaysCache,
@@ -99,6 +100,7 @@ _HOMES = {
     "eventlogs.fields": ("LogIdField",),
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
+    "eventlogs.monitoring": ("Finding", "Health", "health"),
     "eventlogs.pages": ("EventPage",),
     "eventlogs.policies": (
         "AlwaysCache",
@@ -131,6 +133,8 @@ __all__ = [
     "Feed",
     "FeedPage",
     "FeedUnavailable",
+    "Finding",
+    "Health",
     "HistoryDiffers",
     "IdempotencyKeyReused",
     "IdempotencyKeyUndecided",
@@ -166,6 +170,7 @@ __all__ = [
     "event",
     "fold",
     "handles",
+    "health",
     "projection",
     "retired_event",
     "upcaster",

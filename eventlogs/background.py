@@ -3,6 +3,9 @@ Work that nobody waits for: a short queue, and one thread a process that goes th
 
 What is queued may get lost (a full queue, a killed process): only what can be made up for
 belongs here. Writing a cache is such work.
+
+uWSGI runs Python's threads only with ``enable-threads``. Without it, what would be queued is done
+at once by the caller, and a warning says so.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Hashable
-from threading import Condition, Thread
-from typing import Final
+from threading import Condition, Lock, Thread
+from typing import Any, Final
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -37,29 +41,48 @@ class Background:
     that one was due. What a job raises is logged, and ends nothing, whatever it is. The thread is
     started by the first job, in each process for itself. Its database connections are closed
     when there was nothing to do for five seconds; at once in tests, and where they belong to a
-    pool.
+    pool. Where threads do not run, ``submit`` does the job itself.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
+        self._renewing = Lock()
+        self._has_warned = False
         self._reset()
         # A thread does not survive a fork, and its lock may be held in the child for ever.
         os.register_at_fork(after_in_child=self._reset)
         atexit.register(self.flush, LAST_WORDS)
 
     def _reset(self) -> None:
+        self._pid = os.getpid()
         self._changed = Condition()
         self._jobs: dict[Key, tuple[float, Job]] = {}  # when it is due, by the monotonic clock
         self._flushing = 0
         self._running: tuple[Key, Job] | None = None
         self._thread: Thread | None = None
 
+    def _renew(self) -> None:
+        """Begin anew in a process that was forked in C, as uWSGI forks: no hook is called there."""
+        with self._renewing:
+            if self._pid != os.getpid():
+                self._reset()
+
     def submit(self, key: Key, job: Job, *, delay: float = 0.0) -> bool:
         """
         Queue ``job``, and return True; or return False where the queue is full.
 
-        It is done in ``delay`` seconds at the earliest, so that one job stands for many.
+        It is done in ``delay`` seconds at the earliest, so that one job stands for many. Where
+        threads do not run, it is done before this returns.
         """
+        if not runs_threads():
+            self._warn()
+            try:
+                job()
+            except (Exception, SystemExit) as error:
+                _log(error)
+            return True
+        if self._pid != os.getpid():
+            self._renew()
         with self._changed:
             queued = self._jobs.get(key)
             if queued is None and len(self._jobs) >= self.capacity:
@@ -75,12 +98,14 @@ class Background:
 
     def is_queued(self, key: Key) -> bool:
         """Return whether a job is queued under ``key`` that has not begun."""
-        return key in self._jobs
+        return key in self._jobs and self._pid == os.getpid()
 
     def pending(self, key: Key) -> Job | None:
         """Return the job that is queued under ``key``, or being done."""
         if not self._jobs and self._running is None:
             return None
+        if self._pid != os.getpid():
+            return None  # the jobs are those of the process that was forked
         with self._changed:
             if key in self._jobs:
                 return self._jobs[key][1]
@@ -93,6 +118,8 @@ class Background:
 
         Return whether nothing is left to do.
         """
+        if self._pid != os.getpid():
+            self._renew()
         until = time.monotonic() + timeout
         with self._changed:
             self._flushing += 1
@@ -130,14 +157,57 @@ class Background:
                 job()
             except BaseException as error:
                 # Also a SystemExit of a project's apply(): it would end this thread, and what is
-                # queued would wait for the next job. No signal is handled in a thread. Not its
-                # text: a database's errors quote what they were given.
-                logger.error("A job in the background failed: %s", type(error).__name__)
+                # queued would wait for the next job. No signal is handled in a thread.
+                _log(error)
             if _is_to_be_closed():
                 _close_all()
             with self._changed:
                 self._running = None
                 self._changed.notify_all()
+
+    def _warn(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "uWSGI runs without threads here, so no thread can write the reduction cache: each "
+                "request writes what it has folded before it answers. Set enable-threads = true in "
+                "uWSGI's configuration."
+            )
+
+
+def runs_threads() -> bool:
+    """
+    Return whether the threads of this process run.
+
+    In uWSGI they need ``enable-threads``, or ``threads`` above 1: without either, a worker keeps
+    the GIL while it waits for requests. Its module ``uwsgi`` is there in its processes only.
+    https://uwsgi-docs.readthedocs.io/en/latest/ThingsToKnow.html
+    """
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if not isinstance(options, dict):
+        return True
+    given = {_as_text(name): value for name, value in options.items()}
+    threads = _as_text(given.get("threads", "0"))
+    return (
+        ("enable-threads" in given and _as_text(given["enable-threads"]).lower() not in OFF)
+        or (threads.isdecimal() and int(threads) > 1)
+        or "gevent" in given  # its threads are greenlets
+    )
+
+
+OFF: Final = {"false", "off", "no", "0"}  # as uWSGI reads them
+
+
+def _as_text(value: Any) -> str:
+    """Return a name or value of uWSGI's as text; an option that is given twice is a list."""
+    if isinstance(value, list):
+        value = value[-1]
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _log(error: BaseException) -> None:
+    """Log an error without its text: a database's errors quote what they were given."""
+    logger.error("A job in the background failed: %s", type(error).__name__)
 
 
 def _is_connected() -> bool:

@@ -47,7 +47,7 @@ from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.caches import is_raw_redis, is_safe
 from eventlogs.codec import codec_for
-from eventlogs.conf import DEFAULTS, MAX_PAGE_SIZE
+from eventlogs.conf import DEFAULTS, HEALTH, MAX_PAGE_SIZE
 from eventlogs.entries import why_not
 from eventlogs.events import registry
 from eventlogs.exceptions import RegistrationError
@@ -136,6 +136,10 @@ VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: type(value) is int and 0 < value <= MAX_PAGE_SIZE,
         f"an int from 1 to {MAX_PAGE_SIZE}",
     ),
+    "HEALTH": (
+        lambda value: isinstance(value, dict),
+        f"a dict with any of: {', '.join(HEALTH)}",
+    ),
 }
 
 
@@ -172,6 +176,8 @@ def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
                     id="eventlogs.E001",
                 )
             )
+    if isinstance(limits := ours.get("HEALTH", {}), dict):
+        found += _check_limits(limits)
     if not settings.USE_TZ:
         found.append(
             Error(
@@ -181,6 +187,24 @@ def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
             )
         )
     return found
+
+
+def _check_limits(limits: dict[Any, Any]) -> Iterable[CheckMessage]:
+    for name, value in limits.items():
+        if name not in HEALTH:
+            yield Warning(
+                f"EVENTLOGS['HEALTH'][{name!r}] is not a limit that eventlogs knows.",
+                hint=f"Remove it, or use one of: {', '.join(HEALTH)}.",
+                id="eventlogs.W002",
+            )
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            unit = "logs" if name == "MAX_PARKED" else "seconds"
+            yield Error(
+                f"EVENTLOGS['HEALTH'][{name!r}] is {value!r}. It must be a number of {unit}, from "
+                f"0 on.",
+                hint=f"Set it to {HEALTH[name]}, the default, or leave it out.",
+                id="eventlogs.E001",
+            )
 
 
 @register()

@@ -33,6 +33,14 @@ DEFAULTS: Final[dict[str, Any]] = {
     "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: keys are kept for good
     "PREPARED_STATEMENTS": True,  # False for connection poolers that cannot keep them
     "PAGE_SIZE": 100,  # events of a page that names no limit
+    "HEALTH": {},  # limits beyond which somebody must act; what is left out is in HEALTH below
+}
+
+HEALTH: Final[dict[str, float]] = {
+    "MAX_LAG": 60,  # seconds that an event may wait for a projection
+    "MAX_HELD": 10,  # seconds that a transaction may hold the feed back
+    "MAX_PARKED": 0,  # logs that may be held by parked events of one projection
+    "MAX_DEPLOY": 600,  # seconds that a deployment may take: two releases run side by side
 }
 
 
@@ -103,6 +111,11 @@ def prepared_statements() -> bool:
 def page_size() -> int:
     """Return how many events a page holds where the caller names no limit."""
     return int(_get("PAGE_SIZE"))
+
+
+def health() -> dict[str, float]:
+    """Return the limits beyond which somebody must act, by name."""
+    return {**HEALTH, **_get("HEALTH")}
 
 
 def secret_keys() -> list[bytes]:

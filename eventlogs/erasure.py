@@ -15,7 +15,7 @@ from django.db import router, transaction
 from eventlogs import caches
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ParkedEvent, SkippedEvent
-from eventlogs.projections import rebuilding
+from eventlogs.projections import actions, rebuilding
 from eventlogs.projections.declarations import RowProjection, projections
 
 
@@ -78,3 +78,4 @@ def _forget_failures(log: LogId, using: str, *, is_there: bool) -> None:
         failures.delete()
         SkippedEvent.objects.using(using).filter(log_id=log).delete()
         AppliedVersion.objects.using(using).filter(log_id=log).delete()
+        actions.forget(log, using)

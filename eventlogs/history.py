@@ -221,7 +221,7 @@ class _Snapshot:
             return _text(value)
         found = self._dict(attributes, depth)
         if properties:
-            found.update(self._dict(_properties(value), depth))
+            found.update(self._dict(properties_of(value), depth))
         return found
 
     def _dict(self, pairs: Iterable[tuple[str, Any]], depth: int) -> dict[str, Any]:
@@ -257,18 +257,25 @@ def _has_no_text(value: Any) -> bool:
     return cls.__str__ is object.__str__ and cls.__repr__ is object.__repr__
 
 
-def _properties(value: Any) -> Iterator[tuple[str, Any]]:
-    names = {
-        name: None
-        for cls in reversed(type(value).__mro__)
-        for name, each in vars(cls).items()
-        if isinstance(each, property) and not name.startswith("_")
-    }
-    for name in names:
+def properties_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the public properties of an object and their values; of one that raises, its error."""
+    for name in property_names(type(value)):
         try:
             yield name, getattr(value, name)
         except Exception as error:  # the project's own code
             yield name, f"<{type(error).__name__}>"
+
+
+def property_names(cls: type) -> list[str]:
+    """Return the names of the public properties of a class, those of its bases first."""
+    return list(
+        {
+            name: None
+            for each in reversed(cls.__mro__)
+            for name, member in vars(each).items()
+            if isinstance(member, property) and not name.startswith("_")
+        }
+    )
 
 
 def _text(value: Any) -> str:

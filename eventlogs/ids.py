@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,19 @@ UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A fork copies the state of the generator: without this, workers make the same ids as each other.
 # (Newer releases of uuid-utils do it by themselves.)
 os.register_at_fork(after_in_child=reseed_rng)
+
+
+class _Seeded(threading.local):
+    """
+    The process in which this thread's generator was seeded.
+
+    A server that forks in C, as uWSGI does, calls no hook.
+    """
+
+    pid = os.getpid()
+
+
+_seeded = _Seeded()
 
 
 def check_log_type(log_type: str) -> str:
@@ -82,6 +96,9 @@ class LogId(str):
     @classmethod
     def new(cls, log_type: str) -> LogId:
         """Return an id that no log has yet; it is made here, without asking the database."""
+        if _seeded.pid != (pid := os.getpid()):
+            reseed_rng()
+            _seeded.pid = pid
         return cls(log_type, uuid7())
 
     @classmethod

@@ -10,7 +10,7 @@ cached, fold the store's events from there on, return the Reduction; tell the re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -36,6 +36,7 @@ from eventlogs.conf import (
     MAX_POSITION,
     MAX_VERSION,
 )
+from eventlogs.deciders import Decider, check_decider, check_target, decided, why_no_event
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
@@ -64,7 +65,6 @@ from eventlogs.stores.transactions import given_up, in_transaction
 A = TypeVar("A", bound=Aggregate)
 
 Expectation = LogState | Reduction[Any]
-Decider = Callable[..., Iterable[Any] | Any | None]
 
 
 class LogManager(Generic[A]):
@@ -265,13 +265,14 @@ class LogManager(Generic[A]):
         that the first call answered. The key stands for the call, so its events are not
         compared. A call that appended nothing leaves no trace of its key.
 
-        Raise ConcurrentAppend when the retries are used up, IdempotencyKeyReused for a key
-        of another log, whatever the decider raises (nothing is stored then), and what
-        ``append`` raises.
+        Raise TypeError for an async decider, ConcurrentAppend when the retries are used up,
+        IdempotencyKeyReused for a key of another log, whatever the decider raises (nothing is
+        stored then), and what ``append`` raises.
         """
         log_id = self.parse_id(log_id)
         if retries < 0:
             raise ValueError("retries must not be negative.")
+        check_decider(decider, self._codecs)
         idempotency_key = _checked_key(idempotency_key)
         while True:
             try:
@@ -284,7 +285,8 @@ class LogManager(Generic[A]):
             # After the reduction: where it shows what this key did, the look-up shows the key.
             if (done := self._executed(log_id, idempotency_key)) is not None:
                 return done
-            events = _decided(decider(reduction.aggregate, *args, **kwargs))
+            answer = decider(reduction.aggregate, *args, **kwargs)
+            events = decided(answer, decider, self._codecs)
             if not events:
                 return reduction.state
             try:
@@ -389,10 +391,7 @@ class LogManager(Generic[A]):
         for event in events:
             codec = self._codecs.get(type(event))
             if codec is None:
-                raise InvalidEvent(
-                    f"a {type(event).__qualname__} is not an event of "
-                    f"{self.aggregate.__qualname__}; name its class in events=[…]"
-                )
+                raise InvalidEvent(why_no_event(event, self.aggregate.__qualname__))
             encoded.append(codec.encode(event, max_bytes))
         return encoded
 
@@ -412,6 +411,7 @@ class LogManager(Generic[A]):
                     f"from 0 to {MAX_POSITION}."
                 )
             return self.parse_id(to.log_id), to.version, to.position or None
+        check_target(to)
         if expected_version is None:
             raise TypeError(
                 "append() to a log id needs expected_version: the version that you saw, or "
@@ -797,15 +797,6 @@ def _checked_key(key: str | None) -> str | None:
 
 def _kind(store: BaseStore) -> str:
     return f"{type(store).__module__}.{type(store).__qualname__}"
-
-
-def _decided(answer: Any) -> tuple[Any, ...]:
-    """Return what a decider yielded or returned, as a tuple of events."""
-    if answer is None:
-        return ()
-    if isinstance(answer, Iterable):
-        return tuple(answer)
-    return (answer,)
 
 
 def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord]:

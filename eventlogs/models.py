@@ -102,6 +102,9 @@ class Event(AppendOnlyModel):
                 fields=["log", "index"], name="eventlogs_event_one_per_log_and_index"
             ),
         ]
+        # For the days that people ask for. Positions are not in the order of times after an
+        # import or a restore.
+        indexes = [models.Index(fields=["recorded_at", "position"], name="eventlogs_event_by_time")]
 
     def __str__(self) -> str:
         return f"{self.type} ({self.index})"
@@ -154,8 +157,12 @@ class ProjectionState(models.Model):
     # A rebuild that is under way, or was given up in the middle.
     rebuild_version = models.IntegerField(null=True, editable=False)
     rebuild_started_at = models.DateTimeField(null=True, editable=False)
-    # Of a projection that is inline: the log that its rebuild has reached.
+    # Of a projection that is inline: the log that its rebuild has reached, how many it has done
+    # of how many, and of how many events.
     rebuild_reached = models.UUIDField(null=True, editable=False)
+    rebuild_done = models.BigIntegerField(default=0, editable=False)
+    rebuild_total = models.BigIntegerField(default=0, editable=False)
+    rebuild_applied = models.BigIntegerField(default=0, editable=False)
 
     class Meta:
         verbose_name = "projection"
@@ -223,6 +230,8 @@ class ParkedEvent(models.Model):
     awaits = ExactCharField(max_length=32, default="", editable=False)
     # The class of the last error, and its text with where it was raised, which may show data.
     error = ExactCharField(max_length=200, default="", editable=False)
+    # The function of the project's own code that raised it, e.g. "captured"; "" where unknown.
+    handler = ExactCharField(max_length=200, default="", editable=False)
     details = models.TextField(default="", editable=False)
     first_failed_at = models.DateTimeField(editable=False)
     failed_at = models.DateTimeField(editable=False)
@@ -272,6 +281,39 @@ class SkippedEvent(models.Model):
         return f"{self.type} ({self.index})"
 
 
+class ProjectionAction(models.Model):
+    """
+    What somebody did with a projection: retried, skipped, passed over, asked for a rebuild.
+
+    The ends of rebuilds are here, too. A row is written in the transaction of what it tells of.
+    """
+
+    RETRIED = "retried"
+    SKIPPED = "skipped"
+    PASSED_OVER = "passed over"
+    REBUILD_REQUESTED = "rebuild requested"
+    REBUILT = "rebuilt"
+    REBUILD_FAILED = "rebuild failed"
+
+    id = models.BigAutoField(primary_key=True)
+    projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
+    action = ExactCharField(max_length=20, editable=False)
+    by = ExactCharField(max_length=200, default="", editable=False)  # "" where nobody was named
+    at = models.DateTimeField(editable=False)
+    # Of what concerns one log; removed where the log is erased.
+    log_id = LogIdField(null=True, editable=False)  # type: ignore[misc]
+    index = models.IntegerField(null=True, editable=False)
+    count = models.BigIntegerField(null=True, editable=False)  # events, or logs that are retried
+    seconds = models.FloatField(null=True, editable=False)  # that a rebuild has taken
+    note = models.TextField(default="", editable=False)  # never payload data
+
+    class Meta:
+        indexes = [models.Index(fields=["projection", "id"], name="eventlogs_action_of_projection")]
+
+    def __str__(self) -> str:
+        return f"{self.projection}: {self.action}"
+
+
 class AppliedVersion(models.Model):
     """The version of a log that is in the row of a projection that is inline."""
 
@@ -303,6 +345,8 @@ class ProjectionWorker(models.Model):
     name = ExactCharField(primary_key=True, max_length=100, editable=False)
     projections = models.JSONField(editable=False)
     seen_until = models.DateTimeField(editable=False)  # then it is taken for dead
+    declared_at = models.DateTimeField(null=True, editable=False)  # first: since when it runs
+    ended_at = models.DateTimeField(null=True, editable=False)  # in good order
 
     def __str__(self) -> str:
         return str(self.name)

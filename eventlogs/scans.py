@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -96,11 +96,28 @@ def a_moment(using: str) -> Iterator[None]:
     """
     connection = connections[using]
     is_ours = not connection.in_atomic_block
-    with transaction.atomic(using=using):
+    with ExitStack() as stack:
+        with _deferred(connection) if is_ours else nullcontext():
+            stack.enter_context(transaction.atomic(using=using))
         if is_ours and connection.vendor != "sqlite":
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         yield
+
+
+@contextmanager
+def _deferred(connection: Any) -> Iterator[None]:
+    """Let a transaction that begins here not take SQLite's write lock: it only reads."""
+    connection.ensure_connection()
+    mode = getattr(connection, "transaction_mode", None)
+    if mode is None:
+        yield
+        return
+    connection.transaction_mode = "DEFERRED"
+    try:
+        yield
+    finally:
+        connection.transaction_mode = mode
 
 
 def events_of_a_moment(using: str, *, log_types: Collection[str] = ()) -> Iterator[Stretch]:

@@ -7,7 +7,11 @@ app (``app.autodiscover_tasks()``)::
     EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher"}
 
     CELERY_BEAT_SCHEDULE = {
-        "eventlogs-sweep": {"task": "eventlogs.sweep_reductions", "schedule": 60.0},
+        "eventlogs-sweep": {
+            "task": "eventlogs.sweep_reductions",
+            "schedule": 60.0,
+            "options": {"expires": 60.0},  # seconds: so that none pile up without a worker
+        },
     }
 
 Tasks are routed by their names, which stay: ``CELERY_TASK_ROUTES = {"eventlogs.*": …}``.
@@ -71,7 +75,8 @@ def run_projections(names: list[str] | None = None, using: str | None = None) ->
 
     ``using`` is the database whose logs are meant, by default the one they are written to.
 
-    For Celery beat: what fails is taken up by the next run. Safe to run at once with another.
+    For Celery beat: what fails is taken up by the next run. Safe to run at once with another, and
+    what a running one has is left to it, so that messages which have piled up end quickly.
     """
     return run(names, using=using)
 

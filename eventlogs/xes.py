@@ -2,10 +2,13 @@
 Logs as XES, which process mining reads (ProM, PM4Py, Disco, Celonis).
 
 XES is IEEE Std 1849-2016 (https://www.xes-standard.org). A log is a trace, an event an event:
-``concept:name`` is its type, ``time:timestamp`` its recorded_at, ``lifecycle:transition`` always
-``complete``, ``org:resource`` who did it, as far as the metadata say. The fields of its data are
-attributes with XES types; nested ones get dotted names (``address.city``), arrays are JSON text.
-Data is what is stored: XES has no decimals, so an amount that is stored as a string stays one.
+``concept:name`` is its type, ``time:timestamp`` its recorded_at or what a field of it says,
+``lifecycle:transition`` always ``complete``, ``org:resource`` who did it, as far as the metadata
+say. The fields of its data are attributes with XES types; nested ones get dotted names
+(``address.city``), arrays are JSON text. Data is what is stored: XES has no decimals, so an amount
+that is stored as a string stays one.
+
+A document that was cut off has no ``</log>``, so no parser of XML takes it for a whole one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from xml.sax.saxutils import quoteattr
+
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
 from eventlogs import scans
 from eventlogs.codec import JSON, StoredEvent
@@ -44,6 +50,7 @@ START: Final = """\
   <string key="lifecycle:model" value="standard"/>
 """
 END: Final = "</log>\n"
+INCOMPLETE: Final = "\n<!-- INCOMPLETE: the export was interrupted here. -->\n"
 
 NAME_START: Final = re.compile(r"[A-Za-z_]")
 NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -54,21 +61,36 @@ MOMENT: Final = re.compile(
 NOT_IN_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+Path = tuple[str, ...]
+"""Where an event has a value: ``data`` or ``metadata``, and the names that lead to it."""
+
+
 class Piece(NamedTuple):
-    """A piece of a document, and how many traces and events it completes."""
+    """
+    A piece of a document, and how many traces and events it completes.
+
+    ``fallbacks`` are those of the events that have no time where one was asked for.
+    """
 
     text: str
     traces: int = 0
     events: int = 0
+    fallbacks: int = 0
 
 
 def document(
-    using: str, *, log_types: Collection[str] = (), logs: Collection[LogId] = ()
+    using: str,
+    *,
+    log_types: Collection[str] = (),
+    logs: Collection[LogId] = (),
+    timestamp: Path | None = None,
 ) -> Iterator[Piece]:
     """
     Yield an XES document in pieces, in constant memory; by default of all logs.
 
     Each log is as it was when its row was read: events appended later are left out.
+    ``timestamp`` names the field that holds when an event happened, e.g. ``("data", "at")``.
+    An event without one, or with one that is no moment and no day, has its recorded_at.
     """
     yield Piece(START)
     for log, events in scans.logs_with_events(using, _logs(using, log_types, logs)):
@@ -80,7 +102,7 @@ def document(
         )
         for row in events:
             if row[1] < log.version:
-                yield Piece(event(row[1:]), events=1)
+                yield event(row[1:], timestamp)
         yield Piece("  </trace>\n", traces=1)
     yield Piece(END)
 
@@ -98,15 +120,18 @@ def _logs(using: str, log_types: Collection[str], logs: Collection[LogId]) -> It
             yield LogRow(log_id, row.version, row.created_at, row.updated_at)
 
 
-def event(row: StoredEvent) -> str:
-    """Return one event."""
+def event(row: StoredEvent, timestamp: Path | None = None) -> Piece:
+    """Return one event; ``timestamp`` is that of ``document``."""
     index, position, name, schema_version, data, metadata, _, recorded_at = row
-    stored = JSON.decode(metadata)
+    stored, fields = JSON.decode(metadata), JSON.decode(data)
     actor, rest = actor_of(stored)
+    happened_at = None
+    if timestamp is not None:
+        happened_at = _moment_at({"data": fields, "metadata": stored}, timestamp)
     parts = [
         "    <event>\n",
         attribute("string", "concept:name", name),
-        attribute("date", "time:timestamp", _date(recorded_at)),
+        attribute("date", "time:timestamp", _date(happened_at or recorded_at)),
         attribute("string", "lifecycle:transition", "complete"),
     ]
     if actor is not None:
@@ -115,14 +140,35 @@ def event(row: StoredEvent) -> str:
     parts.append(attribute("int", "position", str(position)))
     parts.append(attribute("int", "schema_version", str(schema_version)))
     taken = {"index", "position", "schema_version"}
-    for key, value in (*_flat("", JSON.decode(data)), *_flat("metadata", rest)):
+    if timestamp is not None:
+        parts.append(attribute("date", "recorded_at", _date(recorded_at)))
+        taken.add("recorded_at")
+    for key, value in (*_flat("", fields), *_flat("metadata", rest)):
         key = _name(key)
         while key in taken:  # an event has a key once
             key += "_"
         taken.add(key)
         parts.append(typed(key, value))
     parts.append("    </event>\n")
-    return "".join(parts)
+    is_fallback = timestamp is not None and happened_at is None
+    return Piece("".join(parts), events=1, fallbacks=int(is_fallback))
+
+
+def _moment_at(value: Any, path: Path) -> datetime | None:
+    """Return the moment that a field holds; a day, and a time without an offset, are local."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = parse_datetime(value)  # it takes a day as well: its midnight
+        if moment is None:
+            return None
+        if timezone.is_naive(moment):
+            moment = timezone.make_aware(moment)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def typed(key: str, value: Any) -> str:

@@ -81,12 +81,22 @@ if EXAMPLE_REDIS_URL:
     EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher", "REFRESH_ON_APPEND": True}
     CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", EXAMPLE_REDIS_URL)
     CELERY_BEAT_SCHEDULE = {
-        "projections": {"task": "eventlogs.run_projections", "schedule": 1.0},  # seconds
-        "sweep": {"task": "eventlogs.sweep_reductions", "schedule": 60.0},  # seconds
+        # Messages that no worker takes in time expire: otherwise they pile up while none runs.
+        "projections": {
+            "task": "eventlogs.run_projections",
+            "schedule": 1.0,  # seconds
+            "options": {"expires": 10.0},
+        },
+        "sweep": {
+            "task": "eventlogs.sweep_reductions",
+            "schedule": 60.0,
+            "options": {"expires": 60.0},
+        },
         "sweep-all": {
             "task": "eventlogs.sweep_reductions",
             "schedule": 86_400.0,
             "kwargs": {"full": True},
+            "options": {"expires": 3_600.0},
         },
     }
     CELERY_BEAT_SCHEDULE_FILENAME = str(BASE_DIR / "celerybeat-schedule.sqlite3")

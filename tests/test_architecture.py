@@ -19,16 +19,19 @@ ROOT = Path(eventlogs.__file__).parent
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
     ["exceptions", "conf", "sources", "times"],
-    ["ids", "events", "gate", "codec", "metadata", "fields"],
+    ["ids", "pasted", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
     [
         *["inline", "policies", "pages", "stores/", "managers", "models", "feed", "scans"],
         *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
-        "waypoints",
+        *["waypoints", "deciders"],
     ],
     ["refreshers"],
     ["logs", "sweeps"],
-    ["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
+    [
+        *["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
+        "monitoring/",
+    ],
     [
         "tasks",
         "django_tasks",

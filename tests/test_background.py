@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from threading import Event, current_thread
+from types import SimpleNamespace
+from urllib.request import urlopen
 
 import pytest
 from django.db import InterfaceError, connections
 
-from eventlogs.background import Background
+from eventlogs.background import Background, runs_threads
 
 
 @pytest.fixture
@@ -190,6 +197,150 @@ def test_a_forked_process_starts_afresh(queue, blocked):
             os._exit(code)
 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_process_that_was_forked_in_c_starts_afresh(queue, blocked):
+    """As uWSGI forks: Python's hooks are not called, and the thread seems to be alive."""
+    queue.submit("a", lambda: None)
+    pid = ctypes.CDLL(None).fork()
+    if pid == 0:
+        code = 1
+        try:
+            done = Event()
+            empty = queue.pending("a") is None and not queue.is_queued("a") and queue.flush(1)
+            queue.submit("b", done.set)
+            code = 0 if empty and done.wait(5) else 2
+        finally:
+            os._exit(code)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+# uWSGI
+
+
+@pytest.mark.parametrize(
+    ("options", "run"),
+    [
+        ({"processes": b"4", "master": True}, False),
+        ({"enable-threads": True}, True),
+        ({"enable-threads": b"true"}, True),
+        ({b"enable-threads": True}, True),
+        ({"enable-threads": b"false"}, False),
+        ({"threads": b"1"}, False),
+        ({"threads": b"2"}, True),
+        ({"threads": [b"1", b"4"]}, True),
+        ({"gevent": b"100"}, True),
+    ],
+)
+def test_in_uwsgi_threads_run_where_its_options_say_so(monkeypatch, options, run):
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+
+    assert runs_threads() is run
+
+
+def test_elsewhere_threads_run(monkeypatch):
+    assert runs_threads()
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace())  # a package of a project's own
+    assert runs_threads()
+
+
+def test_where_threads_do_not_run_the_caller_does_the_job_and_it_is_said_once(
+    queue, monkeypatch, caplog
+):
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"master": True}))
+    done = []
+
+    def fail():
+        raise ValueError("secret")
+
+    for key in "abc":
+        assert queue.submit(key, lambda: done.append(current_thread()), delay=0.5)
+    assert queue.submit("d", fail)
+
+    assert done == [current_thread()] * 3
+    assert queue.flush(0)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "Set enable-threads = true" in said[0]
+    assert said[1] == "A job in the background failed: ValueError"
+
+
+SITE = """
+import sqlite3, sys
+from dataclasses import dataclass
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x", USE_TZ=True, INSTALLED_APPS=["django.contrib.contenttypes", "eventlogs"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FILE,
+                           "OPTIONS": {"transaction_mode": "IMMEDIATE"}}},
+    LOGGING={"version": 1, "disable_existing_loggers": False,
+             "root": {"level": "WARNING"}},
+)
+django.setup()
+from django.core.management import call_command
+from eventlogs.background import background
+from eventlogs.caches import statistics
+from tests.accounts import Account, Opened
+call_command("migrate", verbosity=0)
+from django.db import connections
+background.submit("before the fork", lambda: None)  # its thread is gone in the workers
+connections.close_all()
+
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/new":
+        log_id = Account.logs.create(Opened("ada")).log_id
+    else:
+        log_id = environ["PATH_INFO"][1:]
+    Account.logs.reduce(log_id)
+    start_response("200 OK", [])
+    return [f"{log_id} {statistics()['hits']}".encode()]
+"""
+
+
+@pytest.mark.skipif(shutil.which("uwsgi") is None, reason="uWSGI is not installed")
+@pytest.mark.parametrize("options", [[], ["--enable-threads"]], ids=["without", "with threads"])
+def test_a_worker_of_uwsgi_writes_the_cache(tmp_path, options):
+    site = tmp_path / "site.py"
+    site.write_text(SITE.replace("FILE", repr(str(tmp_path / "db.sqlite3"))))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    root = Path(__file__).parents[1]
+    server = subprocess.Popen(
+        [
+            *("uwsgi", "--http-socket", address, "--master", "--die-on-term"),
+            *("--home", sys.prefix, "--pythonpath", str(root), "--wsgi-file", str(site), *options),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+
+        def get(path: str) -> list[str]:
+            until = time.monotonic() + 30
+            while True:
+                with suppress(OSError), urlopen(f"http://{address}/{path}", timeout=10) as answer:
+                    return answer.read().decode().split()
+                assert time.monotonic() < until
+                time.sleep(0.1)
+
+        log_id, _ = get("new")
+        if not options:  # the first request wrote it before it answered
+            assert get(log_id)[1] == "1"  # hits
+        until = time.monotonic() + 30
+        while get(log_id)[1] == "0":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        server.terminate()
+        out, _ = server.communicate(timeout=30)
+    assert ("Set enable-threads = true" in out) == (not options)
 
 
 def test_what_is_queued_is_done_before_the_process_ends(tmp_path):

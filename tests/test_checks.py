@@ -51,6 +51,11 @@ def test_nothing_is_wrong_with_the_tests_themselves():
         {"PAGE_SIZE": 0},
         {"PAGE_SIZE": 10_001},
         {"PAGE_SIZE": "100"},
+        {"HEALTH": 60},
+        {"HEALTH": {"MAX_LAG": -1}},
+        {"HEALTH": {"MAX_HELD": "10"}},
+        {"HEALTH": {"MAX_PARKED": True}},
+        {"HEALTH": {"MAX_DEPLOY": float("nan")}},
     ],
 )
 def test_e001_a_setting_has_a_value_that_cannot_be(settings, value):
@@ -71,6 +76,8 @@ def test_e001_a_setting_has_a_value_that_cannot_be(settings, value):
         {"MAX_EVENT_BYTES": 2**28, "PAGE_SIZE": 10_000},
         {"IDEMPOTENCY_KEY_RETENTION": None},
         {"IDEMPOTENCY_KEY_RETENTION": timedelta(days=30)},
+        {"HEALTH": {}},
+        {"HEALTH": {"MAX_LAG": 0, "MAX_HELD": 0.5, "MAX_PARKED": float("inf"), "MAX_DEPLOY": 1}},
     ],
 )
 def test_a_setting_within_its_bounds_is_fine(settings, value):
@@ -94,6 +101,18 @@ def test_w002_a_setting_has_an_unknown_key(settings):
     assert message.id == "eventlogs.W002"
     assert not message.is_serious()
     assert "PAGE_SIZE" in message.hint
+
+
+def test_a_limit_of_health_says_which_one_is_wrong_and_what_it_can_be(settings):
+    settings.EVENTLOGS = {"HEALTH": {"MAX_LAG": -1}}
+    [message] = check_settings()
+    assert message.msg == (
+        "EVENTLOGS['HEALTH']['MAX_LAG'] is -1. It must be a number of seconds, from 0 on."
+    )
+
+    settings.EVENTLOGS = {"HEALTH": {"MAX_LOG": 1}}
+    [message] = check_settings()
+    assert (message.id, "MAX_LAG" in message.hint) == ("eventlogs.W002", True)
 
 
 @pytest.mark.sqlite

@@ -18,6 +18,7 @@ READERS = [
     (conf.idempotency_key_retention, "IDEMPOTENCY_KEY_RETENTION", None, timedelta(days=1)),
     (conf.prepared_statements, "PREPARED_STATEMENTS", True, False),
     (conf.page_size, "PAGE_SIZE", 100, 7),
+    (conf.health, "HEALTH", conf.HEALTH, dict.fromkeys(conf.HEALTH, 7)),
 ]
 
 
@@ -42,6 +43,12 @@ def test_a_setting_is_read_on_every_call(settings, read, name, default, other):
 
 def test_every_setting_has_a_reader():
     assert {name for _, name, _, _ in READERS} == set(conf.DEFAULTS)
+
+
+def test_limits_of_health_that_are_left_out_have_their_defaults(settings):
+    settings.EVENTLOGS = {"HEALTH": {"MAX_LAG": 5}}
+
+    assert conf.health() == {**conf.HEALTH, "MAX_LAG": 5}
 
 
 def test_the_secret_key_comes_before_its_fallbacks(settings):

@@ -340,11 +340,11 @@ def test_bad_metadata_is_refused(baskets, bad, path, limit):
     [
         ((), "1 to 10000 events, not 0"),
         ((Deposited(1),) * 10_001, "1 to 10000 events, not 10001"),
-        ((None,), "a NoneType is not an event of Account"),
-        (({"amount": 4111},), "a dict is not an event of Account"),
-        ((Deposited,), "a type is not an event of Account"),
+        ((None,), "None is given where an event of Account is wanted"),
+        (({"amount": 4111},), "a dict is given where an event of Account is wanted"),
+        ((Deposited,), "the class Deposited is given where an event of Account"),
         ((Sent("4111"),), "a Sent is not an event of Account"),
-        ((Deposited(1), [Withdrawn(4111)]), "a list is not an event of Account"),
+        ((Deposited(1), [Withdrawn(4111)]), "a list is given where an event of Account is wanted"),
     ],
 )
 def test_what_is_not_an_event_of_the_aggregate_is_refused(accounts, events, limit):

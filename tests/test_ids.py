@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import operator
+import os
 import pickle
 import time
 from datetime import UTC, datetime, timedelta
@@ -296,3 +298,27 @@ def test_an_id_is_an_idempotency_key_by_its_text():
 
     assert accounts.get_or_create(Opened("ada"), idempotency_key=str(order)) == (state, False)
     assert type(accounts.load(state.log_id)[0].idempotency_key) is str
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["in Python", "in C"])
+def test_forked_processes_make_ids_unlike_each_others(fork):
+    """Apart from their time: uWSGI forks in C, where no hook of Python's is called."""
+    LogId.new("account")
+    made = []
+    for _ in range(2):
+        read, write = os.pipe()
+        pid = fork()
+        if pid == 0:
+            try:
+                os.write(write, LogId.new("account").uuid.bytes[-7:])
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        made.append(os.read(read, 7))
+        os.close(read)
+        os.close(write)
+
+    assert len(made[0]) == 7
+    assert made[0] != made[1]

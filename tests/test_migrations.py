@@ -29,6 +29,7 @@ TABLES = {
     "eventlogs_eventlog",
     "eventlogs_idempotencykey",
     "eventlogs_parkedevent",
+    "eventlogs_projectionaction",
     "eventlogs_projectionstate",
     "eventlogs_projectionworker",
     "eventlogs_skippedevent",

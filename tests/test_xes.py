@@ -52,8 +52,12 @@ def attributes(element: ElementTree.Element) -> dict[str, tuple[str, str]]:
 
 
 def of_event(data: object, metadata: object = None) -> dict[str, tuple[str, str]]:
+    return attributes(ElementTree.fromstring(piece_of(data, metadata).text))
+
+
+def piece_of(data: object, metadata: object = None, path: tuple[str, ...] | None = None):
     row = (0, 7, "thing.happened", 1, json.dumps(data), json.dumps(metadata or {}), None, MOMENT)
-    return attributes(ElementTree.fromstring(xes.event(row)))
+    return xes.event(row, path)
 
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
@@ -185,3 +189,49 @@ def test_pm4py_reads_it(tmp_path, db):
     assert set(frame["case:concept:name"]) == {str(state.log_id)}
     assert frame["org:resource"][0] == "grace"
     assert frame["amount"][1] == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2025-03-04T10:00:00Z", "2025-03-04T10:00:00.000000+00:00"),
+        ("2025-03-04T10:00:00.25+02:00", "2025-03-04T08:00:00.250000+00:00"),
+        ("2025-03-04 10:00", "2025-03-04T15:00:00.000000+00:00"),  # in the project's zone
+        ("2025-03-04", "2025-03-04T05:00:00.000000+00:00"),
+    ],
+)
+def test_an_event_has_the_time_that_a_field_of_it_holds(settings, value, expected):
+    settings.TIME_ZONE = "America/Bogota"  # five hours behind UTC
+    for data, metadata, path in (
+        ({"at": value}, {}, ("data", "at")),
+        ({"bank": {"at": value}}, {}, ("data", "bank", "at")),
+        ({}, {"at": value}, ("metadata", "at")),
+    ):
+        piece = piece_of(data, metadata, path)
+        found = attributes(ElementTree.fromstring(piece.text))
+
+        assert found["time:timestamp"] == ("date", expected)
+        assert found["recorded_at"] == STANDARD["time:timestamp"]
+        assert piece.fallbacks == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *({}, {"at": None}, {"at": 5}, {"at": "soon"}, {"at": ""}, {"at": {"x": 1}}, [], 5, "now"),
+        *({"at": "2026-13-01"}, {"at": "0001-01-01T00:00:00+14:00"}),
+    ],
+)
+def test_an_event_without_such_a_time_has_that_of_its_recording(data):
+    piece = piece_of(data, {}, ("data", "at"))
+
+    found = attributes(ElementTree.fromstring(piece.text))
+    assert found["time:timestamp"] == STANDARD["time:timestamp"]
+    assert (piece.events, piece.fallbacks) == (1, 1)
+
+
+def test_a_field_of_the_name_recorded_at_is_kept():
+    piece = piece_of({"at": "2025-03-04T10:00:00Z", "recorded_at": "noon"}, {}, ("data", "at"))
+
+    found = attributes(ElementTree.fromstring(piece.text))
+    assert found["recorded_at_"] == ("string", "noon")

@@ -10,6 +10,7 @@ FINDINGS: Final = 1
 NOT_DONE: Final = 2  # as argparse exits for options that it cannot read
 INTERRUPTED: Final = 130  # as a shell reports SIGINT
 PIPE_CLOSED: Final = 141  # as a shell reports SIGPIPE
+TERMINATED: Final = 143  # as a shell reports SIGTERM
 
 
 def mistake(message: str) -> CommandError:

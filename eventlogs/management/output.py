@@ -1,6 +1,8 @@
 """
 What subcommands write: text for people, JSON for programs.
 
+Times are written with their time zone: for people in the project's, for programs in UTC.
+
 What comes from the store is cleaned before it reaches a terminal: an escape sequence in an
 idempotency key must not move the cursor. On a terminal tables are cut to its width; in a pipe
 nothing is cut. Colours are Django's (``--no-color``, ``--force-color``, DJANGO_COLORS), and
@@ -15,9 +17,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
-from datetime import UTC, datetime
+from dataclasses import fields, is_dataclass
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 from unicodedata import east_asian_width
 from uuid import UUID
@@ -25,9 +28,9 @@ from uuid import UUID
 from django.core.management.base import BaseCommand
 from django.core.management.color import no_style
 
-from eventlogs.codec import ENCODER, JSON
 from eventlogs.ids import LogId
 from eventlogs.management.progress import Progress, Silent, shown
+from eventlogs.times import time_text
 
 GAP = "  "  # between two columns
 ELLIPSIS = "…"
@@ -158,14 +161,27 @@ class Output:
 
 
 def plain(value: Any) -> Any:
-    """Return what JSON can hold in the place of ``value``; for ``json.dumps(default=…)``."""
+    """
+    Return what JSON can hold in the place of ``value``; for ``json.dumps(default=…)``.
+
+    A timedelta is its seconds, as a number. Raise TypeError for a type that is not known here: a
+    program could not read its ``repr()``.
+    """
     if isinstance(value, datetime):
         return iso(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, LogId | UUID | Decimal):
         return str(value)
-    if is_dataclass(value):
-        return JSON.decode(ENCODER.encode(value))
-    return repr(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    raise TypeError(f"JSON of a command cannot hold a {type(value).__qualname__}.")
 
 
 def iso(value: datetime) -> str:
@@ -220,5 +236,5 @@ def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        return time_text(value, timespec="milliseconds")
     return str(value)

@@ -26,6 +26,9 @@ class Progress(Protocol):
     def advance(self, count: int = 1) -> None:
         """Say that ``count`` more are done."""
 
+    def resume(self, done: int) -> None:
+        """Say that ``done`` were done before: they count, and took no time of this job's."""
+
     def clear(self) -> None:
         """Make room: a line of the result is about to be written."""
 
@@ -34,6 +37,9 @@ class Silent:
     """Progress that nobody watches."""
 
     def advance(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def resume(self, done: int) -> None:
         """Do nothing."""
 
     def clear(self) -> None:
@@ -45,7 +51,7 @@ class Lines:
 
     def __init__(self, stream: TextIO, label: str, total: int | None, unit: str) -> None:
         self._stream, self._label, self._total, self._unit = stream, label, total, unit
-        self._done = 0
+        self._done = self._first = 0
         self._begun = time.monotonic()
         self._next = self._begun + PAUSE
 
@@ -58,12 +64,17 @@ class Lines:
             self._stream.flush()
             self._next = time.monotonic() + PAUSE
 
+    def resume(self, done: int) -> None:
+        """Begin at ``done``."""
+        self._done = self._first = done
+
     def _left(self) -> str:
         """Return how long it may still take, at the speed that it had so far."""
-        if not self._done or self._total is None or self._done >= self._total:
+        own = self._done - self._first
+        if not own or self._total is None or self._done >= self._total:
             return ""
         took = time.monotonic() - self._begun
-        left = took * (self._total - self._done) / self._done
+        left = took * (self._total - self._done) / own
         return f", about {left:,.0f} s left"
 
     def clear(self) -> None:
@@ -79,6 +90,10 @@ class Bar:
     def advance(self, count: int = 1) -> None:
         """Move the bar."""
         self._bar.update(count)
+
+    def resume(self, done: int) -> None:
+        """Begin at ``done``: tqdm takes its speed from what comes on top."""
+        self._bar.initial = self._bar.n = self._bar.last_print_n = done
 
     def clear(self) -> None:
         """Take the bar away until it moves again."""

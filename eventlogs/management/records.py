@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from eventlogs.events import EventRecord
+from eventlogs.management.output import plain
 
 
 def as_json(record: EventRecord) -> dict[str, Any]:
@@ -25,4 +26,4 @@ def as_json(record: EventRecord) -> dict[str, Any]:
 
 def compact(value: Any) -> str:
     """Return JSON on one line, with the characters of all languages."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=plain)

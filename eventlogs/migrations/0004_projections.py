@@ -29,6 +29,9 @@ class Migration(migrations.Migration):
                 ("rebuild_version", models.IntegerField(editable=False, null=True)),
                 ("rebuild_started_at", models.DateTimeField(editable=False, null=True)),
                 ("rebuild_reached", models.UUIDField(editable=False, null=True)),
+                ("rebuild_done", models.BigIntegerField(default=0, editable=False)),
+                ("rebuild_total", models.BigIntegerField(default=0, editable=False)),
+                ("rebuild_applied", models.BigIntegerField(default=0, editable=False)),
             ],
             options={
                 "verbose_name": "projection",
@@ -48,6 +51,8 @@ class Migration(migrations.Migration):
                 ),
                 ("projections", models.JSONField(editable=False)),
                 ("seen_until", models.DateTimeField(editable=False)),
+                ("declared_at", models.DateTimeField(editable=False, null=True)),
+                ("ended_at", models.DateTimeField(editable=False, null=True)),
             ],
         ),
         migrations.CreateModel(
@@ -113,6 +118,10 @@ class Migration(migrations.Migration):
                     "error",
                     ExactCharField(default="", editable=False, max_length=200),
                 ),
+                (
+                    "handler",
+                    ExactCharField(default="", editable=False, max_length=200),
+                ),
                 ("details", models.TextField(default="", editable=False)),
                 ("first_failed_at", models.DateTimeField(editable=False)),
                 ("failed_at", models.DateTimeField(editable=False)),
@@ -147,6 +156,26 @@ class Migration(migrations.Migration):
                         fields=("projection", "position"),
                         name="eventlogs_skippedevent_skipped_once",
                     )
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="ProjectionAction",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("projection", ExactCharField(editable=False, max_length=100)),
+                ("action", ExactCharField(editable=False, max_length=20)),
+                ("by", ExactCharField(default="", editable=False, max_length=200)),
+                ("at", models.DateTimeField(editable=False)),
+                ("log_id", LogIdField(editable=False, null=True)),  # type: ignore[misc]
+                ("index", models.IntegerField(editable=False, null=True)),
+                ("count", models.BigIntegerField(editable=False, null=True)),
+                ("seconds", models.FloatField(editable=False, null=True)),
+                ("note", models.TextField(default="", editable=False)),
+            ],
+            options={
+                "indexes": [
+                    models.Index(fields=["projection", "id"], name="eventlogs_action_of_projection")
                 ],
             },
         ),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("eventlogs.projections")
 
 IDLE_MOVE: Final = 1.0  # seconds between two moves of a checkpoint over what is not ours
+MANY: Final = 500  # logs that an inline projection catches up with in one transaction
 LOGS: Final = 100  # that are held and tried again in one go, so that new events come too
 RETRIES: Final = 200  # events of one of them, likewise
 PAGE: Final = 200  # events of a held log that are read at once
@@ -362,7 +363,11 @@ class Advancer:
         held = self.parking.held(log_id_of(row) for row in rows)
         careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
         self._careful_for -= len(rows)
-        for row in self._projection.missing(rows, self.lease.using):
+        missing = self._projection.missing(rows, self.lease.using)
+        done = set() if careful else self._sweep_many(missing, held)
+        for row in missing:
+            if log_id_of(row) in done:
+                continue
             if log_id_of(row) in held or (careful and self._set_aside(row)):
                 continue
             failed = self._apply_one(row, self.lease.position, None)
@@ -371,6 +376,36 @@ class Advancer:
             else:
                 self._note_failure(row, self.lease.position, None, failed)
         self._transact_or_raise(lambda lease: None, reached)
+
+    def _sweep_many(self, rows: Sequence[FeedRow], held: Collection[LogId]) -> set[LogId]:
+        """
+        Catch up with many logs in each transaction; return those that are done.
+
+        The others are to be done one by one: logs that somebody else has locked at the moment,
+        and all logs of a transaction in which an event failed.
+        """
+        wanted = {log: row[INDEX] + 1 for row in rows if (log := log_id_of(row)) not in held}
+        left, done = list(wanted), set[LogId]()
+        using, most, size = self.lease.using, self._projection.batch_size, MANY
+        is_own = not connections[using].in_atomic_block
+        while len(left) > 1 and self._projection.can_catch_up_many(using):
+            self._renew_declaration()
+            some, left = left[:size], left[size:]
+            caught_up, later = set[LogId](), list[LogId]()
+
+            def apply(lease: Lease, some: Sequence[LogId] = some) -> None:
+                nonlocal caught_up, later
+                caught_up, later = self._projection.catch_up_many(
+                    {each: wanted[each] for each in some}, using, most=most, is_own=is_own
+                )
+                leases.count(lease, len(caught_up))
+
+            if self._transact(apply, self.lease.position, moved_at=Now()) is None:
+                done |= caught_up
+                left = [*later, *left]
+                size = max(1, size - len(later))  # about as many as one transaction takes
+        self.applied += len(done)
+        return done
 
     def _set_aside(self, row: FeedRow) -> bool:
         """

@@ -6,13 +6,14 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from django.db import Error
+from django.db import Error, transaction
+from django.db.models import Q
 
 from eventlogs.exceptions import ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import ProjectionState
-from eventlogs.projections import leases, releases
+from eventlogs.models import ProjectionAction, ProjectionState
+from eventlogs.projections import actions, leases, releases
 from eventlogs.projections.advancing import Advancer, following, parking_of
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
 from eventlogs.projections.parking import pay_back
@@ -173,7 +174,39 @@ def divide(
             leases.release(each)
 
 
-def skip(projection: type[BaseProjection], log_id: LogId, *, using: str | None = None) -> bool:
+def retry(
+    projection: type[BaseProjection],
+    log_id: LogId | None = None,
+    *,
+    among: Q | None = None,
+    by: str = "",
+    note: str = "",
+    using: str | None = None,
+) -> int:
+    """
+    Make events that are held due; return how many.
+
+    ``among`` chooses some by the fields of ParkedEvent, and ``note`` says which, for people.
+    """
+    using = projection._using(using)
+    with transaction.atomic(using=using):
+        count = parking_of(projection, using).try_again(log_id, among)
+        if count:
+            actions.add(
+                projection.name,
+                ProjectionAction.RETRIED,
+                using=using,
+                by=by,
+                log_id=log_id,
+                count=count,
+                note=note,
+            )
+    return count
+
+
+def skip(
+    projection: type[BaseProjection], log_id: LogId, *, by: str = "", using: str | None = None
+) -> bool:
     """Pass over the event that a log is held by; return whether there was one."""
     using = projection._using(using)
     begin(projection, using)
@@ -186,4 +219,14 @@ def skip(projection: type[BaseProjection], log_id: LogId, *, using: str | None =
         upto = checkpoint.position
         next_one = following(reading, projection.name, log_id, waiting.index, upto, using)
         parking.skip(waiting, next_one)
+        actions.add(
+            projection.name,
+            ProjectionAction.SKIPPED,
+            using=using,
+            by=by,
+            log_id=log_id,
+            index=waiting.index,
+            count=1,
+            note=f"{waiting.type}: {waiting.error}" if waiting.error else waiting.type,
+        )
     return True

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
-from django.utils import timezone
 
 from eventlogs import inline as appends
 from eventlogs import scans
@@ -18,13 +15,15 @@ from eventlogs.codec import EventReader, FeedRow
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import EventRecord, registry
 from eventlogs.exceptions import LogCorrupted, ProjectionUnavailable, RegistrationError
-from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import (
+    awaiting,
     catching_up,
     inline,
+    inline_many,
+    lagging,
     leases,
     passing_over,
     rebuilding,
@@ -33,6 +32,7 @@ from eventlogs.projections import (
 from eventlogs.projections.advancing import Failed, parking_of
 from eventlogs.projections.databases import has_table
 from eventlogs.projections.defaults import fill
+from eventlogs.projections.lagging import Lag
 from eventlogs.projections.passing_over import PassedOver
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
@@ -44,19 +44,11 @@ BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
 MAX_ATTEMPTS: Final = 5
 BACKOFF: Final = 1.0  # seconds before the second attempt, doubled for each further one
-NAP: Final = 0.02  # seconds between two looks of wait_for()
 MAX_REDUCTIONS: Final = 5_000  # that a worker keeps in memory
 SHORT: Final = 200  # events of a log up to which it is read together with others
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound="type[BaseProjection]")
-
-
-class Lag(NamedTuple):
-    """How far a projection is behind: in positions, and by the age of the next event."""
-
-    positions: int
-    age: timedelta
 
 
 class BaseProjection:
@@ -124,15 +116,16 @@ class BaseProjection:
 
     @classmethod
     def lag(cls, *, using: str | None = None) -> Lag:
-        """Return how far the rows are behind what is settled; zeros where they are not."""
-        using = cls._using(using)
-        after = leases.position(cls.name, using)
-        page = Feed(using).read(
-            after, limit=1, types=cls._types(), log_types=cls._log_types(), decode=False
-        )
-        if not page:
-            return Lag(0, timedelta())
-        return Lag(page.settled - after, timezone.now() - page[0].recorded_at)
+        """
+        Return how far the projection is behind the newest committed event; see lagging.Lag.
+
+        Events that an open transaction holds back in the feed are lag. An inline projection whose
+        rows are right has none, and needs neither a worker nor a feed for that. What the call
+        asks of the database is bounded.
+
+        Raise FeedUnavailable as the feed does, unless it is inline.
+        """
+        return lagging.lag(cls, cls._using(using))
 
     @classmethod
     def wait_for(cls, position: int, timeout: float = 5.0, *, using: str | None = None) -> bool:
@@ -140,28 +133,16 @@ class BaseProjection:
         Wait until ``position`` is applied, at most ``timeout`` seconds; return whether it is.
 
         ``position`` is e.g. that of a LogState. Nothing is applied here: another process does
-        that. An event that waits for another attempt, or is parked, is not applied, nor are
-        those behind it in its log.
+        that. It is applied where the partition of its log has passed it (the others are not asked
+        for), or, inline, where the row has its log's version. An event that waits for another
+        attempt, or is parked, is not applied, nor are those behind it in its log.
+
+        Of an event that the projection does not read, the ones before it in its log are waited
+        for, if it reads any; else the answer is True at once. Where there is no event at the
+        position, its append may be yet to be committed: it is waited for. The answer is False at
+        once where it can never appear: its append was rolled back, or its log is erased.
         """
-        using, end = cls._using(using), time.monotonic() + timeout
-        while True:
-            if cls._is_applied(position, using):
-                return True
-            if time.monotonic() >= end:
-                return False
-            time.sleep(NAP)
-
-    @classmethod
-    def _is_applied(cls, position: int, using: str) -> bool:
-        return leases.position(cls.name, using) >= position and not cls._waits(position, using)
-
-    @classmethod
-    def _waits(cls, position: int, using: str) -> bool:
-        waiting = parking_of(cls, using).rows().filter(position__lte=position)
-        if not waiting.exists():
-            return False
-        event = Event.objects.using(using).select_related("log").filter(position=position).first()
-        return event is not None and waiting.filter(log_id=event.log.log_id).exists()
+        return awaiting.wait_for(cls, position, timeout, using=cls._using(using))
 
     # What failed
 
@@ -183,24 +164,29 @@ class BaseProjection:
         return list(waiting.exclude(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
-    def retry(cls, log_id: LogId | str | None = None, *, using: str | None = None) -> int:
+    def retry(
+        cls, log_id: LogId | str | None = None, *, by: str = "", using: str | None = None
+    ) -> int:
         """
         Let events that wait or are parked be tried again at once; return how many there are.
 
         ``log_id`` names the log, None is all of them. A worker, or the next ``catch_up``, does
-        it: the event first, and then the later ones of its log, in order.
+        it: the event first, and then the later ones of its log, in order. ``by`` is who does
+        it, for the projection's history (eventlogs.models.ProjectionAction).
         """
-        parking = parking_of(cls, cls._using(using))
-        return parking.try_again(None if log_id is None else _log_id(log_id))
+        return catching_up.retry(
+            cls, None if log_id is None else _log_id(log_id), by=by, using=using
+        )
 
     @classmethod
-    def skip(cls, log_id: LogId | str, *, using: str | None = None) -> bool:
+    def skip(cls, log_id: LogId | str, *, by: str = "", using: str | None = None) -> bool:
         """
         Pass over the event that a log is held by, for good; return whether there was one.
 
         Rebuilds pass over it, too. The later events of the log are applied as by ``retry``.
+        ``by`` is who does it, for the projection's history.
         """
-        return catching_up.skip(cls, _log_id(log_id), using=using)
+        return catching_up.skip(cls, _log_id(log_id), by=by, using=using)
 
     # How it works inside
 
@@ -215,6 +201,16 @@ class BaseProjection:
 
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         """Return the rows of which nothing has been applied, one for each log."""
+        raise NotImplementedError
+
+    def can_catch_up_many(self, using: str) -> bool:
+        """Return whether an inline projection can catch up with many logs in one transaction."""
+        return False
+
+    def catch_up_many(
+        self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
+    ) -> tuple[set[LogId], list[LogId]]:
+        """Bring many logs to a version at least; return those that are, and that come later."""
         raise NotImplementedError
 
     def applied_version(self, log_id: LogId, using: str) -> int:
@@ -272,6 +268,7 @@ class RowProjection(BaseProjection):
     """A projection that keeps rows."""
 
     model: ClassVar[type[models.Model]]
+    folds_whole_logs: ClassVar[bool] = False  # also the events that a person has said to skip
 
     def __init__(self, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
@@ -287,6 +284,7 @@ class RowProjection(BaseProjection):
         park: bool = False,
         downgrade: bool = False,
         tell: Tell = nobody,
+        by: str = "",
         using: str | None = None,
     ) -> int:
         """
@@ -301,7 +299,8 @@ class RowProjection(BaseProjection):
         ``downgrade`` lets older code take over rows that a newer version of the projection has
         made, after a rollback: stop the processes of the newer release first.
 
-        ``tell`` is called with a rebuilding.Progress after each batch.
+        ``tell`` is called with a rebuilding.Progress after each batch. ``by`` is who rebuilds:
+        the projection's history says how each rebuild ended.
 
         Raise ProjectionFailed at the first event that cannot be applied; what was done is kept
         for the next call, and the old rows serve on. With ``park``, such events are parked
@@ -310,20 +309,21 @@ class RowProjection(BaseProjection):
         log does not exist.
         """
         if log_id is not None:
-            return rebuilding.rebuild_log(cls, _log_id(log_id), using=using)
+            return rebuilding.rebuild_log(cls, _log_id(log_id), by=by, using=using)
         return rebuilding.rebuild(
-            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, using=using
+            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, by=by, using=using
         )
 
     @classmethod
-    def request_rebuild(cls, *, using: str | None = None) -> None:
+    def request_rebuild(cls, *, by: str = "", using: str | None = None) -> None:
         """
         Let a worker (``eventlogs project``, or the Celery task) rebuild, and return at once.
 
         It does so beside its other work. How it goes is in eventlogs.models.ProjectionState:
-        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing.
+        ``rebuild_started_at``, and ``rebuild_error`` where it came to nothing. ``by`` is who
+        asks, for the projection's history.
         """
-        rebuilding.request(cls, using=using)
+        rebuilding.request(cls, by=by, using=using)
 
     @classmethod
     def verify(
@@ -335,10 +335,14 @@ class RowProjection(BaseProjection):
         ``sample`` is how many logs are looked at, chosen at random, those with many events more
         often; None for all of them. Rows without a log are looked for where all logs are.
         ``repair`` puts right what differs, log by log. Rows are compared as of the checkpoint, so
-        events that are yet to be applied are no difference, nor are those behind a parked one.
-        Others go on meanwhile.
+        events that are yet to be applied are no difference. Others go on meanwhile.
 
-        Raise ProjectionUnavailable where several logs share a row, and what a handler raises.
+        The answer says what was left out. ``held`` is the number of logs that were compared only
+        up to an event that is parked or waits. ``failed`` are the logs whose events cannot be
+        replayed, e.g. because a handler raises: their rows are not compared.
+
+        Raise ProjectionUnavailable where several logs share a row, and where a release that runs
+        beside this one has made a row, or handles an event that this one does not.
         """
         return verifying.verify(cls, sample=sample, repair=repair, using=using)
 
@@ -355,19 +359,25 @@ class RowProjection(BaseProjection):
     def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
         return inline.missing(self, rows, using)
 
+    def can_catch_up_many(self, using: str) -> bool:
+        return inline_many.is_possible(using)
+
+    def catch_up_many(
+        self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
+    ) -> tuple[set[LogId], list[LogId]]:
+        return inline_many.catch_up(self, wanted, using, most=most, is_own=is_own)
+
     def applied_version(self, log_id: LogId, using: str) -> int:
         found = inline.applied_versions(self.name, using).filter(log_id=log_id)
         return found.values_list("version", flat=True).first() or 0
 
-    @classmethod
-    def _is_applied(cls, position: int, using: str) -> bool:
-        if cls.mode == cls.INLINE and inline.is_applied(cls, position, using):
-            return True  # with its append, whether or not a worker has looked since
-        return super()._is_applied(position, using)
-
     def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
         """Return the row that a log should have, made of all of its records; None for none."""
         raise NotImplementedError
+
+    def row_at_once(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        """Return what ``row_of`` does, of records that are all in memory: nothing is read."""
+        return self.row_of(log_id, records, using)
 
     def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
         """Apply records inside of a transaction; ``anew`` begins with blank rows."""
@@ -480,6 +490,7 @@ class ReductionProjection(RowProjection):
     """A read model with one row for each log of an aggregate, made of its reduction."""
 
     aggregate: ClassVar[type[Aggregate]]
+    folds_whole_logs = True
 
     def __init__(self, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
@@ -525,6 +536,9 @@ class ReductionProjection(RowProjection):
             return None
         reduction = LogManager(self.aggregate, using=using).reduce(log_id, version=version)
         return self._row(reduction, using)
+
+    def row_at_once(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        return self._row(fold(nothing(self.aggregate, log_id), records), using)
 
     def _reductions_of(
         self, by_log: dict[LogId, list[EventRecord]], using: str
@@ -627,17 +641,20 @@ class Reactor(BaseProjection):
     is_transactional = False
 
     @classmethod
-    def pass_over(cls, *, dry_run: bool = False, using: str | None = None) -> PassedOver:
+    def pass_over(
+        cls, *, dry_run: bool = False, by: str = "", using: str | None = None
+    ) -> PassedOver:
         """
         Begin behind all that is settled now, and never react to what is before; say what that is.
 
         For after an import of old logs. Events that wait or are parked are passed over, too:
         they would let the events behind them in their logs go. A worker that runs goes on from
         there; it may be in the middle of one event. ``dry_run`` only says what it would be.
+        ``by`` is who does it, for the reactor's history.
 
         Raise FeedUnavailable as the feed does.
         """
-        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run)
+        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run, by=by)
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:

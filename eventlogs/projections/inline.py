@@ -14,8 +14,9 @@ is older than the last rebuild (an old process made it at the rebuild's end) is 
 
 Why it is right: whoever changes a row holds the lock on the log's row in eventlogs_eventlog
 until the end of the transaction. An append has it anyway. So for one log all of this happens
-one after the other, and a version only grows. A worker takes one log in each transaction: it
-never waits for a lock of one log while it holds another's, and so is part of no deadlock.
+one after the other, and a version only grows. A worker never waits for the lock of one log while
+it holds another's, and so is part of no deadlock: it takes one log in each transaction, or many
+that nobody else has locked (see ``inline_many.py``).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import QuerySet, Subquery
+from django.db.models import QuerySet, Subquery, TextField
+from django.db.models.functions import Cast
 
 from eventlogs import inline as appends
 from eventlogs.aggregates import LogState
@@ -46,7 +48,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import AppliedVersion, Event, EventLog, ProjectionState, SkippedEvent
+from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedEvent
 from eventlogs.projections import catching_up, constraints, mysql
 from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import (
@@ -133,24 +135,16 @@ def lock_log(log_id: LogId, using: str) -> int:
 def missing(projection: RowProjection, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
     """Return the last row of each log that has rows which are not applied."""
     last = {log_id_of(row): row for row in rows}
-    known: dict[LogId, int] = {}
+    known: dict[str, int] = {}
+    as_text = Cast("log_id", TextField())  # many are looked up: as ids they would cost most
     states = ProjectionState.objects.using(using).filter(name=projection.name)
     rebuilt_by = states.values_list("version", flat=True).first() or 0
     for some in chunks(last):
         found = applied_versions(projection.name, using).filter(
             log_id__in=some, made_by__gte=rebuilt_by
         )
-        known.update(found.values_list("log_id", "version"))
-    return [row for log_id, row in last.items() if known.get(log_id, 0) <= row[INDEX]]
-
-
-def is_applied(projection: type[RowProjection], position: int, using: str) -> bool:
-    """Return whether the event at a position is in the row of its log."""
-    event = Event.objects.using(using).select_related("log").filter(position=position).first()
-    if event is None:
-        return False
-    versions = applied_versions(projection.name, using).filter(log_id=event.log.log_id)
-    return versions.filter(version__gt=event.index).exists()
+        known.update(found.values_list(as_text, "version"))
+    return [row for log_id, row in last.items() if known.get(str(log_id), 0) <= row[INDEX]]
 
 
 def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:

@@ -278,6 +278,11 @@ def move(lease: Lease, position: int, **figures: Any) -> Lease:
     return replace(lease, position=position, renewed_at=renewed_at)
 
 
+def count(lease: Lease, events: int) -> None:
+    """Add to the number of events that were applied. It belongs behind ``move``."""
+    Checkpoint.objects.using(lease.using).filter(pk=lease.pk).update(applied=F("applied") + events)
+
+
 def abandon(lease: Lease) -> None:
     """Let others have a lease at once, and know that it was not given back in good order."""
     rows = Checkpoint.objects.using(lease.using).filter(pk=lease.pk, token=lease.token)

@@ -19,6 +19,7 @@ always ends its connection, e.g. by a statement that kills its server process, i
 from __future__ import annotations
 
 import logging
+import sysconfig
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -45,6 +46,11 @@ IN_FLIGHT: Final = "a crash"  # what is there to be read while, and if, an attem
 
 MAX_LOSSES: Final = 25  # attempts at one event that are given back, in one process
 REST: Final = timedelta(seconds=1)  # before the next one: a worker that waited has other work
+
+NOT_A_HANDLER: Final = frozenset({"eventlogs", "django"})  # packages
+LIBRARIES: Final = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 
 # Of a FeedRow.
 LOG_TYPE: Final = 0
@@ -137,6 +143,7 @@ class Parking:
             retry_at=None,
             awaits=mark,
             error=name,
+            handler="",
             details=details,
             failed_at=Now(),
         )
@@ -201,6 +208,7 @@ class Parking:
             attempts=models.F("attempts") + 1,
             retry_at=self._later(waiting.attempts + 1),
             error=IN_FLIGHT,
+            handler="",
         ):
             return False
         waiting.refresh_from_db(using=self._using, fields=["attempts", "retry_at", "error"])
@@ -239,6 +247,7 @@ class Parking:
             type=row[TYPE],
             schema_version=row[SCHEMA_VERSION],
             error=name,
+            handler=handler_of(error),
             details=_details(error),
             failed_at=Now(),
             retry_at=self._later(waiting.attempts),
@@ -299,6 +308,7 @@ class Parking:
             retry_at=Now(),
             awaits="",
             error="",
+            handler="",
             details="",
         )
 
@@ -315,9 +325,9 @@ class Parking:
         )
         self.release(waiting, following)
 
-    def try_again(self, log_id: LogId | None = None) -> int:
+    def try_again(self, log_id: LogId | None = None, among: models.Q | None = None) -> int:
         """Make events due, with all of their attempts before them; return how many."""
-        found = self.rows()
+        found = self.rows() if among is None else self.rows().filter(among)
         if log_id is not None:
             found = found.filter(log_id=log_id)
         return found.update(attempts=0, retry_at=Now(), awaits="")
@@ -354,7 +364,12 @@ def pay_back(using: str) -> None:
         owed = ParkedEvent.objects.using(using).filter(
             pk=debt.pk, index=debt.at, attempts__gte=debt.attempts
         )
-        owed.update(attempts=models.F("attempts") - 1, retry_at=Now() + debt.delay, error="")
+        owed.update(
+            attempts=models.F("attempts") - 1,
+            retry_at=Now() + debt.delay,
+            error="",
+            handler="",
+        )
         with suppress(ValueError):  # another thread was faster: one attempt too many, no more
             _debts.remove(debt)
 
@@ -375,6 +390,27 @@ def skipped_event(waiting: ParkedEvent) -> SkippedEvent:
 def log_id_of(row: FeedRow) -> LogId:
     """Return the log that a row of the feed is of."""
     return LogId.stored(row[LOG_TYPE], row[LOG])
+
+
+def handler_of(error: BaseException) -> str:
+    """
+    Return the name of the function of the project's own code that raised an error, or "".
+
+    It is the innermost frame that is neither of this package nor of an installed library. Where
+    the project is an installed library itself, it is the function that this package called.
+    """
+    frames = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in NOT_A_HANDLER
+    ]
+    own = [frame for frame in frames if not frame.f_code.co_filename.startswith(LIBRARIES)]
+    if not frames:
+        return ""
+    code = (own[-1] if own else frames[0]).f_code
+    # Without what has no name of its own: "captured.<locals>.<lambda>" is captured.
+    named = [part for part in code.co_qualname.split(".") if not part.startswith("<")]
+    return named[-1][:200] if named else ""
 
 
 def _details(error: BaseException) -> str:

@@ -18,8 +18,8 @@ from django.db import models, transaction
 from django.db.models import F
 
 from eventlogs.feed import Feed
-from eventlogs.models import Checkpoint, Event, ParkedEvent, SkippedEvent
-from eventlogs.projections import leases
+from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionAction, SkippedEvent
+from eventlogs.projections import actions, leases
 from eventlogs.projections.advancing import parking_of
 from eventlogs.projections.catching_up import begin
 from eventlogs.projections.parking import skipped_event
@@ -36,7 +36,9 @@ class PassedOver(NamedTuple):
     waiting: int  # that had failed, or were held behind one that had: counted by logs
 
 
-def pass_over(reactor: type[Reactor], using: str, *, dry_run: bool = False) -> PassedOver:
+def pass_over(
+    reactor: type[Reactor], using: str, *, dry_run: bool = False, by: str = ""
+) -> PassedOver:
     """See ``Reactor.pass_over``."""
     target = Feed(using).settled()
     held = parking_of(reactor, using).rows().filter(position__lte=target)
@@ -52,6 +54,22 @@ def pass_over(reactor: type[Reactor], using: str, *, dry_run: bool = False) -> P
             rows.update(token=F("token") + 1, owner="", leased_until=None)
             rows.filter(position__lt=target).update(position=target)
             waiting = _let_go(list(held), using)
+            found = _passed_over(reactor, first, target, waiting, using)
+            actions.add(
+                reactor.name,
+                ProjectionAction.PASSED_OVER,
+                using=using,
+                by=by,
+                count=found.events,
+                note=f"Up to position {found.position}; {waiting} logs were held.",
+            )
+            return found
+    return _passed_over(reactor, first, target, waiting, using)
+
+
+def _passed_over(
+    reactor: type[Reactor], first: int, target: int, waiting: int, using: str
+) -> PassedOver:
     return PassedOver(max(first, target), _between(reactor, first, target, using).count(), waiting)
 
 

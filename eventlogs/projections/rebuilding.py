@@ -7,14 +7,14 @@ transaction locks the projection's checkpoints (a worker waits between two batch
 has settled meanwhile, lets the tables change places, and makes the rebuild's checkpoints those of
 the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
 
-An inline projection is rebuilt in place, log by log, each under the lock that its appends take:
-readers see each row as it was, or as it is to be.
+An inline projection is rebuilt in place, some hundred logs at a time, under the locks that their
+appends take (see ``inline_many.py``): readers see each row as it was, or as it is to be.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -34,10 +34,18 @@ from eventlogs import scans
 from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent, ProjectionState
-from eventlogs.projections import inline, leases, shadows, verifying
+from eventlogs.models import (
+    AppliedVersion,
+    Checkpoint,
+    EventLog,
+    ParkedEvent,
+    ProjectionAction,
+    ProjectionState,
+)
+from eventlogs.projections import actions, inline, inline_many, leases, shadows, verifying
 from eventlogs.projections.advancing import Advancer, parking_of
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.scans import LogRow
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -45,16 +53,26 @@ if TYPE_CHECKING:
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # PostgreSQL's code
-LOGS_AT_ONCE: Final = 50  # of an inline projection, in one step: a worker has other work, too
+RESUMED: Final = "Resumed; the time is that of the last run."
+# Of an inline projection, in one step: a worker has other work, too, and appends wait.
+LOGS_AT_ONCE: Final = 200
+EVENTS_AT_ONCE: Final = 2_000
 
 
 class Progress(NamedTuple):
-    """How far a rebuild is: positions (or logs, of an inline projection) of how many."""
+    """
+    How far a rebuild is: positions (or logs, of an inline projection) of how many.
+
+    A call that resumes a rebuild begins at ``first``, after ``before`` events: its speed is that
+    of what came on top.
+    """
 
     applied: int  # events, in this call
     done: int
     total: int
     unit: str  # "positions" or "logs"
+    first: int = 0  # what was done before this call
+    before: int = 0  # events that were applied before this call
 
 
 Tell = Callable[[Progress], None]
@@ -72,10 +90,11 @@ def rebuild(
     park: bool,
     downgrade: bool,
     tell: Tell,
+    by: str = "",
     using: str | None = None,
 ) -> int:
     """See ``RowProjection.rebuild``."""
-    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade, using=using)
+    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using)
     while True:
         try:
             progress = next(under_way)
@@ -90,13 +109,14 @@ def steps(
     restart: bool = False,
     park: bool = False,
     downgrade: bool = False,
+    by: str = "",
     using: str | None = None,
 ) -> Steps:
     """
     Rebuild step by step: a batch each time, for who has other things to do between two of them.
 
-    The generator's value is how many events were applied in all. Closed in the middle, it leaves
-    the rebuild to be resumed.
+    The generator's value is how many events were applied in this call. Closed in the middle, it
+    leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
     """
     using = cls._using(using)
     state = leases.ensure(
@@ -104,20 +124,39 @@ def steps(
     )
     if state.version > cls.version and not downgrade:
         raise ProjectionUnavailable("newer", projection=cls.name)
-    if cls.mode == cls.INLINE:
-        return (yield from _InlineRebuild(cls, using).steps(restart=restart, downgrade=downgrade))
-    return (yield from _ShadowRebuild(cls, using, is_strict=not park).steps(restart=restart))
+    begun = time.monotonic()
+    try:
+        if cls.mode == cls.INLINE:
+            inline_one = _InlineRebuild(cls, using, by=by)
+            return (yield from inline_one.steps(restart=restart, downgrade=downgrade))
+        shadow_one = _ShadowRebuild(cls, using, is_strict=not park, by=by)
+        return (yield from shadow_one.steps(restart=restart))
+    except (Exception, KeyboardInterrupt) as error:
+        if not (isinstance(error, ProjectionUnavailable) and error.reason == "busy"):
+            # What has ended it is the error to raise, also where the database is gone.
+            with suppress(Error), transaction.atomic(using=using):
+                actions.add(
+                    cls.name,
+                    ProjectionAction.REBUILD_FAILED,
+                    using=using,
+                    by=by,
+                    seconds=time.monotonic() - begun,
+                    note=actions.reason(error),
+                )
+        raise
 
 
-def request(cls: type[RowProjection], *, using: str | None = None) -> None:
+def request(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
     """Let a worker rebuild; one that was interrupted is resumed."""
     using = cls._using(using)
     leases.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
-    ProjectionState.objects.using(using).filter(name=cls.name).update(
-        rebuild_requested_at=timezone.now(), rebuild_error=""
-    )
+    with transaction.atomic(using=using):
+        ProjectionState.objects.using(using).filter(name=cls.name).update(
+            rebuild_requested_at=timezone.now(), rebuild_error=""
+        )
+        actions.add(cls.name, ProjectionAction.REBUILD_REQUESTED, using=using, by=by)
 
 
 def requested(using: str) -> set[str]:
@@ -134,10 +173,17 @@ def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) 
 
 
 def rebuild_log(
-    cls: type[RowProjection], log_id: LogId, *, downgrade: bool = False, using: str | None = None
+    cls: type[RowProjection],
+    log_id: LogId,
+    *,
+    downgrade: bool = False,
+    by: str | None = None,
+    using: str | None = None,
 ) -> int:
     """
     Make the row of one log anew; return of how many events.
+
+    With ``by``, it is written down as something that somebody did.
 
     The row of a log that was erased is removed. Raise LogNotFound where there is neither, and
     ProjectionUnavailable where a newer release has made the row, unless ``downgrade``.
@@ -161,6 +207,15 @@ def rebuild_log(
         if projection.is_inline:
             version = EventLog.objects.using(using).get(pk=log_id.uuid).version
             inline.note(projection, log_id, version, using, made_by=cls.version)
+        if by is not None:
+            actions.add(
+                cls.name,
+                ProjectionAction.REBUILT,
+                using=using,
+                by=by,
+                log_id=log_id,
+                count=count,
+            )
     return count
 
 
@@ -199,18 +254,26 @@ def forget(cls: type[RowProjection], using: str) -> bool:
 class _ShadowRebuild:
     """A rebuild into a shadow table."""
 
-    def __init__(self, cls: type[RowProjection], using: str, *, is_strict: bool) -> None:
+    def __init__(
+        self, cls: type[RowProjection], using: str, *, is_strict: bool, by: str = ""
+    ) -> None:
         self._cls = cls
         self._using = using
         self._is_strict = is_strict
+        self._by = by
+        self._begun = time.monotonic()
         self._feed = Feed(using)
         self._owner = leases.new_owner()
         self._table_owner = shadows.owner(cls.model, using)
         self._applied = 0
+        self._first = 0  # the position, and the events applied, when this call took it up
+        self._before = 0
 
     def steps(self, *, restart: bool) -> Steps:
         advancers = self._at_work(self._prepare(restart))
         try:
+            self._first = min(each.position for each in advancers)
+            self._before = self._applied_in_all()
             for _ in range(SWAPS):
                 try:
                     yield from self._fill(advancers)
@@ -281,6 +344,13 @@ class _ShadowRebuild:
                 "privilege", projection=self._cls.name, owner=self._table_owner
             ) from error
 
+    def _applied_in_all(self) -> int:
+        """Return how many events this rebuild has applied, in all calls."""
+        rows = Checkpoint.objects.using(self._using).filter(
+            projection=self._cls.name, is_rebuild=True
+        )
+        return sum(rows.values_list("applied", flat=True))
+
     def _refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
             projection=self._cls.name, is_rebuild=True
@@ -326,7 +396,9 @@ class _ShadowRebuild:
                     more |= each.retry_due()
                 self._applied += each.applied - before
             done = min(each.position for each in advancers)
-            yield Progress(self._applied, done, max(done, upto), "positions")
+            yield Progress(
+                self._applied, done, max(done, upto), "positions", self._first, self._before
+            )
 
     def _swap(self, advancers: list[Advancer]) -> bool:
         """Let the new rows be the ones; return False where the lock could not be had."""
@@ -364,6 +436,15 @@ class _ShadowRebuild:
 
     def _switch(self, live: list[Checkpoint]) -> None:
         using, name = self._using, self._cls.name
+        actions.add(
+            name,
+            ProjectionAction.REBUILT,
+            using=using,
+            by=self._by,
+            count=self._applied_in_all(),
+            seconds=time.monotonic() - self._begun,
+            note=RESUMED if self._before else "",
+        )
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).delete()
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).update(
             is_rebuild=False,
@@ -390,9 +471,11 @@ class _ShadowRebuild:
 class _InlineRebuild:
     """A rebuild in place, of a projection whose rows change with the appends."""
 
-    def __init__(self, cls: type[RowProjection], using: str) -> None:
+    def __init__(self, cls: type[RowProjection], using: str, *, by: str = "") -> None:
         self._cls = cls
         self._using = using
+        self._by = by
+        self._begun = time.monotonic()
 
     def steps(self, *, restart: bool, downgrade: bool) -> Steps:
         cls, using = self._cls, self._using
@@ -405,33 +488,48 @@ class _InlineRebuild:
                 rebuild_version=cls.version,
                 rebuild_started_at=timezone.now(),
                 rebuild_reached=None,
+                rebuild_applied=0,
             )
         state = states.get()
+        before = state.rebuild_applied
         log_types = cls._log_types()
         logs = EventLog.objects.using(using)
         if log_types is not None:
             logs = logs.filter(log_type__in=log_types)
         done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
-        total, applied, reached = logs.count(), 0, state.rebuild_reached
+        total, applied, reached, done_before = logs.count(), 0, state.rebuild_reached, done
         for page in scans.logs_by_id(using, after=reached, log_types=log_types or ()):
-            for first in range(0, len(page), LOGS_AT_ONCE):
-                logs_at_once = page[first : first + LOGS_AT_ONCE]
-                for log in logs_at_once:
-                    applied += self._rebuild(log.log_id, downgrade)
-                done += len(logs_at_once)
-                states.update(rebuild_reached=logs_at_once[-1].log_id.uuid)
-                yield Progress(applied, done, max(total, done), "logs")
+            for some in verifying.in_chunks(page, LOGS_AT_ONCE, EVENTS_AT_ONCE):
+                applied += self._rebuild_many(some, downgrade)
+                done += len(some)
+                states.update(
+                    rebuild_reached=some[-1].log_id.uuid,
+                    rebuild_done=done,
+                    rebuild_total=max(total, done),
+                    rebuild_applied=before + applied,
+                )
+                yield Progress(applied, done, max(total, done), "logs", done_before, before)
         self._remove_strays()
         mine = states if downgrade else states.filter(version__lte=cls.version)
-        ended = mine.update(
-            version=cls.version,
-            rebuilt_at=timezone.now(),
-            rebuild_version=None,
-            rebuild_started_at=None,
-            rebuild_reached=None,
-        )
-        if not ended:
-            raise ProjectionUnavailable("newer", projection=cls.name)
+        with transaction.atomic(using=using):
+            ended = mine.update(
+                version=cls.version,
+                rebuilt_at=timezone.now(),
+                rebuild_version=None,
+                rebuild_started_at=None,
+                rebuild_reached=None,
+            )
+            if not ended:
+                raise ProjectionUnavailable("newer", projection=cls.name)
+            actions.add(
+                cls.name,
+                ProjectionAction.REBUILT,
+                using=using,
+                by=self._by,
+                count=before + applied,
+                seconds=time.monotonic() - self._begun,
+                note=RESUMED if before else "",
+            )
         # What old processes have made meanwhile, of logs whose ids we were past. They make no
         # more: they find the new version; or they have not committed yet, and a worker comes to
         # their events later.
@@ -451,6 +549,15 @@ class _InlineRebuild:
             some = list(
                 made.filter(log_id__gt=some[-1]).values_list("log_id", flat=True)[:LOGS_AT_ONCE]
             )
+
+    def _rebuild_many(self, logs: Sequence[LogRow], downgrade: bool) -> int:
+        counts: dict[LogId, int] = {}
+        if len(logs) > 1 and inline_many.is_possible(self._using):
+            # Where one of them cannot be rebuilt, the next loop says which one, and why.
+            with suppress(Exception, SystemExit):
+                counts = inline_many.rebuild(self._cls, logs, self._using, downgrade=downgrade)
+        others = [log.log_id for log in logs if log.log_id not in counts]
+        return sum(counts.values()) + sum(self._rebuild(each, downgrade) for each in others)
 
     def _rebuild(self, log_id: LogId, downgrade: bool) -> int:
         try:

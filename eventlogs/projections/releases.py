@@ -301,14 +301,17 @@ def declare(
                         name=worker,
                         projections={name: each.as_json for name, each in handles.items()},
                         seen_until=Now() + timedelta(seconds=seconds),
+                        declared_at=Now(),
                     )
                 ],
                 update_conflicts=True,
                 unique_fields=None if mysql.is_mysql(using) else ["name"],
-                update_fields=["projections", "seen_until"],
+                update_fields=["projections", "seen_until", "ended_at"],
             )
             for name, each in handles.items():
-                known = {other.digest for row in found if (other := _of(row, name)) is not None}
+                known = {
+                    other.digest for row in found if (other := declared_by(row, name)) is not None
+                }
                 if each.digest not in known:
                     _take_leases_away(name, using)
 
@@ -321,6 +324,17 @@ def seen(using: str, worker: str, *, seconds: float = 0.0) -> bool:
         name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
     )
     return bool(declared.update(seen_until=Now() + timedelta(seconds=seconds)))
+
+
+def ended(using: str, worker: str) -> None:
+    """
+    Note that a process has ended in good order.
+
+    What it handles is kept: the worker that comes after it may take a moment.
+    """
+    ProjectionWorker.objects.using(using).filter(
+        name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
+    ).update(seen_until=Now(), ended_at=Now())
 
 
 def needed_for(projections: Iterable[type[BaseProjection]]) -> float:
@@ -372,7 +386,9 @@ def others_of(projection: type[BaseProjection], using: str) -> list[Handles]:
         seen_until__gte=Now() - timedelta(seconds=KEPT)
     )
     own = handles_of(projection)
-    found = {each.digest: each for row in rows if (each := _of(row, projection.name)) is not None}
+    found = {
+        each.digest: each for row in rows if (each := declared_by(row, projection.name)) is not None
+    }
     found.pop(own.digest, None)
     return [found[digest] for digest in sorted(found)]
 
@@ -394,7 +410,7 @@ def preferred(workers: Iterable[ProjectionWorker]) -> dict[str, frozenset[str]]:
     runs: list[tuple[str, str, str]] = []
     for row in workers:
         for name in row.projections:
-            each = _of(row, name)
+            each = declared_by(row, name)
             if each is not None:
                 releases.setdefault(name, {})[each.digest] = each
                 runs.append((row.name, name, each.digest))
@@ -415,7 +431,8 @@ def _chosen(releases: Mapping[str, Handles]) -> str:
     return sorted(best)[int(time.time() // TURN) % len(best)]
 
 
-def _of(row: ProjectionWorker, name: str) -> Handles | None:
+def declared_by(row: ProjectionWorker, name: str) -> Handles | None:
+    """Return what a process has declared of a projection, or None where it does not run it."""
     value = row.projections.get(name)
     return None if value is None else stored(value)
 

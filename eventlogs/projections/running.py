@@ -32,7 +32,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import Feed
 from eventlogs.models import ParkedEvent, ProjectionState
-from eventlogs.projections import leases, rebuilding, releases
+from eventlogs.projections import actions, leases, rebuilding, releases
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.catching_up import begin, catch_up, divide, lease
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
@@ -112,7 +112,8 @@ def rebuild(
         return  # another worker has done it meanwhile
     why = ""
     try:
-        for _ in rebuilding.steps(projection, using=using):
+        by = actions.requested_by(projection.name, using)
+        for _ in rebuilding.steps(projection, by=by, using=using):
             yield
     except Exception as error:
         if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
@@ -236,8 +237,7 @@ class Runner:
             for place in list(self._advancers):
                 self._give_back(place)
             for using in self._databases():
-                # What it handles is kept: the worker that comes after it may take a moment.
-                releases.seen(using, self._owner)
+                releases.ended(using, self._owner)
         self._forget()
 
     # Who does what

@@ -1,28 +1,67 @@
-"""Rows against a replay: whether they are what their logs say."""
+"""
+Rows against a replay: whether they are what their logs say.
+
+Logs are looked at in chunks. All that concerns a chunk is read in one snapshot: checkpoints,
+declared releases, what waits, what was skipped, applied versions, rows and events. Then the events
+are replayed and compared, with no transaction open. Long logs are looked at one by one, as is
+what is put right: first without a lock, and where a row differs, again under the lock of those
+who change it.
+
+Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
+transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
+store the applied version, and both store what is held. A snapshot shows all of a transaction or
+nothing of it. So each row is compared with the events that its own transaction says are in it.
+The same holds for a release beside this one: it declares itself before it changes its first row. A
+rebuild lets another table take the place of the rows; on PostgreSQL the table is locked
+(ACCESS SHARE, as each SELECT does) before the snapshot is taken, so that this does not come
+between.
+
+Why no wrong row is passed over. A row that is reported as right is equal to the replay of its log
+at the moment of its chunk's snapshot. Each log that was there at the beginning is in a chunk, is
+counted in ``held``, or is listed in ``failed``. A row that goes wrong after its chunk is found by
+the next verification.
+
+Inside a caller's transaction the snapshot is the caller's. Under READ COMMITTED it is another one
+for each statement, so there a difference is looked at again under the lock before it is reported.
+A row that changes in that moment may be compared with what it was before.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
 
-from django.db import DataError, IntegrityError, transaction
+from django.db import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connections,
+    transaction,
+)
 
 from eventlogs import scans
+from eventlogs.codec import FeedRow
 from eventlogs.events import EventRecord
-from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable
+from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, TransactionMustRetry
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import Event, EventLog, SkippedEvent
-from eventlogs.projections import catching_up, inline, leases
+from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, SkippedEvent
+from eventlogs.projections import catching_up, inline, leases, replaying
 from eventlogs.projections.advancing import Failed, history, parking_of
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.parking import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
-from eventlogs.projections.releases import APPLY, HOLD, reading_of_rows
+from eventlogs.projections.releases import APPLY, HOLD, Reading, reading_of_rows
+from eventlogs.projections.replaying import NONE, Replayer
 from eventlogs.projections.rows import chunks, differences, upsert
+from eventlogs.scans import LogRow
 from eventlogs.stores.feeds import partition_of
+from eventlogs.stores.many import Part, events_of_logs
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -30,6 +69,11 @@ if TYPE_CHECKING:
 NEAR, DRAWN = 200, 10  # so many logs are drawn from those of so many events in a row
 TRIES: Final = 4  # times as many draws as need be: some are drawn twice
 EVERYTHING: Final = 2**63 - 1  # a position that none is above
+LOGS_AT_ONCE: Final = 500  # of one snapshot
+EVENTS_AT_ONCE: Final = 5_000  # of all of them
+
+# The database's own troubles: no event is to blame for them.
+TROUBLES: Final = (OperationalError, InterfaceError, InternalError, TransactionMustRetry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +86,293 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    A log whose row could not be compared: an event of it cannot be replayed.
+
+    ``error`` is the name of the error's class, ``position`` that of the event, or None where it
+    is not known which one it is.
+    """
+
+    log_id: LogId
+    error: str
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
-    """How many logs were looked at, and what differs."""
+    """
+    How many logs were looked at, and what differs.
+
+    ``held`` is how many of them were compared only up to an event that is parked or waits, with
+    what is behind it left out. ``failed`` are those that could not be compared.
+    """
 
     checked: int
     differences: tuple[Difference, ...]
+    held: int = 0
+    failed: tuple[Failure, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether nothing differs that is not repaired."""
-        return all(each.is_repaired for each in self.differences)
+        """Whether all was compared, and nothing differs that is not repaired."""
+        return not self.failed and all(each.is_repaired for each in self.differences)
 
 
 def verify(
     projection: type[RowProjection], *, sample: int | None, repair: bool, using: str | None = None
 ) -> Verification:
     """See ``RowProjection.verify``."""
-    using = projection._using(using)
-    if projection.has_shared_rows():
-        raise ProjectionUnavailable("shared rows", projection=projection.name)
-    catching_up.begin(projection, using)
-    checked, found = 0, []
-    logs = _all(projection, using) if sample is None else _some(projection, using, sample)
-    for some in chunks(logs, 100):
-        checked += len(some)
-        for log_id in some:
-            difference = _look(projection, log_id, using, repair=repair)
+    run = Run(projection, sample=sample, repair=repair, using=using)
+    found = list(run.findings())
+    return Verification(
+        run.checked,
+        tuple(each for each in found if isinstance(each, Difference)),
+        run.held,
+        tuple(each for each in found if isinstance(each, Failure)),
+    )
+
+
+class Moment(NamedTuple):
+    """What a snapshot shows of some logs, and of their rows."""
+
+    reading: Reading
+    events: Mapping[LogId, Sequence[FeedRow]]
+    rows: Mapping[LogId, Any]
+    skipped: Mapping[LogId, set[int]]
+    waiting: Mapping[LogId, tuple[int, int]]  # index and position of the event that holds a log
+    applied: Mapping[LogId, tuple[int, int]]  # version and made_by, of inline rows
+    positions: Mapping[int, int]  # of the checkpoints, by partition
+    partitions: int
+
+    def in_row(self, log_id: LogId) -> tuple[Sequence[FeedRow], bool]:
+        """Return the events that are in the row of a log, and whether others are held back."""
+        events, waiting = self.events[log_id], self.waiting.get(log_id)
+        known = self.applied.get(log_id)
+        if known is not None:
+            version = known[0]
+            is_held = waiting is not None and version <= waiting[0]
+            return events[:version] if version <= len(events) else (), is_held
+        upto = self.positions.get(partition_of(log_id.uuid, self.partitions), 0)
+        if events and events[-1][POSITION] > upto:
+            events = [row for row in events if row[POSITION] <= upto]
+        if waiting is None or waiting[1] > upto:
+            return events, False
+        return [row for row in events if row[INDEX] < waiting[0]], True
+
+
+class Run:
+    """One verification; ``checked`` and ``held`` say how far it is."""
+
+    def __init__(
+        self,
+        projection: type[RowProjection],
+        *,
+        sample: int | None = None,
+        repair: bool = False,
+        after: LogId | None = None,
+        log_types: Collection[str] = (),
+        using: str | None = None,
+    ) -> None:
+        """
+        Look at so many logs (None: at all, and at rows without a log).
+
+        ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all). With
+        either of them, rows without a log are not looked for.
+
+        Raise ProjectionUnavailable where several logs share a row, or a newer release has made
+        the rows.
+        """
+        self.checked = 0
+        self.held = 0
+        self._cls = projection
+        self._using = projection._using(using)
+        self._sample = sample
+        self._repair = repair
+        self._after = after
+        self._is_limited = bool(log_types) or after is not None
+        self._log_types = projection._log_types()
+        if log_types and self._log_types is not None:
+            self._log_types = [each for each in self._log_types if each in log_types]
+        elif log_types:
+            self._log_types = list(log_types)
+        if projection.has_shared_rows():
+            raise ProjectionUnavailable("shared rows", projection=projection.name)
+        catching_up.begin(projection, self._using)
+
+    def total(self) -> int:
+        """Return how many logs there are to look at, about."""
+        if self._sample is not None:
+            return self._sample
+        logs = EventLog.objects.using(self._using)
+        if self._log_types is not None:
+            logs = logs.filter(log_type__in=self._log_types)
+        if self._after is not None:
+            logs = logs.filter(pk__gt=self._after.uuid)
+        return int(logs.count())
+
+    def findings(
+        self, tell: Callable[[int], object] = lambda count: None
+    ) -> Iterator[Difference | Failure]:
+        """
+        Yield what differs, and what cannot be compared, as it is found.
+
+        ``tell`` is called with how many logs were looked at since the last call. Raise
+        ProjectionUnavailable as ``RowProjection.verify`` does.
+        """
+        for some in in_chunks(self._logs(), LOGS_AT_ONCE, EVENTS_AT_ONCE):
+            if some[0].version > scans.PAGE:
+                yield from self._one(some[0].log_id)
+            else:
+                yield from self._many([log.log_id for log in some])
+            self.checked += len(some)
+            tell(len(some))
+        if self._is_limited:
+            return
+        if self._sample is None or self.checked < self._sample:  # then all logs were looked at
+            for log_id in _strays(self._cls, self._using):
+                yield from self._again(log_id)
+
+    def _logs(self) -> Iterator[LogRow]:
+        if self._log_types == []:
+            return
+        using, after = self._using, None if self._after is None else self._after.uuid
+        if self._sample is not None:
+            drawn = _some(using, self._sample, log_types=self._log_types, after=after)
+            yield from _rows_of(drawn, using)
+            return
+        for page in scans.logs_by_id(using, after=after, log_types=self._log_types or ()):
+            yield from page
+
+    def _many(self, log_ids: Sequence[LogId]) -> Iterator[Difference | Failure]:
+        """Look at logs that one snapshot is taken of."""
+        projection, using = self._cls(), self._using
+        connection = connections[using]
+        is_certain = not connection.in_atomic_block or connection.vendor == "sqlite"
+        moment = self._moment(log_ids)
+        replayer = Replayer(projection, moment.reading, using)
+        for log_id in log_ids:
+            events, is_held = moment.in_row(log_id)
+            self.held += is_held
+            try:
+                wanted, _ = replayer.row(log_id, events, moment.skipped.get(log_id, NONE))
+                fields = _compared(projection, moment.rows.get(log_id), wanted, events, using)
+            except Failed as failed:
+                yield _failure(log_id, failed.error, failed.position)
+                continue
+            if not fields:
+                continue
+            if is_certain and not self._repair:
+                yield Difference(log_id, tuple(fields))
+            else:
+                yield from self._again(log_id)
+
+    def _moment(self, log_ids: Sequence[LogId]) -> Moment:
+        while (moment := self._seen(log_ids)) is None:
+            # It has become another one since. Raise what is to be said of that, or look again.
+            catching_up.begin(self._cls, self._using)
+        return moment
+
+    def _seen(self, log_ids: Sequence[LogId]) -> Moment | None:
+        cls, using = self._cls, self._using
+        rows = cls.model._base_manager.using(using)
+        with snapshot(cls, using):
+            states = ProjectionState.objects.using(using).filter(name=cls.name)
+            state = states.first()
+            if state is None or state.mode != cls.mode or state.version > cls.version:
+                return None
+            applied = self._applied_versions(log_ids) if cls.mode == cls.INLINE else {}
+            found = Checkpoint.objects.using(using).filter(projection=cls.name, is_rebuild=False)
+            positions = dict(found.values_list("partition", "position"))
+            waiting = parking_of(cls, using).rows().filter(log_id__in=log_ids)
+            moment = Moment(
+                reading=reading_of_rows(cls, using),
+                events=events_of_logs(using, [Part(each) for each in log_ids]),
+                rows={row.pk: row for row in rows.filter(pk__in=log_ids)},
+                skipped=replaying.skipped_of(cls.name, log_ids, using),
+                waiting={
+                    log_id: (index, position)
+                    for log_id, index, position in waiting.values_list(
+                        "log_id", "index", "position"
+                    )
+                },
+                applied=applied,
+                positions=positions,
+                partitions=len(positions) or 1,
+            )
+        if any(made_by > cls.version for _, made_by in applied.values()):
+            raise ProjectionUnavailable("newer", projection=cls.name)
+        return moment
+
+    def _applied_versions(self, log_ids: Sequence[LogId]) -> dict[LogId, tuple[int, int]]:
+        found = inline.applied_versions(self._cls.name, self._using).filter(log_id__in=log_ids)
+        return {
+            log_id: (version, made_by)
+            for log_id, version, made_by in found.values_list("log_id", "version", "made_by")
+        }
+
+    def _one(self, log_id: LogId) -> Iterator[Difference | Failure]:
+        """Look at a long log, a page at a time."""
+        waiting = parking_of(self._cls, self._using).rows().filter(log_id=log_id)
+        self.held += waiting.exists()
+        yield from self._again(log_id)
+
+    def _again(self, log_id: LogId) -> Iterator[Difference | Failure]:
+        try:
+            difference = _look(self._cls, log_id, self._using, repair=self._repair)
+        except ProjectionFailed as failed:
+            yield _failure(log_id, failed.__cause__ or failed, failed.position or None)
+        except (Exception, SystemExit) as error:
+            yield _failure(log_id, error, None)
+        else:
             if difference is not None:
-                found.append(difference)
-    if sample is None or checked < sample:  # then all logs were looked at
-        for log_id in _strays(projection, using):
-            difference = _look(projection, log_id, using, repair=repair)
-            if difference is not None:
-                found.append(difference)
-    return Verification(checked, tuple(found))
+                yield difference
+
+
+def _failure(log_id: LogId, error: BaseException, position: int | None) -> Failure:
+    """Return what is told of a log that cannot be replayed; raise what no event is to blame for."""
+    if isinstance(error, (ProjectionUnavailable, *TROUBLES)):
+        raise error
+    return Failure(log_id, type(error).__qualname__, position)
+
+
+def _compared(
+    projection: RowProjection, stored: Any, wanted: Any, events: Sequence[FeedRow], using: str
+) -> list[str]:
+    try:
+        return differences(projection.model, stored, wanted, using)
+    except Exception as error:  # a handler has put a value there that no column takes
+        raise Failed(events[-1][POSITION] if events else None, error) from error
+
+
+@contextmanager
+def snapshot(projection: type[RowProjection], using: str) -> Iterator[None]:
+    """Read as of one moment, in which no rebuild lets another table take the rows' place."""
+    connection = connections[using]
+    is_ours = not connection.in_atomic_block
+    with scans.a_moment(using):
+        if is_ours and connection.vendor == "postgresql":
+            table = connection.ops.quote_name(projection.model._meta.db_table)
+            with connection.cursor() as cursor:
+                # It takes no snapshot: https://www.postgresql.org/docs/current/sql-lock.html
+                cursor.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        yield
+
+
+def in_chunks(logs: Iterable[LogRow], most: int, events: int) -> Iterator[list[LogRow]]:
+    """Yield logs many at a time, with about so many events; each long one by itself."""
+    some: list[LogRow] = []
+    count = 0
+    for log in logs:
+        if log.version > scans.PAGE:
+            yield [log]
+            continue
+        if some and (len(some) == most or count + log.version > events):
+            yield some
+            some, count = [], 0
+        some.append(log)
+        count += log.version
+    if some:
+        yield some
 
 
 def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> tuple[Any, int]:
@@ -196,22 +494,28 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     return page[0][POSITION] if page else 0
 
 
-def _all(projection: type[RowProjection], using: str) -> Iterator[LogId]:
-    for page in scans.logs_by_id(using, log_types=projection._log_types() or ()):
-        for each in page:
-            yield each.log_id
+def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
+    """Yield the logs of ids, but for those that are gone."""
+    columns = ("log_type", "pk", "version", "created_at", "updated_at")
+    for some in chunks(log_ids, LOGS_AT_ONCE):
+        found = EventLog.objects.using(using).filter(pk__in=[each.uuid for each in some])
+        for log_type, pk, *rest in found.values_list(*columns):
+            yield LogRow(LogId.stored(log_type, pk), *rest)
 
 
-def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[LogId]:
+def _some(
+    using: str, count: int, *, log_types: Collection[str] | None, after: UUID | None
+) -> Iterator[LogId]:
     """
     Yield logs at random (all, if there are no more): those with many events more often.
 
     They are drawn by a position, not by an id: positions are dense, and ids come in clumps.
     """
     logs = EventLog.objects.using(using)
-    log_types = projection._log_types()
     if log_types is not None:
         logs = logs.filter(log_type__in=log_types)
+    if after is not None:
+        logs = logs.filter(pk__gt=after)
     few = list(logs.order_by("pk")[: count + 1])
     if len(few) <= count:
         yield from (log.log_id for log in few)
@@ -224,7 +528,7 @@ def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[L
         met = {
             LogId.stored(log_type, log)
             for log_type, log in near.values_list("log__log_type", "log_id")
-            if log_types is None or log_type in log_types
+            if (log_types is None or log_type in log_types) and (after is None or log > after)
         }
         for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):
             if len(seen) == count:

@@ -101,7 +101,7 @@ def test_a_log_is_found_by_its_id_its_end_and_a_key(reader):
     for asked in (text, f"  {text} ", str(log_id.uuid), text[-6:], text[-9:], text[-25:].upper()):
         assert listed(reader, f"?q={asked}") == [text], asked
     assert listed(reader, "?q=order+7") == [text]
-    for asked in ("nothing", "%25", text[:-1], "_", "é" * 300):
+    for asked in ("nothing", "%25", text[:-1] + "u", "_", "é" * 300):
         assert listed(reader, f"?q={asked}") == [], asked
 
 
@@ -123,7 +123,7 @@ def test_the_end_of_an_id_is_found_by_an_index():
 
 def test_logs_are_found_by_the_day_of_their_id(reader):
     log_id = Account.logs.create(Opened("ada")).log_id
-    today = timezone.localdate()
+    today = timezone.localtime(log_id.created_at).date()
     yesterday, tomorrow = today - timedelta(days=1), today + timedelta(days=1)
 
     assert listed(reader, f"?from={today}&to={today}") == [str(log_id)]

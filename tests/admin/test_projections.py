@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import timedelta
+from urllib.parse import parse_qsl
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connection, transaction
 from django.urls import reverse
+from django.utils import timezone
 
-from eventlogs.models import ParkedEvent, ProjectionState, SkippedEvent
+from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, SkippedEvent
+from eventlogs.monitoring import health
+from eventlogs.projections import actions, rebuilding
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.running import run
+from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.parked import parked_payment
 from tests.projections.readmodels import Letters
+from tests.troubled import MANY, get_into_trouble
 
 pytestmark = pytest.mark.django_db
 
 ALL = reverse("admin:eventlogs_projectionstate_changelist")
 
 
-def address(what: str) -> str:
-    return reverse(f"admin:eventlogs_projectionstate_{what}", args=["payment-summary"])
+CAUSE = (
+    "state=parked&error=ZeroDivisionError&handler=captured&type=payment.captured&schema_version=1"
+)
+
+
+def address(what: str, name: str = "payment-summary") -> str:
+    return reverse(f"admin:eventlogs_projectionstate_{what}", args=[name])
 
 
 def user(*permissions: str, name: str = "ada") -> User:
@@ -56,7 +71,9 @@ def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
 
     assert "payment-summary" in page
     assert "fine-balance" in page
-    assert '<span class="el-badge el-parked">1</span>' in page
+    assert '<span class="el-badge el-parked">1 parked</span>' in page
+    assert "up to date, but for 1 log that is held" in page
+    assert "rows are up to date" not in page
 
 
 @pytest.mark.feed
@@ -113,7 +130,7 @@ def test_an_event_is_skipped_after_a_confirmation(operator, parked):
 
 @pytest.mark.feed
 def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
-    assert "Make all rows anew?" in operator.get(address("rebuild")).content.decode()
+    assert "Rebuild all rows?" in operator.get(address("rebuild")).content.decode()
     assert ProjectionState.objects.get().rebuild_requested_at is None
 
     page = operator.post(address("rebuild"), follow=True).content.decode()
@@ -137,7 +154,7 @@ def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch)
 
     page = operator.get(address("change")).content.decode()
     assert "could not apply the event at position" in page
-    assert "begun" in page  # it can be resumed
+    assert "Begun" in page  # it can be resumed
 
 
 @pytest.mark.feed
@@ -180,7 +197,7 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
 
 @pytest.mark.feed
 def test_nobody_adds_changes_or_deletes(admin_client):
-    for what in ("add/", "payment-summary/delete/", "payment-summary/history/"):
+    for what in ("add/", "payment-summary/delete/", "x/history/", "x/held/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 
@@ -208,3 +225,192 @@ def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
 
     assert "No worker runs in this database" in page
     assert not ProjectionState.objects.exists()
+
+
+# What is wrong, with whom, and how much of it
+
+
+@pytest.mark.feed
+def test_1804_parked_events_of_one_bug_are_one_line_with_their_number(operator, monkeypatch):
+    Payment.logs.create(Requested(amount=1))
+    PaymentSummaries.catch_up()
+    get_into_trouble(monkeypatch)
+    page = operator.get(address("change")).content.decode()
+
+    assert "1,804 parked: ZeroDivisionError in captured()" in page
+    assert "up to date, but for 1,816 logs that are held" in page
+    assert "rows are up to date" not in page
+    assert page.count("<article") == 3 + 2  # of the small groups
+    listed = operator.get(ALL).content.decode()
+    assert "Somebody must act" in listed
+    assert "1,804 parked: ZeroDivisionError in captured()" in listed
+
+
+@pytest.mark.feed
+def test_the_list_says_what_the_command_health_says(viewer, parked):
+    page = viewer.get(ALL)
+
+    said = [each["finding"].message for each in page.context_data["acts"]]
+    assert said == [each.message for each in health().findings if each.must_act]
+    assert said != []
+    ParkedEvent.objects.all().delete()
+    assert "All is well" in viewer.get(ALL).content.decode()
+
+
+@pytest.mark.feed
+def test_held_events_of_one_cause_are_paged(operator, monkeypatch, django_assert_max_num_queries):
+    get_into_trouble(monkeypatch)
+    with django_assert_max_num_queries(12):
+        page = operator.get(f"{address('held')}?{CAUSE}")
+    seen = [each.position for each in page.context_data["page"].rows]
+    while (older := page.context_data["page"].older) is not None:
+        page = operator.get(address("held") + older)
+        seen += [each.position for each in page.context_data["page"].rows]
+
+    assert seen == list(range(1_000 + MANY - 1, 999, -1))
+    assert page.context_data["total"] == "1,804"
+
+
+@pytest.mark.feed
+def test_events_of_one_cause_are_tried_again_and_others_are_not(operator, monkeypatch):
+    get_into_trouble(monkeypatch)
+    page = operator.post(address("retry"), dict(parse_qsl(CAUSE)), follow=True).content.decode()
+
+    assert "1,804 events are tried again" in page
+    left = ParkedEvent.objects.filter(projection="payment-summary", retry_at=None, awaits="")
+    assert set(left.values_list("error", flat=True)) == {"ConnectionRefusedError"}
+    entry = ProjectionAction.objects.latest("id")
+    assert (entry.action, entry.by, entry.count) == ("retried", "grace", MANY)
+    assert "ZeroDivisionError in captured()" in entry.note
+
+
+@pytest.mark.feed
+@pytest.mark.parametrize(
+    "cause", ["state=x", "state=parked", "state=parked&schema_version=99999999999"]
+)
+def test_a_cause_that_cannot_be_is_404(operator, parked, cause):
+    assert operator.get(f"{address('held')}?{cause}").status_code == 404
+    assert operator.post(address("retry"), dict(parse_qsl(cause))).status_code == 404
+    assert ParkedEvent.objects.get().retry_at is None
+
+
+@pytest.mark.feed
+def test_what_the_pages_of_held_events_show_is_for_who_may_see_payloads(viewer, parked):
+    page = viewer.get(address("held")).content.decode()
+
+    assert str(parked.log_id) in page
+    assert "4111" not in page
+    assert "<button" not in page.partition('id="content-main"')[2].partition("</main>")[0]
+
+
+@pytest.mark.feed
+def test_who_did_what_is_listed_with_when_and_how_long(operator, parked):
+    operator.post(address("retry"), {"log_id": parked.log_id})
+    operator.post(address("skip"), {"log_id": parked.log_id, "index": 1})
+    operator.post(address("rebuild"))
+    run(["payment-summary"])
+
+    for where in (
+        address("history"),
+        reverse("admin:eventlogs_projectionstate_histories"),
+        address("change"),
+    ):
+        page = operator.get(where).content.decode()
+        for part in ("retried", "skipped for good", "asked for a rebuild", "rebuilt", "grace"):
+            assert part in page, (where, part)
+        assert str(parked.log_id) in page
+        assert "UTC" in page
+    assert [each.by for each in ProjectionAction.objects.all()] == ["grace"] * 4
+
+
+@pytest.mark.feed
+def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(viewer):
+    for number in range(120):
+        actions.add("gone", ProjectionAction.RETRIED, using="default", count=number)
+
+    page = viewer.get(address("history", "gone"))
+    seen = [each["entry"].count for each in page.context_data["entries"]]
+    while (older := page.context_data["page"].older) is not None:
+        page = viewer.get(address("history", "gone") + older)
+        seen += [each["entry"].count for each in page.context_data["entries"]]
+
+    assert seen == list(range(119, -1, -1))
+    assert viewer.get(address("history", "x")).status_code == 404
+
+
+@pytest.mark.feed
+def test_an_interrupted_rebuild_is_shown_with_how_far_it_is_and_how_to_resume_it(operator, parked):
+    ParkedEvent.objects.all().delete()
+    steps = rebuilding.steps(PaymentSummaries)
+    next(steps)
+    under_way = operator.get(address("change")).content.decode()
+    steps.close()
+    page = operator.get(address("change")).content.decode()
+
+    assert "A rebuild is under way" in under_way
+    assert "was interrupted" not in under_way
+    assert "A rebuild was interrupted" in page
+    at = f"{parked.position:,}"
+    assert f"{at} of {at} positions; events applied: 3." in " ".join(page.split())
+    assert "To resume it: manage.py eventlogs rebuild payment-summary" in page
+
+
+@pytest.mark.feed
+def test_the_rebuild_of_inline_rows_says_how_many_logs_are_done(viewer, parked, monkeypatch):
+    monkeypatch.setattr(PaymentSummaries, "mode", PaymentSummaries.INLINE)
+    ProjectionState.objects.update(
+        rebuild_version=1,
+        rebuild_started_at=timezone.now(),
+        rebuild_done=1_250,
+        rebuild_total=5_000,
+        rebuild_applied=9_000,
+    )
+    page = " ".join(viewer.get(address("change")).content.decode().split())
+
+    assert "1,250 of 5,000 logs; events applied: 9,000." in page
+    assert "25 %" in page
+
+
+@pytest.fixture
+def an_open_append():
+    """An append of another connection, whose transaction is open."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work():
+        with transaction.atomic():
+            Payment.logs.create(Requested(amount=1))
+            begun.set()
+            may_end.wait(30)
+        connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(30)
+    yield
+    may_end.set()
+    thread.join()
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_an_append_that_is_under_way_is_no_alarm_until_it_has_lasted(
+    viewer, an_open_append, settings, monkeypatch
+):
+    def page():
+        return viewer.get(ALL).content.decode()
+
+    monkeypatch.setattr("eventlogs.admin.projections.QUIET", timedelta(days=1))
+    shown = page()
+    assert "An append is under way" not in shown
+    assert "The feed is held back" not in shown
+
+    monkeypatch.setattr("eventlogs.admin.projections.QUIET", timedelta())
+    settings.EVENTLOGS = {**settings.EVENTLOGS, "HEALTH": {"MAX_HELD": 86_400}}
+    shown = page()
+    assert "An append is under way" in shown
+    assert "The feed is held back" not in shown
+
+    settings.EVENTLOGS = {**settings.EVENTLOGS, "HEALTH": {"MAX_HELD": 0}}
+    shown = page()
+    assert "The feed is held back" in shown
+    assert "Somebody must act" in shown

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from eventlogs.models import ParkedEvent, ProjectionState, SkippedEvent
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
-from tests.admin.test_projections import ALL, address, user
+from tests.admin.test_projections import ALL, CAUSE, address, user
+from tests.browser.looks import picture, unreadable
+from tests.troubled import LONG_NAME, get_into_trouble
 
 pytestmark = pytest.mark.browser
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1440, "height": 900}},
+    "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 390, "height": 844}, "has_touch": True},
+    "narrow dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+}
 
 
 @pytest.fixture
@@ -24,7 +36,7 @@ def page(visit: Any, operator: Any) -> Page:
 
 def test_an_event_is_tried_again_by_a_button(page, parked):
     page.goto(ALL)
-    page.get_by_role("link", name="payment-summary").click()
+    page.locator(".el-projections").get_by_role("link", name="payment-summary").click()
     expect(page.locator(".el-parked-event")).to_contain_text("payment.captured")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".messagelist")).to_contain_text("1 event is tried again")
@@ -65,10 +77,10 @@ def test_the_event_that_is_confirmed_is_skipped_where_numbers_have_separators(
 
 def test_a_rebuild_is_asked_for(page, parked):
     page.goto(address("change"))
-    page.get_by_role("link", name="Make the rows anew").click()
-    expect(page.get_by_role("heading", name="Make all rows anew?")).to_be_visible()
+    page.get_by_role("link", name="Rebuild the rows").click()
+    expect(page.get_by_role("heading", name="Rebuild all rows?")).to_be_visible()
     assert ProjectionState.objects.get().rebuild_requested_at is None
-    page.get_by_role("button", name="Make all rows anew").click()
+    page.get_by_role("button", name="Rebuild all rows").click()
 
     expect(page.get_by_text("A rebuild was asked for")).to_be_visible()
     assert ProjectionState.objects.get().rebuild_requested_at is not None
@@ -92,7 +104,7 @@ def test_without_the_permission_there_are_no_buttons_and_posting_is_refused(
     page.goto(address("change"))
     expect(page.locator(".el-parked-event")).to_have_count(1)
     expect(page.locator("#content-main").get_by_role("button")).to_have_count(0)
-    for link in ("Skip", "anew"):
+    for link in ("Skip", "Rebuild"):
         expect(page.locator("#content-main").get_by_role("link", name=link)).to_have_count(0)
 
     post = """
@@ -112,3 +124,53 @@ def test_without_the_permission_there_are_no_buttons_and_posting_is_refused(
     assert ParkedEvent.objects.get().retry_at is None
     assert not SkippedEvent.objects.exists()
     assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_in_all_kinds_of_trouble_pages_can_be_read_and_are_not_wider_than_the_window(
+    visit, admin_user, parked, monkeypatch, look
+):
+    get_into_trouble(monkeypatch)
+    page = visit(admin_user, **LOOKS[look])
+    wrong = []
+    for name, where in {
+        "trouble, all": ALL,
+        "trouble, one": address("change"),
+        "trouble, a long name": address("change", LONG_NAME),
+        "trouble, a rebuild": address("change", "fine-balance"),
+        "trouble, held": address("held"),
+        "trouble, held by one cause": f"{address('held')}?{CAUSE}",
+        "trouble, history": address("history"),
+        "trouble, histories": reverse("admin:eventlogs_projectionstate_histories"),
+    }.items():
+        assert page.goto(where).status == 200
+        for each in page.locator("#content-main details").all():
+            each.evaluate("(each) => { each.open = true; }")
+        picture(page, f"{name} ({look})")
+        wrong += [f"{name}: {each}" for each in unreadable(page)]
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > page.evaluate("window.innerWidth"):
+            wrong.append(f"{name}: {width} pixels wide")
+        levels = [
+            int(each.evaluate("(each) => each.tagName[1]"))
+            for each in page.locator("#content :is(h1, h2, h3, h4)").all()
+        ]
+        if any(after > before + 1 for before, after in pairwise(levels)):
+            wrong.append(f"{name}: headings {levels}")
+
+    assert wrong == []
+
+
+def test_events_of_one_bug_are_tried_again_at_once(page, parked, monkeypatch):
+    get_into_trouble(monkeypatch)
+    page.goto(address("change"))
+    expect(page.get_by_role("heading", name="1,804 parked: ZeroDivisionError")).to_have_count(1)
+    cause = page.locator(".el-cause").filter(has_text="1,804 parked")
+    cause.get_by_role("link", name="Show its events").click()
+    expect(page.locator(".el-parked-event")).to_have_count(50)
+    page.get_by_role("link", name="Older").first.click()
+    expect(page.locator(".el-parked-event")).to_have_count(50)
+    page.get_by_role("button", name="Try all of these again").click()
+
+    expect(page.locator(".messagelist")).to_contain_text("1,804 events are tried again")
+    assert ParkedEvent.objects.filter(retry_at=None, awaits="").count() == 3 + 12 + 1

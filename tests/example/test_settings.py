@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from example_project.settings import database, sqlite
 from tests.example.conftest import manage
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
@@ -47,3 +55,38 @@ def test_a_secret_key_is_required_in_production(monkeypatch, tmp_path, debug, se
 
     assert process.returncode == status
     assert ("DJANGO_SECRET_KEY is not set" in err) == bool(status)
+
+
+def schedules(path: Path) -> list[dict[str, Any]]:
+    """Return the schedules of Celery beat that a page or module shows."""
+    found = re.findall(
+        r"^ *CELERY_BEAT_SCHEDULE = (\{$.*?^ *\}$)", path.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return [ast.literal_eval(textwrap.dedent(each)) for each in found]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "docs/caching.md",
+        "docs/projections.md",
+        "eventlogs/tasks.py",
+        "example_project/settings.py",
+    ],
+)
+def test_messages_of_beat_expire_so_that_none_pile_up_without_a_worker(path):
+    (schedule,) = schedules(ROOT / path)
+
+    for entry in schedule.values():
+        expires = entry["options"]["expires"]
+        # The clocks of two machines are compared.
+        assert expires >= 10
+        assert expires <= max(10, entry["schedule"])
+
+
+def test_there_is_no_other_schedule_in_the_docs():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+    shown = [page.name for page in pages if "BEAT_SCHEDULE = " in page.read_text()]
+
+    assert shown == ["caching.md", "projections.md"]

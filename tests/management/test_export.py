@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from xml.etree import ElementTree
 
 import pytest
 from django.core.management import CommandError
+from django.db import connection
 
-from eventlogs import scans
+from eventlogs import scans, xes
 from eventlogs.models import Event
-from tests.accounts import Account, Deposited, Opened
+from tests.accounts import Account, Deposited, Noted, Opened
 from tests.management.histories import fill
+from tests.management.test_eventlogs import ROOT
 
 
 @pytest.fixture
@@ -143,6 +150,10 @@ def test_an_export_that_did_not_begin_is_begun(history, run, tmp_path):
         (["FILE", "--format", "xes", "--after", "3"], "cuts logs in two"),
         (["FILE", "--format", "xes", "--resume"], "--resume needs a FILE"),
         (["/nowhere/at/all.jsonl"], "cannot be written"),
+        (["/nowhere/at/all.xes", "--format", "xes"], "cannot be written"),
+        (["FILE", "--timestamp", "data.at"], "--timestamp is for --format xes"),
+        (["FILE", "--format", "xes", "--timestamp", "at"], "not a field of an event"),
+        (["FILE", "--format", "xes", "--timestamp", "data."], "not a field of an event"),
     ],
 )
 def test_mistakes(db, run, tmp_path, arguments, message):
@@ -206,3 +217,114 @@ def test_without_a_feed_an_export_is_whole(db, run, tmp_path, option):
         run("export", path, option)
 
     assert not path.exists() or path.read_bytes() == b""
+
+
+# XES that is interrupted
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("happens", "error"),
+    [
+        (interrupt, KeyboardInterrupt),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), SystemExit),
+        (lambda: 1 / 0, ZeroDivisionError),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "an error"],
+)
+def test_an_interrupted_export_of_xes_leaves_no_file(
+    history, run, tmp_path, monkeypatch, happens, error
+):
+    path, read, before = tmp_path / "all.xes", [], signal.getsignal(signal.SIGTERM)
+    logs_with_events = scans.logs_with_events
+
+    def interrupted(*arguments):
+        for each in logs_with_events(*arguments):
+            read.append(each)
+            yield each
+            if len(read) == 3:
+                assert (tmp_path / "all.xes.part").exists()
+                happens()
+
+    monkeypatch.setattr(scans, "logs_with_events", interrupted)
+    with pytest.raises(error):
+        run("export", path, "--format", "xes")
+
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    run("export", path, "--format", "xes")
+    assert [each.name for each in tmp_path.iterdir()] == ["all.xes"]
+    assert ElementTree.parse(path).getroot().tag.endswith("log")
+
+
+def test_a_full_disk_leaves_no_half_xes(history, run, tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))  # bytes
+    try:
+        with pytest.raises(CommandError, match="cannot be written: File too large"):
+            run("export", tmp_path / "all.xes", "--format", "xes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_another_export_writes_is_left_alone(history, run, tmp_path):
+    part = tmp_path / "all.xes.part"
+    part.write_text("<log>")
+
+    with pytest.raises(CommandError, match="another export writes it, or was killed"):
+        run("export", tmp_path / "all.xes", "--format", "xes")
+
+    assert part.read_text() == "<log>"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_xes_on_the_output_says_so_and_is_refused_by_parsers(
+    transactional_db, number, code
+):
+    for _ in range(3):
+        Account.logs.create(Opened("ada"), *[Noted("x" * 10_000)] * 30)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error", "-m", "tests.management.manage"),
+            *(str(connection.settings_dict["NAME"]), "eventlogs", "export", "--format", "xes"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        begun = process.stdout.read(20_000)  # and more is written than a pipe holds
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert process.returncode == code
+    text = (begun + rest).decode()
+    assert text.endswith(xes.INCOMPLETE)
+    assert "</log>" not in text
+    assert "The XES is incomplete" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    with pytest.raises(ElementTree.ParseError):
+        ElementTree.fromstring(text)
+
+
+def test_xes_has_its_times_from_a_field_and_says_where_there_is_none(db, run, tmp_path, capsys):
+    Account.logs.create(Opened("ada"), Noted("2026-01-31"), metadata={"at": "2025-01-01T10:00Z"})
+
+    written = run("export", tmp_path / "a.xes", "--format", "xes", "--timestamp", "data.note")
+    run("export", tmp_path / "b.xes", "--format", "xes", "--timestamp", "metadata.at")
+
+    assert "1 logs, 2 events" in written
+    assert "1 of 2 events have no time in data.note" in capsys.readouterr().err
+    assert 'key="time:timestamp" value="2026-01-31T00:00:00' in (tmp_path / "a.xes").read_text()
+    second = (tmp_path / "b.xes").read_text()
+    assert second.count('key="time:timestamp" value="2025-01-01T10:00:00.000000+00:00"') == 2

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from django.core.management import CommandError
 
-from eventlogs.models import ParkedEvent
+from eventlogs import LogId
+from eventlogs.models import ParkedEvent, ProjectionAction
+from eventlogs.projections import actions
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.parked import parked_payment
@@ -34,6 +37,52 @@ def test_what_is_parked_is_shown_without_data(run, state):
 
 def test_nothing_is_said_to_wait_where_nothing_does(run, db):
     assert "No event waits." in run("parked")
+
+
+def test_one_bug_comes_first_and_then_the_first_of_its_events(run, db):
+    hold(60)
+
+    shown = run("parked").splitlines()
+
+    assert shown[:4] == [
+        "60 parked: ZeroDivisionError in captured()",
+        "  payment-summary, payment.captured version 1; first failed 2026-11-23 12:00:00 UTC, "
+        "last 2026-11-23 12:00:00 UTC",
+        "Mend the cause, then let them be tried again:",
+        "  manage.py eventlogs parked payment-summary --retry-all",
+    ]
+    assert sum("payment_" in line for line in shown) == 50
+    assert shown[-1] == "50 of 60 events are shown. --limit N or --all shows more."
+
+
+def test_as_many_events_are_shown_as_are_asked_for(run, db):
+    hold(60)
+
+    assert run("parked", "--limit", 2).count("payment_") == 2
+    assert run("parked", "--limit", 0).count("payment_") == 0
+    assert run("parked", "--all").count("payment_") == 60
+    assert "are shown" not in run("parked", "--all")
+    assert len(run("parked", "--json").splitlines()) == 60
+    assert len(run("parked", "--json", "--limit", 2).splitlines()) == 2
+
+
+def hold(count):
+    at = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    ParkedEvent.objects.bulk_create(
+        ParkedEvent(
+            projection="payment-summary",
+            log_id=LogId.new("payment"),
+            index=1,
+            position=2,
+            type="payment.captured",
+            attempts=5,
+            error="ZeroDivisionError",
+            handler="captured",
+            first_failed_at=at,
+            failed_at=at,
+        )
+        for _ in range(count)
+    )
 
 
 def test_an_event_is_retried(run, state):
@@ -64,3 +113,43 @@ def test_an_event_is_skipped_by_who_means_it(run, state):
     assert not ParkedEvent.objects.exists()
     with pytest.raises(CommandError, match="No event of"):
         run("parked", "payment-summary", "--skip", state.log_id, "--yes")
+
+
+def test_who_did_what_is_shown_the_newest_first(run, run_json, state, monkeypatch):
+    assert "Nothing was done yet." in run("parked", "--history")
+    monkeypatch.setenv("LOGNAME", "grace")
+    run("parked", "payment-summary", "--retry-all")
+    run("parked", "payment-summary", "--skip", state.log_id, "--yes")
+    run("rebuild", "payment-summary")
+
+    shown = run("parked", "--history").splitlines()
+
+    assert [line.split()[3:5] for line in shown[1:]] == [["grace", "payment-summary"]] * 3
+    for line, words in zip(shown[1:], ("rebuilt", "skipped", "retried"), strict=True):
+        assert words in line
+    assert f"{state.log_id}:1" in shown[2]
+    assert "UTC" in shown[1]
+    found = json.loads(run("parked", "payment-summary", "--history", "--json").splitlines()[1])
+    assert (found["action"], found["by"], found["index"]) == ("skipped", "grace", 1)
+    assert found["at"].endswith("Z")
+    assert "4111" not in run("parked", "--history", "--json")
+
+
+def test_a_history_is_shown_in_part_and_of_projections_that_are_gone(run, db):
+    for name in ("gone", "gone", "payment-summary"):
+        actions.add(name, ProjectionAction.RETRIED, using="default", count=1)
+
+    assert "The newest 1 are shown." in run("parked", "gone", "--history", "--limit", "1")
+    assert len(run("parked", "gone", "--history").splitlines()) == 3
+    with pytest.raises(CommandError, match="There is no projection 'x'"):
+        run("parked", "x", "--history")
+
+
+def test_a_user_without_a_name_can_act(run, state, monkeypatch):
+    def nobody():
+        raise OSError("No username set in the environment")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    run("parked", "payment-summary", "--retry-all")
+
+    assert ProjectionAction.objects.get().by == ""

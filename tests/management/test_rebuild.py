@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import time
+
 import pytest
 from django.core.management import CommandError
 
-from eventlogs.models import ParkedEvent, ProjectionState
+from eventlogs.management.progress import Lines, Silent
+from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState
+from eventlogs.projections import rebuilding
 from eventlogs.projections.declarations import projections
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
@@ -29,11 +34,12 @@ def captured() -> int:
 
 
 def test_a_read_model_is_made_anew(run, run_json, state):
-    assert "payment-summary: made anew of 2 events." in run("rebuild", "payment-summary")
+    assert "payment-summary: rebuilt from 2 events." in run("rebuild", "payment-summary")
     assert captured() == 3
     assert run_json("rebuild", "payment-summary", "--restart") == {
         "projection": "payment-summary",
         "applied": 2,
+        "applied_before": 0,
         "waiting": 0,
     }
 
@@ -48,7 +54,7 @@ def test_what_is_due_is_rebuilt(run, state):
     assert "No rebuild is due." in run("rebuild", "--due")
     ProjectionState.objects.filter(name="payment-summary").update(version=0)
 
-    assert "payment-summary: made anew" in run("rebuild", "--due")
+    assert "payment-summary: rebuilt from" in run("rebuild", "--due")
     assert captured() == 3
     assert not PaymentSummaries.is_rebuild_due()
 
@@ -66,6 +72,43 @@ def test_an_event_that_cannot_be_applied_ends_it(run, state, monkeypatch):
     assert "1 events could not be applied" in run("rebuild", "payment-summary", "--park")
     waiting = ParkedEvent.objects.get()
     assert (waiting.log_id, waiting.index) == (state.log_id, 1)
+
+
+def test_what_an_interrupted_run_has_applied_is_counted_and_no_speed_is_made_of_it(
+    run, state, monkeypatch
+):
+    for _ in range(4):
+        Payment.logs.create(Requested(amount=5), Captured(amount=3))
+    monkeypatch.setattr(PaymentSummaries, "batch_size", 2)
+    interrupted = rebuilding.steps(PaymentSummaries)
+    next(interrupted)
+    interrupted.close()
+    told = []
+    monkeypatch.setattr(Silent, "resume", lambda _, done: told.append(("resume", done)))
+    monkeypatch.setattr(Silent, "advance", lambda _, count=1: told.append(("advance", count)))
+
+    shown = run("rebuild", "payment-summary")
+
+    assert "rebuilt from 10 events, 8 of them in this run, which resumed the rebuild." in shown
+    assert told[0] == ("resume", state.position)
+    assert sum(count for what, count in told if what == "advance") < told[0][1] + 9
+
+
+def test_the_time_that_is_left_is_that_of_what_this_run_has_done():
+    stream = io.StringIO()
+    lines = Lines(stream, "Rebuilding x", 1_000_000, "positions")
+    lines.resume(900_000)
+    lines._begun, lines._next = time.monotonic() - 100, 0.0
+    lines.advance(100)
+
+    assert "900,100 of 1,000,000 positions, about 99,9" in stream.getvalue()
+
+
+def test_who_rebuilds_is_written_down(run, state, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "grace")
+    run("rebuild", "payment-summary")
+
+    assert ProjectionAction.objects.get().by == "grace"
 
 
 def test_mistakes_are_said(run, db, monkeypatch):

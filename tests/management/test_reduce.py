@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 
 import pytest
 from django.core.management import CommandError
 
-from eventlogs import LogId
+from eventlogs import Aggregate, EventRecord, LogId
 from eventlogs.models import Event
 from eventlogs.stores import AppendRequest, store_for
-from tests.accounts import encoded
+from example_project.payments.events import Authorized, Payment, Requested
+from tests.accounts import Opened, encoded
 
 
 def test_the_state_is_written_as_json(account, run):
@@ -50,3 +52,37 @@ def test_an_aggregate_is_chosen_by_its_name(account, run):
     assert json.loads(run("reduce", account, "--aggregate", "tests.accounts.Account"))
     with pytest.raises(CommandError, match=r"There is: tests\.accounts\.Account"):
         run("reduce", account, "--aggregate", "Ledger")
+
+
+def test_properties_stand_apart_from_the_fields(db, run):
+    state = Payment.logs.create(Requested(amount=100))
+    log_id = Payment.logs.append(state, Authorized(amount=80, approval_code="x")).log_id
+
+    written = json.loads(run("reduce", log_id))
+
+    assert "amount_outstanding" not in written["aggregate"]
+    assert written["computed"]["amount_outstanding"] == 80
+    assert json.loads(run("reduce", log_id, "--version", 1))["computed"]["amount_outstanding"] == 0
+
+
+def test_a_value_that_json_has_no_form_for_is_no_repr(db, run, scratch_registry):
+    class Rate:
+        def __init__(self) -> None:
+            self.percent = 5
+
+    @dataclass
+    class Rated(Aggregate, log_type="account", events=[Opened]):
+        rate: Rate = field(default_factory=Rate)
+
+        def apply(self, record: EventRecord) -> None: ...
+
+        @property
+        def doubled(self) -> Rate:
+            return self.rate
+
+    log_id = Rated.logs.create(Opened("Ada")).log_id
+
+    written = json.loads(run("reduce", log_id, "--aggregate", Rated.__qualname__))
+
+    assert written["aggregate"] == {"rate": {"percent": 5}}
+    assert written["computed"] == {"doubled": {"percent": 5}}

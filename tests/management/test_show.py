@@ -9,6 +9,7 @@ from eventlogs import Aggregate, EventRecord, LogId
 from eventlogs.codec import EncodedEvent
 from eventlogs.models import Event
 from eventlogs.stores import AppendRequest, store_for
+from example_project.payments.events import Authorized, Captured, Payment, Requested
 from tests.accounts import Account, Deposited, Opened
 
 
@@ -187,3 +188,59 @@ def test_what_an_unknown_event_changed_is_unknown(account, run, run_json):
 
     assert run_json("show", account, "--diff")["events"][3]["changes"] is None
     assert "changes unknown" in run("show", account, "--diff")
+
+
+@pytest.fixture
+def payment(db) -> LogId:
+    """The log of a payment, whose amount_outstanding is a property."""
+    state = Payment.logs.create(Requested(amount=100))
+    return Payment.logs.append(state, Authorized(amount=80, approval_code="x"), Captured(30)).log_id
+
+
+def test_properties_are_shown_beside_the_fields(payment, run, run_json):
+    shown = run_json("show", payment)
+
+    assert "amount_outstanding" not in shown["state"]
+    assert shown["computed"]["amount_outstanding"] == 50
+    text = run("show", payment)
+    assert "amount_outstanding  50" in text
+    assert text.index("amount_captured") < text.index("Computed") < text.index("amount_outstanding")
+    assert run_json("show", payment, "--version", 2)["computed"]["amount_outstanding"] == 80
+
+
+def test_what_changed_in_properties_is_told_apart(payment, run, run_json):
+    changes = run_json("show", payment, "--diff")["events"][2]["changes"]
+
+    assert {"path": "amount_captured", "old": 0, "new": 30} in changes
+    outstanding = {"path": "amount_outstanding", "computed": True, "old": 80, "new": 50}
+    assert outstanding in changes
+    assert "amount_outstanding: 80 → 50 (computed)" in run("show", payment, "--diff")
+
+
+def test_a_property_that_raises_has_the_name_of_its_error(run_json, db, scratch_registry):
+    @dataclass
+    class Ratios(Aggregate, log_type="account", events=[Opened, Deposited]):
+        total: int = 0
+
+        def apply(self, record: EventRecord) -> None:
+            self.total += getattr(record.event, "amount", 0)
+
+        @property
+        def inverse(self) -> float:
+            return 1 / self.total
+
+    log_id = Ratios.logs.create(Opened("Ada")).log_id
+
+    shown = run_json("show", log_id, "--aggregate", Ratios.__qualname__)
+
+    assert shown["computed"] == {"inverse": "<ZeroDivisionError>"}
+
+
+def test_a_log_without_an_aggregate_has_no_computed_values(run_json, db):
+    log_id = LogId.new("stranger")
+    event = [EncodedEvent("stranger.came", 1, "{}")]
+    store_for("default").append(AppendRequest(log_id, event, 0, None, "{}"))
+
+    shown = run_json("show", log_id)
+
+    assert (shown["state"], shown["computed"]) == (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -209,3 +210,76 @@ def test_what_somebody_has_skipped_is_not_begun():
     each.skip(ParkedEvent.objects.get(pk=waiting.pk), None)
 
     assert not each.begin(waiting)
+
+
+class TakesNoNought(Exception):
+    pass
+
+
+def divide(amount, by):
+    return amount / by
+
+
+class Handlers:
+    def captured(self):
+        return [divide(1, by) for by in (0,)]
+
+    def noted(self):
+        json.loads("no JSON")
+
+    def by_a_lambda(self):
+        return (lambda: 1 / 0)()
+
+    def of_django(self):
+        ParkedEvent.objects.get(pk="no number")
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("captured", "divide"),  # the innermost function of the project
+        ("noted", "noted"),  # and not the function of the standard library
+        ("by_a_lambda", "by_a_lambda"),  # a lambda has no name
+        ("of_django", "of_django"),
+    ],
+)
+def test_a_failure_names_the_function_of_the_project_that_raised_it(handler, expected):
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+
+    try:
+        getattr(Handlers(), handler)()
+    except Exception as error:
+        each.failed(waiting, error, failing)
+
+    waiting.refresh_from_db()
+    assert waiting.handler == expected
+
+
+def test_an_error_without_a_traceback_names_no_function():
+    assert module.handler_of(TakesNoNought()) == ""
+
+
+def test_a_project_that_is_installed_like_a_library_is_named_all_the_same(monkeypatch):
+    monkeypatch.setattr(module, "LIBRARIES", ("/",))
+    try:
+        Handlers().captured()
+    except ZeroDivisionError as error:
+        # The function that was called: which of the further ones is the project's is not known.
+        called = error.with_traceback(error.__traceback__.tb_next)
+        assert module.handler_of(called) == "captured"
+
+
+def test_the_function_is_forgotten_with_the_failure():
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+    try:
+        Handlers().captured()
+    except ZeroDivisionError as error:
+        each.failed(waiting, error, failing)
+
+    each.begin(waiting)
+    waiting.refresh_from_db()
+    assert (waiting.error, waiting.handler) == (IN_FLIGHT, "")

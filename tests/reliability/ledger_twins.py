@@ -19,7 +19,7 @@ from django.db.models import F
 from django.utils.module_loading import import_string
 
 from eventlogs.models import Checkpoint, EventLog
-from eventlogs.projections import advancing, inline, leases, rebuilding, running
+from eventlogs.projections import advancing, inline, inline_many, leases, rebuilding, running
 from eventlogs.projections.advancing import Advancer
 from eventlogs.projections.parking import Parking
 from eventlogs.stores.feeds import BY_VENDOR, Watermark
@@ -128,7 +128,13 @@ def without_leases() -> None:
 
 def without_lock_of_the_log() -> None:
     """Whoever sweeps reads the version of a log, and does not keep others from appending."""
-    inline.lock_log = lambda log_id, using: EventLog.objects.get(pk=log_id.uuid).version
+
+    def versions(log_ids: Any, using: str) -> dict[Any, int]:
+        logs = EventLog.objects.filter(pk__in=[each.uuid for each in log_ids])
+        return {log.log_id: log.version for log in logs}
+
+    inline.lock_log = lambda log_id, using: versions([log_id], using)[log_id]
+    inline_many.lock_free = versions
 
 
 def without_applied_versions() -> None:

@@ -21,6 +21,7 @@ from eventlogs.management.output import Output
 from eventlogs.management.subcommands import (
     export,
     grants,
+    health,
     import_,
     parked,
     project,
@@ -51,6 +52,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "tail": tail,
     "reduce": reduce,
     "stats": stats,
+    "health": health,
     "verify": verify,
     "project": project,
     "rebuild": rebuild,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any, NoReturn, TextIO
 
 from django.core.management.base import CommandParser
 
@@ -16,12 +19,13 @@ from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
-from eventlogs.management.mistakes import mistake
+from eventlogs.management.mistakes import TERMINATED, mistake
 from eventlogs.management.output import Output
 
 HELP = "Export logs as JSON lines, which `import` reads, or as XES, which process mining reads."
 
 STDOUT = "-"
+PART = ".part"  # behind the name of a file that is not whole yet
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -59,6 +63,13 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="Carry on with a file whose export was interrupted.",
     )
+    parser.add_argument(
+        "--timestamp",
+        type=arguments.field,
+        metavar="FIELD",
+        help="For xes: the field that holds when an event happened, e.g. data.at or metadata.at; "
+        "by default, and where an event has none there, recorded_at.",
+    )
 
 
 def run(
@@ -71,6 +82,7 @@ def run(
     log: list[LogId],
     after: int,
     resume: bool,
+    timestamp: tuple[str, ...] | None,
     **options: Any,
 ) -> None:
     """Export, and say what was written where it is not written to the output."""
@@ -79,22 +91,31 @@ def run(
         raise mistake("--resume needs a FILE of JSON lines.")
     if after and file_format != "jsonl":
         raise mistake("--after cuts logs in two, and XES has whole ones. Leave it out.")
+    if timestamp is not None and file_format != "xes":
+        raise mistake("--timestamp is for --format xes: JSON lines have all fields.")
     if path is not None and path.exists() and not resume:
         raise mistake(f"{file} is there already. Choose another name, or --resume its export.")
     try:
         if file_format == "xes":
-            done = write_xes(out, path, using, log_type, log)
+            done = write_xes(out, path, using, log_type, log, timestamp)
         else:
             done = write_lines(out, path, using, log_type, log, after, resume)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
         raise mistake(f"{file} cannot be written: {error.strerror or error}.") from error
+    fallbacks = done.get("fallbacks")
+    if fallbacks and timestamp is not None:
+        out.note(
+            f"{fallbacks:,} of {done['events']:,} events have no time in {'.'.join(timestamp)}: "
+            f"they have recorded_at."
+        )
     if path is None:
         return
     if out.as_json:
         out.document({"file": file, **done})
     else:
+        done.pop("fallbacks", None)
         figures = ", ".join(f"{count:,} {name}" for name, count in done.items() if name != "until")
         out.line(f"{file}: {figures}.", out.style.SUCCESS)
 
@@ -157,17 +178,100 @@ def settled(using: str) -> int | None:
 
 
 def write_xes(
-    out: Output, path: Path | None, using: str, log_types: list[str], logs: list[LogId]
+    out: Output,
+    path: Path | None,
+    using: str,
+    log_types: list[str],
+    logs: list[LogId],
+    timestamp: tuple[str, ...] | None,
 ) -> dict[str, int]:
-    """Write XES."""
-    events = traces = 0
-    with opened(path) as stream, out.progress("Exporting", unit="events") as progress:
-        for trace in xes.document(using, log_types=log_types, logs=logs):
-            stream.write(trace.text)
-            events += trace.events
-            traces += trace.traces
-            progress.advance(trace.events)
-    return {"logs": traces, "events": events}
+    """
+    Write XES.
+
+    A file is there only once it is whole. What goes to the output and is interrupted ends with a
+    comment that says so, and without the end of the document.
+    """
+    events = traces = fallbacks = 0
+    with (
+        terminated(),
+        whole(path) as stream,
+        out.progress("Exporting", unit="events") as progress,
+    ):
+        try:
+            for piece in xes.document(using, log_types=log_types, logs=logs, timestamp=timestamp):
+                stream.write(piece.text)
+                events += piece.events
+                traces += piece.traces
+                fallbacks += piece.fallbacks
+                progress.advance(piece.events)
+        except BrokenPipeError:
+            raise
+        except BaseException:
+            if path is None:
+                stream.write(xes.INCOMPLETE)
+                stream.flush()
+                out.note(f"The XES is incomplete: it ends after {events:,} events.")
+            raise
+    done = {"logs": traces, "events": events}
+    return done if timestamp is None else {**done, "fallbacks": fallbacks}
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def whole(path: Path | None) -> Iterator[TextIO]:
+    """
+    Open a file that gets its name once it is whole; or the output.
+
+    Until then it is called ``<name>.part``. What goes wrong, or interrupts it, removes it.
+    """
+    if path is None:
+        with opened(None) as stream:
+            yield stream
+        return
+    part = path.with_name(path.name + PART)
+    if part.exists():
+        raise mistake(
+            f"{part} is there already: another export writes it, or was killed. Delete it, if "
+            f"none does."
+        )
+    is_ours = False
+    try:
+        with opened(part) as stream:
+            is_ours = True
+            yield stream
+        if path.exists():
+            raise mistake(f"{path} has come to be meanwhile. Choose another name.")
+        part.rename(path)
+        sync_directory(path.parent)
+    finally:
+        if is_ours:
+            part.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have a name on the disk, where the system can do that."""
+    with suppress(OSError):
+        number = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 @contextmanager

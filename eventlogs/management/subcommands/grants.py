@@ -17,7 +17,7 @@ from django.db import connections, models, router
 
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction
 from eventlogs.projections.declarations import RowProjection, projections
 
 HELP = "Print the SQL that grants a database role what it needs, and no more (PostgreSQL)."
@@ -27,6 +27,7 @@ HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     EventLog: ("SELECT", "INSERT", "UPDATE"),  # an append raises the version of its log
     Event: ("SELECT", "INSERT"),
     IdempotencyKey: ("SELECT", "INSERT", "DELETE"),  # prune deletes
+    ProjectionAction: ("SELECT", "INSERT", "UPDATE"),  # the id of an erased log is removed
 }
 ROWS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 

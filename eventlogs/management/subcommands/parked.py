@@ -5,16 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import router
 
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
+from eventlogs.management.actions import write_history
 from eventlogs.management.mistakes import mistake
-from eventlogs.management.output import Output
+from eventlogs.management.operators import operator
+from eventlogs.management.output import Output, clean
 from eventlogs.management.projections import choose
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
+from eventlogs.projections.held import PARKED, HeldGroup, groups
+from eventlogs.times import time_text
 
-HELP = "Show the events that projections could not apply; retry or skip them."
+HELP = (
+    "Show the events that projections could not apply; retry or skip them. Show who retried, "
+    "skipped and rebuilt."
+)
+
+LIMIT = 50  # events that are shown, unless --limit or --all
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -23,6 +33,14 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--details", action="store_true", help="With what was raised, which may show data."
     )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--limit",
+        metavar="N",
+        type=arguments.at_least(0),
+        help=f"Show the first N events ({LIMIT} by default; with --json, all).",
+    )
+    shown.add_argument("--all", action="store_true", help="Show all events.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--retry", type=arguments.log_id, metavar="LOG", help="Try the event of this log again."
@@ -33,6 +51,11 @@ def add_arguments(parser: CommandParser) -> None:
         type=arguments.log_id,
         metavar="LOG",
         help="Pass over the event of this log for good, also in rebuilds. Needs --yes.",
+    )
+    action.add_argument(
+        "--history",
+        action="store_true",
+        help="Show who did what with projections: retries, skips, events passed over, rebuilds.",
     )
     parser.add_argument("--yes", action="store_true", help="To skip is what is meant.")
 
@@ -47,9 +70,17 @@ def run(
     retry_all: bool,
     skip: LogId | None,
     yes: bool,
+    limit: int | None,
+    all: bool,
+    history: bool,
     **options: Any,
 ) -> None:
-    """Write what waits, or act on it."""
+    """Write what waits or what was done, or act on it."""
+    if limit is None and not all and not out.as_json:
+        limit = LIMIT
+    if history:
+        write_history(out, names, using, limit)
+        return
     chosen = choose(names, using)
     if skip is not None:
         if len(names) != 1:
@@ -59,12 +90,12 @@ def run(
                 "To skip an event leaves its effect out of the rows for good. Add --yes if that "
                 "is what you mean; to try it again, use --retry."
             )
-        if not projections[names[0]].skip(skip, using=using):
+        if not projections[names[0]].skip(skip, by=operator(), using=using):
             raise mistake(f"No event of {skip} waits in {names[0]!r}.")
         out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
         return
     if retry is not None or retry_all:
-        count = sum(projections[name].retry(retry, using=using) for name in chosen)
+        count = sum(projections[name].retry(retry, by=operator(), using=using) for name in chosen)
         if not count and retry is not None:
             raise mistake(f"No event of {retry} waits in {', '.join(chosen)}.")
         if out.as_json:
@@ -72,23 +103,54 @@ def run(
         else:
             out.line(f"{count:,} events are tried again now, by whoever runs the projection.")
         return
-    write(out, chosen, using, details)
+    write(out, chosen, using, details, limit)
 
 
-def write(out: Output, names: list[str], using: str, details: bool) -> None:
-    """Write a row for each event that waits."""
-    waiting = list(
+def write(out: Output, names: list[str], using: str, details: bool, limit: int | None) -> None:
+    """Write what holds logs and how many, and then a row for each event, up to a limit."""
+    found = (
         ParkedEvent.objects.using(using)
         .filter(projection__in=names, is_rebuild=False)
         .order_by("projection", "position")
     )
+    if limit is not None:
+        found = found[:limit]
     if out.as_json:
-        for each in waiting:
+        for each in found.iterator():
             out.record(as_json(each, details))
         return
-    if not waiting:
+    held = groups(using, names)
+    if not held:
         out.line("No event waits.", out.style.SUCCESS)
         return
+    write_groups(out, held, using)
+    waiting = list(found)
+    if waiting:
+        out.line()
+        write_events(out, waiting, details)
+    total = sum(each.logs for each in held)
+    if len(waiting) < total:
+        out.line()
+        out.line(f"{len(waiting):,} of {total:,} events are shown. --limit N or --all shows more.")
+
+
+def write_groups(out: Output, held: list[HeldGroup], using: str) -> None:
+    """Write a paragraph for each cause that holds logs."""
+    for each in held:
+        out.line(clean(each.headline), out.style.ERROR if each.state == PARKED else None)
+        since, last = time_text(each.first_failed_at), time_text(each.failed_at)
+        failed = f"first failed {since}, last {last}" if each.error else f"since {since}"
+        of = f"{each.projection}, {each.type} version {each.schema_version}"
+        out.line(f"  {clean(of)}; {failed}")
+    parked = sorted({each.projection for each in held if each.state == PARKED})
+    if parked:
+        on = "" if using == router.db_for_write(ParkedEvent) else f" --database {using}"
+        out.line("Mend the cause, then let them be tried again:")
+        out.line(f"  manage.py eventlogs parked {' '.join(parked)} --retry-all{on}")
+
+
+def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None:
+    """Write a row for each event."""
     out.table(
         [
             (
@@ -99,11 +161,11 @@ def write(out: Output, names: list[str], using: str, details: bool) -> None:
                 each.attempts,
                 state_of(each),
                 each.failed_at,
-                each.error,
+                f"{each.error} in {each.handler}()" if each.handler else each.error,
             )
             for each in waiting
         ],
-        head=("projection", "log", "event", "type", "tries", "", "last failed (UTC)", "error"),
+        head=("projection", "log", "event", "type", "tries", "", "last failed", "error"),
         right=(2, 4),
         below=lambda number: (
             [(line, None) for line in waiting[number].details.splitlines()] if details else []
@@ -135,5 +197,6 @@ def as_json(waiting: ParkedEvent, details: bool) -> dict[str, Any]:
         "retry_at": waiting.retry_at,
         "failed_at": waiting.failed_at,
         "error": waiting.error,
+        "handler": waiting.handler,
     }
     return {**found, "details": waiting.details} if details else found

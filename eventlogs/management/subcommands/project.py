@@ -15,15 +15,18 @@ from typing import Any, Final
 
 from django.core.management.base import CommandParser
 from django.db import connections
+from django.utils import timezone
 
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
+from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
 from eventlogs.management.projections import choose, reactors
 from eventlogs.projections.declarations import Reactor
 from eventlogs.projections.running import Runner
 from eventlogs.projections.running import run as run_once
 from eventlogs.stores.feeds import feed_source_for
+from eventlogs.times import time_text
 
 try:
     import resource
@@ -112,7 +115,7 @@ def run(
 def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes: bool) -> None:
     """Let reactors pass over all events up to now; without ``yes``, only say how many."""
     for each in chosen:
-        found = each.pass_over(dry_run=not yes, using=using)
+        found = each.pass_over(dry_run=not yes, by=operator(), using=using)
         if out.as_json:
             out.record({"projection": each.name, "done": yes, **found._asdict()})
             continue
@@ -217,7 +220,7 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
         out.record({"applied": applied})
     else:
         for name, count in sorted(applied.items()):
-            out.line(f"{time.strftime('%H:%M:%S')}  {name}: {count:,} events applied")
+            out.line(f"{time_text(timezone.now())}  {name}: {count:,} events applied")
         out.flush()
 
 

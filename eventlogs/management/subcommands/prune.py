@@ -13,6 +13,7 @@ from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import IdempotencyKey
+from eventlogs.times import time_text
 
 HELP = "Forget idempotency keys that are older than an age."
 
@@ -49,4 +50,4 @@ def run(
         out.document({"keys": pruned, "dry_run": dry_run, "before": before})
         return
     done = "would be forgotten" if dry_run else "forgotten"
-    out.line(f"{pruned:,} keys from before {before:%Y-%m-%d %H:%M:%S} UTC {done}.")
+    out.line(f"{pruned:,} keys from before {time_text(before)} {done}.")

@@ -10,6 +10,7 @@ from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
+from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
 from eventlogs.management.projections import are_due, choose, with_rows
 from eventlogs.models import EventLog, ParkedEvent
@@ -98,37 +99,63 @@ def rebuild(
     name = projection.name
     is_home = using == projection._using()
     option = "" if is_home else f" --database {using}"
-    inline = projection.mode == projection.INLINE
-    total = EventLog.objects.using(using).count() if inline else Feed(using).settled()
-    unit = "logs" if inline else "positions"
+    before = 0
     if log is not None:
-        applied = projection.rebuild(log, using=using)
+        applied = projection.rebuild(log, by=operator(), using=using)
     else:
+        total, unit = extent(projection, using)
         with out.progress(f"Rebuilding {name}", total=total, unit=unit) as bar:
-            done = 0
+            done: int | None = None
 
             def tell(progress: Progress) -> None:
-                nonlocal done
+                nonlocal done, before
+                if done is None:
+                    done, before = progress.first, progress.before
+                    bar.resume(done)
                 bar.advance(max(0, progress.done - done))
                 done = max(done, progress.done)
 
             try:
                 applied = projection.rebuild(
-                    restart=restart, park=park, downgrade=downgrade, tell=tell, using=using
+                    restart=restart,
+                    park=park,
+                    downgrade=downgrade,
+                    tell=tell,
+                    by=operator(),
+                    using=using,
                 )
             except KeyboardInterrupt:
                 out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}{option}")
                 raise
     waiting = ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).count()
     if out.as_json:
-        out.record({"projection": name, "applied": applied, "waiting": waiting})
+        out.record(
+            {
+                "projection": name,
+                "applied": applied,  # in this run
+                "applied_before": before,  # by the runs that were interrupted
+                "waiting": waiting,
+            }
+        )
         return
     what = name if log is None else f"{name}, {log}"
     where = "" if is_home else f" in the database {using!r}"
-    out.line(f"{what}: made anew of {applied:,} events{where}.", out.style.SUCCESS)
+    resumed = f", {applied:,} of them in this run, which resumed the rebuild" if before else ""
+    out.line(
+        f"{what}: rebuilt from {before + applied:,} events{where}{resumed}.", out.style.SUCCESS
+    )
     if waiting:
         out.line(
             f"{waiting:,} events could not be applied. "
             f"See: manage.py eventlogs parked {name}{option}",
             out.style.WARNING,
         )
+
+
+def extent(projection: type[RowProjection], using: str) -> tuple[int, str]:
+    """Return how much there is to go through, and its unit."""
+    if projection.mode != projection.INLINE:
+        return Feed(using).settled(), "positions"
+    logs = EventLog.objects.using(using)
+    log_types = projection._log_types()
+    return (logs if log_types is None else logs.filter(log_type__in=log_types)).count(), "logs"

@@ -12,7 +12,7 @@ from eventlogs.logs import LogManager
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.management.states import state_of
+from eventlogs.management.states import computed_of, state_of
 
 HELP = "Fold a log's events and write its state as JSON."
 
@@ -49,7 +49,7 @@ def run(
     aggregate: str | None,
     **options: Any,
 ) -> None:
-    """Write ``{"log_id", "version", "position", "aggregate"}``."""
+    """Write ``{"log_id", "version", "position", "aggregate", "computed"}``."""
     cls = arguments.aggregate_of(log.log_type, aggregate)
     if cls is None:
         raise mistake(
@@ -63,5 +63,6 @@ def run(
             "version": reduction.version,
             "position": reduction.position,
             "aggregate": state_of(reduction.aggregate),
+            "computed": computed_of(reduction.aggregate),
         }
     )

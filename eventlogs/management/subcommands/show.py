@@ -12,20 +12,24 @@ from eventlogs.aggregates import Aggregate, Reduction
 from eventlogs.codec import StoredEvent, raw_records
 from eventlogs.events import EventRecord
 from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
-from eventlogs.history import MISSING, Change, beginning, steps
+from eventlogs.history import MISSING, Change, beginning, property_names, steps
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
 from eventlogs.management.output import Note, Output
 from eventlogs.management.records import as_json, compact
-from eventlogs.management.states import state_of
+from eventlogs.management.states import computed_of, state_of
 from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.metadata import actor_of
 from eventlogs.models import EventLog
 from eventlogs.stores import BaseStore
+from eventlogs.times import time_text
 from eventlogs.waypoints import Waypoints
 
 HELP = "Show a log: its events as a timeline, and its state."
+
+Marked = Sequence[tuple[Change, bool]]  # of an event, each with whether a property changed
+Changes = Mapping[int, Marked | None]  # by the events' indexes; None where they are not known
 
 LAST = 50  # events of the timeline, where the caller does not say
 
@@ -66,8 +70,10 @@ def run(
     version = version_at(store, log, actual, at_version, at)
     rows = list(reversed(store.events(log, start=version - 1, limit=last, reverse=True)))[-last:]
     records = list(raw_records(log, rows)) if last else []
-    state, why_not = state_as_of(using, log, version, aggregate)
-    changed = changes_of(store, using, log, rows, aggregate) if diff and records else {}
+    state, computed, why_not = state_as_of(using, log, version, aggregate)
+    changed: Changes = {}
+    if diff and records:
+        changed = changes_of(store, using, log, rows, aggregate)
     if out.as_json:
         out.document(
             {
@@ -75,6 +81,7 @@ def run(
                 "version": version,
                 "actual_version": actual,
                 "state": state,
+                "computed": computed,
                 "state_error": why_not,
                 "events": [
                     as_json(each) | ({"changes": as_pairs(changed.get(each.index))} if diff else {})
@@ -85,7 +92,7 @@ def run(
         return
     write_head(out, log, version, actual)
     write_timeline(out, records, version, changed if diff else None)
-    write_state(out, state, why_not, version, actual)
+    write_state(out, state, computed, why_not, version, actual)
 
 
 def version_at(
@@ -119,26 +126,31 @@ def version_at(
 
 def state_as_of(
     using: str, log: LogId, version: int, aggregate: str | None
-) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the state at a version, or why there is none: the raw events can still be shown."""
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None, str | None]:
+    """
+    Return the fields and the properties of the state at a version.
+
+    Or why there is none: the raw events can still be shown.
+    """
     try:
         cls = arguments.aggregate_of(log.log_type, aggregate)
     except CommandError as error:
         if aggregate is not None:
             raise
-        return None, str(error)  # there are several: the events can be shown all the same
+        return None, None, str(error)  # there are several: the events can be shown all the same
     if cls is None:
-        return None, f"No aggregate folds {log.log_type} logs here. Is its app in INSTALLED_APPS?"
+        why_not = f"No aggregate folds {log.log_type} logs here. Is its app in INSTALLED_APPS?"
+        return None, None, why_not
     try:
         reduction: Reduction[Aggregate] = LogManager(cls, using=using).reduce(log, version=version)
     except (UnknownEventType, UndecodableEvent) as error:
-        return None, str(error)
-    return state_of(reduction.aggregate), None
+        return None, None, str(error)
+    return state_of(reduction.aggregate), computed_of(reduction.aggregate), None
 
 
 def changes_of(
     store: BaseStore, using: str, log: LogId, rows: Sequence[StoredEvent], aggregate: str | None
-) -> dict[int, tuple[Change, ...] | None]:
+) -> Changes:
     """
     Return what each event changed, by its index: None where the state is not known.
 
@@ -155,44 +167,58 @@ def changes_of(
     start = ways.nearest(log, store, upto=first) or beginning(cls, log)
     if isinstance(start, Reduction):
         start = ways.walk(start, store, version=first)
-    return {each.record.index: each.changes for each in steps(start, rows, log_id=log)}
+    found = steps(start, rows, log_id=log, properties=True)
+    names = set(property_names(cls))
+    return {
+        each.record.index: None
+        if each.changes is None
+        else [(change, not names.isdisjoint(change.path[:1])) for change in each.changes]
+        for each in found
+    }
 
 
-def as_pairs(changes: tuple[Change, ...] | None) -> list[dict[str, Any]] | None:
-    """Return changes as JSON has them; what was not there before, or is not after, is left out."""
+def as_pairs(changes: Marked | None) -> list[dict[str, Any]] | None:
+    """
+    Return changes as JSON has them; what was not there before, or is not after, is left out.
+
+    Changes of properties say that they are computed.
+    """
     if changes is None:
         return None
     return [
         {
             "path": each.where,
+            **({"computed": True} if is_computed else {}),
             **({} if each.old is MISSING else {"old": each.old}),
             **({} if each.new is MISSING else {"new": each.new}),
         }
-        for each in changes
+        for each, is_computed in changes
     ]
 
 
-def as_line(change: Change) -> str:
+def as_line(change: Change, is_computed: bool) -> str:
     """Return a change in one line."""
     if change.old is MISSING:
-        return f"{change.where}: + {compact(change.new)}"
-    if change.new is MISSING:
-        return f"{change.where}: - {compact(change.old)}"
-    return f"{change.where}: {compact(change.old)} → {compact(change.new)}"
+        line = f"{change.where}: + {compact(change.new)}"
+    elif change.new is MISSING:
+        line = f"{change.where}: - {compact(change.old)}"
+    else:
+        line = f"{change.where}: {compact(change.old)} → {compact(change.new)}"
+    return f"{line} (computed)" if is_computed else line
 
 
 def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
     """Write which log this is."""
     of = f" of {actual:,}" if version != actual else ""
     out.line(f"{out.style.MIGRATE_HEADING(str(log))}  version {version:,}{of}")
-    out.line(f"id made {log.created_at:%Y-%m-%d %H:%M:%S} UTC, uuid {log.uuid}")
+    out.line(f"id made {time_text(log.created_at)}, uuid {log.uuid}")
 
 
 def write_timeline(
     out: Output,
     records: list[EventRecord],
     version: int,
-    changed: Mapping[int, tuple[Change, ...] | None] | None = None,
+    changed: Changes | None = None,
 ) -> None:
     """Write a row for each event; with ``changed``, what it changed below it."""
     if not records:
@@ -210,7 +236,7 @@ def write_timeline(
         if changed is not None:
             changes = changed.get(record.index)
             if changes:
-                lines += [(as_line(each), out.style.SUCCESS) for each in changes]
+                lines += [(as_line(*each), out.style.SUCCESS) for each in changes]
             else:
                 unknown = "changes unknown" if changes is None else "changed nothing"
                 lines.append((unknown, out.style.WARNING))
@@ -234,7 +260,7 @@ def write_timeline(
             )
             for record, (actor, _) in zip(records, actors, strict=True)
         ],
-        head=("#", "recorded at (UTC)", "type", *(["by"] if has_actors else []), "data"),
+        head=("#", "recorded at", "type", *(["by"] if has_actors else []), "data"),
         right=(0,),
         paint=paint,
         below=below,
@@ -243,11 +269,21 @@ def write_timeline(
 
 
 def write_state(
-    out: Output, state: dict[str, Any] | None, why_not: str | None, version: int, actual: int
+    out: Output,
+    state: dict[str, Any] | None,
+    computed: dict[str, Any] | None,
+    why_not: str | None,
+    version: int,
+    actual: int,
 ) -> None:
-    """Write the fields of the state, or why there is none."""
+    """Write the fields of the state and its properties, or why there is none."""
     out.heading(f"State as of version {version:,}" if version != actual else "State")
     if state is None:
         out.line(why_not or "", out.style.WARNING)
         return
     out.table([(name, compact(value)) for name, value in state.items()], wrap=True, indent="  ")
+    if computed:
+        out.heading("Computed from it")
+        out.table(
+            [(name, compact(value)) for name, value in computed.items()], wrap=True, indent="  "
+        )

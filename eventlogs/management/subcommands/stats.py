@@ -46,7 +46,7 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
             {
                 **as_json(found),
                 "cache": asdict(cached),
-                "projections": [asdict(each) for each in stand],
+                "projections": stand,
             }
         )
         return

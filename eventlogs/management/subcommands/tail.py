@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -19,6 +18,7 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import GAP, Output, clean, columns, cut, pad
 from eventlogs.management.records import as_json, compact
 from eventlogs.metadata import actor_of
+from eventlogs.times import time_text
 from eventlogs.transfer import MAX_POSITION
 
 HELP = "Show the newest events of all logs; with --follow, those to come as well."
@@ -169,14 +169,15 @@ class Writer:
         style = self._out.style
         actor, _ = actor_of(record.metadata)
         data = clean(compact(record.event) + (f"  by {actor}" if actor is not None else ""))
+        recorded_at = time_text(record.recorded_at)
         head = GAP.join(
             (
-                f"{record.recorded_at.astimezone(UTC):%m-%d %H:%M:%S}",
+                recorded_at,
                 str(style.SQL_KEYWORD(pad(clean(record.type), self._widths[0], False))),
                 pad(place_of(record), self._widths[1], False),
             )
         )
-        taken = len(f"{record.recorded_at:%m-%d %H:%M:%S}") + sum(self._widths) + 3 * len(GAP)
+        taken = len(recorded_at) + sum(self._widths) + 3 * len(GAP)
         width = self._out.width
         if width is None:
             self._out.line(f"{head}{GAP}{data}")

@@ -1,0 +1,143 @@
+"""``eventlogs health``: whether anything is wrong, what, since when, and who must act."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from textwrap import wrap
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from eventlogs.management.mistakes import findings
+from eventlogs.management.output import Output, clean
+from eventlogs.monitoring import Finding, Health, health
+from eventlogs.monitoring.findings import counted, seconds
+from eventlogs.times import time_text
+
+HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
+
+NAMED = 5  # findings in the message at the end
+WIDEST = 100  # columns of a paragraph: longer lines are hard to read
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the limits beyond which somebody must act."""
+    for option, what in (
+        ("--max-lag", "an event may wait for a projection N seconds"),
+        ("--max-held", "a transaction may hold the feed back N seconds"),
+        ("--max-parked", "N logs of a projection may be held by parked events"),
+        ("--max-deploy", "two releases may run side by side N seconds"),
+    ):
+        parser.add_argument(
+            option,
+            type=limit,
+            metavar="N",
+            help=f'Within limits, {what}. By default, that of EVENTLOGS["HEALTH"].',
+        )
+
+
+def limit(text: str) -> float:
+    """Read a limit: a number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise ArgumentTypeError("this is not a number from 0.")
+    return value
+
+
+def run(
+    out: Output,
+    *,
+    using: str,
+    max_lag: float | None,
+    max_held: float | None,
+    max_parked: float | None,
+    max_deploy: float | None,
+    **options: Any,
+) -> None:
+    """Write what was found; raise CommandError with exit code 1 where somebody must act."""
+    found = health(
+        using, max_lag=max_lag, max_held=max_held, max_parked=max_parked, max_deploy=max_deploy
+    )
+    if out.as_json:
+        out.document(found.as_json())
+    else:
+        write(out, found)
+    if not found.is_healthy:
+        acts = [f"{each.code} of {each.subject}" for each in found.findings if each.must_act]
+        more = f" and {len(acts) - NAMED} more" if len(acts) > NAMED else ""
+        raise findings(f"Somebody must act: {clean(', '.join(acts[:NAMED]))}{more}.")
+
+
+def write(out: Output, found: Health) -> None:
+    """Write findings, those that need a person first, and how projections stand."""
+    acts = [each for each in found.findings if each.must_act]
+    infos = [each for each in found.findings if not each.must_act]
+    if acts:
+        out.line(f"Somebody must act: {counted(len(acts), 'finding')}.", out.style.ERROR)
+    else:
+        out.line("All is well.", out.style.SUCCESS)
+    out.line(f"Database {found.using!r} at {time_text(found.looked_at)}.")
+    for each in acts:
+        write_finding(out, found, each)
+    if infos:
+        out.heading("For information")
+    for each in infos:
+        write_finding(out, found, each)
+    write_projections(out, found)
+
+
+def write_finding(out: Output, found: Health, each: Finding) -> None:
+    """Write a paragraph: what, of what, since when; who must act; a command by itself."""
+    paint = out.style.ERROR if each.must_act else out.style.MIGRATE_LABEL
+    since = ""
+    if each.since is not None:
+        ago = max((found.looked_at - each.since).total_seconds(), 0.0)
+        since = f"  since {time_text(each.since)} ({seconds(ago)})"
+    out.line()
+    out.line(f"{paint(each.code)}  {clean(each.subject)}{since}")
+    for line in paragraph(out, each.message):
+        out.line(f"  {line}")
+    for line in paragraph(out, each.action):
+        out.line(f"  {line}", out.style.WARNING if each.must_act else None)
+    if each.command:
+        # In one line, whatever the width: it is to be pasted.
+        out.line(f"    {clean(each.command)}", out.style.SQL_KEYWORD if each.must_act else None)
+
+
+def write_projections(out: Output, found: Health) -> None:
+    """Write a row for each projection, also where nothing is wrong."""
+    if not found.projections:
+        return
+    out.heading(counted(len(found.projections), "projection"))
+    out.table(
+        [
+            (
+                name,
+                figure(each, "positions_behind"),
+                f"{each['lag_seconds']:,.1f} s" if "lag_seconds" in each else "?",
+                figure(each, "parked"),
+                figure(each, "waiting"),
+                "yes" if each.get("is_running") else "no",
+            )
+            for name, each in found.projections.items()
+        ],
+        head=("projection", "behind", "lag", "parked", "waiting", "running"),
+        right=(1, 2, 3, 4),
+    )
+
+
+def figure(figures: Any, name: str) -> str:
+    """Return a figure, or a question mark where it is not known."""
+    return f"{figures[name]:,.0f}" if name in figures else "?"
+
+
+def paragraph(out: Output, text: str) -> Iterable[str]:
+    """Return text in lines of words; in a pipe, in one line."""
+    text = clean(text)
+    if out.width is None or not text:
+        return [text] if text else []
+    return wrap(text, max(min(out.width, WIDEST) - 2, 20), break_on_hyphens=False)

@@ -1,0 +1,103 @@
+"""What a look at a project's logs answers: findings, and figures; as values, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+ACT: Final = "act"
+INFO: Final = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One thing that a person on call wants to know.
+
+    ``code`` is stable, one of those in docs/health.md. ``level`` is "act" (somebody must act) or
+    "info" (for information). ``subject`` is what it is about: the name of a projection, a
+    database or cache alias, an event type, a worker. ``message`` is one sentence, without payload
+    data. ``since`` is when it began, None where that is not known. ``action`` says who must act,
+    and what to do; ``command`` is a command or SQL to paste, "" where there is none. ``figures``
+    are numbers by name; names that end in ``_seconds`` are durations.
+    """
+
+    code: str
+    level: str
+    subject: str
+    message: str
+    since: datetime | None = None
+    action: str = ""
+    command: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def must_act(self) -> bool:
+        """Whether somebody must act."""
+        return self.level == ACT
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "code": self.code,
+            "level": self.level,
+            "subject": self.subject,
+            "message": self.message,
+            "since": None if self.since is None else moment(self.since),
+            "action": self.action,
+            "command": self.command,
+            "figures": dict(self.figures),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """
+    What ``health()`` has found in one database, at one moment.
+
+    ``findings`` has those first on which somebody must act. ``figures`` are numbers of the
+    database, ``projections`` those of each projection by its name: also where nothing is wrong,
+    for a graph. A figure that is not known is left out.
+    """
+
+    using: str
+    looked_at: datetime
+    findings: tuple[Finding, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    projections: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nobody has to act."""
+        return not any(each.must_act for each in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values, e.g. for a JsonResponse."""
+        return {
+            "healthy": self.is_healthy,
+            "database": self.using,
+            "looked_at": moment(self.looked_at),
+            "findings": [each.as_json() for each in self.findings],
+            "figures": dict(self.figures),
+            "projections": {name: dict(each) for name, each in self.projections.items()},
+        }
+
+
+def moment(value: datetime) -> str:
+    """Return a moment in ISO 8601, in UTC, to the second."""
+    return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def seconds(value: float) -> str:
+    """Return a duration as people say it: "40 seconds", "12 minutes", "3 hours", "2 days"."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if value >= 2 * length:
+            return f"{value / length:,.0f} {unit}s"
+    return f"{value:,.0f} second{'' if round(value) == 1 else 's'}"
+
+
+def counted(count: float, one: str, many: str = "") -> str:
+    """Return a number of things: "1 event", "1,804 events"."""
+    return f"{count:,.0f} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,64 @@
+"""
+Who did what with a projection: retries, skips, events passed over, rebuilds.
+
+A row is written in the transaction of what it tells of: either both are there, or neither is. It
+holds no payload, and of an error its class alone, or a message of this package.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.db import models
+from django.db.models.functions import Now
+
+from eventlogs.exceptions import EventLogError
+from eventlogs.ids import LogId
+from eventlogs.models import ProjectionAction
+
+MAX_BY: Final = 200  # characters
+
+
+def add(
+    projection: str,
+    action: str,
+    *,
+    using: str,
+    by: str = "",
+    **more: Any,
+) -> None:
+    """
+    Write down what somebody did, in the caller's transaction.
+
+    ``action`` is one of ProjectionAction's constants, ``by`` a name that people know. ``more``
+    are further fields: ``log_id``, ``index``, ``count``, ``seconds``, ``note``.
+    """
+    # PostgreSQL stores neither a NUL nor half of a surrogate pair.
+    name = by.replace("\0", "").encode(errors="backslashreplace").decode()[:MAX_BY]
+    ProjectionAction(projection=projection, action=action, by=name, at=Now(), **more).save(
+        using=using, force_insert=True
+    )
+
+
+def of(projection: str | None, using: str) -> models.QuerySet[ProjectionAction]:
+    """Return what was done with a projection, or with any, the newest first."""
+    found = ProjectionAction.objects.using(using).order_by("-id")
+    return found if projection is None else found.filter(projection=projection)
+
+
+def requested_by(projection: str, using: str) -> str:
+    """Return who asked for the last rebuild; "" for nobody who was named."""
+    asked = of(projection, using).filter(action=ProjectionAction.REBUILD_REQUESTED)
+    return asked.values_list("by", flat=True).first() or ""
+
+
+def forget(log_id: LogId, using: str) -> None:
+    """Remove the id of a log that was erased; what was done stays, and by whom."""
+    rows = ProjectionAction.objects.using(using)
+    rows.filter(log_id=log_id).update(log_id=None, index=None)
+    rows.filter(note__contains=str(log_id)).update(note="")
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says that is no data: the text of another package may quote a row."""
+    return str(error) if isinstance(error, EventLogError) else type(error).__qualname__

@@ -1,0 +1,226 @@
+"""Who did what with a projection is written down, with what it tells of or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from django.db import transaction
+
+from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
+from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, SkippedEvent
+from eventlogs.projections import actions, running
+from tests.accounts import Account, Deposited, Opened
+from tests.projections import readmodels
+from tests.projections.readmodels import Balances, InlinedBalances, Letters
+
+pytestmark = [pytest.mark.feed, pytest.mark.usefixtures("tables")]
+
+
+def done() -> list[tuple]:
+    """Return what was done, the oldest first."""
+    rows = ProjectionAction.objects.order_by("id")
+    return list(rows.values_list("projection", "action", "by", "log_id", "index", "count"))
+
+
+@contextmanager
+def failing_on(amount: int) -> Iterator[None]:
+    """Let handlers raise on the deposit of an amount."""
+
+    def before(record):
+        if record.event == Deposited(amount):
+            raise ValueError("4111-1111")
+
+    readmodels.behaviour["before"] = before
+    yield
+    readmodels.reset()
+
+
+@pytest.fixture
+def parked(monkeypatch):
+    """An account whose second event is parked."""
+    state = Account.logs.create(Opened("ada"), Deposited(13), Deposited(1))
+    monkeypatch.setattr(Balances, "max_attempts", 1)
+    with failing_on(13):
+        Balances.catch_up()
+    assert ParkedEvent.objects.get().is_parked
+    return state
+
+
+def test_a_retry_is_written_down_with_who_did_it_and_when(parked):
+    Balances.retry(parked.log_id, by="grace")
+    Balances.retry()
+
+    assert done() == [
+        ("balances", "retried", "grace", parked.log_id, None, 1),
+        ("balances", "retried", "", None, None, 1),
+    ]
+    assert ProjectionAction.objects.first().at is not None
+
+
+def test_what_changes_nothing_is_not_written_down(parked):
+    assert Balances.retry(LogId.new("account")) == 0
+    assert not Balances.skip(LogId.new("account"))
+
+    assert done() == []
+
+
+def test_a_skip_is_written_down_with_what_was_skipped_and_why(parked):
+    Balances.skip(parked.log_id, by="grace")
+
+    assert done() == [("balances", "skipped", "grace", parked.log_id, 1, 1)]
+    assert ProjectionAction.objects.get().note == "account.deposited: ValueError"
+
+
+def test_neither_the_deed_nor_its_entry_is_there_where_the_transaction_is_taken_back(parked):
+    with transaction.atomic():
+        Balances.skip(parked.log_id)
+        Balances.request_rebuild()
+        transaction.set_rollback(True)
+
+    assert done() == []
+    assert not SkippedEvent.objects.exists()
+    assert ProjectionState.objects.get(name="balances").rebuild_requested_at is None
+
+
+def test_events_that_a_reactor_passes_over_are_written_down():
+    Account.logs.create(Opened("ada"), Deposited(1))
+
+    Letters.pass_over(dry_run=True, by="grace")
+    assert done() == []
+    Letters.pass_over(by="grace")
+
+    [entry] = done()
+    assert entry[:3] == ("letters", "passed over", "grace")
+    assert entry[5] > 0
+
+
+def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
+    Account.logs.create(Opened("ada"), Deposited(1))
+
+    Balances.rebuild(by="grace")
+
+    assert done() == [("balances", "rebuilt", "grace", None, None, 2)]
+    entry = ProjectionAction.objects.get()
+    assert entry.seconds > 0
+    assert entry.note == ""
+
+
+def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
+    Account.logs.create(Opened("ada"), Deposited(1))
+    monkeypatch.setitem(running.projections, "balances", Balances)
+
+    Balances.request_rebuild(by="grace")
+    running.run(["balances"])
+
+    assert [entry[1:3] for entry in done()] == [
+        ("rebuild requested", "grace"),
+        ("rebuilt", "grace"),
+    ]
+
+
+def test_a_rebuild_that_fails_is_written_down_with_why_and_without_data():
+    Account.logs.create(Opened("ada"), Deposited(13))
+
+    with failing_on(13), pytest.raises(ProjectionFailed):
+        Balances.rebuild(by="grace")
+
+    [entry] = ProjectionAction.objects.all()
+    assert (entry.action, entry.by) == ("rebuild failed", "grace")
+    assert "could not apply the event at position" in entry.note
+    assert "4111" not in entry.note
+    assert entry.seconds > 0
+
+
+def test_the_text_of_an_error_of_other_code_is_not_written_down(monkeypatch):
+    Account.logs.create(Opened("ada"))
+
+    def fail(*_):
+        raise ValueError("4111-1111")
+
+    monkeypatch.setattr("eventlogs.projections.rebuilding.Advancer.step", fail)
+    with pytest.raises(ValueError, match="4111"):
+        Balances.rebuild()
+
+    assert ProjectionAction.objects.get().note == "ValueError"
+
+
+def test_who_finds_a_rebuild_under_way_has_done_nothing():
+    Account.logs.create(Opened("ada"))
+
+    def tell(_):
+        with pytest.raises(ProjectionUnavailable):
+            Balances.rebuild(by="eve")
+
+    Balances.rebuild(by="grace", tell=tell)
+
+    assert [entry[1:3] for entry in done()] == [("rebuilt", "grace")]
+
+
+def test_a_resumed_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
+    for number in range(6):
+        Account.logs.create(Opened("ada"), Deposited(number))
+    monkeypatch.setattr(Balances, "batch_size", 4)
+    with failing_on(5), pytest.raises(ProjectionFailed):
+        Balances.rebuild()
+    told = []
+
+    applied = Balances.rebuild(tell=told.append)
+
+    entry = ProjectionAction.objects.last()
+    assert (entry.action, entry.count) == ("rebuilt", 12)
+    assert applied < 12
+    assert "Resumed" in entry.note
+    assert {each.before + applied for each in told} == {12}
+    assert all(each.done >= each.first > 0 for each in told)
+
+
+@pytest.mark.usefixtures("inlined")
+def test_a_resumed_inline_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
+    for number in range(6):
+        Account.logs.create(Opened("ada"), Deposited(number))
+    monkeypatch.setattr("eventlogs.projections.rebuilding.LOGS_AT_ONCE", 2)
+    with failing_on(5), pytest.raises(ProjectionFailed):
+        InlinedBalances.rebuild(by="ada")
+    state = ProjectionState.objects.get(name="inlined-balances")
+    assert (state.rebuild_done, state.rebuild_total, state.rebuild_applied) == (4, 6, 4)
+    told = []
+
+    assert InlinedBalances.rebuild(by="grace", tell=told.append) == 2
+
+    assert [entry[1:3] + entry[5:] for entry in done()] == [
+        ("rebuild failed", "ada", None),
+        ("rebuilt", "grace", 6),
+    ]
+    assert [(each.first, each.done, each.before) for each in told] == [(4, 6, 4)]
+
+
+def test_the_rebuild_of_one_log_is_written_down():
+    state = Account.logs.create(Opened("ada"))
+    Balances.catch_up()
+
+    Balances.rebuild(state.log_id, by="grace")
+
+    assert done() == [("balances", "rebuilt", "grace", state.log_id, None, 1)]
+
+
+def test_the_id_of_a_log_that_is_erased_is_removed_and_what_was_done_stays(parked):
+    Balances.retry(parked.log_id, by="grace")
+    actions.add(
+        "balances", ProjectionAction.REBUILD_FAILED, using="default", note=f"at {parked.log_id}."
+    )
+
+    actions.forget(parked.log_id, "default")
+
+    assert [entry[1:4] for entry in done()] == [
+        ("retried", "grace", None),
+        ("rebuild failed", "", None),
+    ]
+    assert {entry.note for entry in ProjectionAction.objects.all()} == {""}
+
+
+def test_a_name_of_any_kind_can_be_kept(parked):
+    Balances.retry(by="gr\0ace\ud800" + "x" * 300)
+
+    assert ProjectionAction.objects.get().by.startswith("grace\\ud800x")
