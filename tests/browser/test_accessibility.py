@@ -77,6 +77,16 @@ MUTE = """
     .map((each) => each.outerHTML.slice(0, 120))
 """
 
+# The times in our own text; those inside of payloads and states are the project's.
+TIMES = """
+() => {
+    const content = document.querySelector("#content").cloneNode(true);
+    content.querySelectorAll("pre, code, dd[dir], .el-json, .field-box, .readonly, .fieldBox")
+        .forEach((each) => each.remove());
+    return content.textContent.match(/\\d\\d:\\d\\d:\\d\\d(\\.\\d+)?( UTC)?/g) ?? [];
+}
+"""
+
 # Where texts begin, in an element, in pixels from the left; each is looked for behind the last.
 LEFTS = """
 (element, texts) => {
@@ -178,6 +188,19 @@ def test_what_is_tapped_is_large_enough(visit, pages, admin_user, look, least):
         wrong += [f"{name}: {each}" for each in page.evaluate(SMALL, least)]
 
     assert wrong == []
+
+
+def test_every_time_has_its_zone(visit, pages, wild, admin_user):
+    page = visit(admin_user)
+    bare = []
+    for name, where in {**pages, **wild}.items():
+        page.goto(where)
+        found = page.evaluate(TIMES)
+        bare += [f"{name}: {each}" for each in found if not each.endswith("UTC")]
+        if name in ("logs", "log", "events", "projection", "row", "list", "end"):
+            assert found, name
+
+    assert bare == []
 
 
 def test_a_card_says_what_a_row_says_and_leads_to_its_log(visit, reader, wild):
