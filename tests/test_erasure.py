@@ -22,7 +22,7 @@ from eventlogs import (
 )
 from eventlogs.erasure import forget_copies
 from eventlogs.history import beginning
-from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
+from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.projections import rebuilding, shadows
 from eventlogs.stores import store_for
 from eventlogs.waypoints import Waypoints
@@ -208,6 +208,7 @@ def fill(accounts):
             each.catch_up()
     accounts.append(state, Noted("x"))
     AsyncOwners.catch_up()  # fails, and its error's text shows the owner
+    AsyncOwners.retry(state.log_id, by="grace")
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
@@ -230,6 +231,9 @@ def test_a_log_that_is_erased_is_nowhere(accounts, settings):
         SharedOwners.rebuild(restart=True)
 
         assert places(cache) == []
+        done_by = ProjectionAction.objects.filter(by="grace").values_list("action", "log_id")
+        assert list(done_by) == [("retried", None)]
+        assert not ProjectionAction.objects.filter(log_id=log_id).exists()
         assert [Row.objects.get().log_id, Reduced.objects.get().log_id] == [kept, kept]
         assert forget_copies(str(log_id)).entries == 0
     with pytest.raises(LogNotFound):

@@ -22,6 +22,7 @@ from eventlogs import Finding, Health, LogId, LogManager, health, retired_event
 from eventlogs.codec import EncodedEvent
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionState, ProjectionWorker
 from eventlogs.monitoring import caching, databases, projections
+from eventlogs.monitoring.look import Look
 from eventlogs.projections import leases, releases
 from eventlogs.projections.running import Runner
 from eventlogs.stores import AppendRequest, store_for
@@ -99,12 +100,21 @@ def declare(name: str, *, age: float = -10.0, **values: Any) -> None:
 # All is well
 
 
+@pytest.mark.feed
 def test_nothing_is_wrong_where_nothing_is(db):
     found = health()
 
     assert found.is_healthy
     assert [each.code for each in found.findings] == ["cache"]  # it is the memory of one process
     assert found.using == "default"
+
+
+@pytest.mark.mariadb
+def test_projections_that_need_a_feed_are_named_where_there_is_none(db):
+    found = health()
+
+    assert found.is_healthy
+    assert NAME in one(found, "feed").message
 
 
 @pytest.mark.feed
@@ -353,29 +363,47 @@ def test_a_projection_that_has_applied_what_is_settled_waits_for_the_holder_and_
     assert acts(found) == ["feed-held"]
 
 
+def holder(position=0, *, pid=4711, minutes=None, **more):
+    age = None if minutes is None else timedelta(minutes=minutes)
+    values = {"user": None, "application": None, "state": None, "query": None, "prepared_as": None}
+    return FeedHolder(position, pid, age, **{**values, **more})
+
+
+def held(*holders, minutes=5):
+    """Return what is found of transactions, so many minutes later."""
+    look = Look("default", timezone.now() + timedelta(minutes=minutes), {"MAX_HELD": 10})
+    return list(databases._held(look, holders))
+
+
+def test_a_transaction_that_has_appended_a_moment_ago_is_nothing_however_long_it_is_open(db):
+    pay()
+
+    assert held(holder(minutes=0), minutes=0) == []
+    [finding] = held(holder(minutes=60), minutes=0)
+    assert not finding.must_act
+    assert "Nothing has waited long for it" in finding.message
+
+
 def test_a_holder_that_this_role_may_not_see_is_known_by_what_waits_behind_it(db):
-    look = databases.Look("default", timezone.now() + timedelta(minutes=5), {"MAX_HELD": 10})
-    holder = FeedHolder(0, 4711, None, None, None, None, None, None)
-    assert list(databases._held(look, [holder])) == []
+    assert held(holder()) == []
 
     pay()
 
-    [finding] = databases._held(look, [holder])
-    assert finding.figures["pid"] == 4711
+    [finding] = held(holder())
+    assert (finding.must_act, finding.figures["pid"]) == (True, 4711)
     assert 290 < finding.figures["held_seconds"] < 310
+    assert finding.since == Event.objects.get().recorded_at
 
 
 def test_a_prepared_transaction_is_named_with_how_to_end_it(db):
-    look = databases.Look("default", timezone.now(), {"MAX_HELD": 10})
-    age = timedelta(minutes=5)
-    holder = FeedHolder(3, None, age, "ada", None, "prepared", None, "it's")
+    pay()
 
-    [finding] = databases._held(look, [holder])
+    [finding] = held(holder(pid=None, minutes=7, user="ada", prepared_as="it's"))
 
-    assert "The prepared transaction" in finding.message
-    assert "5 minutes" in finding.message
+    assert 'The prepared transaction "it\'s" of the user ada' in finding.message
+    assert "open for 7 minutes" in finding.message
     assert finding.command == "ROLLBACK PREPARED 'it''s';"
-    assert finding.since == look.now - age
+    assert finding.must_act
 
 
 @pytest.mark.feed
@@ -817,7 +845,7 @@ def test_a_cache_that_would_pickle_is_named(db, settings):
 def test_without_a_cache_there_is_nothing_to_say_of_it(db, settings):
     settings.EVENTLOGS = {"CACHE": None}
 
-    assert health().findings == ()
+    assert not of(health(), "cache")
 
 
 def test_an_unknown_alias_of_a_cache_is_named(db, settings):

@@ -11,13 +11,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.http import (
-    Http404,
-    HttpRequest,
-    HttpResponse,
-    HttpResponseRedirect,
-    StreamingHttpResponse,
-)
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
@@ -26,6 +20,7 @@ from django.utils.translation import gettext as _
 
 from eventlogs import pasted, scans, transfer
 from eventlogs.admin import relations, shapes
+from eventlogs.admin.downloads import Download
 from eventlogs.admin.keysets import page
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.admin.search import event_in, search
@@ -267,17 +262,17 @@ class LogAdmin(ReadOnlyAdmin):
         row = self._find(log)
         log_id, using = row.log_id, EventLog.objects.db
 
-        def lines() -> Iterator[str]:
+        def parts() -> Iterator[str]:
             until, count = 2**63 - 1, 0
             yield transfer.header(after=0)
             last = 0
             for each in transfer.export_pages(using, until=until, logs=[log_id]):
                 count += len(each.lines)
                 last = each.position
-                yield from each.lines
+                yield "".join(each.lines)
             yield transfer.footer(events=count, until=last)
 
-        response = StreamingHttpResponse(lines(), content_type="application/jsonl")
+        response = Download(parts(), content_type="application/jsonl")
         response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
         return response
 

@@ -9,7 +9,7 @@ admin's. What was raised may show data, so it needs ``eventlogs.view_payload``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
 from typing import Any, Final, NamedTuple
@@ -29,7 +29,6 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from eventlogs import conf
 from eventlogs.admin.keysets import page
 from eventlogs.admin.orders import number_from
 from eventlogs.admin.readonly import ReadOnlyAdmin
@@ -38,7 +37,7 @@ from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, InvalidLogId
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
+from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.monitoring import Finding, Health, health
 from eventlogs.projections import actions
 from eventlogs.projections.catching_up import retry
@@ -114,7 +113,6 @@ class ProjectionAdmin(ReadOnlyAdmin):
         using = router.db_for_write(ProjectionState)  # a replica knows of no open transaction
         looked = health(using)
         found = standings(each for _name, each in sorted(projections.items()))
-        holders, is_alarm = self._holders(using)
         acts = told(looked, lambda each: each.must_act)
         context = {
             "title": _("Projections"),
@@ -124,8 +122,8 @@ class ProjectionAdmin(ReadOnlyAdmin):
             "more": max(0, len(acts) - FINDINGS),
             "infos": told(looked, lambda each: not each.must_act)[:FINDINGS],
             "rows": [row(each, alarms_of(looked, each.name)) for each in found],
-            "holders": holders,
-            "is_alarm": is_alarm,
+            "holders": self._holders(using, looked.looked_at),
+            "is_alarm": any(each.code == "feed-held" for each in looked.findings),
         }
         return self.page(request, "projections/list", context)
 
@@ -305,23 +303,23 @@ class ProjectionAdmin(ReadOnlyAdmin):
         except InvalidLogId:
             raise Http404(_("There is no such log.")) from None
 
-    def _holders(self, using: str) -> tuple[list[Any], bool]:
-        """
-        Return the transactions that hold the feed back, and whether somebody must act.
-
-        An append that is under way holds it for milliseconds: that is nothing to tell of.
-        """
+    def _holders(self, using: str, now: datetime) -> list[dict[str, Any]]:
+        """Return the transactions that have held the feed back for more than a moment."""
         try:
             found = Feed(using).holding_back()
         except EventLogError:
-            return [], False
-        limit = timedelta(seconds=conf.health()["MAX_HELD"])
-        longer = [each for each in found if each.age is None or each.age > QUIET]
-        shown = [
-            {"holder": each, "age": "?" if each.age is None else duration(each.age)}
-            for each in longer
-        ]
-        return shown, any(each.age is None or each.age > limit for each in longer)
+            return []
+        shown = []
+        for each in found:
+            age = each.age
+            if age is None:
+                # It has ended since, or this role may not see its age: then by what waits for it.
+                waiting = Event.objects.using(using).filter(position__gt=each.position)
+                first = waiting.order_by("position").values_list("recorded_at", flat=True).first()
+                age = timedelta() if first is None else now - first
+            if age > QUIET:
+                shown.append({"holder": each, "age": duration(age)})
+        return shown
 
     def _held(
         self, projection: type[BaseProjection], using: str, cause: Cause | None

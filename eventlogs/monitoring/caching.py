@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from django.core.cache import caches
 
 from eventlogs import checks, conf
-from eventlogs.caches import RedisReductionCache, cache_for, is_raw_redis
+from eventlogs.caches import NoReductionCache, RedisReductionCache, cache_for, is_raw_redis
 from eventlogs.monitoring.findings import ACT, INFO, Finding, counted
 from eventlogs.monitoring.look import Look
 
@@ -47,13 +47,22 @@ def look_at_cache(look: Look) -> Iterator[Finding]:
         if level == ACT:
             return
     cache = cache_for(alias).cache
+    if isinstance(cache, NoReductionCache):
+        yield Finding(
+            "cache",
+            INFO,
+            alias,
+            f"CACHES[{alias!r}] keeps nothing: each reduction replays its log.",
+            action='Nobody has to act. A developer may name another alias in EVENTLOGS["CACHE"].',
+        )
+        return
     if not cache.shared:
         yield Finding(
             "cache",
             INFO,
             alias,
-            f"Reductions are cached in the memory of each process (CACHES[{alias!r}]), or not at "
-            "all: each process replays logs for itself.",
+            f"Reductions are cached in the memory of each process (CACHES[{alias!r}]): each "
+            "replays logs for itself.",
             action="Nobody has to act. For many processes, a developer names an alias of Redis in "
             'EVENTLOGS["CACHE"].',
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from django.core.checks import CheckMessage
@@ -122,7 +122,8 @@ def _feed(look: Look) -> Iterator[Finding]:
     look.newest = Event.objects.using(look.using).aggregate(last=Max("position"))["last"] or 0
     look.figures["newest_position"] = look.newest
     if look.connection.vendor not in BY_VENDOR:
-        return  # there is none, and no projection that needs it: see eventlogs.E033
+        yield from _without_feed(look)
+        return
     source = feed_source_for(look.using)
     try:
         given_out = source.watermark().given_out
@@ -135,6 +136,18 @@ def _feed(look: Look) -> Iterator[Finding]:
     holders = source.holding_back()
     look.figures["holding_back"] = len(holders)
     yield from _held(look, holders)
+
+
+def _without_feed(look: Look) -> Iterator[Finding]:
+    names = [name for name, each in look.projections().items() if each.mode != each.INLINE]
+    if names:
+        yield Finding(
+            "feed",
+            INFO,
+            look.using,
+            f"The database {look.using!r} has no feed, so nothing runs {', '.join(names)}.",
+            action="A developer makes them inline, or keeps logs in PostgreSQL (eventlogs.E033).",
+        )
 
 
 def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
@@ -204,43 +217,45 @@ def _quoted(name: str) -> str:
     return name.replace("'", "''")
 
 
-def _held(look: Look, holders: Iterable[FeedHolder]) -> Iterator[Finding]:
-    limit = look.limits["MAX_HELD"]
-    for holder in holders:
+def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
+    """
+    Yield the transactions behind which an event waits for too long.
+
+    The age of a transaction says little: one that is open for an hour may have appended a
+    millisecond ago. An event behind it was appended after that, so its age is how long the
+    transaction has held it back, at least.
+    """
+    for holder in holders:  # the first one, behind which events wait longest, comes first
         behind = Event.objects.using(look.using).filter(position__gt=holder.position)
-        first = behind.order_by("position").values_list("recorded_at", flat=True).first()
-        since = _since(look, holder, first)
-        if since is None:
-            continue
-        age = max((look.now - since).total_seconds(), 0.0)
-        if age <= limit:
+        since = behind.order_by("position").values_list("recorded_at", flat=True).first()
+        held = 0.0 if since is None else max((look.now - since).total_seconds(), 0.0)
+        look.is_held |= since is not None
+        age = held if holder.age is None else holder.age.total_seconds()
+        if max(age, held) <= look.limits["MAX_HELD"]:
             continue  # an append that is under way
-        look.is_held = True
-        waiting = max((look.newest or 0) - holder.position, 0)
+        must_act = held > look.limits["MAX_HELD"]
         yield Finding(
             "feed-held",
-            ACT,
+            ACT if must_act else INFO,
             look.using,
-            f"{_name(holder)} has appended and is still open: it holds the feed back for "
-            f"{seconds(age)}. Projections wait at position {holder.position:,}, and what was "
-            f"appended after it is not shown.",
-            since=since,
+            f"{_name(holder)} has appended and is open for {seconds(age)}: it holds the feed "
+            f"back at position {holder.position:,}"
+            + (
+                f", and what was appended after it has waited for {seconds(held)}."
+                if must_act
+                else ". Nothing has waited long for it."
+            ),
+            since=since if must_act else look.now - timedelta(seconds=age),
             action=_release(holder),
             command=_command(holder),
             figures={
-                "held_seconds": round(age, 3),
+                "held_seconds": round(held, 3),
+                "open_seconds": round(age, 3),
                 "position": holder.position,
-                "positions_waiting": waiting,
+                "positions_waiting": max((look.newest or 0) - holder.position, 0),
                 **({} if holder.pid is None else {"pid": holder.pid}),
             },
         )
-
-
-def _since(look: Look, holder: FeedHolder, first: datetime | None) -> datetime | None:
-    if holder.age is not None:
-        return look.now - holder.age
-    # This role may not see when the transaction began: since when does an event wait for it?
-    return first
 
 
 def _name(holder: FeedHolder) -> str:

@@ -18,6 +18,7 @@ from eventlogs.projections import releases
 from eventlogs.projections.declarations import BaseProjection, RowProjection
 from eventlogs.projections.held import PARKED, RELEASE, HeldGroup, groups
 from eventlogs.projections.leases import is_dead
+from eventlogs.projections.running import ALIVE
 from eventlogs.projections.standing import Standing, standings
 from eventlogs.stores.feeds import BY_VENDOR
 
@@ -50,7 +51,14 @@ class Crew:
 
     def last_seen(self, name: str) -> datetime | None:
         """Return when the last process was there that ran a projection."""
-        return max((row.seen_until for row in self.rows if name in row.projections), default=None)
+        return max((last_sign(row) for row in self.rows if name in row.projections), default=None)
+
+
+def last_sign(row: ProjectionWorker) -> datetime:
+    """Return when a process was there last; a worker counts as alive for some seconds longer."""
+    if row.ended_at is not None or row.name.startswith(releases.RUN):
+        return row.seen_until
+    return row.seen_until - timedelta(seconds=ALIVE)
 
 
 def look_at_projections(look: Look) -> Iterator[Finding]:
@@ -133,7 +141,7 @@ def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[F
     behind = stand.positions_behind or 0
     name, limit = stand.name, look.limits["MAX_LAG"]
     if stand.problem:
-        return  # of the feed, or of a checkpoint beyond it: there is a finding that says so
+        return  # the feed cannot be read, or the checkpoint is beyond it: another finding says so
     is_late = age > limit or overdue > 0
     since = look.now - timedelta(seconds=age) if age else None
     figures = {"lag_seconds": round(age, 3), "positions_behind": behind, "overdue": overdue}
@@ -393,7 +401,7 @@ def _died(look: Look, crew: Crew, row: ProjectionWorker) -> Finding:
         row.name,
         f"The worker {row.name} has ended without giving its work back: it crashed, was killed, or "
         f"its machine is gone; {others}.",
-        since=min(row.seen_until, look.now),
+        since=min(last_sign(row), look.now),
         action="Whoever runs the workers looks into its log, and why it was not started again.",
         figures={"projections": len(row.projections)},
     )
