@@ -16,12 +16,13 @@ Its lag is counted in events that are not in the row of their log (see ``Applied
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models import Count, Q
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
 
 LIMIT: Final = 10_000  # events of its own that are counted
-SPAN: Final = 250_000  # positions behind a checkpoint that are looked through for them
+SPAN: Final = 300_000  # positions behind a checkpoint that are looked through for them
 INLINE: Final = 5_000  # events whose rows are looked at: the oldest ones, and the newest ones
+FEW: Final = 10_000  # positions that are looked through without further ado
 KEYS: Final = 10_000  # logs whose versions are asked for by one statement, where that many can be
 
 IS_PARKED: Final = Q(retry_at=None, awaits="")
@@ -53,7 +55,7 @@ class Lag(NamedTuple):
     none.
 
     ``at_least`` says that there may be more than ``positions``: counting ends at 10,000 events,
-    and looking for them at 250,000 positions behind the checkpoint. Where that comes first and
+    and looking for them at 300,000 positions behind the checkpoint. Where that comes first and
     none was found, ``age`` is that of the last event looked at; the oldest of its own, if there
     is one, is younger. Of an inline projection the oldest and the newest 5,000 of its events
     behind the checkpoint are looked at, and ``age`` is zero where all of those are in their rows.
@@ -288,19 +290,18 @@ def _look(using: str, places: Sequence[_Place]) -> None:
         if place.is_cut:
             ask(LAST, at, STOPPED, [place.upto])
     parts: dict[int, list[_Own]] = {}
-    if statements:
-        with connection.cursor() as cursor:
-            cursor.execute("UNION ALL".join(statements), parameters)
-            for key, number, moment, position, log_type, log, of in cursor.fetchall():
-                at, part = divmod(key, 4)
-                recorded_at = None if moment is None else _moment(moment, using)
-                if part == COUNTED:
-                    behind[at].number, behind[at].oldest = number, recorded_at
-                elif part == STOPPED:
-                    behind[at].stopped = recorded_at
-                elif recorded_at is not None and log_type is not None:
-                    own = _Own(position, recorded_at, LogId.stored(log_type, UUID(log)), of)
-                    parts.setdefault(key, []).append(own)
+    is_long = any(place.upto - place.after > FEW for place in behind)
+    rows = _answers(using, "UNION ALL".join(statements), parameters, is_long) if statements else []
+    for key, number, moment, position, log_type, log, of in rows:
+        at, part = divmod(key, 4)
+        recorded_at = None if moment is None else _moment(moment, using)
+        if part == COUNTED:
+            behind[at].number, behind[at].oldest = number, recorded_at
+        elif part == STOPPED:
+            behind[at].stopped = recorded_at
+        elif recorded_at is not None and log_type is not None:
+            own = _Own(position, recorded_at, LogId.stored(log_type, UUID(log)), of)
+            parts.setdefault(key, []).append(own)
     for at, place in enumerate(behind):
         oldest = parts.get(4 * at + OLDEST, [])
         if place.is_inline:
@@ -314,6 +315,25 @@ def _look(using: str, places: Sequence[_Place]) -> None:
                 for each in oldest
                 if each.position > reached.get(partition_of(each.log_id.uuid, of), place.after)
             )
+
+
+def _answers(
+    using: str, statement: str, parameters: Sequence[Any], is_long: bool
+) -> list[tuple[Any, ...]]:
+    """
+    Return a statement's rows.
+
+    PostgreSQL takes a long look for a costly one, and compiles it: that takes far longer than the
+    look, which ends at the first so many events. So it is told not to, for this transaction.
+    """
+    connection = connections[using]
+    with ExitStack() as stack:
+        cursor = stack.enter_context(connection.cursor())
+        if is_long and connection.vendor == "postgresql":
+            stack.enter_context(transaction.atomic(using=using, savepoint=False))
+            cursor.execute("SET LOCAL jit = off")
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall())
 
 
 def _behind(using: str, places: Sequence[_Place]) -> list[_Place]:

@@ -98,6 +98,16 @@ class TestOwnEvents:
 
         assert DepositsByOwner.lag()[::2] == (1, False)
 
+    def test_a_long_look_is_the_same_look(self, monkeypatch):
+        monkeypatch.setattr(lagging, "FEW", 1)
+        Account.logs.create(Deposited(1), Deposited(2))
+
+        assert DepositsByOwner.lag()[::2] == (2, False)
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:  # for that one statement, in this transaction
+                cursor.execute("SHOW jit")
+                assert cursor.fetchone() == ("off",)
+
     def test_each_partition_counts_from_its_own_checkpoint(self):
         states = [Account.logs.create(Deposited(1), Deposited(2)) for _ in range(6)]
         last = states[-1].position
