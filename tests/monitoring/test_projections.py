@@ -108,6 +108,16 @@ def test_a_projection_that_nobody_runs_and_that_has_something_to_do(transactiona
 
 
 @pytest.mark.feed
+def test_a_projection_of_logs_that_there_are_none_of_needs_nobody(transactional_db, monkeypatch):
+    monkeypatch.setattr("eventlogs.projections.lagging.SPAN", 1)  # as if there were many events
+    pay(3)
+
+    found = health(max_lag=0)
+
+    assert [each.subject for each in of(found, "no-worker")] == [NAME]  # and not fine-balance
+
+
+@pytest.mark.feed
 def test_a_worker_that_is_too_slow_is_another_finding_than_none(transactional_db):
     pay()
     declare("elsewhere:1:x")
