@@ -10,7 +10,7 @@ from typing import Final
 from django.db.models import Count
 from django.db.models.functions import Now
 
-from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState, ProjectionWorker
+from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState, ProjectionWorker
 from eventlogs.monitoring.databases import is_known
 from eventlogs.monitoring.findings import ACT, INFO, Finding, counted, seconds
 from eventlogs.monitoring.look import Look, Unknown, ask
@@ -109,7 +109,7 @@ def _each(look: Look, crew: Crew) -> Iterator[Finding]:
         state = states.get(stand.name)
         _keep_figures(look, stand, crew)
         yield from _rebuild(look, crew, here[stand.name], stand, state)
-        yield from _behind(look, crew, stand, overdue.get(stand.name, 0))
+        yield from _behind(look, crew, here[stand.name], stand, overdue.get(stand.name, 0))
 
 
 def _keep_figures(look: Look, stand: Standing, crew: Crew) -> None:
@@ -137,7 +137,9 @@ def _overdue(look: Look) -> dict[str, int]:
     return dict(due.order_by().values_list("projection").annotate(Count("pk")))
 
 
-def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[Finding]:
+def _behind(
+    look: Look, crew: Crew, projection: type[BaseProjection], stand: Standing, overdue: int
+) -> Iterator[Finding]:
     age = 0.0 if stand.age is None else max(stand.age.total_seconds(), 0.0)
     behind = stand.positions_behind or 0
     name, limit = stand.name, look.limits["MAX_LAG"]
@@ -162,6 +164,8 @@ def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[F
     elif is_late and look.connection.vendor not in BY_VENDOR:
         yield _missed(look, stand, age, figures)
     elif (age or overdue) and not crew.runs(name):
+        if not (behind or overdue or _has_logs(look, projection)):
+            return  # none of the events behind its checkpoint can be its own
         lately = look.now - SILENT - timedelta(seconds=limit)
         if is_late or not crew.ran(name, lately):
             yield _nobody(look, crew, stand, age, is_late=is_late, figures=figures)
@@ -218,6 +222,13 @@ def _events(stand: Standing) -> str:
     behind = stand.positions_behind or 0
     most = "at least " if stand.at_least else ""
     return f" ({most}{counted(behind, 'event')})" if behind else ""
+
+
+def _has_logs(look: Look, projection: type[BaseProjection]) -> bool:
+    """Return whether there is any log of a type that a projection reads."""
+    log_types = projection._log_types()
+    logs = EventLog.objects.using(look.using)
+    return log_types is None or logs.filter(log_type__in=log_types).exists()
 
 
 def _missed(look: Look, stand: Standing, age: float, figures: dict[str, float]) -> Finding:

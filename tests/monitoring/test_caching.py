@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from threading import Event as Flag
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -86,7 +87,9 @@ def test_a_cache_that_hangs_does_not_hang_the_look(db, mortal, settings, monkeyp
     mortal.hang()
     try:
         found = health()
-        again = health()  # one thread waits, however often somebody looks
+        again = health()
+        waiting = [each for each in enumerate_threads() if each.name == "eventlogs-health"]
+        assert len(waiting) == 1, "one thread waits, however often somebody looks"
     finally:
         mortal.wake()
 

@@ -108,6 +108,16 @@ def test_a_projection_that_nobody_runs_and_that_has_something_to_do(transactiona
 
 
 @pytest.mark.feed
+def test_a_projection_of_logs_that_there_are_none_of_needs_nobody(transactional_db, monkeypatch):
+    monkeypatch.setattr("eventlogs.projections.lagging.SPAN", 1)  # as if there were many events
+    pay(3)
+
+    found = health(max_lag=0)
+
+    assert [each.subject for each in of(found, "no-worker")] == [NAME]  # and not fine-balance
+
+
+@pytest.mark.feed
 def test_a_worker_that_is_too_slow_is_another_finding_than_none(transactional_db):
     pay()
     declare("elsewhere:1:x")
@@ -141,10 +151,17 @@ def test_a_worker_that_has_died_is_told_and_one_that_has_ended_is_not(transactio
     declare("elsewhere:1:silent", age=200.0)
     declare("elsewhere:2:busy", age=30.0)
     declare("elsewhere:3:long-ago", age=86_400.0)
+    declare("elsewhere:4:in-a-long-batch", age=200.0)
+    Checkpoint.objects.filter(projection=NAME).update(
+        owner="elsewhere:4:in-a-long-batch", leased_until=timezone.now() + timedelta(minutes=1)
+    )
 
     found = health()
     assert [each.subject for each in of(found, "worker-died")] == ["elsewhere:1:silent", DEAD]
-    assert f"nobody runs {NAME}" in of(found, "worker-died")[0].message
+    assert "other workers have taken over" in of(found, "worker-died")[0].message
+
+    Checkpoint.objects.update(owner="", leased_until=None)
+    assert f"nobody runs {NAME}" in of(health(), "worker-died")[0].message
 
 
 @pytest.mark.feed
