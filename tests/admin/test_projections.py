@@ -227,6 +227,21 @@ def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
     assert not ProjectionState.objects.exists()
 
 
+@pytest.mark.mariadb
+def test_without_a_feed_held_events_and_what_was_done_are_shown(operator, monkeypatch):
+    get_into_trouble(monkeypatch)
+    page = operator.get(f"{address('held')}?{CAUSE}")
+    assert page.context_data["total"] == "1,804"
+    assert len(page.context_data["page"].rows) == 50
+    assert "A rebuild was interrupted" in operator.get(address("change", "fine-balance")).text
+
+    operator.post(address("retry"), dict(parse_qsl(CAUSE)))
+
+    assert ProjectionAction.objects.latest("id").count == MANY
+    for where in (ALL, address("change"), address("history")):
+        assert operator.get(where).status_code == 200
+
+
 # What is wrong, with whom, and how much of it
 
 
