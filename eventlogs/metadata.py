@@ -1,4 +1,4 @@
-"""What metadata say by custom: who did it."""
+"""What metadata say by custom: who did it, and which event it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any, Final
 
 ACTOR_KEYS: Final = ("user", "actor", "by", "user_id", "actor_id")
 """Keys of metadata that name who did it; the first that is there counts."""
+
+EVENT_ID: Final = "event_id"
+"""The key of metadata with the id that another system has given to an event."""
 
 
 def actor_of(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

@@ -102,6 +102,9 @@ class Event(AppendOnlyModel):
                 fields=["log", "index"], name="eventlogs_event_one_per_log_and_index"
             ),
         ]
+        # For the days that people ask for. Positions are not in the order of times after an
+        # import or a restore.
+        indexes = [models.Index(fields=["recorded_at", "position"], name="eventlogs_event_by_time")]
 
     def __str__(self) -> str:
         return f"{self.type} ({self.index})"

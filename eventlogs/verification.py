@@ -37,6 +37,7 @@ from eventlogs.exceptions import (
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.verifying import Difference, Failure, Run
 from eventlogs.scans import EventRow, LogRow
 
 PAIRS: Final = 200  # (log, index) pairs looked up by one statement
@@ -334,6 +335,51 @@ class CacheVerifier:
             )
 
 
+class RowsOfProjection:
+    """The rows of one read model against a replay of their logs; a count of what was compared."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self.run = run
+        self.differences = 0
+        self.failed = 0
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """
+        How many logs were looked at, and what of them was found or left out.
+
+        ``held`` are compared only up to an event that is parked or waits; ``failed`` are not
+        compared.
+        """
+        return {
+            "logs": self.run.checked,
+            "held": self.run.held,
+            "failed": self.failed,
+            "differences": self.differences,
+        }
+
+    def findings(self, tell: Callable[[int], object] = _nobody) -> Iterator[Finding]:
+        """Yield findings as they are found; ``tell`` is called with numbers of logs."""
+        try:
+            for each in self.run.findings(tell):
+                yield self._finding(each)
+        except ProjectionUnavailable as error:
+            yield Finding("projections", self.name, str(error))
+
+    def _finding(self, found: Difference | Failure) -> Finding:
+        subject = str(found.log_id)
+        if isinstance(found, Failure):
+            self.failed += 1
+            at = "" if found.position is None else f" at position {found.position}"
+            why = f"its row in {self.name} is not compared: an event{at} fails with {found.error}"
+            return Finding("projections", subject, why)
+        self.differences += 1
+        done = ", and was put right" if found.is_repaired else ""
+        fields = ", ".join(found.fields)
+        return Finding("projections", subject, f"its row in {self.name} differs in {fields}{done}")
+
+
 class ProjectionVerifier:
     """Rows of read models against a replay of their logs, as of their checkpoints."""
 
@@ -346,24 +392,32 @@ class ProjectionVerifier:
 
     def verify(self, scope: Scope) -> Iterator[Finding]:
         """Compare the rows of all read models that have one for each log."""
+        for each in self.read_models(scope):
+            if isinstance(each, Finding):
+                yield each
+            else:
+                yield from each.findings()
+
+    def read_models(self, scope: Scope) -> Iterator[RowsOfProjection | Finding]:
+        """Yield the read models that can be compared, and findings of those that cannot."""
         for name, projection in sorted(projections.items()):
             if not issubclass(projection, RowProjection) or projection.has_shared_rows():
                 continue
             if not projection._keeps_rows_in(scope.using):
                 continue
             try:
-                found = projection.verify(
-                    sample=self._sample, repair=self._repair, using=scope.using
+                run = Run(
+                    projection,
+                    sample=self._sample,
+                    repair=self._repair,
+                    after=scope.after,
+                    log_types=scope.log_types,
+                    using=scope.using,
                 )
             except ProjectionUnavailable as error:
                 yield Finding("projections", name, str(error))
-                continue
-            for each in found.differences:
-                done = ", and was put right" if each.is_repaired else ""
-                fields = ", ".join(each.fields)
-                yield Finding(
-                    "projections", str(each.log_id), f"its row in {name} differs in {fields}{done}"
-                )
+            else:
+                yield RowsOfProjection(name, run)
 
 
 VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]

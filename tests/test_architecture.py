@@ -19,7 +19,7 @@ ROOT = Path(eventlogs.__file__).parent
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
     ["exceptions", "conf", "sources", "times"],
-    ["ids", "events", "gate", "codec", "metadata", "fields"],
+    ["ids", "pasted", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
     [
         *["inline", "policies", "pages", "stores/", "managers", "models", "feed", "scans"],

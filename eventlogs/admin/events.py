@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.db import connections
-from django.db.models import Max, Q
-from django.db.models.fields.json import KeyTransform
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
-from eventlogs.admin import shapes
-from eventlogs.admin.keysets import page
-from eventlogs.admin.logs import day_of
+from eventlogs.admin import relations, shapes
+from eventlogs.admin.filters import NAMES, Filters, read_filters
+from eventlogs.admin.keysets import Page
+from eventlogs.admin.looking import Found, Start, look
+from eventlogs.admin.orders import ByTime, Key, number_from
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
+from eventlogs.admin.search import event_in
 from eventlogs.aggregates import aggregates
-from eventlogs.conf import MAX_VERSION
 from eventlogs.events import registry
-from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
-from eventlogs.managers import EventQuerySet
 from eventlogs.metadata import actor_of
-from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.models import Event
+from eventlogs.times import time_text
 
 EVENTS: Final = 50  # of a page
-SPAN: Final = 100_000  # events that are looked through for one page, where filters are on
-NAMES: Final = ("type", "log_type", "from", "to", "key", "log", "metadata")
-NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")
-SLACK: Final = timedelta(minutes=5)  # how far positions and times may be out of step
-
-# The first position whose event was recorded at a moment or later, found by halving: positions
-# and times grow together, but for transactions that were long open (see SLACK).
-AT: Final = """(SELECT recorded_at FROM eventlogs_event
-             WHERE position >= (low + high) / 2 ORDER BY position LIMIT 1) >= %s"""
-PLACE: Final = f"""
-WITH RECURSIVE bounds (low, high) AS (
-    SELECT CAST(0 AS bigint), coalesce((SELECT max(position) FROM eventlogs_event), 0) + 1
-    UNION ALL
-    SELECT CASE WHEN {AT} THEN low ELSE (low + high) / 2 + 1 END,
-           CASE WHEN {AT} THEN (low + high) / 2 ELSE high END
-    FROM bounds WHERE low < high
-)
-SELECT max(low) FROM bounds
-"""
-# MySQL and MariaDB divide integers by DIV, and have another name for their type.
-PLACE_ON_MYSQL: Final = PLACE.replace("/ 2", "DIV 2").replace("AS bigint", "AS SIGNED")
-
-
-class Window(NamedTuple):
-    """
-    What one page looks through, and what to ask for behind it, if there is anything.
-
-    ``low`` and ``high`` are positions; where the events of one log are asked for, indexes.
-    """
-
-    low: int
-    high: int
-    more: dict[str, int] | None
+SPAN: Final = 100_000  # events that one statement looks through, where filters are on
+SECONDS: Final = 1.0  # after which a page looks through no further ones
 
 
 @admin.register(Event)
@@ -88,16 +54,10 @@ class EventAdmin(ReadOnlyAdmin):
 
     def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
         """Go to the place of the event with the id ``<log id>:<index>``, which never changes."""
-        log, _colon, index = record.rpartition(":")
-        try:
-            log_id = LogId.parse(log)
-        except InvalidLogId:
-            raise Http404(_("There is no such event.")) from None
-        events = Event.objects.using(Event.objects.db).for_log(log_id)
-        is_index = index.isascii() and index.isdigit() and len(index) <= len(str(MAX_VERSION))
-        if not is_index or not events.filter(index=int(index)).exists():
+        found = event_in(record, Event.objects.db)
+        if found is None:
             raise Http404(_("There is no such event."))
-        return self._redirect(log_id, int(index))
+        return self._redirect(*found)
 
     def _redirect(self, log_id: LogId, index: int) -> HttpResponse:
         log = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
@@ -105,147 +65,168 @@ class EventAdmin(ReadOnlyAdmin):
 
     def list_view(self, request: HttpRequest) -> HttpResponse:
         """Show a page of events."""
-        asked, using = request.GET, Event.objects.db
-        query = asked_for(request, NAMES)
-        problems: list[str] = []
-        everything = Event.objects.using(using).select_related("log")
-        # The events of one log are found by its index, and all others by theirs.
-        field = "index" if "log" in query else "position"
-        rows, is_sparse, bounds = self._filtered(request, everything, query, problems, using)
-        before, after = number_from(asked.get("before")), number_from(asked.get("after"))
-        if asked.get("end") == "1":
-            after = -1
-        window = None
-        if is_sparse:
-            window = self._window(bounds, before, after)
-            rows = rows.filter(**{f"{field}__range": (window.low, window.high)})
-        found = page(rows, field=field, before=before, after=after, size=EVENTS, query=query)
-        # A page that ends with its window, and not with its size, is not the last one.
-        more = window.more if window is not None and len(found.rows) < EVENTS else None
+        using, sees = Event.objects.db, self.sees_payload(request)
+        asked = read_filters(asked_for(request, NAMES), using, sees_payload=sees)
+        start = start_of(request, asked, using)
+        found = look(
+            asked.every,
+            asked.wanted,
+            asked.order,
+            start,
+            size=EVENTS,
+            span=SPAN,
+            seconds=SECONDS,
+        )
+        query = asked.query
         context = {
             "title": _("Events"),
-            "page": found,
-            "window": window if more else None,
-            "look_on": "?" + urlencode({**query, **more}) if more else None,
-            "events": [self._event(each, self.sees_payload(request)) for each in found.rows],
-            "types": sorted(each.name for each in registry),
-            "log_types": sorted({each.log_type for each in aggregates}),
+            "page": page_of(found, asked, start),
+            "events": [self._event(each, asked, sees) for each in found.events],
+            "report": report(found, asked, start, using),
+            "look_on": look_on(found, asked),
+            "is_by_time": isinstance(asked.order, ByTime),
+            "types": choices({each.name for each in registry}, query.get("type")),
+            "log_types": choices({each.log_type for each in aggregates}, query.get("log_type")),
             "query": {**dict.fromkeys(NAMES, ""), **query},
-            "problems": problems,
+            "problems": asked.problems,
         }
         return self.page(request, "events", context)
 
-    def _filtered(
-        self,
-        request: HttpRequest,
-        rows: EventQuerySet[Any],
-        query: dict[str, str],
-        problems: list[str],
-        using: str,
-    ) -> tuple[EventQuerySet[Any], bool, tuple[int, int]]:
-        """
-        Return the events that are asked for, whether they may be rare, and their bounds.
-
-        Bounds are the first and the last position that they can be at; in a log, the first and
-        the last index.
-        """
-        is_of_log, is_sparse = "log" in query, False
-        if is_of_log:
-            rows, first, last = self._of_log(query["log"], rows, problems, using)
-        else:
-            newest = rows.order_by().aggregate(last=Max("position"))["last"]
-            first, last = 1, newest or 0
-        if "key" in query:
-            rows = rows.filter(self._of_key(query["key"], using))
-        if "type" in query:
-            rows, is_sparse = rows.of_type(query["type"]), True
-        if "log_type" in query:
-            rows, is_sparse = rows.filter(log__log_type=query["log_type"]), True
-        for name, later in (("from", 0), ("to", 1)):
-            if name not in query:
-                continue
-            day = day_of(query[name])
-            if day is None:
-                problems.append(_("This is no date: %(text)s") % {"text": query.pop(name)[:40]})
-                continue
-            moment = day + timedelta(days=later)
-            rows = rows.filter(**{"recorded_at__lt" if later else "recorded_at__gte": moment})
-            if is_of_log:
-                is_sparse = True
-            elif later:
-                last = min(last, place_of(moment + SLACK, using) - 1)
-            else:
-                first = max(first, place_of(moment - SLACK, using))
-        if "metadata" in query:
-            name, equals, value = query["metadata"].partition("=")
-            if not (equals and NAME.match(name.strip()) and self.sees_payload(request)):
-                problems.append(_("Metadata are asked for as name=value, by who may see them."))
-            else:
-                rows = rows.alias(asked_for=KeyTransform(name.strip(), "metadata"))
-                wanted = Q(asked_for=value.strip())
-                if re.fullmatch(r"-?[0-9]{1,15}", value.strip()):
-                    wanted |= Q(asked_for=int(value))
-                rows, is_sparse = rows.filter(wanted), True
-        if not is_of_log:
-            rows = rows.filter(position__range=(first, last))
-        return rows, is_sparse and "key" not in query, (first, last)
-
-    def _of_log(
-        self, text: str, rows: EventQuerySet[Any], problems: list[str], using: str
-    ) -> tuple[EventQuerySet[Any], int, int]:
-        try:
-            log_id = LogId.parse(text)
-        except InvalidLogId:
-            problems.append(_("This is no log id."))
-            return rows.none(), 0, -1
-        logs = EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type)
-        version = logs.values_list("version", flat=True).first() or 0
-        return (rows.filter(log_id=log_id.uuid) if version else rows.none()), 0, version - 1
-
-    def _of_key(self, key: str, using: str) -> Q:
-        """Return what finds the events of the appends of a key."""
-        found = Q(pk__in=[])
-        if "\0" in key:
-            return found
-        log_types = {each.log_type for each in aggregates}
-        for each in IdempotencyKey.objects.using(using).filter(log_type__in=log_types, key=key):
-            last = each.first_index + each.count - 1
-            found |= Q(log_id=each.log_id, index__range=(each.first_index, last))
-        return found
-
-    def _window(self, bounds: tuple[int, int], before: int | None, after: int | None) -> Window:
-        """Return which events to look through: so many, however few are found among them."""
-        lowest, highest = bounds
-        if after is not None:
-            low = max(lowest, after + 1)
-            high = min(highest, low + SPAN - 1)
-            return Window(low, high, {"after": high} if high < highest else None)
-        high = highest if before is None else min(highest, before - 1)
-        low = max(lowest, high - SPAN + 1)
-        return Window(low, high, {"before": low} if low > lowest else None)
-
-    def _event(self, event: Event, sees: bool) -> dict[str, Any]:
+    def _event(self, event: Event, asked: Filters, sees: bool) -> dict[str, Any]:
         actor, rest = actor_of(event.metadata)
         return {
             "event": event,
             "log_id": event.log.log_id,
+            "is_asked_for": asked.index == event.index,
+            "role": relations.role_of(event, *asked.metadata) if asked.metadata else "",
             "actor": actor if sees else None,
-            "payload": shapes.line(event.data if sees else shapes.shape(event.data)),
-            "metadata": shapes.line(rest if sees else shapes.shape(rest)) if rest else "",
+            "payload": shapes.line_markup(event.data if sees else shapes.shape(event.data)),
+            "metadata": shapes.line_markup(rest if sees else shapes.shape(rest)) if rest else "",
         }
 
 
-def place_of(moment: datetime, using: str) -> int:
-    """Return the first position of which the event was recorded at a moment or later."""
-    connection = connections[using]
-    value = connection.ops.adapt_datetimefield_value(moment)
-    with connection.cursor() as cursor:
-        cursor.execute(PLACE_ON_MYSQL if connection.vendor == "mysql" else PLACE, [value, value])
-        return int(cursor.fetchone()[0])
+def start_of(request: HttpRequest, asked: Filters, using: str) -> Start:
+    """Return where a page begins: where the address says, or where its filters suggest."""
+    places = request.GET
+    if places.get("end") == "1":
+        return Start(oldest=True)
+    if (after := asked.order.read(places.get("after"))) is not None:
+        return Start(after=after)
+    if (before := asked.order.read(places.get("before"))) is not None:
+        return Start(before=before)
+    position = number_from(places.get("around"))
+    if position is None or "log" in asked.query:
+        return asked.start
+    if not isinstance(asked.order, ByTime):
+        return Start(around=Key(position))
+    event = Event.objects.using(using).filter(position=position).first()
+    return asked.start if event is None else Start(around=asked.order.key_of(event))
 
 
-def number_from(text: str | None) -> int | None:
-    """Read a position or an index, None for anything else."""
-    if text is None or not (text.isascii() and text.isdigit() and len(text) <= 18):
+def choices(known: set[str], asked: str | None) -> list[str]:
+    """Return what a filter offers: what is known here, and what is asked for all the same."""
+    return sorted(known if asked is None else known | {asked})
+
+
+def page_of(found: Found, asked: Filters, start: Start) -> Page[Event]:
+    """Return the ways to the pages around a page."""
+    older, newer = address(asked, before=found.older), address(asked, after=found.newer)
+    return Page(
+        found.events,
+        first=address(asked) if newer or start.oldest else None,
+        newer=newer,
+        older=older,
+        last=address(asked, end="1") if older else None,
+    )
+
+
+def look_on(found: Found, asked: Filters) -> list[tuple[str, str | None]]:
+    """Return where to look on, if a page was given up before it was full: texts and addresses."""
+    ways = []
+    if found.stopped_older:
+        text = _("Look on among older events") if found.stopped_newer else _("Look on")
+        ways.append((text, address(asked, before=found.older)))
+    if found.stopped_newer:
+        text = _("Look on among newer events") if found.stopped_older else _("Look on")
+        ways.append((text, address(asked, after=found.newer)))
+    return ways
+
+
+def address(asked: Filters, *, end: str = "", **places: Key | None) -> str | None:
+    """Return the address of a page with the same filters, None for one at no place."""
+    more = {name: asked.order.text(key) for name, key in places.items() if key is not None}
+    if places and not more:
         return None
-    return int(text)
+    return "?" + urlencode({**asked.query, **more, **({"end": end} if end else {})})
+
+
+def report(found: Found, asked: Filters, start: Start, using: str) -> str:
+    """Say how far events were looked for, "" where a page is full or was complete at once."""
+    stopped = found.stopped_newer or found.stopped_older
+    if found.events and not stopped:
+        return ""
+    if asked.problems and not found.events and "log" in asked.query and asked.log is None:
+        return ""  # the problem has been told
+    if asked.wanted is None:
+        return _none_of_all(asked, start)
+    low, high, among = _extent(found, asked, using)
+    facts = {"low": low, "high": high, "among": among}
+    if low is None or high is None:
+        return _none_of_all(asked, start)
+    if isinstance(asked.order, ByTime):
+        through = _("Looked through the events recorded from %(low)s to %(high)s%(among)s")
+    elif asked.log is not None:
+        through = _("Looked through events %(low)s to %(high)s of the log%(among)s")
+    else:
+        through = _("Looked through positions %(low)s to %(high)s%(among)s")
+    if found.events:
+        what = _("these so far.")
+    elif stopped:
+        what = _("none so far.")
+    else:
+        what = _("none has these filters.")
+    return f"{through % facts}: {what}"
+
+
+def _none_of_all(asked: Filters, start: Start) -> str:
+    """Say that nothing was found where an index leads to all there is."""
+    if start.before is not None:
+        return _("No event is older.")
+    if start.after is not None:
+        return _("No event is newer.")
+    if asked.query:
+        return _("There is no event with these filters. All events were considered.")
+    return _("There is no event yet.")
+
+
+def _extent(found: Found, asked: Filters, using: str) -> tuple[str | None, str | None, str]:
+    """Return the ends of what was looked through, as text, and of what there is."""
+    if isinstance(asked.order, ByTime):
+        times = [
+            asked.order.sorted(asked.every, up=up).values_list("recorded_at", flat=True).first()
+            for up in (True, False)
+        ]
+        if None in times:
+            return None, None, ""
+        seen = [found.low and found.low.time, found.high and found.high.time]
+        low, high = (time_text(time or end) for time, end in zip(seen, times, strict=True))
+        return low, high, _among(*map(time_text, times))
+    if asked.log is not None:
+        first, last = 0, asked.log.version - 1
+    else:
+        # Two statements: for both at once, SQLite reads the whole table.
+        numbers = Event.objects.using(using).values_list("pk", flat=True)
+        first, last = numbers.order_by("pk").first() or 0, numbers.order_by("-pk").first() or -1
+    if last < first:
+        return None, None, ""
+    lowest = first if found.low is None else max(first, found.low.number)
+    highest = last if found.high is None else min(last, found.high.number)
+    return _number(lowest), _number(highest), _among(_number(first), _number(last))
+
+
+def _among(first: str, last: str) -> str:
+    return _(", of %(first)s to %(last)s") % {"first": first, "last": last}
+
+
+def _number(value: int) -> str:
+    return number_format(value, force_grouping=True)

@@ -11,23 +11,23 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_date
 from django.utils.translation import gettext as _
 
-from eventlogs import scans, transfer
-from eventlogs.admin import shapes
+from eventlogs import pasted, scans, transfer
+from eventlogs.admin import relations, shapes
 from eventlogs.admin.downloads import Download
 from eventlogs.admin.keysets import page
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
-from eventlogs.admin.search import search
+from eventlogs.admin.search import event_in, search
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
 from eventlogs.codec import EventReader
-from eventlogs.exceptions import InvalidLogId
+from eventlogs.events import EventRecord
 from eventlogs.history import MISSING, Change, Step, Unavailable, snapshot, summarize
 from eventlogs.ids import LogId
 from eventlogs.metadata import actor_of
@@ -37,7 +37,6 @@ from eventlogs.scans import LogRow
 LOGS: Final = 50  # of a page
 SHORT: Final = 40  # events of a log up to which the list shows its state
 LONG: Final = 60  # characters of a value of a state that takes the whole width
-LINKED: Final = ("correlation_id", "causation_id")  # of metadata: they lead to other events
 
 
 class StateLine(NamedTuple):
@@ -73,6 +72,10 @@ class LogAdmin(ReadOnlyAdmin):
         asked = request.GET
         using = EventLog.objects.db
         query = asked_for(request, ("q", "type", "from", "to"))
+        if "q" in query and (event := event_in(query["q"], using)) is not None:
+            log_id, index = event
+            log = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
+            return HttpResponseRedirect(f"{log}?event={index}#event-{index}")
         rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
         if "type" in query:
             rows = rows.filter(log_type=query["type"])
@@ -97,6 +100,7 @@ class LogAdmin(ReadOnlyAdmin):
             text=lambda key: key.hex,
         )
         states = self._states(request, found.rows, using)
+        asked_types = {query["type"]} if "type" in query else set()
         context = {
             "title": _("Event logs"),
             "page": found,
@@ -104,7 +108,8 @@ class LogAdmin(ReadOnlyAdmin):
                 {"log": log, "log_id": log.log_id, "state": states.get(log.pk)}
                 for log in found.rows
             ],
-            "log_types": sorted({each.log_type for each in aggregates}),
+            # A type that no class here has can be asked for as well, and stays chosen.
+            "log_types": sorted({each.log_type for each in aggregates} | asked_types),
             "query": {**dict.fromkeys(("q", "type", "from", "to"), ""), **query},
             "problems": problems,
             "short": SHORT,
@@ -200,10 +205,14 @@ class LogAdmin(ReadOnlyAdmin):
             # What the code of today reads, where that is something else than what is stored.
             "today": shown(today) if sees and today not in (None, data) else None,
             "metadata": shown(rest) if rest else "",
-            "links": [(name, str(rest[name])) for name in LINKED if sees and name in rest],
+            "links": self._related(record) if sees else [],
             "changes": [change_of(each, sees) for each in step.changes or ()],
             "has_changes": step.changes is not None,
         }
+
+    def _related(self, record: EventRecord) -> list[tuple[str, str]]:
+        events = reverse(f"{self.admin_site.name}:eventlogs_event_changelist")
+        return relations.links(events, record.id, record.position, record.metadata)
 
     def _state(self, found: Timeline, sees: bool) -> list[StateLine] | None:
         if not isinstance(found.state, dict):
@@ -225,13 +234,15 @@ class LogAdmin(ReadOnlyAdmin):
         return lines
 
     def _find(self, log: str) -> EventLog:
-        """Return the log of an id, or of its bare UUID; raise Http404."""
-        logs = search(unquote(log), EventLog.objects.db) if log else EventLog.objects.none()
-        try:
-            log_id = LogId.parse(unquote(log))
-            found = logs.filter(log_type=log_id.log_type).first()
-        except InvalidLogId:
-            found = logs.filter(pk=uuid_from(unquote(log)) or UUID(int=0)).first()
+        """Return the log of an id in any writing; raise Http404."""
+        logs = EventLog.objects.using(EventLog.objects.db)
+        names = pasted.names_in(unquote(log))
+        found: EventLog | None = None
+        if len(names) == 1:
+            [name] = names
+            found = logs.filter(pk=name.uuid).first()
+            if found is not None and name.log_type not in (None, found.log_type):
+                found = None
         if found is None:
             raise Http404(_("There is no such log."))
         return found

@@ -29,8 +29,8 @@ from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from eventlogs.admin.events import number_from
 from eventlogs.admin.keysets import page
+from eventlogs.admin.orders import number_from
 from eventlogs.admin.readonly import ReadOnlyAdmin
 from eventlogs.admin.standings import duration, number, progress, row
 from eventlogs.conf import MAX_VERSION

@@ -1,52 +1,76 @@
 """
-Finding logs by what a person has in hand: an id, the end of one, or an idempotency key.
+Finding logs by what a person has in hand: an id, a part of one, or an idempotency key.
 
-The end of an id is what stands on a receipt or at the edge of a screen. Its characters are five
-bits each of the UUID's low end, so it becomes the end of the UUID's hexadecimal digits, which an
-index of them backwards finds (migration 0005; on SQLite, logs are looked through).
+Ids are found in any writing (see ``pasted.py``). The beginning of an id is a range of UUIDs,
+which the primary key finds. The end of one is what stands on a receipt or at the edge of a
+screen; it becomes the end of the UUID's hexadecimal digits, which an index of them backwards
+finds (migration 0005; on SQLite and MariaDB, logs are looked through).
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
+from eventlogs import pasted
 from eventlogs.aggregates import aggregates
-from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.pasted import Beginning, End, Named
 
-ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's, as TypeIDs have it
-SHORTEST: Final = 6  # characters of an end: 30 bits
-LONGEST: Final = 25  # of 26, whose first one has 3 bits
-END: Final = re.compile(rf"[{ALPHABET}]{{{SHORTEST},{LONGEST}}}\Z")
-FOUND: Final = 50  # logs of one key at most: one for each log type
+FOUND: Final = 50  # logs of one key, or of a part of an id that something else has as well
 BACKWARDS: Final = "reverse(replace(eventlogs_eventlog.id::text, '-', ''))"
 
 
 def search(text: str, using: str) -> QuerySet[EventLog]:
-    """Return the logs that a text names, none for a text that names nothing."""
-    logs: QuerySet[EventLog] = EventLog.objects.using(using)
+    """
+    Return the logs that a text names, none for a text that names nothing.
+
+    Where the text is the beginning of ids and nothing else, these are all of them; otherwise the
+    newest 50 of those, and the others.
+    """
     text = text.strip()
-    try:
-        log_id = LogId.parse(text)
-    except InvalidLogId:
-        pass
+    return _by_any(text, using, _by_key(text, using))
+
+
+def search_ids(text: str, using: str) -> QuerySet[EventLog]:
+    """Return the logs that a text names by their ids alone."""
+    return _by_any(text, using, set())
+
+
+def event_in(text: str, using: str) -> tuple[LogId, int] | None:
+    """Return the event whose id is a text, or that an address in it shows; None for none."""
+    events = [each for each in pasted.names_in(text) if each.index is not None]
+    if len(events) != 1:
+        return None
+    [event] = events
+    index = event.index
+    log = EventLog.objects.using(using).filter(_of_name(event)).first()
+    if log is None or index is None or index >= log.version:
+        return None
+    return log.log_id, index
+
+
+def _by_any(text: str, using: str, found: set[UUID]) -> QuerySet[EventLog]:
+    logs: QuerySet[EventLog] = EventLog.objects.using(using)
+    names = pasted.names_in(text)
+    if names:
+        found |= _by_names(logs, names)
     else:
-        return logs.filter(pk=log_id.uuid, log_type=log_id.log_type)
-    try:
-        return logs.filter(pk=UUID(text))
-    except ValueError:
-        pass
-    found = _by_key(text, using)
-    end = text.rpartition("_")[2].lower()
-    if END.match(end):
-        found |= _by_end(logs, end, using)
+        found |= _by_ends(logs, pasted.ends(text), using)
+        ranges = [
+            (each, some)
+            for each in pasted.beginnings(text)
+            if (some := list(_between(logs, each).order_by("-pk").values_list("pk")[:FOUND]))
+        ]
+        if len(ranges) == 1 and not found:
+            return _between(logs, ranges[0][0])
+        found |= {pk for _range, some in ranges for (pk,) in some}
     return logs.filter(pk__in=found)
 
 
@@ -59,23 +83,40 @@ def _by_key(key: str, using: str) -> set[UUID]:
     return set(keys.values_list("log_id", flat=True)[:FOUND])
 
 
-def _by_end(logs: QuerySet[Any], end: str, using: str) -> set[UUID]:
-    value = 0
-    for character in end:
-        value = value << 5 | ALPHABET.index(character)
-    digits = len(end) * 5 // 4  # whole ones
-    tail = f"{value & (1 << 4 * digits) - 1:0{digits}x}"
+def _by_names(logs: QuerySet[Any], names: Iterable[Named]) -> set[UUID]:
+    wanted = Q(pk__in=[])
+    for each in names:
+        wanted |= _of_name(each)
+    return set(logs.filter(wanted).values_list("pk", flat=True))
+
+
+def _of_name(name: Named) -> Q:
+    return Q(pk=name.uuid) if name.log_type is None else Q(pk=name.uuid, log_type=name.log_type)
+
+
+def _between(logs: QuerySet[EventLog], beginning: Beginning) -> QuerySet[EventLog]:
+    bounds = (beginning.lowest, beginning.highest)
+    found: QuerySet[EventLog] = logs.filter(pk__range=bounds)
+    return found.filter(log_type=beginning.log_type) if beginning.log_type else found
+
+
+def _by_ends(logs: QuerySet[Any], ends: Iterable[End], using: str) -> set[UUID]:
+    found: set[UUID] = set()
+    for end in ends:
+        rows = logs.filter(log_type=end.log_type) if end.log_type else logs
+        keys = _with_end(rows, end.digits, using).values_list("log_type", "pk")[:FOUND]
+        # Of a log id's last characters, the first may have bits beside the whole digits.
+        found |= {pk for name, pk in keys if str(LogId.stored(name, pk)).endswith(end.text)}
+    return found
+
+
+def _with_end(logs: QuerySet[Any], digits: str, using: str) -> QuerySet[Any]:
     if connections[using].vendor == "postgresql":
-        found = logs.annotate(backwards=RawSQL(BACKWARDS, ())).filter(
-            backwards__startswith=tail[::-1]
-        )
-    elif connections[using].features.has_native_uuid_field:  # MariaDB's, whose text has hyphens
-        found = logs.filter(pk__endswith=_with_hyphens(tail))
-    else:
-        found = logs.filter(pk__endswith=tail)
-    keys = found.values_list("log_type", "pk")[:FOUND]
-    # Of the last character not all bits are in a whole digit.
-    return {pk for log_type, pk in keys if str(LogId.stored(log_type, pk)).endswith(end)}
+        backwards: QuerySet[Any] = logs.annotate(backwards=RawSQL(BACKWARDS, ()))
+        return backwards.filter(backwards__startswith=digits[::-1])
+    if connections[using].features.has_native_uuid_field:  # MariaDB's, whose text has hyphens
+        return logs.filter(pk__endswith=_with_hyphens(digits))
+    return logs.filter(pk__endswith=digits)
 
 
 def _with_hyphens(tail: str) -> str:

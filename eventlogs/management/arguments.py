@@ -11,6 +11,7 @@ from typing import Final
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from eventlogs import pasted
 from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
@@ -27,9 +28,9 @@ AGE: Final = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 
 
 def log_id(text: str) -> LogId:
-    """Read a log id."""
+    """Read a log id, in capitals too, or that of an event, which says its log."""
     try:
-        return LogId.parse(text.strip())
+        return pasted.log_id(text)
     except InvalidLogId as error:
         raise ArgumentTypeError(str(error)) from None
 

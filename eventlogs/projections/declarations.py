@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
-from django.utils import timezone
 
 from eventlogs import inline as appends
 from eventlogs import scans
@@ -18,14 +15,15 @@ from eventlogs.codec import EventReader, FeedRow
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import EventRecord, registry
 from eventlogs.exceptions import LogCorrupted, ProjectionUnavailable, RegistrationError
-from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import (
+    awaiting,
     catching_up,
     inline,
     inline_many,
+    lagging,
     leases,
     passing_over,
     rebuilding,
@@ -34,6 +32,7 @@ from eventlogs.projections import (
 from eventlogs.projections.advancing import Failed, parking_of
 from eventlogs.projections.databases import has_table
 from eventlogs.projections.defaults import fill
+from eventlogs.projections.lagging import Lag
 from eventlogs.projections.passing_over import PassedOver
 from eventlogs.projections.rebuilding import Tell, nobody
 from eventlogs.projections.rows import Rows
@@ -45,19 +44,11 @@ BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
 MAX_ATTEMPTS: Final = 5
 BACKOFF: Final = 1.0  # seconds before the second attempt, doubled for each further one
-NAP: Final = 0.02  # seconds between two looks of wait_for()
 MAX_REDUCTIONS: Final = 5_000  # that a worker keeps in memory
 SHORT: Final = 200  # events of a log up to which it is read together with others
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = TypeVar("P", bound="type[BaseProjection]")
-
-
-class Lag(NamedTuple):
-    """How far a projection is behind: in positions, and by the age of the next event."""
-
-    positions: int
-    age: timedelta
 
 
 class BaseProjection:
@@ -109,31 +100,40 @@ class BaseProjection:
     # Running
 
     @classmethod
-    def catch_up(cls, *, using: str | None = None) -> int:
+    def catch_up(cls, *, strict: bool = False, using: str | None = None) -> int:
         """
         Apply all that is settled, and return the number of events that were applied here.
 
         When it returns, what was settled at the call is applied, by this process or, where
         another one is at it, by that one: it is waited for. An event whose handler raises is
         tried again later and then parked, with its log's later events behind it (see
-        ``parked``); the others are applied, and nothing is raised.
+        ``waiting`` and ``parked``); the others are applied, and nothing is raised.
+
+        With ``strict``, for tests, all is applied or ProjectionFailed is raised, with the
+        handler's own exception as its ``__cause__``. It is raised at the first event that cannot
+        be applied. What was applied before it stays applied; the event is not: no attempt is
+        counted, its log is not held, and the next call begins with it. What other calls have left
+        waiting is tried at once, whenever it is due; that counts as an attempt. It is also raised,
+        without an attempt and without a cause, for an event that is parked or waits for another
+        release.
 
         Raise FeedUnavailable as the feed does, and ProjectionUnavailable where the rows are of
         newer code, or have to be rebuilt first.
         """
-        return catching_up.catch_up(cls, using=using)
+        return catching_up.catch_up(cls, strict=strict, using=using)
 
     @classmethod
     def lag(cls, *, using: str | None = None) -> Lag:
-        """Return how far the rows are behind what is settled; zeros where they are not."""
-        using = cls._using(using)
-        after = leases.position(cls.name, using)
-        page = Feed(using).read(
-            after, limit=1, types=cls._types(), log_types=cls._log_types(), decode=False
-        )
-        if not page:
-            return Lag(0, timedelta())
-        return Lag(page.settled - after, timezone.now() - page[0].recorded_at)
+        """
+        Return how far the projection is behind the newest committed event; see lagging.Lag.
+
+        Events that an open transaction holds back in the feed are lag. An inline projection whose
+        rows are right has none, and needs neither a worker nor a feed for that. What the call
+        asks of the database is bounded.
+
+        Raise FeedUnavailable as the feed does, unless it is inline.
+        """
+        return lagging.lag(cls, cls._using(using))
 
     @classmethod
     def wait_for(cls, position: int, timeout: float = 5.0, *, using: str | None = None) -> bool:
@@ -141,28 +141,16 @@ class BaseProjection:
         Wait until ``position`` is applied, at most ``timeout`` seconds; return whether it is.
 
         ``position`` is e.g. that of a LogState. Nothing is applied here: another process does
-        that. An event that waits for another attempt, or is parked, is not applied, nor are
-        those behind it in its log.
+        that. It is applied where the partition of its log has passed it (the others are not asked
+        for), or, inline, where the row has its log's version. An event that waits for another
+        attempt, or is parked, is not applied, nor are those behind it in its log.
+
+        Of an event that the projection does not read, the ones before it in its log are waited
+        for, if it reads any; else the answer is True at once. Where there is no event at the
+        position, its append may be yet to be committed: it is waited for. The answer is False at
+        once where it can never appear: its append was rolled back, or its log is erased.
         """
-        using, end = cls._using(using), time.monotonic() + timeout
-        while True:
-            if cls._is_applied(position, using):
-                return True
-            if time.monotonic() >= end:
-                return False
-            time.sleep(NAP)
-
-    @classmethod
-    def _is_applied(cls, position: int, using: str) -> bool:
-        return leases.position(cls.name, using) >= position and not cls._waits(position, using)
-
-    @classmethod
-    def _waits(cls, position: int, using: str) -> bool:
-        waiting = parking_of(cls, using).rows().filter(position__lte=position)
-        if not waiting.exists():
-            return False
-        event = Event.objects.using(using).select_related("log").filter(position=position).first()
-        return event is not None and waiting.filter(log_id=event.log.log_id).exists()
+        return awaiting.wait_for(cls, position, timeout, using=cls._using(using))
 
     # What failed
 
@@ -313,7 +301,7 @@ class RowProjection(BaseProjection):
         They are made in a table beside, while the old one serves and is kept up to date, and
         then the tables are swapped, in one short transaction. A rebuild that was killed is
         resumed by the next call, if it was of the same ``version``, unless ``restart``. An
-        inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
+        inline projection is rebuilt in place, some hundred logs at a time. With ``log_id``, the row
         of that log alone is made anew, at once; of a log that was erased, it is removed.
 
         ``downgrade`` lets older code take over rows that a newer version of the projection has
@@ -390,12 +378,6 @@ class RowProjection(BaseProjection):
     def applied_version(self, log_id: LogId, using: str) -> int:
         found = inline.applied_versions(self.name, using).filter(log_id=log_id)
         return found.values_list("version", flat=True).first() or 0
-
-    @classmethod
-    def _is_applied(cls, position: int, using: str) -> bool:
-        if cls.mode == cls.INLINE and inline.is_applied(cls, position, using):
-            return True  # with its append, whether or not a worker has looked since
-        return super()._is_applied(position, using)
 
     def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
         """Return the row that a log should have, made of all of its records; None for none."""

@@ -48,7 +48,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import AppliedVersion, Event, EventLog, ProjectionState, SkippedEvent
+from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedEvent
 from eventlogs.projections import catching_up, constraints, mysql
 from eventlogs.projections.advancing import Failed, history
 from eventlogs.projections.parking import (
@@ -145,15 +145,6 @@ def missing(projection: RowProjection, rows: Sequence[FeedRow], using: str) -> l
         )
         known.update(found.values_list(as_text, "version"))
     return [row for log_id, row in last.items() if known.get(str(log_id), 0) <= row[INDEX]]
-
-
-def is_applied(projection: type[RowProjection], position: int, using: str) -> bool:
-    """Return whether the event at a position is in the row of its log."""
-    event = Event.objects.using(using).select_related("log").filter(position=position).first()
-    if event is None:
-        return False
-    versions = applied_versions(projection.name, using).filter(log_id=event.log.log_id)
-    return versions.filter(version__gt=event.index).exists()
 
 
 def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:

@@ -3,9 +3,9 @@ Rows against a replay: whether they are what their logs say.
 
 Logs are looked at in chunks. All that concerns a chunk is read in one snapshot: checkpoints,
 declared releases, what waits, what was skipped, applied versions, rows and events. Then the events
-are replayed and compared, with no transaction open. Long logs are looked at one by one, as is
-what is put right: first without a lock, and where a row differs, again under the lock of those
-who change it.
+are replayed and compared, with no transaction open. Long logs are looked at one by one, a page at
+a time, as is what is put right: first without a lock, with the row and the checkpoint of one
+snapshot, and where the row differs, again under the lock of those who change it.
 
 Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
 transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
@@ -29,10 +29,11 @@ A row that changes in that moment may be compared with what it was before.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
 
 from django.db import (
     DataError,
@@ -61,6 +62,7 @@ from eventlogs.projections.rows import chunks, differences, upsert
 from eventlogs.scans import LogRow
 from eventlogs.stores.feeds import partition_of
 from eventlogs.stores.many import Part, events_of_logs
+from eventlogs.stores.transactions import in_transaction
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -168,10 +170,15 @@ class Run:
         *,
         sample: int | None = None,
         repair: bool = False,
+        after: LogId | None = None,
+        log_types: Collection[str] = (),
         using: str | None = None,
     ) -> None:
         """
         Look at so many logs (None: at all, and at rows without a log).
+
+        ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all). With
+        either of them, rows without a log are not looked for.
 
         Raise ProjectionUnavailable where several logs share a row, or a newer release has made
         the rows.
@@ -182,6 +189,13 @@ class Run:
         self._using = projection._using(using)
         self._sample = sample
         self._repair = repair
+        self._after = after
+        self._is_limited = bool(log_types) or after is not None
+        self._log_types = projection._log_types()
+        if log_types and self._log_types is not None:
+            self._log_types = [each for each in self._log_types if each in log_types]
+        elif log_types:
+            self._log_types = list(log_types)
         if projection.has_shared_rows():
             raise ProjectionUnavailable("shared rows", projection=projection.name)
         catching_up.begin(projection, self._using)
@@ -190,9 +204,11 @@ class Run:
         """Return how many logs there are to look at, about."""
         if self._sample is not None:
             return self._sample
-        logs, log_types = EventLog.objects.using(self._using), self._cls._log_types()
-        if log_types is not None:
-            logs = logs.filter(log_type__in=log_types)
+        logs = EventLog.objects.using(self._using)
+        if self._log_types is not None:
+            logs = logs.filter(log_type__in=self._log_types)
+        if self._after is not None:
+            logs = logs.filter(pk__gt=self._after.uuid)
         return int(logs.count())
 
     def findings(
@@ -204,27 +220,35 @@ class Run:
         ``tell`` is called with how many logs were looked at since the last call. Raise
         ProjectionUnavailable as ``RowProjection.verify`` does.
         """
-        cls, using = self._cls, self._using
-        logs = _all(cls, using) if self._sample is None else _rows_of(self._drawn(), using)
-        for some in in_chunks(logs, LOGS_AT_ONCE, EVENTS_AT_ONCE):
+        for some in in_chunks(self._logs(), LOGS_AT_ONCE, EVENTS_AT_ONCE):
             if some[0].version > scans.PAGE:
                 yield from self._one(some[0].log_id)
             else:
                 yield from self._many([log.log_id for log in some])
             self.checked += len(some)
             tell(len(some))
+        if self._is_limited:
+            return
         if self._sample is None or self.checked < self._sample:  # then all logs were looked at
-            for log_id in _strays(cls, using):
+            for log_id in _strays(self._cls, self._using):
                 yield from self._again(log_id)
 
-    def _drawn(self) -> Iterator[LogId]:
-        return _some(self._cls, self._using, self._sample or 0)
+    def _logs(self) -> Iterator[LogRow]:
+        if self._log_types == []:
+            return
+        using, after = self._using, None if self._after is None else self._after.uuid
+        if self._sample is not None:
+            drawn = _some(using, self._sample, log_types=self._log_types, after=after)
+            yield from _rows_of(drawn, using)
+            return
+        for page in scans.logs_by_id(using, after=after, log_types=self._log_types or ()):
+            yield from page
 
     def _many(self, log_ids: Sequence[LogId]) -> Iterator[Difference | Failure]:
         """Look at logs that one snapshot is taken of."""
         projection, using = self._cls(), self._using
         connection = connections[using]
-        is_certain = not connection.in_atomic_block or connection.vendor == "sqlite"
+        is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
         moment = self._moment(log_ids)
         replayer = Replayer(projection, moment.reading, using)
         for log_id in log_ids:
@@ -325,7 +349,7 @@ def _compared(
 def snapshot(projection: type[RowProjection], using: str) -> Iterator[None]:
     """Read as of one moment, in which no rebuild lets another table take the rows' place."""
     connection = connections[using]
-    is_ours = not connection.in_atomic_block
+    is_ours = not in_transaction(connection)
     with scans.a_moment(using):
         if is_ours and connection.vendor == "postgresql":
             table = connection.ops.quote_name(projection.model._meta.db_table)
@@ -435,10 +459,11 @@ def _look(
     manager = projection.model._base_manager.using(using)
     # First without a lock: most rows are right, and then nobody has to wait.
     if not projection.is_inline:
-        upto = leases.positions(projection.name, using).get(
-            partition_of(log_id.uuid, catching_up.begin(cls, using).partitions), 0
-        )
-        stored = manager.filter(pk=log_id).first()
+        partitions = catching_up.begin(cls, using).partitions
+        with snapshot(cls, using):
+            positions = leases.positions(projection.name, using)
+            stored = manager.filter(pk=log_id).first()
+        upto = positions.get(partition_of(log_id.uuid, partitions), 0)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         if not differences(projection.model, stored, wanted, using):
             return None
@@ -471,11 +496,6 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     return page[0][POSITION] if page else 0
 
 
-def _all(projection: type[RowProjection], using: str) -> Iterator[LogRow]:
-    for page in scans.logs_by_id(using, log_types=projection._log_types() or ()):
-        yield from page
-
-
 def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
     """Yield the logs of ids, but for those that are gone."""
     columns = ("log_type", "pk", "version", "created_at", "updated_at")
@@ -485,16 +505,19 @@ def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
             yield LogRow(LogId.stored(log_type, pk), *rest)
 
 
-def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[LogId]:
+def _some(
+    using: str, count: int, *, log_types: Collection[str] | None, after: UUID | None
+) -> Iterator[LogId]:
     """
     Yield logs at random (all, if there are no more): those with many events more often.
 
     They are drawn by a position, not by an id: positions are dense, and ids come in clumps.
     """
     logs = EventLog.objects.using(using)
-    log_types = projection._log_types()
     if log_types is not None:
         logs = logs.filter(log_type__in=log_types)
+    if after is not None:
+        logs = logs.filter(pk__gt=after)
     few = list(logs.order_by("pk")[: count + 1])
     if len(few) <= count:
         yield from (log.log_id for log in few)
@@ -507,7 +530,7 @@ def _some(projection: type[RowProjection], using: str, count: int) -> Iterator[L
         met = {
             LogId.stored(log_type, log)
             for log_type, log in near.values_list("log__log_type", "log_id")
-            if log_types is None or log_type in log_types
+            if (log_types is None or log_type in log_types) and (after is None or log > after)
         }
         for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):
             if len(seen) == count:

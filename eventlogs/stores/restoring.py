@@ -16,14 +16,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.apps import apps
 from django.db import connections, models, transaction
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Cast, Greatest
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Cast
 
 from eventlogs.codec import EXACT_JSON, StoredEvent
 from eventlogs.conf import MAX_VERSION
@@ -34,6 +35,15 @@ from eventlogs.stores.claims import insert_missing
 T = TypeVar("T")
 
 RANGES: Final = 100  # logs whose events are looked up by one statement
+RAISED: Final = 100  # logs whose versions are raised by one statement
+
+# Right because: the caller has locked the rows, and each of them is named in both CASEs.
+RAISE_VERSIONS: Final = """
+UPDATE {table}
+SET version = version + CASE id {cases} END,
+    updated_at = {greatest}(updated_at, CASE id {cases} END)
+WHERE id IN ({ids})
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,16 +291,36 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
 
 
 def raise_versions(using: str, new: Iterable[RestoredEvent]) -> None:
-    """Count restored events into their logs' versions, a log at a time."""
+    """Count restored events into their logs' versions, many logs at a time."""
     counts: Counter[UUID] = Counter()
     last: dict[UUID, datetime] = {}
     for event in new:
         counts[event.log_id.uuid] += 1
         last[event.log_id.uuid] = event.recorded_at
-    for log, count in counts.items():
-        rows(using, "EventLog").filter(pk=log).update(
-            version=F("version") + count, updated_at=Greatest(last[log], F("updated_at"))
-        )
+    connection = connections[using]
+    meta = apps.get_model("eventlogs", "EventLog")._meta
+    id_of = partial(meta.get_field("id").get_db_prep_value, connection=connection)
+    time_of = partial(meta.get_field("updated_at").get_db_prep_value, connection=connection)
+    greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
+    for some in batched(counts.items(), RAISED):
+        ids = [id_of(log) for log, _ in some]
+        added = [each for id_, (_, count) in zip(ids, some, strict=True) for each in (id_, count)]
+        times = [
+            each
+            for id_, (log, _) in zip(ids, some, strict=True)
+            for each in (id_, time_of(last[log]))
+        ]
+        cases = " ".join(["WHEN %s THEN %s"] * len(some))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                RAISE_VERSIONS.format(
+                    table=connection.ops.quote_name(meta.db_table),
+                    greatest=greatest,
+                    cases=cases,
+                    ids=", ".join(["%s"] * len(some)),
+                ),
+                [*added, *times, *ids],
+            )
 
 
 def rows(using: str, model: str) -> QuerySet[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from random import Random
 
 import pytest
 from django.db import connection
@@ -13,22 +14,38 @@ from django.utils import timezone
 
 from eventlogs import LogId
 from eventlogs.admin import events as page_of_events
-from eventlogs.admin.events import place_of
 from eventlogs.models import Event
+from eventlogs.stores import store_for
+from eventlogs.stores.restoring import RestoredEvent
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin import test_logs
 from tests.admin.test_logs import EVIL, shown
 
 pytestmark = pytest.mark.django_db
 LIST = reverse("admin:eventlogs_event_changelist")
+ARROWS = (
+    " \N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+)
 reader, viewer = test_logs.reader, test_logs.viewer  # fixtures
 
 
 def positions(client, query: str = "") -> list[int]:
     cells = re.findall(
-        r'<td class="el-number"><a href="[^"]*">(\d+)</a>', shown(client, LIST + query)
+        r'<td [^>]*class="el-number"[^>]*><a href="[^"]*">(\d+)</a>', shown(client, LIST + query)
     )
     return [int(each) for each in cells]
+
+
+def days_of_events() -> list[date]:
+    """Return the days that events were recorded on, however late it is while this runs."""
+    times = Event.objects.order_by("recorded_at").values_list("recorded_at", flat=True)
+    return [timezone.localtime(each).date() for each in times]
+
+
+@pytest.fixture
+def one_window(monkeypatch):
+    """A page looks through one window, and no further one."""
+    monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -62,16 +79,17 @@ def test_events_are_listed_the_newest_first(reader, state):
         ("?metadata=user%3Dbob&type=account.opened", ["account.opened"]),
         ("?log=LOG", ["account.deposited", "account.opened"]),
         ("?log=LOG&type=account.opened", ["account.opened"]),
-        ("?from=TODAY&to=TODAY", ["parcel.sent", "account.deposited", "account.opened"]),
+        ("?from=FIRST&to=LAST", ["parcel.sent", "account.deposited", "account.opened"]),
         ("?from=TOMORROW", []),
         ("?to=YESTERDAY", []),
     ],
 )
 def test_events_are_found(reader, state, query, types):
-    today = timezone.localdate()
-    query = query.replace("LOG", str(state.log_id)).replace("TODAY", str(today))
-    query = query.replace("TOMORROW", str(today + timedelta(days=1)))
-    query = query.replace("YESTERDAY", str(today - timedelta(days=1)))
+    first, *_, last = days_of_events()  # where midnight comes in between, they are two
+    query = query.replace("LOG", str(state.log_id))
+    query = query.replace("FIRST", str(first)).replace("LAST", str(last))
+    query = query.replace("TOMORROW", str(last + timedelta(days=1)))
+    query = query.replace("YESTERDAY", str(first - timedelta(days=1)))
 
     found = dict(Event.objects.values_list("position", "type"))
     assert [found[each] for each in positions(reader, query)] == types
@@ -117,34 +135,162 @@ def test_a_page_stays_at_its_place_while_events_come(reader, state, monkeypatch)
 
 
 @pytest.mark.parametrize(("up", "wanted"), [(False, "account.opened"), (True, "parcel.sent")])
-def test_a_rare_type_is_looked_for_a_stretch_at_a_time(reader, state, monkeypatch, up, wanted):
+def test_a_rare_type_is_looked_for_until_time_is_over(
+    reader, state, monkeypatch, one_window, up, wanted
+):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
-    # Not from position 0 on: other tests have used up thousands of positions.
-    first = Event.objects.order_by("position").values_list("position", flat=True)[0]
-    start = f"&after={max(first - 3, 0)}" if up else ""
-    address, found, pages = f"?type={wanted}{start}", [], 0
+    address, found, pages = f"?type={wanted}" + ("&end=1" if up else ""), [], 0
     while not found:
         page = shown(reader, LIST + address)
-        assert "were looked through" in page
-        address = re.search(r'href="([^"]*)">Look on', page)[1].replace("&amp;", "&")
+        assert re.search(r"Looked through positions [\d,]+ to [\d,]+, of [\d,]+ to [\d,]+: ", page)
+        assert "none so far." in page
+        address = links(page)["Look on"]
         found, pages = positions(reader, address), pages + 1
 
     assert pages > 1
     assert found == [Event.objects.get(type=wanted).position]
 
 
-def test_days_bound_the_stretch_that_is_looked_through(reader, state, monkeypatch):
-    tomorrow = timezone.localdate() + timedelta(days=1)
+def test_a_page_looks_on_by_itself_until_it_is_full(reader, state, monkeypatch):
+    """The event is many windows away, and found by one request."""
     monkeypatch.setattr(page_of_events, "SPAN", 1)
+    monkeypatch.setattr(page_of_events, "SECONDS", 3600.0)
+    for _ in range(10):
+        Parcel.logs.create(Sent("there"))
 
-    assert "were looked through" not in shown(
-        reader, f"{LIST}?type=account.opened&from={tomorrow}&end=1"
+    assert positions(reader, "?type=account.opened") == [
+        Event.objects.get(type="account.opened").position
+    ]
+    page = shown(reader, LIST + "?metadata=till%3D8")
+    first, *_, last = Event.objects.order_by("position").values_list("position", flat=True)
+    where = f"{first:,} to {last:,}"
+    assert f"Looked through positions {where}, of {where}: none has these filters." in page
+    assert "Look on" not in page
+
+
+def test_where_nothing_is_found_the_page_says_what_was_considered(reader):
+    assert "There is no event yet." in shown(reader, LIST)
+    Account.logs.create(Opened("ada"))
+
+    for query, text in (
+        ("?key=unused", "All events were considered."),
+        ("?from=2020-01-01&to=2020-01-01", "All events were considered."),
+        ("?from=2020-01-02&to=2020-01-01", "The first day is later than the last one."),
+        ("?before=1", "No event is older."),
+        ("?after=999999999", "No event is newer."),
+        ("?log=x", "There is no log with this id."),
+        ("?type=account.noted", "none has these filters."),
+        ("?type=account.noted&from=2020-01-01", "none has these filters."),
+        ("?log=account_01h455vb4pex5vsknk084sn02q", "There is no log with this id."),
+    ):
+        assert text in shown(reader, LIST + query), query
+        assert "No event.<" not in shown(reader, LIST + query), query
+
+
+def test_days_bound_the_stretch_that_is_looked_through(reader, state, monkeypatch, one_window):
+    monkeypatch.setattr(page_of_events, "SPAN", 1)
+    tomorrow = days_of_events()[-1] + timedelta(days=1)
+
+    page = shown(reader, f"{LIST}?type=account.opened&from={tomorrow}&end=1")
+
+    assert "All events were considered." in page
+    assert "Look on" not in page
+
+
+# Days, where positions and times do not grow together
+
+
+def restore(times: list[datetime], kind: str = "account.opened") -> None:
+    """Store events of these times in this order, each in a log of its own, as an import does."""
+    store_for("default").restore(
+        [
+            RestoredEvent(LogId.new("account"), 0, kind, 1, '{"owner":"ada"}', "{}", None, each)
+            for each in times
+        ]
     )
+
+
+def all_pages(client, query: str) -> list[int]:
+    """Return the positions of all pages, from the newest on."""
+    found, address = [], query
+    while address:
+        found += positions(client, address)
+        address = links(shown(client, LIST + address)).get("Older")
+    return found
+
+
+def test_an_imported_day_has_all_of_its_events_and_no_other(reader, monkeypatch):
+    monkeypatch.setattr(page_of_events, "EVENTS", 4)
+    random = Random(11)
+    begin = datetime(2026, 2, 26, 12, tzinfo=UTC)
+    for _ in range(3):  # three imports, one into the middle of what goes on
+        restore([begin + timedelta(minutes=random.randrange(5 * 24 * 60)) for _ in range(9)])
+        Parcel.logs.create(Sent("now"))
+    restore([datetime(2026, 3, 1, tzinfo=UTC)] * 6)  # of one moment, the first of its day
+    restore([datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)] * 2)
+
+    for first, last in (
+        ("2026-02-28", "2026-02-28"),
+        ("2026-03-01", "2026-03-02"),
+        ("", "2026-02-27"),
+        ("2026-03-01", ""),
+    ):
+        rows = Event.objects.order_by("-recorded_at", "-position")
+        if first:
+            rows = rows.filter(recorded_at__date__gte=first)
+        if last:
+            rows = rows.filter(recorded_at__date__lte=last)
+        truth = list(rows.values_list("position", flat=True))
+        query = f"?from={first}&to={last}"
+
+        assert len(truth) > 1
+        assert all_pages(reader, query) == truth
+        # And back: from the oldest page to the newest.
+        back, address = [], f"{query}&end=1"
+        while address:
+            back = positions(reader, address) + back if back else positions(reader, address)
+            address = links(shown(reader, LIST + address)).get("Newer")
+        assert sorted(back) == sorted(truth)
+
+
+def test_a_rare_type_is_found_on_an_imported_day(reader, monkeypatch):
+    monkeypatch.setattr(page_of_events, "SPAN", 2)
+    monkeypatch.setattr(page_of_events, "SECONDS", 3600.0)
+    day = datetime(2026, 2, 26, 12, tzinfo=UTC)
+    restore([day + timedelta(minutes=each) for each in range(9)])
+    restore([day], "account.noted")
+    restore([day + timedelta(days=2)], "account.noted")
+
+    found = positions(reader, "?type=account.noted&from=2026-02-26&to=2026-02-26")
+
+    assert found == [Event.objects.filter(type="account.noted").order_by("position")[0].position]
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("query", ["", "&type=account.noted", "&after=1772190000000000.1"])
+def test_days_are_found_along_an_index(reader, query):
+    restore([datetime(2026, 2, 26, 12, tzinfo=UTC) + timedelta(hours=each) for each in range(99)])
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE eventlogs_event")
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_sort = off")
+    with CaptureQueriesContext(connection) as queries:
+        shown(reader, f"{LIST}?from=2026-02-27&to=2026-02-27{query}")
+    asked = [each["sql"] for each in queries if '"recorded_at" DESC' in each["sql"]]
+    asked += [each["sql"] for each in queries if '"recorded_at" ASC' in each["sql"]]
+
+    assert asked
+    for statement in asked:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {statement}")
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+        assert "using eventlogs_event_by_time" in plan
+        assert "Sort" not in plan
 
 
 def links(page: str) -> dict[str, str]:
     found = re.findall(r'href="(\?[^"]*)"[^>]*>([^<]+)</a>', page)
-    return {text.strip(): address.replace("&amp;", "&") for address, text in found}
+    return {text.strip(ARROWS): address.replace("&amp;", "&") for address, text in found}
 
 
 def test_the_events_of_a_log_are_paged_by_its_index(reader, monkeypatch):
@@ -170,19 +316,67 @@ def test_the_events_of_a_log_are_paged_by_its_index(reader, monkeypatch):
     assert not any('"eventlogs_event"."position"' in order for order in orders)
 
 
-def test_a_rare_type_in_a_long_log_is_looked_for_a_stretch_at_a_time(reader, monkeypatch):
+def test_a_rare_type_in_a_long_log_is_looked_for_along_its_index(reader, monkeypatch, one_window):
     monkeypatch.setattr(page_of_events, "SPAN", 2)
     state = Account.logs.create(Opened("ada"), *(Deposited(1) for _ in range(4)))
     query = f"?log={state.log_id}&type=account.opened"
 
     page = shown(reader, LIST + query)
-    assert "Events 3 to 4 of the log were looked through" in page
+    assert "Looked through events 3 to 4 of the log, of 0 to 4: none so far." in page
     look_on = links(page)["Look on"]
-    assert "Events 1 to 2 of the log were looked through" in shown(reader, LIST + look_on)
+    assert "events 1 to 2 of the log" in shown(reader, LIST + look_on)
     look_on = links(shown(reader, LIST + look_on))["Look on"]
     assert positions(reader, look_on) == [Event.objects.for_log(state.log_id)[0].position]
     assert "Look on" not in shown(reader, LIST + look_on)
+    assert "Look on" in shown(reader, LIST + query + "&end=1")
     assert positions(reader, query + "&end=1") == positions(reader, look_on)
+
+
+# Ids in the filter of the log
+
+
+def test_the_log_is_found_by_its_id_in_any_writing(reader, state):
+    text = str(state.log_id)
+    own = positions(reader, f"?log={text}")
+
+    assert len(own) == 2
+    for asked in (text.upper(), text[8:], text[-8:], text[:30], str(state.log_id.uuid)):
+        assert positions(reader, f"?log={asked}") == own, asked
+
+
+def test_the_id_of_an_event_leads_to_its_place_among_those_of_its_log(reader, monkeypatch):
+    monkeypatch.setattr(page_of_events, "EVENTS", 4)
+    log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 20).log_id
+    own = list(Event.objects.for_log(log_id).values_list("position", flat=True))
+
+    page = shown(reader, f"{LIST}?log={log_id}:9")
+
+    assert positions(reader, f"?log={log_id}:9") == own[8:12][::-1]
+    [selected] = re.findall(r'<tr [^>]*class="el-selected".*?</tr>', page, re.S)
+    assert "?event=9#" in selected
+    assert "before=8" in links(page)["Older"]
+    assert positions(reader, f"?log={log_id}:99") == own[17:][::-1]  # there is none
+
+
+def test_a_part_that_several_ids_have_is_not_enough(reader):
+    for _ in range(2):
+        state = Account.logs.create(Opened("ada"))
+
+    page = shown(reader, f"{LIST}?log={str(state.log_id)[:12]}")
+    assert "Several logs have such an id" in page
+
+
+# Filters that no class here knows
+
+
+def test_a_type_without_a_class_stays_chosen(reader, state):
+    for query in ("?type=old.type", "?log_type=old_type"):
+        page = shown(reader, LIST + query)
+        [chosen] = re.findall(r'<option value="([^"]+)" selected>', page)
+        assert chosen == query.partition("=")[2]
+        assert positions(reader, query) == []
+    page = shown(reader, LIST + "?type=account.opened")
+    assert re.findall(r'<option value="([^"]+)" selected>', page) == ["account.opened"]
 
 
 def test_a_log_of_another_type_with_the_same_uuid_has_no_events(reader, state):
@@ -204,24 +398,14 @@ def test_from_a_position_one_comes_to_the_event_in_its_log(reader, client, state
 def test_from_a_records_id_one_comes_to_the_event_in_its_log(reader, state):
     record = Account.logs.load(state.log_id)[1]
 
-    answer = reader.get(f"{LIST}{record.id}/")
-
-    assert answer["Location"].endswith(f"/{state.log_id}/change/?event=1#event-1")
+    for writing in (record.id, record.id.upper(), record.id[8:]):
+        answer = reader.get(f"{LIST}{writing}/")
+        assert answer["Location"].endswith(f"/{state.log_id}/change/?event=1#event-1")
     wrong = ["x", f"{state.log_id}", f"{state.log_id}:", f"{state.log_id}:-1", "account_x:1"]
     wrong += [f"{state.log_id}:{index}" for index in (99, 2**31, 9_999_999_999, 10**30, "1x", "²")]
     wrong += [f"{LogId('parcel', state.log_id.uuid)}:1", ":1"]
     for each in wrong:
         assert reader.get(f"{LIST}{each}/").status_code == 404, each
-
-
-def test_a_moment_is_found_by_halving(state):
-    first, *_, last = Event.objects.order_by("position")
-
-    with CaptureQueriesContext(connection) as queries:
-        assert place_of(first.recorded_at - timedelta(days=1), "default") <= first.position
-        assert place_of(last.recorded_at + timedelta(days=1), "default") == last.position + 1
-        assert place_of(last.recorded_at, "default") <= last.position
-    assert len(queries) == 3
 
 
 def test_without_the_permission_only_shapes_are_seen(viewer):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from django.contrib.admin import site
-from django.urls import reverse
+import sys
+from types import ModuleType
 
-from eventlogs.admin import EventLogAdminMixin
+import pytest
+from django.contrib.admin import AdminSite, ModelAdmin, site
+from django.urls import clear_url_caches, path, reverse
+
+from eventlogs.admin import EventAdmin, EventLogAdminMixin, LogAdmin
+from eventlogs.models import Event, EventLog
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -42,6 +46,87 @@ def test_who_may_not_see_events_sees_none(client, row):
 
     assert page.status_code == 200
     assert "payment.captured" not in page.content.decode()
+
+
+# Sites without the logs, and with them elsewhere
+
+
+class RowAdmin(EventLogAdminMixin, ModelAdmin):
+    list_display = ("log_id", "history_link")
+    readonly_fields = ("history_link",)
+
+
+@pytest.fixture
+def sites(settings):
+    """A function that serves admin sites: names, and whether each of them has the logs."""
+
+    def serve(**with_logs: bool) -> None:
+        urls = ModuleType("tests.admin.urls_of_sites")
+        urls.sites = []  # all_sites has weak references
+        urls.urlpatterns = []
+        for name, has_logs in with_logs.items():
+            one = AdminSite(name)
+            one.register(PaymentSummary, RowAdmin)
+            if has_logs:
+                one.register(EventLog, LogAdmin)
+                one.register(Event, EventAdmin)
+            urls.sites.append(one)
+            urls.urlpatterns.append(path(f"{name}/", one.urls))
+        sys.modules[urls.__name__] = urls
+        settings.ROOT_URLCONF = urls.__name__
+        clear_url_caches()
+
+    yield serve
+    sys.modules.pop("tests.admin.urls_of_sites", None)
+    clear_url_caches()
+
+
+def pages_of(row, site: str) -> tuple[str, str]:
+    """Return the addresses of a row's page, and of the list of rows."""
+    model = f"{site}:payments_paymentsummary"
+    return reverse(f"{model}_change", args=[row.pk]), reverse(f"{model}_changelist")
+
+
+def test_where_no_site_has_the_logs_a_row_has_its_page_without_links(admin_client, row, sites):
+    sites(rows=False)
+    for address in pages_of(row, "rows"):
+        page = admin_client.get(address)
+        assert page.status_code == 200
+        assert f"eventlog/{row.log_id}" not in page.content.decode()
+    page = admin_client.get(pages_of(row, "rows")[0]).content.decode()
+    assert "payment.captured" in page  # what happened last is shown all the same
+
+
+def test_where_another_site_has_the_logs_links_lead_there(admin_client, row, sites):
+    sites(rows=False, history=True)
+    there = f'href="/history/eventlogs/eventlog/{row.log_id}/change/'
+
+    for address in pages_of(row, "rows"):
+        assert there in admin_client.get(address).content.decode()
+    page = admin_client.get(f"/history/eventlogs/eventlog/{row.log_id}/change/?event=0")
+    assert 'href="/history/eventlogs/event/?log=' in page.content.decode()
+    assert admin_client.get("/history/eventlogs/event/").status_code == 200
+
+
+def test_a_site_with_the_logs_is_linked_to_itself(admin_client, row, sites):
+    sites(admin=True, rows=True)
+
+    page = admin_client.get(pages_of(row, "rows")[0]).content.decode()
+
+    assert f'href="/rows/eventlogs/eventlog/{row.log_id}/change/' in page
+    assert 'href="/admin/' not in page
+
+
+@pytest.mark.parametrize("permissions", [("view_event",), ()])
+def test_who_may_not_see_logs_has_no_links_to_them(client, row, sites, permissions):
+    sites(rows=True)
+    client.force_login(user("view_paymentsummary", *permissions))
+    for address in pages_of(row, "rows"):
+        page = client.get(address)
+        assert page.status_code == 200
+        assert f"eventlog/{row.log_id}" not in page.content.decode()
+    page = client.get(pages_of(row, "rows")[0]).content.decode()
+    assert ("payment.captured" in page) == bool(permissions)
 
 
 @pytest.mark.parametrize("value", [None, "x", 7])

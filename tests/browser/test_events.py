@@ -10,9 +10,11 @@ from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect
 
 from eventlogs.admin import events as page_of_events
+from eventlogs.codec import EncodedEvent
+from eventlogs.models import Event, EventLog
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin.test_events import LIST
-from tests.admin.test_logs import user
+from tests.admin.test_logs import of, user
 
 pytestmark = pytest.mark.browser
 
@@ -66,16 +68,17 @@ def test_events_are_filtered_by_type_log_key_and_metadata(page, state):
 
 
 def test_events_are_filtered_by_days(page, state):
-    today = timezone.localdate()
+    times = Event.objects.order_by("recorded_at").values_list("recorded_at", flat=True)
+    first, *_, last = [timezone.localtime(each).date() for each in times]
     page.goto(LIST)
-    page.get_by_label("Recorded from").fill(today.isoformat())
-    page.get_by_label("to", exact=True).fill(today.isoformat())
+    page.get_by_label("Recorded from").fill(first.isoformat())
+    page.get_by_label("to", exact=True).fill(last.isoformat())
     show(page)
     expect(types(page)).to_have_count(3)
-    page.get_by_label("Recorded from").fill((today + timedelta(days=1)).isoformat())
+    page.get_by_label("Recorded from").fill((last + timedelta(days=1)).isoformat())
     page.get_by_label("to", exact=True).fill("")
     show(page)
-    expect(page.get_by_text("No event.")).to_be_visible()
+    expect(page.get_by_text("There is no event with these filters.")).to_be_visible()
 
 
 def test_what_makes_no_sense_is_said(page, state):
@@ -111,15 +114,62 @@ def test_pages_of_events_go_both_ways_and_stay_while_events_come(page, state, mo
     assert int(older[0]) < int(newest[-1])
 
 
-def test_rare_events_are_looked_for_a_stretch_at_a_time(page, state, monkeypatch):
+def test_rare_events_are_looked_for_until_time_is_over(page, state, monkeypatch):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
+    monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
     page.goto(f"{LIST}?type=account.opened")
-    expect(page.get_by_text("were looked through")).to_be_visible()
+    expect(page.get_by_text("none so far.")).to_be_visible()
     for _ in range(2):
+        expect(page.get_by_text("Looked through positions")).to_be_visible()
         page.get_by_role("link", name="Look on").click()
         page.wait_for_url("**/*before=*")
 
     expect(types(page)).to_have_text(["account.opened"])
+
+
+def test_a_type_that_no_class_has_is_kept_by_the_form(page, state):
+    page.goto(f"{LIST}?type=old.type&log_type=old_type")
+    expect(page.get_by_label("Event type")).to_have_value("old.type")
+    show(page)
+
+    expect(page.get_by_label("Event type")).to_have_value("old.type")
+    expect(page.get_by_label("Log type")).to_have_value("old_type")
+    expect(page.get_by_text("none has these filters.")).to_be_visible()
+
+
+def test_an_effect_leads_to_its_cause_and_a_cause_to_its_effects(page, state):
+    log_id = Parcel.logs.create(
+        Sent("there"), metadata={"causation_id": f"{state.log_id}:1", "correlation_id": "c"}
+    ).log_id
+    page.goto(of(log_id))
+    page.get_by_role("link", name="correlation_id").click()
+    expect(types(page)).to_have_text(["parcel.sent"])
+    page.go_back()
+    page.get_by_role("link", name="causation_id").click()
+    expect(page.get_by_role("heading", name="State as of event 1")).to_be_visible()
+    page.go_back()
+    page.get_by_role("link", name="what else it caused").click()
+
+    expect(types(page)).to_have_text(["parcel.sent", "account.deposited"])
+    expect(page.locator(".el-badge")).to_have_text(["cause"])
+
+
+def test_on_a_phone_an_event_is_a_card_with_its_type_log_and_payload(visit, reader, state):
+    page = visit(reader, viewport={"width": 390, "height": 844})
+    name = "account." + "a_very_long_name_" * 6 + "x"
+    EventLog.objects.append(
+        state.log_id, [EncodedEvent(name, 1, '{"text": "%s"}' % ("x" * 300))], expected_version=2
+    )
+    page.goto(f"{LIST}?log={state.log_id}:1")
+
+    card = page.locator("table.el-events tbody tr").first
+    assert card.bounding_box()["width"] <= 390
+    for text in (name, str(state.log_id), '"text"'):
+        box = card.get_by_text(text).first.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("tr.el-selected strong")).to_have_text("account.deposited")
 
 
 def test_an_event_leads_to_its_place_in_its_log(page, state):

@@ -85,6 +85,16 @@ class RestoreContract:
         assert store.restore(deposits(log_id, range(5))) == Restored(stored=3, present=2)
         assert amounts(store, log_id) == [0, 1, 2, 3, 4]
 
+    def test_many_logs_have_each_its_own_version(self, store: BaseStore):
+        logs = [new_log() for _ in range(230)]
+        lengths = {log: 1 + at % 3 for at, log in enumerate(logs)}
+        store.restore([deposit(log, 0) for log in logs])
+
+        rest = [deposit(log, index) for log in logs for index in range(1, lengths[log])]
+        store.restore(rest)
+
+        assert {log: store.version(log) for log in logs} == lengths
+
     def test_an_appended_log_takes_its_own_export(self, store: BaseStore):
         state = create(store, 0, 1, 2)
         exported = [

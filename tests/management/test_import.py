@@ -13,7 +13,8 @@ from contextlib import suppress
 
 import pytest
 from django.core.management import CommandError
-from django.db import IntegrityError, connections
+from django.db import IntegrityError, connection, connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from eventlogs import (
@@ -430,3 +431,21 @@ def test_pages_of_the_export_may_be_small(second_database, run, tmp_path, monkey
 
     assert held(second_database) == held()
     assert "Nothing is wrong" in run("verify", "--no-decode", database=second_database)
+
+
+def test_with_debug_an_import_keeps_no_list_of_its_statements(db, run, tmp_path, settings):
+    """Django would hold the last 9,000 in memory, each with the events of a batch."""
+    fill()
+    run("export", tmp_path / "all.jsonl")
+    settings.DEBUG = True
+    connection.queries_log.clear()
+
+    run("import", tmp_path / "all.jsonl")
+    kept = len(connection.queries)
+    with CaptureQueriesContext(connection) as captured:
+        run("import", tmp_path / "all.jsonl")
+    Event.objects.first()
+
+    assert kept == 0
+    assert len(captured) > 1
+    assert connection.queries

@@ -32,7 +32,7 @@ class Lag:
 
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
-LOG = LogId.new("account")
+LOG = LogId.parse("account_01h455vb4pex5vsknk084sn02q")
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_one_bug_comes_first_and_then_the_first_of_its_events(run, db):
 
     assert shown[:4] == [
         "60 parked: ZeroDivisionError in captured()",
-        "  payment-summary, payment.captured version 1; first failed 2026-11-23 12:00:00, "
-        "last 2026-11-23 12:00:00 (UTC)",
+        "  payment-summary, payment.captured version 1; first failed 2026-11-23 12:00:00 UTC, "
+        "last 2026-11-23 12:00:00 UTC",
         "Mend the cause, then let them be tried again:",
         "  manage.py eventlogs parked payment-summary --retry-all",
     ]

@@ -11,10 +11,9 @@ from django.utils import timezone
 
 from eventlogs import LogId
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.feed import Feed
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionState
-from eventlogs.projections import standing as module
 from eventlogs.projections.standing import standing, standings
+from eventlogs.stores.feeds import feed_source_for, partition_of
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent
 from tests.projections.readmodels import Balances, DepositsByOwner, Letters, ReducedBalances
 
@@ -56,7 +55,7 @@ def test_one_that_has_never_run_is_behind_all_that_there_is(last):
     found = standing(Balances)
 
     assert (found.name, found.kind, found.rows_version) == ("balances", "rows", None)
-    assert (found.position, found.positions_behind) == (0, last)
+    assert (found.position, found.positions_behind, found.at_least) == (0, 3, False)
     assert found.age > timedelta()
     assert not found.is_rebuild_due
     assert found.owners == ()
@@ -72,10 +71,13 @@ def test_one_that_has_applied_all_is_not_behind(last):
 
 
 def test_the_partition_that_is_last_counts(last):
-    at(Balances, last, last - 1)
+    event = Event.objects.get(position=last)
+    places = [last, last]
+    places[partition_of(event.log_id, 2)] = last - 1
+    at(Balances, *places)
 
     found = standing(Balances)
-    waited_for = timezone.now() - Event.objects.get(position=last).recorded_at
+    waited_for = timezone.now() - event.recorded_at
     assert (found.position, found.positions_behind) == (last - 1, 1)
     assert timedelta() <= waited_for - found.age < timedelta(seconds=5)
 
@@ -88,31 +90,6 @@ def test_events_of_others_are_nothing_to_wait_for(last):
     assert (found.positions_behind, found.age) == (0, timedelta())
 
 
-def test_the_next_event_is_looked_for_nearby(last, monkeypatch):
-    """Far behind, with nothing of its own nearby: a long look would find out what it waits for."""
-    monkeypatch.setattr(module, "SPAN", 2)
-    at(Balances, last)
-    for _ in range(5):
-        Parcel.logs.create(Sent("Rome"))
-    newest = Account.logs.create(Opened("Grace")).position
-
-    found = standing(Balances)
-    assert (found.positions_behind, found.age) == (newest - last, None)
-
-
-def test_a_gap_between_positions_hides_nothing(last, monkeypatch):
-    """Positions that were given out to transactions which were rolled back."""
-    monkeypatch.setattr(module, "SPAN", 2)
-    at(Balances, -1_000)
-    assert standing(Balances).age > timedelta()
-
-    # Nothing of its own: it is known once all that there is was looked at, far as it may lie.
-    monkeypatch.setattr(Balances, "log_types", ["parcel"])
-    assert standing(Balances).positions_behind == last + 1_000
-    monkeypatch.setattr(module, "SPAN", 3)
-    assert standing(Balances).positions_behind == 0
-
-
 def test_each_is_behind_for_itself(last):
     at(Balances, last)
     at(ReducedBalances, last - 1)
@@ -121,7 +98,7 @@ def test_each_is_behind_for_itself(last):
         each.name: each.positions_behind
         for each in standings([Balances, ReducedBalances, DepositsByOwner])
     }
-    assert found == {Balances.name: 0, ReducedBalances.name: 1, DepositsByOwner.name: last}
+    assert found == {Balances.name: 0, ReducedBalances.name: 1, DepositsByOwner.name: 2}
 
 
 def test_what_waits_and_what_is_parked_are_counted_apart(last):
@@ -157,7 +134,7 @@ def test_a_feed_that_cannot_be_read_is_a_problem_of_all(last, monkeypatch):
     def unavailable(self):
         raise FeedUnavailable("replica", using="default")
 
-    monkeypatch.setattr(Feed, "settled", unavailable)
+    monkeypatch.setattr(type(feed_source_for("default")), "watermark", unavailable)
 
     for found in standings([Balances, DepositsByOwner]):
         assert found.positions_behind is None

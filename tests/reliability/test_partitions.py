@@ -138,6 +138,7 @@ def test_stats_of_a_partitioned_table_are_summed(partitioned, monkeypatch):
     assert set(event.indexes) == {
         "eventlogs_event_one_per_log_and_index",
         "eventlogs_event_by_position",
+        "eventlogs_event_by_time",
     }
     assert sum(event.indexes.values()) == index_bytes
     # Of some 3,000 pages, 2,000 are read.

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from eventlogs import IdempotentReplay
 from eventlogs.models import EventLog
 from eventlogs.stores.portable import PortableStore
+from tests.contracts.restoring import deposit
 from tests.contracts.stores import append, create, new_key, new_log
 
 
@@ -106,3 +107,12 @@ def test_a_read_that_the_database_gives_up_is_run_again(store, read):
     with connection.execute_wrapper(give_up):
         assert read(store, log_id)
     assert failures == []
+
+
+def test_the_versions_of_many_restored_logs_are_raised_by_few_statements(store):
+    events = [deposit(new_log(), 0) for _ in range(150)]
+
+    with CaptureQueriesContext(connection) as queries:
+        store.restore(events)
+
+    assert len([query for query in queries if query["sql"].lstrip().startswith("UPDATE")]) == 2

@@ -9,6 +9,7 @@ somebody presses Ctrl-C, closes the pipe, or makes a mistake.
     2    not done: a wrong option, an unknown log, a database that does not answer
     130  interrupted by Ctrl-C; running it again carries on where that is possible
     141  whoever read the output went away (``| head``)
+    143  ended by SIGTERM
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import SUPPRESS
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
@@ -62,9 +66,10 @@ class Command(BaseCommand):
         using = options.pop("database") or router.db_for_write(EventLog)
         out = Output(self, as_json=options.pop("json"), force_color=options["force_color"])
         try:
-            if subcommand not in WITHOUT_TABLES:
-                check_tables(using)
-            SUBCOMMANDS[subcommand].run(out, using=using, **options)
+            with no_list_of_statements():
+                if subcommand not in WITHOUT_TABLES:
+                    check_tables(using)
+                SUBCOMMANDS[subcommand].run(out, using=using, **options)
         except EventLogError as error:
             raise mistake(str(error)) from error
         except (DatabaseError, InterfaceError) as error:
@@ -85,6 +90,28 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             sys.stderr.write("\nInterrupted.\n")
             sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def no_list_of_statements() -> Iterator[None]:
+    """
+    Let Django keep no list of the statements that are executed.
+
+    With DEBUG it keeps the last 9,000 of each connection, with their parameters: of an import,
+    that is all of the file. Where somebody captures them (assertNumQueries), they are kept.
+    """
+    lists = {
+        connection: connection.queries_log
+        for connection in connections.all()
+        if not connection.force_debug_cursor
+    }
+    for connection in lists:
+        connection.queries_log = deque(maxlen=0)
+    try:
+        yield
+    finally:
+        for connection, before in lists.items():
+            connection.queries_log = before
 
 
 def add_common_arguments(parser: CommandParser) -> None:

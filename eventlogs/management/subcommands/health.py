@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from textwrap import wrap
 from typing import Any
 
@@ -14,6 +13,7 @@ from eventlogs.management.mistakes import findings
 from eventlogs.management.output import Output, clean
 from eventlogs.monitoring import Finding, Health, health
 from eventlogs.monitoring.findings import counted, seconds
+from eventlogs.times import time_text
 
 HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
 
@@ -80,7 +80,7 @@ def write(out: Output, found: Health) -> None:
         out.line(f"Somebody must act: {counted(len(acts), 'finding')}.", out.style.ERROR)
     else:
         out.line("All is well.", out.style.SUCCESS)
-    out.line(f"Database {found.using!r} at {when(found.looked_at)}.")
+    out.line(f"Database {found.using!r} at {time_text(found.looked_at)}.")
     for each in acts:
         write_finding(out, found, each)
     if infos:
@@ -96,7 +96,7 @@ def write_finding(out: Output, found: Health, each: Finding) -> None:
     since = ""
     if each.since is not None:
         ago = max((found.looked_at - each.since).total_seconds(), 0.0)
-        since = f"  since {when(each.since)} ({seconds(ago)})"
+        since = f"  since {time_text(each.since)} ({seconds(ago)})"
     out.line()
     out.line(f"{paint(each.code)}  {clean(each.subject)}{since}")
     for line in paragraph(out, each.message):
@@ -117,7 +117,7 @@ def write_projections(out: Output, found: Health) -> None:
         [
             (
                 name,
-                figure(each, "positions_behind"),
+                figure(each, "events_behind") + ("+" if each.get("is_at_least") else ""),
                 f"{each['lag_seconds']:,.1f} s" if "lag_seconds" in each else "?",
                 figure(each, "parked"),
                 figure(each, "waiting"),
@@ -141,8 +141,3 @@ def paragraph(out: Output, text: str) -> Iterable[str]:
     if out.width is None or not text:
         return [text] if text else []
     return wrap(text, max(min(out.width, WIDEST) - 2, 20), break_on_hyphens=False)
-
-
-def when(moment: datetime) -> str:
-    """Return a moment to the second, with its zone."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -18,6 +17,7 @@ from eventlogs.management.projections import choose
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.held import PARKED, HeldGroup, groups
+from eventlogs.times import time_text
 
 HELP = (
     "Show the events that projections could not apply; retry or skip them. Show who retried, "
@@ -138,10 +138,10 @@ def write_groups(out: Output, held: list[HeldGroup], using: str) -> None:
     """Write a paragraph for each cause that holds logs."""
     for each in held:
         out.line(clean(each.headline), out.style.ERROR if each.state == PARKED else None)
-        since, last = when(each.first_failed_at), when(each.failed_at)
+        since, last = time_text(each.first_failed_at), time_text(each.failed_at)
         failed = f"first failed {since}, last {last}" if each.error else f"since {since}"
         of = f"{each.projection}, {each.type} version {each.schema_version}"
-        out.line(f"  {clean(of)}; {failed} (UTC)")
+        out.line(f"  {clean(of)}; {failed}")
     parked = sorted({each.projection for each in held if each.state == PARKED})
     if parked:
         on = "" if using == router.db_for_write(ParkedEvent) else f" --database {using}"
@@ -165,7 +165,7 @@ def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None
             )
             for each in waiting
         ],
-        head=("projection", "log", "event", "type", "tries", "", "last failed (UTC)", "error"),
+        head=("projection", "log", "event", "type", "tries", "", "last failed", "error"),
         right=(2, 4),
         below=lambda number: (
             [(line, None) for line in waiting[number].details.splitlines()] if details else []
@@ -181,11 +181,6 @@ def state_of(waiting: ParkedEvent) -> str:
     if waiting.awaits_release:
         return "needs a release"
     return "parked" if waiting.is_parked else "waits"
-
-
-def when(moment: datetime) -> str:
-    """Return a moment to the second, in UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def as_json(waiting: ParkedEvent, details: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,15 @@ from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output, clean
-from eventlogs.verification import CacheVerifier, ProjectionVerifier, Scope, Verifier, verify
+from eventlogs.verification import (
+    CacheVerifier,
+    Finding,
+    ProjectionVerifier,
+    RowsOfProjection,
+    Scope,
+    Verifier,
+    verify,
+)
 
 HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
 
@@ -83,10 +92,22 @@ def run(
     if (repair or sample is not None) and not projections:
         raise mistake("--sample and --repair go with --projections.")
     also: list[Verifier] = [CacheVerifier()] if caches else []
-    if projections:
-        also.append(ProjectionVerifier(sample=sample, repair=repair))
     found: Counter[str] = Counter()
     looked_at = 0
+
+    def show(finding: Finding) -> None:
+        found[finding.check] += 1
+        if found.total() > limit:
+            return
+        if out.as_json:
+            out.record(asdict(finding))
+            return
+        place = finding.subject
+        if finding.index is not None:
+            place += f" event {finding.index}"
+        check = out.style.ERROR(f"{finding.check:<11}")
+        out.line(f"{check}  {clean(place)}: {clean(finding.message)}")
+
     with out.progress("Verifying", unit="events") as progress:
 
         def tell(count: int) -> None:
@@ -99,25 +120,49 @@ def run(
         scope = Scope(using, after, log_type, not no_decode, tell)
         try:
             for finding in verify(scope, also):
-                found[finding.check] += 1
-                if found.total() > limit:
-                    continue
-                if out.as_json:
-                    out.record(asdict(finding))
-                else:
-                    place = finding.subject
-                    if finding.index is not None:
-                        place += f" event {finding.index}"
-                    check = out.style.ERROR(f"{finding.check:<11}")
-                    out.line(f"{check}  {clean(place)}: {clean(finding.message)}")
+                show(finding)
         except KeyboardInterrupt:
             if scope.reached is not None:
                 out.note(f"\nTo carry on: --after {scope.reached}")
             raise
+    figures: dict[str, dict[str, int]] = {}
+    if projections:
+        figures = _compare(out, scope, ProjectionVerifier(sample=sample, repair=repair), show)
     if out.as_json:
-        out.record({"events": looked_at, "findings": found.total(), "checks": dict(found)})
+        summary = {"events": looked_at, "findings": found.total(), "checks": dict(found)}
+        out.record({**summary, "projections": figures} if projections else summary)
     if found:
         each = ", ".join(f"{count:,} of {check}" for check, count in found.most_common())
         raise findings(f"{looked_at:,} events were looked at, with findings: {each}.")
     if not out.as_json:
         out.line(f"{looked_at:,} events were looked at. Nothing is wrong.", out.style.SUCCESS)
+
+
+def _compare(
+    out: Output, scope: Scope, verifier: ProjectionVerifier, show: Callable[[Finding], None]
+) -> dict[str, dict[str, int]]:
+    """Compare the rows of all read models; say of each what was compared, and what left out."""
+    figures = {}
+    for each in verifier.read_models(scope):
+        if isinstance(each, Finding):
+            show(each)
+            continue
+        with out.progress(each.name, total=each.run.total(), unit="logs") as progress:
+            for finding in each.findings(progress.advance):
+                show(finding)
+        figures[each.name] = each.figures
+        if not out.as_json:
+            out.line(_told(each))
+    return figures
+
+
+def _told(each: RowsOfProjection) -> str:
+    text = f"{each.name}: {each.run.checked - each.failed:,} logs were compared with their rows"
+    if each.run.held:
+        text += (
+            f", {each.run.held:,} of them only up to an event that is parked or waits "
+            f"(eventlogs parked {each.name})"
+        )
+    if each.failed:
+        text += f"; {each.failed:,} could not be"
+    return f"{text}."

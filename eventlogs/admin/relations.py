@@ -1,0 +1,111 @@
+"""
+Events that belong together, by what their metadata say: causes, effects, and one correlation.
+
+``causation_id`` is the id of the event that caused this one, ``correlation_id`` that of the
+whole story, often the id of its first event. An event's id is ``record.id``, or the ``event_id``
+of its metadata, which another system has given it. Looking for either of the two shows the event
+that has the id as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from django.db.models import Q, QuerySet
+from django.db.models.fields.json import KeyTransform
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
+from eventlogs import pasted
+from eventlogs.ids import LogId
+from eventlogs.metadata import EVENT_ID
+from eventlogs.models import Event, EventLog
+
+CORRELATION: Final = "correlation_id"
+CAUSATION: Final = "causation_id"
+NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")
+# What an event is to those that name it.
+ROLES: Final = {CAUSATION: gettext_noop("cause"), CORRELATION: gettext_noop("beginning")}
+
+
+def with_metadata(rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
+    """Keep the events with a value in their metadata, and the one whose id the value is."""
+    rows = rows.alias(asked_for=KeyTransform(name, "metadata"))
+    wanted = Q(asked_for=value)
+    if re.fullmatch(r"-?[0-9]{1,15}", value):
+        wanted |= Q(asked_for=int(value))
+    if name in ROLES:
+        rows = rows.alias(own_id=KeyTransform(EVENT_ID, "metadata"))
+        wanted |= Q(own_id=value)
+        if re.fullmatch(r"[0-9]{1,15}", value):
+            wanted |= Q(own_id=int(value))
+        if (named := named_event(value)) is not None:
+            wanted |= Q(log_id=named[0].uuid, index=named[1])
+    return rows.filter(wanted)
+
+
+def named_event(value: str) -> tuple[LogId, int] | None:
+    """Return the event that a value is the id of, as far as its form says."""
+    names = pasted.names_in(value)
+    if len(names) != 1 or names[0].index is None or names[0].log_type is None:
+        return None
+    log_id = LogId.stored(names[0].log_type, names[0].uuid)
+    return (log_id, names[0].index) if value == f"{log_id}:{names[0].index}" else None
+
+
+def find_event(value: str, using: str) -> Event | None:
+    """Return the event whose ``record.id`` a value is, or None."""
+    named = named_event(value)
+    if named is None:
+        return None
+    log_id, index = named
+    logs = EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type)
+    if not logs.exists():
+        return None
+    return Event.objects.using(using).filter(log_id=log_id.uuid, index=index).first()
+
+
+def role_of(event: Event, name: str, value: str) -> str:
+    """Return what an event is to the others that were found, "" for one of those."""
+    if name not in ROLES or str(event.metadata.get(name)) == value:
+        return ""
+    return _(ROLES[name])
+
+
+def links(
+    events: str, own_id: str, position: int, metadata: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """
+    Return the ways from an event to those that belong to it: texts and addresses.
+
+    ``events`` is the address of the list of events, ``own_id`` the event's ``record.id``. A
+    search begins at the event, wherever that is among all events.
+    """
+    found = []
+    if _is_id(metadata.get(CORRELATION)):
+        found.append((CORRELATION, _search(events, CORRELATION, metadata[CORRELATION], position)))
+    if _is_id(cause := metadata.get(CAUSATION)):
+        search = _search(events, CAUSATION, cause, position)
+        if named_event(str(cause)) is None:
+            found.append((CAUSATION, search))
+        else:
+            found += [
+                (CAUSATION, f"{events}{quote(str(cause), safe=':')}/"),
+                (_("what else it caused"), search),
+            ]
+    own = metadata.get(EVENT_ID)
+    found.append(
+        (_("effects"), _search(events, CAUSATION, own if _is_id(own) else own_id, position))
+    )
+    return found
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+
+
+def _search(events: str, name: str, value: Any, position: int) -> str:
+    return f"{events}?" + urlencode({"metadata": f"{name}={value}", "around": position})
