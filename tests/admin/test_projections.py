@@ -262,6 +262,22 @@ def test_1804_parked_events_of_one_bug_are_one_line_with_their_number(operator, 
 
 
 @pytest.mark.feed
+def test_a_projection_that_is_behind_is_not_up_to_date(viewer, db):
+    PaymentSummaries.catch_up()
+    for _ in range(3):
+        Payment.logs.create(Requested(amount=1))
+    shown = viewer.get(ALL).text
+    assert "behind by 3 events" in shown
+
+    Payment.logs.create(Requested(amount=1))
+    ProjectionState.objects.all().delete()
+    assert "has never run, behind by 4 events" in viewer.get(ALL).text
+    PaymentSummaries.catch_up()
+    row = next(each for each in viewer.get(ALL).context_data["rows"] if "pay" in each["name"])
+    assert [each.text for each in row["conditions"]] == ["up to date"]
+
+
+@pytest.mark.feed
 def test_the_list_says_what_the_command_health_says(viewer, parked):
     page = viewer.get(ALL)
 
