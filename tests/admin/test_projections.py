@@ -442,6 +442,8 @@ def test_an_append_that_is_under_way_is_no_alarm_until_it_has_lasted(
     assert "The feed is held back" not in shown
 
     settings.EVENTLOGS = {**settings.EVENTLOGS, "HEALTH": {"MAX_HELD": 0}}
+    assert "The feed is held back" not in page()  # nothing waits for it
+    Payment.logs.create(Requested(amount=2))
     shown = page()
     assert "The feed is held back" in shown
     assert "Somebody must act" in shown
