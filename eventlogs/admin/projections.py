@@ -123,7 +123,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
             "infos": told(looked, lambda each: not each.must_act)[:FINDINGS],
             "rows": [row(each, alarms_of(looked, each.name)) for each in found],
             "holders": self._holders(using, looked.looked_at),
-            "is_alarm": any(each.code == "feed-held" for each in looked.findings),
+            "is_alarm": any(each.code == "feed-held" and each.must_act for each in looked.findings),
         }
         return self.page(request, "projections/list", context)
 

@@ -80,12 +80,12 @@ def conditions(standing: Standing, alarms: Collection[str]) -> list[Condition]:
     if standing.problem:
         found.append(Condition(standing.problem, NOBODY))
     elif standing.rows_version is None:
-        found.append(Condition(_("has never run"), who("no-worker")))
-    elif standing.positions_behind:
-        text = _("behind by %s positions") % number(standing.positions_behind)
-        if standing.age is not None:
-            text += f", {duration(standing.age)}"
+        text = _("has never run")
+        if standing.positions_behind or standing.at_least:
+            text += f", {_behind(standing)}"
         found.append(Condition(text, who("lag", "no-worker")))
+    elif standing.positions_behind or standing.at_least:
+        found.append(Condition(_behind(standing), who("lag", "no-worker")))
     elif held:
         text = ngettext(
             "up to date, but for %s log that is held",
@@ -96,6 +96,19 @@ def conditions(standing: Standing, alarms: Collection[str]) -> list[Condition]:
     else:
         found.append(Condition(_("up to date"), FINE))
     return found
+
+
+def _behind(standing: Standing) -> str:
+    """Return how far a projection is behind, in words."""
+    count = standing.positions_behind or 0
+    if not count:
+        return _("too far from the newest event to say by how much it is behind")
+    text = (
+        ngettext("behind by at least %s event", "behind by at least %s events", count)
+        if standing.at_least
+        else ngettext("behind by %s event", "behind by %s events", count)
+    )
+    return text % number(count) + (f", {duration(standing.age)}" if standing.age else "")
 
 
 def progress(
@@ -148,7 +161,9 @@ def row(standing: Standing, alarms: Collection[str]) -> dict[str, Any]:
         "version": standing.version,
         "conditions": conditions(standing, alarms),
         "position": number(standing.position),
-        "behind": "?" if standing.positions_behind is None else number(standing.positions_behind),
+        "behind": "?"
+        if standing.positions_behind is None
+        else number(standing.positions_behind) + ("+" if standing.at_least else ""),
         "lag": "" if age is None else duration(age),
         "rate": f"{rate:,.0f}/s" if rate else "",
         "applied": number(standing.applied),

@@ -227,6 +227,21 @@ def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
     assert not ProjectionState.objects.exists()
 
 
+@pytest.mark.mariadb
+def test_without_a_feed_held_events_and_what_was_done_are_shown(operator, monkeypatch):
+    get_into_trouble(monkeypatch)
+    page = operator.get(f"{address('held')}?{CAUSE}")
+    assert page.context_data["total"] == "1,804"
+    assert len(page.context_data["page"].rows) == 50
+    assert "A rebuild was interrupted" in operator.get(address("change", "fine-balance")).text
+
+    operator.post(address("retry"), dict(parse_qsl(CAUSE)))
+
+    assert ProjectionAction.objects.latest("id").count == MANY
+    for where in (ALL, address("change"), address("history")):
+        assert operator.get(where).status_code == 200
+
+
 # What is wrong, with whom, and how much of it
 
 
@@ -244,6 +259,22 @@ def test_1804_parked_events_of_one_bug_are_one_line_with_their_number(operator, 
     listed = operator.get(ALL).content.decode()
     assert "Somebody must act" in listed
     assert "1,804 parked: ZeroDivisionError in captured()" in listed
+
+
+@pytest.mark.feed
+def test_a_projection_that_is_behind_is_not_up_to_date(viewer, db):
+    PaymentSummaries.catch_up()
+    for _ in range(3):
+        Payment.logs.create(Requested(amount=1))
+    shown = viewer.get(ALL).text
+    assert "behind by 3 events" in shown
+
+    Payment.logs.create(Requested(amount=1))
+    ProjectionState.objects.all().delete()
+    assert "has never run, behind by 4 events" in viewer.get(ALL).text
+    PaymentSummaries.catch_up()
+    row = next(each for each in viewer.get(ALL).context_data["rows"] if "pay" in each["name"])
+    assert [each.text for each in row["conditions"]] == ["up to date"]
 
 
 @pytest.mark.feed
@@ -411,6 +442,8 @@ def test_an_append_that_is_under_way_is_no_alarm_until_it_has_lasted(
     assert "The feed is held back" not in shown
 
     settings.EVENTLOGS = {**settings.EVENTLOGS, "HEALTH": {"MAX_HELD": 0}}
+    assert "The feed is held back" not in page()  # nothing waits for it
+    Payment.logs.create(Requested(amount=2))
     shown = page()
     assert "The feed is held back" in shown
     assert "Somebody must act" in shown

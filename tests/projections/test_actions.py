@@ -15,7 +15,7 @@ from tests.accounts import Account, Deposited, Opened
 from tests.projections import readmodels
 from tests.projections.readmodels import Balances, InlinedBalances, Letters
 
-pytestmark = [pytest.mark.feed, pytest.mark.usefixtures("tables")]
+pytestmark = pytest.mark.usefixtures("tables")
 
 
 def done() -> list[tuple]:
@@ -48,6 +48,7 @@ def parked(monkeypatch):
     return state
 
 
+@pytest.mark.feed
 def test_a_retry_is_written_down_with_who_did_it_and_when(parked):
     Balances.retry(parked.log_id, by="grace")
     Balances.retry()
@@ -59,6 +60,7 @@ def test_a_retry_is_written_down_with_who_did_it_and_when(parked):
     assert ProjectionAction.objects.first().at is not None
 
 
+@pytest.mark.feed
 def test_what_changes_nothing_is_not_written_down(parked):
     assert Balances.retry(LogId.new("account")) == 0
     assert not Balances.skip(LogId.new("account"))
@@ -66,6 +68,7 @@ def test_what_changes_nothing_is_not_written_down(parked):
     assert done() == []
 
 
+@pytest.mark.feed
 def test_a_skip_is_written_down_with_what_was_skipped_and_why(parked):
     Balances.skip(parked.log_id, by="grace")
 
@@ -73,6 +76,7 @@ def test_a_skip_is_written_down_with_what_was_skipped_and_why(parked):
     assert ProjectionAction.objects.get().note == "account.deposited: ValueError"
 
 
+@pytest.mark.feed
 def test_neither_the_deed_nor_its_entry_is_there_where_the_transaction_is_taken_back(parked):
     with transaction.atomic():
         Balances.skip(parked.log_id)
@@ -84,6 +88,7 @@ def test_neither_the_deed_nor_its_entry_is_there_where_the_transaction_is_taken_
     assert ProjectionState.objects.get(name="balances").rebuild_requested_at is None
 
 
+@pytest.mark.feed
 def test_events_that_a_reactor_passes_over_are_written_down():
     Account.logs.create(Opened("ada"), Deposited(1))
 
@@ -96,6 +101,7 @@ def test_events_that_a_reactor_passes_over_are_written_down():
     assert entry[5] > 0
 
 
+@pytest.mark.feed
 def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
     Account.logs.create(Opened("ada"), Deposited(1))
 
@@ -107,6 +113,7 @@ def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
     assert entry.note == ""
 
 
+@pytest.mark.feed
 def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(1))
     monkeypatch.setitem(running.projections, "balances", Balances)
@@ -120,6 +127,7 @@ def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     ]
 
 
+@pytest.mark.feed
 def test_a_rebuild_that_fails_is_written_down_with_why_and_without_data():
     Account.logs.create(Opened("ada"), Deposited(13))
 
@@ -133,6 +141,7 @@ def test_a_rebuild_that_fails_is_written_down_with_why_and_without_data():
     assert entry.seconds > 0
 
 
+@pytest.mark.feed
 def test_the_text_of_an_error_of_other_code_is_not_written_down(monkeypatch):
     Account.logs.create(Opened("ada"))
 
@@ -146,6 +155,7 @@ def test_the_text_of_an_error_of_other_code_is_not_written_down(monkeypatch):
     assert ProjectionAction.objects.get().note == "ValueError"
 
 
+@pytest.mark.feed
 def test_who_finds_a_rebuild_under_way_has_done_nothing():
     Account.logs.create(Opened("ada"))
 
@@ -158,6 +168,7 @@ def test_who_finds_a_rebuild_under_way_has_done_nothing():
     assert [entry[1:3] for entry in done()] == [("rebuilt", "grace")]
 
 
+@pytest.mark.feed
 def test_a_resumed_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
     for number in range(6):
         Account.logs.create(Opened("ada"), Deposited(number))
@@ -196,6 +207,7 @@ def test_a_resumed_inline_rebuild_counts_the_events_of_all_its_runs(monkeypatch)
     assert [(each.first, each.done, each.before) for each in told] == [(4, 6, 4)]
 
 
+@pytest.mark.feed
 def test_the_rebuild_of_one_log_is_written_down():
     state = Account.logs.create(Opened("ada"))
     Balances.catch_up()
@@ -205,6 +217,7 @@ def test_the_rebuild_of_one_log_is_written_down():
     assert done() == [("balances", "rebuilt", "grace", state.log_id, None, 1)]
 
 
+@pytest.mark.feed
 def test_the_id_of_a_log_that_is_erased_is_removed_and_what_was_done_stays(parked):
     Balances.retry(parked.log_id, by="grace")
     actions.add(
@@ -220,6 +233,7 @@ def test_the_id_of_a_log_that_is_erased_is_removed_and_what_was_done_stays(parke
     assert {entry.note for entry in ProjectionAction.objects.all()} == {""}
 
 
+@pytest.mark.feed
 def test_a_name_of_any_kind_can_be_kept(parked):
     Balances.retry(by="gr\0ace\ud800" + "x" * 300)
 

@@ -1,0 +1,97 @@
+"""What the pages say of a projection, in words, and what of it is red."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from eventlogs.admin.standings import FINE, NOBODY, PERSON, conditions, duration, row
+from eventlogs.projections.standing import Standing
+
+
+def standing(**more: Any) -> Standing:
+    return Standing(
+        **{
+            "name": "x",
+            "kind": "rows",
+            "version": 1,
+            "rows_version": 1,
+            "is_rebuild_due": False,
+            "partitions": 1,
+            "position": 7,
+            "positions_behind": 0,
+            "age": timedelta(),
+            "applied": 7,
+            "rate": 0.0,
+            "parked": 0,
+            "waiting": 0,
+            "awaiting_release": 0,
+            "owners": (),
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, ["up to date"]),
+        ({"parked": 1_804}, ["1,804 parked", "up to date, but for 1,804 logs that are held"]),
+        (
+            {"waiting": 3, "awaiting_release": 2},
+            [
+                "1 is tried again",
+                "2 wait for a release",
+                "up to date, but for 3 logs that are held",
+            ],
+        ),
+        (
+            {"positions_behind": 1, "age": timedelta(seconds=3.2)},
+            ["behind by 1 event, 3.2 s"],
+        ),
+        ({"positions_behind": 10_000, "at_least": True}, ["behind by at least 10,000 events"]),
+        (
+            {"at_least": True},
+            ["too far from the newest event to say by how much it is behind"],
+        ),
+        ({"rows_version": None}, ["has never run"]),
+        ({"problem": "No feed.", "positions_behind": None, "age": None}, ["No feed."]),
+    ],
+)
+def test_how_a_projection_stands_is_said_in_words(facts, said):
+    assert [each.text for each in conditions(standing(**facts), ())] == said
+
+
+def test_only_what_somebody_must_act_on_is_red():
+    held = standing(parked=2, waiting=1, is_rebuild_due=True, rows_version=0)
+
+    assert [each.who for each in conditions(held, ())] == [NOBODY, NOBODY, NOBODY, FINE]
+    found = conditions(held, {"parked", "rebuild-due"})
+    assert [each.who for each in found] == [PERSON, PERSON, NOBODY, FINE]
+    assert conditions(standing(), {"rebuild-failed"})[0].who == PERSON
+
+
+def test_figures_have_separators_and_say_what_is_not_known():
+    found = row(standing(position=1_333_500, positions_behind=None, age=None), ())
+
+    assert (found["position"], found["behind"], found["lag"]) == ("1,333,500", "?", "")
+    assert found["run_by"] == "nobody"
+    assert row(standing(kind="inline"), ())["run_by"] == "each append"
+    assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 for 4"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-0.2, "0.0 s"),
+        (3.21, "3.2 s"),
+        (250, "4 min 10 s"),
+        (7_380, "2 h 3 min"),
+        (86_400 * 5 + 7_300, "5 d 2 h"),
+    ],
+)
+def test_durations_have_two_units(seconds, text):
+    assert duration(seconds) == text
+    assert duration(timedelta(seconds=seconds)) == text
