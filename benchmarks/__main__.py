@@ -6,7 +6,10 @@ import sys
 
 from benchmarks.bench import drop_scratch, make_scratch, server_facts
 
-NAMES = ("appends", "batches", "streaming", "feed", "growth", "caching", "projections", "admin")
+NAMES = (
+    *("appends", "batches", "streaming", "feed", "growth", "caching"),
+    *("projections", "verify", "admin"),
+)
 
 
 def main(names: list[str]) -> int:
@@ -23,6 +26,7 @@ def main(names: list[str]) -> int:
     from benchmarks.growth import run_growth
     from benchmarks.projections import run_projections
     from benchmarks.streaming import run_streaming
+    from benchmarks.verify import run_verify
 
     runs = {
         "appends": run_appends,
@@ -32,6 +36,7 @@ def main(names: list[str]) -> int:
         "growth": run_growth,
         "caching": run_caching,
         "projections": run_projections,
+        "verify": run_verify,
         "admin": run_admin,
     }
     try:

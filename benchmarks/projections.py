@@ -43,9 +43,6 @@ def run_projections() -> bool:
     begin = time.perf_counter()
     applied = Totals.rebuild()
     tell("a rebuild of the first", applied / (time.perf_counter() - begin), "events/s", None)
-    begin = time.perf_counter()
-    checked = Reductions.verify(sample=2_000).checked
-    tell("logs verified", checked / (time.perf_counter() - begin), "logs/s", None)
     reached &= run_lag()
     run_rebuild_beside_appends()
     return reached

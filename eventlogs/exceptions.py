@@ -450,7 +450,8 @@ class ProjectionFailed(EventLogError):
     A projection could not apply an event; the ``__cause__`` says why.
 
     Raised by an append with an inline projection (the append is taken back, and the caller's
-    transaction stays usable) and by a rebuild (the old rows go on serving).
+    transaction stays usable), by a rebuild (the old rows go on serving) and by
+    ``catch_up(strict=True)`` (what was applied before the event stays applied).
     """
 
     def __init__(

@@ -26,6 +26,7 @@ from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.managers import EventQuerySet
 from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.stores.transactions import in_transaction
 
 PAGE = 2_000  # rows read at once
 
@@ -95,7 +96,7 @@ def a_moment(using: str) -> Iterator[None]:
     Inside of a caller's transaction, what is read is what that one's isolation shows.
     """
     connection = connections[using]
-    is_ours = not connection.in_atomic_block
+    is_ours = not in_transaction(connection)
     with ExitStack() as stack:
         with _deferred(connection) if is_ours else nullcontext():
             stack.enter_context(transaction.atomic(using=using))

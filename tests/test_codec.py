@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any, Literal
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -144,6 +145,7 @@ def put(store, *stored: tuple[str, int, str]) -> LogId:
 
 
 TWO_HOURS_EAST = timezone(timedelta(hours=2))
+ROME = ZoneInfo("Europe/Rome")
 
 VALUES = [
     Valued(number=0),
@@ -488,3 +490,24 @@ def test_a_reader_knows_its_own_events_without_the_registry():
     [record] = reader.records(log_id, store.events(log_id, start=0, limit=1))
 
     assert record.event == Deposited(1)
+
+
+@pytest.mark.parametrize(
+    ("local", "stored"),
+    [
+        (datetime(2026, 10, 25, 2, 30, tzinfo=ROME), "2026-10-25T02:30:00+02:00"),
+        (datetime(2026, 10, 25, 2, 30, tzinfo=ROME, fold=1), "2026-10-25T02:30:00+01:00"),
+        (datetime(2026, 3, 29, 2, 30, tzinfo=ROME), "2026-03-29T02:30:00+01:00"),
+    ],
+    ids=["repeated, first", "repeated, second", "skipped"],
+)
+def test_a_time_in_a_repeated_or_skipped_hour_comes_back_as_its_instant(orders, local, stored):
+    """Python calls it equal to no time of another zone, so ``==`` cannot tell."""
+    state, created = orders.get_or_create(Valued(at=local), idempotency_key="k")
+    again, created_again = orders.get_or_create(Valued(at=local), idempotency_key="k")
+
+    [record] = orders.load(state.log_id)
+    assert record.event.at.isoformat() == stored
+    assert record.event.at.astimezone(UTC) == local.astimezone(UTC)
+    assert record.event.at != local
+    assert (created, created_again, again) == (True, False, state)

@@ -2,9 +2,9 @@
 Health: whether anything is wrong, what it is, since when, and who must act.
 
 One call looks at a database, its feed, its projections and their workers, and at the cache. It
-asks for what has an index and for the rows of projections, never for a count of events: some
-thirty short statements, however many events there are. It changes nothing but one tiny entry of
-the cache.
+asks for what has an index and for the rows of projections, never for a count of all events: some
+fifty short statements for a few projections, however many events there are. It changes nothing but
+one tiny entry of the cache.
 """
 
 from __future__ import annotations

@@ -19,13 +19,20 @@ from eventlogs.exceptions import EventLogError
 from eventlogs.models import Event
 from eventlogs.monitoring.findings import ACT, Finding
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
-from eventlogs.projections.leases import limit_standstill
 
 PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
 CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # likewise
 
 READ_ONLY: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
+
+# For this transaction; a shorter limit of the session stays.
+LIMIT: Final = """
+SELECT set_config('statement_timeout', CASE
+    WHEN current_setting('statement_timeout')::interval
+         BETWEEN interval '1 ms' AND %(interval)s::interval
+    THEN current_setting('statement_timeout') ELSE %(limit)s END, true)
+"""
 
 
 @dataclass(slots=True)
@@ -114,7 +121,8 @@ def reading(look: Look) -> Iterator[None]:
         with transaction.atomic(using=look.using):
             with connection.cursor() as cursor:
                 cursor.execute(READ_ONLY)
-            limit_standstill(look.using, PATIENCE)
+                limit = str(round(PATIENCE * 1000))
+                cursor.execute(LIMIT, {"limit": limit, "interval": f"{limit} ms"})
             yield
     else:
         # SQLite would take its write lock for a transaction.

@@ -123,7 +123,8 @@ def _keep_figures(look: Look, stand: Standing, crew: Crew) -> None:
         "is_rebuild_due": int(stand.is_rebuild_due),
     }
     if stand.positions_behind is not None:
-        figures["positions_behind"] = stand.positions_behind
+        figures["events_behind"] = stand.positions_behind
+        figures["is_at_least"] = int(stand.at_least)
     if stand.age is not None:
         figures["lag_seconds"] = round(max(stand.age.total_seconds(), 0.0), 3)
     look.by_projection[stand.name] = figures
@@ -144,7 +145,9 @@ def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[F
         return  # the feed cannot be read, or the checkpoint is beyond it: another finding says so
     is_late = age > limit or overdue > 0
     since = look.now - timedelta(seconds=age) if age else None
-    figures = {"lag_seconds": round(age, 3), "positions_behind": behind, "overdue": overdue}
+    figures = {"lag_seconds": round(age, 3), "events_behind": behind, "overdue": overdue}
+    if stand.kind == "inline" and behind <= stand.parked + stand.waiting and not overdue:
+        return  # what is not in its rows is held: there is a finding that says so
     waits_for_feed = look.is_held and look.settled is not None and stand.position >= look.settled
     if age and not overdue and waits_for_feed:
         yield Finding(
@@ -156,11 +159,13 @@ def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[F
             action="See feed-held.",
             figures=figures,
         )
+    elif is_late and look.connection.vendor not in BY_VENDOR:
+        yield _missed(look, stand, age, figures)
     elif (age or overdue) and not crew.runs(name):
         lately = look.now - SILENT - timedelta(seconds=limit)
         if is_late or not crew.ran(name, lately):
             yield _nobody(look, crew, stand, age, is_late=is_late, figures=figures)
-    elif is_late:
+    elif is_late and (behind or overdue):
         speed = f", and applies {stand.rate:,.0f} events a second" if stand.rate else ""
         what = (
             f"is behind by {seconds(age)}" if age > limit else "does not try events again in time"
@@ -169,7 +174,7 @@ def _behind(look: Look, crew: Crew, stand: Standing, overdue: int) -> Iterator[F
             "lag",
             ACT,
             name,
-            f"{name} {what}{speed}.",
+            f"{name} {what}{_events(stand)}{speed}.",
             since=since,
             action="Whoever runs the workers looks at their logs, and adds workers where they are "
             "too slow (see partitions in docs/projections.md):",
@@ -190,7 +195,11 @@ def _nobody(
     else:
         ago = max((look.now - seen).total_seconds(), 0.0)
         history = f"The last process that ran it was there {seconds(ago)} ago."
-    waits = f"its next event has waited for {seconds(age)}" if age else "events are due"
+    waits = "events are due to be tried again"
+    if stand.positions_behind:
+        waits = f"its next event has waited for {seconds(age)}{_events(stand)}"
+    elif age:
+        waits = f"it has not looked through events of {seconds(age)} ago"
     return Finding(
         "no-worker",
         ACT if is_late else INFO,
@@ -200,6 +209,28 @@ def _nobody(
         action="Whoever runs the workers starts one, or the schedule of "
         "eventlogs.tasks.run_projections:",
         command=look.command(f"project {name}"),
+        figures=figures,
+    )
+
+
+def _events(stand: Standing) -> str:
+    """Return how many events a projection is behind, in brackets."""
+    behind = stand.positions_behind or 0
+    most = "at least " if stand.at_least else ""
+    return f" ({most}{counted(behind, 'event')})" if behind else ""
+
+
+def _missed(look: Look, stand: Standing, age: float, figures: dict[str, float]) -> Finding:
+    """Return the finding for inline rows where no worker can make up for what was missed."""
+    return Finding(
+        "lag",
+        ACT,
+        stand.name,
+        f"Rows of {stand.name} lack events{_events(stand)} that were appended without it, for "
+        f"{seconds(age)}. The next append to each of these logs makes up for it.",
+        since=_ago(look, age),
+        action="Whoever imported them rebuilds:",
+        command=look.command(f"rebuild {stand.name}"),
         figures=figures,
     )
 

@@ -67,7 +67,7 @@ from eventlogs.projections.releases import (
 )
 from eventlogs.stores import store_for
 from eventlogs.stores.feeds import partition_of
-from eventlogs.stores.transactions import ATTEMPTS, must_retry
+from eventlogs.stores.transactions import ATTEMPTS, in_transaction, must_retry
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
@@ -117,8 +117,9 @@ class Advancer:
         Apply the events of a partition that is leased.
 
         ``is_strict`` raises ProjectionFailed where an event cannot be applied, in the place of
-        holding its log. ``renew`` is called every now and then, between two transactions: what
-        this process has declared is to count as long as it is at work.
+        holding its log; one that is held already is tried again at once. ``renew`` is called every
+        now and then, between two transactions: what this process has declared is to count as long
+        as it is at work.
         """
         self.lease = lease
         self._renew = renew
@@ -183,6 +184,8 @@ class Advancer:
         """Apply all that is settled now (at most up to a position), and what is due again."""
         while self.step(upto):
             pass
+        if self._is_strict:
+            self._retry_waiting()
         while self.retry_due():
             pass
 
@@ -205,6 +208,15 @@ class Advancer:
         ]
         more = [self._retry(pk) for pk in due[:LOGS]]
         return len(due) > LOGS or any(more)
+
+    def _retry_waiting(self) -> None:
+        """Try again what waits for another attempt, whenever it is due."""
+        waiting = self.parking.rows().filter(position__lte=self.lease.position, awaits="")
+        for each in waiting.exclude(retry_at=None).order_by("position"):
+            if partition_of(each.log_id.uuid, self.lease.partitions) == self.lease.partition:
+                self.parking.hurry(each)
+                while self._retry(each.pk):
+                    pass
 
     def stand_at(self, position: int) -> None:
         """Move the checkpoint over what is not ours, up to a position that has been reached."""
@@ -387,7 +399,7 @@ class Advancer:
         wanted = {log: row[INDEX] + 1 for row in rows if (log := log_id_of(row)) not in held}
         left, done = list(wanted), set[LogId]()
         using, most, size = self.lease.using, self._projection.batch_size, MANY
-        is_own = not connections[using].in_atomic_block
+        is_own = not in_transaction(connections[using])
         while len(left) > 1 and self._projection.can_catch_up_many(using):
             self._renew_declaration()
             some, left = left[:size], left[size:]
@@ -568,12 +580,12 @@ class Advancer:
     def _note_failure(
         self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed
     ) -> None:
-        if self._is_strict:
-            if waiting is not None:
-                self._let_go(waiting)
-            self._give_up(row, failed.error)
         if self._projection.is_inline:
             row = self._first_failing(row, failed)
+        if self._is_strict and (waiting is None or waiting.position > self.lease.position):
+            if waiting is not None:
+                self._let_go(waiting)  # it comes again, with its batch
+            self._give_up(row, failed.error)
 
         def note(lease: Lease) -> None:
             if waiting is None:
@@ -584,6 +596,8 @@ class Advancer:
                 self.parking.failed(waiting, failed.error, row)
 
         self._transact_or_raise(note, position)
+        if self._is_strict:
+            self._give_up(row, failed.error)
 
     def _first_failing(self, row: FeedRow, failed: Failed) -> FeedRow:
         """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from django.db import Error, transaction
 from django.db.models import Q
 
-from eventlogs.exceptions import ProjectionUnavailable
+from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import ProjectionAction, ProjectionState
@@ -74,12 +74,18 @@ def lease(projection: type[BaseProjection], number: int, *, using: str, owner: s
 
 
 def catch_up(
-    projection: type[BaseProjection], *, wait: bool = True, using: str | None = None
+    projection: type[BaseProjection],
+    *,
+    wait: bool = True,
+    strict: bool = False,
+    using: str | None = None,
 ) -> int:
     """
     Apply what is settled, and return how many events were applied here.
 
     Where another worker has a partition, wait until that is done, unless ``wait`` is False.
+    With ``strict``, raise ProjectionFailed where any event is not applied; see
+    ``BaseProjection.catch_up``.
     """
     using = projection._using(using)
     pay_back(using)
@@ -90,7 +96,7 @@ def catch_up(
     feed, owner = Feed(using), leases.new_owner()
     target = feed.settled()
     applied = 0
-    if not _has_work(projection, state, using, target):
+    if not strict and not _has_work(projection, state, using, target):
         return 0
     if state.partitions != projection.partitions:
         divide(projection, state, using=using, owner=owner)
@@ -103,7 +109,7 @@ def catch_up(
                 declared_at = time.monotonic()
             taken = lease(projection, number, using=using, owner=owner)
             if taken is not None:
-                count, done = _settle(projection(), taken, feed)
+                count, done = _settle(projection(), taken, feed, strict=strict)
                 applied += count
                 if done:
                     pending.discard(number)
@@ -114,13 +120,48 @@ def catch_up(
             pending = {each for each in pending if reached.get(each, target) < target}
             if pending:
                 time.sleep(NAP)
+    if strict:
+        _refuse_held(projection, using)
     return applied
 
 
-def _settle(projection: BaseProjection, taken: Lease, feed: Feed) -> tuple[int, bool]:
+def _refuse_held(projection: type[BaseProjection], using: str) -> None:
+    """Raise ProjectionFailed for the first event that a log is held by."""
+    held = parking_of(projection, using).rows().order_by("position").first()
+    if held is None:
+        return
+    name, log_id = projection.name, held.log_id
+    if held.awaits_release:
+        why = (
+            f"waits for a release that can apply {held.type} version {held.schema_version}. Import "
+            f"the module that declares it, or declare retired_event()"
+        )
+    elif held.is_parked:
+        why = (
+            f"is parked after {held.attempts} attempts, the last one with {held.error}. Mend the "
+            f"cause, then retry({str(log_id)!r}) it"
+        )
+    else:
+        why = "waits for another attempt, which another process makes. Do this again later"
+    raise ProjectionFailed(
+        name,
+        log_id,
+        held.position,
+        message=f"Projection {name!r} has not applied all events: the one at position "
+        f"{held.position} of {log_id} {why}.",
+    )
+
+
+def _settle(
+    projection: BaseProjection, taken: Lease, feed: Feed, *, strict: bool
+) -> tuple[int, bool]:
     cls = type(projection)
     advancer = Advancer(
-        projection, taken, feed, renew=lambda: releases.declare_run(cls, taken.using)
+        projection,
+        taken,
+        feed,
+        is_strict=strict,
+        renew=lambda: releases.declare_run(cls, taken.using),
     )
     try:
         advancer.settle()

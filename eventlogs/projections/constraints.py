@@ -118,7 +118,8 @@ def failure(
             message=f"Projection {projection.name!r} could not apply the event at position "
             f"{position} of {log_id}. {error}",
         )
-    if error is None or not refuses(error):
+    # A reactor has no rows; the constraint that its handler met is of another table.
+    if error is None or not refuses(error) or not hasattr(projection, "model"):
         return ProjectionFailed(projection.name, log_id, position)
     constraint, fields = violated(error, projection.model, using)
     return ConstraintViolated(

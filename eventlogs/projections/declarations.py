@@ -100,19 +100,27 @@ class BaseProjection:
     # Running
 
     @classmethod
-    def catch_up(cls, *, using: str | None = None) -> int:
+    def catch_up(cls, *, strict: bool = False, using: str | None = None) -> int:
         """
         Apply all that is settled, and return the number of events that were applied here.
 
         When it returns, what was settled at the call is applied, by this process or, where
         another one is at it, by that one: it is waited for. An event whose handler raises is
         tried again later and then parked, with its log's later events behind it (see
-        ``parked``); the others are applied, and nothing is raised.
+        ``waiting`` and ``parked``); the others are applied, and nothing is raised.
+
+        With ``strict``, for tests, all is applied or ProjectionFailed is raised, with the
+        handler's own exception as its ``__cause__``. It is raised at the first event that cannot
+        be applied. What was applied before it stays applied; the event is not: no attempt is
+        counted, its log is not held, and the next call begins with it. What other calls have left
+        waiting is tried at once, whenever it is due; that counts as an attempt. It is also raised,
+        without an attempt and without a cause, for an event that is parked or waits for another
+        release.
 
         Raise FeedUnavailable as the feed does, and ProjectionUnavailable where the rows are of
         newer code, or have to be rebuilt first.
         """
-        return catching_up.catch_up(cls, using=using)
+        return catching_up.catch_up(cls, strict=strict, using=using)
 
     @classmethod
     def lag(cls, *, using: str | None = None) -> Lag:
@@ -293,7 +301,7 @@ class RowProjection(BaseProjection):
         They are made in a table beside, while the old one serves and is kept up to date, and
         then the tables are swapped, in one short transaction. A rebuild that was killed is
         resumed by the next call, if it was of the same ``version``, unless ``restart``. An
-        inline projection is rebuilt in place, one log after the other. With ``log_id``, the row
+        inline projection is rebuilt in place, some hundred logs at a time. With ``log_id``, the row
         of that log alone is made anew, at once; of a log that was erased, it is removed.
 
         ``downgrade`` lets older code take over rows that a newer version of the projection has

@@ -36,6 +36,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
 from eventlogs.projections.releases import HOLD, Reading
 from eventlogs.projections.rows import chunks
+from eventlogs.projections.tracebacks import described, traceback_of
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -256,14 +257,16 @@ class Parking:
             return
         waiting.index, waiting.position, waiting.type = row[INDEX], row[POSITION], row[TYPE]
         waiting.error = name
+        trace = traceback_of(error)
         logger.warning(
-            "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.",
+            "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.%s",
             self._name,
             waiting.position,
             waiting.log_id,
-            waiting.error,
+            described(error),
             waiting.attempts,
             self._max_attempts,
+            trace and f"\n{trace}",
         )
         if waiting.attempts >= self._max_attempts:
             self._park(waiting)
@@ -331,6 +334,10 @@ class Parking:
         if log_id is not None:
             found = found.filter(log_id=log_id)
         return found.update(attempts=0, retry_at=Now(), awaits="")
+
+    def hurry(self, waiting: ParkedEvent) -> None:
+        """Make an event due now that waits for another attempt; the attempts before it count."""
+        self._as_counted(waiting).exclude(retry_at=None).update(retry_at=Now())
 
     def skipped(self, first: int, last: int) -> set[int]:
         """Return the positions, of those between two, that a person has said to skip."""

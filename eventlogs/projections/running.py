@@ -39,6 +39,7 @@ from eventlogs.projections.declarations import BaseProjection, RowProjection, pr
 from eventlogs.projections.leases import LeaseLost
 from eventlogs.projections.parking import pay_back
 from eventlogs.projections.releases import Handles
+from eventlogs.projections.tracebacks import described, traceback_of
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -75,13 +76,16 @@ def chosen(names: Iterable[str] | None = None) -> dict[str, type[BaseProjection]
     return {name: projections[name] for name in (projections if names is None else names)}
 
 
-def run(names: Iterable[str] | None = None, *, using: str | None = None) -> dict[str, int]:
+def run(
+    names: Iterable[str] | None = None, *, strict: bool = False, using: str | None = None
+) -> dict[str, int]:
     """
     Let projections catch up, by default all; return the number of events applied, by name.
 
     What another worker has at the moment is left to it. Where some fail, the others catch up
-    all the same, and an ExceptionGroup of the errors is raised in the end. Raise KeyError for a
-    name that no imported module declares.
+    all the same, and an ExceptionGroup of the errors is raised in the end. With ``strict``, an
+    event that is not applied is such an error: a ProjectionFailed, see ``catch_up``. Raise
+    KeyError for a name that no imported module declares.
     """
     applied: dict[str, int] = {}
     errors: list[Exception] = []
@@ -90,7 +94,7 @@ def run(names: Iterable[str] | None = None, *, using: str | None = None) -> dict
             if issubclass(each, RowProjection):  # first: it may be what the rest waits for
                 for _ in rebuild(each, using=using):
                     pass
-            applied[name] = catch_up(each, wait=False, using=using)
+            applied[name] = catch_up(each, wait=False, strict=strict, using=using)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -213,9 +217,14 @@ class Runner:
                 self._next_beat = 0.0
             except (Error, FeedUnavailable):
                 raise
-            except Exception:
+            except Exception as error:
                 # Not an event's: those are held. The other projections go on.
-                logger.exception("Projection %s cannot go on; it is tried again.", place[0])
+                logger.error(
+                    "Projection %s cannot go on; it is tried again: %s\n%s",
+                    place[0],
+                    described(error),
+                    traceback_of(error),
+                )
                 self._advancers.pop(place).abandon()
             count = advancer.applied - before
             if count:

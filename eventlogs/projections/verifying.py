@@ -3,9 +3,9 @@ Rows against a replay: whether they are what their logs say.
 
 Logs are looked at in chunks. All that concerns a chunk is read in one snapshot: checkpoints,
 declared releases, what waits, what was skipped, applied versions, rows and events. Then the events
-are replayed and compared, with no transaction open. Long logs are looked at one by one, as is
-what is put right: first without a lock, and where a row differs, again under the lock of those
-who change it.
+are replayed and compared, with no transaction open. Long logs are looked at one by one, a page at
+a time, as is what is put right: first without a lock, with the row and the checkpoint of one
+snapshot, and where the row differs, again under the lock of those who change it.
 
 Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
 transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
@@ -62,6 +62,7 @@ from eventlogs.projections.rows import chunks, differences, upsert
 from eventlogs.scans import LogRow
 from eventlogs.stores.feeds import partition_of
 from eventlogs.stores.many import Part, events_of_logs
+from eventlogs.stores.transactions import in_transaction
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -247,7 +248,7 @@ class Run:
         """Look at logs that one snapshot is taken of."""
         projection, using = self._cls(), self._using
         connection = connections[using]
-        is_certain = not connection.in_atomic_block or connection.vendor == "sqlite"
+        is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
         moment = self._moment(log_ids)
         replayer = Replayer(projection, moment.reading, using)
         for log_id in log_ids:
@@ -348,7 +349,7 @@ def _compared(
 def snapshot(projection: type[RowProjection], using: str) -> Iterator[None]:
     """Read as of one moment, in which no rebuild lets another table take the rows' place."""
     connection = connections[using]
-    is_ours = not connection.in_atomic_block
+    is_ours = not in_transaction(connection)
     with scans.a_moment(using):
         if is_ours and connection.vendor == "postgresql":
             table = connection.ops.quote_name(projection.model._meta.db_table)
@@ -458,10 +459,11 @@ def _look(
     manager = projection.model._base_manager.using(using)
     # First without a lock: most rows are right, and then nobody has to wait.
     if not projection.is_inline:
-        upto = leases.positions(projection.name, using).get(
-            partition_of(log_id.uuid, catching_up.begin(cls, using).partitions), 0
-        )
-        stored = manager.filter(pk=log_id).first()
+        partitions = catching_up.begin(cls, using).partitions
+        with snapshot(cls, using):
+            positions = leases.positions(projection.name, using)
+            stored = manager.filter(pk=log_id).first()
+        upto = positions.get(partition_of(log_id.uuid, partitions), 0)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         if not differences(projection.model, stored, wanted, using):
             return None

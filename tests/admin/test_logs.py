@@ -7,6 +7,7 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.auth.models import Permission, User
 from django.core.cache import cache
 from django.db import connection
@@ -74,6 +75,22 @@ def test_logs_are_listed_the_newest_first_with_their_states(reader):
     assert listed(reader) == [str(second.log_id), str(first.log_id)]
     assert "owner: ada, balance: 5" in shown(reader, LIST)
     assert listed(reader, "?type=account") == [str(first.log_id)]
+
+
+def test_the_line_of_a_state_is_the_projects_own(rf, admin_user):
+    class Own(page_of_logs.LogAdmin):
+        def state_line(self, log_id: LogId, aggregate: Account) -> str:
+            if aggregate.balance:
+                raise ValueError
+            return f"{aggregate.owner} {'x' * 200}"
+
+    Account.logs.create(Opened("ada"))
+    Account.logs.create(Opened("bob"), Deposited(1))
+    request = rf.get(LIST)
+    request.user = admin_user
+    context = Own(EventLog, site).list_view(request).context_data
+
+    assert [each["state"] for each in context["logs"]] == ["<ValueError>", f"ada {'x' * 200}"]
 
 
 def test_pages_go_both_ways_and_stay_where_they_are(reader, monkeypatch):

@@ -47,6 +47,7 @@ def found(verification):
 
 
 @EACH
+@pytest.mark.feed
 def test_rows_that_are_right_are_found_to_be(each):
     some()
     Parcel.logs.create(Sent("here"))
@@ -59,6 +60,7 @@ def test_rows_that_are_right_are_found_to_be(each):
 
 
 @EACH
+@pytest.mark.feed
 def test_rows_that_are_wrong_missing_or_surplus_are_found(each):
     states = some()
     each.catch_up()
@@ -81,6 +83,7 @@ def test_rows_that_are_wrong_missing_or_surplus_are_found(each):
 
 
 @EACH
+@pytest.mark.feed
 def test_what_differs_can_be_put_right(each):
     states = some()
     each.catch_up()
@@ -101,6 +104,7 @@ def test_what_differs_can_be_put_right(each):
 
 
 @EACH
+@pytest.mark.feed
 def test_what_is_yet_to_be_applied_is_no_difference(each):
     states = some()
     each.catch_up()
@@ -112,6 +116,7 @@ def test_what_is_yet_to_be_applied_is_no_difference(each):
     assert balances(each.model)[states[0].log_id] == 5
 
 
+@pytest.mark.feed
 def test_what_waits_behind_an_event_that_failed_is_no_difference():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1), Deposited(2))
     fail_on(Withdrawn)
@@ -128,6 +133,7 @@ def test_before_the_first_run_there_is_nothing_to_be_wrong():
     assert Balances.verify() == Verification(5, ())
 
 
+@pytest.mark.feed
 def test_a_sample_is_of_so_many_logs_at_most_and_finds_what_it_meets():
     states = some(30)
     Balances.catch_up()
@@ -149,6 +155,7 @@ def test_rows_that_several_logs_share_cannot_be_compared():
 
 
 @EACH
+@pytest.mark.feed
 def test_what_a_handler_raises_is_listed_and_the_other_logs_are_compared(each, monkeypatch):
     states = some()
     bad = Account.logs.create(Opened("eve"), Noted("broken"), Deposited(1))
@@ -193,6 +200,7 @@ def test_an_event_that_cannot_be_decoded_is_listed():
     assert failure == Failure(ada.log_id, "UndecodableEvent", state.position)
 
 
+@pytest.mark.feed
 def test_an_inline_row_is_compared_at_the_version_that_it_is_at(request):
     states = some()
     request.getfixturevalue("inlined")
@@ -245,6 +253,7 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
 real = verifying.differences
 
 
+@pytest.mark.feed
 @pytest.mark.parametrize("page", [1, 2_000])
 def test_a_twin_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(monkeypatch, page):
     monkeypatch.setattr(scans, "PAGE", page)
@@ -259,6 +268,7 @@ def test_a_twin_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(
         test_what_is_yet_to_be_applied_is_no_difference(Balances)
 
 
+@pytest.mark.feed
 def test_a_difference_shows_names_and_no_values():
     states = some(1)
     Balances.catch_up()
@@ -270,6 +280,7 @@ def test_a_difference_shows_names_and_no_values():
     assert balances(Reduced) == {}
 
 
+@pytest.mark.feed
 def test_a_sample_of_logs_that_were_made_all_at_once_is_as_large_as_was_asked_for():
     # A moment at random is behind the ids of nearly all.
     clump = LogId.new("account").uuid.int >> 20 << 20
@@ -351,6 +362,7 @@ def test_chunks_of_any_size_compare_all_logs(each, monkeypatch):
             assert (verification.checked, list(found(verification))) == (7, [log_id])
 
 
+@pytest.mark.feed
 def test_some_logs_alone_can_be_compared():
     first, second = sorted(state.log_id for state in some(2))
     Balances.catch_up()
@@ -411,6 +423,7 @@ def no_snapshot(projection, using):
 
 @pytest.mark.postgresql
 @EACH
+@pytest.mark.feed
 def test_a_batch_of_a_worker_between_two_reads_makes_no_right_row_wrong(
     each, monkeypatch, elsewhere
 ):

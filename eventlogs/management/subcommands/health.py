@@ -117,7 +117,7 @@ def write_projections(out: Output, found: Health) -> None:
         [
             (
                 name,
-                figure(each, "positions_behind"),
+                figure(each, "events_behind") + ("+" if each.get("is_at_least") else ""),
                 f"{each['lag_seconds']:,.1f} s" if "lag_seconds" in each else "?",
                 figure(each, "parked"),
                 figure(each, "waiting"),

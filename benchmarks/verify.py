@@ -1,0 +1,88 @@
+"""Rows verified, and inline rows made, many logs at once: beside a plain replay of the events."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.bench import heading, in_turns, report
+from benchmarks.projections import make_tables, tell
+
+VERIFIED = int(os.environ.get("BENCHMARK_LOGS", "20000"))
+OF_EACH = 10  # events
+ENOUGH = 5_000  # logs per second
+
+
+def run_verify() -> bool:
+    """Print how fast rows are verified, and inline rows made, to a plain replay of the events."""
+    from benchmarks import feed
+    from benchmarks.totals import MODELS, InlineTotals, Reductions, Totals
+    from eventlogs.models import AppliedVersion, Checkpoint, ProjectionState
+
+    feed.LOGS, feed.EVENTS = VERIFIED, VERIFIED * OF_EACH
+    make_tables(MODELS)
+    for projection in (Totals, Reductions, InlineTotals):
+        projection.model._base_manager.all().delete()
+        for model in (Checkpoint, AppliedVersion, ProjectionState):
+            found: Any = {"name" if model is ProjectionState else "projection": projection.name}
+            model._base_manager.filter(**found).delete()
+    feed.fill()
+    print(f"\n{VERIFIED:,} logs of {OF_EACH} events", flush=True)
+    heading("eventlogs", "replay")
+    # The first round of these makes the rows that the others look at.
+    caught_up, replayed = in_turns(
+        lambda: logs_per_second(InlineTotals.catch_up), lambda: logs_per_second(replay), rounds=1
+    )
+    report("inline rows made behind an import", caught_up, replayed, "logs/s")
+    Totals.catch_up()
+    Reductions.catch_up()
+    reached = True
+    for what, work, target in (
+        ("logs verified, sums into a row", lambda: verified(Totals), ENOUGH),
+        ("… the aggregate as a row", lambda: verified(Reductions), ENOUGH),
+        ("… inline", lambda: verified(InlineTotals), ENOUGH),
+        ("inline rows rebuilt", InlineTotals.rebuild, None),
+    ):
+        ours, theirs = in_turns(
+            lambda work=work: logs_per_second(work),  # type: ignore[misc]
+            lambda: logs_per_second(replay),
+            rounds=3,
+        )
+        report(what, ours, theirs, "logs/s")
+        if target is not None:
+            reached &= tell("… the fastest of three", max(ours), "logs/s", target)
+    return reached
+
+
+def logs_per_second(work: Callable[[], Any]) -> float:
+    """Return how many logs a second some work on all of them takes."""
+    begin = time.perf_counter()
+    work()
+    return VERIFIED / (time.perf_counter() - begin)
+
+
+def verified(projection: Any) -> None:
+    """Verify all rows; stop where one is wrong, or was left out."""
+    found = projection.verify(sample=None)
+    if not found or found.held or found.checked != VERIFIED:
+        raise AssertionError(f"The rows of {projection.name} are wrong: {found}")
+
+
+def replay() -> None:
+    """Read all events of the feed, and fold them: the least that can be done."""
+    from benchmarks.domain import Payment
+    from eventlogs import Feed, LogId
+    from eventlogs.aggregates import fold, nothing
+
+    states: dict[LogId, Any] = {}
+    feed, after, more = Feed(), 0, True
+    while more:
+        page = feed.read(after=after, limit=2_000)
+        for record in page:
+            state = states.get(record.log_id) or nothing(Payment, record.log_id)
+            states[record.log_id] = fold(state, [record])
+        after, more = page.next_after, page.more
+    if len(states) != VERIFIED:
+        raise AssertionError("Some logs are missing.")

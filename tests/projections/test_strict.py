@@ -1,0 +1,243 @@
+"""catch_up(strict=True): all is applied, or the handler's own error is seen."""
+
+from __future__ import annotations
+
+import traceback
+
+import pytest
+from django.db import IntegrityError, connection
+
+from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, UnknownEventType
+from eventlogs.inline import followers
+from eventlogs.models import Checkpoint, ParkedEvent
+from eventlogs.projections import running
+from eventlogs.projections.lagging import NO_LAG
+from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.projections.readmodels import (
+    Balances,
+    InlinedBalances,
+    Letters,
+    ReducedBalances,
+    balances,
+    behaviour,
+    fail_on,
+    reactions,
+    reset,
+)
+
+pytestmark = [
+    pytest.mark.usefixtures("tables", "declared"),
+    pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there"),
+]
+
+BOTH = pytest.mark.parametrize("projection", [Balances, Letters], ids=lambda each: each.name)
+
+
+def buggy(*classes):
+    """Let handlers have a bug that a test is to see."""
+
+    def before(record):
+        if isinstance(record.event, classes):
+            record.event.amonut  # noqa: B018
+
+    behaviour["before"] = before
+
+
+def failure(projection, **options):
+    with pytest.raises(ProjectionFailed) as caught:
+        projection.catch_up(strict=True, **options)
+    return caught.value
+
+
+@BOTH
+def test_a_handlers_error_is_raised_with_its_traceback(projection):
+    state = Account.logs.create(Opened("ada"), Deposited(1))
+    buggy(Deposited)
+
+    error = failure(projection)
+
+    assert (error.projection, error.log_id) == (projection.name, state.log_id)
+    assert error.position == state.position
+    assert type(error.__cause__) is AttributeError
+    assert "amonut" in str(error.__cause__)
+    last = traceback.extract_tb(error.__cause__.__traceback__)[-1]
+    assert (last.name, last.line) == ("before", "record.event.amonut  # noqa: B018")
+
+
+@BOTH
+def test_what_failed_is_neither_held_nor_counted_and_comes_again(projection):
+    state = Account.logs.create(Opened("ada"), Deposited(1), Deposited(2))
+    buggy(Deposited)
+    for _ in range(projection.max_attempts + 1):
+        failure(projection)
+    assert projection.waiting() == projection.parked() == []
+    assert projection.lag().positions == 2
+
+    reset()
+    assert projection.catch_up(strict=True) == 2
+    assert projection.wait_for(state.position, timeout=0)
+    assert projection.lag() == NO_LAG
+
+
+@BOTH
+def test_what_comes_before_it_stays_applied(projection):
+    first = Account.logs.create(Opened("ada"), Deposited(1))
+    Account.logs.create(Opened("bob"), Withdrawn(1))
+    behind = Account.logs.create(Opened("eve"), Deposited(5))
+    buggy(Withdrawn)
+
+    failure(projection)
+
+    assert projection.wait_for(first.position, timeout=0)
+    assert not projection.wait_for(behind.position, timeout=0)
+    checkpoint = Checkpoint.objects.get(projection=projection.name)
+    assert first.position <= checkpoint.position < behind.position
+    assert checkpoint.owner == ""
+
+
+@BOTH
+def test_what_waits_from_before_is_tried_at_once(projection):
+    state = Account.logs.create(Opened("ada"), Deposited(1), Deposited(2))
+    buggy(Deposited)
+    projection.catch_up()  # nothing is raised
+    [waiting] = projection.waiting()
+    assert (waiting.error, waiting.attempts) == ("AttributeError", 1)
+
+    error = failure(projection)
+    assert type(error.__cause__) is AttributeError
+    assert projection.waiting()[0].attempts == 2
+
+    reset()
+    assert projection.catch_up(strict=True) == 2  # long before it is due
+    assert projection.waiting() == []
+    assert projection.wait_for(state.position, timeout=0)
+
+
+@BOTH
+def test_what_is_parked_is_told_and_not_tried(projection):
+    state = Account.logs.create(Opened("ada"), Deposited(1))
+    other = Account.logs.create(Deposited(1))
+    fail_on(Deposited)
+    projection.catch_up()
+    ParkedEvent.objects.filter(log_id=state.log_id).update(retry_at=None, attempts=3)
+    reset()
+
+    error = failure(projection)
+
+    assert (error.log_id, error.position) == (state.log_id, state.position)
+    assert "parked after 3 attempts, the last one with ValueError" in str(error)
+    assert error.__cause__ is None
+    assert projection.wait_for(other.position, timeout=0)  # the rest is applied
+    assert projection.parked()[0].attempts == 3
+
+    projection.retry()
+    projection.catch_up(strict=True)
+
+
+def test_what_waits_for_a_release_is_told():
+    state = Account.logs.create(Opened("ada"), Deposited(1))
+    Balances.catch_up()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO eventlogs_event
+                (log_id, "index", type, schema_version, data, metadata, recorded_at)
+            SELECT log_id, "index" + 1, 'account.new', 1, data, metadata, recorded_at
+            FROM eventlogs_event WHERE position = %s
+            """,
+            [state.position],
+        )
+
+    error = failure(Balances)
+    assert isinstance(error.__cause__, UnknownEventType)
+
+    Balances.catch_up()
+    assert Balances.waiting()[0].awaits_release
+    assert "waits for a release that can apply account.new" in str(failure(Balances))
+
+
+def test_every_partition_is_looked_at(monkeypatch):
+    monkeypatch.setattr(Balances, "partitions", 4)
+    states = [Account.logs.create(Opened("ada")) for _ in range(12)]
+    broken = Account.logs.create(Opened("bob"), Withdrawn(1))
+    buggy(Withdrawn)
+
+    error = failure(Balances)
+    assert error.log_id == broken.log_id
+
+    reset()
+    Balances.catch_up(strict=True)
+    assert set(balances()) == {each.log_id for each in (*states, broken)}
+
+
+def test_a_fold_that_fails_is_raised(monkeypatch):
+    Account.logs.create(Opened("ada"))
+
+    def to_row(self, reduction):
+        return {"owner": reduction.aggregate.nobody}
+
+    monkeypatch.setattr(ReducedBalances, "to_row", to_row)
+    assert type(failure(ReducedBalances).__cause__) is AttributeError
+
+
+def test_a_handler_that_does_not_end_is_raised(monkeypatch):
+    monkeypatch.setattr(Balances, "timeout", 0.2)
+    Account.logs.create(Opened("ada"))
+    behaviour["before"] = lambda record: [None for _ in iter(int, 1)]
+
+    assert isinstance(failure(Balances).__cause__, ProjectionTimedOut)
+    assert not ParkedEvent.objects.exists()
+
+
+def test_a_constraint_that_a_reactor_meets_is_raised():
+    Account.logs.create(Deposited(1))
+
+    def before(record):
+        for _ in range(2):
+            Checkpoint.objects.create(projection="mine", partition=0, partitions=1)
+
+    behaviour["before"] = before
+    assert isinstance(failure(Letters).__cause__, IntegrityError)
+
+
+def test_an_inline_projection_that_lacks_events_is_strict_as_well(monkeypatch):
+    monkeypatch.setitem(followers, InlinedBalances.name, None)
+    del followers[InlinedBalances.name]
+    first = Account.logs.create(Deposited(1))
+    state = Account.logs.create(Deposited(1), Withdrawn(1), Deposited(1))
+    buggy(Withdrawn)
+
+    error = failure(InlinedBalances)
+    assert (error.log_id, error.position) == (state.log_id, state.position - 1)
+    assert type(error.__cause__) is AttributeError
+    assert InlinedBalances.wait_for(first.position, timeout=0)
+    assert not ParkedEvent.objects.exists()
+
+    reset()
+    InlinedBalances.catch_up(strict=True)
+    assert InlinedBalances.lag() == NO_LAG
+
+
+def test_all_projections_at_once_are_strict():
+    Account.logs.create(Opened("ada"), Deposited(1))
+    buggy(Deposited)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        running.run(strict=True)
+
+    names = {error.projection for error in caught.value.exceptions}
+    assert {Balances.name, Letters.name} <= names
+    reset()
+    assert running.run(strict=True)[Letters.name] == 1
+    assert len(reactions) == 1
+
+
+def test_without_it_nothing_is_raised_and_what_waits_can_be_asked_for():
+    state = Account.logs.create(Opened("ada"), Deposited(1))
+    buggy(Deposited)
+
+    assert Letters.catch_up() == 0
+    [waiting] = Letters.waiting()
+    assert (waiting.log_id, waiting.error) == (state.log_id, "AttributeError")
+    assert not waiting.is_parked
+    assert Letters.lag().held == 1
