@@ -61,7 +61,6 @@ class ReadOnlyAdmin(Base):
 
     def page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
         """Return a page made of a template of ours."""
-        request.current_app = self.admin_site.name  # for {% url %}
         return TemplateResponse(
             request,
             f"admin/eventlogs/{template}.html",

@@ -108,6 +108,19 @@ def test_where_another_site_has_the_logs_links_lead_there(admin_client, row, sit
     assert admin_client.get("/history/eventlogs/event/").status_code == 200
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_pages_of_a_site_of_ones_own_lead_to_its_own_pages(admin_client, row, sites, first):
+    sites(**({"rows": True, "admin": True} if first else {"admin": True, "rows": True}))
+    for address in (
+        "eventlog/",
+        "event/",
+        f"eventlog/{row.log_id}/change/",
+    ):
+        page = admin_client.get(f"/rows/eventlogs/{address}").content.decode()
+        assert f'"/rows/eventlogs/eventlog/{row.log_id}/' in page.replace("?", '"'), address
+        assert 'href="/admin/' not in page, address
+
+
 def test_a_site_with_the_logs_is_linked_to_itself(admin_client, row, sites):
     sites(admin=True, rows=True)
 
