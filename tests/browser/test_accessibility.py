@@ -27,8 +27,14 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 # Of all rules. The header and the sidebar are Django's: what is wrong in them is wrong on each of
 # its own pages.
-RULES = {"rules": {"target-size": {"enabled": True}}}
-OURS = ("#content", ".breadcrumbs-of-eventlogs")
+RULES = {
+    "rules": {"target-size": {"enabled": True}},
+    "resultTypes": ["violations"],
+    "preload": False,  # of style sheets, which the policy of the tests forbids to a script
+}
+OURS = ["#content", ".breadcrumbs-of-eventlogs"]
+# Pages of Django with a part of ours, or none.
+PARTS = {"row": [".el-history"], "rows": [], "index": []}
 
 OPEN_ALL = "document.querySelectorAll('#content-main details').forEach((each) => each.open = true)"
 
@@ -49,6 +55,8 @@ SMALL = """
 CUT_OFF = """
 () => [...document.querySelectorAll("#content, #content *")]
     .filter((each) => each.checkVisibility() && !each.closest(".el-hidden, .el-word, thead"))
+    // A card leads to all of its event, and a field scrolls by itself.
+    .filter((each) => !each.matches(".el-events .el-json code, input"))
     .filter((each) => {
         const style = getComputedStyle(each);
         const clips = (value) => value === "hidden" || value === "clip";
@@ -109,22 +117,19 @@ LEFTS = """
 """
 
 
-def axe(page: Page) -> list[str]:
+def axe(page: Page, parts: list[str] = OURS) -> list[str]:
     """Return what axe-core finds wrong in our parts of a page."""
+    if not parts:
+        return []
     page.evaluate("scrollTo(0, 0)")
     script = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     page.evaluate(script)
-    found = page.evaluate("(rules) => axe.run(document, rules)", RULES)
-    ours = page.evaluate(
-        "([where, targets]) => targets.map((each) =>"
-        " where.some((one) => document.querySelector(each)?.closest(one)))",
-        [OURS, [node["target"][0] for each in found["violations"] for node in each["nodes"]]],
-    )
-    nodes = [(each, node) for each in found["violations"] for node in each["nodes"]]
+    where = {"include": [[each] for each in parts]}
+    found = page.evaluate("([where, rules]) => axe.run(where, rules)", [where, RULES])
     return [
         f"{each['id']}: {node['html'][:120]}"
-        for (each, node), is_ours in zip(nodes, ours, strict=True)
-        if is_ours
+        for each in found["violations"]
+        for node in each["nodes"]
     ]
 
 
@@ -143,15 +148,16 @@ def wild(visit: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_axe_finds_nothing_on_any_page(visit, pages, wild, admin_user, look):
+def test_axe_finds_nothing_on_any_page(visit, pages, wild, admin_user, complaints, look):
+    complaints.expected += ["Applying inline style", "style-src"]  # axe-core's own styles
     page = visit(admin_user, **LOOKS[look])
     wrong = []
     for name, where in {**pages, **wild}.items():
         page.goto(where)
         page.evaluate(OPEN_ALL)
-        wrong += [f"{name}: {each}" for each in axe(page)]
+        wrong += [f"{name}: {each}" for each in axe(page, PARTS.get(name, OURS))]
 
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def test_axe_would_find_something(page):
@@ -168,6 +174,8 @@ def test_nothing_is_cut_off_and_what_scrolls_is_reached_on_a_telephone(
     page = visit(admin_user, **NARROW, java_script_enabled=scripts)
     wrong = []
     for name, where in {**pages, **wild}.items():
+        if name in PARTS:
+            continue
         page.goto(where)
         page.evaluate(OPEN_ALL)
         wrong += [f"{name}: cut off: {each}" for each in page.evaluate(CUT_OFF)]
@@ -176,7 +184,7 @@ def test_nothing_is_cut_off_and_what_scrolls_is_reached_on_a_telephone(
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wrong.append(f"{name}: wider than the window")
 
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(("look", "least"), [("narrow light", 44), ("wide light", 24)])
