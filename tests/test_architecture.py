@@ -18,7 +18,7 @@ ROOT = Path(eventlogs.__file__).parent
 # DESIGN, section 11: a module imports from floors below its own, and, on its own floor, from
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
-    ["exceptions", "conf", "sources", "times"],
+    ["exceptions", "conf", "sources", "twins", "times"],
     ["ids", "pasted", "events", "gate", "codec", "metadata", "fields"],
     ["aggregates"],
     [

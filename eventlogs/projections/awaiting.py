@@ -7,9 +7,11 @@ held, or, inline, where the row has the log's version. The other partitions are 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.db.models import Exists, F, IntegerField, Q, Value
 
 from eventlogs.events import registry
@@ -37,24 +39,64 @@ class Target(NamedTuple):
 def wait_for(
     projection: type[BaseProjection], position: int, timeout: float, *, using: str
 ) -> bool:
-    """See ``BaseProjection.wait_for``. Each look is one query, or two where it is inline."""
-    end, nap = time.monotonic() + timeout, NAP
-    target, settled = _target(projection, position, using), 0
-    while True:
-        if target is None and position > settled:
-            # First how far the feed is settled: an event that is not there then never will be.
-            settled = _settled(using)
-            target = _target(projection, position, using)
-        if target is None:
-            if position <= settled:
+    """See ``BaseProjection.wait_for``."""
+    waiting = Waiting(projection, position, timeout, using)
+    while (answer := waiting.look()) is None:
+        time.sleep(waiting.nap())
+    return answer
+
+
+async def await_for(
+    projection: type[BaseProjection], position: int, timeout: float, *, using: str
+) -> bool:
+    """See ``BaseProjection.await_for``. Between two looks the thread for the database is free."""
+    waiting = Waiting(projection, position, timeout, using)
+    look = sync_to_async(waiting.look, thread_sensitive=True)
+    while (answer := await look()) is None:
+        await asyncio.sleep(waiting.nap())
+    return answer
+
+
+class Waiting:
+    """Looks for whether an event is applied; each look is one query, or two where it is inline."""
+
+    def __init__(
+        self, projection: type[BaseProjection], position: int, timeout: float, using: str
+    ) -> None:
+        self._projection = projection
+        self._position = position
+        self._using = using
+        self._end = time.monotonic() + timeout
+        self._nap = NAP
+        self._target: Target | bool | None = None
+        self._settled: int | None = None
+
+    def look(self) -> bool | None:
+        """Return whether the event is applied, None where that is to be asked again."""
+        self._find()
+        if self._target is None:
+            if self._position <= (self._settled or 0):
                 return False
-        elif isinstance(target, bool) or _is_applied(projection, target, using):
+        elif isinstance(self._target, bool) or _is_applied(
+            self._projection, self._target, self._using
+        ):
             return True
-        left = end - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(nap, left))
-        nap = min(nap * PATIENCE, LONGEST_NAP)
+        return None if time.monotonic() < self._end else False
+
+    def nap(self) -> float:
+        """Return for how many seconds to wait before the next look."""
+        seconds = min(self._nap, max(self._end - time.monotonic(), 0.0))
+        self._nap = min(self._nap * PATIENCE, LONGEST_NAP)
+        return seconds
+
+    def _find(self) -> None:
+        if self._target is None and self._settled is None:
+            self._target = _target(self._projection, self._position, self._using)
+            self._settled = 0
+        if self._target is None and self._position > (self._settled or 0):
+            # First how far the feed is settled: an event that is not there then never will be.
+            self._settled = _settled(self._using)
+            self._target = _target(self._projection, self._position, self._using)
 
 
 def _target(projection: type[BaseProjection], position: int, using: str) -> Target | bool | None:

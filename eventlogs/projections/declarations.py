@@ -39,6 +39,7 @@ from eventlogs.projections.rows import Rows
 from eventlogs.projections.verifying import Verification
 from eventlogs.scans import LogRow
 from eventlogs.stores.base import AppendRequest
+from eventlogs.twins import AsyncTwin
 
 BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
@@ -152,6 +153,13 @@ class BaseProjection:
         """
         return awaiting.wait_for(cls, position, timeout, using=cls._using(using))
 
+    @classmethod
+    async def await_for(
+        cls, position: int, timeout: float = 5.0, *, using: str | None = None
+    ) -> bool:
+        """Wait from async code; see ``wait_for``. It keeps no thread while it waits."""
+        return await awaiting.await_for(cls, position, timeout, using=cls._using(using))
+
     # What failed
 
     @classmethod
@@ -195,6 +203,15 @@ class BaseProjection:
         ``by`` is who does it, for the projection's history.
         """
         return catching_up.skip(cls, _log_id(log_id), by=by, using=using)
+
+    # The same for async code; ``await_for`` is above
+
+    acatch_up = AsyncTwin(catch_up)
+    alag = AsyncTwin(lag)
+    aparked = AsyncTwin(parked)
+    awaiting = AsyncTwin(waiting)
+    aretry = AsyncTwin(retry)
+    askip = AsyncTwin(skip)
 
     # How it works inside
 
@@ -358,6 +375,13 @@ class RowProjection(BaseProjection):
     def is_rebuild_due(cls, *, using: str | None = None) -> bool:
         """Return whether the rows were made by another version of the projection."""
         return cls.is_made_otherwise(leases.state_of(cls.name, cls._using(using)))
+
+    # The same for async code
+
+    arebuild = AsyncTwin(rebuild)
+    arequest_rebuild = AsyncTwin(request_rebuild)
+    averify = AsyncTwin(verify)
+    ais_rebuild_due = AsyncTwin(is_rebuild_due)
 
     @classmethod
     def is_made_otherwise(cls, state: ProjectionState | None) -> bool:
@@ -663,6 +687,8 @@ class Reactor(BaseProjection):
         Raise FeedUnavailable as the feed does.
         """
         return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run, by=by)
+
+    apass_over = AsyncTwin(pass_over)
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:

@@ -1,0 +1,69 @@
+"""Projections from async code: each method has its twin, which does the same."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+
+from eventlogs.projections import Projection, Reactor, ReductionProjection
+from tests.accounts import Account, Deposited, Opened
+from tests.projections.readmodels import Balances, Letters, balances, replayed
+
+
+def asked_of_a_database(cls):
+    """The public methods of a class that take ``using``, without their twins."""
+    methods = {
+        name: inspect.signature(each)
+        for name, each in inspect.getmembers(cls, inspect.isroutine)
+        if not name.startswith("_") and inspect.ismethod(getattr(cls, name))
+    }
+    methods = {name: found for name, found in methods.items() if "using" in found.parameters}
+    return {name: found for name, found in methods.items() if name[1:] not in methods}
+
+
+@pytest.mark.parametrize("cls", [Projection, ReductionProjection, Reactor])
+def test_each_method_that_asks_a_database_has_a_twin_of_its_signature(cls):
+    methods = asked_of_a_database(cls)
+
+    assert {"catch_up", "lag", "wait_for", "parked", "waiting", "retry", "skip"} <= set(methods)
+    for name, signature in methods.items():
+        twin = inspect.signature(getattr(cls, f"a{name}"))
+        assert list(twin.parameters.values()) == list(signature.parameters.values()), name
+
+
+@pytest.mark.feed
+@pytest.mark.usefixtures("tables", "declared")
+class TestTwins:
+    def test_they_do_what_the_methods_do(self):
+        states = [Account.logs.create(Opened("ada"), Deposited(number)) for number in range(3)]
+
+        async def work():
+            assert (await Balances.alag()).positions == 6
+            assert not await Balances.await_for(states[-1].position, timeout=0)
+            assert await Balances.acatch_up(strict=True) == 6
+            assert await Balances.await_for(states[-1].position, timeout=5)
+            assert await Balances.averify()
+            assert await Balances.aparked() == await Balances.awaiting() == []
+            assert await Balances.aretry() == 0
+            assert not await Balances.askip(states[0].log_id)
+            assert not await Balances.ais_rebuild_due()
+            assert (await Letters.apass_over(dry_run=True)).events == 3
+            await Balances.arequest_rebuild()
+            return await Balances.arebuild()
+
+        assert async_to_sync(work)() == 6
+        assert balances() == replayed(*states)
+
+    def test_one_that_waits_leaves_the_thread_of_the_database_to_others(self):
+        state = Account.logs.create(Opened("ada"))
+
+        async def work():
+            waiting = asyncio.create_task(Balances.await_for(state.position, timeout=5))
+            await asyncio.sleep(0.05)
+            await sync_to_async(Balances.catch_up, thread_sensitive=True)()
+            return await waiting
+
+        assert async_to_sync(work)()  # it would have waited for nothing
