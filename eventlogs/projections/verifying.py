@@ -44,6 +44,8 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.models import TextField
+from django.db.models.functions import Cast
 
 from eventlogs import scans
 from eventlogs.codec import FeedRow
@@ -305,10 +307,12 @@ class Run:
         return moment
 
     def _applied_versions(self, log_ids: Sequence[LogId]) -> dict[LogId, tuple[int, int]]:
+        by_text = {str(each): each for each in log_ids}
+        as_text = Cast("log_id", TextField())  # to parse ids would cost more than to read them
         found = inline.applied_versions(self._cls.name, self._using).filter(log_id__in=log_ids)
         return {
-            log_id: (version, made_by)
-            for log_id, version, made_by in found.values_list("log_id", "version", "made_by")
+            by_text[text]: (version, made_by)
+            for text, version, made_by in found.values_list(as_text, "version", "made_by")
         }
 
     def _one(self, log_id: LogId) -> Iterator[Difference | Failure]:
