@@ -1,7 +1,7 @@
 """
 System checks: what would go wrong later, said at startup.
 
-    E001  EVENTLOGS is not a dict, or one of its values cannot be
+    E001  EVENTLOGS is not a dict, or has a value of another kind or range than it must
     W002  EVENTLOGS has a key that eventlogs does not know
     E003  EVENTLOGS["CACHE"] names no cache
     E004  an SQLite database whose transactions are not IMMEDIATE
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from reprlib import repr as short
 from typing import Any
 
 from django.apps import AppConfig
@@ -134,7 +135,7 @@ VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
     "PAGE_SIZE": (
         lambda value: type(value) is int and 0 < value <= MAX_PAGE_SIZE,
-        f"an int from 1 to {MAX_PAGE_SIZE}",
+        f"an int from 1 to {MAX_PAGE_SIZE:,}",
     ),
     "HEALTH": (
         lambda value: isinstance(value, dict),
@@ -171,8 +172,9 @@ def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
         if not valid(value):
             found.append(
                 Error(
-                    f"EVENTLOGS[{name!r}] has a value that cannot be.",
-                    hint=f"Set it to {wanted}.",
+                    f"EVENTLOGS[{name!r}] is {short(value)}. It must be {wanted}.",
+                    hint="Set another value, or leave it out: "
+                    f"the default is {short(DEFAULTS[name])}.",
                     id="eventlogs.E001",
                 )
             )

@@ -58,7 +58,7 @@ def test_nothing_is_wrong_with_the_tests_themselves():
         {"HEALTH": {"MAX_DEPLOY": float("nan")}},
     ],
 )
-def test_e001_a_setting_has_a_value_that_cannot_be(settings, value):
+def test_e001_a_setting_has_a_value_of_another_kind_or_range(settings, value):
     settings.EVENTLOGS = value
 
     [message] = check_settings()
