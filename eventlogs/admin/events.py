@@ -100,8 +100,12 @@ class EventAdmin(ReadOnlyAdmin):
             "is_asked_for": asked.index == event.index,
             "role": relations.role_of(event, *asked.metadata) if asked.metadata else "",
             "actor": actor if sees else None,
-            "payload": shapes.line_markup(event.data if sees else shapes.shape(event.data)),
-            "metadata": shapes.line_markup(rest if sees else shapes.shape(rest)) if rest else "",
+            "payload": shapes.line_markup(
+                event.data if sees else shapes.shape_of_fields(event.data)
+            ),
+            "metadata": shapes.line_markup(rest if sees else shapes.shape_of_fields(rest))
+            if rest
+            else "",
         }
 
 

@@ -195,7 +195,7 @@ class LogAdmin(ReadOnlyAdmin):
         longest = shapes.WHOLE if is_selected else shapes.LONGEST
 
         def shown(value: Any) -> shapes.Markup:
-            return shapes.markup(value if sees else shapes.shape(value), longest=longest)
+            return shapes.markup(value if sees else shapes.shape_of_fields(value), longest=longest)
 
         return {
             "record": record,
@@ -286,7 +286,7 @@ def change_of(change: Change, sees: bool) -> dict[str, Any]:
         return shapes.line_markup(value if sees else shapes.shape(value))
 
     return {
-        "where": shapes.path_markup(change.path),
+        "where": shapes.path_markup(change.path if sees else shapes.path_shape(change.path)),
         "old": shown(change.old),
         "new": shown(change.new),
     }

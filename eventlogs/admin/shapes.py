@@ -16,6 +16,8 @@ from typing import Any, Final
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
+from eventlogs.admin.names import declared_names
+
 LONGEST: Final = 20_000  # characters of one value that are shown beside others
 WHOLE: Final = 2_000_000  # characters of a value that is shown for itself
 LINE: Final = 200  # characters of a value in one line
@@ -25,12 +27,34 @@ ELLIPSIS: Final = "…"
 
 
 def shape(value: Any) -> Any:
-    """Return a value of JSON with the names of types in the place of what is in it."""
+    """
+    Return a value of JSON with the names of types in the place of what is in it.
+
+    A key of a mapping is shown where a class declares a field of that name. Any other one may be
+    data, such as a person's name; an ellipsis stands for all of these.
+    """
     if isinstance(value, dict):
-        return {name: shape(each) for name, each in value.items()}
+        return {key_shape(name): shape(each) for name, each in value.items()}
     if isinstance(value, list):
         return [shape(value[0]), "…"] if len(value) > 1 else [shape(each) for each in value]
     return TYPES.get(type(value), "value")
+
+
+def shape_of_fields(value: Any) -> Any:
+    """Return the shape of a payload, or of metadata, whose own keys are the names of fields."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    return shape(value)
+
+
+def path_shape(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Return a path in a state, which begins with a field, without the keys that may be data."""
+    return (*path[:1], *(part if isinstance(part, int) else key_shape(part) for part in path[1:]))
+
+
+def key_shape(key: str) -> str:
+    """Return a key if it is the name of a field that a class declares, or an ellipsis."""
+    return key if key in declared_names() else ELLIPSIS
 
 
 def line(value: Any) -> str:

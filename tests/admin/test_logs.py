@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.admin import site
@@ -15,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from eventlogs import LogId
+from eventlogs import Aggregate, EventRecord, LogId, event
 from eventlogs.admin import logs as page_of_logs
 from eventlogs.admin import timelines
 from eventlogs.admin.search import search
@@ -27,6 +29,28 @@ from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, With
 pytestmark = pytest.mark.django_db
 LIST = reverse("admin:eventlogs_eventlog_changelist")
 EVIL = '<script>alert("4111")</script><img src=x onerror=alert(1)>'
+
+
+@dataclass
+class Line:
+    label: str
+
+
+@event("sharing.shared")
+@dataclass(frozen=True, slots=True)
+class Shared:
+    shares: dict[str, Any]
+    lines: list[Line] = field(default_factory=list)
+
+
+@dataclass
+class Sharing(Aggregate, log_type="sharing", events=[Shared]):
+    """Its state has mappings, whose keys are data."""
+
+    shares: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, record: EventRecord) -> None:
+        self.shares.update(record.event.shares)
 
 
 def user(*permissions: str, name: str = "ada") -> User:
@@ -195,10 +219,29 @@ def test_without_the_permission_only_shapes_are_seen(viewer):
     for address in (LIST, of(log_id), of(log_id, "?event=0&fold=1")):
         assert "4111" not in shown(viewer, address), address
     page = shown(viewer, of(log_id))
-    assert "<bdi>&quot;card&quot;</bdi>: <bdi>&quot;string&quot;</bdi>" in page
+    assert "<bdi>&quot;…&quot;</bdi>: <bdi>&quot;string&quot;</bdi>" in page
     assert value("owner", "string") in page
     export = reverse("admin:eventlogs_eventlog_export", args=[log_id])
     assert viewer.get(export).status_code == 403
+
+
+def test_without_the_permission_the_keys_of_mappings_are_not_seen(viewer):
+    mapping = {"ada@secret.example": {"4111-secret": [{"secret-iban": 1}, 2]}}
+    log_id = Sharing.logs.create(Shared(mapping), Shared({"bob@secret.example": {}})).log_id
+    events = reverse("admin:eventlogs_event_changelist")
+
+    for address in (LIST, events, of(log_id), of(log_id, "?event=0&fold=1")):
+        assert "secret" not in shown(viewer, address), address
+    page = shown(viewer, of(log_id, "?event=0"))
+    assert "<bdi>shares</bdi>[<bdi>&quot;…&quot;</bdi>]" in page  # what it changed
+
+
+def test_without_the_permission_the_names_that_classes_declare_are_seen(viewer):
+    log_id = Sharing.logs.create(Shared({}, lines=[Line(label="4111-secret")])).log_id
+
+    page = shown(viewer, of(log_id))
+    assert "<bdi>&quot;label&quot;</bdi>: <bdi>&quot;string&quot;</bdi>" in page
+    assert "4111" not in page
 
 
 def test_markup_and_scripts_are_text(reader):
