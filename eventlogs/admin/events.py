@@ -94,18 +94,18 @@ class EventAdmin(ReadOnlyAdmin):
 
     def _event(self, event: Event, asked: Filters, sees: bool) -> dict[str, Any]:
         actor, rest = actor_of(event.metadata)
+
+        def shown(value: Any) -> shapes.Markup:
+            return shapes.line_markup(value if sees else shapes.shape_of_fields(value))
+
         return {
             "event": event,
             "log_id": event.log.log_id,
             "is_asked_for": asked.index == event.index,
             "role": relations.role_of(event, *asked.metadata) if asked.metadata else "",
             "actor": actor if sees else None,
-            "payload": shapes.line_markup(
-                event.data if sees else shapes.shape_of_fields(event.data)
-            ),
-            "metadata": shapes.line_markup(rest if sees else shapes.shape_of_fields(rest))
-            if rest
-            else "",
+            "payload": shown(event.data),
+            "metadata": shown(rest) if rest else "",
         }
 
 

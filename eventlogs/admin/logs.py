@@ -112,6 +112,7 @@ class LogAdmin(ReadOnlyAdmin):
             "log_types": sorted({each.log_type for each in aggregates} | asked_types),
             "query": {**dict.fromkeys(("q", "type", "from", "to"), ""), **query},
             "problems": problems,
+            "nothing": "" if found.rows else nothing_found(query, before, after),
             "short": SHORT,
         }
         return self.page(request, "logs", context)
@@ -275,6 +276,22 @@ class LogAdmin(ReadOnlyAdmin):
         response = Download(parts(), content_type="application/jsonl")
         response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
         return response
+
+
+def nothing_found(query: dict[str, str], before: UUID | None, after: UUID | None) -> str:
+    """Say that a page of the list has no log, and what was looked for."""
+    if before is not None:
+        return _("No log is older.")
+    if after is not None and after.int:
+        return _("No log is newer.")
+    if "q" not in query:
+        return _("There is no log with these filters.") if query else _("There is no log yet.")
+    if len(query) > 1:
+        text = _("No log has this id, part of an id or idempotency key with these filters.")
+    else:
+        text = _("No log has this id, part of an id or idempotency key.")
+    hint = _("Give at least %(count)s characters of an id.") % {"count": pasted.SHORTEST}
+    return f"{text} {hint}" if len(query["q"]) < pasted.SHORTEST else text
 
 
 def change_of(change: Change, sees: bool) -> dict[str, Any]:

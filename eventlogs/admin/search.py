@@ -45,8 +45,9 @@ def search_ids(text: str, using: str) -> QuerySet[EventLog]:
 
 def event_in(text: str, using: str) -> tuple[LogId, int] | None:
     """Return the event whose id is a text, or that an address in it shows; None for none."""
-    events = [each for each in pasted.names_in(text) if each.index is not None]
-    if len(events) != 1:
+    names = pasted.names_in(text)
+    events = [each for each in names if each.index is not None]
+    if len(events) != 1 or len({each.uuid for each in names}) != 1:
         return None
     [event] = events
     index = event.index

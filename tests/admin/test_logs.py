@@ -308,7 +308,7 @@ def test_a_long_log_is_folded_only_by_who_asks_for_it(reader, monkeypatch):
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 99).log_id
 
     page = shown(reader, of(log_id))
-    assert "takes folding 75 events before them" in page
+    assert "75 events before them must be folded" in page
     assert "It was not computed." in page
     assert value("balance", "99") in shown(reader, of(log_id, "?event=99&fold=1"))
 

@@ -242,6 +242,17 @@ def test_without_a_feed_held_events_and_what_was_done_are_shown(operator, monkey
         assert operator.get(where).status_code == 200
 
 
+def test_an_event_that_waits_for_a_release_has_not_failed(operator, monkeypatch):
+    get_into_trouble(monkeypatch)
+    cause = "state=release&error=&handler=&type=payment.disputed&schema_version=2"
+
+    page = operator.get(f"{address('held')}?{cause}").text
+
+    assert "7 waiting for a release: payment.disputed version 2" in page
+    assert "first failed" not in page
+    assert "0 attempts" not in page
+
+
 # What is wrong, with whom, and how much of it
 
 

@@ -102,6 +102,29 @@ def test_the_id_of_an_event_leads_to_the_event(reader, log_id):
     assert event_in(f"{log_id}:0 {log_id}:1", "default") is None  # there are two
 
 
+def test_the_id_of_an_event_beside_that_of_another_log_finds_both_logs(reader, log_id):
+    other = Parcel.logs.create(Sent("there")).log_id
+
+    found = listed(reader, f"?q={quote(f'{log_id}:1 and {other}')}")
+
+    assert sorted(found) == sorted([str(log_id), str(other)])
+    assert event_in(f"{log_id}:1 ({log_id})", "default") == (log_id, 1)
+
+
+def test_nothing_found_says_what_was_looked_for(reader, log_id):
+    assert "No log has this id" in shown(reader, f"{LIST}?q=zzzz")
+    assert "at least 6 characters" in shown(reader, f"{LIST}?q=zzzz")
+    page = shown(reader, f"{LIST}?q={log_id}&type=parcel&from=2026-01-01")
+    assert "No log has this id" in page
+    assert "with these filters" in page
+    assert "There is no log with these filters." in shown(reader, f"{LIST}?type=nope")
+    assert "No log is older." in shown(reader, f"{LIST}?before={UUID(int=0)}")
+
+
+def test_where_there_is_no_log_at_all_that_is_said(reader):
+    assert "There is no log yet." in shown(reader, LIST)
+
+
 def test_the_page_of_a_log_is_found_by_its_id_in_any_writing(reader, log_id):
     for asked in (str(log_id).upper(), str(log_id)[8:], str(log_id.uuid), log_id.uuid.hex):
         address = reverse("admin:eventlogs_eventlog_change", args=[asked])

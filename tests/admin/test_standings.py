@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventlogs.admin.standings import FINE, NOBODY, PERSON, conditions, duration, row
+from eventlogs.admin.standings import FINE, NOBODY, PERSON, conditions, row
 from eventlogs.projections.standing import Standing
 
 
@@ -80,18 +80,3 @@ def test_figures_have_separators_and_say_what_is_not_known():
     assert found["run_by"] == "nobody"
     assert row(standing(kind="inline"), ())["run_by"] == "each append"
     assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 for 4"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-0.2, "0.0 s"),
-        (3.21, "3.2 s"),
-        (250, "4 min 10 s"),
-        (7_380, "2 h 3 min"),
-        (86_400 * 5 + 7_300, "5 d 2 h"),
-    ],
-)
-def test_durations_have_two_units(seconds, text):
-    assert duration(seconds) == text
-    assert duration(timedelta(seconds=seconds)) == text

@@ -112,7 +112,7 @@ def test_logs_are_found_by_type_id_end_of_id_and_key(page, state):
         expect(ids(page), asked).to_have_text([str(found)])
     page.get_by_label("Id, a part of it").fill("nothing of the kind")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_text("No log.")).to_be_visible()
+    expect(page.get_by_text("No log has this id")).to_be_visible()
 
 
 def test_logs_are_found_by_the_day_they_were_made_on(page, state):
@@ -122,7 +122,7 @@ def test_logs_are_found_by_the_day_they_were_made_on(page, state):
     expect(ids(page)).to_have_count(1)
     page.get_by_label("to", exact=True).fill("2020-01-02")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_text("No log.")).to_be_visible()
+    expect(page.get_by_text("There is no log with these filters.")).to_be_visible()
     expect(page.get_by_label("Made from")).to_have_value("2020-01-01")
 
 
