@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.utils.timezone import override
 
-from eventlogs.times import time_text
+from eventlogs.times import duration, time_text
 
 MOMENT = datetime(2026, 11, 27, 6, 14, 30, 123_456, UTC)
 
@@ -55,3 +55,18 @@ def test_a_naive_moment_is_in_the_zone_of_the_settings(settings):
 
 def test_no_moment_is_no_text():
     assert time_text(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-0.2, "0.0 s"),
+        (3.21, "3.2 s"),
+        (250, "4 min 10 s"),
+        (7_380, "2 h 3 min"),
+        (86_400 * 5 + 7_300, "5 d 2 h"),
+    ],
+)
+def test_durations_have_two_units(seconds, text):
+    assert duration(seconds) == text
+    assert duration(timedelta(seconds=seconds)) == text

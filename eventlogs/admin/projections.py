@@ -32,7 +32,7 @@ from django.views.decorators.http import require_POST
 from eventlogs.admin.keysets import page
 from eventlogs.admin.orders import number_from
 from eventlogs.admin.readonly import ReadOnlyAdmin
-from eventlogs.admin.standings import duration, number, progress, row
+from eventlogs.admin.standings import number, progress, row
 from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, InvalidLogId
 from eventlogs.feed import Feed
@@ -45,6 +45,7 @@ from eventlogs.projections.declarations import BaseProjection, RowProjection, pr
 from eventlogs.projections.held import PARKED, RELEASE, RETRYING, WORDS, HeldGroup, groups, within
 from eventlogs.projections.standing import standing, standings
 from eventlogs.stores.feeds import BY_VENDOR as FEEDS
+from eventlogs.times import duration
 
 OPERATE = "eventlogs.operate_projections"
 EVENTS: Final = 50  # held events, and entries of a history, of a page

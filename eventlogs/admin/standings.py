@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from django.utils.translation import gettext as _
@@ -15,6 +15,7 @@ from eventlogs.models import Checkpoint, ProjectionState
 from eventlogs.projections import leases
 from eventlogs.projections.declarations import BaseProjection, RowProjection
 from eventlogs.projections.standing import Standing
+from eventlogs.times import duration
 
 # Who has to do something about it: a person, nobody (it passes by itself), or it is all right.
 PERSON: Final = "person"
@@ -183,21 +184,6 @@ def _run_by(standing: Standing) -> str:
 def number(value: int) -> str:
     """Return a number with separators, as the commands write it."""
     return f"{value:,}"
-
-
-def duration(value: timedelta | float) -> str:
-    """Return how long something takes: "3.2 s", "4 min 10 s", "2 h 3 min", "5 d 2 h"."""
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds < 60:
-        return f"{max(seconds, 0):.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(hours, 24)
-    return f"{number(days)} d {hours} h"
 
 
 def _percent(done: int, total: int) -> int:

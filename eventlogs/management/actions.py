@@ -9,7 +9,7 @@ from eventlogs.management.projections import choose
 from eventlogs.models import ProjectionAction
 from eventlogs.projections import actions
 from eventlogs.projections.declarations import projections
-from eventlogs.times import time_text
+from eventlogs.times import duration, time_text
 
 
 def write_history(out: Output, names: list[str], using: str, limit: int | None) -> None:
@@ -45,7 +45,7 @@ def write_history(out: Output, names: list[str], using: str, limit: int | None) 
                 each.action,
                 place_of(each),
                 each.count,
-                "" if each.seconds is None else f"{each.seconds:,.1f} s",
+                "" if each.seconds is None else duration(each.seconds),
                 each.note,
             )
             for each in entries

@@ -8,9 +8,10 @@ from django.core.cache import caches
 
 from eventlogs import LogManager
 from eventlogs.management import caching, figures
-from eventlogs.management.subcommands.stats import number, size
+from eventlogs.management.subcommands.stats import behind, number, size
 from eventlogs.models import Event
 from tests.accounts import Account, Deposited, Opened
+from tests.admin.test_standings import standing
 
 
 def fill(logs: int, events: int) -> None:
@@ -51,6 +52,12 @@ def test_a_small_database_is_counted_exactly(account, run_json):
 def test_an_estimate_has_no_more_digits_than_it_is_worth(value, text):
     assert number(value, True) == text
     assert number(value, False) == f"{value:,}"
+
+
+def test_how_far_a_projection_is_behind_says_whether_it_may_be_further():
+    assert behind(standing(positions_behind=None)) == "?"
+    assert behind(standing(positions_behind=1_200)) == "1,200"
+    assert behind(standing(positions_behind=10_000, at_least=True)) == "10,000+"
 
 
 def test_an_empty_database_has_figures_too(run, run_json, db):

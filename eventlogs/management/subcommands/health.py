@@ -13,7 +13,7 @@ from eventlogs.management.mistakes import findings
 from eventlogs.management.output import Output, clean
 from eventlogs.monitoring import Finding, Health, health
 from eventlogs.monitoring.findings import counted, seconds
-from eventlogs.times import time_text
+from eventlogs.times import duration, time_text
 
 HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
 
@@ -118,7 +118,7 @@ def write_projections(out: Output, found: Health) -> None:
             (
                 name,
                 figure(each, "events_behind") + ("+" if each.get("is_at_least") else ""),
-                f"{each['lag_seconds']:,.1f} s" if "lag_seconds" in each else "?",
+                duration(each["lag_seconds"]) if "lag_seconds" in each else "?",
                 figure(each, "parked"),
                 figure(each, "waiting"),
                 "yes" if each.get("is_running") else "no",

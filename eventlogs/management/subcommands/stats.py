@@ -14,6 +14,7 @@ from eventlogs.management.output import Output
 from eventlogs.management.projections import is_in
 from eventlogs.projections.declarations import projections
 from eventlogs.projections.standing import Standing, standings
+from eventlogs.times import duration
 
 HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
 
@@ -159,8 +160,8 @@ def write_projections(out: Output, stand: list[Standing]) -> None:
             (
                 each.name,
                 f"{each.version}, due" if each.is_rebuild_due else f"{each.version}",
-                "?" if each.positions_behind is None else each.positions_behind,
-                "?" if each.age is None else f"{each.age.total_seconds():,.1f} s",
+                behind(each),
+                "?" if each.age is None else duration(each.age),
                 f"{each.rate:,.0f}/s" if each.rate else "",
                 each.parked,
                 each.waiting,
@@ -177,6 +178,13 @@ def write_projections(out: Output, stand: list[Standing]) -> None:
             f"next event. See: manage.py eventlogs parked {each.name}",
             out.style.WARNING,
         )
+
+
+def behind(each: Standing) -> str:
+    """Return how many events a projection is behind; a plus marks a number that may be higher."""
+    if each.positions_behind is None:
+        return "?"
+    return f"{each.positions_behind:,}{'+' if each.at_least else ''}"
 
 
 def write_tables(out: Output, found: Figures) -> None:
