@@ -164,6 +164,7 @@ def row(standing: Standing, alarms: Collection[str]) -> dict[str, Any]:
         "position": number(standing.position),
         "behind": "?"
         if standing.positions_behind is None
+        or (standing.at_least and not standing.positions_behind)
         else number(standing.positions_behind) + ("+" if standing.at_least else ""),
         "lag": "" if age is None else duration(age),
         "rate": f"{rate:,.0f}/s" if rate else "",

@@ -78,5 +78,6 @@ def test_figures_have_separators_and_say_what_is_not_known():
 
     assert (found["position"], found["behind"], found["lag"]) == ("1,333,500", "?", "")
     assert found["run_by"] == "nobody"
+    assert row(standing(positions_behind=0, at_least=True), ())["behind"] == "?"
     assert row(standing(kind="inline"), ())["run_by"] == "each append"
     assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 for 4"

@@ -56,6 +56,7 @@ def test_an_estimate_has_no_more_digits_than_it_is_worth(value, text):
 
 def test_how_far_a_projection_is_behind_says_whether_it_may_be_further():
     assert behind(standing(positions_behind=None)) == "?"
+    assert behind(standing(positions_behind=0, at_least=True)) == "?"
     assert behind(standing(positions_behind=1_200)) == "1,200"
     assert behind(standing(positions_behind=10_000, at_least=True)) == "10,000+"
 

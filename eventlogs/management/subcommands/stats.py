@@ -182,7 +182,7 @@ def write_projections(out: Output, stand: list[Standing]) -> None:
 
 def behind(each: Standing) -> str:
     """Return how many events a projection is behind; a plus marks a number that may be higher."""
-    if each.positions_behind is None:
+    if each.positions_behind is None or (each.at_least and not each.positions_behind):
         return "?"
     return f"{each.positions_behind:,}{'+' if each.at_least else ''}"
 
