@@ -14,7 +14,6 @@ from playwright.sync_api import Page, expect
 from tests.accounts import Account, Noted, Opened
 from tests.admin.test_logs import LIST, of
 from tests.browser.test_looks import pages as pages
-from tests.browser.wild import wild_log
 
 pytestmark = pytest.mark.browser
 
@@ -136,6 +135,8 @@ def axe(page: Page, parts: list[str] = OURS) -> list[str]:
 @pytest.fixture
 def wild(visit: Any) -> dict[str, str]:
     """The addresses of the pages with long names and texts from right to left."""
+    from tests.browser.wild import wild_log  # it registers an aggregate
+
     log_id = wild_log()
     return {
         "list": LIST,

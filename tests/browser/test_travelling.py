@@ -8,9 +8,9 @@ import pytest
 from django.db import connection
 from playwright.sync_api import Page, expect
 
+from eventlogs import LogId
 from tests.accounts import Account, Deposited, Opened
 from tests.admin.test_logs import of
-from tests.browser.wild import wild_log
 
 pytestmark = pytest.mark.browser
 
@@ -29,6 +29,13 @@ def window(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture(params=SCRIPTS)
 def options(request: pytest.FixtureRequest, window: dict[str, Any]) -> dict[str, Any]:
     return window | SCRIPTS[request.param]
+
+
+@pytest.fixture
+def wild(visit: Any) -> LogId:
+    from tests.browser.wild import wild_log  # it registers an aggregate
+
+    return wild_log()
 
 
 @pytest.fixture
@@ -116,17 +123,16 @@ def test_going_back_leads_to_the_event_that_was_there(page, log_id):
     expect_in_view(page, 39)
 
 
-def test_however_long_the_names_and_the_state_are_both_are_in_view(page):
-    log_id = wild_log()
-    page.goto(of(log_id, "?event=5#event-5"))
+def test_however_long_the_names_and_the_state_are_both_are_in_view(page, wild):
+    page.goto(of(wild, "?event=5#event-5"))
     expect_in_view(page, 5)
     for index in range(4, -1, -1):
         page.locator("[data-travel]").get_by_role("link", name="previous").click()
         expect_in_view(page, index)
 
 
-def test_a_long_state_scrolls_by_itself_and_by_the_keyboard(page):
-    page.goto(of(wild_log(), "?event=4#event-4"))
+def test_a_long_state_scrolls_by_itself_and_by_the_keyboard(page, wild):
+    page.goto(of(wild, "?event=4#event-4"))
     state = page.get_by_role("region", name="State as of event 4").last
     window = page.viewport_size
     box = state.bounding_box()

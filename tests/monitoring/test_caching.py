@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
-from django.test import override_settings
 
 from eventlogs import health
 from eventlogs.monitoring import caching
@@ -25,7 +24,8 @@ from tests.reliability.redises import MORTAL, MortalRedis
 @pytest.fixture
 def mortal(settings: Any) -> Iterator[MortalRedis]:
     """A Redis of our own, in which reductions are cached."""
-    with MortalRedis() as server, override_settings(CACHES=server.caches):
+    with MortalRedis() as server:
+        settings.CACHES = server.caches
         settings.EVENTLOGS = {"CACHE": MORTAL}
         yield server
         caches[MORTAL].client.get_client().connection_pool.disconnect()

@@ -198,7 +198,7 @@ def test_a_prepared_transaction_is_named_with_how_to_end_it(db):
 def test_a_checkpoint_beyond_the_feed_says_that_a_backup_was_restored(transactional_db):
     pay()
     work().close()
-    Checkpoint.objects.filter(projection=NAME).update(position=10**9)
+    Checkpoint.objects.filter(projection=NAME).update(position=2**62)
 
     found = health()
 
