@@ -64,7 +64,7 @@ def is_possible(using: str) -> bool:
     features = connections[using].features
     if not features.has_select_for_update:
         return True  # one writer at a time
-    if mysql.is_mysql(using) and connections[using].in_atomic_block:
+    if mysql.is_mysql(using) and in_transaction(connections[using]):
         return False  # the caller's snapshot may be older than the locks
     return bool(features.has_select_for_update_skip_locked)
 

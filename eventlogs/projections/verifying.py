@@ -52,7 +52,7 @@ from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, Transa
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catching_up, inline, leases, replaying
+from eventlogs.projections import catching_up, inline, leases, mysql, replaying
 from eventlogs.projections.advancing import Failed, history, parking_of
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.parking import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
@@ -445,7 +445,8 @@ def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: s
     """Keep a log's row from changing, until the stack ends; return the position that it is at."""
     if projection.is_inline:
         stack.enter_context(transaction.atomic(using=using))
-        inline.lock_log(log_id, using)
+        version = inline.lock_log(log_id, using)
+        mysql.refuse_old_snapshot(log_id, version, using)
         return EVERYTHING
     catching_up.begin(type(projection), using)
     checkpoint = stack.enter_context(leases.locked(projection.name, log_id, using=using))
@@ -459,11 +460,11 @@ def _look(
     manager = projection.model._base_manager.using(using)
     # First without a lock: most rows are right, and then nobody has to wait.
     if not projection.is_inline:
-        partitions = catching_up.begin(cls, using).partitions
+        catching_up.begin(cls, using)
         with snapshot(cls, using):
             positions = leases.positions(projection.name, using)
             stored = manager.filter(pk=log_id).first()
-        upto = positions.get(partition_of(log_id.uuid, partitions), 0)
+        upto = positions.get(partition_of(log_id.uuid, len(positions) or 1), 0)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         if not differences(projection.model, stored, wanted, using):
             return None
@@ -471,7 +472,7 @@ def _look(
         upto = at_rest(stack, projection, log_id, using)
         if projection.is_inline:
             inline.refuse_newer(projection, log_id, using)
-        stored = manager.filter(pk=log_id).first()
+        stored = mysql.latest(manager.filter(pk=log_id), using).first()
         upto = _applied(projection, log_id, upto, using)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         fields = differences(projection.model, stored, wanted, using)
@@ -489,7 +490,8 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     """Return the position that an inline row is at: what it lacks yet is no difference."""
     if not projection.is_inline:
         return upto
-    known = inline.applied_versions(projection.name, using).filter(log_id=log_id).first()
+    versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+    known = mysql.latest(versions, using).first()
     if known is None:  # it was kept by the feed, up to there
         return leases.position(projection.name, using)
     page = history(log_id, known.version - 1, using)
