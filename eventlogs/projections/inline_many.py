@@ -43,7 +43,7 @@ from eventlogs.projections.releases import APPLY, HOLD, Reading, own_reading, re
 from eventlogs.projections.replaying import NONE, Replayer, skipped_of
 from eventlogs.projections.rows import chunks, upsert
 from eventlogs.scans import LogRow
-from eventlogs.stores.many import Part, events_of_logs
+from eventlogs.stores.many import Part, events_of_logs, whole_logs
 from eventlogs.stores.transactions import in_transaction
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def is_possible(using: str) -> bool:
     features = connections[using].features
     if not features.has_select_for_update:
         return True  # one writer at a time
-    if mysql.is_mysql(using) and connections[using].in_atomic_block:
+    if mysql.is_mysql(using) and in_transaction(connections[using]):
         return False  # the caller's snapshot may be older than the locks
     return bool(features.has_select_for_update_skip_locked)
 
@@ -150,8 +150,9 @@ def rebuild(
     """
     Rebuild the rows of many logs; return of how many events each is made.
 
-    Those that somebody else has locked, that are gone and that are long are not in the answer.
-    Raise what ``rebuilding.rebuild_log`` does; nothing is stored then.
+    Those that somebody else has locked, that are gone, that are long, and that do not fit into
+    memory are not in the answer. Raise what ``rebuilding.rebuild_log`` does; nothing is stored
+    then.
     """
     projection = cls()
     is_own = not in_transaction(connections[using])
@@ -164,9 +165,10 @@ def rebuild(
             return {}
         if not downgrade:
             _refuse_newer(projection, versions, using)
+        events = whole_logs(using, versions)
+        versions = {each: versions[each] for each in events}
         parking_of(cls, using).rows().filter(log_id__in=list(versions)).delete()
         replayer = Replayer(projection, reading_of_rows(cls, using), using)
-        events = events_of_logs(using, [Part(each) for each in versions])
         skipped = skipped_of(cls.name, versions, using)
         counts, rows, gone = {}, [], []
         for log_id in versions:

@@ -309,7 +309,8 @@ def _look(using: str, places: Sequence[_Place]) -> None:
         elif not place.is_even:
             reached = {each.partition: each.position for each in place.checkpoints}
             of = len(reached)
-            place.is_cut |= len(oldest) > LIMIT
+            if len(oldest) > LIMIT:  # those looked at may all be applied, by other partitions
+                place.is_cut, place.stopped = True, oldest[-1].recorded_at
             place.take(
                 each
                 for each in oldest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator
+from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from itertools import islice
 from typing import Any, Final
 
@@ -134,14 +135,27 @@ def differences(model: type[models.Model], stored: Any, wanted: Any, using: str)
         values = [field.to_python(getattr(row, field.attname)) for row in (stored, wanted)]
         if values[0] == values[1]:
             continue
-        prepared = [field.get_db_prep_save(value, connection) for value in values]
+        prepared = [
+            _rounded(field, field.get_db_prep_save(value, connection), connection.vendor)
+            for value in values
+        ]
         if not _same(prepared[0], prepared[1]):
             found.append(field.name)
     return found
 
 
+def _rounded(field: Any, value: Any, vendor: str) -> Any:
+    """Return a decimal as it comes back: servers round it, and Django does as it reads SQLite."""
+    places = getattr(field, "decimal_places", None)
+    if places is None or not isinstance(value, Decimal) or not value.is_finite():
+        return value
+    how = ROUND_HALF_EVEN if vendor == "sqlite" else ROUND_HALF_UP
+    digits = Context(prec=max(value.adjusted(), 0) + places + 2)
+    return value.quantize(Decimal(1).scaleb(-places), rounding=how, context=digits)
+
+
 def _same(one: Any, other: Any) -> bool:
-    if one == other:
+    if one == other or (isinstance(one, float) and one != one and other != other):  # nan
         return True
     # Adapters of JSON are compared by what becomes of what they hold: a tuple comes back a list.
     if not (hasattr(one, "obj") and hasattr(other, "obj")):

@@ -1,11 +1,12 @@
 """
 Rows against a replay: whether they are what their logs say.
 
-Logs are looked at in chunks. All that concerns a chunk is read in one snapshot: checkpoints,
-declared releases, what waits, what was skipped, applied versions, rows and events. Then the events
-are replayed and compared, with no transaction open. Long logs are looked at one by one, a page at
-a time, as is what is put right: first without a lock, with the row and the checkpoint of one
-snapshot, and where the row differs, again under the lock of those who change it.
+Logs are looked at in chunks that fit into memory. All that concerns a chunk is read in one
+snapshot: checkpoints, declared releases, what waits, what was skipped, applied versions, rows and
+events. Then the events are replayed and compared, with no transaction open. Long logs are looked
+at one by one, a page at a time, as is what is put right: first without a lock, with the row and
+the checkpoint of one snapshot, and where the row differs, again under the lock of those who change
+it.
 
 Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
 transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
@@ -54,7 +55,7 @@ from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, Transa
 from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catching_up, inline, leases, replaying
+from eventlogs.projections import catching_up, inline, leases, mysql, replaying
 from eventlogs.projections.advancing import Failed, history, parking_of
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.parking import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
@@ -63,7 +64,7 @@ from eventlogs.projections.replaying import NONE, Replayer
 from eventlogs.projections.rows import chunks, differences, upsert
 from eventlogs.scans import LogRow
 from eventlogs.stores.feeds import partition_of
-from eventlogs.stores.many import Part, events_of_logs
+from eventlogs.stores.many import whole_logs
 from eventlogs.stores.transactions import in_transaction
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class Run:
             if some[0].version > scans.PAGE:
                 yield from self._one(some[0].log_id)
             else:
-                yield from self._many([log.log_id for log in some])
+                yield from self._many(some)
             self.checked += len(some)
             tell(len(some))
         if self._is_limited:
@@ -246,14 +247,27 @@ class Run:
         for page in scans.logs_by_id(using, after=after, log_types=self._log_types or ()):
             yield from page
 
-    def _many(self, log_ids: Sequence[LogId]) -> Iterator[Difference | Failure]:
+    def _many(self, logs: Sequence[LogRow]) -> Iterator[Difference | Failure]:
+        """Look at logs many at a time: as many as fit into memory."""
+        rest = {log.log_id: log.version for log in logs}
+        while rest:
+            moment = self._moment(rest)
+            if not moment.events:
+                log_id = next(iter(rest))
+                del rest[log_id]
+                yield from self._one(log_id)
+                continue
+            for log_id in moment.events:
+                del rest[log_id]
+            yield from self._compare(moment)
+
+    def _compare(self, moment: Moment) -> Iterator[Difference | Failure]:
         """Look at logs that one snapshot is taken of."""
         projection, using = self._cls(), self._using
         connection = connections[using]
         is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
-        moment = self._moment(log_ids)
         replayer = Replayer(projection, moment.reading, using)
-        for log_id in log_ids:
+        for log_id in moment.events:
             events, is_held = moment.in_row(log_id)
             self.held += is_held
             try:
@@ -269,13 +283,13 @@ class Run:
             else:
                 yield from self._again(log_id)
 
-    def _moment(self, log_ids: Sequence[LogId]) -> Moment:
-        while (moment := self._seen(log_ids)) is None:
+    def _moment(self, versions: Mapping[LogId, int]) -> Moment:
+        while (moment := self._seen(versions)) is None:
             # It has become another one since. Raise what is to be said of that, or look again.
             catching_up.begin(self._cls, self._using)
         return moment
 
-    def _seen(self, log_ids: Sequence[LogId]) -> Moment | None:
+    def _seen(self, versions: Mapping[LogId, int]) -> Moment | None:
         cls, using = self._cls, self._using
         rows = cls.model._base_manager.using(using)
         with snapshot(cls, using):
@@ -283,13 +297,15 @@ class Run:
             state = states.first()
             if state is None or state.mode != cls.mode or state.version > cls.version:
                 return None
-            applied = self._applied_versions(log_ids) if cls.mode == cls.INLINE else {}
             found = Checkpoint.objects.using(using).filter(projection=cls.name, is_rebuild=False)
             positions = dict(found.values_list("partition", "position"))
+            events = whole_logs(using, versions)
+            log_ids = list(events)
+            applied = self._applied_versions(log_ids) if cls.mode == cls.INLINE else {}
             waiting = parking_of(cls, using).rows().filter(log_id__in=log_ids)
             moment = Moment(
                 reading=reading_of_rows(cls, using),
-                events=events_of_logs(using, [Part(each) for each in log_ids]),
+                events=events,
                 rows={row.pk: row for row in rows.filter(pk__in=log_ids)},
                 skipped=replaying.skipped_of(cls.name, log_ids, using),
                 waiting={
@@ -449,7 +465,8 @@ def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: s
     """Keep a log's row from changing, until the stack ends; return the position that it is at."""
     if projection.is_inline:
         stack.enter_context(transaction.atomic(using=using))
-        inline.lock_log(log_id, using)
+        version = inline.lock_log(log_id, using)
+        mysql.refuse_old_snapshot(log_id, version, using)
         return EVERYTHING
     catching_up.begin(type(projection), using)
     checkpoint = stack.enter_context(leases.locked(projection.name, log_id, using=using))
@@ -463,11 +480,11 @@ def _look(
     manager = projection.model._base_manager.using(using)
     # First without a lock: most rows are right, and then nobody has to wait.
     if not projection.is_inline:
-        partitions = catching_up.begin(cls, using).partitions
+        catching_up.begin(cls, using)
         with snapshot(cls, using):
             positions = leases.positions(projection.name, using)
             stored = manager.filter(pk=log_id).first()
-        upto = positions.get(partition_of(log_id.uuid, partitions), 0)
+        upto = positions.get(partition_of(log_id.uuid, len(positions) or 1), 0)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         if not differences(projection.model, stored, wanted, using):
             return None
@@ -475,7 +492,7 @@ def _look(
         upto = at_rest(stack, projection, log_id, using)
         if projection.is_inline:
             inline.refuse_newer(projection, log_id, using)
-        stored = manager.filter(pk=log_id).first()
+        stored = mysql.latest(manager.filter(pk=log_id), using).first()
         upto = _applied(projection, log_id, upto, using)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         fields = differences(projection.model, stored, wanted, using)
@@ -493,7 +510,8 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     """Return the position that an inline row is at: what it lacks yet is no difference."""
     if not projection.is_inline:
         return upto
-    known = inline.applied_versions(projection.name, using).filter(log_id=log_id).first()
+    versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+    known = mysql.latest(versions, using).first()
     if known is None:  # it was kept by the feed, up to there
         return leases.position(projection.name, using)
     page = history(log_id, known.version - 1, using)

@@ -1,12 +1,13 @@
 """
 Events of many logs, read at once: one statement for hundreds of logs, not one for each.
 
-For short logs. What is read is in memory as a whole, so a caller gives each log a bound.
+What is read is in memory as a whole, so a caller gives each log a bound. How large events are is
+not known before they are read; ``whole_logs`` reads as many logs as fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -28,8 +29,12 @@ BY_VENDOR = {
 }
 WHOLE: Final = 500  # logs of one statement: SQLite takes a limited number of parameters
 PARTS: Final = 100  # likewise, where each has bounds of its own
+EVENTS: Final = 500  # that are read before their size is looked at
+MEMORY: Final = 64 * 2**20  # characters of events, behind which no further ones are read
 
 _in_order = itemgetter(2)  # a FeedRow's index
+DATA: Final = 6  # likewise
+METADATA: Final = 7
 
 
 class Part(NamedTuple):
@@ -61,6 +66,43 @@ def events_of_logs(using: str, parts: Collection[Part]) -> dict[LogId, list[Feed
     for events in by_uuid.values():
         events.sort(key=_in_order)
     return {each.log_id: by_uuid[each.log_id.uuid] for each in parts}
+
+
+def whole_logs(using: str, versions: Mapping[LogId, int]) -> dict[LogId, list[FeedRow]]:
+    """
+    Return the events of logs, of the first ones of them that fit into memory together.
+
+    ``versions`` says about how many events each log has. None is in the answer where the first
+    log is too large by itself. It joins a caller's transaction.
+    """
+    found: dict[LogId, list[FeedRow]] = {}
+    size = 0
+    for parts in _pieces(versions):
+        for log_id, rows in events_of_logs(using, parts).items():
+            found.setdefault(log_id, []).extend(rows)
+            size += sum(len(row[DATA]) + len(row[METADATA]) for row in rows)
+        if size > MEMORY:
+            if parts[-1].end != MAX_VERSION:  # a log that was not read to its end
+                del found[parts[-1].log_id]
+            break
+    return found
+
+
+def _pieces(versions: Mapping[LogId, int]) -> Iterator[list[Part]]:
+    """Yield parts of logs in their order, about ``EVENTS`` events at a time."""
+    piece: list[Part] = []
+    left = EVENTS
+    for log_id, version in versions.items():
+        for start in range(0, max(version, 1), EVENTS):
+            is_last = start + EVENTS >= version
+            count = min(version - start, EVENTS)
+            if piece and count > left:
+                yield piece
+                piece, left = [], EVENTS
+            piece.append(Part(log_id, start, MAX_VERSION if is_last else start + EVENTS))
+            left -= count
+    if piece:
+        yield piece
 
 
 def _rows(using: str, parts: Collection[Part]) -> Iterator[FeedRow]:

@@ -91,6 +91,19 @@ class TestOwnEvents:
         assert (lag.positions, lag.at_least) == (0, True)
         assert lag.age > timedelta()  # of the last one looked at: its own are younger
 
+    def test_where_other_partitions_have_applied_all_that_is_counted_it_is_of_an_age(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr(lagging, "LIMIT", 3)
+        state = Account.logs.create(*[Deposited(1)] * 9)
+        mine = partition_of(state.log_id.uuid, 2)
+        checkpoint(ReducedBalances, *(state.position if n == mine else 0 for n in range(2)))
+
+        lag = ReducedBalances.lag()
+
+        assert (lag.positions, lag.at_least) == (0, True)
+        assert lag.age > timedelta()  # of the last one looked at, where nothing else is known
+
     def test_a_gap_between_positions_hides_nothing(self, monkeypatch):
         monkeypatch.setattr(lagging, "SPAN", 4)
         Account.logs.create(Deposited(1))

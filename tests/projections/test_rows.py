@@ -213,3 +213,29 @@ def test_what_the_clock_and_the_database_fill_is_no_difference():
 def test_chunks_are_lists_of_at_most_so_many():
     assert list(chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(chunks([], 2)) == []
+
+
+@pytest.mark.usefixtures("_tables")
+@pytest.mark.parametrize("places", [3, 4, 12])
+def test_a_decimal_that_its_column_rounds_is_no_difference(places):
+    smallest = Decimal(1).scaleb(-places)
+    halves = [Decimal(f"0.{number:02}5") for number in range(20)]
+    amounts = [each + near for each in halves for near in (-smallest, 0, smallest)]
+    days = [TODAY + timedelta(days=number) for number in range(len(amounts))]
+    for day, amount in zip(days, amounts, strict=True):
+        write(day, amount=amount)
+
+    for day, amount in zip(days, amounts, strict=True):
+        row = Sum.objects.get(pk=day)
+        wanted = Sum(day=day, code=str(day), amount=amount)
+        assert differences(Sum, row, wanted, "default") == []
+        wanted.amount += Decimal("0.02")
+        assert differences(Sum, row, wanted, "default") == ["amount"]
+
+
+def test_what_is_no_number_is_equal_to_itself():
+    row, wanted = Sum(day=TODAY, rate=float("nan")), Sum(day=TODAY, rate=float("nan"))
+
+    assert differences(Sum, row, wanted, "default") == []
+    wanted.rate = 0.0
+    assert differences(Sum, row, wanted, "default") == ["rate"]

@@ -17,6 +17,7 @@ from eventlogs.models import AppliedVersion, Checkpoint, EventLog
 from eventlogs.projections import verifying
 from eventlogs.projections.catching_up import begin
 from eventlogs.projections.verifying import Difference, Failure, Run, Verification
+from eventlogs.stores import many
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -360,6 +361,28 @@ def test_chunks_of_any_size_compare_all_logs(each, monkeypatch):
             monkeypatch.setattr(verifying, "EVENTS_AT_ONCE", events)
             verification = each.verify(sample=None)
             assert (verification.checked, list(found(verification))) == (7, [log_id])
+
+
+@pytest.mark.parametrize("each", [Balances, InlinedBalances])
+@pytest.mark.feed
+def test_logs_that_do_not_fit_into_memory_are_compared_in_smaller_steps(each, request, monkeypatch):
+    if each is InlinedBalances:
+        request.getfixturevalue("inlined")
+    monkeypatch.setattr(many, "EVENTS", 2)
+    monkeypatch.setattr(many, "MEMORY", 200)
+    states = [Account.logs.create(*[Deposited(1)] * events) for events in (1, 30, 2, 3, 40, 1)]
+    each.catch_up()
+    each.rebuild()
+    assert each.verify(sample=None) == Verification(6, ())
+    wrong = {states[number].log_id for number in (1, 3, 5)}
+    each.model.objects.filter(pk__in=wrong).update(balance=-1)
+
+    verification = each.verify(sample=None)
+
+    assert verification.checked == 6
+    assert found(verification) == dict.fromkeys(wrong, ("balance",))
+    each.rebuild()
+    assert each.verify(sample=None)
 
 
 @pytest.mark.feed
