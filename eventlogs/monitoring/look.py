@@ -24,6 +24,13 @@ PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
 CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # likewise
 
+# Whoever has a lock that keeps readers of our tables out; none where the database is slow.
+LOCKS: Final = (
+    "SELECT relation::regclass, pid, usename, application_name, state, xact_start FROM pg_locks "
+    "LEFT JOIN pg_stat_activity USING (pid) WHERE granted AND mode = 'AccessExclusiveLock' "
+    r"AND relation::regclass::text ~ '\meventlogs_';"
+)
+
 READ_ONLY: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
 
 # For this transaction; a shorter limit of the session stays.
@@ -52,7 +59,7 @@ class Look:
     What the parts of a look share: where, since when, the limits, and what was found so far.
 
     ``settled`` and ``newest`` are positions, None where they cannot be known. ``is_held`` says
-    that a transaction holds the feed back for too long.
+    that an event has waited long for a transaction that holds the feed back: a finding says so.
     """
 
     using: str
@@ -150,7 +157,7 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             f"{what} cannot be looked at: the database took longer than {PATIENCE:.0f} seconds.",
             action="Whoever runs the database looks for what locks the tables of eventlogs, or "
             "why it is slow:",
-            command="SELECT pid, state, wait_event_type, query_start, query FROM pg_stat_activity;",
+            command=LOCKS,
         )
     if isinstance(error, ProgrammingError):
         return Finding(
