@@ -178,7 +178,7 @@ def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
         look.using,
         str(refusal),
         action="Look at the primary." if is_replica else "The owner of the tables acts:",
-        command="" if is_replica else look.command("grants ROLE"),
+        command="" if is_replica else look.command(f"grants {look.role}"),
     )
 
 

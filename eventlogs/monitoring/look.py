@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from shlex import quote
 from typing import Any, Final
 
 from django.db import DatabaseError, ProgrammingError, connections, router, transaction
@@ -83,6 +84,11 @@ class Look:
         """Whether the database is PostgreSQL."""
         return bool(self.connection.vendor == "postgresql")
 
+    @property
+    def role(self) -> str:
+        """The database role of this process, as a shell reads it."""
+        return quote(str(self.connection.settings_dict.get("USER") or "ROLE"))
+
     def command(self, text: str) -> str:
         """Return a subcommand that can be pasted, for this database."""
         where = "" if self.using == router.db_for_write(Event) else f" --database {self.using}"
@@ -147,7 +153,7 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             look.using,
             f"{what} cannot be looked at: the database role may not read what that takes.",
             action="The owner of the tables grants the role what this command prints:",
-            command=look.command("grants ROLE"),
+            command=look.command(f"grants {look.role}"),
         )
     if state == CANCELLED:
         return Finding(
