@@ -9,6 +9,7 @@ admin's. What was raised may show data, so it needs ``eventlogs.view_payload``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import reduce
 from operator import or_
@@ -20,10 +21,11 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
-from django.db import connections, router
+from django.db import DatabaseError, connections, router
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 from django.utils.translation import ngettext
@@ -39,6 +41,7 @@ from eventlogs.feed import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.monitoring import Finding, Health, health
+from eventlogs.monitoring.look import Look, reading
 from eventlogs.projections import actions
 from eventlogs.projections.catching_up import retry
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
@@ -113,7 +116,12 @@ class ProjectionAdmin(ReadOnlyAdmin):
         """Show how all projections stand."""
         using = router.db_for_write(ProjectionState)  # a replica knows of no open transaction
         looked = health(using)
-        found = standings(each for _name, each in sorted(projections.items()))
+        rows: list[dict[str, Any]] | None = None  # where they cannot be looked at, health says why
+        holders: list[dict[str, Any]] = []
+        with suppress(DatabaseError), reading(Look(using, looked.looked_at, {})):
+            found = standings(each for _name, each in sorted(projections.items()))
+            rows = [row(each, alarms_of(looked, each.name)) for each in found]
+            holders = self._holders(using, looked.looked_at)
         acts = told(looked, lambda each: each.must_act)
         context = {
             "title": _("Projections"),
@@ -122,8 +130,8 @@ class ProjectionAdmin(ReadOnlyAdmin):
             "acting": len(acts),
             "more": max(0, len(acts) - FINDINGS),
             "infos": told(looked, lambda each: not each.must_act)[:FINDINGS],
-            "rows": [row(each, alarms_of(looked, each.name)) for each in found],
-            "holders": self._holders(using, looked.looked_at),
+            "rows": rows,
+            "holders": holders,
             "is_alarm": any(each.code == "feed-held" and each.must_act for each in looked.findings),
         }
         return self.page(request, "projections/list", context)
@@ -132,20 +140,35 @@ class ProjectionAdmin(ReadOnlyAdmin):
         """Show how a projection stands, and what it could not apply, by cause."""
         projection = self._find(name)
         using = projection._using()
-        found = standing(projection)
-        places = Checkpoint.objects.using(using).filter(projection=projection.name)
-        state = ProjectionState.objects.using(using).filter(name=projection.name).first()
-        held = groups(using, [projection.name])
+        try:
+            with reading(Look(using, timezone.now(), {})):
+                context = self._one(projection, using)
+        except DatabaseError:
+            text = _("%(name)s cannot be looked at: the database gave an error, or took too long.")
+            messages.error(request, text % {"name": projection.name})
+            return HttpResponseRedirect(
+                reverse(f"{self.admin_site.name}:eventlogs_projectionstate_changelist")
+            )
         looked = health(using)
         findings = told(
             looked, lambda each: each.subject == projection.name and each.code not in OF_CAUSES
         )
-        context = {
-            "title": projection.name,
-            "standing": found,
-            "row": row(found, alarms_of(looked, projection.name)),
+        context |= {
+            "row": row(context["standing"], alarms_of(looked, projection.name)),
             "findings": findings,
             "must_act": any(each["finding"].must_act for each in findings),
+            "may_operate": request.user.has_perm(OPERATE),
+        }
+        return self.page(request, "projections/detail", context)
+
+    def _one(self, projection: type[BaseProjection], using: str) -> dict[str, Any]:
+        """Read all that the page of a projection shows: nothing of it is asked for later."""
+        places = Checkpoint.objects.using(using).filter(projection=projection.name)
+        state = ProjectionState.objects.using(using).filter(name=projection.name).first()
+        held = groups(using, [projection.name])
+        return {
+            "title": projection.name,
+            "standing": standing(projection),
             "state": state,
             "keeps_rows": issubclass(projection, RowProjection),
             "doc": (projection.__doc__ or "").strip().splitlines()[:1],
@@ -153,12 +176,10 @@ class ProjectionAdmin(ReadOnlyAdmin):
             "causes": self._causes(projection, using, held),
             "other_causes": number(max(0, len(held) - GROUPS)),
             "has_other_causes": len(held) > GROUPS,
-            "places": places.filter(is_rebuild=False).order_by("partition"),
+            "places": list(places.filter(is_rebuild=False).order_by("partition")),
             "progress": progress(projection, using, state),
             "latest": entries(actions.of(projection.name, using)[:LATEST]),
-            "may_operate": request.user.has_perm(OPERATE),
         }
-        return self.page(request, "projections/detail", context)
 
     def held_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the events that hold logs, a page at a time: all, or those of one cause."""

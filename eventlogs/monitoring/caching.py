@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from shlex import quote
 from threading import Lock, Thread
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,7 @@ class Answer(NamedTuple):
     error: Exception | None = None
     is_readable: bool = False
     info: dict[str, Any] | None = None
+    address: str = ""  # options of redis-cli that lead to it
 
 
 def look_at_cache(look: Look) -> Iterator[Finding]:
@@ -84,18 +86,18 @@ def _why(answer: Answer) -> tuple[str, str]:
     if kind == "OutOfMemoryError" or str(answer.error).startswith("OOM"):
         return (
             "is full, and takes no writes (its maxmemory-policy throws nothing out)",
-            _let_go(),
+            _let_go(answer),
         )
     if answer.is_readable:
         return f"can be read and takes no writes ({kind})", ""
     return f"cannot be reached ({kind})", ""
 
 
-def _let_go() -> str:
+def _let_go(answer: Answer) -> str:
     # Not allkeys-lru: messages of a broker in the same Redis have no time-out, entries have one.
     if conf.cache_timeout() is None:
         return ""
-    return "redis-cli CONFIG SET maxmemory-policy volatile-lru"
+    return f"redis-cli {answer.address}CONFIG SET maxmemory-policy volatile-lru"
 
 
 def _failing(
@@ -134,7 +136,7 @@ def _filling(alias: str, answer: Answer) -> Iterator[Finding]:
             f"The cache of reductions, CACHES[{alias!r}], is nearly full, and its "
             "maxmemory-policy is noeviction: it will take no writes.",
             action=MORE_MEMORY,
-            command=_let_go(),
+            command=_let_go(answer),
             figures=figures,
         )
     else:
@@ -182,16 +184,16 @@ def _probe(alias: str) -> Answer | None:
 
 
 def _ask(alias: str, answers: SimpleQueue[Answer]) -> None:
-    is_readable, info = False, None
+    is_readable, info, address = False, None, ""
     try:
         cache = cache_for(alias).cache
         cache.get(KEY)
         is_readable = True
-        info = _info(cache)
+        info, address = _info(cache), _address(cache)
         cache.replace(KEY, VALUE, timeout=KEPT)
-        answers.put(Answer(is_readable=True, info=info))
+        answers.put(Answer(None, is_readable, info, address))
     except Exception as error:
-        answers.put(Answer(error, is_readable, info))
+        answers.put(Answer(error, is_readable, info, address))
     finally:
         with _lock:
             _under_way.discard(alias)
@@ -207,6 +209,24 @@ def _info(cache: Any) -> dict[str, Any] | None:
         client, _ = cache._client(KEY, write=True)
         return {**client.info("memory"), **client.info("stats")}
     return None
+
+
+def _address(cache: Any) -> str:
+    """Return the options of redis-cli that lead to a server; never its user or password."""
+    if not isinstance(cache, RedisReductionCache):
+        return ""
+    with suppress(Exception):
+        client, _ = cache._client(KEY, write=True)
+        pool = client.connection_pool
+        settings = pool.connection_kwargs
+        if settings.get("path"):
+            return f"-s {quote(str(settings['path']))} "
+        if "host" in settings:
+            kinds = {each.__name__ for each in pool.connection_class.__mro__}
+            tls = "--tls " if "SSLConnection" in kinds else ""
+            port = settings.get("port", 6379)
+            return f"-h {quote(str(settings['host']))} -p {quote(str(port))} {tls}"
+    return ""
 
 
 def _close(alias: str) -> None:

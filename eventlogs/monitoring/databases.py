@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from django.core.checks import CheckMessage
@@ -19,7 +19,7 @@ from eventlogs.feed import Feed
 from eventlogs.models import Checkpoint, Event
 from eventlogs.monitoring.findings import ACT, INFO, Finding, counted, seconds
 from eventlogs.monitoring.look import Look, Unknown, ask
-from eventlogs.stores.feeds import BY_VENDOR, FeedHolder, feed_source_for
+from eventlogs.stores.feeds import BY_VENDOR, Blocked, FeedHolder, feed_source_for
 
 NEWEST: Final = 2_000  # events, of which the types are looked at
 TEXT: Final = 300  # characters of a database's own words
@@ -108,11 +108,19 @@ def _checks(look: Look) -> Iterator[Finding]:
         code, level = CHECKS.get(str(message.id), ("database", ACT))
         if code == "feed" and look.projections():
             level = ACT
-        yield Finding(code, level, look.using, str(message.msg), action=_who(message))
+        action, command = _what_to_do(message, look.using)
+        yield Finding(code, level, look.using, str(message.msg), action=action, command=command)
 
 
-def _who(message: CheckMessage) -> str:
-    return f"Whoever runs the database: {message.hint}"
+def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
+    """Return who must act, and the command of a hint by itself: it is to be pasted."""
+    hint = str(message.hint)
+    for last in (checks.REFUSALS_BEHIND, checks.FENCE_BEHIND):
+        command = checks.again(last, alias)
+        if f"Run: {command}." in hint:
+            more = hint.replace(f"Run: {command}.", "").strip()
+            return f"Whoever deploys creates it again{f'. {more}' if more else ':'}", command
+    return f"Whoever runs the database: {hint}", ""
 
 
 # The feed
@@ -170,7 +178,7 @@ def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
         look.using,
         str(refusal),
         action="Look at the primary." if is_replica else "The owner of the tables acts:",
-        command="" if is_replica else look.command("grants ROLE"),
+        command="" if is_replica else look.command(f"grants {look.role}"),
     )
 
 
@@ -219,33 +227,43 @@ def _quoted(name: str) -> str:
 
 def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
     """
-    Yield the transactions behind which an event waits for too long.
+    Yield the transactions for which an event, or another session, waits for too long.
 
     The age of a transaction says little: one that is open for an hour may have appended a
     millisecond ago. An event behind it was appended after that, so its age is how long the
-    transaction has held it back, at least.
+    transaction has held it back, at least. Other sessions wait to append to the same log: what
+    they append is no event yet.
     """
+    limit = look.limits["MAX_HELD"]
+    named = min(limit, look.limits["MAX_LAG"])  # what waits for the feed refers to it
+    blocked = _blocked(look, holders, limit)
     for holder in holders:  # the first one, behind which events wait longest, comes first
         behind = Event.objects.using(look.using).filter(position__gt=holder.position)
         since = behind.order_by("position").values_list("recorded_at", flat=True).first()
-        held = 0.0 if since is None else max((look.now - since).total_seconds(), 0.0)
-        look.is_held |= since is not None
-        age = held if holder.age is None else holder.age.total_seconds()
-        if max(age, held) <= look.limits["MAX_HELD"]:
+        held = 0.0 if since is None else _past(look, since)
+        look.is_held |= held > named
+        waits = blocked.get((holder.pid, holder.prepared_as))
+        waiting = 0.0 if waits is None else _past(look, waits.since)
+        age = max(held, waiting) if holder.age is None else holder.age.total_seconds()
+        if max(age, held, waiting) <= named:
             continue  # an append that is under way
-        must_act = held > look.limits["MAX_HELD"]
+        harm = []
+        if held > limit:
+            harm.append(f"what was appended after it has waited for {seconds(held)}")
+        if waits is not None and waiting > limit:
+            wait = "waits" if waits.sessions == 1 else "wait"
+            harm.append(
+                f"{counted(waits.sessions, 'session')} {wait} for it to end, to append to the "
+                f"same log or change the same row, for {seconds(waiting)}"
+            )
         yield Finding(
             "feed-held",
-            ACT if must_act else INFO,
+            ACT if harm else INFO,
             look.using,
             f"{_name(holder)} has appended and is open for {seconds(age)}: it holds the feed "
             f"back at position {holder.position:,}"
-            + (
-                f", and what was appended after it has waited for {seconds(held)}."
-                if must_act
-                else ". Nothing has waited long for it."
-            ),
-            since=since if must_act else look.now - timedelta(seconds=age),
+            + (f", and {', and '.join(harm)}." if harm else ". Nothing has waited long for it."),
+            since=look.now - timedelta(seconds=max(held, waiting) if harm else age),
             action=_release(holder),
             command=_command(holder),
             figures={
@@ -253,9 +271,24 @@ def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
                 "open_seconds": round(age, 3),
                 "position": holder.position,
                 "positions_waiting": max((look.newest or 0) - holder.position, 0),
+                "sessions_waiting": 0 if waits is None else waits.sessions,
                 **({} if holder.pid is None else {"pid": holder.pid}),
             },
         )
+
+
+def _past(look: Look, since: datetime) -> float:
+    return max((look.now - since).total_seconds(), 0.0)
+
+
+def _blocked(
+    look: Look, holders: Sequence[FeedHolder], limit: float
+) -> dict[tuple[int | None, str | None], Blocked]:
+    """Return who waits for transactions, where one is open for long, or nobody knows how long."""
+    if all(each.age is not None and each.age.total_seconds() <= limit for each in holders):
+        return {}
+    found = feed_source_for(look.using).blocked()
+    return {(each.pid, each.prepared_as): each for each in found}
 
 
 def _name(holder: FeedHolder) -> str:

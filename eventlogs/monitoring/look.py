@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from shlex import quote
 from typing import Any, Final
 
 from django.db import DatabaseError, ProgrammingError, connections, router, transaction
@@ -23,6 +24,13 @@ from eventlogs.projections.declarations import BaseProjection, RowProjection, pr
 PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
 CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # likewise
+
+# Whoever has a lock that keeps readers of our tables out; none where the database is slow.
+LOCKS: Final = (
+    "SELECT relation::regclass, pid, usename, application_name, state, xact_start FROM pg_locks "
+    "LEFT JOIN pg_stat_activity USING (pid) WHERE granted AND mode = 'AccessExclusiveLock' "
+    r"AND relation::regclass::text ~ '\meventlogs_';"
+)
 
 READ_ONLY: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
 
@@ -52,7 +60,7 @@ class Look:
     What the parts of a look share: where, since when, the limits, and what was found so far.
 
     ``settled`` and ``newest`` are positions, None where they cannot be known. ``is_held`` says
-    that a transaction holds the feed back for too long.
+    that an event has waited long for a transaction that holds the feed back: a finding says so.
     """
 
     using: str
@@ -75,6 +83,11 @@ class Look:
     def is_postgresql(self) -> bool:
         """Whether the database is PostgreSQL."""
         return bool(self.connection.vendor == "postgresql")
+
+    @property
+    def role(self) -> str:
+        """The database role of this process, as a shell reads it."""
+        return quote(str(self.connection.settings_dict.get("USER") or "ROLE"))
 
     def command(self, text: str) -> str:
         """Return a subcommand that can be pasted, for this database."""
@@ -140,7 +153,7 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             look.using,
             f"{what} cannot be looked at: the database role may not read what that takes.",
             action="The owner of the tables grants the role what this command prints:",
-            command=look.command("grants ROLE"),
+            command=look.command(f"grants {look.role}"),
         )
     if state == CANCELLED:
         return Finding(
@@ -150,7 +163,7 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             f"{what} cannot be looked at: the database took longer than {PATIENCE:.0f} seconds.",
             action="Whoever runs the database looks for what locks the tables of eventlogs, or "
             "why it is slow:",
-            command="SELECT pid, state, wait_event_type, query_start, query FROM pg_stat_activity;",
+            command=LOCKS,
         )
     if isinstance(error, ProgrammingError):
         return Finding(

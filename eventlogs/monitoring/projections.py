@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
-from django.db.models import Count
+from django.db.models import Count, Min
 from django.db.models.functions import Now
 
 from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState, ProjectionWorker
@@ -109,7 +109,9 @@ def _each(look: Look, crew: Crew) -> Iterator[Finding]:
         state = states.get(stand.name)
         _keep_figures(look, stand, crew)
         yield from _rebuild(look, crew, here[stand.name], stand, state)
-        yield from _behind(look, crew, here[stand.name], stand, overdue.get(stand.name, 0))
+        yield from _behind(
+            look, crew, here[stand.name], stand, overdue.get(stand.name, NOTHING_DUE)
+        )
 
 
 def _keep_figures(look: Look, stand: Standing, crew: Crew) -> None:
@@ -130,23 +132,35 @@ def _keep_figures(look: Look, stand: Standing, crew: Crew) -> None:
     look.by_projection[stand.name] = figures
 
 
-def _overdue(look: Look) -> dict[str, int]:
-    """Return how many events nobody has tried again whose time has come long ago."""
+class Overdue(NamedTuple):
+    """Events that nobody has tried again although their time has come long ago."""
+
+    events: int = 0
+    since: datetime | None = None  # when the first of them was due
+
+
+NOTHING_DUE: Final = Overdue()
+
+
+def _overdue(look: Look) -> dict[str, Overdue]:
+    """Return what is overdue, by the names of projections."""
     late = timedelta(seconds=look.limits["MAX_LAG"])
     due = ParkedEvent.objects.using(look.using).filter(is_rebuild=False, retry_at__lt=Now() - late)
-    return dict(due.order_by().values_list("projection").annotate(Count("pk")))
+    found = due.order_by().values_list("projection").annotate(Count("pk"), Min("retry_at"))
+    return {name: Overdue(*each) for name, *each in found}
 
 
 def _behind(
-    look: Look, crew: Crew, projection: type[BaseProjection], stand: Standing, overdue: int
+    look: Look, crew: Crew, projection: type[BaseProjection], stand: Standing, due: Overdue
 ) -> Iterator[Finding]:
     age = 0.0 if stand.age is None else max(stand.age.total_seconds(), 0.0)
     behind = stand.positions_behind or 0
     name, limit = stand.name, look.limits["MAX_LAG"]
     if stand.problem:
         return  # the feed cannot be read, or the checkpoint is beyond it: another finding says so
+    overdue = due.events
     is_late = age > limit or overdue > 0
-    since = look.now - timedelta(seconds=age) if age else None
+    since = _since(look, age, due)
     figures = {"lag_seconds": round(age, 3), "events_behind": behind, "overdue": overdue}
     if stand.kind == "inline" and behind <= stand.parked + stand.waiting and not overdue:
         return  # what is not in its rows is held: there is a finding that says so
@@ -168,17 +182,19 @@ def _behind(
             return  # none of the events behind its checkpoint can be its own
         lately = look.now - SILENT - timedelta(seconds=limit)
         if is_late or not crew.ran(name, lately):
-            yield _nobody(look, crew, stand, age, is_late=is_late, figures=figures)
+            yield _nobody(look, crew, stand, age, due, is_late=is_late, figures=figures)
     elif is_late and (behind or overdue):
         speed = f", and applies {stand.rate:,.0f} events a second" if stand.rate else ""
         what = (
-            f"is behind by {seconds(age)}" if age > limit else "does not try events again in time"
+            f"is behind by {seconds(age)}{_events(stand)}"
+            if age > limit
+            else f"does not try events again in time ({counted(overdue, 'event')} overdue)"
         )
         yield Finding(
             "lag",
             ACT,
             name,
-            f"{name} {what}{_events(stand)}{speed}.",
+            f"{name} {what}{speed}.",
             since=since,
             action="Whoever runs the workers looks at their logs, and adds workers where they are "
             "too slow (see partitions in docs/projections.md):",
@@ -188,7 +204,14 @@ def _behind(
 
 
 def _nobody(
-    look: Look, crew: Crew, stand: Standing, age: float, *, is_late: bool, figures: dict[str, float]
+    look: Look,
+    crew: Crew,
+    stand: Standing,
+    age: float,
+    due: Overdue,
+    *,
+    is_late: bool,
+    figures: dict[str, float],
 ) -> Finding:
     name = stand.name
     seen = crew.last_seen(name)
@@ -199,7 +222,7 @@ def _nobody(
     else:
         ago = max((look.now - seen).total_seconds(), 0.0)
         history = f"The last process that ran it was there {seconds(ago)} ago."
-    waits = "events are due to be tried again"
+    waits = f"{counted(due.events, 'event')} should have been tried again"
     if stand.positions_behind:
         waits = f"its next event has waited for {seconds(age)}{_events(stand)}"
     elif age:
@@ -209,7 +232,7 @@ def _nobody(
         ACT if is_late else INFO,
         name,
         f"Nobody runs {name}, and {waits}. {history}",
-        since=seen if seen is not None and seen < look.now else _ago(look, age),
+        since=seen if seen is not None and seen < look.now else _since(look, age, due),
         action="Whoever runs the workers starts one, or the schedule of "
         "eventlogs.tasks.run_projections:",
         command=look.command(f"project {name}"),
@@ -239,15 +262,17 @@ def _missed(look: Look, stand: Standing, age: float, figures: dict[str, float]) 
         stand.name,
         f"Rows of {stand.name} lack events{_events(stand)} that were appended without it, for "
         f"{seconds(age)}. The next append to each of these logs makes up for it.",
-        since=_ago(look, age),
+        since=_since(look, age),
         action="Whoever imported them rebuilds:",
         command=look.command(f"rebuild {stand.name}"),
         figures=figures,
     )
 
 
-def _ago(look: Look, age: float) -> datetime | None:
-    return look.now - timedelta(seconds=age) if age else None
+def _since(look: Look, age: float, due: Overdue = NOTHING_DUE) -> datetime | None:
+    """Return since when the first event waits that is not applied, or not tried again."""
+    behind = look.now - timedelta(seconds=age) if age else None
+    return min((each for each in (behind, due.since) if each is not None), default=None)
 
 
 # Rebuilds

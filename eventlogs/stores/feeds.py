@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -85,6 +85,15 @@ class Watermark(NamedTuple):
     settled: int  # no further event can appear at or below it
 
 
+class Blocked(NamedTuple):
+    """Sessions that wait for an open transaction to end, e.g. to append to the same log."""
+
+    pid: int | None  # of the transaction's server process
+    prepared_as: str | None  # its name, where it is prepared
+    sessions: int
+    since: datetime  # when the first of them began to wait
+
+
 class FeedSource(ABC):
     """The feed of one database, as rows."""
 
@@ -121,6 +130,10 @@ class FeedSource(ABC):
     @abstractmethod
     def holding_back(self) -> list[FeedHolder]:
         """Return the transactions that hold the feed back, the first one first."""
+
+    def blocked(self) -> list[Blocked]:
+        """Return who waits for open transactions, where the database can tell."""
+        return []
 
 
 class SQLiteFeedSource(FeedSource):

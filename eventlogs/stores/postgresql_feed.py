@@ -29,7 +29,7 @@ from psycopg.pq import TransactionStatus
 
 from eventlogs.codec import POSITION, FeedRow
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.stores.feeds import FeedHolder, FeedQuery, FeedSource, Watermark
+from eventlogs.stores.feeds import Blocked, FeedHolder, FeedQuery, FeedSource, Watermark
 from eventlogs.stores.statements import Row, Statement, raw_connection
 from eventlogs.stores.transactions import run_again
 
@@ -51,6 +51,7 @@ DISTRIBUTED = Statement("feed_distributed")
 SUBSCRIBER = Statement("feed_subscriber")
 FENCE = Statement("feed_fence")
 HOLDERS = Statement("feed_holders")
+BLOCKED = Statement("feed_blocked")
 PAGE = Statement("feed_page")
 LAST_EVENT = Statement("feed_last_event")
 NEXT_EVENT = Statement("feed_next_event")
@@ -170,6 +171,9 @@ class PostgreSQLFeedSource(FeedSource):
                 HOLDERS
             )
         ]
+
+    def blocked(self) -> list[Blocked]:
+        return [Blocked(*row) for row in self._run(BLOCKED)]
 
     def _in_transaction(self) -> bool:
         # As the server sees it: also of a BEGIN that Django does not know of.

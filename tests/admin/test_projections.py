@@ -21,6 +21,7 @@ from eventlogs.projections.running import run
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
+from tests.monitoring.wrong import lock_table
 from tests.parked import parked_payment
 from tests.projections.readmodels import Letters
 from tests.troubled import MANY, get_into_trouble
@@ -43,6 +44,22 @@ def user(*permissions: str, name: str = "ada") -> User:
     made = User.objects.create_user(name, password="x", is_staff=True)
     made.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     return made
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("table", ["eventlogs_event", "eventlogs_parkedevent"])
+def test_the_pages_answer_while_somebody_has_locked_a_table(viewer, monkeypatch, table):
+    run()
+    monkeypatch.setattr("eventlogs.monitoring.look.PATIENCE", 0.2)
+    with lock_table(table):
+        page = viewer.get(ALL).content.decode()
+        answer = viewer.get(address("change"), follow=True)
+
+    for text in (page, answer.content.decode()):
+        assert "took longer than" in text
+        assert "How projections stand cannot be looked at now." in text
+    assert answer.redirect_chain == [(ALL, 302)]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,7 +152,9 @@ def test_a_role_that_owns_nothing_learns_what_it_lacks_and_with_its_grants_all_i
     findings = [each for each in json.loads(shown)["findings"] if each["level"] == "act"]
     assert code == 1
     assert {each["code"] for each in findings} == {"permission"}
-    assert {each["command"] for each in findings} == {"manage.py eventlogs grants ROLE"}
+    assert {each["command"] for each in findings} == {
+        f"manage.py eventlogs grants {shlex.quote(ROLE)}"
+    }
 
     execute(out.getvalue())
 

@@ -11,6 +11,7 @@ import pytest
 from django.core.cache import caches
 
 from eventlogs import health
+from eventlogs.caches import RedisReductionCache
 from eventlogs.monitoring import caching
 from tests.monitoring.wrong import (
     of,
@@ -51,11 +52,30 @@ def test_a_cache_that_is_full_is_named_with_what_to_do(db, mortal):
         assert finding.must_act
         assert "is full, and takes no writes" in finding.message
         assert "answers stay right" in finding.message
-        client.execute_command(*finding.command.split()[1:])  # behind redis-cli
+        address = f"redis-cli -s {client.connection_pool.connection_kwargs['path']} "
+        assert finding.command.startswith(address), "another Redis may be where it looks first"
+        client.execute_command(*finding.command.removeprefix(address).split())
 
         finding = one(health(), "cache")
         assert not finding.must_act
         assert "throws entries out" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("location", "address"),
+    [
+        ("redis://ada:secret@cache.example:7000/3", "-h cache.example -p 7000 "),
+        ("rediss://:secret@cache.example/0", "-h cache.example -p 6379 --tls "),
+        ("redis://", ""),
+    ],
+)
+def test_the_command_leads_to_the_redis_that_is_meant_and_shows_no_password(
+    settings, location, address
+):
+    backend = "django.core.cache.backends.redis.RedisCache"
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": location}}
+
+    assert caching._address(RedisReductionCache("default")) == address
 
 
 @pytest.mark.redis

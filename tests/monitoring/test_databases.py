@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, connections
 from django.utils import timezone
 
-from eventlogs import LogId, LogManager, health, retired_event
+from eventlogs import ConcurrentAppend, LogId, LogManager, health, retired_event
 from eventlogs.codec import EncodedEvent
 from eventlogs.models import Checkpoint, Event
 from eventlogs.monitoring import databases
 from eventlogs.monitoring.look import Look
 from eventlogs.stores import AppendRequest, store_for
-from eventlogs.stores.feeds import FeedHolder
+from eventlogs.stores.feeds import FeedHolder, feed_source_for
+from example_project.payments.events import Payment, Requested
 from tests.accounts import Account, Opened
 from tests.monitoring.wrong import (
     NAME,
@@ -112,8 +117,20 @@ def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(
     finding = one(found, "trigger")
     assert finding.must_act
     assert trigger in finding.message
-    assert f"migrate eventlogs {command} --fake --database {second_database}" in finding.action
+    assert f"migrate eventlogs {command} --fake --database {second_database}" in finding.command
     assert acts(found) == ["trigger"]
+
+    run(finding.command)
+
+    assert not of(health(second_database), "trigger")
+
+
+def run(command):
+    """Do what somebody does who pastes a command of several."""
+    for each in command.split(" && "):
+        program, *arguments = each.split()
+        assert program == "manage.py"
+        call_command(*arguments, verbosity=0)
 
 
 # The feed
@@ -151,6 +168,60 @@ def test_a_projection_that_has_applied_what_is_settled_waits_for_the_holder_and_
     assert acts(found) == ["feed-held"]
 
 
+@pytest.mark.postgresql
+def test_a_transaction_that_nothing_waits_behind_but_that_others_wait_for_is_acted_on(
+    transactional_db,
+):
+    state = pay()
+    with in_a_transaction(lambda: Payment.logs.append(state, Requested(amount=1))) as pid:
+        waiter = Thread(target=append_and_close, args=(state,))
+        waiter.start()
+        blocked = awaited(lambda: blocked_by(pid))
+        found = health(max_held=0)
+        assert health().is_healthy, "a moment is nothing to act on"
+    waiter.join()
+
+    assert blocked.sessions == 1
+    finding = one(found, "feed-held")
+    assert finding.must_act
+    assert "1 session waits for it to end" in finding.message
+    assert finding.figures["sessions_waiting"] == 1
+    assert finding.since >= blocked.since - timedelta(seconds=1)
+
+
+@pytest.mark.postgresql
+def test_an_append_that_is_under_way_is_not_the_reason_of_a_lag(transactional_db):
+    pay()
+    with in_a_transaction(pay):
+        pay()
+        runner = work()
+        found = health()
+        runner.close()
+
+    assert not of(found, "lag"), "no feed-held says more"
+
+
+def append_and_close(state):
+    try:
+        with suppress(ConcurrentAppend):
+            Payment.logs.append(state, Requested(amount=2))
+    finally:
+        connections.close_all()
+
+
+def blocked_by(pid):
+    found = [each for each in feed_source_for("default").blocked() if each.pid == pid]
+    return found[0] if found else None
+
+
+def awaited(look):
+    for _ in range(600):
+        if found := look():
+            return found
+        Flag().wait(0.05)
+    raise AssertionError("it does not come")
+
+
 def holder(position=0, *, pid=4711, minutes=None, **more):
     age = None if minutes is None else timedelta(minutes=minutes)
     values = {"user": None, "application": None, "state": None, "query": None, "prepared_as": None}
@@ -159,7 +230,9 @@ def holder(position=0, *, pid=4711, minutes=None, **more):
 
 def held(*holders, minutes=5):
     """Return what is found of transactions, so many minutes later."""
-    look = Look("default", timezone.now() + timedelta(minutes=minutes), {"MAX_HELD": 10})
+    look = Look(
+        "default", timezone.now() + timedelta(minutes=minutes), {"MAX_HELD": 10, "MAX_LAG": 60}
+    )
     return list(databases._held(look, holders))
 
 

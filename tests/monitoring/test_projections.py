@@ -77,6 +77,8 @@ def test_events_that_nobody_tries_again_are_overdue(db):
 
     assert finding.must_act
     assert finding.figures["overdue"] == 2
+    assert "2 events should have been tried again" in finding.message
+    assert finding.since == NOON
 
 
 def test_what_a_projection_holds_that_nobody_declares_is_for_information(db):
