@@ -67,8 +67,6 @@ FEEDS = frozenset(BY_VENDOR)
 NO_BACKEND = (ImportError, InvalidCacheBackendError)
 REFUSE_CHANGE = "eventlogs_event_refuse_change"
 REFUSE_TRUNCATE = "eventlogs_event_refuse_truncate"
-REFUSALS_BEHIND = "0001"  # the migration before the one that adds these triggers
-FENCE_BEHIND = "0002"  # and the one before that of the fence
 
 # The triggers that a table lacks: that of events, and each of its partitions. A statement may name
 # a partition itself, and PostgreSQL copies only triggers FOR EACH ROW to partitions.
@@ -271,7 +269,7 @@ def check_append_only_triggers(
             yield Warning(
                 f"In the database {alias!r} nothing refuses changes of events: the trigger "
                 f"{' and '.join(of_table)} is missing or not ENABLE ALWAYS.",
-                hint=f"Run: {again(REFUSALS_BEHIND, alias)}.",
+                hint=f"Run: {again(alias)}.",
                 id="eventlogs.W008",
             )
         of_partitions = [(name, table) for name, table, is_table in missing if not is_table]
@@ -434,7 +432,7 @@ def check_feed(
             yield Warning(
                 f"In the database {alias!r} readers of the feed could skip events, so they are "
                 f"refused: the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS.",
-                hint=f"Run: {again(FENCE_BEHIND, alias)}. What was read meanwhile from a feed "
+                hint=f"Run: {again(alias)}. What was read meanwhile from a feed "
                 "without a fence may lack events: rebuild it.",
                 id="eventlogs.W011",
             )
@@ -616,13 +614,9 @@ def check_further_databases(
                 )
 
 
-def again(last: str, alias: str) -> str:
-    """Return the command that runs the migrations of triggers again, those after ``last``."""
-    return (
-        f"manage.py migrate eventlogs {last} --fake --database {alias} && "
-        f"manage.py migrate eventlogs 0003 --database {alias} && "
-        f"manage.py migrate eventlogs --fake --database {alias}"
-    )
+def again(alias: str) -> str:
+    """Return the command that creates the triggers of a database again."""
+    return f"manage.py eventlogs triggers --database {alias}"
 
 
 def _holds_logs(alias: str) -> bool:

@@ -115,11 +115,10 @@ def _checks(look: Look) -> Iterator[Finding]:
 def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
     """Return who must act, and the command of a hint by itself: it is to be pasted."""
     hint = str(message.hint)
-    for last in (checks.REFUSALS_BEHIND, checks.FENCE_BEHIND):
-        command = checks.again(last, alias)
-        if f"Run: {command}." in hint:
-            more = hint.replace(f"Run: {command}.", "").strip()
-            return f"Whoever deploys creates it again{f'. {more}' if more else ':'}", command
+    command = checks.again(alias)
+    if f"Run: {command}." in hint:
+        more = hint.replace(f"Run: {command}.", "").strip()
+        return f"Whoever deploys creates it again{f'. {more}' if more else ':'}", command
     return f"Whoever runs the database: {hint}", ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
@@ -101,13 +102,8 @@ def test_a_database_that_was_not_migrated_is_said(alias, tmp_path):
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize(
-    ("trigger", "command"),
-    [("eventlogs_event_refuse_change", "0001"), ("eventlogs_event_fence", "0002")],
-)
-def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(
-    second_database, trigger, command
-):
+@pytest.mark.parametrize("trigger", ["eventlogs_event_refuse_change", "eventlogs_event_fence"])
+def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(second_database, trigger):
     LogManager(Account, using=second_database).create(Opened(owner="Ada"))
     with connections[second_database].cursor() as cursor:
         cursor.execute(f"DROP TRIGGER {trigger} ON eventlogs_event")
@@ -117,7 +113,7 @@ def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(
     finding = one(found, "trigger")
     assert finding.must_act
     assert trigger in finding.message
-    assert f"migrate eventlogs {command} --fake --database {second_database}" in finding.command
+    assert finding.command == f"manage.py eventlogs triggers --database {second_database}"
     assert acts(found) == ["trigger"]
 
     run(finding.command)
@@ -130,7 +126,7 @@ def run(command):
     for each in command.split(" && "):
         program, *arguments = each.split()
         assert program == "manage.py"
-        call_command(*arguments, verbosity=0)
+        call_command(*arguments, verbosity=0, stdout=StringIO())
 
 
 # The feed

@@ -31,6 +31,7 @@ from eventlogs.management.subcommands import (
     show,
     stats,
     tail,
+    triggers,
     verify,
 )
 
@@ -61,4 +62,5 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "import": import_,
     "prune": prune,
     "grants": grants,
+    "triggers": triggers,
 }
