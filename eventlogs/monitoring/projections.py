@@ -295,8 +295,7 @@ def _rebuild(
             "rebuild-failed",
             ACT,
             name,
-            f"The last rebuild of {name} came to nothing: {state.rebuild_error} The old rows serve "
-            "on.",
+            f"The last rebuild of {name} failed: {state.rebuild_error} The old rows stay in use.",
             since=state.rebuild_started_at,
             action="A developer mends the cause, then somebody rebuilds:",
             command=command,
@@ -320,10 +319,10 @@ def _rebuild(
             "rebuild-stopped",
             INFO if is_waiting else ACT,
             name,
-            f"A rebuild of {name} was interrupted, and nobody goes on with it. The old rows serve "
-            "on.",
+            f"A rebuild of {name} was interrupted, and nobody resumes it. The old rows stay in "
+            "use.",
             since=state.rebuild_started_at,
-            action="Whoever began it goes on where it was:",
+            action="Whoever began it resumes it:",
             command=command,
             figures={"rebuild_version": state.rebuild_version},
         )
@@ -335,7 +334,7 @@ def _rebuild(
             ACT,
             name,
             f"The rows of {name} were made by version {state.version} ({state.mode}); this release "
-            f"has version {projection.version} ({projection.mode}). The old rows serve on.",
+            f"has version {projection.version} ({projection.mode}). The old rows stay in use.",
             since=state.rebuilt_at,
             action="Whoever deploys rebuilds:",
             command=command,

@@ -117,7 +117,7 @@ def write_projections(out: Output, found: Health) -> None:
         [
             (
                 name,
-                figure(each, "events_behind") + ("+" if each.get("is_at_least") else ""),
+                behind(each),
                 duration(each["lag_seconds"]) if "lag_seconds" in each else "?",
                 figure(each, "parked"),
                 figure(each, "waiting"),
@@ -128,6 +128,13 @@ def write_projections(out: Output, found: Health) -> None:
         head=("projection", "behind", "lag", "parked", "waiting", "running"),
         right=(1, 2, 3, 4),
     )
+
+
+def behind(figures: Any) -> str:
+    """Return how many events a projection is behind, with a plus for "at least"."""
+    if figures.get("is_at_least") and not figures.get("events_behind"):
+        return "?"  # none was found among those that were looked at
+    return figure(figures, "events_behind") + ("+" if figures.get("is_at_least") else "")
 
 
 def figure(figures: Any, name: str) -> str:
