@@ -190,7 +190,7 @@ def test_an_append_goes_to_a_state_a_reduction_or_a_log(accounts, make, message)
             accounts.append(make(accounts), Deposited(1), **options)
 
 
-@event("basket.filled")
+@event("hamper.filled")
 @dataclass(frozen=True)
 class Filled:
     """An event that is iterable."""

@@ -61,6 +61,7 @@ def test_a_cache_that_is_full_is_named_with_what_to_do(db, mortal):
         assert "throws entries out" in finding.message
 
 
+@pytest.mark.redis
 @pytest.mark.parametrize(
     ("location", "address"),
     [
