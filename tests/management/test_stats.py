@@ -83,7 +83,8 @@ def test_a_large_table_is_sampled_and_says_so(run, run_json, monkeypatch, db):
 
     found = run_json("stats")
 
-    assert found["estimated"] == ["events"]
+    # Logs, too, where other tests have left many pages of rows that were taken back.
+    assert "events" in found["estimated"]
     assert 0 < found["events_counted"] < 8_000
     assert found["events"] == pytest.approx(8_000, rel=0.9)
     assert "~" in run("stats")
