@@ -232,6 +232,7 @@ def held(*holders, minutes=5):
     return list(databases._held(look, holders))
 
 
+@pytest.mark.feed
 def test_a_transaction_that_has_appended_a_moment_ago_is_nothing_however_long_it_is_open(db):
     pay()
 
@@ -241,6 +242,7 @@ def test_a_transaction_that_has_appended_a_moment_ago_is_nothing_however_long_it
     assert "Nothing has waited long for it" in finding.message
 
 
+@pytest.mark.feed
 def test_a_holder_that_this_role_may_not_see_is_known_by_what_waits_behind_it(db):
     assert held(holder()) == []
 
@@ -252,6 +254,7 @@ def test_a_holder_that_this_role_may_not_see_is_known_by_what_waits_behind_it(db
     assert finding.since == Event.objects.get().recorded_at
 
 
+@pytest.mark.feed
 def test_a_prepared_transaction_is_named_with_how_to_end_it(db):
     pay()
 
