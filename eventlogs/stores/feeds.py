@@ -26,11 +26,11 @@ from uuid import UUID
 from django.apps import apps
 from django.db import connections, models
 from django.db.models import Max, QuerySet
-from django.db.models.functions import Cast
 from django.utils.module_loading import import_string
 
 from eventlogs.codec import POSITION, FeedRow
 from eventlogs.exceptions import FeedUnavailable
+from eventlogs.stores.columns import STORED
 
 BY_VENDOR = {
     # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
@@ -161,19 +161,7 @@ class SQLiteFeedSource(FeedSource):
             events = events.filter(wanted)
         if query.log_types is not None:
             events = events.filter(log__log_type__in=query.log_types)
-        text = models.TextField()
-        values = events.order_by("position").values_list(
-            "log__log_type",
-            "log_id",
-            "index",
-            "position",
-            "type",
-            "schema_version",
-            Cast("data", text),
-            Cast("metadata", text),
-            "idempotency_key",
-            "recorded_at",
-        )
+        values = events.order_by("position").values_list("log__log_type", "log_id", *STORED)
         if query.partition is None:
             found = list(values[: query.limit])
         else:

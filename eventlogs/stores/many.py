@@ -14,14 +14,14 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.apps import apps
-from django.db import connections, models
+from django.db import connections
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Cast
 from django.utils.module_loading import import_string
 
 from eventlogs.codec import FeedRow
 from eventlogs.conf import MAX_VERSION
 from eventlogs.ids import LogId
+from eventlogs.stores.columns import STORED
 
 BY_VENDOR = {
     # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
@@ -119,18 +119,7 @@ def _rows(using: str, parts: Collection[Part]) -> Iterator[FeedRow]:
 
 def _typed(events: QuerySet[Any], parts: Sequence[Part]) -> Iterator[FeedRow]:
     types = {each.log_id.uuid: each.log_id.log_type for each in parts}
-    text = models.TextField()
-    for row in events.values_list(
-        "log_id",
-        "index",
-        "position",
-        "type",
-        "schema_version",
-        Cast("data", text),
-        Cast("metadata", text),
-        "idempotency_key",
-        "recorded_at",
-    ):
+    for row in events.values_list("log_id", *STORED):
         yield (types[row[0]], *row)
 
 

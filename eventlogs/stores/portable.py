@@ -40,6 +40,7 @@ from eventlogs.stores import mariadb
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
+from eventlogs.stores.columns import STORED
 from eventlogs.stores.restoring import Restored, RestoredEvent, raise_versions, restore
 from eventlogs.stores.transactions import given_up, in_transaction, run_again
 
@@ -249,17 +250,7 @@ class PortableStore(BaseStore):
             events = events.filter(index__lte=start).order_by("-index")
         else:
             events = events.filter(index__gte=start).order_by("index")
-        text = models.TextField()
-        page = events.values_list(
-            "index",
-            "position",
-            "type",
-            "schema_version",
-            Cast("data", text),
-            Cast("metadata", text),
-            "idempotency_key",
-            "recorded_at",
-        )[:limit]
+        page = events.values_list(*STORED)[:limit]
         return self._read(lambda: list(page.all()))
 
     def restore(self, events: Sequence[RestoredEvent]) -> Restored:

@@ -22,15 +22,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.apps import apps
-from django.db import connections, models, transaction
+from django.db import connections, transaction
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Cast
 
 from eventlogs.codec import EXACT_JSON, StoredEvent
 from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.claims import insert_missing
+from eventlogs.stores.columns import STORED
 
 T = TypeVar("T")
 
@@ -224,22 +224,7 @@ def _compare(using: str, present: Sequence[RestoredEvent]) -> None:
 
 
 def _stored(using: str, ranges: Q) -> QuerySet[Any]:
-    text = models.TextField()
-    return (
-        rows(using, "Event")
-        .filter(ranges)
-        .values_list(
-            "log_id",
-            "index",
-            "position",
-            "type",
-            "schema_version",
-            Cast("data", text),
-            Cast("metadata", text),
-            "idempotency_key",
-            "recorded_at",
-        )
-    )
+    return rows(using, "Event").filter(ranges).values_list("log_id", *STORED)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
