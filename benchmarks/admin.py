@@ -127,8 +127,8 @@ def run_admin() -> bool:
     from django.urls import reverse
 
     from benchmarks.totals import MODELS
-    from eventlogs.background import background
     from eventlogs.models import Event, EventLog
+    from eventlogs.reductions.worker import background
 
     fill(MODELS)
     from benchmarks.domain import CAPTURED, Payment

@@ -32,7 +32,7 @@ def round_trips(call: Callable[[], Any]) -> tuple[int, int]:
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
-    from eventlogs.caches import RedisReductionCache
+    from eventlogs.caches.backends import RedisReductionCache
 
     redis, _ = RedisReductionCache("redis")._client("", write=False)
     call()
@@ -85,7 +85,7 @@ def run_reads() -> bool:
 def appends(refresher: str | None) -> Callable[[], Any]:
     """Append single events to a log of this process' own, with a refresher or without."""
     from eventlogs import LogManager
-    from eventlogs.background import background
+    from eventlogs.reductions.worker import background
 
     payments = LogManager(
         Payment, cache="redis", refresher=refresher, refresh_on_append=refresher is not None

@@ -109,7 +109,7 @@ def run_runner(stop: Any) -> None:
     """Keep rows up to date until told to stop."""
     configure()
     from benchmarks.totals import Totals
-    from eventlogs.projections.running import Runner
+    from eventlogs.projections.workers import Runner
 
     ends = threading.Event()
 

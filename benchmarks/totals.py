@@ -6,7 +6,7 @@ from django.db import models
 
 from benchmarks.domain import Authorized, Captured, Payment, Refunded, Requested
 from eventlogs import LogIdField, Projection, ReductionProjection, handles, projection
-from eventlogs.inline import followers
+from eventlogs.stores.participants import followers
 
 
 class Total(models.Model):

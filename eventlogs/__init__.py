@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventlogs.aggregates import ANY, Aggregate, LogState, Reduction, fold
-    from eventlogs.events import EventRecord, RetiredEvent, event, retired_event, upcaster
+    from eventlogs.events.registry import (
+        EventRecord,
+        RetiredEvent,
+        event,
+        retired_event,
+        upcaster,
+    )
     from eventlogs.exceptions import (
         AppendOnlyError,
         ConcurrentAppend,
@@ -43,11 +49,11 @@ if TYPE_CHECKING:
         UnknownEventType,
         VersionNotReached,
     )
-    from eventlogs.feed import Feed, FeedPage
+    from eventlogs.feed.reader import Feed, FeedPage
     from eventlogs.fields import LogIdField
     from eventlogs.ids import LogId
     from eventlogs.logs import LogManager
-    from eventlogs.monitoring import Finding, Health, health
+    from eventlogs.operations.health import Finding, Health, health
     from eventlogs.pages import EventPage
     from eventlogs.policies import (
         AlwaysCache,
@@ -100,7 +106,7 @@ _HOMES = {
     "eventlogs.fields": ("LogIdField",),
     "eventlogs.ids": ("LogId",),
     "eventlogs.logs": ("LogManager",),
-    "eventlogs.monitoring": ("Finding", "Health", "health"),
+    "eventlogs.operations.health": ("Finding", "Health", "health"),
     "eventlogs.pages": ("EventPage",),
     "eventlogs.policies": (
         "AlwaysCache",

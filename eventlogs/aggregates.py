@@ -19,10 +19,10 @@ from django.utils import timezone
 from django.utils.http import parse_etags
 
 import eventlogs
-from eventlogs import sources
-from eventlogs.events import EventRecord, EventType, RetiredEvent, registry
+from eventlogs.events.registry import EventRecord, EventType, RetiredEvent, registry
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.ids import LogId, check_log_type
+from eventlogs.utils import loaded_modules
 
 if TYPE_CHECKING:
     from eventlogs import LogManager
@@ -208,7 +208,7 @@ class AggregateRegistry:
     def add(self, cls: type[Aggregate]) -> None:
         """Register a class in the place of one defined before at the same place."""
         self._changes["last"] = object()
-        sources.look()
+        loaded_modules.look()
         classes = self._by_log_type.setdefault(cls.log_type, [])
         classes[:] = [*_latest(classes), cls]
 

@@ -22,7 +22,7 @@ from collections.abc import (
 from typing import Any
 
 from eventlogs.aggregates import LogState, Reduction
-from eventlogs.events import EventRecord
+from eventlogs.events.registry import EventRecord
 
 Decider = Callable[..., Iterable[Any] | Any | None]
 

@@ -19,16 +19,9 @@ from asgiref.sync import sync_to_async
 from django.db import connections, router, transaction
 from django.utils import timezone
 
-from eventlogs import conf, gate
+from eventlogs import conf
 from eventlogs.aggregates import ANY, Aggregate, Anything, LogState, Reduction, fold, nothing
-from eventlogs.caches import BaseReductionCache
-from eventlogs.codec import (
-    EncodedEvent,
-    EventReader,
-    codec_for,
-    encode_metadata,
-    raw_records,
-)
+from eventlogs.caches.backends import BaseReductionCache
 from eventlogs.conf import (
     MAX_BATCH,
     MAX_KEY_LENGTH,
@@ -37,7 +30,15 @@ from eventlogs.conf import (
     MAX_VERSION,
 )
 from eventlogs.deciders import Decider, check_decider, check_target, decided, why_no_event
-from eventlogs.events import EventRecord
+from eventlogs.events import validation
+from eventlogs.events.codec import (
+    EncodedEvent,
+    EventReader,
+    codec_for,
+    encode_metadata,
+    raw_records,
+)
+from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -56,11 +57,11 @@ from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.pages import EventPage
 from eventlogs.policies import CachingPolicy
-from eventlogs.reducers import Reduced, Reducer
+from eventlogs.reductions.reader import Reduced, Reducer
 from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refresher_for
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
-from eventlogs.stores.transactions import given_up, in_transaction
+from eventlogs.stores.retries import given_up, in_transaction
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -789,8 +790,8 @@ def _checked_key(key: str | None) -> str | None:
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
     try:
-        gate.inspect(key)
-    except gate.Finding as finding:
+        validation.inspect(key)
+    except validation.Finding as finding:
         raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
     return key
 

@@ -14,13 +14,13 @@ from asgiref.sync import sync_to_async
 from django.db import models, router
 from django.utils import timezone
 
-from eventlogs import conf, inline
+from eventlogs import conf
 from eventlogs.aggregates import ANY, Anything, LogState
-from eventlogs.codec import EncodedEvent
-from eventlogs.events import registry
+from eventlogs.events.codec import EncodedEvent
+from eventlogs.events.registry import registry
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.ids import LogId
-from eventlogs.stores import AppendRequest, BaseStore, store_for
+from eventlogs.stores import AppendRequest, BaseStore, participants, store_for
 
 M = TypeVar("M", bound=models.Model)
 
@@ -149,10 +149,10 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
             expected_position,
         )
         store = store or self.store(using=using)
-        if inline.followers and store.using is not None:
-            taking_part = inline.followers_of(log_id.log_type)
+        if participants.followers and store.using is not None:
+            taking_part = participants.followers_of(log_id.log_type)
             if taking_part:
-                return inline.append(store, store.using, request, taking_part)
+                return participants.append(store, store.using, request, taking_part)
         return store.append(request)
 
     async def aappend(

@@ -7,8 +7,8 @@ from typing import Any, overload
 
 import msgspec
 
-from eventlogs.codec import StoredEvent
-from eventlogs.events import EventRecord
+from eventlogs.events.codec import StoredEvent
+from eventlogs.events.registry import EventRecord
 from eventlogs.ids import LogId
 
 PAGE_ENCODER = msgspec.json.Encoder()

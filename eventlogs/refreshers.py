@@ -23,12 +23,12 @@ from django.utils.module_loading import import_string
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
-from eventlogs.background import background
-from eventlogs.caches import CarefulCache, Unreachable
-from eventlogs.codec import EventReader
-from eventlogs.counters import DROPPED, FAILED, UNSENT, UNWRITABLE, counters
+from eventlogs.caches.backends import CarefulCache, Unreachable
+from eventlogs.caches.counters import DROPPED, FAILED, UNSENT, UNWRITABLE, counters
+from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
-from eventlogs.reducers import Kept, Reducer
+from eventlogs.reductions.reader import Kept, Reducer
+from eventlogs.reductions.worker import background
 from eventlogs.stores import BaseStore, store_for
 
 logger = logging.getLogger("eventlogs.refreshers")
@@ -201,7 +201,7 @@ class TasksRefresher(MessageRefresher):
 
     def __init__(self) -> None:
         try:
-            self._task: Any = import_string("eventlogs.django_tasks.refresh_reduction")
+            self._task: Any = import_string("eventlogs.contrib.django_tasks.refresh_reduction")
         except ImportError as error:
             raise ImproperlyConfigured(
                 "TasksRefresher needs django.tasks, which came with Django 6.0. Use "

@@ -24,10 +24,10 @@ from typing import Any, Final
 from celery import shared_task
 from django.db import Error
 
-from eventlogs.caches import Unreachable
-from eventlogs.projections.running import run
+from eventlogs.caches.backends import Unreachable
+from eventlogs.projections.workers import run
+from eventlogs.reductions.sweeps import sweep
 from eventlogs.refreshers import MessageRefresher, refresh_by_names
-from eventlogs.sweeps import sweep
 
 COUNTDOWN: Final = 0.3  # seconds that a message waits, so that one stands for many appends
 EXPIRES: Final = 3_600  # seconds after which a message that nobody took is worth nothing
@@ -63,7 +63,7 @@ def sweep_reductions(
     """
     Find reductions that lost messages have left behind or missing, and refresh them.
 
-    Safe to run twice, late or at once with another. See ``eventlogs.sweeps.sweep``.
+    Safe to run twice, late or at once with another. See ``eventlogs.reductions.sweeps.sweep``.
     """
     return sweep(using=using, cache=cache, full=full)._asdict()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventlogs import Aggregate, EventRecord, event
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 
 
 @event("account.opened")

@@ -17,7 +17,7 @@ from django.db import connection, connections
 
 from eventlogs import LogId, LogManager
 from eventlogs.aggregates import aggregates
-from eventlogs.events import registry
+from eventlogs.events.registry import registry
 from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore

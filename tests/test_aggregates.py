@@ -22,7 +22,7 @@ from eventlogs import (
     fold,
 )
 from eventlogs.aggregates import aggregates, nothing
-from eventlogs.events import registry
+from eventlogs.events.registry import registry
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
 
 LOG_ID = LogId.new("account")

@@ -20,7 +20,7 @@ settings.configure(
 django.setup()
 
 from eventlogs.aggregates import aggregates
-from eventlogs.events import registry
+from eventlogs.events.registry import registry
 
 print(sorted(each.name for each in registry), [each.__name__ for each in aggregates])
 """
@@ -46,7 +46,7 @@ print("aggregates of second")
 """
 # It names an event of an app that stands behind its own in INSTALLED_APPS.
 FIRST = """
-from eventlogs.events import registry
+from eventlogs.events.registry import registry
 
 print("projections of first know", registry.by_name("sale.sold").cls.__name__)
 """

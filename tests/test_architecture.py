@@ -18,31 +18,17 @@ ROOT = Path(eventlogs.__file__).parent
 # DESIGN, section 11: a module imports from floors below its own, and, on its own floor, from
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
-    ["exceptions", "conf", "sources", "twins", "times"],
-    ["ids", "pasted", "events", "gate", "codec", "metadata", "fields"],
-    ["aggregates"],
+    ["conf", "exceptions", "utils/"],
+    ["ids", "events/", "fields"],
+    ["aggregates", "pages", "deciders", "policies"],
+    ["stores/", "managers", "models"],
+    ["feed/", "caches/"],
+    ["reductions/", "refreshers"],
+    ["logs"],
+    ["projections/", "checks/", "operations/"],
     [
-        *["inline", "policies", "pages", "stores/", "managers", "models", "feed", "scans"],
-        *["counters", "background", "fingerprints", "entries", "caches", "reducers", "history"],
-        *["waypoints", "deciders"],
-    ],
-    ["refreshers"],
-    ["logs", "sweeps"],
-    [
-        *["projections/", "checks", "mysql_checks", "transfer", "xes", "verification"],
-        "monitoring/",
-    ],
-    [
-        "tasks",
-        "django_tasks",
-        "admin/",
-        "management/",
-        "templatetags/",
-        "testing/",
-        "contrib/",
-        "migrations/",
-        "apps",
-        "erasure",
+        *["tasks", "contrib/", "admin/", "management/", "templatetags/"],
+        *["testing/", "migrations/", "apps"],
     ],
 ]
 
@@ -50,7 +36,7 @@ THIRD_PARTIES = {
     # package: the modules that may import it
     "psycopg": {
         "stores/postgresql",
-        "stores/postgresql_feed",
+        "feed/postgresql",
         "stores/statements",
         "stores/sessions",
         "stores/direct",
@@ -60,13 +46,13 @@ THIRD_PARTIES = {
     "uuid_utils": {"ids"},
     "msgspec": {
         "aggregates",
-        "codec",
-        "events",
-        "gate",
+        "events/codec",
+        "events/registry",
+        "events/validation",
         "pages",
-        "history",
-        "entries",
-        "transfer",
+        "reductions/timeline",
+        "caches/entries",
+        "operations/jsonl",
     },
     "tqdm": {"management/progress"},
     "asgiref": None,
@@ -186,7 +172,10 @@ def test_no_imports_go_in_circles():
 def test_the_lazy_door_is_used_by_aggregates_only():
     through_the_door = {each.module for each, imported in INTERNAL if imported == ""}
 
-    assert through_the_door <= {"aggregates", "fingerprints"}  # which reads the version there
+    assert through_the_door <= {
+        "aggregates",
+        "caches/fingerprints",
+    }  # which reads the version there
 
 
 def test_nothing_is_imported_inside_of_a_function():
@@ -237,7 +226,7 @@ def test_settings_are_read_in_conf_only():
         if each.imported == "django.conf.settings" or each.imported == "django.conf"
     }
 
-    assert readers <= {"conf", "checks"}
+    assert readers <= {"conf", "checks/rules"}
 
 
 def test_every_module_says_what_it_is():

@@ -144,7 +144,7 @@ def test_every_error_is_on_the_page_of_errors():
 
 def test_every_setting_and_check_is_on_the_page_of_settings():
     page = text_of(DOCS / "settings.md")
-    checks = text_of(ROOT / "eventlogs" / "checks.py")
+    checks = text_of(ROOT / "eventlogs" / "checks" / "rules.py")
 
     assert {name for name in conf.DEFAULTS if f'`"{name}"`' not in page} == set()
     assert set(CHECK_ID.findall(checks)) <= set(CHECK_ID.findall(page))

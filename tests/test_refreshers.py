@@ -11,9 +11,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from eventlogs import AlwaysCache, LogManager
-from eventlogs.background import background
-from eventlogs.caches import cache_for, statistics
-from eventlogs.counters import counters
+from eventlogs.caches.backends import cache_for, statistics
+from eventlogs.caches.counters import counters
+from eventlogs.reductions.worker import background
 from eventlogs.refreshers import (
     BaseRefresher,
     ImmediateRefresher,
@@ -334,7 +334,7 @@ class TestByNames:
     def test_what_no_repetition_would_mend_is_counted(self, transactional_db, monkeypatch):
         accounts = LogManager(Account, refresher=IMMEDIATE)
         state = accounts.create(Opened("Ada"))
-        monkeypatch.setattr("eventlogs.codec.registry.by_name", lambda name: None)
+        monkeypatch.setattr("eventlogs.events.codec.registry.by_name", lambda name: None)
         monkeypatch.setattr(Account, "event_types", ())
 
         assert not refresh_by_names(label(Account), str(state.log_id), "default")

@@ -24,7 +24,7 @@ from django.test import Client
 
 from eventlogs import Feed, LogManager, LogNotFound
 from eventlogs.models import Event, EventLog, IdempotencyKey
-from eventlogs.sweeps import sweep
+from eventlogs.reductions.sweeps import sweep
 from eventlogs.testing import RecordingCache
 from example_project.payments.events import Authorized, Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary

@@ -19,11 +19,11 @@ from eventlogs.admin.orders import ByTime, Key, number_from
 from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.admin.search import event_in
 from eventlogs.aggregates import aggregates
-from eventlogs.events import registry
+from eventlogs.events.metadata import actor_of
+from eventlogs.events.registry import registry
 from eventlogs.ids import LogId
-from eventlogs.metadata import actor_of
 from eventlogs.models import Event
-from eventlogs.times import time_text
+from eventlogs.utils.times import time_text
 
 EVENTS: Final = 50  # of a page
 SPAN: Final = 100_000  # events that one statement looks through, where filters are on

@@ -9,7 +9,6 @@ from typing import Any, Final
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
-from eventlogs import pasted
 from eventlogs.admin import relations
 from eventlogs.admin.logs import day_of
 from eventlogs.admin.looking import Start
@@ -17,6 +16,7 @@ from eventlogs.admin.orders import ByNumber, ByTime, Key, Order
 from eventlogs.admin.search import search_ids
 from eventlogs.aggregates import aggregates
 from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.operations import pasted_ids
 
 NAMES: Final = ("type", "log_type", "from", "to", "key", "log", "metadata")
 
@@ -78,7 +78,7 @@ def _of_log(found: Filters, using: str) -> None:
     found.log = log
     # By the UUID alone: it is the log's, whatever the text said of its type.
     found.every = found.every.filter(log_id=log.pk)
-    names = [each for each in pasted.names_in(text) if each.index is not None]
+    names = [each for each in pasted_ids.names_in(text) if each.index is not None]
     if len(names) == 1 and names[0].index is not None and names[0].index < log.version:
         found.index = names[0].index
         found.start = Start(around=Key(found.index))

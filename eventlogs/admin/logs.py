@@ -18,7 +18,6 @@ from django.utils import timezone
 from django.utils.dateparse import parse_date
 from django.utils.translation import gettext as _
 
-from eventlogs import pasted, scans, transfer
 from eventlogs.admin import relations, shapes
 from eventlogs.admin.downloads import Download
 from eventlogs.admin.keysets import page
@@ -26,13 +25,15 @@ from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
 from eventlogs.admin.search import event_in, search
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
-from eventlogs.codec import EventReader
-from eventlogs.events import EventRecord
-from eventlogs.history import MISSING, Change, Step, Unavailable, snapshot, summarize
+from eventlogs.events.codec import EventReader
+from eventlogs.events.metadata import actor_of
+from eventlogs.events.registry import EventRecord
+from eventlogs.feed import scans
+from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
-from eventlogs.metadata import actor_of
 from eventlogs.models import EventLog
-from eventlogs.scans import LogRow
+from eventlogs.operations import jsonl, pasted_ids
+from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, snapshot, summarize
 
 LOGS: Final = 50  # of a page
 SHORT: Final = 40  # events of a log up to which the list shows its state
@@ -237,7 +238,7 @@ class LogAdmin(ReadOnlyAdmin):
     def _find(self, log: str) -> EventLog:
         """Return the log of an id in any writing; raise Http404."""
         logs = EventLog.objects.using(EventLog.objects.db)
-        names = pasted.names_in(unquote(log))
+        names = pasted_ids.names_in(unquote(log))
         found: EventLog | None = None
         if len(names) == 1:
             [name] = names
@@ -265,13 +266,13 @@ class LogAdmin(ReadOnlyAdmin):
 
         def parts() -> Iterator[str]:
             until, count = 2**63 - 1, 0
-            yield transfer.header(after=0)
+            yield jsonl.header(after=0)
             last = 0
-            for each in transfer.export_pages(using, until=until, logs=[log_id]):
+            for each in jsonl.export_pages(using, until=until, logs=[log_id]):
                 count += len(each.lines)
                 last = each.position
                 yield "".join(each.lines)
-            yield transfer.footer(events=count, until=last)
+            yield jsonl.footer(events=count, until=last)
 
         response = Download(parts(), content_type="application/jsonl")
         response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
@@ -290,8 +291,8 @@ def nothing_found(query: dict[str, str], before: UUID | None, after: UUID | None
         text = _("No log has this id, part of an id or idempotency key with these filters.")
     else:
         text = _("No log has this id, part of an id or idempotency key.")
-    hint = _("Give at least %(count)s characters of an id.") % {"count": pasted.SHORTEST}
-    return f"{text} {hint}" if len(query["q"]) < pasted.SHORTEST else text
+    hint = _("Give at least %(count)s characters of an id.") % {"count": pasted_ids.SHORTEST}
+    return f"{text} {hint}" if len(query["q"]) < pasted_ids.SHORTEST else text
 
 
 def change_of(change: Change, sees: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from eventlogs.aggregates import aggregates
-from eventlogs.events import registry
+from eventlogs.events.registry import registry
 
 
 def declared_names() -> frozenset[str]:

@@ -37,18 +37,26 @@ from eventlogs.admin.readonly import ReadOnlyAdmin
 from eventlogs.admin.standings import number, progress, row
 from eventlogs.conf import MAX_VERSION
 from eventlogs.exceptions import EventLogError, InvalidLogId
-from eventlogs.feed import Feed
+from eventlogs.feed.reader import Feed
+from eventlogs.feed.sources import BY_VENDOR as FEEDS
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionAction, ProjectionState
-from eventlogs.monitoring import Finding, Health, health
-from eventlogs.monitoring.look import Look, reading
+from eventlogs.operations.health import Finding, Health, health
+from eventlogs.operations.health.look import Look, reading
 from eventlogs.projections import actions
-from eventlogs.projections.catching_up import retry
+from eventlogs.projections.catch_up import retry
 from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
-from eventlogs.projections.held import PARKED, RELEASE, RETRYING, WORDS, HeldGroup, groups, within
-from eventlogs.projections.standing import standing, standings
-from eventlogs.stores.feeds import BY_VENDOR as FEEDS
-from eventlogs.times import duration
+from eventlogs.projections.held_causes import (
+    PARKED,
+    RELEASE,
+    RETRYING,
+    WORDS,
+    HeldGroup,
+    groups,
+    within,
+)
+from eventlogs.projections.status import standing, standings
+from eventlogs.utils.times import duration
 
 OPERATE = "eventlogs.operate_projections"
 EVENTS: Final = 50  # held events, and entries of a history, of a page

@@ -19,10 +19,10 @@ from django.db.models.fields.json import KeyTransform
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from eventlogs import pasted
+from eventlogs.events.metadata import EVENT_ID
 from eventlogs.ids import LogId
-from eventlogs.metadata import EVENT_ID
 from eventlogs.models import Event, EventLog
+from eventlogs.operations import pasted_ids
 
 CORRELATION: Final = "correlation_id"
 CAUSATION: Final = "causation_id"
@@ -49,7 +49,7 @@ def with_metadata(rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
 
 def named_event(value: str) -> tuple[LogId, int] | None:
     """Return the event that a value is the id of, as far as its form says."""
-    names = pasted.names_in(value)
+    names = pasted_ids.names_in(value)
     if len(names) != 1 or names[0].index is None or names[0].log_type is None:
         return None
     log_id = LogId.stored(names[0].log_type, names[0].uuid)

@@ -17,11 +17,11 @@ from django.db import connections
 from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
-from eventlogs import pasted
 from eventlogs.aggregates import aggregates
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
-from eventlogs.pasted import Beginning, End, Named
+from eventlogs.operations import pasted_ids
+from eventlogs.operations.pasted_ids import Beginning, End, Named
 
 FOUND: Final = 50  # logs of one key, or of a part of an id that something else has as well
 BACKWARDS: Final = "reverse(replace(eventlogs_eventlog.id::text, '-', ''))"
@@ -45,7 +45,7 @@ def search_ids(text: str, using: str) -> QuerySet[EventLog]:
 
 def event_in(text: str, using: str) -> tuple[LogId, int] | None:
     """Return the event whose id is a text, or that an address in it shows; None for none."""
-    names = pasted.names_in(text)
+    names = pasted_ids.names_in(text)
     events = [each for each in names if each.index is not None]
     if len(events) != 1 or len({each.uuid for each in names}) != 1:
         return None
@@ -59,14 +59,14 @@ def event_in(text: str, using: str) -> tuple[LogId, int] | None:
 
 def _by_any(text: str, using: str, found: set[UUID]) -> QuerySet[EventLog]:
     logs: QuerySet[EventLog] = EventLog.objects.using(using)
-    names = pasted.names_in(text)
+    names = pasted_ids.names_in(text)
     if names:
         found |= _by_names(logs, names)
     else:
-        found |= _by_ends(logs, pasted.ends(text), using)
+        found |= _by_ends(logs, pasted_ids.ends(text), using)
         ranges = [
             (each, some)
-            for each in pasted.beginnings(text)
+            for each in pasted_ids.beginnings(text)
             if (some := list(_between(logs, each).order_by("-pk").values_list("pk")[:FOUND]))
         ]
         if len(ranges) == 1 and not found:

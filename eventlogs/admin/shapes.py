@@ -88,7 +88,7 @@ def line_markup(value: Any) -> Markup:
 
 
 def path_markup(path: tuple[str | int, ...]) -> Markup:
-    """Return a path as ``eventlogs.history.path_text`` writes it, its names isolated."""
+    """Return a path as ``timeline.path_text`` writes it, its names isolated."""
     html = ""
     for part in path:
         if isinstance(part, int):

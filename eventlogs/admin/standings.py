@@ -10,12 +10,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from eventlogs.exceptions import EventLogError
-from eventlogs.feed import Feed
+from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, ProjectionState
-from eventlogs.projections import leases
+from eventlogs.projections import checkpoints
 from eventlogs.projections.declarations import BaseProjection, RowProjection
-from eventlogs.projections.standing import Standing
-from eventlogs.times import duration
+from eventlogs.projections.status import Standing
+from eventlogs.utils.times import duration
 
 # Who has to do something about it: a person, nobody (it passes by itself), or it is all right.
 PERSON: Final = "person"
@@ -139,7 +139,9 @@ def progress(
         total = Feed(using).settled()
     except EventLogError:
         total = 0
-    owners = {each.owner for each in places if each.owner and leases.is_live(each, using=using)}
+    owners = {
+        each.owner for each in places if each.owner and checkpoints.is_live(each, using=using)
+    }
     return Progress(
         done=number(done),
         total=number(total) if total else "?",

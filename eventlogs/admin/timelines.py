@@ -13,17 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from eventlogs.aggregates import Aggregate, Reduction
-from eventlogs.history import (
-    Step,
-    Unavailable,
-    beginning,
-    snapshot,
-    steps,
-)
 from eventlogs.ids import LogId
+from eventlogs.reductions.snapshots import GRID, Waypoints
+from eventlogs.reductions.timeline import Step, Unavailable, beginning, snapshot, steps
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
-from eventlogs.waypoints import GRID, Waypoints
 
 SIZE: Final = 25  # events of a page
 AT_ONCE: Final = 2_000  # events that are folded without being asked to

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from eventlogs.management.choosing import choose
 from eventlogs.management.output import Output
-from eventlogs.management.projections import choose
 from eventlogs.models import ProjectionAction
 from eventlogs.projections import actions
 from eventlogs.projections.declarations import projections
-from eventlogs.times import duration, time_text
+from eventlogs.utils.times import duration, time_text
 
 
 def write_history(out: Output, names: list[str], using: str, limit: int | None) -> None:

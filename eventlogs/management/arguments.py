@@ -11,11 +11,11 @@ from typing import Final
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from eventlogs import pasted
 from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
 from eventlogs.management.mistakes import mistake
+from eventlogs.operations import pasted_ids
 
 UNITS: Final = {
     "s": timedelta(seconds=1),
@@ -30,7 +30,7 @@ AGE: Final = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 def log_id(text: str) -> LogId:
     """Read a log id, in capitals too, or that of an event, which says its log."""
     try:
-        return pasted.log_id(text)
+        return pasted_ids.log_id(text)
     except InvalidLogId as error:
         raise ArgumentTypeError(str(error)) from None
 

@@ -30,7 +30,7 @@ from django.core.management.color import no_style
 
 from eventlogs.ids import LogId
 from eventlogs.management.progress import Progress, Silent, shown
-from eventlogs.times import time_text
+from eventlogs.utils.times import time_text
 
 GAP = "  "  # between two columns
 ELLIPSIS = "…"

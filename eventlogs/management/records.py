@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from eventlogs.events import EventRecord
+from eventlogs.events.registry import EventRecord
 from eventlogs.management.output import plain
 
 

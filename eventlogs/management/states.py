@@ -6,8 +6,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from eventlogs.aggregates import Aggregate
-from eventlogs.codec import ENCODER, JSON
-from eventlogs.history import properties_of, snapshot
+from eventlogs.events.codec import ENCODER, JSON
+from eventlogs.reductions.timeline import properties_of, snapshot
 
 
 def state_of(aggregate: Aggregate) -> dict[str, Any]:

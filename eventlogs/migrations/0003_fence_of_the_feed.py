@@ -4,7 +4,7 @@ In PostgreSQL, a fence before every append, so that readers of the feed skip not
 The trigger runs before the statement's first row, and so before the sequence gives it a
 position (a default is evaluated for a row). It takes a shared advisory lock, which nobody ever
 waits for, until the transaction ends. The lock's key says: this transaction will not be given a
-position at or below … Why that is enough stands in ``stores/postgresql_feed.py``.
+position at or below … Why that is enough stands in ``feed/postgresql.py``.
 
 - The key is one bigint. Its highest 16 bits are the table's: 1 + (its oid modulo 65,534). So the
   schemas of a database have fences of their own. Two tables may share a number. A reader then

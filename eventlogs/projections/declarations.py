@@ -8,38 +8,46 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
 
-from eventlogs import inline as appends
-from eventlogs import scans
 from eventlogs.aggregates import Aggregate, LogState, Reduction, fold, nothing
-from eventlogs.codec import EventReader, FeedRow
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
-from eventlogs.events import EventRecord, registry
+from eventlogs.events.codec import EventReader, FeedRow
+from eventlogs.events.registry import EventRecord, registry
 from eventlogs.exceptions import LogCorrupted, ProjectionUnavailable, RegistrationError
+from eventlogs.feed import scans
+from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.models import Event, ParkedEvent, ProjectionState
 from eventlogs.projections import (
-    awaiting,
-    catching_up,
-    inline,
-    inline_many,
-    lagging,
-    leases,
-    passing_over,
-    rebuilding,
-    verifying,
+    catch_up as catching_up,
 )
-from eventlogs.projections.advancing import Failed, parking_of
+from eventlogs.projections import (
+    checkpoints,
+    from_now,
+    inline,
+    inline_bulk,
+    lags,
+)
+from eventlogs.projections import (
+    rebuild as rebuilding,
+)
+from eventlogs.projections import (
+    verify as verifying,
+)
+from eventlogs.projections import (
+    waiting as awaiting,
+)
+from eventlogs.projections.batches import Failed, parking_of
 from eventlogs.projections.databases import has_table
 from eventlogs.projections.defaults import fill
-from eventlogs.projections.lagging import Lag
-from eventlogs.projections.passing_over import PassedOver
-from eventlogs.projections.rebuilding import Tell, nobody
+from eventlogs.projections.from_now import PassedOver
+from eventlogs.projections.lags import Lag
+from eventlogs.projections.rebuild import Tell, nobody
 from eventlogs.projections.rows import Rows
-from eventlogs.projections.verifying import Verification
-from eventlogs.scans import LogRow
+from eventlogs.projections.verify import Verification
+from eventlogs.stores import participants as appends
 from eventlogs.stores.base import AppendRequest
-from eventlogs.twins import AsyncTwin
+from eventlogs.utils.twins import AsyncTwin
 
 BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
@@ -134,7 +142,7 @@ class BaseProjection:
 
         Raise FeedUnavailable as the feed does, unless it is inline.
         """
-        return lagging.lag(cls, cls._using(using))
+        return lags.lag(cls, cls._using(using))
 
     @classmethod
     def wait_for(cls, position: int, timeout: float = 5.0, *, using: str | None = None) -> bool:
@@ -374,7 +382,7 @@ class RowProjection(BaseProjection):
     @classmethod
     def is_rebuild_due(cls, *, using: str | None = None) -> bool:
         """Return whether the rows were made by another version of the projection."""
-        return cls.is_made_otherwise(leases.state_of(cls.name, cls._using(using)))
+        return cls.is_made_otherwise(checkpoints.state_of(cls.name, cls._using(using)))
 
     # The same for async code
 
@@ -392,12 +400,12 @@ class RowProjection(BaseProjection):
         return inline.missing(self, rows, using)
 
     def can_catch_up_many(self, using: str) -> bool:
-        return inline_many.is_possible(using)
+        return inline_bulk.is_possible(using)
 
     def catch_up_many(
         self, wanted: Mapping[LogId, int], using: str, *, most: int, is_own: bool
     ) -> tuple[set[LogId], list[LogId]]:
-        return inline_many.catch_up(self, wanted, using, most=most, is_own=is_own)
+        return inline_bulk.catch_up(self, wanted, using, most=most, is_own=is_own)
 
     def applied_version(self, log_id: LogId, using: str) -> int:
         found = inline.applied_versions(self.name, using).filter(log_id=log_id)
@@ -686,7 +694,7 @@ class Reactor(BaseProjection):
 
         Raise FeedUnavailable as the feed does.
         """
-        return passing_over.pass_over(cls, cls._using(using), dry_run=dry_run, by=by)
+        return from_now.pass_over(cls, cls._using(using), dry_run=dry_run, by=by)
 
     apass_over = AsyncTwin(pass_over)
 

@@ -37,21 +37,21 @@ from django.db import (
 from django.db.models import QuerySet, Subquery, TextField
 from django.db.models.functions import Cast
 
-from eventlogs import inline as appends
 from eventlogs.aggregates import LogState
-from eventlogs.codec import FeedRow
-from eventlogs.events import EventRecord
+from eventlogs.events.codec import FeedRow
+from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import (
     EventLogError,
     ProjectionFailed,
     ProjectionUnavailable,
 )
-from eventlogs.feed import Feed
+from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catching_up, constraints, mysql
-from eventlogs.projections.advancing import Failed, history
-from eventlogs.projections.parking import (
+from eventlogs.projections import catch_up as catching_up
+from eventlogs.projections import constraints, mysql
+from eventlogs.projections.batches import Failed, history
+from eventlogs.projections.held_logs import (
     INDEX,
     LOG_TYPE,
     POSITION,
@@ -61,8 +61,9 @@ from eventlogs.projections.parking import (
 )
 from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
+from eventlogs.stores import participants as appends
 from eventlogs.stores.base import AppendRequest
-from eventlogs.stores.transactions import must_retry
+from eventlogs.stores.retries import must_retry
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection

@@ -48,18 +48,18 @@ from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from eventlogs.aggregates import aggregates
-from eventlogs.events import registry
+from eventlogs.events.registry import registry
 from eventlogs.exceptions import (
     EventLogError,
     ProjectionUnavailable,
     UndecodableEvent,
     UnknownEventType,
 )
+from eventlogs.feed.sources import UnknownTypes
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import mysql
-from eventlogs.stores.feeds import UnknownTypes
-from eventlogs.stores.transactions import run_again
+from eventlogs.stores.retries import run_again
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection

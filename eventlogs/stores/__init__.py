@@ -8,7 +8,7 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim
-from eventlogs.stores.restoring import Restored, RestoredClaim, RestoredEvent
+from eventlogs.stores.restore import Restored, RestoredClaim, RestoredEvent
 
 __all__ = [
     "AppendRequest",

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from uuid import UUID
 
 from eventlogs.aggregates import LogState
-from eventlogs.codec import EncodedEvent, StoredEvent, same_fingerprint
 from eventlogs.conf import MAX_VERSION
+from eventlogs.events.codec import EncodedEvent, StoredEvent, same_fingerprint
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -30,7 +30,7 @@ from eventlogs.exceptions import (
     LogNotFound,
 )
 from eventlogs.ids import LogId
-from eventlogs.stores.restoring import Restored, RestoredEvent
+from eventlogs.stores.restore import Restored, RestoredEvent
 
 STREAM_PAGE = 2_000  # events read at once while streaming
 

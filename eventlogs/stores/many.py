@@ -18,8 +18,8 @@ from django.db import connections
 from django.db.models import Q, QuerySet
 from django.utils.module_loading import import_string
 
-from eventlogs.codec import FeedRow
 from eventlogs.conf import MAX_VERSION
+from eventlogs.events.codec import FeedRow
 from eventlogs.ids import LogId
 from eventlogs.stores.columns import STORED
 

@@ -32,8 +32,8 @@ from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Cast, Greatest
 
 from eventlogs.aggregates import LogState
-from eventlogs.codec import StoredEvent, fingerprints
 from eventlogs.conf import MAX_VERSION
+from eventlogs.events.codec import StoredEvent, fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores import mariadb
@@ -41,8 +41,8 @@ from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, ref
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.columns import STORED
-from eventlogs.stores.restoring import Restored, RestoredEvent, raise_versions, restore
-from eventlogs.stores.transactions import given_up, in_transaction, run_again
+from eventlogs.stores.restore import Restored, RestoredEvent, raise_versions, restore
+from eventlogs.stores.retries import given_up, in_transaction, run_again
 
 T = TypeVar("T")
 

@@ -19,14 +19,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
 from eventlogs.aggregates import LogState
-from eventlogs.codec import EncodedEvent, StoredEvent, fingerprints
 from eventlogs.conf import MAX_VERSION
+from eventlogs.events.codec import EncodedEvent, StoredEvent, fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
-from eventlogs.stores.restoring import Restored, RestoredEvent, restore
+from eventlogs.stores.restore import Restored, RestoredEvent, restore
+from eventlogs.stores.retries import given_up, in_transaction, run_again
 from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
-from eventlogs.stores.transactions import given_up, in_transaction, run_again
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.

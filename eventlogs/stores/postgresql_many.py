@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast
 
-from eventlogs.codec import FeedRow
+from eventlogs.events.codec import FeedRow
 from eventlogs.stores.many import Part
+from eventlogs.stores.retries import run_again
 from eventlogs.stores.statements import Statement
-from eventlogs.stores.transactions import run_again
 
 EVENTS_OF_LOGS = Statement("events_of_logs")
 

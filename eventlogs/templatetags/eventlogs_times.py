@@ -14,7 +14,7 @@ from typing import Any
 from django import template
 from django.utils.html import format_html
 
-from eventlogs.times import localized, time_text
+from eventlogs.utils.times import localized, time_text
 
 register = template.Library()
 

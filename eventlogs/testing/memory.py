@@ -16,11 +16,11 @@ from uuid import UUID
 from django.utils import timezone
 
 from eventlogs.aggregates import LogState
-from eventlogs.codec import StoredEvent, fingerprints
+from eventlogs.events.codec import StoredEvent, fingerprints
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
-from eventlogs.stores.restoring import Known, Restored, RestoredEvent, compare, plan
+from eventlogs.stores.restore import Known, Restored, RestoredEvent, compare, plan
 
 
 class _Log(NamedTuple):

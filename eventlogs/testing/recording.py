@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from threading import RLock
 
-from eventlogs.caches import BaseReductionCache
-from eventlogs.entries import version_in
+from eventlogs.caches.backends import BaseReductionCache
+from eventlogs.caches.entries import version_in
 
 
 class RecordingCache(BaseReductionCache):

@@ -19,8 +19,9 @@ from django.db.backends.signals import connection_created
 from django.test import RequestFactory
 from django.urls import reverse
 
-from eventlogs import LogId, scans
+from eventlogs import LogId
 from eventlogs.admin.downloads import Download
+from eventlogs.feed import scans
 from tests.accounts import Account, Deposited, Opened
 from tests.admin.test_logs import user
 

@@ -16,7 +16,7 @@ from eventlogs import LogId
 from eventlogs.admin import events as page_of_events
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restoring import RestoredEvent
+from eventlogs.stores.restore import RestoredEvent
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin import test_logs
 from tests.admin.test_logs import EVIL, shown

@@ -21,9 +21,9 @@ from eventlogs import Aggregate, EventRecord, LogId, event
 from eventlogs.admin import logs as page_of_logs
 from eventlogs.admin import timelines
 from eventlogs.admin.search import search
-from eventlogs.background import background
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
+from eventlogs.reductions.worker import background
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 
 pytestmark = pytest.mark.django_db

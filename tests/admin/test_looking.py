@@ -15,7 +15,7 @@ from eventlogs.admin.looking import Start, look
 from eventlogs.admin.orders import ByNumber, ByTime, Key
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restoring import RestoredEvent
+from eventlogs.stores.restore import RestoredEvent
 
 pytestmark = pytest.mark.django_db
 BEGIN = datetime(2026, 2, 27, 23, 59, tzinfo=UTC)

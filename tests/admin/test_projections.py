@@ -14,14 +14,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, SkippedEvent
-from eventlogs.monitoring import health
-from eventlogs.projections import actions, rebuilding
+from eventlogs.operations.health import health
+from eventlogs.projections import actions
+from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.declarations import projections
-from eventlogs.projections.running import run
+from eventlogs.projections.workers import run
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
-from tests.monitoring.wrong import lock_table
+from tests.operations.health.wrong import lock_table
 from tests.parked import parked_payment
 from tests.projections.readmodels import Letters
 from tests.troubled import MANY, get_into_trouble
@@ -51,7 +52,7 @@ def user(*permissions: str, name: str = "ada") -> User:
 @pytest.mark.parametrize("table", ["eventlogs_event", "eventlogs_parkedevent"])
 def test_the_pages_answer_while_somebody_has_locked_a_table(viewer, monkeypatch, table):
     run()
-    monkeypatch.setattr("eventlogs.monitoring.look.PATIENCE", 0.2)
+    monkeypatch.setattr("eventlogs.operations.health.look.PATIENCE", 0.2)
     with lock_table(table):
         page = viewer.get(ALL).content.decode()
         answer = viewer.get(address("change"), follow=True)

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from eventlogs.admin.shapes import DEEPEST, line, line_markup, markup, path_markup
-from eventlogs.history import path_text
+from eventlogs.reductions.timeline import path_text
 
 VALUES = [
     {},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventlogs.admin.standings import FINE, NOBODY, PERSON, conditions, row
-from eventlogs.projections.standing import Standing
+from eventlogs.projections.status import Standing
 
 
 def standing(**more: Any) -> Standing:

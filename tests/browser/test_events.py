@@ -10,7 +10,7 @@ from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect
 
 from eventlogs.admin import events as page_of_events
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import Event, EventLog
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin.test_events import LIST

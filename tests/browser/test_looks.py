@@ -8,7 +8,7 @@ import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
 
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
 from example_project.payments.events import Authorized, Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eventlogs.caches import BaseReductionCache
-from eventlogs.entries import MAGIC, SIGNATURE_BYTES, version_in
+from eventlogs.caches.backends import BaseReductionCache
+from eventlogs.caches.entries import MAGIC, SIGNATURE_BYTES, version_in
 
 
 def entry(version: int, text: bytes = b"") -> bytes:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from eventlogs import HistoryDiffers, IdempotentReplay, LogId
-from eventlogs.codec import fingerprints
+from eventlogs.events.codec import fingerprints
 from eventlogs.stores import AppendRequest, BaseStore, Restored, RestoredClaim, RestoredEvent
 from tests.accounts import encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log

@@ -17,7 +17,7 @@ from eventlogs import (
     LogNotFound,
     LogState,
 )
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.stores import AppendRequest, BaseStore
 from tests.accounts import encoded
 

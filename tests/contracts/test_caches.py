@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from django.core.cache import caches
 
-from eventlogs.caches import BaseReductionCache, DjangoReductionCache, RedisReductionCache
+from eventlogs.caches.backends import (
+    BaseReductionCache,
+    DjangoReductionCache,
+    RedisReductionCache,
+)
 from eventlogs.testing import RecordingCache
 from tests.contracts.caches import ReductionCacheContract
 

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection, transaction
 
 from eventlogs import ConcurrentAppend, EventLogError, LogAlreadyExists, LogId, LogState
-from eventlogs.codec import StoredEvent
+from eventlogs.events.codec import StoredEvent
 from eventlogs.stores import AppendRequest, BaseStore, Claim
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client, RequestFactory
 
 from eventlogs import ANY, IdempotencyKeyUndecided, TransactionMustRetry
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import Event, EventLog
 from example_project.payments import views
 from example_project.payments.events import Captured, Payment, Requested

@@ -19,9 +19,9 @@ SCRIPT = """
 import time
 import django
 django.setup()
-from eventlogs.background import background
+from eventlogs.reductions.worker import background
 from eventlogs.caches import statistics
-from eventlogs.sweeps import sweep
+from eventlogs.reductions.sweeps import sweep
 from example_project.payments.events import Authorized, Payment, Requested
 
 payments = Payment.logs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from eventlogs import LogManager
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.stores import AppendRequest, store_for
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent

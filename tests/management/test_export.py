@@ -11,8 +11,9 @@ import pytest
 from django.core.management import CommandError
 from django.db import connection
 
-from eventlogs import scans, xes
+from eventlogs.feed import scans
 from eventlogs.models import Event
+from eventlogs.operations import xes
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.management.histories import fill
 from tests.management.test_eventlogs import ROOT

@@ -17,24 +17,20 @@ from django.db import IntegrityError, connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from eventlogs import (
-    ConcurrentAppend,
-    HistoryDiffers,
-    IdempotentReplay,
-    LogManager,
-    LogNotFound,
-    scans,
-    transfer,
-)
-from eventlogs.codec import EncodedEvent
+from eventlogs import ConcurrentAppend, HistoryDiffers, IdempotentReplay, LogManager, LogNotFound
+from eventlogs.events.codec import EncodedEvent
+from eventlogs.feed import scans
 from eventlogs.models import Event
+from eventlogs.operations import jsonl
 from eventlogs.stores import (
     AppendRequest,
     BaseStore,
     Restored,
     RestoredEvent,
-    restoring,
     store_for,
+)
+from eventlogs.stores import (
+    restore as restoring,
 )
 from eventlogs.stores.portable import PortableStore
 from tests.accounts import Account, Deposited, Opened, encoded
@@ -178,7 +174,7 @@ def spoil(path, line: int, change) -> None:
     ],
 )
 def test_a_corrupt_line_is_named(export, second_database, run, monkeypatch, change):
-    monkeypatch.setattr(transfer, "BATCH", 5)
+    monkeypatch.setattr(jsonl, "BATCH", 5)
     spoil(export, 20, change)
 
     with pytest.raises(CommandError, match="Line 20:"):
@@ -199,7 +195,7 @@ def test_a_file_that_ends_too_early_is_found(export, second_database, run, monke
     lines = export.read_text().splitlines(keepends=True)
     export.write_text("".join(lines[:-1]))
 
-    monkeypatch.setattr(transfer, "BATCH", 5)
+    monkeypatch.setattr(jsonl, "BATCH", 5)
 
     with pytest.raises(CommandError, match="ends too early"):
         run("import", export, database=second_database)
@@ -249,10 +245,10 @@ def test_a_batch_does_not_end_within_an_append(second_database, run, tmp_path, m
     state = LogManager(Account).create(*[Opened(owner="Ada")] * 7)
     LogManager(Account).append(state, *[Deposited(amount=1)] * 4, idempotency_key="k")
     run("export", tmp_path / "all.jsonl")
-    monkeypatch.setattr(transfer, "BATCH", 5)
+    monkeypatch.setattr(jsonl, "BATCH", 5)
 
     with (tmp_path / "all.jsonl").open("rb") as lines:
-        sizes = [len(batch) for batch, _ in transfer.batches(lines)]
+        sizes = [len(batch) for batch, _ in jsonl.batches(lines)]
 
     assert sizes == [7, 4]
 
@@ -302,7 +298,7 @@ def wait_for(condition) -> None:
 
 def events_of(path) -> list:
     with path.open("rb") as lines:
-        return [event for _, event in transfer.read_events(lines)]
+        return [event for _, event in jsonl.read_events(lines)]
 
 
 def test_two_imports_of_one_file_at_once_import_it_once(export, second_database, race):
@@ -334,9 +330,9 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     log_ids = list(dict.fromkeys(event.log_id for event in events if event.index == 1))
 
     # In the smallest batches there are: what was one append is never cut in two.
-    monkeypatch.setattr(transfer, "BATCH", 1)
+    monkeypatch.setattr(jsonl, "BATCH", 1)
     with export.open("rb") as lines:
-        batches = [batch for batch, _ in transfer.batches(lines)]
+        batches = [batch for batch, _ in jsonl.batches(lines)]
     assert len(batches) > 1
 
     def import_it() -> object:
@@ -380,7 +376,7 @@ class AppendsAnything(PortableStore):
 
 def import_with(store: BaseStore, path) -> None:
     with path.open("rb") as lines:
-        transfer.import_lines(store, lines)
+        jsonl.import_lines(store, lines)
 
 
 def test_an_import_that_is_not_idempotent_is_found(export, second_database):
@@ -423,7 +419,7 @@ def test_an_import_without_locks_is_found(second_database, race, monkeypatch):
 
 def test_pages_of_the_export_may_be_small(second_database, run, tmp_path, monkeypatch):
     monkeypatch.setattr(scans, "PAGE", 3)
-    monkeypatch.setattr(transfer, "BATCH", 2)
+    monkeypatch.setattr(jsonl, "BATCH", 2)
     fill()
     run("export", tmp_path / "all.jsonl")
 

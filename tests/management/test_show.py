@@ -6,7 +6,7 @@ import pytest
 from django.core.management import CommandError
 
 from eventlogs import Aggregate, EventRecord, LogId
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import Event
 from eventlogs.stores import AppendRequest, store_for
 from example_project.payments.events import Authorized, Captured, Payment, Requested

@@ -8,9 +8,10 @@ from django.core.cache import caches
 from django.db import connection
 
 from eventlogs import LogManager
-from eventlogs.management import caching, figures
 from eventlogs.management.subcommands.stats import behind, number, size
 from eventlogs.models import Event
+from eventlogs.operations import cache_figures as caching
+from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
 from tests.admin.test_standings import standing
 

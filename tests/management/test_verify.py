@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db.models import QuerySet
 
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.management.subcommands import verify
 from eventlogs.models import EventLog
 from eventlogs.stores import AppendRequest, store_for

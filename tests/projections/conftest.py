@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
-from eventlogs import inline
-from eventlogs.projections import declarations, running
+from eventlogs.projections import declarations, workers
+from eventlogs.stores import participants
 from tests.projections import readmodels
 
 
@@ -34,14 +34,14 @@ def declared(monkeypatch):
         for name, each in readmodels.DECLARED.items()
         if each is not readmodels.InlinedBalances
     }
-    for module in (declarations, running):
+    for module in (declarations, workers):
         monkeypatch.setattr(module, "projections", known)
 
 
 @pytest.fixture
 def inlined(monkeypatch):
     """The projection that is inline takes part in appends."""
-    monkeypatch.setitem(inline.followers, "inlined-balances", readmodels.FOLLOWER)
+    monkeypatch.setitem(participants.followers, "inlined-balances", readmodels.FOLLOWER)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from eventlogs import (
     handles,
     projection,
 )
-from eventlogs.inline import followers
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
+from eventlogs.stores.participants import followers
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from django.db import connections, models
 
-from eventlogs.inline import followers
 from eventlogs.projections.declarations import BaseProjection, projections
+from eventlogs.stores.participants import followers
 
 
 @contextmanager

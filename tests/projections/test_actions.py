@@ -10,7 +10,7 @@ from django.db import transaction
 
 from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
 from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, SkippedEvent
-from eventlogs.projections import actions, running
+from eventlogs.projections import actions, workers
 from tests.accounts import Account, Deposited, Opened
 from tests.projections import readmodels
 from tests.projections.readmodels import Balances, InlinedBalances, Letters
@@ -116,10 +116,10 @@ def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
 @pytest.mark.feed
 def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(1))
-    monkeypatch.setitem(running.projections, "balances", Balances)
+    monkeypatch.setitem(workers.projections, "balances", Balances)
 
     Balances.request_rebuild(by="grace")
-    running.run(["balances"])
+    workers.run(["balances"])
 
     assert [entry[1:3] for entry in done()] == [
         ("rebuild requested", "grace"),
@@ -148,7 +148,7 @@ def test_the_text_of_an_error_of_other_code_is_not_written_down(monkeypatch):
     def fail(*_):
         raise ValueError("4111-1111")
 
-    monkeypatch.setattr("eventlogs.projections.rebuilding.Advancer.step", fail)
+    monkeypatch.setattr("eventlogs.projections.rebuild.Advancer.step", fail)
     with pytest.raises(ValueError, match="4111"):
         Balances.rebuild()
 
@@ -191,7 +191,7 @@ def test_a_resumed_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
 def test_a_resumed_inline_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
     for number in range(6):
         Account.logs.create(Opened("ada"), Deposited(number))
-    monkeypatch.setattr("eventlogs.projections.rebuilding.LOGS_AT_ONCE", 2)
+    monkeypatch.setattr("eventlogs.projections.rebuild.LOGS_AT_ONCE", 2)
     with failing_on(5), pytest.raises(ProjectionFailed):
         InlinedBalances.rebuild(by="ada")
     state = ProjectionState.objects.get(name="inlined-balances")

@@ -17,9 +17,9 @@ from eventlogs import (
     handles,
     projection,
 )
-from eventlogs import checks as system_checks
+from eventlogs.checks import rules as system_checks
 from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
-from eventlogs.projections import databases, running
+from eventlogs.projections import databases, workers
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.tables import Known, made
 
@@ -90,7 +90,7 @@ KNOWN = Known(AsyncSums, InlineSums, Letters)
 @pytest.fixture
 def second(second_alias, monkeypatch):
     """A second database with the tables of read models."""
-    monkeypatch.setattr(running, "projections", system_checks.projections)
+    monkeypatch.setattr(workers, "projections", system_checks.projections)
     with made(Row, InlineRow), made(Row, InlineRow, using=second_alias), KNOWN.declared():
         yield second_alias
     FAILING.clear()

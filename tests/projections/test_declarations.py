@@ -15,12 +15,12 @@ from eventlogs import (
     ReductionProjection,
     RegistrationError,
     handles,
-    inline,
     projection,
 )
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.projections import declarations
 from eventlogs.projections.declarations import Lag, projections
+from eventlogs.stores import participants
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -40,7 +40,7 @@ from tests.projections.readmodels import (
 @pytest.fixture(autouse=True)
 def _scratch(monkeypatch):
     monkeypatch.setattr(declarations, "projections", {})
-    monkeypatch.setattr(inline, "followers", dict(inline.followers))
+    monkeypatch.setattr(participants, "followers", dict(participants.followers))
 
 
 # Names
@@ -156,9 +156,9 @@ def test_one_that_is_inline_takes_part_in_appends_until_it_is_declared_otherwise
         projection("each")(type("Each", (Projection,), {"model": Inlined, "mode": mode}))
 
     declare("inline")
-    assert "each" in inline.followers
+    assert "each" in participants.followers
     declare("async")
-    assert "each" not in inline.followers
+    assert "each" not in participants.followers
 
 
 def test_rows_in_another_database_than_the_events_are_refused(monkeypatch):

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from eventlogs import ANY, Feed, LogNotFound, ProjectionFailed
+from eventlogs.feed.sources import partition_of
 from eventlogs.models import (
     Checkpoint,
     ParkedEvent,
     ProjectionState,
     SkippedEvent,
 )
-from eventlogs.projections import catching_up, leases
-from eventlogs.projections.advancing import Advancer
-from eventlogs.projections.parking import Parking
-from eventlogs.stores.feeds import partition_of
+from eventlogs.projections import catch_up as catching_up
+from eventlogs.projections import checkpoints
+from eventlogs.projections.batches import Advancer
+from eventlogs.projections.held_logs import Parking
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import Balance, Balances
@@ -127,7 +128,7 @@ class Histories(RuleBasedStateMachine):
         before = readmodels.behaviour["before"]
         readmodels.reset()
         try:
-            if leases.state_of("balances", "default"):
+            if checkpoints.state_of("balances", "default"):
                 assert Balances.verify(sample=None), "a row is wrong"
         finally:
             readmodels.behaviour["before"] = before
@@ -143,7 +144,7 @@ class Histories(RuleBasedStateMachine):
         assert rows() == replay(self.logs)
 
 
-DEAD = f"{leases.HOST}:{2**22 + 1}:dead"
+DEAD = f"{checkpoints.HOST}:{2**22 + 1}:dead"
 
 
 def erase_all_logs():
@@ -225,7 +226,7 @@ def release_at_the_beginning(lease, position=None):
 
 
 TWINS = {
-    "a checkpoint that goes back": (leases, "release", release_at_the_beginning),
+    "a checkpoint that goes back": (checkpoints, "release", release_at_the_beginning),
     "held logs that are not passed over": (Parking, "held", lambda self, among=None: set()),
     "skipped events that are applied": (Parking, "skipped", lambda self, first, last: set()),
 }

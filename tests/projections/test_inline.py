@@ -22,12 +22,12 @@ from eventlogs import (
     ProjectionFailed,
     ProjectionUnavailable,
     TransactionMustRetry,
-    transfer,
 )
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, Event, EventLog, ParkedEvent
-from eventlogs.projections import inline, leases
-from eventlogs.projections.catching_up import begin, lease
+from eventlogs.operations import jsonl
+from eventlogs.projections import checkpoints, inline
+from eventlogs.projections.catch_up import begin, lease
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Opened, Withdrawn, withdraw
@@ -243,7 +243,7 @@ def test_what_was_appended_without_it_is_made_up_for_by_a_worker(request, monkey
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     request.getfixturevalue("inlined")
     bob = Account.logs.create(Deposited(7))
-    monkeypatch.setattr("eventlogs.inline.followers", {})
+    monkeypatch.setattr("eventlogs.stores.participants.followers", {})
     bob = Account.logs.append(bob, Deposited(1), Withdrawn(2))
     assert rows() == {bob.log_id: 7}
 
@@ -260,13 +260,13 @@ def test_what_was_imported_is_made_up_for():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Deposited(6))
     other = Account.logs.new_id()
     last = Feed().settled()
-    lines = [transfer.header(after=0)]
-    for page in transfer.export_pages("default", until=last):
+    lines = [jsonl.header(after=0)]
+    for page in jsonl.export_pages("default", until=last):
         lines += [line.replace(str(ada.log_id), str(other)) for line in page.lines]
-    lines.append(transfer.footer(events=3, until=last))
+    lines.append(jsonl.footer(events=3, until=last))
     raw = [f"{line.rstrip()}\n".encode() for line in lines]
 
-    assert transfer.import_lines(store_for("default"), raw).stored == 3
+    assert jsonl.import_lines(store_for("default"), raw).stored == 3
     assert rows() == {ada.log_id: 11}
     InlinedBalances.catch_up()
 
@@ -283,7 +283,7 @@ def test_a_row_that_was_kept_from_the_feed_is_made_anew(request, monkeypatch):
     request.getfixturevalue("inlined")
 
     states[0] = Account.logs.append(states[0], Withdrawn(2))
-    assert leases.state_of("inlined-balances", "default").mode == "inline"
+    assert checkpoints.state_of("inlined-balances", "default").mode == "inline"
     InlinedBalances.catch_up()
 
     assert rows() == replayed(*states)
@@ -295,7 +295,7 @@ def test_a_row_that_was_kept_from_the_feed_is_made_anew(request, monkeypatch):
 @pytest.mark.usefixtures("inlined")
 def test_the_way_back_to_the_feed_is_refused_until_it_is_rebuilt(monkeypatch):
     ada = Account.logs.create(Deposited(5))
-    monkeypatch.setattr("eventlogs.inline.followers", {})
+    monkeypatch.setattr("eventlogs.stores.participants.followers", {})
     monkeypatch.setattr(InlinedBalances, "mode", "async")
 
     with pytest.raises(ProjectionUnavailable) as caught:
@@ -314,10 +314,10 @@ def test_a_worker_of_the_old_mode_gets_no_lease_any_more(monkeypatch):
     """It began before, and asks for a lease afterwards."""
     monkeypatch.setattr(InlinedBalances, "mode", "async")
     begin(InlinedBalances, "default")
-    leases.become_inline("inlined-balances", using="default")
+    checkpoints.become_inline("inlined-balances", using="default")
 
     with pytest.raises(ProjectionUnavailable):
-        lease(InlinedBalances, 0, using="default", owner=leases.new_owner())
+        lease(InlinedBalances, 0, using="default", owner=checkpoints.new_owner())
     assert Checkpoint.objects.get(projection="inlined-balances").owner == ""
 
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import Error, OperationalError, connection, connections
 
 from eventlogs.models import ParkedEvent
-from eventlogs.projections import parking
+from eventlogs.projections import held_logs
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -28,11 +28,11 @@ TIMES = 20
 
 @pytest.fixture(autouse=True)
 def _nothing_owed():
-    parking._debts.clear()
-    parking._losses.clear()
+    held_logs._debts.clear()
+    held_logs._losses.clear()
     yield
-    parking._debts.clear()
-    parking._losses.clear()
+    held_logs._debts.clear()
+    held_logs._losses.clear()
 
 
 @pytest.fixture
@@ -120,12 +120,12 @@ def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, mon
     with pytest.raises(OperationalError):
         Balances.catch_up()
     monkeypatch.setitem(connection.settings_dict, "PORT", port)
-    assert (ParkedEvent.objects.get().attempts, len(parking._debts)) == (2, 1)
+    assert (ParkedEvent.objects.get().attempts, len(held_logs._debts)) == (2, 1)
 
     Balances.catch_up()
 
     waiting = ParkedEvent.objects.get()
-    assert (waiting.attempts, waiting.error, parking._debts) == (1, "", [])
+    assert (waiting.attempts, waiting.error, held_logs._debts) == (1, "", [])
 
 
 def test_an_attempt_is_given_back_to_an_event_that_another_worker_has_parked_for_it(terminate):
@@ -133,7 +133,7 @@ def test_an_attempt_is_given_back_to_an_event_that_another_worker_has_parked_for
     readmodels.fail_on(Deposited)
     Balances.catch_up()
     waiting = ParkedEvent.objects.get()
-    places = parking.Parking(
+    places = held_logs.Parking(
         Balances.name, "default", is_rebuild=False, max_attempts=2, backoff=60.0
     )
     assert places.begin(waiting)  # counted: this one ends with the connection
@@ -153,7 +153,7 @@ def test_nothing_is_given_back_to_an_event_that_somebody_let_be_tried_again():
     waiting = ParkedEvent.objects.get()
     Balances.retry()
 
-    parking.Parking(
+    held_logs.Parking(
         Balances.name, "default", is_rebuild=False, max_attempts=3, backoff=60.0
     ).give_back(waiting)
 

@@ -12,7 +12,7 @@ from django.db import connection
 from django.db.models import F
 
 from eventlogs.models import Checkpoint, ProjectionWorker
-from eventlogs.projections import catching_up, leases, releases
+from eventlogs.projections import catch_up, checkpoints, releases
 from eventlogs.projections.releases import Handles, preferred
 from tests.projections.readmodels import Balances
 from tests.projections.release import Release
@@ -27,7 +27,7 @@ from pathlib import Path
 from django.db import connection, models, transaction
 from eventlogs import *
 from eventlogs.projections import releases
-from eventlogs.projections.running import Runner
+from eventlogs.projections.workers import Runner
 
 class Seat(models.Model):
     log_id = LogIdField(primary_key=True)
@@ -467,8 +467,8 @@ def test_a_rebuild_passes_over_nothing_that_a_release_beside_it_handles(release,
 def test_a_rebuild_that_is_under_way_asks_what_a_release_handles_that_begins(release, seats):
     old, new = read_models(release)
     old.do("Booking.logs.create(Charged(1))")
-    old.do("exec('from eventlogs.projections import rebuilding', globals())")
-    old.do("exec('steps = rebuilding.steps(Seats, park=True); next(steps)', globals())")
+    old.do("exec('from eventlogs.projections import rebuild', globals())")
+    old.do("exec('steps = rebuild.steps(Seats, park=True); next(steps)', globals())")
     new.do("Booking.logs.create(Charged(10), Refunded(3))")
     new.do("Seats.catch_up()")
 
@@ -604,8 +604,8 @@ def test_rows_that_old_processes_make_behind_a_rebuild_are_made_anew_in_its_end(
     old, new = inline_releases(release)
     early = old.do("str(Booking.logs.new_id())")
     old.do("Booking.logs.create(Charged(1))")
-    new.do("exec('from eventlogs.projections import rebuilding', globals())")
-    new.do("exec('steps = rebuilding.steps(Seats); next(steps)', globals())")
+    new.do("exec('from eventlogs.projections import rebuild', globals())")
+    new.do("exec('steps = rebuild.steps(Seats); next(steps)', globals())")
     # Its id is below those that the rebuild has come to.
     old.do(f"Booking.logs.create(Charged(2), log_id={early!r})")
     new.do("Seats.catch_up()")
@@ -619,8 +619,8 @@ def test_rows_that_old_processes_make_behind_a_rebuild_are_made_anew_in_its_end(
 def test_an_old_rebuild_does_not_end_behind_a_newer_one(release, seats):
     old, new = inline_releases(release)
     log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
-    old.do("exec('from eventlogs.projections import rebuilding', globals())")
-    old.do("exec('steps = rebuilding.steps(Seats); next(steps)', globals())")
+    old.do("exec('from eventlogs.projections import rebuild', globals())")
+    old.do("exec('steps = rebuild.steps(Seats); next(steps)', globals())")
     new.do("Seats.rebuild()")
 
     assert_says_deployment(old.do("list(steps)"))
@@ -718,9 +718,9 @@ def do(deed, do=do):
 
 # Declarations count for a second, and no event takes longer than half of one.
 SHORT = """
-from eventlogs.projections import advancing
+from eventlogs.projections import batches
 releases.KEPT = 1.0
-releases.RENEWED = advancing.RENEWED = 0.2
+releases.RENEWED = batches.RENEWED = 0.2
 Letters.timeout = 0.5
 """
 
@@ -859,13 +859,13 @@ def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, d
 
 def test_who_begins_after_a_worker_that_died_is_careful_however_late_it_is(tables):
     """An event that kills its worker is counted, also where nobody ran for longer than KEPT."""
-    catching_up.begin(Balances, "default")
-    dead = f"{leases.HOST}:{2**22 + 1}:dead"
-    assert catching_up.lease(Balances, 0, using="default", owner=dead)
+    catch_up.begin(Balances, "default")
+    dead = f"{checkpoints.HOST}:{2**22 + 1}:dead"
+    assert catch_up.lease(Balances, 0, using="default", owner=dead)
 
     releases.declare_run(Balances, "default")
 
-    taken = catching_up.lease(Balances, 0, using="default", owner="next")
+    taken = catch_up.lease(Balances, 0, using="default", owner="next")
     assert taken is not None
     assert taken.was_abandoned
 

@@ -8,10 +8,10 @@ import pytest
 from django.db import IntegrityError, connection
 
 from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, UnknownEventType
-from eventlogs.inline import followers
 from eventlogs.models import Checkpoint, ParkedEvent
-from eventlogs.projections import running
-from eventlogs.projections.lagging import NO_LAG
+from eventlogs.projections import workers
+from eventlogs.projections.lags import NO_LAG
+from eventlogs.stores.participants import followers
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.readmodels import (
     Balances,
@@ -223,12 +223,12 @@ def test_all_projections_at_once_are_strict():
     buggy(Deposited)
 
     with pytest.raises(ExceptionGroup) as caught:
-        running.run(strict=True)
+        workers.run(strict=True)
 
     names = {error.projection for error in caught.value.exceptions}
     assert {Balances.name, Letters.name} <= names
     reset()
-    assert running.run(strict=True)[Letters.name] == 1
+    assert workers.run(strict=True)[Letters.name] == 1
     assert len(reactions) == 1
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from django.db import DEFAULT_DB_ALIAS, connection
 
 from eventlogs import Feed
-from eventlogs.stores.feeds import FeedSource, Watermark
-from eventlogs.stores.postgresql_feed import FENCE, LAST, PostgreSQLFeedSource
+from eventlogs.feed.postgresql import FENCE, LAST, PostgreSQLFeedSource
+from eventlogs.feed.sources import FeedSource, Watermark
 from eventlogs.stores.statements import Row, Statement
 
 

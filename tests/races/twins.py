@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from django.db import connection, transaction
 
 from eventlogs import ConcurrentAppend, IdempotencyKeyReused, IdempotentReplay, LogState
-from eventlogs.codec import fingerprints
+from eventlogs.events.codec import fingerprints
 from eventlogs.stores import AppendRequest
 from eventlogs.stores.postgresql import PostgreSQLStore
 

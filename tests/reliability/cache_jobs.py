@@ -12,13 +12,13 @@ from django.db import transaction
 from django.utils.module_loading import import_string
 
 from eventlogs import ANY, ConcurrentAppend, LogId, LogManager
-from eventlogs.background import background
-from eventlogs.caches import BaseReductionCache, statistics
-from eventlogs.reducers import Reducer
+from eventlogs.caches.backends import BaseReductionCache, statistics
+from eventlogs.reductions.reader import Reducer
+from eventlogs.reductions.worker import background
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL
 
-REDUCER = "eventlogs.reducers.Reducer"
+REDUCER = "eventlogs.reductions.reader.Reducer"
 WRONG = 10  # findings of one process that are enough
 
 

@@ -18,11 +18,20 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils.module_loading import import_string
 
+from eventlogs.feed.sources import BY_VENDOR, Watermark
 from eventlogs.models import Checkpoint, EventLog
-from eventlogs.projections import advancing, inline, inline_many, leases, rebuilding, running
-from eventlogs.projections.advancing import Advancer
-from eventlogs.projections.parking import Parking
-from eventlogs.stores.feeds import BY_VENDOR, Watermark
+from eventlogs.projections import (
+    batches,
+    inline,
+    inline_bulk,
+    rebuild,
+    workers,
+)
+from eventlogs.projections import (
+    checkpoints as leases,
+)
+from eventlogs.projections.batches import Advancer
+from eventlogs.projections.held_logs import Parking
 from tests.reliability.steps import passing
 
 
@@ -38,7 +47,7 @@ def rows_and_checkpoint_apart() -> None:
         with transaction.atomic():
             leases.move(lease, reached, **figures)
 
-    advancing.fenced = apart
+    batches.fenced = apart
 
 
 def reacts_afterwards() -> None:
@@ -46,7 +55,7 @@ def reacts_afterwards() -> None:
     original = Advancer._react
 
     def later(self: Advancer, row: Any) -> Any:
-        advancing_past = self._transact(lambda lease: None, row[advancing.POSITION])
+        advancing_past = self._transact(lambda lease: None, row[batches.POSITION])
         return advancing_past or original(self, row)
 
     Advancer._react = later  # type: ignore[method-assign]
@@ -90,7 +99,7 @@ def rebuilds_in_place() -> None:
             checkpoints.update(position=0, token=F("token") + 1, owner="", leased_until=None)
         return 1
 
-    rebuilding._ShadowRebuild.steps = steps  # type: ignore[method-assign]
+    rebuild._ShadowRebuild.steps = steps  # type: ignore[method-assign]
 
 
 def swaps_as_it_is() -> None:
@@ -123,7 +132,7 @@ def without_leases() -> None:
 
     without_fencing_token()
     leases.acquire = acquire  # type: ignore[assignment]
-    running.divided = lambda places, shares: dict.fromkeys(places, mock.ANY)
+    workers.divided = lambda places, shares: dict.fromkeys(places, mock.ANY)
 
 
 def without_lock_of_the_log() -> None:
@@ -134,7 +143,7 @@ def without_lock_of_the_log() -> None:
         return {log.log_id: log.version for log in logs}
 
     inline.lock_log = lambda log_id, using: versions([log_id], using)[log_id]
-    inline_many.lock_free = versions
+    inline_bulk.lock_free = versions
 
 
 def without_applied_versions() -> None:

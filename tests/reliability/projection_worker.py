@@ -15,7 +15,7 @@ def main(database: str, name: str) -> None:
     settings.DATABASES["default"]["NAME"] = database
     django.setup()
     from eventlogs.projections import declarations
-    from eventlogs.projections.running import Runner
+    from eventlogs.projections.workers import Runner
     from tests.projections import readmodels
 
     declarations.projections.update(readmodels.DECLARED)

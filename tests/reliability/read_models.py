@@ -27,9 +27,9 @@ from eventlogs import (
     handles,
     projection,
 )
-from eventlogs.inline import Follower, followers
 from eventlogs.models import Event, EventLog, ParkedEvent
-from eventlogs.projections import declarations, leases
+from eventlogs.projections import checkpoints, declarations
+from eventlogs.stores.participants import Follower, followers
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.steps import passing
 
@@ -269,7 +269,7 @@ def are_up_to_date(*names: str) -> bool:
             done = False
             for parked in each.parked():
                 each.retry(parked.log_id)
-        elif leases.position(name, "default") < last:
+        elif checkpoints.position(name, "default") < last:
             # Not wait_for(): an inline row may have the last event, and another one lack its own.
             done = False
     return done

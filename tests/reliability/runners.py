@@ -27,8 +27,16 @@ from django.db import Error, connection, connections
 from django.utils.module_loading import import_string
 
 from eventlogs import ANY, LogId
-from eventlogs.projections import catching_up, leases, parking, rebuilding, running
-from eventlogs.projections.running import Runner
+from eventlogs.projections import (
+    catch_up,
+    checkpoints,
+    held_logs,
+    workers,
+)
+from eventlogs.projections import (
+    rebuild as rebuilding,
+)
+from eventlogs.projections.workers import Runner
 from tests.races.crew import PROCESSES
 from tests.reliability import read_models, steps
 from tests.reliability.ledgers import Entered
@@ -211,14 +219,14 @@ def _work(
     logger.propagate = False
     connection.settings_dict.update(database)
     random.seed()
-    for module in (catching_up, rebuilding):
+    for module in (catch_up, rebuilding):
         module.GRACE = GRACE  # type: ignore[attr-defined]
-    running.BEAT, running.ALIVE, running.FIRST_WAIT = 0.1, LEASE, 0.05  # type: ignore[misc]
+    workers.BEAT, workers.ALIVE, workers.FIRST_WAIT = 0.1, LEASE, 0.05  # type: ignore[misc]
     Quick.timeout = conditions.timeout
-    parking.MAX_LOSSES = conditions.losses  # type: ignore[misc]
+    held_logs.MAX_LOSSES = conditions.losses  # type: ignore[misc]
     steps.install()
     if conditions.host:
-        leases.HOST = conditions.host  # type: ignore[misc]
+        checkpoints.HOST = conditions.host  # type: ignore[misc]
     if conditions.mended:
         read_models.mended.append(Path(conditions.mended))
     if conditions.memory:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from eventlogs.feed import Feed
-from eventlogs.projections import advancing, leases, rebuilding, rows, shadows
-from eventlogs.projections.advancing import Advancer
-from eventlogs.projections.parking import Parking
+from eventlogs.feed.reader import Feed
+from eventlogs.projections import batches, checkpoints, rebuild, rows, shadow_tables
+from eventlogs.projections.batches import Advancer
+from eventlogs.projections.held_logs import Parking
 
 
 class Stop(NamedTuple):
@@ -48,7 +48,7 @@ def passing(step: str) -> None:
 def install() -> None:
     """Let the machinery of projections pass steps."""
     _around(rows.Rows, "write", "the rows are written")
-    _around(leases, "move", "the checkpoint moves")
+    _around(checkpoints, "move", "the checkpoint moves")
     _around(Parking, "hold", "a log is held")
     _around(Parking, "begin", "an attempt is counted")
     _around(Parking, "failed", "a failure is noted")
@@ -56,12 +56,12 @@ def install() -> None:
     _around(Parking, "release", "a log is let go")
     _around(Feed, "read_rows", "the feed is read")
     _around(Advancer, "rest", "a rest")
-    _around(rebuilding._ShadowRebuild, "_prepare", "the preparation")
-    _around(rebuilding._ShadowRebuild, "_switch", "the checkpoints are switched")
-    _around(rebuilding._ShadowRebuild, "_swap", "the swap")
-    _around(shadows, "create", "the shadow is made")
-    _around(shadows, "swap", "the tables are swapped")
-    advancing.fenced = leases.fenced = _commits(leases.fenced)
+    _around(rebuild._ShadowRebuild, "_prepare", "the preparation")
+    _around(rebuild._ShadowRebuild, "_switch", "the checkpoints are switched")
+    _around(rebuild._ShadowRebuild, "_swap", "the swap")
+    _around(shadow_tables, "create", "the shadow is made")
+    _around(shadow_tables, "swap", "the tables are swapped")
+    batches.fenced = checkpoints.fenced = _commits(checkpoints.fenced)
 
 
 def _around(owner: Any, name: str, step: str) -> None:

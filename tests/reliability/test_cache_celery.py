@@ -26,8 +26,8 @@ from django.db import connection, transaction
 from django.test import override_settings
 
 from eventlogs import LogId, LogManager
-from eventlogs.caches import statistics
-from eventlogs.counters import counters
+from eventlogs.caches.backends import statistics
+from eventlogs.caches.counters import counters
 from tests.races import COMMITS
 from tests.reliability.cache_jobs import ledgers
 from tests.reliability.ledgers import Entered, Ledger

@@ -21,10 +21,10 @@ from django.db import connection
 from django.test import override_settings
 
 from eventlogs import LogId, LogManager
-from eventlogs.background import background
-from eventlogs.caches import statistics
-from eventlogs.counters import counters
-from eventlogs.entries import SIGNATURE_BYTES, version_in
+from eventlogs.caches.backends import statistics
+from eventlogs.caches.counters import counters
+from eventlogs.caches.entries import SIGNATURE_BYTES, version_in
+from eventlogs.reductions.worker import background
 from tests.races import COMMITS
 from tests.reliability import cache_jobs
 from tests.reliability.cache_jobs import Report, ledgers

@@ -21,11 +21,11 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from eventlogs import Aggregate, LogId, LogManager, LogNotFound
-from eventlogs.background import Background, background
-from eventlogs.caches import BaseReductionCache, statistics
-from eventlogs.counters import counters
-from eventlogs.entries import version_in
-from eventlogs.reducers import Kept
+from eventlogs.caches.backends import BaseReductionCache, statistics
+from eventlogs.caches.counters import counters
+from eventlogs.caches.entries import version_in
+from eventlogs.reductions.reader import Kept
+from eventlogs.reductions.worker import Background, background
 from eventlogs.refreshers import (
     BaseRefresher,
     MessageRefresher,

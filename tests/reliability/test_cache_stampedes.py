@@ -21,9 +21,9 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from eventlogs import LogId, LogLengthPolicy, LogManager
-from eventlogs.background import background
-from eventlogs.codec import StoredEvent
-from eventlogs.reducers import CLAIM
+from eventlogs.events.codec import StoredEvent
+from eventlogs.reductions.reader import CLAIM
+from eventlogs.reductions.worker import background
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.postgresql import PostgreSQLStore
 from tests.races import COMMITS

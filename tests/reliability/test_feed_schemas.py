@@ -12,8 +12,8 @@ from django.core.management import call_command
 from django.db import connections, transaction
 
 from eventlogs import Feed, LogManager
+from eventlogs.feed.sources import feed_source_for
 from eventlogs.stores import store_for
-from eventlogs.stores.feeds import feed_source_for
 from tests.accounts import Account, Deposited, Opened
 
 pytestmark = pytest.mark.postgresql

@@ -13,9 +13,9 @@ from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from eventlogs import Feed, FeedUnavailable, LogManager
-from eventlogs.checks import check_feed
+from eventlogs.checks.rules import check_feed
+from eventlogs.feed.sources import feed_source_for
 from eventlogs.stores import store_for
-from eventlogs.stores.feeds import feed_source_for
 from tests.accounts import Account, Deposited, Opened
 from tests.servers import PostgreSQL, run_as
 from tests.settings import database_from_url

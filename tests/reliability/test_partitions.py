@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connections, transaction
 
 from eventlogs import ANY, Feed, IdempotentReplay, LogId, LogManager
-from eventlogs.management import figures
+from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
 from tests.reliability.test_feed_schemas import alias_for, sql
 

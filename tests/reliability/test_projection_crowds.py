@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from eventlogs import ANY
 from eventlogs.models import Checkpoint, ProjectionWorker
-from eventlogs.projections import leases
+from eventlogs.projections import checkpoints
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -121,7 +121,7 @@ def test_a_checkpoint_that_somebody_keeps_locked_ends_no_worker(elsewhere):
         worker = troupe.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
         with transaction.atomic():
-            leases.lock_all(LedgerRows.name, using="default")
+            checkpoints.lock_all(LedgerRows.name, using="default")
             state = elsewhere(
                 lambda: ledgers().append(log_id, Entered("meanwhile"), expected_version=ANY)
             )

@@ -14,7 +14,7 @@ from itertools import cycle, islice
 import pytest
 
 from eventlogs import LogId
-from eventlogs.stores.feeds import partition_of
+from eventlogs.feed.sources import partition_of
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (

@@ -10,7 +10,8 @@ import time
 import pytest
 from django.db import connection, connections
 
-from eventlogs import ANY, LogId, inline
+from eventlogs import ANY, LogId
+from eventlogs.stores import participants
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.management.test_eventlogs import ROOT
 from tests.projections.conftest import tables  # noqa: F401 (a fixture)
@@ -75,7 +76,7 @@ def append_inline(stop, number, log_ids) -> int:
     """Append to logs of which a row is kept inline, in transactions of several; a team's job."""
     from django.db import transaction
 
-    inline.followers[InlinedBalances.name] = FOLLOWER
+    participants.followers[InlinedBalances.name] = FOLLOWER
     choices, count = random.Random(f"inline {number}"), 0
     while not stop.is_set():
         with transaction.atomic():

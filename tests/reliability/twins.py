@@ -14,10 +14,9 @@ from typing import Any
 from django.core.cache import caches
 
 from eventlogs import LogId
-from eventlogs.caches import BaseReductionCache, RedisReductionCache
-from eventlogs.codec import EventReader, StoredEvent
-from eventlogs.counters import UNDECODABLE
-from eventlogs.entries import (
+from eventlogs.caches.backends import BaseReductionCache, RedisReductionCache
+from eventlogs.caches.counters import UNDECODABLE
+from eventlogs.caches.entries import (
     _HEAD,
     HEADER_BYTES,
     SIGNATURE_BYTES,
@@ -25,7 +24,8 @@ from eventlogs.entries import (
     EntryCodec,
     Untrusted,
 )
-from eventlogs.reducers import Reduced, Reducer
+from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.reductions.reader import Reduced, Reducer
 from eventlogs.refreshers import (
     MessageRefresher,
     RefreshRequest,

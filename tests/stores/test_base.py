@@ -15,7 +15,7 @@ from eventlogs import (
     LogNotFound,
     LogState,
 )
-from eventlogs.codec import fingerprints
+from eventlogs.events.codec import fingerprints
 from eventlogs.stores import AppendRequest, BaseStore, Claim, store_for
 from eventlogs.stores.base import claim_of, refusal
 from eventlogs.stores.portable import PortableStore

@@ -17,7 +17,7 @@ from eventlogs import (
     LogState,
     TransactionMustRetry,
 )
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.stores import AppendRequest
 from eventlogs.stores.mariadb import MAX_DEPTH, too_deep
 from eventlogs.stores.portable import PortableStore

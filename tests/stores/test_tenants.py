@@ -22,12 +22,12 @@ from django.db import connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from eventlogs import ANY, Feed, IdempotentReplay, LogId, LogNotFound
-from eventlogs.counters import FOREIGN_HISTORY, counters
+from eventlogs.caches.counters import FOREIGN_HISTORY, counters
+from eventlogs.feed.sources import feed_source_for
 from eventlogs.models import EventLog
 from eventlogs.projections.databases import has_table
 from eventlogs.stores import store_for
 from eventlogs.stores.direct import direct_connection
-from eventlogs.stores.feeds import feed_source_for
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries

@@ -18,7 +18,7 @@ from django.db import (
 )
 
 from eventlogs import ANY, LogManager, LogState, TransactionMustRetry
-from eventlogs.stores.transactions import ATTEMPTS, must_retry, run_again
+from eventlogs.stores.retries import ATTEMPTS, must_retry, run_again
 from tests.accounts import Account, Deposited, Opened
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])

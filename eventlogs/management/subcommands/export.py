@@ -14,13 +14,13 @@ from typing import Any, NoReturn, TextIO
 
 from django.core.management.base import CommandParser
 
-from eventlogs import transfer, xes
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.feed import Feed
+from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import TERMINATED, mistake
 from eventlogs.management.output import Output
+from eventlogs.operations import jsonl, xes
 
 HELP = "Export logs as JSON lines, which `import` reads, or as XES, which process mining reads."
 
@@ -134,7 +134,7 @@ def write_lines(
     resume = resume and path is not None and path.exists()
     if resume and path is not None and path.stat().st_size:
         with path.open("rb") as stream:
-            length, events, complete, after = transfer.last_position(stream)
+            length, events, complete, after = jsonl.last_position(stream)
         if complete:
             raise mistake(f"{path} is complete: there is nothing to carry on with.")
     until = settled(using)
@@ -150,11 +150,11 @@ def write_lines(
         ) as progress,
     ):
         if not length:
-            stream.write(transfer.header(after=after))
+            stream.write(jsonl.header(after=after))
         if until is None:
-            pages = transfer.export_pages_of_a_moment(using, log_types=log_types, logs=logs)
+            pages = jsonl.export_pages_of_a_moment(using, log_types=log_types, logs=logs)
         else:
-            pages = transfer.export_pages(
+            pages = jsonl.export_pages(
                 using, after=after, until=until, log_types=log_types, logs=logs
             )
         for page in pages:
@@ -163,7 +163,7 @@ def write_lines(
             events += len(page.lines)
             progress.advance(page.position - after)
             after = page.position
-        stream.write(transfer.footer(events=events, until=until or 0))
+        stream.write(jsonl.footer(events=events, until=until or 0))
     return {"events": events} if until is None else {"events": events, "until": until}
 
 

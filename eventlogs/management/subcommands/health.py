@@ -11,9 +11,9 @@ from django.core.management.base import CommandParser
 
 from eventlogs.management.mistakes import findings
 from eventlogs.management.output import Output, clean
-from eventlogs.monitoring import Finding, Health, health
-from eventlogs.monitoring.findings import counted, seconds
-from eventlogs.times import duration, time_text
+from eventlogs.operations.health import Finding, Health, health
+from eventlogs.operations.health.findings import counted, seconds
+from eventlogs.utils.times import duration, time_text
 
 HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
 

@@ -12,12 +12,12 @@ from django.core.management.base import CommandParser
 from django.db import router
 
 from eventlogs.exceptions import EventLogError, FeedUnavailable
+from eventlogs.management.choosing import behind
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.management.progress import Progress
-from eventlogs.management.projections import behind
 from eventlogs.models import EventLog
-from eventlogs.transfer import MAX_LINE, Imported, import_lines
+from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
 
 HELP = "Import an export. Doing it again, or after it was interrupted, imports what is missing."
 

@@ -10,14 +10,14 @@ from django.db import router
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.actions import write_history
+from eventlogs.management.choosing import choose
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output, clean
-from eventlogs.management.projections import choose
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
-from eventlogs.projections.held import PARKED, HeldGroup, groups
-from eventlogs.times import time_text
+from eventlogs.projections.held_causes import PARKED, HeldGroup, groups
+from eventlogs.utils.times import time_text
 
 HELP = (
     "Show the events that projections could not apply; retry or skip them. Show who retried, "

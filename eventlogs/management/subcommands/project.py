@@ -17,16 +17,16 @@ from django.core.management.base import CommandParser
 from django.db import connections
 from django.utils import timezone
 
+from eventlogs.feed.sources import feed_source_for
 from eventlogs.management import arguments
+from eventlogs.management.choosing import choose, reactors
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
-from eventlogs.management.projections import choose, reactors
 from eventlogs.projections.declarations import Reactor
-from eventlogs.projections.running import Runner
-from eventlogs.projections.running import run as run_once
-from eventlogs.stores.feeds import feed_source_for
-from eventlogs.times import time_text
+from eventlogs.projections.workers import Runner
+from eventlogs.projections.workers import run as run_once
+from eventlogs.utils.times import time_text
 
 try:
     import resource

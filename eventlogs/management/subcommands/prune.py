@@ -13,7 +13,7 @@ from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import IdempotencyKey
-from eventlogs.times import time_text
+from eventlogs.utils.times import time_text
 
 HELP = "Forget idempotency keys that are older than an age."
 

@@ -6,16 +6,16 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from eventlogs.feed import Feed
+from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
+from eventlogs.management.choosing import are_due, choose, with_rows
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
-from eventlogs.management.projections import are_due, choose, with_rows
 from eventlogs.models import EventLog, ParkedEvent
 from eventlogs.projections.declarations import RowProjection
-from eventlogs.projections.rebuilding import Progress
+from eventlogs.projections.rebuild import Progress
 
 HELP = (
     "Make the rows of read models anew, while the old ones serve; one that was interrupted "

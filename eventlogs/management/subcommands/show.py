@@ -9,10 +9,10 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from eventlogs.aggregates import Aggregate, Reduction
-from eventlogs.codec import StoredEvent, raw_records
-from eventlogs.events import EventRecord
+from eventlogs.events.codec import StoredEvent, raw_records
+from eventlogs.events.metadata import actor_of
+from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
-from eventlogs.history import MISSING, Change, beginning, property_names, steps
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
@@ -20,11 +20,11 @@ from eventlogs.management.output import Note, Output
 from eventlogs.management.records import as_json, compact
 from eventlogs.management.states import computed_of, state_of
 from eventlogs.management.subcommands.reduce import add_state_arguments
-from eventlogs.metadata import actor_of
 from eventlogs.models import EventLog
+from eventlogs.reductions.snapshots import Waypoints
+from eventlogs.reductions.timeline import MISSING, Change, beginning, property_names, steps
 from eventlogs.stores import BaseStore
-from eventlogs.times import time_text
-from eventlogs.waypoints import Waypoints
+from eventlogs.utils.times import time_text
 
 HELP = "Show a log: its events as a timeline, and its state."
 

@@ -8,13 +8,13 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from eventlogs.management import arguments
-from eventlogs.management.caching import CacheFigures, cache_figures
-from eventlogs.management.figures import Figures, as_json, figures
+from eventlogs.management.choosing import is_in
 from eventlogs.management.output import Output
-from eventlogs.management.projections import is_in
+from eventlogs.operations.cache_figures import CacheFigures, cache_figures
+from eventlogs.operations.figures import Figures, as_json, figures
 from eventlogs.projections.declarations import projections
-from eventlogs.projections.standing import Standing, standings
-from eventlogs.times import duration
+from eventlogs.projections.status import Standing, standings
+from eventlogs.utils.times import duration
 
 HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
 

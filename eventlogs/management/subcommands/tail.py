@@ -7,19 +7,19 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from eventlogs import scans
-from eventlogs.codec import raw_records
-from eventlogs.events import EventRecord
+from eventlogs.events.codec import raw_records
+from eventlogs.events.metadata import actor_of
+from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.feed import Feed, FeedPage
+from eventlogs.feed import scans
+from eventlogs.feed.reader import Feed, FeedPage
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import GAP, Output, clean, columns, cut, pad
 from eventlogs.management.records import as_json, compact
-from eventlogs.metadata import actor_of
-from eventlogs.times import time_text
-from eventlogs.transfer import MAX_POSITION
+from eventlogs.operations.jsonl import MAX_POSITION
+from eventlogs.utils.times import time_text
 
 HELP = "Show the newest events of all logs; with --follow, those to come as well."
 

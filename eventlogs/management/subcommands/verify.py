@@ -13,7 +13,7 @@ from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output, clean
-from eventlogs.verification import (
+from eventlogs.operations.verification import (
     CacheVerifier,
     Finding,
     ProjectionVerifier,

@@ -31,7 +31,7 @@ from eventlogs import (
     LogState,
     Reduction,
 )
-from eventlogs.codec import EncodedEvent
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
 from example_project.payments.deciders import PaymentRefused, capture, refund
 from example_project.payments.events import Authorized, Captured, Payment, Requested

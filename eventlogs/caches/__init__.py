@@ -1,0 +1,23 @@
+"""Reduction caches: where reductions are kept, and the proof that an entry can be trusted."""
+
+from __future__ import annotations
+
+from eventlogs.caches.backends import (
+    BaseReductionCache,
+    DjangoReductionCache,
+    NoReductionCache,
+    RedisReductionCache,
+    Unreachable,
+    forget,
+    statistics,
+)
+
+__all__ = [
+    "BaseReductionCache",
+    "DjangoReductionCache",
+    "NoReductionCache",
+    "RedisReductionCache",
+    "Unreachable",
+    "forget",
+    "statistics",
+]

@@ -1,0 +1,446 @@
+"""
+Where reductions are kept: small byte strings by key, in a Django cache or one of your own.
+
+What is in a cache is never trusted. ``eventlogs.caches.entries`` signs what goes in, and the log
+itself proves what comes out; a cache only has to be quick. Nothing here raises to a reader:
+what cannot be reached is a miss.
+
+Bytes go to Redis by its raw client, past the serializer of the Django cache: django-redis and
+Django itself would read them with ``pickle``, and so run whatever somebody has put there
+(https://docs.python.org/3/library/pickle.html).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from threading import Lock
+from typing import Any, Final
+
+from django.core.cache import BaseCache, caches
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.redis import RedisCache
+from django.core.signals import setting_changed
+
+from eventlogs import conf
+from eventlogs.caches.counters import cache_used, counters
+from eventlogs.caches.entries import version_in
+from eventlogs.ids import LogId
+
+__all__ = [
+    "BaseReductionCache",
+    "DjangoReductionCache",
+    "NoReductionCache",
+    "RedisReductionCache",
+    "cache_for",
+    "cache_used",
+    "forget",
+    "statistics",
+]
+
+logger = logging.getLogger("eventlogs.caches")
+
+PAUSE: Final = 1.0  # seconds for which a cache that could not be reached is left alone
+
+# Keep the newer of two entries. A version stands in bytes 4 to 7 (see entries.py): the strings
+# are compared, which for big-endian numbers of one length is to compare the numbers. What is no
+# entry of ours (a list, say: pcall) gives way to any other, and so does the very entry that the
+# caller found to be wrong.
+# https://redis.io/docs/latest/develop/programmability/eval-intro/ (a script runs alone)
+SET_IF_NEWER: Final = """
+local there = redis.pcall('GET', KEYS[1])
+local is_entry = type(there) == 'string' and #there > 7 and string.sub(there, 1, 3) == 'EL1'
+if is_entry and there ~= ARGV[2] then
+    for at = 4, 7 do
+        local old, new = string.byte(there, at), string.byte(ARGV[1], at)
+        if old > new then return 0 end
+        if old < new then break end
+        if at == 7 then return 0 end
+    end
+end
+if ARGV[3] == '' then
+    redis.call('SET', KEYS[1], ARGV[1])
+else
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+end
+return 1
+"""
+
+
+def statistics() -> dict[str, Any]:
+    """
+    Return what the reduction caches of this process have done since it started.
+
+    ``hits`` are reductions that were there, with nothing newer to fold; ``misses`` counts the
+    others by reason: absent, behind (newer events were folded on top), foreign_fingerprint,
+    foreign_log, foreign_history, bad_signature, undecodable, unreachable. ``refreshes`` are
+    entries written. ``errors`` counts what went wrong and cost no more than time, by reason:
+    unwritable, unstorable, dropped, unsent, failed.
+    """
+    return counters.statistics()
+
+
+class Unreachable(Exception):
+    """The cache did not answer, or not now; the error that it raised is the cause."""
+
+
+class BaseReductionCache(ABC):
+    """
+    A cache of reductions: the interface for your own.
+
+    Keys are up to 200 characters of ASCII without spaces, values are bytes. It may forget
+    whatever it likes, whenever it likes; what it returns is checked. Any method may raise
+    whatever it likes: that counts as a cache that is not reachable now. It must pass the
+    contract suite in ``tests/contracts``.
+    """
+
+    shared = True
+    """Whether other processes see what is kept here."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """Return what was kept under ``key``, or None."""
+
+    def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
+        """Return what was kept under each of ``keys``, without those that are not there."""
+        found = {key: self.get(key) for key in keys}
+        return {key: value for key, value in found.items() if value is not None}
+
+    @abstractmethod
+    def set(
+        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+    ) -> bool:
+        """
+        Keep an entry, unless one of the same or a higher version is there.
+
+        ``eventlogs.caches.entries.version_in`` tells versions. ``instead_of`` are bytes that were
+        found to be wrong: they give way, whatever version they name. ``timeout`` is in
+        seconds, None for no limit. Return whether the entry was written.
+        """
+
+    @abstractmethod
+    def add(self, key: str, value: bytes, *, timeout: float) -> bool:
+        """
+        Keep ``value`` (a flag) for ``timeout`` seconds, unless there is something already.
+
+        Return False only where there is; exactly one of those who call at once gets True.
+        """
+
+    @abstractmethod
+    def replace(self, key: str, value: bytes, *, timeout: float) -> None:
+        """Keep ``value`` (a flag, or a mark) for ``timeout`` seconds, whatever is there."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Forget what was kept under ``key``, if anything was."""
+
+    def forget(self, part: str) -> int | None:
+        """
+        Forget all whose keys hold ``part``, e.g. a log's id; return how many there were.
+
+        Return None where the cache cannot look for keys: entries stay until they run out.
+        """
+        return None
+
+
+class NoReductionCache(BaseReductionCache):
+    """Keeps nothing: for ``EVENTLOGS["CACHE"] = None``."""
+
+    shared = False
+
+    def get(self, key: str) -> bytes | None:
+        return None
+
+    def set(
+        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+    ) -> bool:
+        return False
+
+    def add(self, key: str, value: bytes, *, timeout: float) -> bool:
+        return True
+
+    def replace(self, key: str, value: bytes, *, timeout: float) -> None:
+        return None
+
+    def delete(self, key: str) -> None:
+        return None
+
+    def forget(self, part: str) -> int | None:
+        return 0
+
+
+class DjangoReductionCache(BaseReductionCache):
+    """
+    Entries in a Django cache, by its ordinary methods: for the local memory of one process.
+
+    Threads are kept from one another by a lock: in LocMemCache, nobody else writes.
+    """
+
+    shared = False
+    _lock = Lock()
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    @classmethod
+    def unlock(cls) -> None:
+        """Have a lock that nobody holds: in a fork, its holder may not be there."""
+        cls._lock = Lock()
+
+    @property
+    def _cache(self) -> BaseCache:
+        return caches[self.alias]  # one for each thread
+
+    def get(self, key: str) -> bytes | None:
+        found = self._cache.get(key)
+        return found if isinstance(found, bytes) else None
+
+    def set(
+        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+    ) -> bool:
+        with self._lock:
+            there = self.get(key)
+            if there is not None and there != instead_of and version_in(there) >= version_in(entry):
+                return False
+            self._cache.set(key, entry, timeout)
+            return True
+
+    def add(self, key: str, value: bytes, *, timeout: float) -> bool:
+        return self._cache.add(key, value, timeout) is not False
+
+    def replace(self, key: str, value: bytes, *, timeout: float) -> None:
+        self._cache.set(key, value, timeout)
+
+    def delete(self, key: str) -> None:
+        self._cache.delete(key)
+
+    def forget(self, part: str) -> int | None:
+        names = getattr(self._cache, "_cache", None)  # LocMemCache has no method for this
+        if names is None:
+            return None
+        with self._lock:
+            # A name is "prefix:version:key".
+            found = [name.partition(":")[2].partition(":")[2] for name in list(names)]
+            wanted = [key for key in found if part in key]
+            for key in wanted:
+                self._cache.delete(key)
+        return len(wanted)
+
+
+class RedisReductionCache(BaseReductionCache):
+    """Entries in Redis, through the raw client of django-redis or of Django's own RedisCache."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+
+    def _client(self, key: str, *, write: bool) -> tuple[Any, str]:
+        cache: Any = caches[self.alias]
+        if isinstance(cache, RedisCache):
+            return cache._cache.get_client(key, write=write), cache.make_key(key)
+        return cache.client.get_client(write=write), str(cache.client.make_key(key))
+
+    def get(self, key: str) -> bytes | None:
+        client, name = self._client(key, write=False)
+        # Not GET, which is an error where somebody has put anything but a string.
+        found: bytes | None = client.mget([name])[0]
+        return found
+
+    def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
+        keys = list(keys)
+        if not keys:
+            return {}
+        client, _ = self._client(keys[0], write=False)
+        found = client.mget([self._client(key, write=False)[1] for key in keys])
+        return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
+
+    def set(
+        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+    ) -> bool:
+        client, name = self._client(key, write=True)
+        milliseconds = "" if timeout is None else str(max(1, round(timeout * 1000)))
+        return bool(client.eval(SET_IF_NEWER, 1, name, entry, instead_of or b"", milliseconds))
+
+    def add(self, key: str, value: bytes, *, timeout: float) -> bool:
+        client, name = self._client(key, write=True)
+        return bool(client.set(name, value, px=max(1, round(timeout * 1000)), nx=True))
+
+    def replace(self, key: str, value: bytes, *, timeout: float) -> None:
+        client, name = self._client(key, write=True)
+        client.set(name, value, px=max(1, round(timeout * 1000)))
+
+    def delete(self, key: str) -> None:
+        client, name = self._client(key, write=True)
+        client.delete(name)
+
+    def forget(self, part: str) -> int | None:
+        client, _ = self._client(part, write=True)
+        # Under each prefix and version: also those that the settings had before.
+        found = list(client.scan_iter(match=f"*{part}*", count=1_000))
+        for start in range(0, len(found), 500):
+            client.unlink(*found[start : start + 500])
+        return len(found)
+
+
+class CarefulCache:
+    """
+    A cache that is left alone for a second after it could not be reached.
+
+    Every method raises Unreachable, and nothing else. Without the pause, each reader in turn
+    would wait for the time-outs of a server that is down. One that takes no writes (it is
+    full, or a replica by now) is read all the same.
+    """
+
+    def __init__(self, cache: BaseReductionCache) -> None:
+        self.cache = cache
+        self.shared = cache.shared
+        self._reading = Pause("reached", "logs are replayed")
+        self._writing = Pause("written", "what is in it grows old")
+
+    def get(self, key: str) -> bytes | None:
+        found = self._read(self.cache.get, key)
+        if found is not None and not isinstance(found, bytes):
+            raise Unreachable from TypeError(f"the cache returned a {type(found).__name__}")
+        return found
+
+    def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
+        found: Mapping[str, Any] = self._read(self.cache.get_many, keys)
+        return {key: value for key, value in found.items() if isinstance(value, bytes)}
+
+    def set(
+        self, key: str, entry: bytes, *, instead_of: bytes | None, timeout: float | None
+    ) -> bool:
+        return bool(self._write(self.cache.set, key, entry, instead_of=instead_of, timeout=timeout))
+
+    def add(self, key: str, value: bytes, *, timeout: float) -> bool:
+        # django-redis answers None where it ignores an exception: only False is a no.
+        return self._write(self.cache.add, key, value, timeout=timeout) is not False
+
+    def replace(self, key: str, value: bytes, *, timeout: float) -> None:
+        self._write(self.cache.replace, key, value, timeout=timeout)
+
+    def delete(self, key: str) -> None:
+        self._write(self.cache.delete, key)
+
+    def _read(self, method: Any, *args: Any) -> Any:
+        return self._reading.call(method, *args)
+
+    def _write(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._reading.is_on:
+            raise Unreachable
+        return self._writing.call(method, *args, **kwargs)
+
+
+class Pause:
+    """A second in which something is not tried again, because it has just failed."""
+
+    def __init__(self, what: str, meanwhile: str) -> None:
+        self._what, self._meanwhile = what, meanwhile
+        self._until = 0.0  # by the monotonic clock
+        self._is_down = False
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether to leave it alone for now."""
+        return time.monotonic() < self._until
+
+    def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what ``method`` returns. Raise Unreachable: it failed, now or just before."""
+        if self.is_on:
+            raise Unreachable
+        try:
+            answer = method(*args, **kwargs)
+        except Exception as error:
+            self._until = time.monotonic() + PAUSE
+            if not self._is_down:
+                self._is_down = True
+                logger.warning(
+                    "The reduction cache cannot be %s (%s); %s, and it is tried again every %s s.",
+                    self._what,
+                    type(error).__name__,
+                    self._meanwhile,
+                    PAUSE,
+                )
+            raise Unreachable from error
+        if self._is_down:
+            self._is_down = False
+            logger.warning("The reduction cache is %s again.", self._what)
+        return answer
+
+
+def is_raw_redis(cache: BaseCache) -> bool:
+    """Return whether a Django cache gives out a raw Redis client."""
+    if isinstance(cache, RedisCache):
+        return True
+    client = getattr(cache, "client", None)  # as django-redis has it, in most of its clients
+    return hasattr(client, "get_client") and not hasattr(client, "get_server_name")
+
+
+def is_safe(cache: BaseCache) -> bool:
+    """Return whether entries in a Django cache would never come through a foreign pickle."""
+    return isinstance(cache, LocMemCache | DummyCache) or is_raw_redis(cache)
+
+
+@lru_cache(maxsize=64)
+def _for_alias(alias: str) -> CarefulCache:
+    cache = caches[alias]
+    if isinstance(cache, DummyCache):
+        return CarefulCache(NoReductionCache())
+    if is_raw_redis(cache):
+        return CarefulCache(RedisReductionCache(alias))
+    if isinstance(cache, LocMemCache):
+        return CarefulCache(DjangoReductionCache(alias))
+    logger.error(
+        "CACHES[%r] would pickle reductions, so they are not cached. See eventlogs.E009.", alias
+    )
+    return CarefulCache(NoReductionCache())
+
+
+@lru_cache(maxsize=64)
+def _careful(cache: BaseReductionCache) -> CarefulCache:
+    return CarefulCache(cache)
+
+
+def cache_for(cache: str | BaseReductionCache | None = None) -> CarefulCache:
+    """
+    Return the cache of an alias in CACHES, or around one of your own.
+
+    None is ``EVENTLOGS["CACHE"]``. Raise InvalidCacheBackendError for an unknown alias.
+    """
+    if isinstance(cache, BaseReductionCache):
+        return _careful(cache)
+    alias = conf.cache() if cache is None else cache
+    return _NONE if alias is None else _for_alias(alias)
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("CACHES", "EVENTLOGS"):
+        _for_alias.cache_clear()
+
+
+def forget(log_id: LogId | str) -> int:
+    """
+    Delete all cached reductions and waypoints of a log; return how many there were.
+
+    All of CACHES are looked through in which reductions can be, under each prefix and version.
+    Of a cache in the memory of processes, only this one's is reached. A process that has just
+    read the log may write an entry afterwards: call it again a minute later.
+
+    Raise Unreachable where a cache does not answer.
+    """
+    found = 0
+    for alias in caches.settings:
+        try:
+            found += _for_alias(alias).cache.forget(f"eventlogs.reduction.{log_id}.") or 0
+        except Exception as error:
+            raise Unreachable(f"CACHES[{alias!r}] does not answer.") from error
+    return found
+
+
+_NONE: Final = CarefulCache(NoReductionCache())
+os.register_at_fork(after_in_child=DjangoReductionCache.unlock)
+setting_changed.connect(_forget)

@@ -1,0 +1,664 @@
+"""
+The fingerprint of an aggregate: a digest of all code that its state follows from.
+
+It is part of the key under which a reduction is cached, so that state which was folded by
+other code is never met, not even while two releases run side by side. Equal code has the same
+fingerprint in every process. It is a digest of
+
+- the modules of the *project*, whole, that the aggregate, its events and their upcasters can
+  reach by imports (wherever those stand), and those whose functions or classes the modules'
+  names hold, because something registered or replaced them there;
+- the *distributions* (installed packages) that these modules import, and what those require:
+  by version, and by the digests of their files in RECORD
+  (https://packaging.python.org/en/latest/specifications/recording-installed-packages/);
+- Python's version, the names, versions and fields of the events, and the declared ``version=``.
+
+A module belongs to the project if no RECORD lists its file, if its distribution was not
+installed from an index (PEP 610: from a path, a repository, a URL), or if an aggregate, event
+or upcaster is in that distribution.
+
+What cannot be known has no fingerprint, and is not cached: ``why_unknown`` says why. Modules
+are digested from their files, so those must be the ones that were loaded
+(``eventlogs.utils.loaded_modules``).
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import pkgutil
+import platform
+import re
+import sys
+import typing
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from gc import get_referents
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
+from typing import Any, Final, NamedTuple
+
+import eventlogs
+from eventlogs.aggregates import Aggregate
+from eventlogs.events.registry import EventType, registry
+from eventlogs.utils import loaded_modules
+from eventlogs.utils.loaded_modules import State
+
+OURS: Final = "eventlogs"
+STDLIB: Final = str(Path(os.__file__).parent)
+COMPILED: Final = (".so", ".pyd", ".pyc")
+INSTALLED: Final = ("site-packages", "dist-packages")
+# What runs code by a name or a path that may only be known when it is called.
+BY_NAME: Final = {"import_module", "import_string", "__import__"}
+DYNAMIC: Final = BY_NAME | {
+    *("exec_module", "load_module", "resolve_name", "run_module", "run_path"),
+    "spec_from_file_location",
+}
+BUILTIN_DYNAMIC: Final = {"exec", "eval"}
+MENTION: Final = re.compile(rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\b".encode())
+ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
+BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
+ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+REQUIREMENT: Final = re.compile(r"^Requires-Dist: *([\w.-]+)(.*)$", re.M)
+EXTRA: Final = re.compile(r"\bextra\s*==")
+
+# What is looked into for functions and classes: it holds code for others to call.
+HOLDERS: Final = (
+    *(dict, list, tuple, set, frozenset, deque, MappingProxyType, SimpleNamespace),
+    *(property, staticmethod, classmethod, CellType, MethodType),
+)
+HOLDING: Final = {"functools", "collections", "weakref", "_weakrefset"}  # … and classes of these
+CACHED: Final = type(functools.cache(len))
+ATOMS: Final = {str, bytes, int, float, bool, type(None)}
+
+
+Step = tuple[str, frozenset[str], frozenset[str]]
+"""A module, the names in it that may be modules as well, and those that may be inside of them."""
+
+
+class Unknown(Exception):
+    """The code of an aggregate cannot be known; the text says why."""
+
+
+class Known(NamedTuple):
+    """A fingerprint, and the modules of the project that it is of."""
+
+    fingerprint: str
+    modules: frozenset[str]
+
+
+class Answer(NamedTuple):
+    """What is known of an aggregate, or why nothing is, and for how long that is so."""
+
+    known: Known | None
+    reason: str
+    registered: tuple[int, int]
+    loaded: frozenset[str]  # the modules that were, when this was found out
+    modules: int  # how many there are, up to which only such were loaded since as do not matter
+    unloaded: dict[str, State]  # files that may be loaded later, by path
+
+    def is_current(self) -> bool:
+        """Return whether nothing happened that may change it."""
+        return (
+            self.modules == len(sys.modules)
+            and self.registered == registry.revision
+            and all(loaded_modules.state_of(path) == state for path, state in self.unloaded.items())
+        )
+
+
+class Source(NamedTuple):
+    """What one file says: a digest of it, what it imports, and the attributes that it names."""
+
+    digest: str
+    imports: tuple[tuple[str, frozenset[str]], ...] = ()  # a module, and names from it
+    attributes: frozenset[str] = frozenset()
+    dynamic: int | None = None  # the line of an import that cannot be followed
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed package: its directory of metadata, and its RECORD."""
+
+    info: Path
+    record: str
+
+    @property
+    def name(self) -> str:
+        """Its name and version."""
+        return self.info.name.removesuffix(".dist-info")
+
+    @cached_property
+    def is_local(self) -> bool:
+        """Whether it was installed from a directory (PEP 610): it is the project's own."""
+        try:
+            return "dir_info" in json.loads((self.info / "direct_url.json").read_text())
+        except (OSError, ValueError):
+            return False
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the digests of its files."""
+        # Files elsewhere are scripts, which name the interpreter's path. RECORD's own directory
+        # says how it was installed.
+        files = sorted(
+            line
+            for line in self.record.splitlines()
+            if "sha256=" in line
+            and ".dist-info/" not in line
+            and not line.startswith(("..", "__editable__"))
+        )
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+    @cached_property
+    def requires(self) -> list[str]:
+        """The names of the distributions that it requires, whatever its extras are."""
+        metadata = (self.info / "METADATA").read_text("utf-8", "replace").partition("\n\n")[0]
+        return [name for name, rest in REQUIREMENT.findall(metadata) if not EXTRA.search(rest)]
+
+
+def fingerprint(aggregate: type[Aggregate]) -> str | None:
+    """Return the fingerprint of an aggregate class, or None where its code cannot be known."""
+    known = _answer(aggregate).known
+    return None if known is None else known.fingerprint
+
+
+def why_unknown(aggregate: type[Aggregate]) -> str | None:
+    """Return why an aggregate class has no fingerprint, or None."""
+    answer = _answer(aggregate)
+    return None if answer.known is not None else answer.reason
+
+
+def covers(aggregate: type[Aggregate], name: str) -> bool:
+    """
+    Return whether the fingerprint is of the class and upcasters of a stored event type, too.
+
+    It is for the types that the aggregate names, and for those in a module that it reaches.
+    """
+    event_type = registry.by_name(name)
+    if event_type is None or event_type in aggregate.event_types:
+        return event_type is not None
+    known = _answer(aggregate).known
+    if known is None or _misplaced(event_type.cls) is not None:
+        return False
+    homes = {base.__module__ for base in event_type.cls.__mro__} | _upcaster_homes(event_type)
+    return all(home in known.modules or _is_stdlib(home) for home in homes)
+
+
+def _answer(aggregate: type[Aggregate]) -> Answer:
+    answer = _answers.get(aggregate)
+    if answer is not None and answer.is_current():
+        return answer
+    loaded_modules.look()
+    registered, loaded = registry.revision, _loaded(len(sys.modules))
+    if answer is not None:
+        later = answer._replace(modules=len(loaded))
+        if later.is_current() and not any(map(_matters, loaded - answer.loaded)):
+            _answers[aggregate] = later
+            return later
+    walk = _Walk()
+    try:
+        known, reason = walk.know(aggregate), ""
+    except Unknown as error:
+        known, reason = None, str(error)
+    except Exception as error:  # of a finder, a lazy module, an odd object: it is no reader's
+        known, reason = None, f"looking for it failed with {type(error).__name__}"
+    answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
+    _answers[aggregate] = answer
+    return answer
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(count: int) -> frozenset[str]:
+    """Return the names of the modules that are loaded; all aggregates share one set of them."""
+    return frozenset(sys.modules)
+
+
+def _matters(name: str) -> bool:
+    """Return whether a module that was loaded later may be, or change, what a walk reached."""
+    return _is_project(name) or loaded_modules.is_doubtful(name)
+
+
+class _Walk:
+    """A walk over the modules that an aggregate's code can reach."""
+
+    def __init__(self) -> None:
+        self.unloaded: dict[str, State] = {}
+        self._digests: dict[str, str] = {}  # of modules and distributions, by name
+        self._walked: set[str] = set()
+        self._imported: set[str] = set()  # of other distributions: their imports are not followed
+        self._own: set[Path] = set()  # the distributions that are walked through
+        self._queue: list[Step] = []
+
+    def know(self, aggregate: type[Aggregate]) -> Known:
+        """Return the fingerprint of an aggregate class. Raise Unknown."""
+        classes = [aggregate, *(event_type.cls for event_type in aggregate.event_types)]
+        for cls in classes:
+            if (why := _misplaced(cls)) is not None:
+                raise Unknown(why)
+        roots = {cls.__module__ for cls in classes}
+        for event_type in aggregate.event_types:
+            roots |= _upcaster_homes(event_type)
+        for root in roots:
+            path = loaded_modules.file_of(root, _spec(root))
+            if path is not None and (found := _distribution_of(path)) is not None:
+                self._own.add(found.info)
+                if not found.is_local:  # modules of it that no import leads to count as well
+                    self._take(found)
+        self._walk(roots | {base.__module__ for cls in classes for base in cls.__mro__})
+        self._require(OURS)
+        sha = hashlib.sha256()
+        for text in (
+            f"eventlogs {eventlogs.__version__}",
+            f"{platform.python_implementation()} {platform.python_version()}",
+            f"{_place(aggregate)} {aggregate.aggregate_version}",
+            *(_registration(event_type) for event_type in aggregate.event_types),
+            *(line for cls in classes for line in _fields(cls)),
+            *(f"{name} {digest}" for name, digest in sorted(self._digests.items())),
+        ):
+            sha.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+        return Known(sha.hexdigest()[:32], frozenset(self._walked))
+
+    def _walk(self, names: set[str]) -> None:
+        tried: set[str] = set()
+        done: set[Step] = set()
+        while names:
+            tried |= names
+            self._queue.extend((name, frozenset(), frozenset()) for name in sorted(names))
+            while self._queue:
+                step = self._queue.pop()
+                if step not in done:
+                    done.add(step)
+                    self._reach(step[0])
+                    self._descend(*step)
+            names = _held(self._walked) - tried
+
+    def _reach(self, name: str) -> None:
+        """Walk through a module, and, as an import does, through the packages that it is in."""
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            if not self._enter(".".join(parts[:end])):
+                return
+
+    def _enter(self, name: str) -> bool:
+        """Digest a module, once, and queue what it imports; return whether it is there."""
+        if name in self._walked or name in self._imported:
+            return True
+        if name == OURS or _is_stdlib(name):
+            return False
+        spec = _spec(name)
+        if spec is None and sys.modules.get(name) is None:
+            self._digests[name] = "is not there"
+            return False
+        if spec is not None and spec.origin is None and spec.submodule_search_locations is not None:
+            self._walked.add(name)  # a namespace package is no more than a name
+            return True
+        path = loaded_modules.file_of(name, spec)
+        if path is None:
+            raise Unknown(f"the module {name} has no file that can be read")
+        distribution = _distribution_of(path)
+        is_own = (
+            distribution is None or distribution.is_local or distribution.info in self._own
+        ) and not (distribution and path.endswith(COMPILED))
+        source = self._read(name, path, spec, follow=is_own)
+        self._digests[name] = source.digest
+        if not is_own:
+            self._imported.add(name)
+            self._take(distribution)
+            return True
+        self._walked.add(name)
+        if source.dynamic is not None:
+            raise Unknown(
+                f"line {source.dynamic} of the module {name} runs code that is only known at "
+                f"run time"
+            )
+        for target, names in source.imports:
+            self._queue.append((target, names, source.attributes))
+        return True
+
+    def _descend(self, package: str, names: frozenset[str], attributes: frozenset[str]) -> None:
+        """Walk through the modules inside of a package that are imported or named from it."""
+        if package in self._walked or package in self._imported:
+            inside = _submodules(package)
+            found = inside if "*" in names else inside & names
+            for name in found | {each for each in names if f"{package}.{each}" in sys.modules}:
+                self._queue.append((f"{package}.{name}", attributes, attributes))
+
+    def _read(self, name: str, path: str, spec: ModuleSpec | None, *, follow: bool) -> Source:
+        """Return what a module's file says, if it is known to be the file that was loaded."""
+        if (settled := _settled.get((name, follow))) is not None:
+            return settled
+        state, is_loaded = loaded_modules.state_of(path), sys.modules.get(name) is not None
+        if is_loaded and (state != loaded_modules.loaded(name) or state == loaded_modules.CHANGED):
+            raise Unknown(f"the file of the module {name} changed after it was loaded")
+        known = _sources.get((name, follow))
+        if known is None or known[0] != state:
+            known = _sources[name, follow] = state, _parsed(name, path, spec, follow)
+        if loaded_modules.state_of(path) != state:
+            raise Unknown(f"the file of the module {name} is being changed")
+        if is_loaded:
+            _settled[name, follow] = known[1]
+        else:
+            self.unloaded[path] = state
+        return known[1]
+
+    def _take(self, distribution: Distribution | None) -> None:
+        """Digest a distribution's RECORD, and those of the distributions that it requires."""
+        if distribution is None or (name := distribution.name) in self._digests:
+            return
+        if not loaded_modules.is_older_than_process(str(distribution.info / "RECORD")):
+            raise Unknown(f"the distribution {name} changed after this process began")
+        self._digests[name] = distribution.digest
+        for required in distribution.requires:
+            self._require(required)
+
+    def _require(self, name: str) -> None:
+        wanted = _normal(name)
+        for directory in sys.path:
+            if (info := _infos(directory).get(wanted)) is not None:
+                if (distribution := _recorded(info)) is not None:
+                    self._take(distribution)
+                return
+
+
+def _misplaced(cls: type) -> str | None:
+    """Return why a class may be another than the one in its module's source, or None."""
+    found: Any = sys.modules.get(cls.__module__)
+    for step in cls.__qualname__.split("."):
+        found = getattr(found, step, None)
+    if found is cls:
+        return None
+    return (
+        f"{_place(cls)} is not a class that its module has under that name: one that is made "
+        f"inside of a function may depend on more than its source"
+    )
+
+
+def _registration(event_type: EventType) -> str:
+    chain = [
+        registry.upcaster(event_type.names, version) for version in range(1, event_type.version)
+    ]
+    return repr(
+        (event_type.names, event_type.version, _place(event_type.cls), [*map(_place, chain)])
+    )
+
+
+def _upcaster_homes(event_type: EventType) -> set[str]:
+    """Return the modules that upcasters of an event type come from, or are registered in."""
+    return {
+        home
+        for version in range(1, event_type.version)
+        if (upcaster := registry.upcaster(event_type.names, version)) is not None
+        for home in (upcaster.__module__, registry.home_of(upcaster))
+    }
+
+
+def _fields(cls: type) -> Iterator[str]:
+    """Yield the fields of a class with their types, as far as those can be resolved."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception:  # an annotation is code of the project's, which may raise anything
+        return
+    for name, hint in hints.items():
+        yield f"{_place(cls)}.{name}: {ADDRESS.sub('', repr(hint))}"
+
+
+def _place(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+
+
+# Modules
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Return the spec of a module; nothing is imported to find it."""
+    if name in sys.modules:
+        return loaded_modules.spec_of(name)
+    path: Any = None
+    if parent := name.rpartition(".")[0]:
+        spec = _spec(parent)
+        path = None if spec is None else spec.submodule_search_locations
+        if path is None:
+            return None
+    for finder in sys.meta_path:
+        found = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        if found is not None:
+            return found
+    return None
+
+
+def _is_stdlib(name: str) -> bool:
+    return _is_stdlib_root(name.partition(".")[0])
+
+
+@functools.lru_cache(maxsize=1_024)
+def _is_stdlib_root(top: str) -> bool:
+    if top not in sys.stdlib_module_names:
+        return False
+    spec = _spec(top)  # a module of the project may stand before one of the standard library
+    origin = getattr(spec, "origin", None) or ""
+    return not Path(origin).is_absolute() or (
+        origin.startswith(STDLIB) and not any(each in origin for each in INSTALLED)
+    )
+
+
+@functools.lru_cache(maxsize=1_024)
+def _submodules(package: str) -> frozenset[str]:
+    """Return the names of the modules inside of a package, loaded or not."""
+    spec = _spec(package)
+    places = None if spec is None else spec.submodule_search_locations
+    return frozenset(each.name for each in pkgutil.iter_modules(list(places or ())))
+
+
+def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Source:
+    try:
+        if spec is not None and path != spec.origin:  # in an archive
+            data = typing.cast("Any", spec.loader).get_source(name).encode()
+        else:
+            data = Path(path).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if not follow:
+            return Source(digest)
+        if path.endswith(COMPILED):
+            raise ValueError
+        tree = ast.parse(data)
+    except (OSError, ValueError, SyntaxError, AttributeError, ImportError):
+        raise Unknown(f"the module {name} has no source that can be read") from None
+    package = name.rpartition(".")[0] if spec is None else spec.parent or ""
+    # Also what looks like one in a string: to follow too much is no mistake.
+    attributes = frozenset(ATTRIBUTE.findall(data.decode("utf-8", "replace")))
+    imports: list[tuple[str, frozenset[str]]] = []
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                imports.append((alias.name, attributes))
+                imports.append((alias.name.partition(".")[0], attributes))
+        elif isinstance(node, ast.ImportFrom):
+            module = _absolute("." * node.level + (node.module or ""), package)
+            imports.append((module, frozenset(alias.name for alias in node.names)))
+    dynamic = None
+    # All expressions are looked through only where there is something to be found.
+    for node in _dynamic(tree) if MENTION.search(data) else ():
+        target = _target(node, name, package) if isinstance(node, ast.Call) else None
+        if target is None:
+            dynamic = getattr(node, "lineno", 0)
+            break
+        head, _, last = target.rpartition(".")
+        imports.append((head, frozenset({last})) if head else (last, attributes))
+    return Source(digest, tuple(imports), attributes, dynamic)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements, however deep, but those that only type checkers see."""
+    queue: list[Any] = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        test = getattr(node, "test", None) if isinstance(node, ast.If) else None
+        is_for_types = getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
+        for name in ("orelse",) if is_for_types else BLOCKS:
+            queue.extend(getattr(node, name, ()))
+
+
+def _dynamic(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the calls of what may run any code, and where it is handed on under another name."""
+    called: set[int] = set()
+    for node in ast.walk(tree):  # a call comes before what it calls
+        if isinstance(node, ast.Call) and _is_dynamic(node.func):
+            called.add(id(node.func))
+            yield node
+        elif isinstance(node, ast.Name | ast.Attribute):
+            if id(node) not in called and _is_dynamic(node):
+                yield node
+        elif isinstance(node, ast.alias) and node.name in DYNAMIC and node.asname:
+            yield node
+
+
+def _is_dynamic(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in DYNAMIC or node.id in BUILTIN_DYNAMIC
+    return isinstance(node, ast.Attribute) and node.attr in DYNAMIC
+
+
+def _target(call: ast.Call, name: str, package: str) -> str | None:
+    """Return the absolute name that a call imports, or None where it is not written out."""
+    function = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    constants = [each.value if isinstance(each, ast.Constant) else None for each in call.args]
+    if function not in BY_NAME or not constants or not isinstance(constants[0], str):
+        return None
+    if not constants[0].startswith("."):
+        return constants[0]
+    bases = [*call.args[1:], *(each.value for each in call.keywords if each.arg == "package")]
+    base = bases[0] if bases else None
+    if isinstance(base, ast.Constant) and isinstance(base.value, str):
+        return _absolute(constants[0], base.value)
+    own = {"__package__": package, "__name__": name}.get(getattr(base, "id", ""))
+    return None if own is None else _absolute(constants[0], own)
+
+
+def _absolute(module: str, package: str) -> str:
+    """Return the absolute name of a module that may be given relative to a package."""
+    name = module.lstrip(".")
+    dots = len(module) - len(name)
+    if not dots:
+        return name
+    base = package.rsplit(".", dots - 1)[0] if dots > 1 else package
+    return f"{base}.{name}" if name else base
+
+
+def _held(modules: set[str]) -> set[str]:
+    """
+    Return the modules that the names of modules hold, also by their functions and classes.
+
+    That is how code gets where no import leads: a handler in a registry, an object that was
+    handed in, a method that was replaced. Objects of other packages are not looked into.
+    """
+    found: set[Any] = set()
+    queue: list[Any] = [
+        value
+        for name in modules
+        if sys.modules.get(name)
+        for attribute, value in list(vars(sys.modules[name]).items())
+        if not (type(value) is ModuleType and _name(value) == f"{name}.{attribute}")  # its own
+    ]
+    seen: dict[int, Any] = {}  # keeps what was seen alive, and so its id its own
+    while queue:
+        value = queue.pop()
+        kind = type(value)  # not isinstance(), which runs code of lazy objects
+        if kind in ATOMS or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if kind is FunctionType:
+            found.add(value.__globals__.get("__name__"))
+            within = (value.__closure__, value.__defaults__, value.__kwdefaults__, vars(value))
+            queue.extend(each for each in within if each)
+        elif issubclass(kind, type):
+            found.add(value.__module__)
+            if value.__module__ in modules:
+                queue.extend(each for each in list(vars(value).values()) if type(each) not in ATOMS)
+        elif kind is ModuleType:
+            found.add(_name(value))
+        elif issubclass(kind, weakref.ref):
+            queue.append(value())
+        elif kind is CACHED:
+            queue.append(vars(value))  # without what it remembers
+        elif _is_project(kind.__module__):
+            found.add(kind.__module__)
+            queue.extend(get_referents(value))
+        elif issubclass(kind, HOLDERS) or kind.__module__ in HOLDING:
+            queue.extend(get_referents(value))
+    return {name for name in found if _is_project(name)}
+
+
+def _name(module: ModuleType) -> Any:
+    return vars(module).get("__name__")
+
+
+def _is_project(name: Any) -> bool:
+    """Return whether a loaded module is one that the project's imports are followed through."""
+    if not isinstance(name, str) or sys.modules.get(name) is None:
+        return False
+    if name not in _projects:
+        path = loaded_modules.file_of(name, loaded_modules.spec_of(name))
+        distribution = None if path is None else _distribution_of(path)
+        _projects[name] = not (_is_stdlib(name) or name.partition(".")[0] == OURS) and (
+            distribution is None or distribution.is_local
+        )
+    return _projects[name]
+
+
+# Distributions
+
+
+def _distribution_of(path: str) -> Distribution | None:
+    """Return the distribution whose RECORD lists a file, or None."""
+    directory = max(
+        (each for each in sys.path if each and path.startswith(each + os.sep)), key=len, default=""
+    )
+    if not directory:
+        return None
+    file = Path(path).relative_to(directory).as_posix()
+    infos = _infos(directory)
+    top = re.split(r"[/.]", file)[0]
+    likely = infos.get(_normal(top))
+    for info in (*filter(None, (likely, _tops.get((directory, top)))), *infos.values()):
+        found = _recorded(info)
+        if found is not None and f"\n{file},sha256=" in found.record:
+            _tops[directory, top] = info
+            return found
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _infos(directory: str) -> dict[str, Path]:
+    """Return the metadata of the distributions in a directory, by their normalized names."""
+    try:
+        found = sorted(Path(directory).glob("*.dist-info"))
+    except OSError:
+        return {}
+    return {_normal(each.name.partition("-")[0]): each for each in found}
+
+
+@functools.lru_cache(maxsize=2_048)
+def _recorded(info: Path) -> Distribution | None:
+    try:
+        return Distribution(info, "\n" + (info / "RECORD").read_text("utf-8", "replace"))
+    except OSError:
+        return None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+_answers: weakref.WeakKeyDictionary[type[Aggregate], Answer] = weakref.WeakKeyDictionary()
+_sources: dict[tuple[str, bool], tuple[State, Source]] = {}
+_settled: dict[tuple[str, bool], Source] = {}  # of modules whose file was the one that was loaded
+_projects: dict[str, bool] = {}
+_tops: dict[tuple[str, str], Path] = {}

@@ -1,0 +1,1 @@
+"""Integrations with other packages; each is imported only by projects that use it."""

@@ -1,0 +1,13 @@
+"""Event classes, their names and versions, and how they become JSON and return from it."""
+
+from __future__ import annotations
+
+from eventlogs.events.registry import (
+    EventRecord,
+    RetiredEvent,
+    event,
+    retired_event,
+    upcaster,
+)
+
+__all__ = ["EventRecord", "RetiredEvent", "event", "retired_event", "upcaster"]

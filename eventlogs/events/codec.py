@@ -1,0 +1,493 @@
+"""
+Events to JSON and back, typed and exact.
+
+msgspec (https://jcristharif.com/msgspec/) does the work: straight from JSON to the dataclass,
+without a dict between. It stays behind this module.
+
+Encoding is a gate. Data is decoded again before it is stored, and refused where it would not
+come back equal: what the store accepts today, every later reader can have.
+
+Decimals are JSON strings, so that no JSON reader on the way makes binary floats of money.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, NamedTuple, cast
+from uuid import UUID
+
+import msgspec
+from msgspec import inspect as types
+
+from eventlogs import conf
+from eventlogs.events import validation
+from eventlogs.events.registry import EventRecord, EventType, RetiredEvent, registry
+from eventlogs.exceptions import (
+    InvalidEvent,
+    RegistrationError,
+    UndecodableEvent,
+    UnknownEventType,
+)
+from eventlogs.ids import LogId
+
+# "deterministic" sorts keys, so that equal data has equal bytes: fingerprints rely on it.
+ENCODER: Final = msgspec.json.Encoder(order="deterministic", decimal_format="string")
+JSON: Final = msgspec.json.Decoder()
+# For upcasters: a number with a fraction stays exact on its way through them.
+EXACT_JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
+EXACT_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+
+# msgspec's messages name types and fields, but some quote values: only these are passed on.
+SAFE_MESSAGE: Final = re.compile(
+    r"(Expected `[^`]*`, got `[^`]*`|Object missing required field `[^`]*`)"
+)
+MESSAGE_PATH: Final = re.compile(r" - at `(\$[^`]*)`\Z")
+
+# Types of which the fast test (encode, decode, compare) cannot see everything.
+INSPECTED_TYPES: Final = (
+    types.AnyType,
+    types.DateTimeType,
+    types.DecimalType,
+    types.BytesType,
+    types.ByteArrayType,
+    types.MemoryViewType,
+    types.SetType,
+    types.FrozenSetType,
+    types.CustomType,
+    types.RawType,
+)
+
+StoredEvent = tuple[int, int, str, int, str, str, "str | None", datetime]
+"""
+An event as a store answers it: index, position, type, schema version, data (JSON text),
+metadata (JSON text), idempotency key, recorded at. A plain tuple, because a log of 100,000
+events is 100,000 of them.
+"""
+
+FeedRow = tuple[str, UUID, int, int, str, int, str, str, "str | None", datetime]
+"""A stored event of any log: the log's type and UUID, and then as in StoredEvent."""
+
+POSITION: Final = 3  # in a FeedRow
+
+# What decoding raises of its own; an upcaster's errors come through as they are.
+CANNOT_DECODE: Final = (msgspec.MsgspecError, UndecodableEvent, UnknownEventType)
+
+
+class EncodedEvent(NamedTuple):
+    """An event as a store takes it; ``data`` is JSON text."""
+
+    type: str
+    schema_version: int
+    data: str
+
+
+_encoded: Final = tuple.__new__  # past the function in Python that a NamedTuple has for it
+
+
+class EventCodec:
+    """Encode and decode the events of one class."""
+
+    def __init__(self, event_type: EventType) -> None:
+        self.event_type = event_type
+        self._name, self._version = event_type.name, event_type.version
+        try:
+            self._decode: Callable[[str | bytes], Any] = msgspec.json.Decoder(event_type.cls).decode
+            inspected = _uses(types.type_info(event_type.cls), INSPECTED_TYPES)
+            info = types.type_info(event_type.cls)
+            # Where nothing says that a number is a float, it may come back as an int.
+            self._untyped = _uses(info, (types.AnyType,)) or (
+                _uses(info, (types.IntType,)) and _uses(info, (types.FloatType,))
+            )
+        except (TypeError, NameError, AttributeError) as error:
+            raise RegistrationError(
+                f"The fields of {event_type.cls.__qualname__} cannot be encoded: {error}. "
+                f"Use types that JSON can tell apart "
+                f"(https://jcristharif.com/msgspec/supported-types.html)."
+            ) from error
+        # Without __eq__, or with fields left out of it, equality proves nothing.
+        compared = cast("Any", event_type.cls).__eq__ is not object.__eq__ and all(
+            field.compare for field in fields(event_type.cls)
+        )
+        self._inspected = inspected or not compared
+
+    def encode(self, event: Any, max_bytes: int) -> EncodedEvent:
+        """
+        Return ``event`` as a store takes it.
+
+        Raise InvalidEvent where it would not come back equal, or breaks a limit.
+        """
+        try:
+            data = ENCODER.encode(event)
+            came_back = self._decode(_as_jsonb(data) if self._untyped else data)
+            # Python has == of a dataclass at half the price of !=, and looks for one byte at a
+            # tenth of that for several.
+            is_alike = self._inspected or came_back == event
+            # JSON that is too deep, or an int that is too long, takes some room.
+            if (
+                self._inspected
+                or not is_alike
+                or (b"\\" in data and b"\\u0000" in data)
+                or (
+                    len(data) > 2 * conf.MAX_DEPTH
+                    and (len(data) > 4_000 or data.count(b"{") + data.count(b"[") > conf.MAX_DEPTH)
+                )
+            ):
+                validation.inspect(event, came_back)
+                if not is_alike:
+                    raise validation.Finding("$", "it would not come back equal")
+        except Exception as error:
+            raise self._refusal(event, error) from None
+        if len(data) > max_bytes:
+            raise InvalidEvent(
+                f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is {max_bytes}",
+                event_type=self._name,
+            )
+        return _encoded(EncodedEvent, (self._name, self._version, data.decode()))
+
+    def _refusal(self, event: Any, error: Exception) -> InvalidEvent:
+        name = self.event_type.name
+        if not isinstance(error, validation.Finding):
+            try:
+                validation.inspect(event)
+            except validation.Finding as finding:
+                error = finding
+            except Exception:  # a property or __eq__ of the user's raised: keep the first error
+                pass
+        if isinstance(error, validation.Finding):
+            return InvalidEvent(error.limit, event_type=name, path=error.path)
+        path, reason = _reason(error)
+        return InvalidEvent(reason, event_type=name, path=path)
+
+    def decoder(self, schema_version: int) -> Callable[[str], Any]:
+        """Return the function that decodes data stored as ``schema_version``."""
+        current = self.event_type.version
+        if schema_version == current:
+            return self._decode
+        if schema_version > current:
+            raise UndecodableEvent(
+                f"it was written by newer code; the class here is of version {current}",
+                event_type=self.event_type.name,
+                schema_version=schema_version,
+                is_newer=True,
+            )
+        chain = []
+        for version in range(schema_version, current):
+            upcast = registry.upcaster(self.event_type.names, version)
+            if upcast is None:
+                raise UndecodableEvent(
+                    f"no upcaster takes it from version {version} to {version + 1}",
+                    event_type=self.event_type.name,
+                    schema_version=schema_version,
+                )
+            chain.append(upcast)
+
+        def decode(data: str) -> Any:
+            value = EXACT_JSON.decode(data)
+            at = schema_version
+            try:
+                for upcast in chain:
+                    value = upcast(value)
+                    at += 1
+                upcasted = EXACT_ENCODER.encode(value)
+            except Exception as error:
+                # Not its text, which may quote the data.
+                raise UndecodableEvent(
+                    f"its upcaster from version {min(at, current - 1)} failed with "
+                    f"{type(error).__name__}",
+                    event_type=self.event_type.name,
+                    schema_version=schema_version,
+                ) from error
+            return self._decode(upcasted)
+
+        return decode
+
+
+class EventReader:
+    """
+    Decode stored events.
+
+    ``event_types`` are looked at first; other names are looked up in the registry, so that
+    the history of an aggregate may hold events that it no longer appends.
+    """
+
+    def __init__(self, event_types: Iterable[EventType] = ()) -> None:
+        self._own = {name: each for each in event_types for name in each.names}
+        self._decoders: dict[tuple[str, int], Callable[[str], Any]] = {}
+
+    def records(self, log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+        """
+        Yield ``rows`` of one log as records.
+
+        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
+        """
+        decoders = self._decoders
+        for index, position, name, version, data, metadata, key, recorded_at in rows:
+            decode = decoders.get((name, version))
+            try:
+                if decode is None:
+                    decode = self._decoder(name, version)
+                event = decode(data)
+            except CANNOT_DECODE as error:
+                raise _unreadable(error, name, version, log_id, index) from _cause(error)
+            yield EventRecord(
+                log_id,
+                index,
+                position,
+                name,
+                version,
+                event,
+                {} if metadata == "{}" else JSON.decode(metadata),
+                key,
+                recorded_at,
+            )
+
+    def feed_records(self, rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
+        """
+        Yield ``rows`` of any logs as records.
+
+        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
+        """
+        decoders = self._decoders
+        log_ids: dict[UUID, LogId] = {}  # a page has few logs, as a rule
+        for log_type, log, index, position, name, version, data, metadata, key, at in rows:
+            decode = decoders.get((name, version))
+            try:
+                if decode is None:
+                    decode = self._decoder(name, version)
+                event = decode(data)
+            except CANNOT_DECODE as error:
+                failed = LogId.stored(log_type, log)
+                raise _unreadable(error, name, version, failed, index) from _cause(error)
+            if (log_id := log_ids.get(log)) is None:
+                log_id = log_ids[log] = LogId.stored(log_type, log)
+            yield EventRecord(
+                log_id,
+                index,
+                position,
+                name,
+                version,
+                event,
+                {} if metadata == "{}" else JSON.decode(metadata),
+                key,
+                at,
+            )
+
+    def reads_as(
+        self, log_id: LogId, rows: Sequence[StoredEvent], events: Sequence[EncodedEvent]
+    ) -> bool:
+        """
+        Return whether stored events of a log are equal to ``events``, in today's classes.
+
+        Both are decoded: so a stored event with an older name, an older version or without a
+        field that has a default is equal to what the same request makes of it today. Fields
+        are compared as a dataclass does: not those that have ``compare=False``. Types have to
+        be the same, so True is not 1.
+
+        Raise UnknownEventType (for retired types as well) or UndecodableEvent where a stored
+        event has no class here.
+        """
+        for row in rows:
+            # Also of a type that is declared retired: no event of today can be equal to it.
+            if (self._own.get(row[2]) or registry.by_name(row[2])) is None:
+                raise UnknownEventType(row[2], log_id=log_id, index=row[0])
+        as_jsonb = [(*row[:4], _as_jsonb(row[4].encode()).decode(), *row[5:]) for row in rows]
+        stored = [record.event for record in self.records(log_id, as_jsonb)]
+        given = [
+            self._decoder(event.type, event.schema_version)(_as_jsonb(event.data.encode()).decode())
+            for event in events
+        ]
+        return len(stored) == len(given) and all(map(_is_alike, stored, given))
+
+    def _decoder(self, name: str, version: int) -> Callable[[str], Any]:
+        event_type = self._own.get(name) or registry.by_name(name)
+        if event_type is None:
+            if not registry.is_retired(name):
+                raise UnknownEventType(name)
+            return lambda data: RetiredEvent(name, version, JSON.decode(data))
+        decode = codec_for(event_type).decoder(version)
+        self._decoders[name, version] = decode
+        return decode
+
+
+def raw_records(log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+    """Yield ``rows`` of one log with their raw JSON values in the place of events."""
+    for index, position, name, version, data, metadata, key, recorded_at in rows:
+        yield EventRecord(
+            log_id,
+            index,
+            position,
+            name,
+            version,
+            JSON.decode(data),
+            JSON.decode(metadata),
+            key,
+            recorded_at,
+        )
+
+
+def raw_feed_records(rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
+    """Yield ``rows`` of any logs with their raw JSON values in the place of events."""
+    for log_type, log, *event in rows:
+        yield from raw_records(LogId.stored(log_type, log), [cast("StoredEvent", tuple(event))])
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """Return what an upcaster raised; what msgspec raises may quote the data."""
+    return error.__cause__ if isinstance(error, UndecodableEvent) else None
+
+
+def _unreadable(
+    error: Exception, name: str, version: int, log_id: LogId, index: int
+) -> UnknownEventType | UndecodableEvent:
+    """Return the error that says which event could not be decoded, and why."""
+    if isinstance(error, UnknownEventType):
+        return UnknownEventType(name, log_id=log_id, index=index)
+    if isinstance(error, UndecodableEvent):
+        reason = error.reason
+    else:
+        path, reason = _reason(error)
+        reason = f"at {path}, {reason}"
+    return UndecodableEvent(
+        reason,
+        event_type=name,
+        schema_version=version,
+        is_newer=isinstance(error, UndecodableEvent) and error.is_newer,
+        log_id=log_id,
+        index=index,
+    )
+
+
+_codecs: dict[EventType, EventCodec] = {}
+
+
+def codec_for(event_type: EventType) -> EventCodec:
+    """
+    Return the codec of an event type.
+
+    Raise RegistrationError where a field's type cannot be encoded.
+    """
+    codec = _codecs.get(event_type)
+    if codec is None:
+        codec = _codecs[event_type] = EventCodec(event_type)
+    return codec
+
+
+def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
+    """
+    Return the metadata of an append as JSON text.
+
+    Raise InvalidEvent, with a path that starts with ``$metadata``, for what JSON does not
+    bring back equal.
+    """
+    if metadata is None or metadata == {}:
+        return "{}"
+    path, limit = "$metadata", ""
+    try:
+        if not isinstance(metadata, dict):
+            raise validation.Finding(path, "metadata must be a dict")
+        validation.inspect(metadata, root=path)
+        data = ENCODER.encode(metadata)
+        validation.inspect(metadata, JSON.decode(_as_jsonb(data)), root=path)
+        if len(data) > conf.max_event_bytes():
+            limit = (
+                f"its JSON has {len(data)} bytes, and EVENTLOGS['MAX_EVENT_BYTES'] is "
+                f"{conf.max_event_bytes()}"
+            )
+    except validation.Finding as finding:
+        path, limit = finding.path, finding.limit
+    except (TypeError, ValueError, RecursionError):
+        limit = "it cannot be encoded as JSON"
+    if limit:
+        raise InvalidEvent(limit, path=path)
+    return data.decode()
+
+
+def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
+    """
+    Yield the keyed fingerprint (HMAC-SHA-256) of the events' types, versions and data.
+
+    The first is the one to store, made with SECRET_KEY; the others, made with
+    SECRET_KEY_FALLBACKS, are for comparing with what was stored before a rotation. A keyed
+    one, because a plain digest of a small amount of money can be guessed. The version counts,
+    because equal data of another one may mean something else: 5 euros, and 5 cents.
+    """
+    canonical = b"".join(
+        b"%d:%s:%d:%d:%s"
+        % (len(event.type), event.type.encode(), event.schema_version, len(data), data)
+        for event in events
+        for data in (event.data.encode(),)
+    )
+    for secret in conf.secret_keys():
+        key = hmac.digest(b"eventlogs.fingerprint", secret, "sha256")
+        yield hmac.digest(key, canonical, "sha256")
+
+
+def same_fingerprint(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
+    """Return whether ``stored`` is a fingerprint of these events."""
+    return any(hmac.compare_digest(stored, each) for each in fingerprints(events))
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Return whether two decoded values are equal, and of equal types all the way down."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_alike, one, other))
+    if is_dataclass(one):
+        names: Iterable[str] = [field.name for field in fields(one) if field.compare]
+    elif isinstance(one, msgspec.Struct):
+        names = one.__struct_fields__
+    else:
+        return bool(one == other)
+    return all(_is_alike(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def _as_jsonb(data: bytes) -> bytes:
+    """
+    Return JSON as jsonb would write it: 1e23 as an integer of 24 digits.
+
+    That integer is not equal to the float. An event must not depend on which database it is in.
+    """
+    return ENCODER.encode(_JSONB.decode(data)) if b"e" in data else data
+
+
+def _jsonb_number(text: str) -> int | float:
+    number = float(text)
+    # From here on msgspec, like Python, writes an exponent.
+    return int(Decimal(text)) if 1e16 <= abs(number) < math.inf else number
+
+
+_JSONB: Final = msgspec.json.Decoder(float_hook=_jsonb_number)
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Return the JSON path and a reason that quotes no data."""
+    text = str(error) if isinstance(error, msgspec.MsgspecError) else ""
+    found = MESSAGE_PATH.search(text)
+    safe = SAFE_MESSAGE.match(text)
+    reason = safe[0] if safe else "it does not fit its declared type"
+    return (found[1] if found else "$"), reason
+
+
+def _uses(info: Any, wanted: tuple[type, ...]) -> bool:
+    """Return whether a type, or a type inside of it, is one of ``wanted``."""
+    seen: set[int] = set()
+    queue = [info]
+    while queue:
+        each = queue.pop()
+        if isinstance(each, wanted):
+            return True
+        if isinstance(each, list | tuple):
+            queue.extend(each)
+        elif isinstance(each, types.Type | types.Field) and id(each) not in seen:
+            seen.add(id(each))
+            queue.extend(getattr(each, name) for name in each.__struct_fields__)
+    return False

@@ -1,0 +1,331 @@
+"""
+Event classes and what is known about them: their stable names, versions and upcasters.
+
+A stored event is found again by its *name*, never by a class path, so classes may move and
+be renamed freely. A class that took over an older name lists it in ``aliases``; data that was
+written under an older ``version`` is brought up to date by upcasters, one version at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from eventlogs.conf import MAX_EVENT_TYPE_LENGTH
+from eventlogs.exceptions import RegistrationError
+from eventlogs.ids import LogId
+from eventlogs.utils import loaded_modules
+
+E = TypeVar("E")
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+U = TypeVar("U", bound=Upcaster)
+
+EVENT_TYPE = re.compile(rf"[A-Za-z][A-Za-z0-9_.:-]{{0,{MAX_EVENT_TYPE_LENGTH - 1}}}\Z")
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """
+    One stored event, as it was stored; a value.
+
+    ``type`` and ``schema_version`` are the stored ones, also where ``event`` is an instance
+    of a class with a newer name or version. ``event`` is the raw JSON value instead of an
+    instance in a page loaded with ``decode=False``. ``recorded_at`` is the database's clock.
+    ``position`` is the event's place in this database's feed; an import or a restore gives it
+    another one. ``id`` never changes.
+    """
+
+    log_id: LogId
+    index: int
+    position: int
+    type: str
+    schema_version: int
+    event: Any
+    metadata: dict[str, Any]
+    idempotency_key: str | None
+    recorded_at: datetime
+
+    @property
+    def id(self) -> str:
+        """
+        The event's identity for good, ``"<log id>:<index>"``.
+
+        Use it as the key by which another system knows a repetition, and in links.
+        """
+        return f"{self.log_id}:{self.index}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetiredEvent:
+    """
+    What a stored event of a retired type is decoded to; see ``retired_event``.
+
+    ``data`` is the raw JSON value. Aggregates and projections never see one.
+    """
+
+    type: str
+    schema_version: int
+    data: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EventType:
+    """What ``@event`` says about a class."""
+
+    cls: type
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name under which the store may hold such an event, the current one first."""
+        return (self.name, *self.aliases)
+
+
+class Registry:
+    """
+    The event types and upcasters of a process.
+
+    Two classes may claim one name while a project is being imported; a system check reports
+    it. A class that is defined again (a reload, an interactive session) takes the place of
+    the one before it.
+    """
+
+    def __init__(self) -> None:
+        self._by_class: dict[type, EventType] = {}
+        self._by_name: dict[str, list[EventType]] = {}
+        self._upcasters: dict[tuple[str, int], list[Upcaster]] = {}
+        self._homes: dict[Upcaster, str] = {}
+        self._retired: dict[str, None] = {}  # in the order of their declaration
+        self._changes: dict[str, object] = {}
+
+    @property
+    def stamp(self) -> object:
+        """Something that is another one after each change."""
+        return self._changes.get("last")
+
+    @property
+    def revision(self) -> tuple[int, int]:
+        """What changes with each registration."""
+        return len(self._by_class), len(self._homes)
+
+    def add(self, event_type: EventType) -> None:
+        """Register ``event_type`` under all of its names."""
+        self._changes["last"] = object()
+        loaded_modules.look()
+        self._by_class[event_type.cls] = event_type
+        for name in event_type.names:
+            claims = self._by_name.setdefault(name, [])
+            claims[:] = [claim for claim in claims if not _same_place(claim.cls, event_type.cls)]
+            claims.append(event_type)
+
+    def add_upcaster(
+        self, name: str, from_version: int, upcast: Upcaster, *, home: str = ""
+    ) -> None:
+        """
+        Register ``upcast`` for data that was stored as ``from_version`` of ``name``.
+
+        ``home`` is the module that does so: of a function that another function has made, it
+        knows the arguments.
+        """
+        loaded_modules.look()
+        self._homes[upcast] = home or upcast.__module__
+        claims = self._upcasters.setdefault((name, from_version), [])
+        claims[:] = [claim for claim in claims if not _same_place(claim, upcast)]
+        claims.append(upcast)
+
+    def retire(self, name: str) -> None:
+        """Register a stored name that no class will be registered for any more."""
+        self._changes["last"] = object()
+        self._retired[name] = None
+
+    def is_retired(self, name: str) -> bool:
+        """Return whether a name is retired; a class that is registered for it wins."""
+        return name in self._retired and not self._by_name.get(name)
+
+    def known_names(self) -> list[str]:
+        """Return every stored name that a class is registered for, or that is retired."""
+        return sorted({name for name, claims in self._by_name.items() if claims} | {*self._retired})
+
+    def by_class(self, cls: type) -> EventType | None:
+        """Return the event type of a class, or None for one without ``@event``."""
+        return self._by_class.get(cls)
+
+    def by_name(self, name: str) -> EventType | None:
+        """
+        Return the event type of a stored name, or None.
+
+        Raise RegistrationError where two classes claim the name.
+        """
+        claims = self._by_name.get(name)
+        if not claims:
+            return None
+        if len(claims) > 1:
+            raise RegistrationError(_clash(name, claims))
+        return claims[0]
+
+    def names_of(self, types: Iterable[str | type]) -> list[str]:
+        """
+        Return every stored name of event types that are given by name or by class.
+
+        A name without a class stands for itself. Raise TypeError for a class without ``@event``.
+        """
+        names: set[str] = set()
+        for each in types:
+            known = self.by_name(each) if isinstance(each, str) else self.by_class(each)
+            if isinstance(each, str):
+                names.add(each)
+            elif known is None:
+                raise TypeError(f"{each!r} is not an event class: put @event('…') above it.")
+            names.update(known.names if known else ())
+        return sorted(names)
+
+    def upcaster(self, names: Iterable[str], from_version: int) -> Upcaster | None:
+        """Return the upcaster for ``from_version`` of any of the names, or None."""
+        for name in names:
+            if claims := self._upcasters.get((name, from_version)):
+                return claims[-1]
+        return None
+
+    def home_of(self, upcast: Upcaster) -> str:
+        """Return the name of the module that registered an upcaster."""
+        return self._homes[upcast]
+
+    def __iter__(self) -> Iterator[EventType]:
+        seen: set[int] = set()
+        for claims in list(self._by_name.values()):
+            for claim in claims:
+                if id(claim) not in seen:
+                    seen.add(id(claim))
+                    yield claim
+
+    def problems(self) -> Iterator[str]:
+        """Yield a sentence for everything that a project's registrations contradict in."""
+        for name, claims in self._by_name.items():
+            if len(claims) > 1:
+                yield _clash(name, claims)
+            if claims and name in self._retired:
+                yield (
+                    f"{name!r} is retired, but {_place(claims[0].cls)} is registered for it. "
+                    f"Remove retired_event({name!r})."
+                )
+        for (name, from_version), upcasts in self._upcasters.items():
+            if len(upcasts) > 1:
+                yield (
+                    f"Two upcasters take {name!r} from version {from_version}: "
+                    f"{' and '.join(map(_place, upcasts))}. Keep one."
+                )
+            for claim in self._by_name.get(name, ()):
+                if from_version >= claim.version:
+                    yield (
+                        f"The upcaster {_place(upcasts[-1])} takes {name!r} from version "
+                        f"{from_version}, but {_place(claim.cls)} is of version "
+                        f"{claim.version}. Raise version= on the class."
+                    )
+        for event_type in self:
+            for version in range(1, event_type.version):
+                if self.upcaster(event_type.names, version) is None:
+                    yield (
+                        f"{_place(event_type.cls)} is of version {event_type.version}, but no "
+                        f"upcaster takes {event_type.name!r} from version {version}. Add "
+                        f"@upcaster({event_type.name!r}, from_version={version})."
+                    )
+
+
+registry = Registry()
+
+
+def event(
+    name: str, *, version: int = 1, aliases: Iterable[str] = ()
+) -> Callable[[type[E]], type[E]]:
+    """
+    Register a dataclass as an event type.
+
+    ``name`` is what the store knows it by, for good: up to 255 letters, digits and ``_.:-``,
+    by custom ``<log type>.<past participle>``. ``version`` counts the shapes that its data
+    has had, from 1. ``aliases`` are names that it was stored under before.
+
+    Raise RegistrationError for a name or version that cannot be, or a class that is not a
+    dataclass (``@event`` stands above ``@dataclass``).
+    """
+    names = (name, *aliases)
+    for each in names:
+        if not isinstance(each, str) or not EVENT_TYPE.match(each):
+            raise RegistrationError(_impossible(each))
+    if len(set(names)) < len(names):
+        raise RegistrationError(f"{name!r} names itself, or an alias twice. Remove the repeat.")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
+        raise RegistrationError(f"{name!r}: version must be an int from 1. Count it up by one.")
+
+    def register(cls: type[E]) -> type[E]:
+        if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
+            raise RegistrationError(
+                f"@event({name!r}) registers dataclasses. Put it above @dataclass."
+            )
+        registry.add(EventType(cls, name, version, names[1:]))
+        return cls
+
+    return register
+
+
+def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
+    """
+    Register a function that brings stored data of an event type one version up.
+
+    It gets the data that was stored as ``from_version`` and returns that of
+    ``from_version + 1``. Numbers with a fraction arrive as ``Decimal``, exactly as stored.
+    ``name`` is the event type's current name; its aliases share its upcasters.
+    """
+    if isinstance(from_version, bool) or not isinstance(from_version, int) or from_version < 1:
+        raise RegistrationError(f"{name!r}: from_version must be an int from 1.")
+
+    def register(function: U) -> U:
+        home = sys._getframe(1).f_globals.get("__name__", "")
+        registry.add_upcaster(name, from_version, function, home=home)
+        return function
+
+    return register
+
+
+def retired_event(name: str) -> None:
+    """
+    Declare that stored events of a type have lost their class for good.
+
+    ``name`` is the stored name of the type, as it stood in ``@event`` or in its aliases. Without
+    this, a projection holds each log from such an event on, since the class may be one that a
+    newer release has. With it, projections pass over the events, and aggregates are folded
+    without them: ``apply`` does not see them. ``load`` answers a ``RetiredEvent`` with the raw
+    JSON value.
+
+    Declare it beside the event classes (``events.py``), in a release that no release with the
+    class runs beside any more. Raise RegistrationError for a name that no event type can have.
+    """
+    if not isinstance(name, str) or not EVENT_TYPE.match(name):
+        raise RegistrationError(_impossible(name))
+    registry.retire(name)
+
+
+def _place(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    return _place(one) == _place(other)
+
+
+def _impossible(name: object) -> str:
+    return (
+        f"{name!r} cannot be an event type: start with a letter and use up to "
+        f"{MAX_EVENT_TYPE_LENGTH} letters, digits, and any of _ . : -"
+    )
+
+
+def _clash(name: str, claims: list[EventType]) -> str:
+    places = " and ".join(_place(claim.cls) for claim in claims)
+    return f"Two classes claim the event type {name!r}: {places}. Rename one of them."

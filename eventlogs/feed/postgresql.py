@@ -1,0 +1,186 @@
+"""
+The feed of a PostgreSQL database: nothing skipped, and no lock that anybody waits for.
+
+Positions come from a sequence, and a transaction that was given a lower one may commit after
+one that was given a higher one: a reader that goes by "position > last" skips it for good. So
+every append puts up a *fence* before it is given a position (migration 0003): a shared advisory
+lock, until its transaction ends, whose key is below all positions that it can still be given. The
+key's highest bits tell the table, so that schemas of one database do not wait for each other.
+
+A reader runs three statements, in this order, each with a snapshot of its own:
+
+1. L, the last position that the sequence has given out;
+2. m, the lowest fence that is up for this table;
+3. the events with a position of at most least(L, m).
+
+Say that a position p <= least(L, m) belongs to an event that (3) does not show. It was given
+out before (1), because p <= L; so its fence, below p, went up before (1). At (2) that fence was
+down, because p <= m. Fences come down after the transaction's rows have become visible, or have
+become void. So either (3) does show the event, or there will never be one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+from django.db import connections
+from psycopg.pq import TransactionStatus
+
+from eventlogs.events.codec import POSITION, FeedRow
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed.sources import Blocked, FeedHolder, FeedQuery, FeedSource, Watermark
+from eventlogs.stores.retries import run_again
+from eventlogs.stores.statements import Row, Statement, raw_connection
+
+# What one call of rows() looks through, so that it ends soon where next to nothing is wanted.
+MAX_SPAN = 65_536  # positions a statement
+SPANS = 16  # statements
+
+# Reasons for which the locks of this server tell nothing about who holds the feed back.
+NOBODY_KNOWS = {"replica", "distributed", "subscriber", "sequence", "permission"}
+
+NOT_PERMITTED = "<insufficient privilege>"  # what pg_stat_activity has for others' queries
+
+# In version(): servers that speak PostgreSQL's protocol and keep a table on many machines.
+DISTRIBUTED_SERVERS = ("-YB-", "CockroachDB", "Greenplum")
+
+SERVER = Statement("feed_server")
+LAST = Statement("feed_last")
+DISTRIBUTED = Statement("feed_distributed")
+SUBSCRIBER = Statement("feed_subscriber")
+FENCE = Statement("feed_fence")
+HOLDERS = Statement("feed_holders")
+BLOCKED = Statement("feed_blocked")
+PAGE = Statement("feed_page")
+LAST_EVENT = Statement("feed_last_event")
+NEXT_EVENT = Statement("feed_next_event")
+
+
+class Look(NamedTuple):
+    """What the first statement of a reader finds out."""
+
+    given_out: int | None  # None where this role may not read the sequence
+    is_replica: bool
+    isolation: str
+    sequence_is_right: bool
+    has_fence: bool
+    may_have_subscriptions: bool
+    has_citus: bool
+
+
+class PostgreSQLFeedSource(FeedSource):
+    """The feed of a PostgreSQL database."""
+
+    _is_one_server = False
+
+    def watermark(self) -> Watermark:
+        look = self._look()
+        for reason in self._refusals(look):
+            raise FeedUnavailable(reason, using=self.using)
+        given_out = cast("int", look.given_out)
+        [(lowest_fence,)] = self._run(FENCE)
+        settled = given_out if lowest_fence is None else min(given_out, lowest_fence)
+        return Watermark(given_out, settled)
+
+    def refusals(self) -> list[str]:
+        try:
+            return list(self._refusals(self._look()))
+        except FeedUnavailable as refusal:
+            return [refusal.reason]
+
+    def _look(self) -> Look:
+        # Asked once: what a server is does not change, and its other statements may not run there.
+        if not self._is_one_server:
+            [(version, has_yugabyte)] = self._run(SERVER)
+            if has_yugabyte or any(name in version for name in DISTRIBUTED_SERVERS):
+                raise FeedUnavailable("distributed", using=self.using)
+            self._is_one_server = True
+        rows = self._run(LAST)
+        if not rows:
+            raise FeedUnavailable("sequence", using=self.using)
+        return Look(*rows[0])
+
+    def _refusals(self, look: Look) -> Iterator[str]:
+        """Yield the reasons not to read here; those that nobody can mend here come first."""
+        if look.is_replica:
+            yield "replica"
+        if look.has_citus and self._run(DISTRIBUTED) == [(True,)]:
+            yield "distributed"
+        if look.may_have_subscriptions and self._run(SUBSCRIBER) == [(True,)]:
+            yield "subscriber"
+        if look.isolation != "read committed" and self._in_transaction():
+            yield "isolation"
+        if not look.sequence_is_right:
+            yield "sequence"
+        elif look.given_out is None:
+            yield "permission"
+        if not look.has_fence:
+            yield "fence"
+
+    def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
+        found: list[FeedRow] = []
+        number, of = query.partition or (None, None)
+        parameters = {
+            "types": None if query.types is None else list(query.types),
+            "log_types": None if query.log_types is None else list(query.log_types),
+            "known": None if query.unknown is None else list(query.unknown.known),
+            "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
+            "number": number,
+            "of": of,
+        }
+        after = query.after
+        span = (query.limit + query.limit // 8 + 1) * (of or 1)  # some positions are gaps
+        for _ in range(SPANS):
+            end = min(query.upto, after + min(span, MAX_SPAN))
+            rows = self._run(
+                PAGE,
+                {**parameters, "after": after, "upto": end, "limit": query.limit - len(found)},
+            )
+            found += cast("list[FeedRow]", rows)
+            if len(found) == query.limit:
+                return found, found[-1][POSITION]
+            if not rows and end < query.upto:
+                [(following,)] = self._run(NEXT_EVENT, {"after": end})
+                end = query.upto if following is None else min(query.upto, following - 1)
+            if end >= query.upto:
+                return found, query.upto
+            after, span = end, span * 4
+        return found, after
+
+    def last(self, upto: int) -> int:
+        [(last,)] = self._run(LAST_EVENT, {"upto": upto})
+        return last or 0
+
+    def holding_back(self) -> list[FeedHolder]:
+        for reason in self._refusals(self._look()):
+            if reason in NOBODY_KNOWS:
+                raise FeedUnavailable(reason, using=self.using)
+        return [
+            FeedHolder(
+                position=position,
+                pid=pid,
+                age=age,
+                user=user,
+                application=application,
+                state=state,
+                query=None if query == NOT_PERMITTED else query,
+                prepared_as=prepared_as,
+            )
+            for position, pid, age, user, application, state, query, prepared_as in self._run(
+                HOLDERS
+            )
+        ]
+
+    def blocked(self) -> list[Blocked]:
+        return [Blocked(*row) for row in self._run(BLOCKED)]
+
+    def _in_transaction(self) -> bool:
+        # As the server sees it: also of a BEGIN that Django does not know of.
+        raw = raw_connection(connections[self.using])
+        return raw.info.transaction_status != TransactionStatus.IDLE
+
+    def _run(self, statement: Statement, parameters: dict[str, object] | None = None) -> list[Row]:
+        return run_again(
+            self.using, lambda connection: statement.rows(connection, parameters or {})
+        )

@@ -1,0 +1,312 @@
+"""
+Walks over all events, for jobs that take as long as they take: export and verification.
+
+Constant memory, by keyset pages over an index, so that a walk can be taken up again where it
+was left. No transaction stays open between two pages, except in ``events_of_a_moment``. Rows come
+as they are stored.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connections, transaction
+from django.db.models import TextField
+from django.db.models.functions import Cast
+
+from eventlogs.events.codec import POSITION, StoredEvent
+from eventlogs.feed.reader import Feed
+from eventlogs.ids import LogId
+from eventlogs.managers import EventQuerySet
+from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.stores.retries import in_transaction
+
+PAGE = 2_000  # rows read at once
+
+FIELDS = (
+    "log_id",
+    "index",
+    "position",
+    "type",
+    "schema_version",
+    Cast("data", TextField()),
+    Cast("metadata", TextField()),
+    "idempotency_key",
+    "recorded_at",
+)
+
+EventRow = tuple[UUID, int, int, str, int, str, str, "str | None", datetime]
+"""A log's UUID, then a StoredEvent."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """A row of EventLog."""
+
+    log_id: LogId
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class Stretch(NamedTuple):
+    """Events of a stretch of the feed, and the position that it ends with."""
+
+    events: list[tuple[LogId, StoredEvent]]
+    position: int
+
+
+def events_by_position(
+    using: str, *, after: int = 0, until: int, log_types: Collection[str] = ()
+) -> Iterator[Stretch]:
+    """
+    Yield the events with ``after < position <= until``, in the order of positions.
+
+    ``until`` has to be a settled position, or events may be skipped that are still to come.
+    ``log_types`` keeps some; empty means all. Raise FeedUnavailable as the feed does.
+    """
+    feed = Feed(using)
+    while after < until:
+        found = feed.read_rows(after, limit=PAGE, log_types=log_types or None)
+        after = min(found.next_after, until)
+        yield Stretch(
+            [
+                (LogId.stored(row[0], row[1]), row[2:])
+                for row in found.rows
+                if row[POSITION] <= until
+            ],
+            after,
+        )
+        if not found.more:
+            return
+
+
+@contextmanager
+def a_moment(using: str) -> Iterator[None]:
+    """
+    Read everything inside as of one moment, in a REPEATABLE READ transaction.
+
+    Inside of a caller's transaction, what is read is what that one's isolation shows.
+    """
+    connection = connections[using]
+    is_ours = not in_transaction(connection)
+    with ExitStack() as stack:
+        with _deferred(connection) if is_ours else nullcontext():
+            stack.enter_context(transaction.atomic(using=using))
+        if is_ours and connection.vendor != "sqlite":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+@contextmanager
+def _deferred(connection: Any) -> Iterator[None]:
+    """Let a transaction that begins here not take SQLite's write lock: it only reads."""
+    connection.ensure_connection()
+    mode = getattr(connection, "transaction_mode", None)
+    if mode is None:
+        yield
+        return
+    connection.transaction_mode = "DEFERRED"
+    try:
+        yield
+    finally:
+        connection.transaction_mode = mode
+
+
+def events_of_a_moment(using: str, *, log_types: Collection[str] = ()) -> Iterator[Stretch]:
+    """
+    Yield all events in the order of positions, inside of ``a_moment``.
+
+    It needs no feed: what is committed later, at whatever position, is not of that moment.
+    """
+    after, events = 0, events_of(using).order_by("position")
+    if log_types:
+        events = events.filter(log__log_type__in=sorted(log_types))
+    while True:
+        later = events.filter(position__gt=after)
+        rows = list(later.values_list("log__log_type", *FIELDS)[:PAGE])
+        if rows:
+            after = rows[-1][POSITION]
+            yield Stretch([(LogId.stored(row[0], row[1]), row[2:]) for row in rows], after)
+        if len(rows) < PAGE:
+            return
+
+
+def events_of_logs(
+    using: str, logs: Collection[LogId], *, after: int = 0, until: int
+) -> Iterator[Stretch]:
+    """Yield the events of some logs with ``after < position <= until``, in that order."""
+    in_order = heapq.merge(*[_of_log(using, log) for log in logs], key=_position_of)
+    wanted = (each for each in in_order if after < _position_of(each) <= until)
+    while events := list(islice(wanted, PAGE)):
+        yield Stretch(events, _position_of(events[-1]))
+
+
+def _of_log(using: str, log: LogId) -> Iterator[tuple[LogId, StoredEvent]]:
+    if not EventLog.objects.using(using).filter(pk=log.uuid, log_type=log.log_type).exists():
+        return
+    for page in events_of_log(using, log.uuid):
+        for _, *row in page:
+            yield log, tuple(row)  # type: ignore[misc]
+
+
+def _position_of(event: tuple[LogId, StoredEvent]) -> int:
+    return event[1][1]
+
+
+def events_by_log(using: str, *, after: UUID | None = None) -> Iterator[list[EventRow]]:
+    """
+    Yield pages of events, log by log in the order of the logs' UUIDs, each in index order.
+
+    ``after`` leaves out the logs up to this one. Events whose log has no row are there too.
+    """
+    events = events_of(using)
+    log, index = after, None
+    while True:
+        page: list[EventRow] = []
+        if log is not None and index is not None:
+            page = _rest_of_log(events, log, index)
+        if len(page) < PAGE:
+            later = events.filter(log_id__gt=log) if log is not None else events
+            page += later.order_by("log_id", "index").values_list(*FIELDS)[: PAGE - len(page)]
+        if page:
+            yield page
+            log, index = page[-1][0], page[-1][1]
+        if len(page) < PAGE:
+            return
+
+
+def _rest_of_log(events: EventQuerySet[Any], log: UUID, index: int) -> list[EventRow]:
+    """
+    Return up to a page of a log's events behind ``index``.
+
+    Bounded from above, as a page of ``events_forwards.sql`` is; where events are missing, the
+    bound is dropped.
+    """
+    rest = events.filter(log_id=log, index__gt=index).order_by("index").values_list(*FIELDS)
+    page = list(rest.filter(index__lte=index + PAGE))
+    if len(page) < PAGE:
+        page += rest.filter(index__gt=index + PAGE)[: PAGE - len(page)]
+    return page
+
+
+def logs_with_events(
+    using: str, logs: Iterable[LogRow]
+) -> Iterator[tuple[LogRow, Iterable[EventRow]]]:
+    """
+    Yield logs with their events in index order: short logs many at a time, long ones in pages.
+
+    The events of one have to be read before the next is asked for.
+    """
+    short: list[LogRow] = []
+    events = 0
+    for log in logs:
+        if short and events + log.version > PAGE:
+            yield from _all_of(using, short)
+            short, events = [], 0
+        if log.version > PAGE:
+            yield log, _flat(events_of_log(using, log.log_id.uuid))
+        else:
+            short.append(log)
+            events += log.version
+    if short:
+        yield from _all_of(using, short)
+
+
+def _all_of(using: str, logs: Sequence[LogRow]) -> Iterator[tuple[LogRow, Iterable[EventRow]]]:
+    found: dict[UUID, list[EventRow]] = {log.log_id.uuid: [] for log in logs}
+    for row in events_of(using).filter(log_id__in=list(found)).values_list(*FIELDS):
+        found[row[0]].append(row)
+    for log in logs:
+        yield log, sorted(found.pop(log.log_id.uuid), key=_index_of)
+
+
+def _flat(pages: Iterable[list[EventRow]]) -> Iterator[EventRow]:
+    for page in pages:
+        yield from page
+
+
+def _index_of(row: EventRow) -> int:
+    return row[1]
+
+
+def events_of_log(using: str, log: UUID) -> Iterator[list[EventRow]]:
+    """Yield pages of one log's events, in index order."""
+    events, index = events_of(using), -1
+    while page := _rest_of_log(events, log, index):
+        yield page
+        index = page[-1][1]
+
+
+def logs_by_id(
+    using: str, *, after: UUID | None = None, log_types: Collection[str] = ()
+) -> Iterator[list[LogRow]]:
+    """Yield pages of logs in the order of their UUIDs, those behind ``after``."""
+    wanted = EventLog.objects.using(using).order_by("pk")
+    if log_types:
+        wanted = wanted.filter(log_type__in=sorted(log_types))
+    while True:
+        later = wanted.filter(pk__gt=after) if after is not None else wanted
+        rows = list(
+            later.values_list("log_type", "pk", "version", "created_at", "updated_at")[:PAGE]
+        )
+        if rows:
+            yield [LogRow(LogId.stored(kind, pk), *rest) for kind, pk, *rest in rows]
+            after = rows[-1][1]
+        if len(rows) < PAGE:
+            return
+
+
+def keys_by_id(using: str) -> Iterator[list[IdempotencyKey]]:
+    """Yield pages of idempotency keys in the order of their ids."""
+    after = 0
+    while page := list(
+        IdempotencyKey.objects.using(using).filter(pk__gt=after).order_by("pk")[:PAGE]
+    ):
+        yield page
+        after = page[-1].pk
+
+
+def claims_of(
+    using: str, page: Collection[tuple[LogId, StoredEvent]]
+) -> dict[tuple[LogId, int], tuple[int, bytes, datetime]]:
+    """
+    Return the idempotency keys of a page's events, where they have not been pruned.
+
+    They are found under the log and the index of their append's first event: its count,
+    fingerprint and created_at.
+    """
+    keys = {row[6] for _, row in page if row[6] is not None}
+    if not keys:
+        return {}
+    found = IdempotencyKey.objects.using(using).filter(
+        log_type__in={log.log_type for log, _ in page}, key__in=keys
+    )
+    return {
+        (LogId.stored(log_type, log), first_index): (count, bytes(fingerprint), created_at)
+        for log_type, log, first_index, count, fingerprint, created_at in found.values_list(
+            "log_type", "log_id", "first_index", "count", "fingerprint", "created_at"
+        )
+    }
+
+
+def created_at_of(
+    using: str, page: Collection[tuple[LogId, StoredEvent]]
+) -> dict[tuple[UUID, int], datetime]:
+    """Return created_at of the logs that begin on a page, under (UUID, 0)."""
+    begun = [log.uuid for log, row in page if row[0] == 0]
+    found = EventLog.objects.using(using).filter(pk__in=begun).values_list("pk", "created_at")
+    return {(log, 0): created_at for log, created_at in found}
+
+
+def events_of(using: str) -> EventQuerySet[Any]:
+    """Return the events of a database."""
+    return Event.objects.using(using)

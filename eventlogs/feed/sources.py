@@ -1,0 +1,197 @@
+"""
+Where the feed's events come from: a source for each kind of database.
+
+A source knows how far the feed of its database is settled, and reads rows up to there. It
+speaks in rows, as a store does; ``Feed`` makes records of them.
+
+On SQLite the argument is short. There is one writer at a time for the whole file, from its
+first write to its commit, and AUTOINCREMENT gives a position above all that were ever
+committed (https://sqlite.org/autoinc.html). So commits are in the order of positions: whoever
+sees an event sees all that can ever be below it. PostgreSQL needs a fence, see
+``postgresql_feed.py``. On any other database a lower position may be committed later, and
+nothing here would notice: there, a feed is refused.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from itertools import islice
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.apps import apps
+from django.db import connections, models
+from django.db.models import Max, QuerySet
+from django.utils.module_loading import import_string
+
+from eventlogs.events.codec import POSITION, FeedRow
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.stores.columns import STORED
+
+BY_VENDOR = {
+    # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
+    "postgresql": "eventlogs.feed.postgresql.PostgreSQLFeedSource",
+    "sqlite": "eventlogs.feed.sources.SQLiteFeedSource",
+}
+
+MAX_PARTITIONS = 65_536  # what two bytes can tell apart
+
+
+@dataclass(frozen=True, slots=True)
+class FeedHolder:
+    """A transaction that has appended and is still open: events above ``position`` wait for it."""
+
+    position: int
+    pid: int | None  # of its server process; None for a prepared transaction
+    age: timedelta | None  # since it began
+    user: str | None
+    application: str | None
+    state: str | None  # as in pg_stat_activity, or "prepared"
+    query: str | None  # its last statement; None where this user may not see it
+    prepared_as: str | None  # the name to COMMIT or ROLLBACK PREPARED by
+
+
+class UnknownTypes(NamedTuple):
+    """Event types that a process does not know: all but ``known``, in logs of ``log_types``."""
+
+    known: Sequence[str]
+    log_types: Sequence[str]
+
+
+class FeedQuery(NamedTuple):
+    """
+    Which rows to read: those with ``after < position <= upto``, and what else is asked.
+
+    With ``unknown``, rows of those types are wanted beside the rows of ``types``.
+    """
+
+    after: int
+    upto: int
+    limit: int
+    types: Sequence[str] | None = None
+    log_types: Sequence[str] | None = None
+    partition: tuple[int, int] | None = None  # number, of how many
+    unknown: UnknownTypes | None = None
+
+
+class Watermark(NamedTuple):
+    """How far a feed is, at a moment."""
+
+    given_out: int  # the highest position that any append has been given
+    settled: int  # no further event can appear at or below it
+
+
+class Blocked(NamedTuple):
+    """Sessions that wait for an open transaction to end, e.g. to append to the same log."""
+
+    pid: int | None  # of the transaction's server process
+    prepared_as: str | None  # its name, where it is prepared
+    sessions: int
+    since: datetime  # when the first of them began to wait
+
+
+class FeedSource(ABC):
+    """The feed of one database, as rows."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+
+    @abstractmethod
+    def watermark(self) -> Watermark:
+        """
+        Return how far the feed is given out and settled.
+
+        It is good for reading now, by ``rows``. Never store it: after a crash of the server,
+        positions above the last event may be given out again. Raise FeedUnavailable where the
+        feed cannot be read rightly.
+        """
+
+    def refusals(self) -> list[str]:
+        """Return the reasons for which ``watermark`` raises FeedUnavailable now, for a check."""
+        return []
+
+    @abstractmethod
+    def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
+        """
+        Return at most ``query.limit`` rows in the order of positions, and how far they go.
+
+        The second is a position: no other row that is asked for is at or below it. Where it is
+        below ``query.upto`` and there are fewer rows than the limit, there was much to skip.
+        """
+
+    @abstractmethod
+    def last(self, upto: int) -> int:
+        """Return the highest position of an event at or below ``upto``, or 0."""
+
+    @abstractmethod
+    def holding_back(self) -> list[FeedHolder]:
+        """Return the transactions that hold the feed back, the first one first."""
+
+    def blocked(self) -> list[Blocked]:
+        """Return who waits for open transactions, where the database can tell."""
+        return []
+
+
+class SQLiteFeedSource(FeedSource):
+    """The feed of a database with one writer at a time."""
+
+    def watermark(self) -> Watermark:
+        with connections[self.using].cursor() as cursor:
+            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = 'eventlogs_event'")
+            row = cursor.fetchone()
+        last = row[0] if row else 0
+        return Watermark(last, last)
+
+    def last(self, upto: int) -> int:
+        events = self._events().filter(position__lte=upto)
+        return events.aggregate(last=Max("position"))["last"] or 0
+
+    def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
+        events = self._events().filter(position__gt=query.after, position__lte=query.upto)
+        if query.types is not None:
+            wanted = models.Q(type__in=query.types)
+            if query.unknown is not None:
+                wanted |= ~models.Q(type__in=query.unknown.known) & models.Q(
+                    log__log_type__in=query.unknown.log_types
+                )
+            events = events.filter(wanted)
+        if query.log_types is not None:
+            events = events.filter(log__log_type__in=query.log_types)
+        values = events.order_by("position").values_list("log__log_type", "log_id", *STORED)
+        if query.partition is None:
+            found = list(values[: query.limit])
+        else:
+            number, of = query.partition
+            ours = (row for row in values.iterator() if partition_of(row[1], of) == number)
+            found = list(islice(ours, query.limit))
+        return found, found[-1][POSITION] if len(found) == query.limit else query.upto
+
+    def holding_back(self) -> list[FeedHolder]:
+        return []
+
+    def _events(self) -> QuerySet[Any]:
+        # By name: models import managers, which import stores.
+        return QuerySet(apps.get_model("eventlogs", "Event"), using=self.using)
+
+
+def partition_of(log: UUID, of: int) -> int:
+    """
+    Return which of ``of`` partitions a log is in; the same on every database.
+
+    A UUIDv7 ends in random bits, so its last two bytes are as good as a hash of it.
+    """
+    return (log.int & 0xFFFF) % of
+
+
+@cache
+def feed_source_for(using: str) -> FeedSource:
+    """Return the source of a database alias; raise FeedUnavailable where there can be none."""
+    vendor = connections[using].vendor
+    if vendor not in BY_VENDOR:
+        raise FeedUnavailable("database", using=using)
+    source: FeedSource = import_string(BY_VENDOR[vendor])(using)
+    return source

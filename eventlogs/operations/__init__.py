@@ -1,0 +1,1 @@
+"""Jobs over many logs: verification, export and import, figures, health."""

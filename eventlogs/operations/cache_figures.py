@@ -1,0 +1,138 @@
+"""
+What ``eventlogs stats`` tells of the reduction cache: whether it keeps up with the logs.
+
+Counters of hits and misses are those of one process (``eventlogs.caches.statistics()``), and a
+command is a process of its own. So it looks at what all processes share: for the logs of the
+newest events, which version the cache has of each. Two queries, and one look at the cache for
+each aggregate class; nothing is folded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.core.cache import InvalidCacheBackendError, caches
+from django.db.models import Max
+
+from eventlogs import conf
+from eventlogs.aggregates import Aggregate, aggregates
+from eventlogs.caches.backends import Unreachable, cache_for
+from eventlogs.caches.entries import Untrusted, opened
+from eventlogs.events.codec import EventReader
+from eventlogs.ids import LogId
+from eventlogs.models import Event, EventLog
+from eventlogs.policies import policy_from
+from eventlogs.reductions.reader import Reducer
+
+NEWEST: Final = 5_000  # positions, of whose events the logs are looked at
+LOGS: Final = 500  # of each log type, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """
+    How the cache stands with the logs of one aggregate class.
+
+    ``logs`` were looked at; ``current`` of them are cached at their version, ``behind`` at an
+    earlier one, so that some events are folded on top, and the others not at all. ``bytes`` is
+    the size of all their entries.
+    """
+
+    aggregate: str
+    logs: int
+    current: int
+    behind: int
+    absent: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFigures:
+    """
+    The cache of the EVENTLOGS setting, and how it stands with the newest logs.
+
+    ``is_shared`` is False for a cache that only its own process sees: no figures then.
+    """
+
+    alias: str | None
+    backend: str
+    policy: str
+    is_shared: bool
+    is_reachable: bool
+    aggregates: list[Caching]
+
+
+def cache_figures(using: str) -> CacheFigures:
+    """Look at the cache; one that cannot be reached is a figure, too."""
+    alias = conf.cache()
+    try:
+        cache = cache_for()
+        backend = "" if alias is None else _name(type(caches[alias]))
+        policy = str(policy_from(conf.caching_policy()))
+    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check tells more
+        return CacheFigures(alias, "", "misconfigured", True, False, [])
+    found = CacheFigures(alias, backend, policy, cache.shared, True, [])
+    if not cache.shared:
+        return found
+    logs = _newest_logs(using)
+    try:
+        for cls in aggregates:
+            reducer: Reducer[Any] = Reducer(cls, EventReader(cls.event_types), using)
+            if logs.get(cls.log_type) and reducer.is_caching:
+                found.aggregates.append(_look(cls, reducer, logs[cls.log_type]))
+    except Unreachable:
+        return CacheFigures(found.alias, found.backend, found.policy, True, False, [])
+    return found
+
+
+def _look(cls: type[Aggregate], reducer: Reducer[Any], logs: dict[LogId, int]) -> Caching:
+    keys = {reducer.key(log_id): (log_id, version) for log_id, version in logs.items()}
+    current = behind = size = 0
+    for key, raw in reducer.cache.get_many(keys).items():
+        log_id, version = keys[key]
+        try:
+            head, _ = opened(raw)
+        except Untrusted:
+            continue
+        if head.log_id != str(log_id):
+            continue
+        size += len(raw)
+        # It may be ahead of what was read here a moment ago.
+        current += head.version >= version
+        behind += head.version < version
+    return Caching(
+        _name(cls),
+        len(logs),
+        current,
+        behind,
+        len(logs) - current - behind,
+        size,
+    )
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _newest_logs(using: str) -> dict[str, dict[LogId, int]]:
+    """Return the logs of the newest events and their versions, by log type."""
+    events = Event.objects.using(using)
+    last = events.aggregate(last=Max("position"))["last"] or 0
+    ids = events.filter(position__gt=last - NEWEST).order_by("-position")
+    # In the order of their events; a dict keeps each once.
+    wanted = list(dict.fromkeys(ids.values_list("log_id", flat=True)))
+    rows = EventLog.objects.using(using).filter(pk__in=wanted)
+    versions = {
+        pk: (log_type, version)
+        for pk, log_type, version in rows.values_list("pk", "log_type", "version")
+    }
+    found: dict[str, dict[LogId, int]] = {}
+    for pk in wanted:
+        if pk not in versions:
+            continue  # its log was erased
+        log_type, version = versions[pk]
+        of_type = found.setdefault(log_type, {})
+        if len(of_type) < LOGS:
+            of_type[LogId.stored(log_type, pk)] = version
+    return found

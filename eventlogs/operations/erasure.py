@@ -1,0 +1,81 @@
+"""
+Erasure: what was made of a log's events is made anew, or removed, after SQL has changed them.
+
+Events are erased or redacted by the owner of the tables, see docs/storage.md. Copies of them are
+in other places: rows of read models, shadow tables of rebuilds, texts of errors, caches. This
+module reaches all of those that the project itself keeps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from django.db import router, transaction
+
+from eventlogs.caches import backends
+from eventlogs.ids import LogId
+from eventlogs.models import AppliedVersion, EventLog, ParkedEvent, SkippedEvent
+from eventlogs.projections import actions, rebuild
+from eventlogs.projections.declarations import RowProjection, projections
+
+
+class Forgotten(NamedTuple):
+    """What was done about the copies of a log's events, and what is left to do."""
+
+    rows: tuple[str, ...]  # projections whose row was made anew, or removed
+    entries: int  # of caches that were deleted
+    to_rebuild: tuple[str, ...]  # projections whose rows must all be made anew, with restart
+
+
+def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten:
+    """
+    Make anew what was made of a log whose events were redacted; remove it where it was erased.
+
+    Call it after the transaction that changed the events, and once more a minute later: a
+    process may have been about to write what it had read before. ``using`` is the log's database,
+    by default the one that logs are written to.
+
+    ``to_rebuild`` names what it cannot do: rows that several logs share, and rebuilds that are
+    under way. Run ``manage.py eventlogs rebuild NAME --restart`` for each. Read models whose
+    projections are not declared any more are not known here.
+
+    Raise ProjectionFailed where a projection cannot apply an event as it is now, and
+    eventlogs.caches.Unreachable where a cache does not answer. Calling it again is safe.
+    """
+    log = LogId.parse(log_id) if isinstance(log_id, str) else log_id
+    alias = using or router.db_for_write(EventLog)
+    logs = EventLog.objects.using(alias)
+    is_there = logs.filter(pk=log.uuid, log_type=log.log_type).exists()
+    entries = backends.forget(log)
+    _forget_failures(log, alias, is_there=is_there)
+    rows: list[str] = []
+    to_rebuild: list[str] = []
+    for name, each in sorted(projections.items()):
+        if not issubclass(each, RowProjection) or not each._keeps_rows_in(alias):
+            continue
+        log_types = each._log_types()
+        if log_types is not None and log.log_type not in log_types:
+            continue
+        if not rebuild.forget(each, alias) or each.has_shared_rows():
+            to_rebuild.append(name)
+        if each.has_shared_rows():
+            continue
+        if is_there:
+            each.rebuild(log, using=alias)
+        else:
+            rebuild.remove_log(each, log, alias)
+        rows.append(name)
+    return Forgotten(tuple(rows), entries, tuple(to_rebuild))
+
+
+def _forget_failures(log: LogId, using: str, *, is_there: bool) -> None:
+    """Remove what tells of events that failed: the text of an error may hold their data."""
+    failures = ParkedEvent.objects.using(using).filter(log_id=log)
+    if is_there:
+        failures.update(details="")
+        return
+    with transaction.atomic(using=using):
+        failures.delete()
+        SkippedEvent.objects.using(using).filter(log_id=log).delete()
+        AppliedVersion.objects.using(using).filter(log_id=log).delete()
+        actions.forget(log, using)

@@ -1,0 +1,382 @@
+"""Whether a database answers, has its triggers, and what its feed and its newest events tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.core.checks import CheckMessage
+from django.db import DatabaseError, InterfaceError
+from django.db.models import Max
+
+from eventlogs.aggregates import aggregates
+from eventlogs.checks import mysql, rules
+from eventlogs.events.registry import registry
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed.reader import Feed
+from eventlogs.feed.sources import BY_VENDOR, Blocked, FeedHolder, feed_source_for
+from eventlogs.models import Checkpoint, Event
+from eventlogs.operations.health.findings import ACT, INFO, Finding, counted, seconds
+from eventlogs.operations.health.look import Look, Unknown, ask
+
+NEWEST: Final = 2_000  # events, of which the types are looked at
+TEXT: Final = 300  # characters of a database's own words
+
+# Of system checks: what each is called here, and whether somebody must act.
+CHECKS: Final = {
+    "eventlogs.W008": ("trigger", ACT),
+    "eventlogs.W011": ("trigger", ACT),
+    "eventlogs.W012": ("sequence", ACT),
+    "eventlogs.W013": ("feed", INFO),  # without projections, nobody reads the feed
+    "eventlogs.W014": ("feed", INFO),
+    "eventlogs.W045": ("database", INFO),
+    "eventlogs.W046": ("database", INFO),
+}
+
+SETVAL: Final = (
+    "SELECT setval(pg_get_serial_sequence('eventlogs_event', 'position'), "
+    "(SELECT max(position) FROM eventlogs_event));"
+)
+
+
+def look_at_database(look: Look) -> Iterator[Finding]:
+    """Yield what is found in the database; nothing more where it does not answer."""
+    unreachable = _reach(look)
+    if unreachable is not None:
+        yield unreachable
+        return
+    look.is_there = True
+    for what, part in (
+        ("The triggers and tables", _checks),
+        ("The feed", _feed),
+        ("The types of the newest events", _newest_types),
+    ):
+        yield from ask(look, what, part)
+
+
+def _reach(look: Look) -> Finding | None:
+    """Return why the database cannot be looked at, or None."""
+    connection = look.connection
+    try:
+        try:
+            tables = connection.introspection.table_names()
+        except (DatabaseError, InterfaceError):
+            # The server may have been restarted since the connection was last used.
+            if connection.in_atomic_block:
+                raise
+            connection.close()
+            tables = connection.introspection.table_names()
+    except Exception as error:
+        # No statement of ours was under way that holds payload: this is the server's own text.
+        why = " ".join(str(error).split())[:TEXT]
+        with suppress(Exception):
+            if not connection.in_atomic_block:
+                connection.close()
+        return Finding(
+            "database",
+            ACT,
+            look.using,
+            f"The database {look.using!r} does not answer: {type(error).__name__}: {why}",
+            action="Whoever runs the database starts it, or mends the network or the credentials "
+            f"in DATABASES[{look.using!r}].",
+        )
+    if Event._meta.db_table not in tables:
+        return Finding(
+            "tables",
+            ACT,
+            look.using,
+            f"The database {look.using!r} has no tables of eventlogs.",
+            action="Whoever deploys migrates the database:",
+            command=f"manage.py migrate --database {look.using}",
+        )
+    return None
+
+
+# Triggers, and what else system checks find in a database
+
+
+def _checks(look: Look) -> Iterator[Finding]:
+    databases = [look.using]
+    found: list[CheckMessage] = [
+        *rules.check_append_only_triggers(databases=databases),
+        *rules.check_feed(databases=databases),
+        *mysql.check_mysql(databases=databases),
+    ]
+    for message in found:
+        code, level = CHECKS.get(str(message.id), ("database", ACT))
+        if code == "feed" and look.projections():
+            level = ACT
+        action, command = _what_to_do(message, look.using)
+        yield Finding(code, level, look.using, str(message.msg), action=action, command=command)
+
+
+def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
+    """Return who must act, and the command of a hint by itself: it is to be pasted."""
+    hint = str(message.hint)
+    command = rules.again(alias)
+    if f"Run: {command}." in hint:
+        more = hint.replace(f"Run: {command}.", "").strip()
+        return f"Whoever deploys creates it again{f'. {more}' if more else ':'}", command
+    return f"Whoever runs the database: {hint}", ""
+
+
+# The feed
+
+
+def _feed(look: Look) -> Iterator[Finding]:
+    look.newest = Event.objects.using(look.using).aggregate(last=Max("position"))["last"] or 0
+    look.figures["newest_position"] = look.newest
+    if look.connection.vendor not in BY_VENDOR:
+        yield from _without_feed(look)
+        return
+    source = feed_source_for(look.using)
+    try:
+        given_out = source.watermark().given_out
+        look.settled = Feed(look.using).settled()
+    except FeedUnavailable as refusal:
+        yield from _refused(look, refusal)
+        return
+    look.figures["settled_position"] = look.settled
+    yield from _beyond(look, given_out)
+    holders = source.holding_back()
+    look.figures["holding_back"] = len(holders)
+    yield from _held(look, holders)
+
+
+def _without_feed(look: Look) -> Iterator[Finding]:
+    names = [name for name, each in look.projections().items() if each.mode != each.INLINE]
+    if names:
+        yield Finding(
+            "feed",
+            INFO,
+            look.using,
+            f"The database {look.using!r} has no feed, so nothing runs {', '.join(names)}.",
+            action="A developer makes them inline, or keeps logs in PostgreSQL (eventlogs.E033).",
+        )
+
+
+def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
+    if refusal.reason in ("fence", "sequence", "distributed", "subscriber"):
+        return  # the system check has said so, with what to do
+    if refusal.reason == "isolation":
+        yield Finding(
+            "feed",
+            INFO,
+            look.using,
+            "How far the feed is cannot be known inside of a REPEATABLE READ or SERIALIZABLE "
+            "transaction.",
+            action="Call health() outside of the transaction, or under READ COMMITTED.",
+        )
+        return
+    is_replica = refusal.reason == "replica"
+    yield Finding(
+        "permission" if refusal.reason == "permission" else "feed",
+        INFO if is_replica else ACT,
+        look.using,
+        str(refusal),
+        action="Look at the primary." if is_replica else "The owner of the tables acts:",
+        command="" if is_replica else look.command(f"grants {look.role}"),
+    )
+
+
+def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
+    """Yield what a restore to an earlier moment has left behind."""
+    newest = look.newest or 0
+    if given_out < newest:
+        yield Finding(
+            "sequence",
+            ACT,
+            look.using,
+            f"The sequence of positions is at {given_out:,}, and events are stored up to "
+            f"{newest:,}: appends will fail. A backup was restored without its sequences.",
+            action="Whoever runs the database sets the sequence to the newest event:",
+            command=SETVAL if look.is_postgresql else "",
+            figures={"sequence": given_out, "newest_position": newest},
+        )
+    ahead = Checkpoint.objects.using(look.using).filter(
+        is_rebuild=False, position__gt=max(given_out, newest)
+    )
+    reached = ahead.order_by().values_list("projection").annotate(Max("position"))
+    for name, position in sorted(reached):
+        keeps_rows = hasattr(look.projections().get(name), "model")
+        yield Finding(
+            "restored",
+            ACT,
+            name,
+            f"The checkpoint of {name} is at position {position:,}, which was never given out "
+            f"here; the newest event is at {newest:,}. The database was restored to an earlier "
+            "moment, or the events come from another one.",
+            action="Whoever restored the backup has the rows rebuilt:"
+            if keeps_rows
+            else "Whoever restored the backup decides which events are to be reacted to again. To "
+            "go on behind the newest one:",
+            command=look.command(f"rebuild {name} --restart")
+            if keeps_rows
+            else f"UPDATE eventlogs_checkpoint SET position = {newest}, token = token + 1, "
+            f"owner = '', leased_until = NULL WHERE projection = '{_quoted(name)}';",
+            figures={"position": position, "newest_position": newest},
+        )
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "''")
+
+
+def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
+    """
+    Yield the transactions for which an event, or another session, waits for too long.
+
+    The age of a transaction says little: one that is open for an hour may have appended a
+    millisecond ago. An event behind it was appended after that, so its age is how long the
+    transaction has held it back, at least. Other sessions wait to append to the same log: what
+    they append is no event yet.
+    """
+    limit = look.limits["MAX_HELD"]
+    named = min(limit, look.limits["MAX_LAG"])  # what waits for the feed refers to it
+    blocked = _blocked(look, holders, limit)
+    for holder in holders:  # the first one, behind which events wait longest, comes first
+        behind = Event.objects.using(look.using).filter(position__gt=holder.position)
+        since = behind.order_by("position").values_list("recorded_at", flat=True).first()
+        held = 0.0 if since is None else _past(look, since)
+        look.is_held |= held > named
+        waits = blocked.get((holder.pid, holder.prepared_as))
+        waiting = 0.0 if waits is None else _past(look, waits.since)
+        age = max(held, waiting) if holder.age is None else holder.age.total_seconds()
+        if max(age, held, waiting) <= named:
+            continue  # an append that is under way
+        harm = []
+        if held > limit:
+            harm.append(f"what was appended after it has waited for {seconds(held)}")
+        if waits is not None and waiting > limit:
+            wait = "waits" if waits.sessions == 1 else "wait"
+            harm.append(
+                f"{counted(waits.sessions, 'session')} {wait} for it to end, to append to the "
+                f"same log or change the same row, for {seconds(waiting)}"
+            )
+        yield Finding(
+            "feed-held",
+            ACT if harm else INFO,
+            look.using,
+            f"{_name(holder)} has appended and is open for {seconds(age)}: it holds the feed "
+            f"back at position {holder.position:,}"
+            + (f", and {', and '.join(harm)}." if harm else ". Nothing has waited long for it."),
+            since=look.now - timedelta(seconds=max(held, waiting) if harm else age),
+            action=_release(holder),
+            command=_command(holder),
+            figures={
+                "held_seconds": round(held, 3),
+                "open_seconds": round(age, 3),
+                "position": holder.position,
+                "positions_waiting": max((look.newest or 0) - holder.position, 0),
+                "sessions_waiting": 0 if waits is None else waits.sessions,
+                **({} if holder.pid is None else {"pid": holder.pid}),
+            },
+        )
+
+
+def _past(look: Look, since: datetime) -> float:
+    return max((look.now - since).total_seconds(), 0.0)
+
+
+def _blocked(
+    look: Look, holders: Sequence[FeedHolder], limit: float
+) -> dict[tuple[int | None, str | None], Blocked]:
+    """Return who waits for transactions, where one is open for long, or nobody knows how long."""
+    if all(each.age is not None and each.age.total_seconds() <= limit for each in holders):
+        return {}
+    found = feed_source_for(look.using).blocked()
+    return {(each.pid, each.prepared_as): each for each in found}
+
+
+def _name(holder: FeedHolder) -> str:
+    if holder.prepared_as is not None:
+        by = f" of the user {holder.user}" if holder.user else ""
+        return f"The prepared transaction {holder.prepared_as!r}{by}"
+    details = [
+        f"application {holder.application!r}" if holder.application else "",
+        f"user {holder.user}" if holder.user else "",
+        holder.state or "",
+    ]
+    known = ", ".join(filter(None, details))
+    return f"A transaction of the server process {holder.pid}{f' ({known})' if known else ''}"
+
+
+def _release(holder: FeedHolder) -> str:
+    if holder.prepared_as is not None:
+        return (
+            "Whoever prepared it commits it, or rolls it back, which takes its events back. It "
+            "survives a restart of the server:"
+        )
+    return (
+        "Whoever runs that process lets it commit or roll back. To end it, which takes its events "
+        "back:"
+    )
+
+
+def _command(holder: FeedHolder) -> str:
+    if holder.prepared_as is not None:
+        return f"ROLLBACK PREPARED '{_quoted(holder.prepared_as)}';"
+    return f"SELECT pg_terminate_backend({holder.pid});"
+
+
+# Event types without a class, in the newest events
+
+
+def _newest_types(look: Look) -> Iterable[Finding]:
+    ours = {each.log_type for each in aggregates}
+    newest = Event.objects.using(look.using).order_by("-position")
+    rows = newest.values_list("type", "schema_version", "log__log_type", "recorded_at")
+    for name, version, log_type, recorded_at in rows[:NEWEST]:
+        if not is_known(name, version):
+            found = look.unknown.setdefault((name, version), Unknown(recorded_at))
+            found.since = min(found.since, recorded_at)
+            found.events += 1
+            found.is_ours |= log_type in ours
+    return ()
+
+
+def is_known(name: str, schema_version: int) -> bool:
+    """Return whether this process can read events of a type and version, or passes over them."""
+    kind = registry.by_name(name)
+    return registry.is_retired(name) or (kind is not None and schema_version <= kind.version)
+
+
+def unknown_types(look: Look) -> Iterator[Finding]:
+    """
+    Yield a finding for each event type, or version of one, that this release does not know.
+
+    They were found among the newest events, and among those that hold a log. Logs of types that
+    no aggregate here has may be another project's, and no business of this one.
+    """
+    for (name, version), found in sorted(look.unknown.items()):
+        kind = registry.by_name(name)
+        what = "the event type" if kind is None else f"version {version} of the event type"
+        held_by = ", ".join(sorted(found.held_by))
+        parts = [
+            f"{counted(found.events, 'event')} of the newest {NEWEST:,}" if found.events else "",
+            f"{counted(found.logs, 'log')} held in {held_by}" if found.logs else "",
+        ]
+        is_overdue = look.now - found.since > timedelta(seconds=look.limits["MAX_DEPLOY"])
+        yield Finding(
+            "unknown-type",
+            ACT if found.is_ours and is_overdue else INFO,
+            name,
+            f"This release does not know {what} {name!r} ({'; '.join(filter(None, parts))}): logs "
+            "that hold it cannot be reduced here.",
+            since=found.since,
+            action=_bring_out(kind is None) if found.is_ours else OTHERS,
+            command=f'retired_event("{name}")' if found.is_ours and kind is None else "",
+            figures={"events": found.events, "logs": found.logs, "schema_version": version},
+        )
+
+
+OTHERS: Final = "Nobody has to act where another project writes these logs: no aggregate here does."
+
+
+def _bring_out(can_retire: bool) -> str:
+    act = "Whoever deploys brings the release that knows it to all processes."
+    if can_retire:
+        act += " Where its class was deleted for good, a developer declares in an events module:"
+    return act

@@ -1,0 +1,189 @@
+"""
+One look at a database: what its parts share, and how a part that fails stays the only one.
+
+In PostgreSQL each part reads in a transaction of its own, READ ONLY and with a limit of time:
+a look changes nothing, and a table that somebody has locked delays it by a few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from shlex import quote
+from typing import Any, Final
+
+from django.db import DatabaseError, ProgrammingError, connections, router, transaction
+
+from eventlogs.exceptions import EventLogError
+from eventlogs.models import Event
+from eventlogs.operations.health.findings import ACT, Finding
+from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+
+PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
+CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
+INSUFFICIENT_PRIVILEGE: Final = "42501"  # likewise
+
+# Whoever has a lock that keeps readers of our tables out; none where the database is slow.
+LOCKS: Final = (
+    "SELECT relation::regclass, pid, usename, application_name, state, xact_start FROM pg_locks "
+    "LEFT JOIN pg_stat_activity USING (pid) WHERE granted AND mode = 'AccessExclusiveLock' "
+    r"AND relation::regclass::text ~ '\meventlogs_';"
+)
+
+READ_ONLY: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY"
+
+# For this transaction; a shorter limit of the session stays.
+LIMIT: Final = """
+SELECT set_config('statement_timeout', CASE
+    WHEN current_setting('statement_timeout')::interval
+         BETWEEN interval '1 ms' AND %(interval)s::interval
+    THEN current_setting('statement_timeout') ELSE %(limit)s END, true)
+"""
+
+
+@dataclass(slots=True)
+class Unknown:
+    """What is known of an event type that this release does not know."""
+
+    since: datetime
+    events: int = 0  # of the newest ones
+    logs: int = 0  # that projections hold for it
+    held_by: set[str] = field(default_factory=set)
+    is_ours: bool = False  # in logs whose type an aggregate here has
+
+
+@dataclass(slots=True)
+class Look:
+    """
+    What the parts of a look share: where, since when, the limits, and what was found so far.
+
+    ``settled`` and ``newest`` are positions, None where they cannot be known. ``is_held`` says
+    that an event has waited long for a transaction that holds the feed back: a finding says so.
+    """
+
+    using: str
+    now: datetime
+    limits: Mapping[str, float]
+    settled: int | None = None
+    newest: int | None = None
+    is_there: bool = False  # the database answers, and has its tables
+    is_held: bool = False
+    unknown: dict[tuple[str, int], Unknown] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    by_projection: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> Any:
+        """The database's connection."""
+        return connections[self.using]
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether the database is PostgreSQL."""
+        return bool(self.connection.vendor == "postgresql")
+
+    @property
+    def role(self) -> str:
+        """The database role of this process, as a shell reads it."""
+        return quote(str(self.connection.settings_dict.get("USER") or "ROLE"))
+
+    def command(self, text: str) -> str:
+        """Return a subcommand that can be pasted, for this database."""
+        where = "" if self.using == router.db_for_write(Event) else f" --database {self.using}"
+        return f"manage.py eventlogs {text}{where}"
+
+    def projections(self) -> dict[str, type[BaseProjection]]:
+        """Return the projections that can run on this database, by name."""
+        return {
+            name: each
+            for name, each in sorted(projections.items())
+            if not issubclass(each, RowProjection) or each._keeps_rows_in(self.using)
+        }
+
+
+Part = Callable[[Look], Iterable[Finding]]
+
+
+def ask(look: Look, what: str, part: Part) -> Iterator[Finding]:
+    """Yield what a part finds; where it fails, that is a finding, too."""
+    if not look.is_there:
+        return
+    found: list[Finding] = []
+    try:
+        with reading(look):
+            found.extend(part(look))
+    except Exception as error:
+        found.append(unknown(look, what, error))
+        connection = look.connection
+        if not connection.in_atomic_block and not connection.is_usable():
+            connection.close()
+            look.is_there = False  # it was, and is not any more
+    yield from found
+
+
+@contextmanager
+def reading(look: Look) -> Iterator[None]:
+    """Read in a transaction of its own, or in the caller's so that an error leaves it usable."""
+    connection = look.connection
+    if connection.in_atomic_block:
+        with transaction.atomic(using=look.using):
+            yield
+    elif look.is_postgresql:
+        with transaction.atomic(using=look.using):
+            with connection.cursor() as cursor:
+                cursor.execute(READ_ONLY)
+                limit = str(round(PATIENCE * 1000))
+                cursor.execute(LIMIT, {"limit": limit, "interval": f"{limit} ms"})
+            yield
+    else:
+        # SQLite would take its write lock for a transaction.
+        yield
+
+
+def unknown(look: Look, what: str, error: Exception) -> Finding:
+    """Return the finding that says that something could not be looked at."""
+    cause: Any = error.__cause__
+    state = getattr(cause, "sqlstate", None)
+    if state == INSUFFICIENT_PRIVILEGE:
+        return Finding(
+            "permission",
+            ACT,
+            look.using,
+            f"{what} cannot be looked at: the database role may not read what that takes.",
+            action="The owner of the tables grants the role what this command prints:",
+            command=look.command(f"grants {look.role}"),
+        )
+    if state == CANCELLED:
+        return Finding(
+            "unknown",
+            ACT,
+            look.using,
+            f"{what} cannot be looked at: the database took longer than {PATIENCE:.0f} seconds.",
+            action="Whoever runs the database looks for what locks the tables of eventlogs, or "
+            "why it is slow:",
+            command=LOCKS,
+        )
+    if isinstance(error, ProgrammingError):
+        return Finding(
+            "tables",
+            ACT,
+            look.using,
+            f"{what} cannot be looked at: the tables are not those of this release "
+            f"({type(error).__name__}).",
+            action="Whoever deploys migrates the database:",
+            command=f"manage.py migrate eventlogs --database {look.using}",
+        )
+    # The text of another error may quote what it was given.
+    why = f" {error}" if isinstance(error, EventLogError) else ""
+    kind = (
+        "the database gave an error" if isinstance(error, DatabaseError) else "there was an error"
+    )
+    return Finding(
+        "unknown",
+        ACT,
+        look.using,
+        f"{what} cannot be looked at: {kind} ({type(error).__name__}).{why}",
+        action="A developer looks into the log of this process.",
+    )

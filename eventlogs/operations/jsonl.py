@@ -1,0 +1,404 @@
+"""
+Logs as JSON lines: out of one database, into another.
+
+The first line is a header, ``{"format": "eventlogs", "version": 1, …}``; then an event a line,
+in the order of positions, with the names that ``EventPage.as_json`` uses; the last line is a
+footer, ``{"end": true, "events": …}``, so that a file that was cut off can be told from one
+that is complete. The first event of an append carries its idempotency key's row as ``claim``:
+how many events the append had, its fingerprint, and when. Data and metadata are the stored
+JSON, untouched: nothing is decoded, so events without a class here travel as well. Event 0 has
+its log's created_at with it.
+
+Fingerprints are HMACs with the project's SECRET_KEY. They are carried as they are, and of use
+where the importing project has the same key, or has it among SECRET_KEY_FALLBACKS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from django.utils import timezone
+
+from eventlogs.conf import MAX_KEY_LENGTH, MAX_VERSION
+from eventlogs.events import validation
+from eventlogs.events.codec import JSON, StoredEvent
+from eventlogs.events.registry import EVENT_TYPE
+from eventlogs.exceptions import InvalidExport, InvalidLogId
+from eventlogs.feed import scans
+from eventlogs.ids import LogId
+from eventlogs.stores import BaseStore, Restored, RestoredClaim, RestoredEvent
+
+FORMAT: Final = "eventlogs"
+VERSION: Final = 1
+
+BATCH: Final = 1_000  # events of one transaction of an import
+MAX_BATCH_CHARACTERS: Final = 8_000_000  # of their JSON; a batch with more ends early
+MAX_POSITION: Final = 2**63 - 1
+MAX_LINE: Final = 2**29  # characters; jsonb takes half of it
+
+# What jsonb refuses, or would not give back: NUL, lone surrogates, numbers past a float.
+SUSPICIOUS: Final = re.compile(r"\\u0000|\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}")
+
+ENCODER: Final = msgspec.json.Encoder()
+
+
+class Claim(msgspec.Struct):
+    """The row of an idempotency key."""
+
+    count: int
+    fingerprint: str  # hexadecimal
+    created_at: datetime
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """An event as one line has it."""
+
+    log_id: str
+    index: int
+    position: int
+    type: str
+    schema_version: int
+    data: msgspec.Raw
+    metadata: msgspec.Raw
+    recorded_at: datetime
+    idempotency_key: str | None = None
+    claim: Claim | None = None
+    log_created_at: datetime | None = None
+
+
+class Header(msgspec.Struct):
+    """The first line."""
+
+    format: str
+    version: int
+    exported_at: datetime | None = None
+    after: int = 0
+
+
+class Footer(msgspec.Struct):
+    """The last line."""
+
+    end: bool
+    events: int
+    until: int = 0  # the settled position that the export goes up to
+
+
+LINES: Final = msgspec.json.Decoder(Line)
+HEADERS: Final = msgspec.json.Decoder(Header)
+FOOTERS: Final = msgspec.json.Decoder(Footer)
+FOOTER_START: Final = b'{"end"'
+
+
+@dataclass
+class Imported:
+    """What came of an import, so far."""
+
+    stored: int = 0
+    present: int = 0
+    line: int = 0
+
+    @property
+    def events(self) -> int:
+        """How many events were read."""
+        return self.stored + self.present
+
+
+def header(*, after: int) -> str:
+    """Return the first line of an export of the positions behind ``after``."""
+    return _encode(Header(FORMAT, VERSION, timezone.now(), after))
+
+
+def footer(*, events: int, until: int) -> str:
+    """Return the last line of an export of so many events, up to the position ``until``."""
+    return _encode(Footer(True, events, until))
+
+
+class Page(NamedTuple):
+    """Lines, an event each, and the position that they go up to."""
+
+    lines: list[str]
+    position: int
+
+
+def export_pages(
+    using: str,
+    *,
+    after: int = 0,
+    until: int,
+    log_types: Collection[str] = (),
+    logs: Collection[LogId] = (),
+) -> Iterator[Page]:
+    """
+    Yield pages of lines, in the order of positions.
+
+    ``until`` is a settled position of the feed. Memory stays constant.
+    """
+    if logs:
+        kept = [log for log in logs if not log_types or log.log_type in log_types]
+        stretches = scans.events_of_logs(using, kept, after=after, until=until)
+    else:
+        stretches = scans.events_by_position(using, after=after, until=until, log_types=log_types)
+    return _pages(using, stretches)
+
+
+def export_pages_of_a_moment(
+    using: str, *, log_types: Collection[str] = (), logs: Collection[LogId] = ()
+) -> Iterator[Page]:
+    """
+    Yield pages of lines, in the order of positions, all as of one moment.
+
+    For databases without a feed: one transaction stays open, until the last page is read. The
+    last position says nothing about what is committed later; do not go on from there.
+    """
+    with scans.a_moment(using):
+        if logs:
+            kept = [log for log in logs if not log_types or log.log_type in log_types]
+            stretches = scans.events_of_logs(using, kept, until=MAX_POSITION)
+        else:
+            stretches = scans.events_of_a_moment(using, log_types=log_types)
+        yield from _pages(using, stretches)
+
+
+def _pages(using: str, stretches: Iterator[scans.Stretch]) -> Iterator[Page]:
+    for page, position in stretches:
+        claims = scans.claims_of(using, page)
+        created = scans.created_at_of(using, page)
+        lines = [
+            _line(log_id, row, claims.get((log_id, row[0])), created.get((log_id.uuid, row[0])))
+            for log_id, row in page
+        ]
+        yield Page(lines, position)
+
+
+def _line(
+    log_id: LogId,
+    row: StoredEvent,
+    claim: tuple[int, bytes, datetime] | None,
+    log_created_at: datetime | None,
+) -> str:
+    index, position, name, schema_version, data, metadata, key, recorded_at = row
+    return _encode(
+        Line(
+            log_id=str(log_id),
+            index=index,
+            position=position,
+            type=name,
+            schema_version=schema_version,
+            data=msgspec.Raw(data),
+            metadata=msgspec.Raw(metadata),
+            recorded_at=recorded_at,
+            idempotency_key=key,
+            claim=Claim(claim[0], claim[1].hex(), claim[2]) if claim else None,
+            log_created_at=log_created_at,
+        )
+    )
+
+
+def _encode(value: Any) -> str:
+    return ENCODER.encode(value).decode() + "\n"
+
+
+def last_position(lines: Iterable[bytes]) -> tuple[int, int, bool, int]:
+    """
+    Return what an export that was cut off holds: where to go on from.
+
+    That is the bytes of its whole lines, how many events they are, whether it is complete
+    and the position of its last event. Raise InvalidExport where it is no export.
+    """
+    length = events = position = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break
+        if number == 1:
+            position = read_header(line).after
+        elif line.startswith(FOOTER_START):
+            return length, events, True, position
+        else:
+            position = _parse(LINES, line, number).position
+            events += 1
+        length += len(line)
+    return length, events, False, position
+
+
+def read_header(line: bytes) -> Header:
+    """
+    Return the header in the first line of an export.
+
+    Raise InvalidExport where it is not one, or of a version that is not known here.
+    """
+    found: Header = _parse(HEADERS, line, 1, "this is not an export of eventlogs")
+    if found.format != FORMAT:
+        raise InvalidExport(1, "this is not an export of eventlogs")
+    if found.version != VERSION:
+        raise InvalidExport(
+            1, f"the format's version is {found.version}, and this release reads {VERSION}"
+        )
+    return found
+
+
+def import_lines(
+    store: BaseStore,
+    lines: Iterable[bytes],
+    *,
+    imported: Imported | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> Imported:
+    """
+    Restore the events of an export that are not there yet, and return how many those were.
+
+    A batch of about 1,000 events is a transaction; a batch ends where an append ends, so that
+    no reader sees half of one. An import that was interrupted, by whatever means, is done again
+    from the start of the file: what is there is compared and skipped. ``tell`` is called with
+    the number of events after each batch, and ``imported`` is kept up to date for it.
+
+    Raise InvalidExport for a line that cannot be read and for a file that ends too early, and
+    HistoryDiffers where the database has another history; the batches before are stored.
+    """
+    imported = imported if imported is not None else Imported()
+    for batch, line in batches(lines):
+        done: Restored = store.restore(batch)
+        imported.stored += done.stored
+        imported.present += done.present
+        imported.line = line
+        if tell is not None:
+            tell(len(batch))
+    return imported
+
+
+def batches(lines: Iterable[bytes]) -> Iterator[tuple[list[RestoredEvent], int]]:
+    """Yield the events of an export in batches, each with the number of its last line."""
+    batch: list[RestoredEvent] = []
+    characters = line = 0
+    for line, event in read_events(lines):
+        full = len(batch) >= BATCH or characters >= MAX_BATCH_CHARACTERS
+        if full and (not _goes_on(batch[-1], event) or characters >= 8 * MAX_BATCH_CHARACTERS):
+            yield batch, line - 1
+            batch, characters = [], 0
+        batch.append(event)
+        characters += len(event.data) + len(event.metadata)
+    if batch:
+        yield batch, line
+
+
+def _goes_on(last: RestoredEvent, event: RestoredEvent) -> bool:
+    """Return whether two events may be of one append: it gives all of them one time."""
+    return (
+        event.log_id == last.log_id
+        and event.recorded_at == last.recorded_at
+        and event.idempotency_key == last.idempotency_key
+    )
+
+
+def read_events(lines: Iterable[bytes]) -> Iterator[tuple[int, RestoredEvent]]:
+    """
+    Yield the events of an export with the numbers of their lines.
+
+    Raise InvalidExport at the first line that cannot be read, and at the end where the footer
+    is missing.
+    """
+    number = events = 0
+    ended = False
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            read_header(line)
+        elif ended:
+            raise InvalidExport(number, "there is more behind the end of the export")
+        elif line.startswith(FOOTER_START):
+            found: Footer = _parse(FOOTERS, line, number)
+            if found.events != events:
+                raise InvalidExport(number, f"there are {events} events, not {found.events}")
+            ended = True
+        else:
+            yield number, _event(_parse(LINES, line, number), number)
+            events += 1
+    if not number:
+        raise InvalidExport(1, "the file is empty")
+    if not ended:
+        raise InvalidExport(number, "the file ends too early: its last line is missing")
+
+
+def _parse(decoder: Any, line: bytes, number: int, reason: str = "") -> Any:
+    try:
+        return decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        # msgspec's messages may quote what is in the line.
+        raise InvalidExport(number, reason or "it is not an event of an export") from None
+
+
+def _event(line: Line, number: int) -> RestoredEvent:
+    try:
+        log_id = LogId.parse(line.log_id)
+    except InvalidLogId:
+        raise InvalidExport(number, "its log_id is not a log id") from None
+    try:
+        data, metadata = bytes(line.data).decode(), bytes(line.metadata).decode()
+    except UnicodeDecodeError:
+        raise InvalidExport(number, "it is not UTF-8") from None
+    for wrong, reason in (
+        (not 0 <= line.index < MAX_VERSION, "its index is out of bounds"),
+        (not EVENT_TYPE.match(line.type), "its type is not that of an event"),
+        (not 1 <= line.schema_version < 2**31, "its schema_version is out of bounds"),
+        (timezone.is_naive(line.recorded_at), "its recorded_at has no time zone"),
+        (
+            line.log_created_at is not None and timezone.is_naive(line.log_created_at),
+            "its log_created_at has no time zone",
+        ),
+        (not _storable(data) or not _storable(metadata), "it holds what cannot be stored"),
+        (not metadata.startswith("{"), "its metadata is not an object"),
+    ):
+        if wrong:
+            raise InvalidExport(number, reason)
+    key = line.idempotency_key
+    if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _clean(key)):
+        raise InvalidExport(number, "its idempotency_key cannot be one")
+    return RestoredEvent(
+        log_id=log_id,
+        index=line.index,
+        type=line.type,
+        schema_version=line.schema_version,
+        data=data,
+        metadata=metadata,
+        idempotency_key=key,
+        recorded_at=line.recorded_at,
+        claim=_claim(line, number),
+        log_created_at=line.log_created_at,
+    )
+
+
+def _claim(line: Line, number: int) -> RestoredClaim | None:
+    if line.claim is None:
+        return None
+    try:
+        fingerprint = bytes.fromhex(line.claim.fingerprint)
+    except ValueError:
+        fingerprint = b""
+    if (
+        line.idempotency_key is None
+        or not fingerprint
+        or not 1 <= line.claim.count < 2**31
+        or timezone.is_naive(line.claim.created_at)
+    ):
+        raise InvalidExport(number, "its claim cannot be one")
+    return RestoredClaim(line.claim.count, fingerprint, line.claim.created_at)
+
+
+def _storable(data: str) -> bool:
+    if not SUSPICIOUS.search(data):
+        return True
+    try:
+        return _clean(JSON.decode(data))
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+
+
+def _clean(value: Any) -> bool:
+    try:
+        validation.inspect(value)
+    except validation.Finding:
+        return False
+    return True

@@ -1,0 +1,444 @@
+"""
+Verifiers: they look whether what is stored is what it should be, and yield findings.
+
+Each promise of docs/guarantees.md that can be seen in the tables is looked at: indexes without
+a hole, versions that count the events, times and positions that do not run backwards, keys that
+point at their events, events that can be decoded. Memory is constant, nothing is locked, and
+appends go on meanwhile: a log that seems wrong is looked at again, in one statement, before it
+is a finding.
+
+Another part of a project adds its own check by ``VERIFIERS.append(…)``, e.g. of a cache or a
+read model against a replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from django.db.models import Count, Max, Min, Q
+
+from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
+from eventlogs.caches.backends import CarefulCache, NoReductionCache, Unreachable, cache_for
+from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
+from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.exceptions import (
+    LogCorrupted,
+    ProjectionUnavailable,
+    RegistrationError,
+    UndecodableEvent,
+    UnknownEventType,
+)
+from eventlogs.feed import scans
+from eventlogs.feed.scans import EventRow, LogRow
+from eventlogs.ids import LogId
+from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.verify import Difference, Failure, Run
+
+PAIRS: Final = 200  # (log, index) pairs looked up by one statement
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """
+    One thing that is wrong: which check found it, on what, and what it is.
+
+    ``subject`` is a log id, or a key; ``message`` shows no payload data.
+    """
+
+    check: str
+    subject: str
+    message: str
+    index: int | None = None
+
+
+def _nobody(_: int) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Scope:
+    """
+    What to look at.
+
+    ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all).
+    ``tell`` is called with how many events were looked at since the last call; ``reached`` is
+    the last log that is done, from where a verification can be taken up again.
+    """
+
+    using: str
+    after: LogId | None = None
+    log_types: Collection[str] = ()
+    decode: bool = True
+    tell: Callable[[int], None] = _nobody
+    reached: LogId | None = field(default=None)
+
+
+class Verifier(Protocol):
+    """Looks at a database and yields what is wrong with it."""
+
+    name: str
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Yield findings as they are found."""
+
+
+class LogVerifier:
+    """Logs against their events."""
+
+    name = "logs"
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """
+        Walk over logs and events side by side, both in the order of the logs' UUIDs.
+
+        With ``log_types``, over those logs one by one: the others' events are not read, and
+        events without a log are not seen.
+        """
+        after = scope.after.uuid if scope.after is not None else None
+        logs = _each(scans.logs_by_id(scope.using, after=after, log_types=scope.log_types))
+        reader = _Reader(scope)
+        if scope.log_types:
+            for each, events in scans.logs_with_events(scope.using, logs):
+                yield from self._check(scope, each, iter(events), reader)
+                scope.tell(each.version)
+            return
+        pages = scans.events_by_log(scope.using, after=after)
+        log = next(logs, None)
+        for uuid, rows in groupby(_told(pages, scope), key=_uuid_of):
+            while log is not None and log.log_id.uuid < uuid:
+                yield from self._check_again(scope, log)
+                log = next(logs, None)
+            if log is not None and log.log_id.uuid == uuid:
+                yield from self._check(scope, log, rows, reader)
+                log = next(logs, None)
+            else:
+                yield from self._orphans(scope, uuid, rows)
+        while log is not None:
+            yield from self._check_again(scope, log)
+            log = next(logs, None)
+
+    def _check(
+        self, scope: Scope, log: LogRow, rows: Iterator[EventRow], reader: _Reader
+    ) -> Iterator[Finding]:
+        subject = str(log.log_id)
+        if log.log_id.uuid.version != 7:
+            yield Finding("ids", subject, "its UUID is not of version 7: no id can name it")
+        expected, last = 0, None
+        for _, *each in rows:
+            row: StoredEvent = tuple(each)  # type: ignore[assignment]
+            index, position, recorded_at = row[0], row[1], row[7]
+            if index != expected:
+                yield Finding(
+                    "indexes",
+                    subject,
+                    f"event {index} stands where event {expected} should be",
+                    index,
+                )
+            if last is not None and position <= last[1]:
+                yield Finding(
+                    "positions", subject, "its position is before its predecessor's", index
+                )
+            if last is not None and recorded_at < last[7]:
+                yield Finding("times", subject, "it was recorded before its predecessor", index)
+            if last is None and log.created_at > recorded_at:
+                yield Finding("times", subject, "it was recorded before its log was created", index)
+            yield from reader.read(log.log_id, row)
+            expected, last = index + 1, row
+        if expected != log.version:
+            yield from self._check_again(scope, log)
+        elif last is not None and log.updated_at != last[7]:
+            yield Finding("times", subject, "updated_at is not the time of its last event")
+        scope.reached = log.log_id
+
+    def _check_again(self, scope: Scope, log: LogRow) -> Iterator[Finding]:
+        """Look at a log and its events in one statement: appends went on since it was read."""
+        found = (
+            EventLog.objects.using(scope.using)
+            .filter(pk=log.log_id.uuid)
+            .annotate(Count("events"), Min("events__index"), Max("events__index"))
+            .values_list("version", "events__count", "events__index__min", "events__index__max")
+            .first()
+        )
+        if found is None:
+            yield Finding("versions", str(log.log_id), "the log's row has disappeared")
+            return
+        version, count, first, last = found
+        if not version:
+            yield Finding("versions", str(log.log_id), "the log's row has version 0")
+        elif (count, first, last) != (version, 0, version - 1):
+            held = f"holds {count} events" + (f", from {first} to {last}" if count else "")
+            yield Finding(
+                "versions", str(log.log_id), f"the log is at version {version} and {held}"
+            )
+        scope.reached = log.log_id
+
+    def _orphans(self, scope: Scope, uuid: UUID, rows: Iterator[EventRow]) -> Iterator[Finding]:
+        count = sum(1 for _ in rows)
+        if not EventLog.objects.using(scope.using).filter(pk=uuid).exists():
+            yield Finding("versions", str(uuid), f"{count} events have no log of this UUID")
+
+
+class _Reader:
+    """Decodes events one by one; a type that nobody knows is one finding, not one an event."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._reader = EventReader()
+        self._decode = scope.decode
+        self._unknown: set[str] = set()
+
+    def read(self, log_id: LogId, row: StoredEvent) -> Iterator[Finding]:
+        if not self._decode or row[2] in self._unknown:
+            return
+        try:
+            for _ in self._reader.records(log_id, (row,)):
+                pass
+        except (UnknownEventType, RegistrationError):
+            self._unknown.add(row[2])
+            yield Finding(
+                "decoding",
+                str(log_id),
+                f"no class is registered for {row[2]!r} (said once for this type)",
+                row[0],
+            )
+        except UndecodableEvent as error:
+            yield Finding("decoding", str(log_id), f"{row[2]}: {error.reason}", row[0])
+        except Exception as error:  # an upcaster is the project's own code
+            yield Finding(
+                "decoding",
+                str(log_id),
+                f"{row[2]} version {row[3]}: its upcaster raised {type(error).__name__}",
+                row[0],
+            )
+
+
+class KeyVerifier:
+    """Idempotency keys against the events of their appends."""
+
+    name = "keys"
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Look up the first and the last event of each key's append."""
+        for page in scans.keys_by_id(scope.using):
+            for start in range(0, len(page), PAIRS // 2):
+                yield from self._check(scope, page[start : start + PAIRS // 2])
+
+    def _check(self, scope: Scope, keys: list[IdempotencyKey]) -> Iterator[Finding]:
+        places = Q()
+        for each in keys:
+            places |= Q(log_id=each.log_id, index=each.first_index)
+            places |= Q(log_id=each.log_id, index=each.first_index + each.count - 1)
+        stored = {
+            (log, index): (log_type, key)
+            for log, index, log_type, key in scans.events_of(scope.using)
+            .filter(places)
+            .values_list("log_id", "index", "log__log_type", "idempotency_key")
+        }
+        for each in keys:
+            for index in {each.first_index, each.first_index + each.count - 1}:
+                event = stored.get((each.log_id, index))
+                if event != (each.log_type, each.key):
+                    yield Finding(
+                        "keys",
+                        str(LogId.stored(each.log_type, each.log_id)),
+                        "an idempotency key points here, "
+                        + ("but there is no event" if event is None else "but not this event's"),
+                        index,
+                    )
+
+
+class CacheVerifier:
+    """
+    Cached reductions against a replay of their logs.
+
+    Only what a reader would believe is looked at: an entry that is not signed, of other code,
+    or not proven by its log is a miss to everybody, and no finding. What is found here is a
+    fold that gives another state each time: an ``apply`` that looks at a clock, a setting or
+    another row. The cache is that of the EVENTLOGS setting; managers with one of their own are
+    not looked at.
+    """
+
+    name = "caches"
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Replay each log of which a reduction is cached."""
+        cache = cache_for()
+        if isinstance(cache.cache, NoReductionCache):
+            return
+        try:
+            for aggregate in aggregates:
+                if not scope.log_types or aggregate.log_type in scope.log_types:
+                    yield from self._verify(scope, cache, aggregate)
+        except Unreachable:
+            yield Finding("caches", "all logs", "the cache cannot be read, so nothing is known")
+
+    def _verify(
+        self, scope: Scope, cache: CarefulCache, aggregate: type[Aggregate]
+    ) -> Iterator[Finding]:
+        codec: EntryCodec[Aggregate] = EntryCodec(aggregate, scope.using)
+        if not codec.is_possible:
+            return
+        reader = EventReader(aggregate.event_types)
+        after = scope.after.uuid if scope.after is not None else None
+        for page in scans.logs_by_id(scope.using, after=after, log_types=[aggregate.log_type]):
+            entries = self._entries(cache, codec, page)
+            cached = [log for log in page if log.log_id in entries]
+            for log, rows in scans.logs_with_events(scope.using, cached):
+                yield from self._compare(reader, entries[log.log_id], log.log_id, rows)
+
+    def _entries(
+        self, cache: CarefulCache, codec: EntryCodec[Aggregate], page: list[LogRow]
+    ) -> dict[LogId, Entry[Aggregate]]:
+        keys = {codec.key(log.log_id): log.log_id for log in page}
+        entries = {}
+        for key, raw in cache.get_many(keys).items():
+            with suppress(Untrusted):
+                entries[keys[key]] = codec.decode(raw, keys[key])
+        return entries
+
+    def _compare(
+        self,
+        reader: EventReader,
+        entry: Entry[Aggregate],
+        log_id: LogId,
+        rows: Iterable[EventRow],
+    ) -> Iterator[Finding]:
+        last: list[StoredEvent] = []
+
+        def stored() -> Iterator[StoredEvent]:
+            for _, *each in islice(rows, entry.head.version):
+                last[:] = [tuple(each)]  # type: ignore[list-item]
+                yield last[0]
+
+        aggregate = type(entry.aggregate)
+        try:
+            replay = fold(nothing(aggregate, log_id), reader.records(log_id, stored())).aggregate
+        except (UnknownEventType, UndecodableEvent, LogCorrupted):
+            return  # a finding of the logs
+        except Exception as error:  # apply() is the project's own code
+            reason = f"{aggregate.__qualname__}.apply() raised {type(error).__name__}"
+            yield Finding("caches", str(log_id), reason)
+            return
+        if not entry.is_proven_by(last[0] if last else None):
+            return
+        if replay != entry.aggregate and ENCODER.encode(replay) != ENCODER.encode(entry.aggregate):
+            yield Finding(
+                "caches",
+                str(log_id),
+                f"the {aggregate.__qualname__} that is cached at version {entry.head.version} is "
+                f"another one than a replay gives",
+            )
+
+
+class RowsOfProjection:
+    """The rows of one read model against a replay of their logs; a count of what was compared."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self.run = run
+        self.differences = 0
+        self.failed = 0
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """
+        How many logs were looked at, and what of them was found or left out.
+
+        ``held`` are compared only up to an event that is parked or waits; ``failed`` are not
+        compared.
+        """
+        return {
+            "logs": self.run.checked,
+            "held": self.run.held,
+            "failed": self.failed,
+            "differences": self.differences,
+        }
+
+    def findings(self, tell: Callable[[int], object] = _nobody) -> Iterator[Finding]:
+        """Yield findings as they are found; ``tell`` is called with numbers of logs."""
+        try:
+            for each in self.run.findings(tell):
+                yield self._finding(each)
+        except ProjectionUnavailable as error:
+            yield Finding("projections", self.name, str(error))
+
+    def _finding(self, found: Difference | Failure) -> Finding:
+        subject = str(found.log_id)
+        if isinstance(found, Failure):
+            self.failed += 1
+            at = "" if found.position is None else f" at position {found.position}"
+            why = f"its row in {self.name} is not compared: an event{at} fails with {found.error}"
+            return Finding("projections", subject, why)
+        self.differences += 1
+        done = ", and was put right" if found.is_repaired else ""
+        fields = ", ".join(found.fields)
+        return Finding("projections", subject, f"its row in {self.name} differs in {fields}{done}")
+
+
+class ProjectionVerifier:
+    """Rows of read models against a replay of their logs, as of their checkpoints."""
+
+    name = "projections"
+
+    def __init__(self, *, sample: int | None = None, repair: bool = False) -> None:
+        """Look at so many logs, by default at all; put right what differs, or only say so."""
+        self._sample = sample
+        self._repair = repair
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Compare the rows of all read models that have one for each log."""
+        for each in self.read_models(scope):
+            if isinstance(each, Finding):
+                yield each
+            else:
+                yield from each.findings()
+
+    def read_models(self, scope: Scope) -> Iterator[RowsOfProjection | Finding]:
+        """Yield the read models that can be compared, and findings of those that cannot."""
+        for name, projection in sorted(projections.items()):
+            if not issubclass(projection, RowProjection) or projection.has_shared_rows():
+                continue
+            if not projection._keeps_rows_in(scope.using):
+                continue
+            try:
+                run = Run(
+                    projection,
+                    sample=self._sample,
+                    repair=self._repair,
+                    after=scope.after,
+                    log_types=scope.log_types,
+                    using=scope.using,
+                )
+            except ProjectionUnavailable as error:
+                yield Finding("projections", name, str(error))
+            else:
+                yield RowsOfProjection(name, run)
+
+
+VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]
+
+
+def verify(scope: Scope, verifiers: Iterable[Verifier] = ()) -> Iterator[Finding]:
+    """Yield what all of VERIFIERS find, and then these."""
+    for verifier in (*VERIFIERS, *verifiers):
+        yield from verifier.verify(scope)
+
+
+def _told(pages: Iterator[list[EventRow]], scope: Scope) -> Iterator[EventRow]:
+    for page in pages:
+        yield from page
+        scope.tell(len(page))
+
+
+def _each(pages: Iterator[list[Any]]) -> Iterator[Any]:
+    for page in pages:
+        yield from page
+
+
+def _uuid_of(row: EventRow) -> UUID:
+    return row[0]

@@ -1,0 +1,580 @@
+"""
+Rebuilding: rows made anew from all events, while the old ones serve.
+
+The new rows are made in a shadow table, batch by batch, each with its checkpoint, as a worker
+does it: so a rebuild that is killed goes on where it was. When it has caught up, one short
+transaction locks the projection's checkpoints (a worker waits between two batches), applies what
+has settled meanwhile, lets the tables change places, and makes the rebuild's checkpoints those of
+the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
+
+An inline projection is rebuilt in place, some hundred logs at a time, under the locks that their
+appends take (see ``inline_many.py``): readers see each row as it was, or as it is to be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from django.db import (
+    Error,
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
+from django.db.models import Exists, F, OuterRef
+from django.utils import timezone
+
+from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
+from eventlogs.feed import scans
+from eventlogs.feed.reader import Feed
+from eventlogs.feed.scans import LogRow
+from eventlogs.ids import LogId
+from eventlogs.models import (
+    AppliedVersion,
+    Checkpoint,
+    EventLog,
+    ParkedEvent,
+    ProjectionAction,
+    ProjectionState,
+)
+from eventlogs.projections import (
+    actions,
+    checkpoints,
+    inline,
+    inline_bulk,
+    shadow_tables,
+    verify,
+)
+from eventlogs.projections.batches import Advancer, parking_of
+from eventlogs.projections.checkpoints import GRACE, Lease, LeaseLost
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import RowProjection
+
+SWAPS: Final = 30  # tries to have the lock for the swap
+PAUSE: Final = 0.2  # seconds between two of them
+INSUFFICIENT_PRIVILEGE: Final = "42501"  # PostgreSQL's code
+RESUMED: Final = "Resumed; the time is that of the last run."
+# Of an inline projection, in one step: a worker has other work, too, and appends wait.
+LOGS_AT_ONCE: Final = 200
+EVENTS_AT_ONCE: Final = 2_000
+
+
+class Progress(NamedTuple):
+    """
+    How far a rebuild is: positions (or logs, of an inline projection) of how many.
+
+    A call that resumes a rebuild begins at ``first``, after ``before`` events: its speed is that
+    of what came on top.
+    """
+
+    applied: int  # events, in this call
+    done: int
+    total: int
+    unit: str  # "positions" or "logs"
+    first: int = 0  # what was done before this call
+    before: int = 0  # events that were applied before this call
+
+
+Tell = Callable[[Progress], None]
+Steps = Generator[Progress, None, int]
+
+
+def nobody(_: Progress) -> None:
+    """Tell nobody."""
+
+
+def rebuild(
+    cls: type[RowProjection],
+    *,
+    restart: bool,
+    park: bool,
+    downgrade: bool,
+    tell: Tell,
+    by: str = "",
+    using: str | None = None,
+) -> int:
+    """See ``RowProjection.rebuild``."""
+    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using)
+    while True:
+        try:
+            progress = next(under_way)
+        except StopIteration as end:
+            return int(end.value)
+        tell(progress)
+
+
+def steps(
+    cls: type[RowProjection],
+    *,
+    restart: bool = False,
+    park: bool = False,
+    downgrade: bool = False,
+    by: str = "",
+    using: str | None = None,
+) -> Steps:
+    """
+    Rebuild step by step: a batch each time, for who has other things to do between two of them.
+
+    The generator's value is how many events were applied in this call. Closed in the middle, it
+    leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
+    """
+    using = cls._using(using)
+    state = checkpoints.ensure(
+        cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
+    )
+    if state.version > cls.version and not downgrade:
+        raise ProjectionUnavailable("newer", projection=cls.name)
+    begun = time.monotonic()
+    try:
+        if cls.mode == cls.INLINE:
+            inline_one = _InlineRebuild(cls, using, by=by)
+            return (yield from inline_one.steps(restart=restart, downgrade=downgrade))
+        shadow_one = _ShadowRebuild(cls, using, is_strict=not park, by=by)
+        return (yield from shadow_one.steps(restart=restart))
+    except (Exception, KeyboardInterrupt) as error:
+        if not (isinstance(error, ProjectionUnavailable) and error.reason == "busy"):
+            # What has ended it is the error to raise, also where the database is gone.
+            with suppress(Error), transaction.atomic(using=using):
+                actions.add(
+                    cls.name,
+                    ProjectionAction.REBUILD_FAILED,
+                    using=using,
+                    by=by,
+                    seconds=time.monotonic() - begun,
+                    note=actions.reason(error),
+                )
+        raise
+
+
+def request(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
+    """Let a worker rebuild; one that was interrupted is resumed."""
+    using = cls._using(using)
+    checkpoints.ensure(
+        cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
+    )
+    with transaction.atomic(using=using):
+        ProjectionState.objects.using(using).filter(name=cls.name).update(
+            rebuild_requested_at=timezone.now(), rebuild_error=""
+        )
+        actions.add(cls.name, ProjectionAction.REBUILD_REQUESTED, using=using, by=by)
+
+
+def requested(using: str) -> set[str]:
+    """Return the names of the projections that a worker is to rebuild."""
+    states = ProjectionState.objects.using(using).exclude(rebuild_requested_at=None)
+    return set(states.values_list("name", flat=True))
+
+
+def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
+    """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
+    ProjectionState.objects.using(cls._using(using)).filter(name=cls.name).update(
+        rebuild_requested_at=None, rebuild_error=why
+    )
+
+
+def rebuild_log(
+    cls: type[RowProjection],
+    log_id: LogId,
+    *,
+    downgrade: bool = False,
+    by: str | None = None,
+    using: str | None = None,
+) -> int:
+    """
+    Make the row of one log anew; return of how many events.
+
+    With ``by``, it is written down as something that somebody did.
+
+    The row of a log that was erased is removed. Raise LogNotFound where there is neither, and
+    ProjectionUnavailable where a newer release has made the row, unless ``downgrade``.
+    """
+    using = cls._using(using)
+    if cls.has_shared_rows():
+        raise ProjectionUnavailable("shared rows", projection=cls.name)
+    if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
+        if not remove_log(cls, log_id, using):
+            raise LogNotFound(log_id)
+        return 0
+    projection = cls()
+    with ExitStack() as stack:
+        upto = verify.at_rest(stack, projection, log_id, using)
+        if projection.is_inline and not downgrade:
+            inline.refuse_newer(projection, log_id, using)
+        if projection.is_inline:
+            parking_of(cls, using).rows().filter(log_id=log_id).delete()
+        row, count = verify.replay(projection, log_id, using, upto=upto)
+        verify.put_right(projection, log_id, row, using)
+        if projection.is_inline:
+            version = EventLog.objects.using(using).get(pk=log_id.uuid).version
+            inline.note(projection, log_id, version, using, made_by=cls.version)
+        if by is not None:
+            actions.add(
+                cls.name,
+                ProjectionAction.REBUILT,
+                using=using,
+                by=by,
+                log_id=log_id,
+                count=count,
+            )
+    return count
+
+
+def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
+    """Remove the row of a log that is erased; return whether there was one."""
+    rows = cls.model._base_manager.using(using).filter(pk=log_id)
+    if not rows.exists():
+        return False
+    with ExitStack() as stack:
+        verify.at_rest(stack, cls(), log_id, using)
+        rows.delete()
+        AppliedVersion.objects.using(using).filter(projection=cls.name, log_id=log_id).delete()
+    return True
+
+
+def forget(cls: type[RowProjection], using: str) -> bool:
+    """
+    Drop what an interrupted rebuild has made, so that the next one begins anew.
+
+    Return False where a rebuild is under way: it was left alone.
+    """
+    with transaction.atomic(using=using):
+        states = ProjectionState.objects.using(using).filter(name=cls.name)
+        states.update(version=F("version"))  # one at a time, as a rebuild begins
+        try:
+            _ShadowRebuild(cls, using, is_strict=True)._refuse_if_busy()
+        except ProjectionUnavailable:
+            return False
+        if cls.mode != cls.INLINE:
+            shadow_tables.drop(cls.model, using)
+            checkpoints.forget_rebuild(cls.name, using=using)
+            states.update(rebuild_version=None, rebuild_started_at=None)
+    return True
+
+
+class _ShadowRebuild:
+    """A rebuild into a shadow table."""
+
+    def __init__(
+        self, cls: type[RowProjection], using: str, *, is_strict: bool, by: str = ""
+    ) -> None:
+        self._cls = cls
+        self._using = using
+        self._is_strict = is_strict
+        self._by = by
+        self._begun = time.monotonic()
+        self._feed = Feed(using)
+        self._owner = checkpoints.new_owner()
+        self._table_owner = shadow_tables.owner(cls.model, using)
+        self._applied = 0
+        self._first = 0  # the position, and the events applied, when this call took it up
+        self._before = 0
+
+    def steps(self, *, restart: bool) -> Steps:
+        advancers = self._at_work(self._prepare(restart))
+        try:
+            self._first = min(each.position for each in advancers)
+            self._before = self._applied_in_all()
+            for _ in range(SWAPS):
+                try:
+                    yield from self._fill(advancers)
+                    if self._swap(advancers):
+                        return self._applied
+                    time.sleep(PAUSE)
+                    advancers = self._at_work([self._mine(each) for each in self._take()])
+                except LeaseLost:
+                    advancers = self._at_work(self._resume())
+        except BaseException:
+            self._give_back(advancers)
+            raise
+        self._give_back(advancers)
+        raise ProjectionUnavailable("busy", projection=self._cls.name)
+
+    def _resume(self) -> list[Lease]:
+        """
+        Go on after a release has declared itself, which takes leases away.
+
+        Raise ProjectionUnavailable where another process has begun to rebuild, or is done.
+        """
+        state = checkpoints.state_of(self._cls.name, self._using)
+        if state is None or state.rebuild_version != self._cls.version:
+            raise ProjectionUnavailable("busy", projection=self._cls.name)
+        return self._prepare(restart=False)
+
+    def _give_back(self, advancers: list[Advancer]) -> None:
+        """Let the next call, of this process or another one, begin at once."""
+        for each in advancers:
+            with suppress(Error):
+                each.close()
+
+    def _prepare(self, restart: bool) -> list[Lease]:
+        """Begin a rebuild, or go on with the one that was begun."""
+        name, using, model = self._cls.name, self._using, self._cls.model
+        with transaction.atomic(using=using):
+            states = ProjectionState.objects.using(using).filter(name=name)
+            states.update(version=F("version"))  # one at a time
+            state = states.get()
+            self._refuse_if_busy()
+            partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
+            if (
+                restart
+                or state.rebuild_version != self._cls.version
+                or partitions.count() != self._cls.partitions
+                or not shadow_tables.is_alike(model, using)
+            ):
+                with self._as_owner():
+                    shadow_tables.drop(model, using)
+                    shadow_tables.create(model, using)
+                checkpoints.forget_rebuild(name, using=using)
+                checkpoints.add_checkpoints(
+                    name, using=using, partitions=self._cls.partitions, is_rebuild=True
+                )
+                states.update(rebuild_version=self._cls.version, rebuild_started_at=timezone.now())
+            # While the state is locked, so that the next one finds us.
+            return self._take()
+
+    @contextmanager
+    def _as_owner(self) -> Iterator[None]:
+        """Tell who may do what this database role may not."""
+        try:
+            yield
+        except ProgrammingError as error:
+            if getattr(error.__cause__, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+                raise
+            raise ProjectionUnavailable(
+                "privilege", projection=self._cls.name, owner=self._table_owner
+            ) from error
+
+    def _applied_in_all(self) -> int:
+        """Return how many events this rebuild has applied, in all calls."""
+        rows = Checkpoint.objects.using(self._using).filter(
+            projection=self._cls.name, is_rebuild=True
+        )
+        return sum(rows.values_list("applied", flat=True))
+
+    def _refuse_if_busy(self) -> None:
+        rows = Checkpoint.objects.using(self._using).filter(
+            projection=self._cls.name, is_rebuild=True
+        )
+        if any(checkpoints.is_live(each, using=self._using) for each in rows.exclude(owner="")):
+            raise ProjectionUnavailable("busy", projection=self._cls.name)
+
+    def _take(self) -> list[Lease]:
+        taken = [
+            checkpoints.acquire(
+                self._cls.name,
+                number,
+                using=self._using,
+                owner=self._owner,
+                seconds=self._cls.timeout + GRACE,
+                is_rebuild=True,
+            )
+            for number in range(self._cls.partitions)
+        ]
+        found = [each for each in taken if each is not None]
+        if len(found) < len(taken):
+            raise ProjectionUnavailable("busy", projection=self._cls.name)
+        return found
+
+    def _mine(self, lease: Lease) -> Lease:
+        return replace(lease, was_abandoned=False)
+
+    def _at_work(self, taken: list[Lease]) -> list[Advancer]:
+        shadow = shadow_tables.shadow_of(self._cls.model)
+        return [
+            Advancer(self._cls(shadow), each, self._feed, is_strict=self._is_strict)
+            for each in taken
+        ]
+
+    def _fill(self, advancers: list[Advancer]) -> Iterator[Progress]:
+        more = True
+        while more:
+            upto, more = self._feed.settled(), False
+            for each in advancers:
+                before = each.applied
+                more |= each.step()
+                if not self._is_strict:
+                    more |= each.retry_due()
+                self._applied += each.applied - before
+            done = min(each.position for each in advancers)
+            yield Progress(
+                self._applied, done, max(done, upto), "positions", self._first, self._before
+            )
+
+    def _swap(self, advancers: list[Advancer]) -> bool:
+        """Let the new rows be the ones; return False where the lock could not be had."""
+        using, name = self._using, self._cls.name
+        connection = connections[using]
+        alone = not connection.in_atomic_block
+        applied = self._applied
+        try:
+            with transaction.atomic(using=using):
+                if connection.vendor == "postgresql" and alone:
+                    # The feed is read inside, whatever the default is.
+                    with connection.cursor() as cursor:
+                        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                    shadow_tables.limit_lock_wait(using)
+                live = checkpoints.lock_all(name, using=using)
+                upto = self._feed.settled()
+                for each in advancers:
+                    before = each.applied
+                    while each.position < upto and each.step(upto):
+                        pass
+                    each.stand_at(upto)
+                    self._applied += each.applied - before
+                with self._as_owner():
+                    shadow_tables.swap(self._cls.model, using)
+                self._switch(live)
+        except (OperationalError, IntegrityError):
+            # The lock could not be had; or a row of the last moment is refused, which the next
+            # fill comes to again, and says of which event. The leases stand where they stood
+            # before; what was applied inside was not.
+            self._applied = applied
+            if not connection.is_usable():
+                raise
+            return False
+        return True
+
+    def _switch(self, live: list[Checkpoint]) -> None:
+        using, name = self._using, self._cls.name
+        actions.add(
+            name,
+            ProjectionAction.REBUILT,
+            using=using,
+            by=self._by,
+            count=self._applied_in_all(),
+            seconds=time.monotonic() - self._begun,
+            note=RESUMED if self._before else "",
+        )
+        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).delete()
+        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).update(
+            is_rebuild=False,
+            owner="",
+            leased_until=None,
+            # Above any token that is out there.
+            token=max((each.token for each in live), default=0) + F("token") + 1,
+        )
+        ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).delete()
+        ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=True).update(
+            is_rebuild=False
+        )
+        AppliedVersion.objects.using(using).filter(projection=name).delete()
+        ProjectionState.objects.using(using).filter(name=name).update(
+            version=self._cls.version,
+            mode=self._cls.mode,
+            partitions=self._cls.partitions,
+            rebuilt_at=timezone.now(),
+            rebuild_version=None,
+            rebuild_started_at=None,
+        )
+
+
+class _InlineRebuild:
+    """A rebuild in place, of a projection whose rows change with the appends."""
+
+    def __init__(self, cls: type[RowProjection], using: str, *, by: str = "") -> None:
+        self._cls = cls
+        self._using = using
+        self._by = by
+        self._begun = time.monotonic()
+
+    def steps(self, *, restart: bool, downgrade: bool) -> Steps:
+        cls, using = self._cls, self._using
+        states = ProjectionState.objects.using(using).filter(name=cls.name)
+        state = states.get()
+        if state.mode != cls.INLINE:
+            checkpoints.become_inline(cls.name, using=using)
+        if restart or state.rebuild_version != cls.version:
+            states.update(
+                rebuild_version=cls.version,
+                rebuild_started_at=timezone.now(),
+                rebuild_reached=None,
+                rebuild_applied=0,
+            )
+        state = states.get()
+        before = state.rebuild_applied
+        log_types = cls._log_types()
+        logs = EventLog.objects.using(using)
+        if log_types is not None:
+            logs = logs.filter(log_type__in=log_types)
+        done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
+        total, applied, reached, done_before = logs.count(), 0, state.rebuild_reached, done
+        for page in scans.logs_by_id(using, after=reached, log_types=log_types or ()):
+            for some in verify.in_chunks(page, LOGS_AT_ONCE, EVENTS_AT_ONCE):
+                applied += self._rebuild_many(some, downgrade)
+                done += len(some)
+                states.update(
+                    rebuild_reached=some[-1].log_id.uuid,
+                    rebuild_done=done,
+                    rebuild_total=max(total, done),
+                    rebuild_applied=before + applied,
+                )
+                yield Progress(applied, done, max(total, done), "logs", done_before, before)
+        self._remove_strays()
+        mine = states if downgrade else states.filter(version__lte=cls.version)
+        with transaction.atomic(using=using):
+            ended = mine.update(
+                version=cls.version,
+                rebuilt_at=timezone.now(),
+                rebuild_version=None,
+                rebuild_started_at=None,
+                rebuild_reached=None,
+            )
+            if not ended:
+                raise ProjectionUnavailable("newer", projection=cls.name)
+            actions.add(
+                cls.name,
+                ProjectionAction.REBUILT,
+                using=using,
+                by=self._by,
+                count=before + applied,
+                seconds=time.monotonic() - self._begun,
+                note=RESUMED if before else "",
+            )
+        # What old processes have made meanwhile, of logs whose ids we were past. They make no
+        # more: they find the new version; or they have not committed yet, and a worker comes to
+        # their events later.
+        for log_id in self._made_by_others(downgrade):
+            applied += self._rebuild(log_id, downgrade)
+        return applied
+
+    def _made_by_others(self, downgrade: bool) -> Iterator[LogId]:
+        made = inline.applied_versions(self._cls.name, self._using).order_by("log_id")
+        if downgrade:
+            made = made.exclude(made_by=self._cls.version)
+        else:
+            made = made.filter(made_by__lt=self._cls.version)
+        some = list(made.values_list("log_id", flat=True)[:LOGS_AT_ONCE])
+        while some:
+            yield from some
+            some = list(
+                made.filter(log_id__gt=some[-1]).values_list("log_id", flat=True)[:LOGS_AT_ONCE]
+            )
+
+    def _rebuild_many(self, logs: Sequence[LogRow], downgrade: bool) -> int:
+        counts: dict[LogId, int] = {}
+        if len(logs) > 1 and inline_bulk.is_possible(self._using):
+            # Where one of them cannot be rebuilt, the next loop says which one, and why.
+            with suppress(Exception, SystemExit):
+                counts = inline_bulk.rebuild(self._cls, logs, self._using, downgrade=downgrade)
+        others = [log.log_id for log in logs if log.log_id not in counts]
+        return sum(counts.values()) + sum(self._rebuild(each, downgrade) for each in others)
+
+    def _rebuild(self, log_id: LogId, downgrade: bool) -> int:
+        try:
+            return rebuild_log(self._cls, log_id, downgrade=downgrade, using=self._using)
+        except LogNotFound:
+            return 0  # erased meanwhile, and had no row
+
+    def _remove_strays(self) -> None:
+        """Remove the rows that no log is there for: each row has its version, see above."""
+        known = AppliedVersion.objects.using(self._using).filter(
+            projection=self._cls.name, log_id=OuterRef("pk")
+        )
+        self._cls.model._base_manager.using(self._using).filter(~Exists(known)).delete()

@@ -1,0 +1,92 @@
+"""
+Many logs replayed at once: the rows that they should have, made of events that have been read.
+
+Which of the events are in a row is decided here, for verifying and for rebuilding: those that this
+release applies, without those that a person has said to skip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from eventlogs.events.codec import EventReader, FeedRow, StoredEvent
+from eventlogs.ids import LogId
+from eventlogs.models import SkippedEvent
+from eventlogs.projections.batches import Failed
+from eventlogs.projections.held_logs import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
+from eventlogs.projections.releases import APPLY, HOLD, Reading
+from eventlogs.projections.rows import chunks
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import RowProjection
+
+NONE: Final[frozenset[int]] = frozenset()
+
+
+def skipped_of(name: str, log_ids: Iterable[LogId], using: str) -> dict[LogId, set[int]]:
+    """Return the indexes that a person has said to skip, of logs that have some."""
+    found: dict[LogId, set[int]] = {}
+    skips = SkippedEvent.objects.using(using).filter(projection=name)
+    for some in chunks(log_ids):
+        for log_id, index in skips.filter(log_id__in=some).values_list("log_id", "index"):
+            found.setdefault(log_id, set()).add(index)
+    return found
+
+
+class Replayer:
+    """Makes rows of logs whose events have been read."""
+
+    def __init__(self, projection: RowProjection, reading: Reading, using: str) -> None:
+        self._projection = projection
+        self._reading = reading
+        self._using = using
+        self._reader = EventReader()
+
+    def row(
+        self, log_id: LogId, rows: Sequence[FeedRow], skipped: Collection[int] = NONE
+    ) -> tuple[Any, int]:
+        """
+        Return the row that a log should have after events from its first one on, or None.
+
+        Beside it, return of how many events it is made. Raise Failed, with the position, where
+        one cannot be applied: its handler raised, it cannot be decoded, or another release has
+        to apply it.
+        """
+        applied = self._applied(log_id, rows, skipped)
+        if not applied:
+            return None, 0
+        count = len(applied)
+        if self._projection.folds_whole_logs:  # what a person has skipped included
+            last = applied[-1][INDEX]
+            applied = [row for row in rows if row[INDEX] <= last]
+        at = applied[0][POSITION]
+
+        def told() -> Iterator[StoredEvent]:
+            nonlocal at
+            for row in applied:
+                at = row[POSITION]
+                yield row[2:]
+
+        records = self._reader.records(log_id, told())  # one by one, as they are asked for
+        try:
+            return self._projection.row_at_once(log_id, records, self._using), count
+        except Failed:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Failed(at, error) from error
+
+    def _applied(
+        self, log_id: LogId, rows: Sequence[FeedRow], skipped: Collection[int]
+    ) -> list[FeedRow]:
+        verdict, applied = self._reading.verdict, []
+        for row in rows:
+            if skipped and row[INDEX] in skipped:
+                continue
+            found = verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            if found is APPLY:
+                applied.append(row)
+            elif found is HOLD:
+                why = self._reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
+                raise Failed(row[POSITION], why)
+        return applied

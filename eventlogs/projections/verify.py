@@ -1,0 +1,571 @@
+"""
+Rows against a replay: whether they are what their logs say.
+
+Logs are looked at in chunks that fit into memory. All that concerns a chunk is read in one
+snapshot: checkpoints, declared releases, what waits, what was skipped, applied versions, rows and
+events. Then the events are replayed and compared, with no transaction open. Long logs are looked
+at one by one, a page at a time, as is what is put right: first without a lock, with the row and
+the checkpoint of one snapshot, and where the row differs, again under the lock of those who change
+it.
+
+Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
+transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
+store the applied version, and both store what is held. A snapshot shows all of a transaction or
+nothing of it. So each row is compared with the events that its own transaction says are in it.
+The same holds for a release beside this one: it declares itself before it changes its first row. A
+rebuild lets another table take the place of the rows; on PostgreSQL the table is locked
+(ACCESS SHARE, as each SELECT does) before the snapshot is taken, so that this does not come
+between.
+
+Why no wrong row is passed over. A row that is reported as right is equal to the replay of its log
+at the moment of its chunk's snapshot. Each log that was there at the beginning is in a chunk, is
+counted in ``held``, or is listed in ``failed``. A row that goes wrong after its chunk is found by
+the next verification.
+
+Inside a caller's transaction the snapshot is the caller's. Under READ COMMITTED it is another one
+for each statement, so there a difference is looked at again under the lock before it is reported.
+A row that changes in that moment may be compared with what it was before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
+
+from django.db import (
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connections,
+    transaction,
+)
+from django.db.models import TextField
+from django.db.models.functions import Cast
+
+from eventlogs.events.codec import FeedRow
+from eventlogs.events.registry import EventRecord
+from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, TransactionMustRetry
+from eventlogs.feed import scans
+from eventlogs.feed.reader import Feed
+from eventlogs.feed.scans import LogRow
+from eventlogs.feed.sources import partition_of
+from eventlogs.ids import LogId
+from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, SkippedEvent
+from eventlogs.projections import catch_up, checkpoints, inline, mysql, replays
+from eventlogs.projections.batches import Failed, history, parking_of
+from eventlogs.projections.constraints import failure
+from eventlogs.projections.held_logs import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
+from eventlogs.projections.releases import APPLY, HOLD, Reading, reading_of_rows
+from eventlogs.projections.replays import NONE, Replayer
+from eventlogs.projections.rows import chunks, differences, upsert
+from eventlogs.stores.many import whole_logs
+from eventlogs.stores.retries import in_transaction
+
+if TYPE_CHECKING:
+    from eventlogs.projections.declarations import RowProjection
+
+NEAR, DRAWN = 200, 10  # so many logs are drawn from those of so many events in a row
+TRIES: Final = 4  # times as many draws as need be: some are drawn twice
+EVERYTHING: Final = 2**63 - 1  # a position that none is above
+LOGS_AT_ONCE: Final = 500  # of one snapshot
+EVENTS_AT_ONCE: Final = 5_000  # of all of them
+
+# The database's own troubles: no event is to blame for them.
+TROUBLES: Final = (OperationalError, InterfaceError, InternalError, TransactionMustRetry)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row that is not what its log says; ``fields`` are the names, never the values."""
+
+    log_id: LogId
+    fields: tuple[str, ...]
+    is_repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    A log whose row could not be compared: an event of it cannot be replayed.
+
+    ``error`` is the name of the error's class, ``position`` that of the event, or None where it
+    is not known which one it is.
+    """
+
+    log_id: LogId
+    error: str
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """
+    How many logs were looked at, and what differs.
+
+    ``held`` is how many of them were compared only up to an event that is parked or waits, with
+    what is behind it left out. ``failed`` are those that could not be compared.
+    """
+
+    checked: int
+    differences: tuple[Difference, ...]
+    held: int = 0
+    failed: tuple[Failure, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether all was compared, and nothing differs that is not repaired."""
+        return not self.failed and all(each.is_repaired for each in self.differences)
+
+
+def verify(
+    projection: type[RowProjection], *, sample: int | None, repair: bool, using: str | None = None
+) -> Verification:
+    """See ``RowProjection.verify``."""
+    run = Run(projection, sample=sample, repair=repair, using=using)
+    found = list(run.findings())
+    return Verification(
+        run.checked,
+        tuple(each for each in found if isinstance(each, Difference)),
+        run.held,
+        tuple(each for each in found if isinstance(each, Failure)),
+    )
+
+
+class Moment(NamedTuple):
+    """What a snapshot shows of some logs, and of their rows."""
+
+    reading: Reading
+    events: Mapping[LogId, Sequence[FeedRow]]
+    rows: Mapping[LogId, Any]
+    skipped: Mapping[LogId, set[int]]
+    waiting: Mapping[LogId, tuple[int, int]]  # index and position of the event that holds a log
+    applied: Mapping[LogId, tuple[int, int]]  # version and made_by, of inline rows
+    positions: Mapping[int, int]  # of the checkpoints, by partition
+    partitions: int
+
+    def in_row(self, log_id: LogId) -> tuple[Sequence[FeedRow], bool]:
+        """Return the events that are in the row of a log, and whether others are held back."""
+        events, waiting = self.events[log_id], self.waiting.get(log_id)
+        known = self.applied.get(log_id)
+        if known is not None:
+            version = known[0]
+            is_held = waiting is not None and version <= waiting[0]
+            return events[:version] if version <= len(events) else (), is_held
+        upto = self.positions.get(partition_of(log_id.uuid, self.partitions), 0)
+        if events and events[-1][POSITION] > upto:
+            events = [row for row in events if row[POSITION] <= upto]
+        if waiting is None or waiting[1] > upto:
+            return events, False
+        return [row for row in events if row[INDEX] < waiting[0]], True
+
+
+class Run:
+    """One verification; ``checked`` and ``held`` say how far it is."""
+
+    def __init__(
+        self,
+        projection: type[RowProjection],
+        *,
+        sample: int | None = None,
+        repair: bool = False,
+        after: LogId | None = None,
+        log_types: Collection[str] = (),
+        using: str | None = None,
+    ) -> None:
+        """
+        Look at so many logs (None: at all, and at rows without a log).
+
+        ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all). With
+        either of them, rows without a log are not looked for.
+
+        Raise ProjectionUnavailable where several logs share a row, or a newer release has made
+        the rows.
+        """
+        self.checked = 0
+        self.held = 0
+        self._cls = projection
+        self._using = projection._using(using)
+        self._sample = sample
+        self._repair = repair
+        self._after = after
+        self._is_limited = bool(log_types) or after is not None
+        self._log_types = projection._log_types()
+        if log_types and self._log_types is not None:
+            self._log_types = [each for each in self._log_types if each in log_types]
+        elif log_types:
+            self._log_types = list(log_types)
+        if projection.has_shared_rows():
+            raise ProjectionUnavailable("shared rows", projection=projection.name)
+        catch_up.begin(projection, self._using)
+
+    def total(self) -> int:
+        """Return how many logs there are to look at, about."""
+        if self._sample is not None:
+            return self._sample
+        logs = EventLog.objects.using(self._using)
+        if self._log_types is not None:
+            logs = logs.filter(log_type__in=self._log_types)
+        if self._after is not None:
+            logs = logs.filter(pk__gt=self._after.uuid)
+        return int(logs.count())
+
+    def findings(
+        self, tell: Callable[[int], object] = lambda count: None
+    ) -> Iterator[Difference | Failure]:
+        """
+        Yield what differs, and what cannot be compared, as it is found.
+
+        ``tell`` is called with how many logs were looked at since the last call. Raise
+        ProjectionUnavailable as ``RowProjection.verify`` does.
+        """
+        for some in in_chunks(self._logs(), LOGS_AT_ONCE, EVENTS_AT_ONCE):
+            if some[0].version > scans.PAGE:
+                yield from self._one(some[0].log_id)
+            else:
+                yield from self._many(some)
+            self.checked += len(some)
+            tell(len(some))
+        if self._is_limited:
+            return
+        if self._sample is None or self.checked < self._sample:  # then all logs were looked at
+            for log_id in _strays(self._cls, self._using):
+                yield from self._again(log_id)
+
+    def _logs(self) -> Iterator[LogRow]:
+        if self._log_types == []:
+            return
+        using, after = self._using, None if self._after is None else self._after.uuid
+        if self._sample is not None:
+            drawn = _some(using, self._sample, log_types=self._log_types, after=after)
+            yield from _rows_of(drawn, using)
+            return
+        for page in scans.logs_by_id(using, after=after, log_types=self._log_types or ()):
+            yield from page
+
+    def _many(self, logs: Sequence[LogRow]) -> Iterator[Difference | Failure]:
+        """Look at logs many at a time: as many as fit into memory."""
+        rest = {log.log_id: log.version for log in logs}
+        while rest:
+            moment = self._moment(rest)
+            if not moment.events:
+                log_id = next(iter(rest))
+                del rest[log_id]
+                yield from self._one(log_id)
+                continue
+            for log_id in moment.events:
+                del rest[log_id]
+            yield from self._compare(moment)
+
+    def _compare(self, moment: Moment) -> Iterator[Difference | Failure]:
+        """Look at logs that one snapshot is taken of."""
+        projection, using = self._cls(), self._using
+        connection = connections[using]
+        is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
+        replayer = Replayer(projection, moment.reading, using)
+        for log_id in moment.events:
+            events, is_held = moment.in_row(log_id)
+            self.held += is_held
+            try:
+                wanted, _ = replayer.row(log_id, events, moment.skipped.get(log_id, NONE))
+                fields = _compared(projection, moment.rows.get(log_id), wanted, events, using)
+            except Failed as failed:
+                yield _failure(log_id, failed.error, failed.position)
+                continue
+            if not fields:
+                continue
+            if is_certain and not self._repair:
+                yield Difference(log_id, tuple(fields))
+            else:
+                yield from self._again(log_id)
+
+    def _moment(self, versions: Mapping[LogId, int]) -> Moment:
+        while (moment := self._seen(versions)) is None:
+            # It has become another one since. Raise what is to be said of that, or look again.
+            catch_up.begin(self._cls, self._using)
+        return moment
+
+    def _seen(self, versions: Mapping[LogId, int]) -> Moment | None:
+        cls, using = self._cls, self._using
+        rows = cls.model._base_manager.using(using)
+        with snapshot(cls, using):
+            states = ProjectionState.objects.using(using).filter(name=cls.name)
+            state = states.first()
+            if state is None or state.mode != cls.mode or state.version > cls.version:
+                return None
+            found = Checkpoint.objects.using(using).filter(projection=cls.name, is_rebuild=False)
+            positions = dict(found.values_list("partition", "position"))
+            events = whole_logs(using, versions)
+            log_ids = list(events)
+            applied = self._applied_versions(log_ids) if cls.mode == cls.INLINE else {}
+            waiting = parking_of(cls, using).rows().filter(log_id__in=log_ids)
+            moment = Moment(
+                reading=reading_of_rows(cls, using),
+                events=events,
+                rows={row.pk: row for row in rows.filter(pk__in=log_ids)},
+                skipped=replays.skipped_of(cls.name, log_ids, using),
+                waiting={
+                    log_id: (index, position)
+                    for log_id, index, position in waiting.values_list(
+                        "log_id", "index", "position"
+                    )
+                },
+                applied=applied,
+                positions=positions,
+                partitions=len(positions) or 1,
+            )
+        if any(made_by > cls.version for _, made_by in applied.values()):
+            raise ProjectionUnavailable("newer", projection=cls.name)
+        return moment
+
+    def _applied_versions(self, log_ids: Sequence[LogId]) -> dict[LogId, tuple[int, int]]:
+        by_text = {str(each): each for each in log_ids}
+        as_text = Cast("log_id", TextField())  # to parse ids would cost more than to read them
+        found = inline.applied_versions(self._cls.name, self._using).filter(log_id__in=log_ids)
+        return {
+            by_text[text]: (version, made_by)
+            for text, version, made_by in found.values_list(as_text, "version", "made_by")
+        }
+
+    def _one(self, log_id: LogId) -> Iterator[Difference | Failure]:
+        """Look at a long log, a page at a time."""
+        waiting = parking_of(self._cls, self._using).rows().filter(log_id=log_id)
+        self.held += waiting.exists()
+        yield from self._again(log_id)
+
+    def _again(self, log_id: LogId) -> Iterator[Difference | Failure]:
+        try:
+            difference = _look(self._cls, log_id, self._using, repair=self._repair)
+        except ProjectionFailed as failed:
+            yield _failure(log_id, failed.__cause__ or failed, failed.position or None)
+        except (Exception, SystemExit) as error:
+            yield _failure(log_id, error, None)
+        else:
+            if difference is not None:
+                yield difference
+
+
+def _failure(log_id: LogId, error: BaseException, position: int | None) -> Failure:
+    """Return what is told of a log that cannot be replayed; raise what no event is to blame for."""
+    if isinstance(error, (ProjectionUnavailable, *TROUBLES)):
+        raise error
+    return Failure(log_id, type(error).__qualname__, position)
+
+
+def _compared(
+    projection: RowProjection, stored: Any, wanted: Any, events: Sequence[FeedRow], using: str
+) -> list[str]:
+    try:
+        return differences(projection.model, stored, wanted, using)
+    except Exception as error:  # a handler has put a value there that no column takes
+        raise Failed(events[-1][POSITION] if events else None, error) from error
+
+
+@contextmanager
+def snapshot(projection: type[RowProjection], using: str) -> Iterator[None]:
+    """Read as of one moment, in which no rebuild lets another table take the rows' place."""
+    connection = connections[using]
+    is_ours = not in_transaction(connection)
+    with scans.a_moment(using):
+        if is_ours and connection.vendor == "postgresql":
+            table = connection.ops.quote_name(projection.model._meta.db_table)
+            with connection.cursor() as cursor:
+                # It takes no snapshot: https://www.postgresql.org/docs/current/sql-lock.html
+                cursor.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        yield
+
+
+def in_chunks(logs: Iterable[LogRow], most: int, events: int) -> Iterator[list[LogRow]]:
+    """Yield logs many at a time, with about so many events; each long one by itself."""
+    some: list[LogRow] = []
+    count = 0
+    for log in logs:
+        if log.version > scans.PAGE:
+            yield [log]
+            continue
+        if some and (len(some) == most or count + log.version > events):
+            yield some
+            some, count = [], 0
+        some.append(log)
+        count += log.version
+    if some:
+        yield some
+
+
+def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> tuple[Any, int]:
+    """
+    Return the row that a log should have at a position, and of how many events it is made.
+
+    Raise ProjectionFailed where an event cannot be applied, and what says so where newer
+    code wrote one.
+    """
+    count = 0
+
+    def counted() -> Iterator[EventRecord]:
+        nonlocal count
+        for record in records(projection, log_id, using, upto=upto):
+            count += 1
+            yield record
+
+    try:
+        return projection.row_of(log_id, counted(), using), count
+    except Failed as failed:
+        raise ProjectionFailed(projection.name, log_id, failed.position or 0) from failed.error
+
+
+def records(
+    projection: RowProjection, log_id: LogId, using: str, *, upto: int
+) -> Iterator[EventRecord]:
+    """Yield the records of a log that are in its row, if the row is at a position."""
+    reading, feed = reading_of_rows(type(projection), using), Feed(using)
+    waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
+    versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+    if projection.is_inline and versions.exists():
+        waiting = None  # the version says what is in the row
+    skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
+    skipped = set(skips.values_list("index", flat=True))
+    start = 0
+    while page := history(log_id, start, using):
+        start = page[-1][INDEX] + 1
+        for row in page:
+            if row[POSITION] > upto or (waiting is not None and row[INDEX] >= waiting.index):
+                return
+            if row[INDEX] in skipped:
+                continue
+            verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            if verdict is HOLD:  # not to be compared: another release may have applied it
+                raise reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
+            if verdict is APPLY:
+                yield from feed.records([row])
+
+
+def put_right(projection: RowProjection, log_id: LogId, row: Any, using: str) -> None:
+    """
+    Store the row that a log should have, or that it has none.
+
+    Raise ProjectionFailed where the database refuses the row.
+    """
+    if row is None:
+        projection.model._base_manager.using(using).filter(pk=log_id).delete()
+        return
+    last = Event.objects.using(using).for_log(log_id).order_by("-index")
+    try:
+        with transaction.atomic(using=using):
+            upsert(projection.model, [row], using)
+    except (IntegrityError, DataError) as error:
+        position = last.values_list("position", flat=True).first() or 0
+        raise failure(projection, log_id, position, error, using) from error
+
+
+def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: str) -> int:
+    """Keep a log's row from changing, until the stack ends; return the position that it is at."""
+    if projection.is_inline:
+        stack.enter_context(transaction.atomic(using=using))
+        version = inline.lock_log(log_id, using)
+        mysql.refuse_old_snapshot(log_id, version, using)
+        return EVERYTHING
+    catch_up.begin(type(projection), using)
+    checkpoint = stack.enter_context(checkpoints.locked(projection.name, log_id, using=using))
+    return checkpoint.position
+
+
+def _look(
+    cls: type[RowProjection], log_id: LogId, using: str, *, repair: bool
+) -> Difference | None:
+    projection = cls()
+    manager = projection.model._base_manager.using(using)
+    # First without a lock: most rows are right, and then nobody has to wait.
+    if not projection.is_inline:
+        catch_up.begin(cls, using)
+        with snapshot(cls, using):
+            positions = checkpoints.positions(projection.name, using)
+            stored = manager.filter(pk=log_id).first()
+        upto = positions.get(partition_of(log_id.uuid, len(positions) or 1), 0)
+        wanted, _ = replay(projection, log_id, using, upto=upto)
+        if not differences(projection.model, stored, wanted, using):
+            return None
+    with ExitStack() as stack:
+        upto = at_rest(stack, projection, log_id, using)
+        if projection.is_inline:
+            inline.refuse_newer(projection, log_id, using)
+        stored = mysql.latest(manager.filter(pk=log_id), using).first()
+        upto = _applied(projection, log_id, upto, using)
+        wanted, _ = replay(projection, log_id, using, upto=upto)
+        fields = differences(projection.model, stored, wanted, using)
+        if not fields:
+            return None
+        if repair:
+            put_right(projection, log_id, wanted, using)
+            if projection.is_inline:
+                made_by = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+                made_by.update(made_by=projection.version)
+        return Difference(log_id, tuple(fields), repair)
+
+
+def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) -> int:
+    """Return the position that an inline row is at: what it lacks yet is no difference."""
+    if not projection.is_inline:
+        return upto
+    versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
+    known = mysql.latest(versions, using).first()
+    if known is None:  # it was kept by the feed, up to there
+        return checkpoints.position(projection.name, using)
+    page = history(log_id, known.version - 1, using)
+    return page[0][POSITION] if page else 0
+
+
+def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
+    """Yield the logs of ids, but for those that are gone."""
+    columns = ("log_type", "pk", "version", "created_at", "updated_at")
+    for some in chunks(log_ids, LOGS_AT_ONCE):
+        found = EventLog.objects.using(using).filter(pk__in=[each.uuid for each in some])
+        for log_type, pk, *rest in found.values_list(*columns):
+            yield LogRow(LogId.stored(log_type, pk), *rest)
+
+
+def _some(
+    using: str, count: int, *, log_types: Collection[str] | None, after: UUID | None
+) -> Iterator[LogId]:
+    """
+    Yield logs at random (all, if there are no more): those with many events more often.
+
+    They are drawn by a position, not by an id: positions are dense, and ids come in clumps.
+    """
+    logs = EventLog.objects.using(using)
+    if log_types is not None:
+        logs = logs.filter(log_type__in=log_types)
+    if after is not None:
+        logs = logs.filter(pk__gt=after)
+    few = list(logs.order_by("pk")[: count + 1])
+    if len(few) <= count:
+        yield from (log.log_id for log in few)
+        return
+    events = Event.objects.using(using).order_by("position")
+    last = events.values_list("position", flat=True).last() or 0
+    seen: set[LogId] = set()
+    for _ in range(TRIES * count // DRAWN + TRIES):
+        near = events.filter(position__gte=random.randint(1, last))[:NEAR]
+        met = {
+            LogId.stored(log_type, log)
+            for log_type, log in near.values_list("log__log_type", "log_id")
+            if (log_types is None or log_type in log_types) and (after is None or log > after)
+        }
+        for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):
+            if len(seen) == count:
+                return
+            seen.add(log_id)
+            yield log_id
+
+
+def _strays(projection: type[RowProjection], using: str) -> Iterator[LogId]:
+    """Yield the logs of rows that no log is there for."""
+    rows = projection.model._base_manager.using(using).order_by("pk")
+    after, logs = "", EventLog.objects.using(using)
+    while keys := list(rows.filter(pk__gt=after).values_list("pk", flat=True)[:500]):
+        after = keys[-1]
+        known = set(logs.filter(pk__in=[key.uuid for key in keys]).values_list("pk", flat=True))
+        yield from (key for key in keys if key.uuid not in known)

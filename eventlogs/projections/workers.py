@@ -1,0 +1,434 @@
+"""
+Running projections: once, or for good, beside other workers.
+
+Workers share the work without talking to each other. Each notes in a table that it is alive and
+which projections it runs; all of them see the same table, and divide all partitions among the
+living by the same rule. A worker takes what is its share and free, and gives back what is not its
+share any more. Where two see different tables for a moment, the lease decides: one has it.
+
+A look at a feed that rests costs the few statements of ``Feed.settled``, and one for what is to be
+tried again, however many projections there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from functools import partial
+from hashlib import blake2b
+from threading import Event as Flag
+from typing import Final, NamedTuple
+
+from django.db import Error, connections
+from django.db.models.functions import Now
+
+from eventlogs.exceptions import (
+    EventLogError,
+    FeedUnavailable,
+    ProjectionTimedOut,
+    ProjectionUnavailable,
+)
+from eventlogs.feed.reader import Feed
+from eventlogs.models import ParkedEvent, ProjectionState
+from eventlogs.projections import actions, checkpoints, releases
+from eventlogs.projections import rebuild as rebuilding
+from eventlogs.projections.batches import Advancer
+from eventlogs.projections.catch_up import begin, catch_up, divide, lease
+from eventlogs.projections.checkpoints import LeaseLost
+from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.error_text import described, traceback_of
+from eventlogs.projections.held_logs import pay_back
+from eventlogs.projections.releases import Handles
+
+logger = logging.getLogger("eventlogs.projections")
+
+ASIDE_EVERY, ASIDE_FOR = 15.0, 3.0  # seconds
+BEAT: Final = 1.0  # seconds between two looks at who is alive
+ALIVE: Final = 10.0  # seconds for which a worker counts as alive after its last sign
+SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at feeds that have just moved
+LONGEST_PAUSE: Final = 1.0  # seconds, at feeds that rest
+PATIENCE: Final = 1.25  # times as long, each time that nothing has come
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, doubled
+
+OVER: Final = object()
+
+# What passes by itself: a database that is gone, a checkpoint that somebody keeps locked.
+# With psycopg 3.1, a signal that is handled while it waits for the server raises InterruptedError.
+WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut, InterruptedError)
+
+Place = tuple[str, int]  # a projection's name, and the number of a partition
+
+
+class Share(NamedTuple):
+    """What somebody runs."""
+
+    worker: str
+    projections: frozenset[str]
+
+
+def chosen(names: Iterable[str] | None = None) -> dict[str, type[BaseProjection]]:
+    """
+    Return projections by name, by default all that are declared.
+
+    Raise KeyError for a name that no imported module declares.
+    """
+    return {name: projections[name] for name in (projections if names is None else names)}
+
+
+def run(
+    names: Iterable[str] | None = None, *, strict: bool = False, using: str | None = None
+) -> dict[str, int]:
+    """
+    Let projections catch up, by default all; return the number of events applied, by name.
+
+    What another worker has at the moment is left to it. Where some fail, the others catch up
+    all the same, and an ExceptionGroup of the errors is raised in the end. With ``strict``, an
+    event that is not applied is such an error: a ProjectionFailed, see ``catch_up``. Raise
+    KeyError for a name that no imported module declares.
+    """
+    applied: dict[str, int] = {}
+    errors: list[Exception] = []
+    for name, each in chosen(names).items():
+        try:
+            if issubclass(each, RowProjection):  # first: it may be what the rest waits for
+                for _ in rebuild(each, using=using):
+                    pass
+            applied[name] = catch_up(each, wait=False, strict=strict, using=using)
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup("Some projections could not catch up.", errors)
+    return applied
+
+
+def rebuild(
+    projection: type[RowProjection], *, using: str | None = None
+) -> Generator[None, None, None]:
+    """
+    Rebuild as somebody has asked for, step by step, and note how it ends.
+
+    Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
+    not keep other projections from going on.
+    """
+    using = projection._using(using)
+    if projection.name not in rebuilding.requested(using):
+        return  # another worker has done it meanwhile
+    why = ""
+    try:
+        by = actions.requested_by(projection.name, using)
+        for _ in rebuilding.steps(projection, by=by, using=using):
+            yield
+    except Exception as error:
+        if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
+            return  # whoever is at it; if that comes to nothing, it is tried again
+        if isinstance(error, Error) and not connections[using].is_usable():
+            raise
+        why = _short(error)
+        logger.error("The rebuild of %s has ended: %s", projection.name, why)
+    rebuilding.ended(projection, why, using=using)
+
+
+class Runner:
+    """Runs projections until it is told to stop."""
+
+    def __init__(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        stop: Flag | None = None,
+        tell: Callable[[dict[str, int]], None] | None = None,
+        using: str | None = None,
+    ) -> None:
+        """
+        Run these projections, by default all that are declared.
+
+        ``using`` is the database whose logs are meant, by default the one they are written to.
+
+        ``stop`` ends it between two batches, and leases are given back. ``tell`` is called
+        after each round that applied something, with the number of events by name.
+        """
+        self._projections = chosen(names)
+        self._using = using
+        self._stop = stop or Flag()
+        self._tell = tell
+        self._owner = checkpoints.new_owner()
+        self._advancers: dict[Place, Advancer] = {}
+        self._instances: dict[Place, BaseProjection] = {}
+        self._rebuilds: dict[str, Generator[None, None, None]] = {}
+        self._next_beat = 0.0
+        self._is_behind = False
+        self._complained: dict[str, str] = {}
+        self._declared: dict[str, dict[str, Handles]] = {}
+
+    def run(self) -> None:
+        """Run for good: until ``stop`` is set. An error of the database is waited out."""
+        wait, pause = FIRST_WAIT, SHORTEST_PAUSE
+        try:
+            while not self._stop.is_set():
+                try:
+                    moved = self.round()
+                except WAITED_OUT as error:
+                    if isinstance(error, InterruptedError) and self._stop.is_set():
+                        self._reconnect()
+                        return
+                    logger.error(
+                        "Projections wait for %.1f s, and then go on: %s", wait, _short(error)
+                    )
+                    self._forget()
+                    self._stop.wait(wait)
+                    wait = min(wait * 2, LONGEST_WAIT)
+                    continue
+                wait = FIRST_WAIT
+                if moved:
+                    pause = SHORTEST_PAUSE
+                self._stop.wait(0 if self._is_behind else pause)
+                if not moved:
+                    pause = min(pause * PATIENCE, LONGEST_PAUSE)
+        finally:
+            self.close()
+
+    def round(self) -> bool:
+        """Do what there is to do now, one batch of each partition; return whether any was."""
+        if time.monotonic() >= self._next_beat:
+            self._beat()
+        settled: dict[str, int] = {}
+        due: dict[str, set[str]] = {}
+        applied: dict[str, int] = {}
+        self._is_behind = False
+        for place in list(self._advancers):
+            if self._stop.is_set():
+                break
+            advancer = self._advancers[place]
+            using = advancer.lease.using
+            if using not in settled:
+                settled[using], due[using] = Feed(using).settled(), are_due(using)
+            before = advancer.applied
+            try:
+                if advancer.position < settled[using]:
+                    self._is_behind |= advancer.step()
+                else:
+                    advancer.rest()
+                if place[0] in due[using]:
+                    advancer.retry_due()
+            except LeaseLost:
+                logger.warning("Projection %s: another worker has taken over.", place[0])
+                del self._advancers[place]
+                self._next_beat = 0.0
+            except (Error, FeedUnavailable):
+                raise
+            except Exception as error:
+                # Not an event's: those are held. The other projections go on.
+                logger.error(
+                    "Projection %s cannot go on; it is tried again: %s\n%s",
+                    place[0],
+                    described(error),
+                    traceback_of(error),
+                )
+                self._advancers.pop(place).abandon()
+            count = advancer.applied - before
+            if count:
+                applied[place[0]] = applied.get(place[0], 0) + count
+        for name, steps in list(self._rebuilds.items()):
+            # One step each, so that rows are kept up to date meanwhile.
+            if next(steps, OVER) is OVER:
+                del self._rebuilds[name]
+        self._is_behind |= bool(self._rebuilds)
+        if applied and self._tell is not None:
+            self._tell(applied)
+        return bool(applied or self._rebuilds)
+
+    def close(self) -> None:
+        """Give all leases back."""
+        with suppress(Error):
+            for steps in self._rebuilds.values():
+                steps.close()
+            for place in list(self._advancers):
+                self._give_back(place)
+            for using in self._databases():
+                releases.ended(using, self._owner)
+        self._forget()
+
+    # Who does what
+
+    def _beat(self) -> None:
+        self._next_beat = time.monotonic() + BEAT
+        for using, own in self._databases().items():
+            pay_back(using)
+            states = {name: state for name in own if (state := self._begin(own[name], using))}
+            # Only what can run here: the others leave it to us.
+            self._declare(using, {name: releases.handles_of(own[name]) for name in states})
+            workers = releases.workers(using)
+            chosen = releases.preferred(
+                each
+                for each in workers
+                if each.name == self._owner or not checkpoints.is_dead(each.name)
+            )
+            shares = [Share(name, names) for name, names in chosen.items()]
+            self._take_share(using, own, states, shares)
+            for name in rebuilding.requested(using) & own.keys() - self._rebuilds.keys():
+                # Who has the first partition does it, or anybody where it cannot run before.
+                projection, mine = own[name], (name, 0) in self._advancers or name not in states
+                if mine and issubclass(projection, RowProjection):
+                    self._rebuilds[name] = rebuild(projection, using=using)
+
+    def _declare(self, using: str, handles: dict[str, Handles]) -> None:
+        needed = releases.needed_for(self._projections[name] for name in handles)
+        seconds = max(ALIVE, needed)
+        if self._declared.get(using) != handles or not releases.seen(
+            using, self._owner, seconds=seconds
+        ):
+            releases.declare(using, self._owner, handles, seconds=seconds)
+            self._declared[using] = handles
+
+    def _is_busy(self, using: str) -> None:
+        """Say, in a round that takes long, that what we have declared counts; no share is kept."""
+        handles = self._declared.get(using, {})
+        needed = releases.needed_for(self._projections[name] for name in handles)
+        if not releases.seen(using, self._owner, seconds=needed):
+            self._next_beat = 0.0
+
+    def _take_share(
+        self,
+        using: str,
+        own: dict[str, type[BaseProjection]],
+        states: dict[str, ProjectionState],
+        shares: list[Share],
+    ) -> None:
+        # Of all that anybody runs: what is dealt to whom depends on all of it.
+        running = {name for share in shares for name in share.projections}
+        partitions = ProjectionState.objects.using(using).filter(name__in=running)
+        places = {
+            (name, number)
+            for name, count in partitions.values_list("name", "partitions")
+            for number in range(count)
+        }
+        ours = {place for place, worker in divided(places, shares).items() if worker == self._owner}
+        for place in [each for each in self._advancers if each[0] in own and each not in ours]:
+            self._give_back(place)
+        for name, state in states.items():
+            projection = own[name]
+            if state.partitions != projection.partitions:
+                all_of_it = {place for place in places if place[0] == name}
+                divides = (name, 0) in ours
+                if not all_of_it <= ours:
+                    if not is_time_to_step_aside():
+                        continue
+                    # Whoever knows of the new number lets go at the same time.
+                    self._give_back_all(name)
+                    ours -= all_of_it
+                if divides:
+                    self._divide(projection, state, using)
+        for place in sorted(ours - set(self._advancers)):
+            name, number = place
+            try:
+                taken = lease(own[name], number, using=using, owner=self._owner)
+            except ProjectionUnavailable:
+                continue  # since a moment ago: the next beat says so
+            if taken is not None:
+                self._advancers[place] = Advancer(
+                    self._instance(place), taken, Feed(using), renew=partial(self._is_busy, using)
+                )
+
+    def _begin(self, projection: type[BaseProjection], using: str) -> ProjectionState | None:
+        try:
+            state = begin(projection, using)
+        except ProjectionUnavailable as error:
+            # Said once, and tried again: a rebuild may put it right.
+            if self._complained.get(projection.name) != str(error):
+                self._complained[projection.name] = str(error)
+                logger.error("%s", error)
+            return None
+        self._complained.pop(projection.name, None)
+        return state
+
+    def _divide(self, projection: type[BaseProjection], state: ProjectionState, using: str) -> None:
+        self._give_back_all(projection.name)
+        divide(projection, state, using=using, owner=self._owner)
+        self._next_beat = 0.0
+
+    def _instance(self, place: Place) -> BaseProjection:
+        if place not in self._instances:
+            self._instances[place] = self._projections[place[0]]()
+        return self._instances[place]
+
+    def _give_back_all(self, name: str) -> None:
+        for place in [each for each in self._advancers if each[0] == name]:
+            self._give_back(place)
+
+    def _give_back(self, place: Place) -> None:
+        self._advancers.pop(place).close()
+
+    def _forget(self) -> None:
+        """After an error of the database: what is known of leases may be wrong."""
+        self._advancers.clear()
+        for steps in self._rebuilds.values():
+            with suppress(Error):
+                steps.close()
+        self._rebuilds.clear()
+        self._next_beat = 0.0
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:
+                connection.close_if_unusable_or_obsolete()
+
+    def _reconnect(self) -> None:
+        """
+        Close the connections: their statement was left where the signal to stop broke into a wait.
+
+        The leases are given back on new ones.
+        """
+        for connection in connections.all(initialized_only=True):
+            if not connection.in_atomic_block:
+                connection.close()
+
+    def _databases(self) -> dict[str, dict[str, type[BaseProjection]]]:
+        found: dict[str, dict[str, type[BaseProjection]]] = {}
+        for name, each in self._projections.items():
+            found.setdefault(each._using(self._using), {})[name] = each
+        return found
+
+
+def is_time_to_step_aside() -> bool:
+    """
+    Return whether workers let go of a projection that is to be divided anew: now and then.
+
+    Only then can one of them have all of its partitions. A worker with older code does not let
+    go, so in between they go on as before. Clocks that differ make it fail, and nothing worse.
+    """
+    return time.time() % ASIDE_EVERY < ASIDE_FOR
+
+
+def are_due(using: str) -> set[str]:
+    """Return the names of the projections in which an event is to be tried again."""
+    due = ParkedEvent.objects.using(using).filter(is_rebuild=False, retry_at__lte=Now())
+    return set(due.values_list("projection", flat=True))
+
+
+def divided(places: Iterable[Place], shares: Iterable[Share]) -> dict[Place, str]:
+    """
+    Return which worker each partition falls to.
+
+    All workers come to the same result. Those that run the same projections get equally many
+    partitions, give or take one.
+    """
+    found: dict[Place, str] = {}
+    dealt: dict[str, int] = {}
+    everybody = sorted(shares)
+    for place in sorted(places):
+        able = [each.worker for each in everybody if place[0] in each.projections]
+        if able:
+            # The one with the fewest; among those, not always the first in the alphabet.
+            worker = min(able, key=lambda name: (dealt.get(name, 0), _mixed(name, place)))
+            found[place] = worker
+            dealt[worker] = dealt.get(worker, 0) + 1
+    return found
+
+
+def _mixed(worker: str, place: Place) -> bytes:
+    return blake2b(f"{worker}/{place[0]}/{place[1]}".encode(), digest_size=8).digest()
+
+
+def _short(error: Exception) -> str:
+    # Another one's text may quote what it was given.
+    return str(error) if isinstance(error, EventLogError) else type(error).__name__

@@ -1,0 +1,153 @@
+"""
+Sweeps: repair what lost messages have left undone in the cache of reductions.
+
+A sweep looks at the logs that have had events since the sweep before, or at all logs, and
+refreshes each reduction that is missing or behind. It asks the cache for many entries at
+once, so that logs whose reductions are up to date cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from django.db import router
+
+from eventlogs.aggregates import aggregates
+from eventlogs.caches.backends import CarefulCache, Unreachable, cache_for
+from eventlogs.events.codec import EventReader
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed.reader import Feed
+from eventlogs.ids import LogId
+from eventlogs.models import Event, EventLog
+from eventlogs.reductions.reader import Reducer
+from eventlogs.refreshers import failed
+from eventlogs.stores import store_for
+
+logger = logging.getLogger("eventlogs.reductions")
+
+EVENTS_AT_ONCE: Final = 5_000
+LOGS_AT_ONCE: Final = 500
+MARK_TIMEOUT: Final = 30 * 86_400.0  # seconds: after a month without sweeps, all logs are due
+
+
+class Swept(NamedTuple):
+    """What a sweep did: logs looked at, reductions refreshed, and refreshes that failed."""
+
+    logs: int
+    refreshed: int
+    failed: int
+
+
+def sweep(*, using: str | None = None, cache: str | None = None, full: bool = False) -> Swept:
+    """
+    Refresh the cached reductions that are missing or behind.
+
+    ``using`` is a database alias, by default the one that logs are written to; ``cache`` an
+    alias in CACHES, by default that of the EVENTLOGS setting. A sweep starts where the feed was
+    settled at the one before; ``full`` starts at the first log, as does a sweep that finds no
+    mark of another, and one in a database whose feed is unavailable. Memory stays constant.
+
+    Raise Unreachable where the cache cannot be reached; what was refreshed so far stays.
+    """
+    alias = using or router.db_for_write(EventLog)
+    kept = cache_for(cache)
+    reducers: dict[str, list[Reducer[Any]]] = {}
+    for cls in aggregates:
+        reducer: Reducer[Any] = Reducer(cls, EventReader(cls.event_types), alias, cache=cache)
+        if reducer.is_caching:
+            reducers.setdefault(cls.log_type, []).append(reducer)
+    try:
+        settled = Feed(alias).settled()
+    except FeedUnavailable:
+        settled = None
+    mark = _mark(kept, alias)
+    if full or mark is None or settled is None or settled < mark:
+        logs = _all_logs(alias)
+    else:
+        logs = _logs_since(alias, mark)
+    done = Swept(0, 0, 0)
+    while batch := list(islice(logs, LOGS_AT_ONCE)):
+        done = _sum(done, _sweep_batch(batch, reducers, alias))
+    if settled is not None:
+        kept.replace(_mark_key(alias), b"%d" % settled, timeout=MARK_TIMEOUT)
+    return done
+
+
+def _sweep_batch(
+    logs: list[tuple[LogId, int]], reducers: dict[str, list[Reducer[Any]]], alias: str
+) -> Swept:
+    store = store_for(alias)
+    refreshed = failures = 0
+    for log_type in {log_id.log_type for log_id, _ in logs}:
+        for reducer in reducers.get(log_type, ()):
+            mine = {log_id: version for log_id, version in logs if log_id.log_type == log_type}
+            there = reducer.versions(mine)
+            for log_id, version in mine.items():
+                if there.get(log_id) == version:
+                    continue
+                try:
+                    refreshed += reducer.refresh(log_id, store)
+                except Unreachable:
+                    raise
+                except (Exception, SystemExit) as error:  # the other logs go on
+                    failed(reducer.aggregate, error)
+                    failures += 1
+    return Swept(len(logs), refreshed, failures)
+
+
+def _all_logs(alias: str) -> Iterator[tuple[LogId, int]]:
+    """Yield every log and its version, by pages of their ids."""
+    last: UUID | None = None
+    while True:
+        found = EventLog.objects.using(alias).order_by("pk")
+        page = list(
+            (found if last is None else found.filter(pk__gt=last)).values_list(
+                "pk", "log_type", "version"
+            )[:LOGS_AT_ONCE]
+        )
+        for uuid, log_type, version in page:
+            yield LogId.stored(log_type, uuid), version
+        if len(page) < LOGS_AT_ONCE:
+            return
+        last = page[-1][0]
+
+
+def _logs_since(alias: str, position: int) -> Iterator[tuple[LogId, int]]:
+    """Yield the logs of events after ``position``, and their versions; some of them twice."""
+    while True:
+        page = list(
+            Event.objects.using(alias)
+            .filter(position__gt=position)
+            .order_by("position")
+            .values_list("position", "log_id")[:EVENTS_AT_ONCE]
+        )
+        yield from _versions(alias, {log for _, log in page})
+        if len(page) < EVENTS_AT_ONCE:
+            return
+        position = page[-1][0]
+
+
+def _versions(alias: str, uuids: Iterable[UUID]) -> Iterator[tuple[LogId, int]]:
+    ids = iter(uuids)
+    while some := list(islice(ids, LOGS_AT_ONCE)):
+        rows = EventLog.objects.using(alias).filter(pk__in=some)
+        for uuid, log_type, version in rows.values_list("pk", "log_type", "version"):
+            yield LogId.stored(log_type, uuid), version
+
+
+def _mark(cache: CarefulCache, alias: str) -> int | None:
+    """Return where the feed was settled at the last sweep, or None."""
+    raw = cache.get(_mark_key(alias))
+    return int(raw) if raw is not None and raw.isdigit() else None
+
+
+def _mark_key(alias: str) -> str:
+    return f"eventlogs.sweep.{alias}"
+
+
+def _sum(one: Swept, other: Swept) -> Swept:
+    return Swept(*(a + b for a, b in zip(one, other, strict=True)))

@@ -1,0 +1,313 @@
+"""
+Bringing back logs that were exported, from this database or another one.
+
+It is not an append: the times are the export's, and there is no expectation. It takes the same
+locks, though, and gives the same promise: indexes without a hole, versions that count them,
+recorded_at that does not run backwards. What is there already is compared, never written again,
+so that restoring twice restores once; where it is not the same, nothing is restored.
+
+What differs between databases is how events are inserted and versions raised. The rest goes
+through the ORM.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import UUID
+
+from django.apps import apps
+from django.db import connections, transaction
+from django.db.models import Q, QuerySet
+
+from eventlogs.conf import MAX_VERSION
+from eventlogs.events.codec import EXACT_JSON, StoredEvent
+from eventlogs.exceptions import HistoryDiffers
+from eventlogs.ids import LogId
+from eventlogs.stores.claims import insert_missing
+from eventlogs.stores.columns import STORED
+
+T = TypeVar("T")
+
+RANGES: Final = 100  # logs whose events are looked up by one statement
+RAISED: Final = 100  # logs whose versions are raised by one statement
+
+# Right because: the caller has locked the rows, and each of them is named in both CASEs.
+RAISE_VERSIONS: Final = """
+UPDATE {table}
+SET version = version + CASE id {cases} END,
+    updated_at = {greatest}(updated_at, CASE id {cases} END)
+WHERE id IN ({ids})
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredClaim:
+    """The idempotency key of an append, with the append's first event."""
+
+    count: int  # events of the append
+    fingerprint: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredEvent:
+    """An event as an export has it; ``data`` and ``metadata`` are JSON text."""
+
+    log_id: LogId
+    index: int
+    type: str
+    schema_version: int
+    data: str
+    metadata: str
+    idempotency_key: str | None
+    recorded_at: datetime
+    claim: RestoredClaim | None = None
+    log_created_at: datetime | None = None  # of event 0; by default its recorded_at
+
+
+class Restored(NamedTuple):
+    """What came of a batch: how many events were stored, and how many were there before."""
+
+    stored: int
+    present: int
+
+
+class Known(NamedTuple):
+    """What a store knows of a log before it restores to it."""
+
+    log_type: str
+    version: int
+    last_recorded_at: datetime | None
+
+
+class Plan(NamedTuple):
+    """
+    Events divided into those to store, in order, and those that are there already.
+
+    ``present`` is to be compared first; ``refusal`` says what is wrong with the others.
+    """
+
+    new: list[RestoredEvent]
+    present: list[RestoredEvent]
+    refusal: HistoryDiffers | None = None
+
+
+def plan(events: Iterable[RestoredEvent], known: dict[UUID, Known]) -> Plan:
+    """Return what is to be done with events, up to the first that does not follow what there is."""
+    versions = {log: each.version for log, each in known.items()}
+    times = {log: each.last_recorded_at for log, each in known.items()}
+    new: list[RestoredEvent] = []
+    present: list[RestoredEvent] = []
+    for event in events:
+        log = event.log_id.uuid
+        version, last = versions[log], times[log]
+        reason = ""
+        if known[log].log_type != event.log_id.log_type:
+            reason = "its UUID is that of another type's log"
+        elif event.index < known[log].version:
+            present.append(event)
+            continue
+        elif event.index != version or version >= MAX_VERSION:
+            reason = f"event {version} has to come next"
+        elif last is not None and event.recorded_at < last:
+            reason = "it is older than the event before it"
+        if reason:
+            refusal = HistoryDiffers(event.log_id, index=event.index, reason=reason)
+            return Plan(new, present, refusal)
+        new.append(event)
+        versions[log], times[log] = version + 1, event.recorded_at
+    return Plan(new, present)
+
+
+def compare(event: RestoredEvent, stored: StoredEvent | None) -> None:
+    """Raise HistoryDiffers where an event is not the one that is stored at its place."""
+    if stored is None:
+        raise HistoryDiffers(event.log_id, index=event.index, reason="it is missing here")
+    _, _, name, schema_version, data, metadata, key, recorded_at = stored
+    for part, same in (
+        ("type", event.type == name),
+        ("schema version", event.schema_version == schema_version),
+        ("time", event.recorded_at == recorded_at),
+        ("idempotency key", event.idempotency_key == key),
+        ("data", same_json(event.data, data)),
+        ("metadata", same_json(event.metadata, metadata)),
+    ):
+        if not same:
+            raise HistoryDiffers(
+                event.log_id, index=event.index, reason=f"its {part} is another one here"
+            )
+
+
+def same_json(one: str, other: str) -> bool:
+    """Return whether two texts are the same JSON: each database writes it in its own way."""
+    return one == other or EXACT_JSON.decode(one) == EXACT_JSON.decode(other)
+
+
+def restore(
+    using: str,
+    events: Sequence[RestoredEvent],
+    insert: Callable[[Sequence[RestoredEvent]], None],
+) -> Restored:
+    """
+    Store the events that are missing, in one transaction.
+
+    ``insert`` writes events in order, and raises the versions of their logs.
+
+    Right because: the rows of the logs are locked, in the order of their ids, before anything
+    is compared, so that no append and no other restore comes in between. A new log's row is
+    claimed first, and makes a racing creator wait; it never stays at version 0, since either
+    its event 0 is in the batch or the batch is refused and rolled back.
+    """
+    if not events:
+        return Restored(0, 0)
+    with transaction.atomic(using=using):
+        known = _lock(using, events)
+        new, present, refusal = plan(events, known)
+        _compare(using, present)
+        if refusal is not None:
+            raise refusal
+        if new:
+            insert(new)
+            _restore_keys(using, new)
+    return Restored(len(new), len(present))
+
+
+def _lock(using: str, events: Iterable[RestoredEvent]) -> dict[UUID, Known]:
+    first: dict[UUID, RestoredEvent] = {}
+    for event in events:
+        first.setdefault(event.log_id.uuid, event)
+    model = apps.get_model("eventlogs", "EventLog")
+    claims = [
+        model(
+            id=log,
+            log_type=event.log_id.log_type,
+            version=0,
+            created_at=event.log_created_at or event.recorded_at,
+            updated_at=event.recorded_at,
+        )
+        for log, event in sorted(first.items())
+    ]
+    insert_missing(using, claims)
+    no_key = connections[using].features.has_select_for_no_key_update
+    locked = (
+        rows(using, "EventLog")
+        .filter(pk__in=list(first))
+        .order_by("pk")
+        .select_for_update(no_key=no_key)
+        .values_list("pk", "log_type", "version", "updated_at")
+    )
+    return {
+        log: Known(log_type, version, updated_at if version else None)
+        for log, log_type, version, updated_at in locked
+    }
+
+
+def _compare(using: str, present: Sequence[RestoredEvent]) -> None:
+    by_log: dict[LogId, list[RestoredEvent]] = {}
+    for event in present:
+        by_log.setdefault(event.log_id, []).append(event)
+    for some in batched(by_log.items(), RANGES):
+        ranges = Q()
+        for log_id, events in some:
+            indexes = [event.index for event in events]
+            ranges |= Q(log_id=log_id.uuid, index__gte=min(indexes), index__lte=max(indexes))
+        stored = {(row[0], row[1]): row[1:] for row in _stored(using, ranges)}
+        for log_id, events in some:
+            for event in events:
+                compare(event, stored.get((log_id.uuid, event.index)))
+
+
+def _stored(using: str, ranges: Q) -> QuerySet[Any]:
+    return rows(using, "Event").filter(ranges).values_list("log_id", *STORED)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most ``size`` items (itertools.batched is Python 3.12's)."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
+    claimed = {
+        (event.log_id.log_type, event.idempotency_key): event
+        for event in new
+        if event.claim is not None and event.idempotency_key is not None
+    }
+    if not claimed:
+        return
+    model = apps.get_model("eventlogs", "IdempotencyKey")
+    insert_missing(
+        using,
+        [
+            model(
+                log_type=log_type,
+                key=key,
+                log_id=event.log_id.uuid,
+                first_index=event.index,
+                count=event.claim.count,
+                fingerprint=event.claim.fingerprint,
+                created_at=event.claim.created_at,
+            )
+            for (log_type, key), event in claimed.items()
+            if event.claim is not None
+        ],
+    )
+    holders = rows(using, "IdempotencyKey").filter(
+        log_type__in={log_type for log_type, _ in claimed}, key__in={key for _, key in claimed}
+    )
+    for log_type, key, log, first_index in holders.values_list(
+        "log_type", "key", "log_id", "first_index"
+    ):
+        wanted = claimed.get((log_type, key))
+        if wanted is not None and (wanted.log_id.uuid, wanted.index) != (log, first_index):
+            raise HistoryDiffers(
+                wanted.log_id,
+                index=wanted.index,
+                reason=f"its idempotency key is that of event {first_index} of "
+                f"{LogId.stored(log_type, log)} here",
+            )
+
+
+def raise_versions(using: str, new: Iterable[RestoredEvent]) -> None:
+    """Count restored events into their logs' versions, many logs at a time."""
+    counts: Counter[UUID] = Counter()
+    last: dict[UUID, datetime] = {}
+    for event in new:
+        counts[event.log_id.uuid] += 1
+        last[event.log_id.uuid] = event.recorded_at
+    connection = connections[using]
+    meta = apps.get_model("eventlogs", "EventLog")._meta
+    id_of = partial(meta.get_field("id").get_db_prep_value, connection=connection)
+    time_of = partial(meta.get_field("updated_at").get_db_prep_value, connection=connection)
+    greatest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
+    for some in batched(counts.items(), RAISED):
+        ids = [id_of(log) for log, _ in some]
+        added = [each for id_, (_, count) in zip(ids, some, strict=True) for each in (id_, count)]
+        times = [
+            each
+            for id_, (log, _) in zip(ids, some, strict=True)
+            for each in (id_, time_of(last[log]))
+        ]
+        cases = " ".join(["WHEN %s THEN %s"] * len(some))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                RAISE_VERSIONS.format(
+                    table=connection.ops.quote_name(meta.db_table),
+                    greatest=greatest,
+                    cases=cases,
+                    ids=", ".join(["%s"] * len(some)),
+                ),
+                [*added, *times, *ids],
+            )
+
+
+def rows(using: str, model: str) -> QuerySet[Any]:
+    """Return a plain queryset: those of the models refuse to write. By name: they import stores."""
+    return QuerySet(apps.get_model("eventlogs", model), using=using)

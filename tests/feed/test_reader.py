@@ -1,0 +1,544 @@
+"""The feed: all events in the order of positions, and only what is settled."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from dataclasses import dataclass
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.management import call_command
+from django.db import connection, connections, transaction
+
+from eventlogs import (
+    ANY,
+    Feed,
+    FeedPage,
+    FeedUnavailable,
+    LogId,
+    LogManager,
+    UndecodableEvent,
+    UnknownEventType,
+    event,
+)
+from eventlogs.events.registry import registry
+from eventlogs.feed.reader import LONGEST_PAUSE, SHORTEST_PAUSE, FeedRows, Pace
+from eventlogs.feed.sources import feed_source_for, partition_of
+from eventlogs.models import Event
+from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
+
+COMMITS = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
+
+
+def read_all(feed, **options):
+    """Return the events of all pages."""
+    found, after, more = [], 0, True
+    while more:
+        page = feed.read(after=after, **options)
+        found += page
+        after, more = page.next_after, page.more
+    return found
+
+
+def events(records):
+    return [record.event for record in records]
+
+
+@pytest.fixture
+def deposits(db):
+    """The records of 20 deposits to each of three accounts, in turns."""
+    states = [Account.logs.create(Opened(name)) for name in ("ada", "bob", "cid")]
+    for amount in range(20):
+        states = [Account.logs.append(state, Deposited(amount)) for state in states]
+    return list(Feed().read(limit=63))
+
+
+# Reading.
+
+
+def test_the_feed_holds_the_events_of_all_logs_in_the_order_of_positions(db):
+    ada = Account.logs.create(Opened("ada"), Deposited(5), metadata={"till": 7})
+    parcel = Parcel.logs.create(Sent("bob"), idempotency_key="k")
+    Account.logs.append(ada, Deposited(7))
+
+    page = Feed().read()
+
+    assert isinstance(page, FeedPage)
+    assert events(page) == [Opened("ada"), Deposited(5), Sent("bob"), Deposited(7)]
+    assert [record.log_id for record in page] == [
+        ada.log_id,
+        ada.log_id,
+        parcel.log_id,
+        ada.log_id,
+    ]
+    assert all(one.position < other.position for one, other in pairwise(page))
+    assert list(page)[:2] + list(page)[3:] == list(Account.logs.load(ada.log_id))
+    assert (page.next_after, page.more) == (page[-1].position, False)
+    assert page[1:3] == (page[1], page[2])
+    assert repr(page) == f"<FeedPage: 4 events, next_after={page.next_after}, more=False>"
+    assert Feed().settled() == page.settled == page[-1].position
+    assert Feed().holding_back() == []
+
+
+def test_a_feed_without_events_is_an_empty_page(db):
+    page = Feed().read()
+
+    assert (list(page), page.next_after, page.more, page.settled) == ([], 0, False, 0)
+    assert Feed().settled() == 0
+
+
+@pytest.mark.parametrize("limit", [1, 7, 62, 63, 64, 10_000])
+def test_pages_of_any_size_add_up(deposits, limit):
+    assert read_all(Feed(), limit=limit) == deposits
+
+
+def test_a_page_says_whether_there_is_more(deposits):
+    first = Feed().read(limit=62)
+    second = Feed().read(after=first.next_after, limit=1)
+
+    assert (first.more, first.settled) == (True, deposits[-1].position)
+    assert second.more is False
+
+
+def test_a_page_is_as_long_as_the_setting_says(deposits, settings):
+    settings.EVENTLOGS = {"PAGE_SIZE": 5}
+
+    assert len(Feed().read()) == 5
+
+
+def test_positions_that_nobody_has_do_no_harm(deposits):
+    gap = 3 * 10**9
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("UPDATE sqlite_sequence SET seq = %s", [gap])
+        else:
+            cursor.execute("SELECT setval('eventlogs_event_position_seq', %s)", [gap])
+    state = Account.logs.create(Opened("dan"))
+
+    assert events(read_all(Feed(), limit=10)[-2:]) == [Deposited(19), Opened("dan")]
+    assert events(Feed().read(after=deposits[-1].position)) == [Opened("dan")]
+    assert Feed().read_rows(0, limit=100, types=[Opened]).next_after == state.position
+
+
+def test_types_are_given_by_name_or_class(deposits):
+    state = Account.logs.append(deposits[-1].log_id, Withdrawn(1), expected_version=ANY)
+
+    assert events(read_all(Feed(), types=[Withdrawn])) == [Withdrawn(1)]
+    assert events(read_all(Feed(), types=Withdrawn)) == [Withdrawn(1)]
+    assert events(read_all(Feed(), types="account.withdrawn")) == [Withdrawn(1)]
+    both = read_all(Feed(), types=["account.withdrawn", Opened], limit=2)
+    assert events(both) == [Opened("ada"), Opened("bob"), Opened("cid"), Withdrawn(1)]
+    assert Feed().read(types=["account.lost"]).next_after == state.position
+    assert list(Feed().read(types=[])) == []
+    with pytest.raises(TypeError, match="not an event class"):
+        Feed().read(types=[Account])
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_a_class_stands_for_its_older_names_too(deposits):
+    @event("account.paid_in", aliases=["account.deposited"])
+    @dataclass(frozen=True)
+    class PaidIn:
+        amount: int
+
+    found = Feed().read_rows(0, limit=100, types=[PaidIn])
+
+    assert len(found.rows) == 60
+
+
+def test_log_types_are_given_by_name(deposits):
+    parcel = Parcel.logs.create(Sent("bob"))
+    Account.logs.create(Opened("dan"))
+
+    page = Feed().read(log_types=["parcel"])
+
+    assert [record.log_id for record in page] == [parcel.log_id]
+    assert page.next_after == Feed().settled() > page[0].position
+    assert list(Feed().read(log_types="parcel")) == list(page)
+    assert list(Feed().read(log_types=["parcel"], types=[Opened])) == []
+    assert len(read_all(Feed(), log_types=["parcel", "account"])) == 65
+
+
+def test_raw_events_are_read_without_their_classes(deposits):
+    records = Feed().read(types=[Deposited], limit=1, decode=False)
+
+    assert (records[0].event, records[0].log_id) == ({"amount": 0}, deposits[3].log_id)
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_an_event_that_cannot_be_decoded_is_named(deposits):
+    del registry._by_name["account.deposited"]
+
+    @event("account.deposited")
+    @dataclass(frozen=True)
+    class Misread:
+        amount: str
+
+    with pytest.raises(UndecodableEvent) as caught:
+        Feed().read()
+    assert (caught.value.log_id, caught.value.index) == (deposits[3].log_id, 1)
+
+    del registry._by_name["account.deposited"]
+    with pytest.raises(UnknownEventType) as unknown:
+        Feed().read()
+    assert (unknown.value.log_id, unknown.value.index) == (deposits[3].log_id, 1)
+    assert len(Feed().read(decode=False, limit=63)) == 63
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"after": -1}, {"limit": 0}, {"limit": 10_001}, {"after": -1, "limit": 5}]
+)
+def test_arguments_out_of_bounds_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"after|limit"):
+        Feed().read(**arguments)
+
+
+def test_reading_takes_four_statements_however_many_events(deposits, django_assert_num_queries):
+    Feed().read()  # finds out what the sequence is called
+    statements = 4 if connection.vendor == "postgresql" else 3
+
+    with django_assert_num_queries(statements):
+        Feed().read(after=deposits[0].position, limit=10)
+
+
+def test_another_database_has_a_feed_of_its_own(second_database):
+    state = LogManager(Account, using=second_database).create(Opened("ada"))
+
+    assert events(Feed(second_database).read()) == [Opened("ada")]
+    assert Feed(second_database).settled() == state.position
+    assert Feed(using=second_database).using == second_database
+    assert Feed().using == "default"
+
+
+# Partitions.
+
+
+def test_partitions_share_the_feed_among_them(deposits):
+    parts = [Feed().read_rows(0, limit=100, partition=(number, 4)) for number in range(4)]
+
+    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row[3])
+    assert list(Feed().records(rows)) == deposits
+    assert {part.next_after for part in parts} == {deposits[-1].position}
+    for number, part in enumerate(parts):
+        assert all(partition_of(row[1], 4) == number for row in part.rows)
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7, 256, 1000, 65_536])
+def test_a_log_is_in_the_same_partition_on_every_database(db, of):
+    for _ in range(5):
+        log_id = Account.logs.create(Opened("ada")).log_id
+        mine = partition_of(log_id.uuid, of)
+
+        rows = Feed().read_rows(0, limit=100, partition=(mine, of)).rows
+
+        assert log_id.uuid in {row[1] for row in rows}
+        if of > 1:
+            others = Feed().read_rows(0, limit=100, partition=((mine + 1) % of, of)).rows
+            assert log_id.uuid not in {row[1] for row in others}
+
+
+def test_the_partition_of_a_log_never_changes():
+    assert partition_of(UUID("01890a5d-ac96-774b-bcce-b302099a8057"), 16) == 0x8057 % 16
+    assert partition_of(UUID("01890a5d-ac96-774b-bcce-b302099a8057"), 1000) == 0x8057 % 1000
+
+
+def test_partitions_are_about_as_large_as_each_other():
+    sizes = [0] * 8
+    for _ in range(4_000):
+        sizes[partition_of(LogId.new("account").uuid, 8)] += 1
+
+    assert min(sizes) > 350
+
+
+@pytest.mark.parametrize("partition", [(1, 1), (-1, 2), (0, 0), (0, 65_537)])
+def test_a_partition_that_cannot_be_is_refused(partition):
+    with pytest.raises(ValueError, match="partition"):
+        Feed().read_rows(0, limit=1, partition=partition)
+
+
+def test_rows_that_are_next_to_nowhere_are_looked_for_a_stretch_at_a_time(deposits, monkeypatch):
+    if connection.vendor == "postgresql":
+        monkeypatch.setattr("eventlogs.feed.postgresql.MAX_SPAN", 5)
+        monkeypatch.setattr("eventlogs.feed.postgresql.SPANS", 2)
+    Account.logs.append(deposits[-1].log_id, Withdrawn(1), expected_version=ANY)
+
+    calls, after, rows, more = 0, 0, [], True
+    while more:
+        found = Feed().read_rows(after, limit=1, types=[Withdrawn])
+        assert found.next_after > after
+        rows, after, more, calls = rows + found.rows, found.next_after, found.more, calls + 1
+
+    assert len(rows) == 1
+    assert calls > 3 or connection.vendor == "sqlite"
+    assert events(Feed().read(types=[Withdrawn], limit=1)) == [Withdrawn(1)]
+
+
+# Following.
+
+
+@COMMITS
+def test_following_goes_on_with_what_is_appended_later():
+    stop, seen = threading.Event(), threading.Semaphore(0)
+    records = []
+
+    def follow():
+        try:
+            for record in Feed().follow(stop=stop):
+                records.append(record)
+                seen.release()
+        finally:
+            connections.close_all()
+
+    Account.logs.create(Opened("ada"))
+    follower = threading.Thread(target=follow)
+    follower.start()
+    assert seen.acquire(timeout=20)
+    Account.logs.create(Opened("bob"), Deposited(5))
+    assert seen.acquire(timeout=20)
+    assert seen.acquire(timeout=20)
+    stop.set()
+    follower.join(20)
+
+    assert not follower.is_alive()
+    assert events(records) == [Opened("ada"), Opened("bob"), Deposited(5)]
+
+
+def test_following_starts_anywhere_and_filters(deposits):
+    after = deposits[10].position
+    following = Feed().follow(after=after, types=[Deposited], log_types=["account"])
+
+    assert [next(following) for _ in range(52)] == deposits[11:]
+    following.close()
+
+
+def test_a_stop_is_heeded_between_two_events(deposits):
+    stop = threading.Event()
+    following = Feed().follow(stop=stop)
+    next(following)
+
+    stop.set()
+
+    assert list(following) == []
+    assert list(Feed().follow(stop=lambda: True)) == []
+
+
+def test_a_function_stops_a_follower_that_waits(db):
+    answers = iter([False, False, False, True, True])
+
+    assert list(Feed().follow(stop=lambda: next(answers))) == []
+
+
+def test_following_refuses_what_reading_refuses_at_once():
+    with pytest.raises(ValueError, match="after"):
+        Feed().follow(after=-1)
+    with pytest.raises(TypeError, match="not an event class"):
+        Feed().follow(types=[Account])
+
+
+def test_the_pace_slows_down_while_nothing_comes_and_quickens_at_once():
+    nothing, something, rest = (
+        FeedRows([], 5, False, 5),
+        FeedRows([], 9, False, 9),
+        FeedRows([], 7, True, 9),
+    )
+    pace = Pace()
+
+    pauses = [pace.pause(nothing, 5) for _ in range(30)]
+
+    assert pauses[0] == SHORTEST_PAUSE
+    assert all(one <= other for one, other in pairwise(pauses))
+    assert pauses[-1] == LONGEST_PAUSE
+    assert pace.pause(rest, 5) == 0
+    assert pace.pause(something, 7) == SHORTEST_PAUSE
+
+
+# Async twins.
+
+
+@COMMITS
+def test_the_async_twins_answer_the_same():
+    Account.logs.create(Opened("ada"), Deposited(5))
+
+    async def ask():
+        feed = Feed()
+        page = await feed.aread(limit=1)
+        rest = []
+        async for record in feed.afollow(after=page.next_after, stop=lambda: len(rest) == 1):
+            rest.append(record)
+        return [*page, *rest], await feed.asettled(), await feed.aholding_back()
+
+    records, settled, holders = async_to_sync(ask)()
+
+    assert records == list(Feed().read())
+    assert (settled, holders) == (Feed().settled(), [])
+
+
+@pytest.mark.parametrize("name", ["read", "settled", "follow", "holding_back"])
+def test_an_async_twin_has_the_same_parameters(name):
+    twin = inspect.signature(getattr(Feed, f"a{name}"))
+
+    assert twin.parameters == inspect.signature(getattr(Feed, name)).parameters
+
+
+# Refusals.
+
+
+@pytest.mark.postgresql
+@COMMITS
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_on_a_snapshot_is_refused_and_stays_usable(level):
+    Account.logs.create(Opened("ada"))
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        for ask in (Feed().read, Feed().settled, Feed().follow().__next__):
+            with pytest.raises(FeedUnavailable) as caught:
+                ask()
+            assert (caught.value.reason, caught.value.using) == ("isolation", "default")
+        assert Event.objects.count() == 1
+
+
+@pytest.mark.postgresql
+@COMMITS
+def test_a_transaction_that_django_does_not_know_of_is_refused_as_well():
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        try:
+            with pytest.raises(FeedUnavailable, match="READ COMMITTED"):
+                Feed().read()
+        finally:
+            cursor.execute("ROLLBACK")
+
+
+@pytest.mark.postgresql
+@COMMITS
+def test_where_snapshots_are_the_default_reading_outside_of_transactions_is_right():
+    Account.logs.create(Opened("ada"))
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+        try:
+            assert events(Feed().read()) == [Opened("ada")]
+            with transaction.atomic(), pytest.raises(FeedUnavailable):
+                Feed().read()
+        finally:
+            cursor.execute("RESET default_transaction_isolation")
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("tampering", "reason"),
+    [
+        ("ALTER TABLE eventlogs_event ALTER position SET CACHE 10", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position SET CYCLE", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position SET MINVALUE 0", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position SET INCREMENT -1 SET MINVALUE 1", "sequence"),
+        ("ALTER TABLE eventlogs_event ALTER position DROP IDENTITY", "sequence"),
+        (
+            "CREATE TABLE pg_dist_partition AS SELECT 'eventlogs_event'::regclass AS logicalrelid",
+            "distributed",
+        ),
+        ("CREATE FUNCTION yb_servers() RETURNS integer LANGUAGE sql AS 'SELECT 3'", "distributed"),
+        ("ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_fence", "fence"),
+        ("ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence", "fence"),
+        ("DROP TRIGGER eventlogs_event_fence ON eventlogs_event", "fence"),
+    ],
+)
+def test_a_feed_that_could_skip_events_is_refused(db, tampering, reason):
+    Account.logs.create(Opened("ada"))
+    feed_source_for.cache_clear()  # it asks a server once what it is
+    with connection.cursor() as cursor:
+        cursor.execute(tampering)
+
+    with pytest.raises(FeedUnavailable) as caught:
+        Feed().read()
+
+    assert caught.value.reason == reason
+    assert Event.objects.count() == 1  # the caller's transaction is usable
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("version", "is_refused"),
+    [
+        ("PostgreSQL 11.2-YB-2.20.1.0-b0 on x86_64-pc-linux-gnu", True),
+        ("CockroachDB CCL v23.2.4 (x86_64-pc-linux-gnu, built 2024/04/08)", True),
+        ("PostgreSQL 12.12 (Greenplum Database 7.1.0 build commit:e7c2b1f)", True),
+        ("EnterpriseDB 15.4 on x86_64-pc-linux-gnu", False),
+    ],
+)
+def test_a_server_that_says_it_is_many_is_refused(db, version, is_refused):
+    Account.logs.create(Opened("ada"))
+    feed_source_for.cache_clear()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE SCHEMA lookalike; CREATE FUNCTION lookalike.version() RETURNS text"
+            f" LANGUAGE sql AS $$ SELECT '{version}' $$;"
+            f" SET LOCAL search_path = lookalike, public, pg_catalog"
+        )
+
+    if is_refused:
+        for ask in (Feed().read, Feed().settled, Feed().holding_back):
+            with pytest.raises(FeedUnavailable) as caught:
+                ask()
+            assert caught.value.reason == "distributed"
+    else:
+        assert events(Feed().read()) == [Opened("ada")]
+
+
+@pytest.mark.postgresql
+def test_citus_does_not_matter_where_other_tables_are_distributed(db):
+    Account.logs.create(Opened("ada"))
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE other (n integer)")
+        cursor.execute("CREATE TABLE pg_dist_partition AS SELECT 'other'::regclass AS logicalrelid")
+
+    assert events(Feed().read()) == [Opened("ada")]
+
+
+@pytest.mark.postgresql
+def test_a_sequence_that_takes_larger_steps_is_right(db):
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE eventlogs_event ALTER position SET INCREMENT 10")
+    Account.logs.create(Opened("ada"), Deposited(1))
+
+    assert events(Feed().read()) == [Opened("ada"), Deposited(1)]
+
+
+def test_a_position_that_was_never_given_out_is_refused(deposits):
+    with pytest.raises(FeedUnavailable) as caught:
+        Feed().read(after=deposits[-1].position + 1)
+
+    assert caught.value.reason == "ahead"
+
+
+def test_a_database_of_another_vendor_is_refused(monkeypatch):
+    monkeypatch.setattr(connection, "vendor", "mysql")
+    feed_source_for.cache_clear()  # a refusal is not kept
+
+    with pytest.raises(FeedUnavailable) as caught:
+        Feed().settled()
+
+    assert caught.value.reason == "database"
+
+
+@pytest.mark.postgresql
+def test_a_sequence_with_another_name_is_found(second_database):
+    with connections[second_database].cursor() as cursor:
+        cursor.execute('ALTER SEQUENCE eventlogs_event_position_seq RENAME TO "the positions"')
+        cursor.execute("DROP TRIGGER eventlogs_event_fence ON eventlogs_event")
+    for arguments in (("0002", True), ("0003", False)):
+        call_command(
+            "migrate",
+            "eventlogs",
+            arguments[0],
+            fake=arguments[1],
+            database=second_database,
+            verbosity=0,
+        )
+    LogManager(Account, using=second_database).create(Opened("ada"))
+
+    assert events(Feed(second_database).read()) == [Opened("ada")]
+    assert Feed(second_database).holding_back() == []

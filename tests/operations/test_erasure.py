@@ -1,0 +1,331 @@
+"""Erasure as docs/storage.md says: afterwards no table and no cache holds the text any more."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from django.core.cache import caches as django_caches
+from django.db import connection, models
+
+import eventlogs
+from eventlogs import (
+    LogIdField,
+    LogManager,
+    LogNotFound,
+    Projection,
+    ReductionProjection,
+    handles,
+    projection,
+)
+from eventlogs.caches import backends
+from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
+from eventlogs.operations.erasure import forget_copies
+from eventlogs.projections import rebuild, shadow_tables
+from eventlogs.reductions.snapshots import Waypoints
+from eventlogs.reductions.timeline import beginning
+from eventlogs.stores import store_for
+from tests.accounts import Account, Deposited, Noted, Opened
+from tests.projections.tables import Known, made
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SECRET = "Countess-of-Lovelace"
+DOC = Path(eventlogs.__file__).parent.parent / "docs" / "storage.md"
+THE_UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+class Row(models.Model):
+    log_id = LogIdField(primary_key=True)
+    owner = models.CharField(max_length=50, default="")
+
+    class Meta:
+        app_label = "tests_of_erasure"
+
+    def __str__(self):
+        return self.owner
+
+
+class InlineRow(models.Model):
+    log_id = LogIdField(primary_key=True)
+    owner = models.CharField(max_length=50, default="")
+
+    class Meta:
+        app_label = "tests_of_erasure"
+
+    def __str__(self):
+        return self.owner
+
+
+class Reduced(models.Model):
+    log_id = LogIdField(primary_key=True)
+    owner = models.CharField(max_length=50, default="")
+
+    class Meta:
+        app_label = "tests_of_erasure"
+
+    def __str__(self):
+        return self.owner
+
+
+class ByOwner(models.Model):
+    owner = models.CharField(max_length=50, primary_key=True)
+
+    class Meta:
+        app_label = "tests_of_erasure"
+
+    def __str__(self):
+        return self.owner
+
+
+class Owners(Projection):
+    log_types = ["account"]
+    max_attempts = 1
+
+    @handles(Opened)
+    def opened(self, row, record):
+        row.owner = record.event.owner
+
+    @handles(Noted)
+    def noted(self, row, record):
+        raise ValueError(f"{row.owner} noted something")
+
+
+@projection("erased-owners")
+class AsyncOwners(Owners):
+    model = Row
+
+
+@projection("erased-inline")
+class InlineOwners(Projection):
+    log_types = ["account"]
+    model = InlineRow
+    mode = Projection.INLINE
+    opened = Owners.opened
+
+
+@projection("erased-reduced")
+class ReducedOwners(ReductionProjection):
+    aggregate = Account
+    model = Reduced
+
+
+@projection("erased-shared")
+class SharedOwners(Projection):
+    log_types = ["account"]
+    model = ByOwner
+
+    def key(self, record):
+        return record.event.owner
+
+    @handles(Opened)
+    def opened(self, row, record):
+        pass
+
+
+EACH = (AsyncOwners, InlineOwners, ReducedOwners)
+KNOWN = Known(*EACH, SharedOwners)
+MODELS = (Row, InlineRow, Reduced, ByOwner)
+
+
+@pytest.fixture(autouse=True)
+def _tables(transactional_db):
+    with made(*MODELS):
+        yield
+
+
+@pytest.fixture(params=["default", pytest.param("redis", marks=pytest.mark.postgresql)])
+def accounts(request, settings):
+    """The logs of accounts, with reductions in a cache."""
+    settings.EVENTLOGS = {
+        "CACHE": request.param,
+        "REFRESHER": "eventlogs.refreshers.ImmediateRefresher",
+    }
+    django_caches[request.param].clear()
+    yield LogManager(Account, cache=request.param)
+    django_caches[request.param].clear()
+
+
+def statements(heading):
+    """Return the SQL that the page gives under a heading, for this database."""
+    page = DOC.read_text().partition("## Erasure")[2].partition("## Backups")[0]
+    _, _, rest = page.partition(heading)
+    [block] = re.findall(r"```sql\n(.*?)```", rest, re.DOTALL)[:1]
+    for each in block.split(";"):
+        statement = each.strip()
+        if statement in ("", "BEGIN", "COMMIT"):
+            continue
+        if connection.vendor == "sqlite":
+            if statement.startswith("ALTER TABLE"):
+                continue
+            statement = statement.replace(
+                """jsonb_set(data, '{owner}', '"erased"')""", "json_set(data, '$.owner', 'erased')"
+            )
+        yield statement
+
+
+def change(heading, log_id):
+    """Do what the page says."""
+    uuid = log_id.uuid.hex if connection.vendor == "sqlite" else str(log_id.uuid)
+    with connection.cursor() as cursor:
+        for statement in statements(heading):
+            cursor.execute(statement.replace(THE_UUID, uuid).replace("%", "%%"))
+
+
+def places(cache="default"):
+    """Return where the text is: tables, and entries of the cache."""
+    found = []
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f'SELECT * FROM "{table}"')
+            for row in cursor.fetchall():
+                if any(SECRET in _text(value) for value in row):
+                    found.append(table)
+    backend = django_caches[cache]
+    if hasattr(backend, "_cache") and isinstance(backend._cache, dict):
+        values = list(backend._cache.values())
+    else:
+        client = backend.client.get_client(write=False)
+        values = client.mget([*client.scan_iter(match="*eventlogs.reduction*"), "x"])
+    return sorted({*found, *(["cache"] if any(SECRET in _text(v) for v in values) else [])})
+
+
+def _text(value):
+    if isinstance(value, memoryview):
+        value = bytes(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def fill(accounts):
+    """Create a log whose owner is in every place that there is, and one that stays."""
+    with KNOWN.declared():
+        state = accounts.create(
+            Opened(SECRET), metadata={"user": SECRET}, idempotency_key=f"open-{SECRET}"
+        )
+        kept = accounts.create(Opened("Mary"))
+        for each in (*EACH, SharedOwners):
+            each.catch_up()
+    accounts.append(state, Noted("x"))
+    AsyncOwners.catch_up()  # fails, and its error's text shows the owner
+    AsyncOwners.retry(state.log_id, by="grace")
+    many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
+    ReducedOwners.catch_up()
+    accounts.reduce(state.log_id)
+    ways = Waypoints(Account, "default")
+    ways.walk(beginning(Account, state.log_id), store_for("default"), version=1_100)
+    return many.log_id, kept.log_id
+
+
+def test_a_log_that_is_erased_is_nowhere(accounts, settings):
+    cache = settings.EVENTLOGS["CACHE"]
+    log_id, kept = fill(accounts)
+    assert {"cache", Row._meta.db_table, ParkedEvent._meta.db_table} <= set(places(cache))
+
+    with KNOWN.declared():
+        change("**Erase a log**", log_id)
+        done = forget_copies(log_id)
+        assert done.rows == ("erased-inline", "erased-owners", "erased-reduced")
+        assert done.to_rebuild == ("erased-shared",)
+        assert done.entries >= 1
+        SharedOwners.rebuild(restart=True)
+
+        assert places(cache) == []
+        done_by = ProjectionAction.objects.filter(by="grace").values_list("action", "log_id")
+        assert list(done_by) == [("retried", None)]
+        assert not ProjectionAction.objects.filter(log_id=log_id).exists()
+        assert [Row.objects.get().log_id, Reduced.objects.get().log_id] == [kept, kept]
+        assert forget_copies(str(log_id)).entries == 0
+    with pytest.raises(LogNotFound):
+        accounts.reduce(log_id)
+    assert backends.forget(kept) >= 0
+
+
+def test_an_event_that_is_redacted_is_nowhere_and_its_log_goes_on(accounts, settings):
+    cache = settings.EVENTLOGS["CACHE"]
+    log_id, _ = fill(accounts)
+
+    with KNOWN.declared():
+        change("**Redact an event.**", log_id)
+        change_key(log_id)
+        done = forget_copies(log_id)
+        SharedOwners.rebuild(restart=True)
+
+        assert done.to_rebuild == ("erased-shared",)
+        assert places(cache) == []
+        assert {model.objects.get(pk=log_id).owner for model in (Row, InlineRow, Reduced)} == {
+            "erased"
+        }
+        assert [each.details for each in ParkedEvent.objects.all()] == [""]
+    assert accounts.reduce(log_id).aggregate.owner == "erased"
+
+
+def change_key(log_id):
+    """Delete a key, with the trigger disabled, as the statements around it on the page do."""
+    if connection.vendor == "sqlite":
+        change("Where the idempotency key", log_id)
+        return
+    with connection.cursor() as cursor:
+        trigger = "TRIGGER eventlogs_event_refuse_change"
+        cursor.execute(f"ALTER TABLE eventlogs_event DISABLE {trigger}")
+        change("Where the idempotency key", log_id)
+        cursor.execute(f"ALTER TABLE eventlogs_event ENABLE ALWAYS {trigger}")
+
+
+def test_without_the_third_step_the_text_stays(accounts, settings):
+    log_id, _ = fill(accounts)
+
+    change("**Erase a log**", log_id)
+
+    assert {"cache", Row._meta.db_table} <= set(places(settings.EVENTLOGS["CACHE"]))
+
+
+def test_the_row_of_an_erased_log_can_be_removed_from_code(accounts):
+    with KNOWN.declared("erased-owners", "erased-inline"):
+        one, two = (accounts.create(Opened(SECRET)).log_id for _ in range(2))
+        AsyncOwners.catch_up()
+        change("**Erase a log**", one)
+        change("**Erase a log**", two)
+
+        for each in (AsyncOwners, InlineOwners):
+            assert each.rebuild(one) == 0
+            with pytest.raises(LogNotFound):
+                each.rebuild(one)
+            assert each.model.objects.get().log_id == two
+            assert each.verify(repair=True).differences[0].is_repaired
+            assert not each.model.objects.exists()
+
+
+def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
+    with KNOWN.declared("erased-owners"):
+        accounts.create(Opened("Mary"))
+        state = accounts.create(Opened(SECRET))
+        AsyncOwners.catch_up()
+        steps = rebuild.steps(AsyncOwners)
+        next(steps)
+        steps.close()
+        assert shadow_tables.exists(Row, "default")
+
+        change("**Erase a log**", state.log_id)
+        assert forget_copies(state.log_id).to_rebuild == ()
+
+        assert places() == []
+        assert not shadow_tables.exists(Row, "default")
+        assert not Checkpoint.objects.filter(is_rebuild=True).exists()
+        assert AsyncOwners.rebuild() == 1
+
+
+def test_a_rebuild_that_is_under_way_is_left_alone_and_named(accounts):
+    with KNOWN.declared("erased-owners"):
+        state = accounts.create(Opened(SECRET))
+        AsyncOwners.catch_up()
+        steps = rebuild.steps(AsyncOwners)
+        next(steps)
+
+        change("**Erase a log**", state.log_id)
+        assert forget_copies(state.log_id).to_rebuild == ("erased-owners",)
+
+        steps.close()
+        AsyncOwners.rebuild(restart=True)
+        assert places() == []
+    assert ProjectionState.objects.get(name="erased-owners").rebuild_version is None

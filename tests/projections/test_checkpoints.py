@@ -1,0 +1,337 @@
+"""Leases: one worker at a time moves a checkpoint, and who lost it moves nothing."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from django.db import Error, connection, connections, transaction
+from django.utils import timezone
+
+from eventlogs import LogId
+from eventlogs.exceptions import ProjectionUnavailable
+from eventlogs.feed.sources import partition_of
+from eventlogs.models import Checkpoint
+from eventlogs.projections import checkpoints
+from eventlogs.projections.checkpoints import LeaseLost
+from tests.projections.crashes import killed_in
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NAME = "leased"
+
+
+@pytest.fixture(autouse=True)
+def _partitions():
+    checkpoints.ensure(NAME, using="default", version=1, mode="async", partitions=2)
+
+
+def acquire(owner="ada:1:x", number=0, seconds=30.0, **options):
+    return checkpoints.acquire(
+        NAME, number, using="default", owner=owner, seconds=seconds, **options
+    )
+
+
+def checkpoint(number=0):
+    return Checkpoint.objects.get(projection=NAME, partition=number)
+
+
+def test_each_lease_has_a_higher_token():
+    tokens = []
+    for owner in ["ada:1:x", "bob:1:x", "ada:1:x"]:
+        lease = acquire(owner)
+        tokens.append(lease.token)
+        checkpoints.release(lease)
+
+    assert tokens == [1, 2, 3]
+
+
+def test_a_live_lease_is_not_taken_over():
+    assert acquire("ada:1:x")
+    assert acquire("bob:1:x") is None
+    assert acquire("bob:1:x", number=1)
+
+
+def test_a_worker_takes_its_own_lease_again_and_is_told_that_it_did_not_give_it_back():
+    first = acquire()
+    again = acquire()
+
+    assert (first.was_abandoned, again.was_abandoned) == (False, True)
+    with pytest.raises(LeaseLost), transaction.atomic():
+        checkpoints.move(first, 5)
+
+
+def test_a_lease_that_has_run_out_is_taken_over():
+    acquire("ada:1:x", seconds=0.05)
+    time.sleep(0.1)
+
+    taken = acquire("bob:1:x")
+
+    assert (taken.token, taken.was_abandoned) == (2, True)
+
+
+def test_the_lease_of_a_process_that_is_dead_is_taken_over_at_once():
+    assert killed_in(lambda: acquire(checkpoints.new_owner()) and os.kill(os.getpid(), 9))
+    assert checkpoint().owner
+
+    assert acquire("bob:1:x").was_abandoned
+
+
+def test_the_lease_of_a_process_of_another_machine_is_not_known_to_be_dead():
+    assert not checkpoints.is_dead(f"elsewhere:{2**22 + 1}:x")
+    assert checkpoints.is_dead(f"{checkpoints.HOST}:{2**22 + 1}:x")
+    assert not checkpoints.is_dead(checkpoints.new_owner())
+    for owner in ["", "x", "a:b", f"{checkpoints.HOST}:not a number:x", f"{checkpoints.HOST}:1:x"]:
+        assert not checkpoints.is_dead(owner)
+
+
+def test_processes_whose_ids_mean_something_else_have_another_host(monkeypatch):
+    """As in containers that share the name of their machine, and nothing else."""
+    owner = checkpoints.new_owner()
+    monkeypatch.setattr(checkpoints.Path, "readlink", lambda path: "pid:[1]")
+    monkeypatch.setattr(checkpoints, "HOST", checkpoints._host())
+
+    assert not checkpoints.is_dead(owner.replace(str(os.getpid()), str(2**22 + 1)))
+    assert len(f"{'x' * 50}.12345678:{2**22}:12345678") <= 100
+
+
+def test_a_lease_that_is_given_back_is_free_and_not_abandoned():
+    checkpoints.release(acquire("ada:1:x"), 7)
+
+    taken = acquire("bob:1:x")
+
+    assert (taken.position, taken.was_abandoned) == (7, False)
+
+
+def test_a_lease_that_is_abandoned_is_free_at_once_and_known_to_be():
+    checkpoints.abandon(acquire("ada:1:x"))
+
+    assert acquire("bob:1:x").was_abandoned
+
+
+def test_giving_back_never_lowers_the_position():
+    lease = acquire()
+    with checkpoints.fenced(lease, 9) as moved:
+        pass
+    checkpoints.release(moved, 4)
+
+    assert checkpoint().position == 9
+
+
+def test_a_lease_whose_transaction_was_taken_back_is_given_back_where_it_stands():
+    lease = acquire()
+    with pytest.raises(ZeroDivisionError), checkpoints.fenced(lease, 9) as moved:
+        raise ZeroDivisionError
+
+    checkpoints.release(moved, 12)
+
+    assert (checkpoint().position, checkpoint().owner) == (0, "")
+
+
+def test_who_has_lost_the_lease_gives_nothing_back():
+    lost = acquire("ada:1:x")
+    checkpoints.abandon(lost)
+    acquire("bob:1:x")
+
+    checkpoints.release(lost, 9)
+    checkpoints.abandon(lost)
+
+    assert (checkpoint().owner, checkpoint().position) == ("bob:1:x", 0)
+    assert checkpoint().leased_until is not None
+
+
+@pytest.mark.parametrize("wrong", [{"token": 0}, {"token": 2}, {"position": 5}, {"pk": 0}])
+def test_with_a_token_or_position_that_is_not_the_stored_one_nothing_moves(wrong):
+    lease = acquire()
+
+    with pytest.raises(LeaseLost), checkpoints.fenced(replace(lease, **wrong), 9):
+        pytest.fail("not reached")
+
+    assert checkpoint().position == 0
+    with checkpoints.fenced(lease, 9):
+        pass
+    assert checkpoint().position == 9
+
+
+def test_moving_renews_the_lease_and_what_is_moved_holds_only_with_the_transaction():
+    lease = acquire(seconds=0.3)
+    assert not lease.is_half_over
+    time.sleep(0.2)
+    assert lease.is_half_over
+
+    with checkpoints.fenced(lease, 3, applied=7) as moved:
+        assert not moved.is_half_over
+    time.sleep(0.15)
+
+    assert acquire("bob:1:x") is None
+    assert (checkpoint().position, checkpoint().applied) == (3, 7)
+
+
+@pytest.mark.postgresql
+def test_a_row_that_is_locked_is_not_waited_for(elsewhere):
+    with transaction.atomic():
+        Checkpoint.objects.select_for_update().get(projection=NAME, partition=0)
+        begun = time.monotonic()
+
+        assert elsewhere(acquire) is None
+        assert elsewhere(lambda: acquire(number=1)) is not None
+
+    assert time.monotonic() - begun < 2
+    assert acquire() is not None
+
+
+def test_workers_that_race_for_a_partition_leave_it_to_one(race):
+    answers = race(*[lambda: acquire(checkpoints.new_owner())] * 8)
+
+    assert [each for each in answers if isinstance(each, Exception)] == []
+    assert len([each for each in answers if each]) == 1
+
+
+def test_who_is_first_makes_the_checkpoints_and_asks_where_to_begin(race):
+    def begin():
+        return checkpoints.ensure(
+            "raced", using="default", version=1, mode="async", partitions=3, start=lambda: 5
+        ).name
+
+    assert race(*[begin] * 4) == ["raced"] * 4
+    assert checkpoints.positions("raced", "default") == {0: 5, 1: 5, 2: 5}
+    assert checkpoints.position("raced", "default") == 5
+    checkpoints.ensure("raced", using="default", version=1, mode="async", partitions=9, start=fail)
+
+
+def fail():
+    pytest.fail("asked")
+
+
+def test_a_projection_that_has_never_run_is_at_the_beginning():
+    assert checkpoints.position("unknown", "default") == 0
+    assert checkpoints.state_of("unknown", "default") is None
+
+
+# Dividing anew
+
+
+def repartition(partitions, owner="ada:1:x"):
+    return checkpoints.repartition(NAME, partitions, using="default", owner=owner)
+
+
+def test_dividing_anew_keeps_the_position_and_the_count_and_raises_the_tokens():
+    for number in (0, 1):
+        lease = acquire(number=number)
+        with checkpoints.fenced(lease, 9, applied=4):
+            pass
+
+    assert repartition(5)
+
+    assert checkpoints.positions(NAME, "default") == dict.fromkeys(range(5), 9)
+    assert checkpoints.state_of(NAME, "default").partitions == 5
+    found = Checkpoint.objects.filter(projection=NAME)
+    assert sum(found.values_list("applied", flat=True)) == 8
+    assert set(found.values_list("token", "owner", "partitions")) == {(2, "", 5)}
+    with pytest.raises(LeaseLost), checkpoints.fenced(lease, 12):
+        pass
+
+
+def test_while_positions_differ_nothing_is_divided():
+    with checkpoints.fenced(acquire(), 9):
+        pass
+
+    assert not repartition(5)
+    assert checkpoints.state_of(NAME, "default").partitions == 2
+
+
+def test_while_another_worker_is_at_it_nothing_is_divided():
+    acquire("bob:1:x", number=1)
+
+    assert not repartition(5)
+    assert repartition(5, owner="bob:1:x")
+
+
+def test_to_become_inline_takes_all_leases_away():
+    lease = acquire()
+
+    checkpoints.become_inline(NAME, using="default")
+
+    assert checkpoints.state_of(NAME, "default").mode == "inline"
+    with pytest.raises(LeaseLost), checkpoints.fenced(lease, 9):
+        pass
+
+
+# Beside a worker
+
+
+def log_of(number, of):
+    while True:
+        log_id = LogId.new("account")
+        if partition_of(log_id.uuid, of) == number:
+            return log_id
+
+
+@pytest.mark.postgresql
+def test_who_changes_rows_beside_a_worker_locks_the_partition_of_the_log(elsewhere):
+    with checkpoints.locked(NAME, log_of(1, 2), using="default") as row:
+        assert row.partition == 1
+        assert elsewhere(lambda: acquire(number=1)) is None
+        assert elsewhere(acquire) is not None
+
+
+@pytest.mark.postgresql
+def test_checkpoints_that_are_replaced_while_it_is_waited_for_are_found(elsewhere):
+    """As a rebuild does it: the old row is deleted, another one takes its place."""
+    Checkpoint.objects.bulk_create(
+        [
+            Checkpoint(projection=NAME, is_rebuild=True, partition=number, partitions=2, position=7)
+            for number in (0, 1)
+        ]
+    )
+    found = []
+
+    def lock():
+        with checkpoints.locked(NAME, log_of(0, 2), using="default") as row:
+            found.append(row.position)
+        connections.close_all()
+
+    other = threading.Thread(target=lock)
+    with transaction.atomic():
+        Checkpoint.objects.filter(projection=NAME, is_rebuild=False).delete()
+        other.start()
+        time.sleep(0.3)
+        Checkpoint.objects.filter(projection=NAME).update(is_rebuild=False)
+    other.join()
+
+    assert found == [7]
+
+
+def test_checkpoints_that_are_not_there_are_not_waited_for_for_ever():
+    Checkpoint.objects.filter(projection=NAME).delete()
+
+    with (
+        pytest.raises(ProjectionUnavailable, match="another process"),
+        checkpoints.locked(NAME, log_of(0, 2), using="default"),
+    ):
+        pytest.fail("not reached")
+
+
+@pytest.mark.postgresql
+def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server():
+    lease = acquire(seconds=0.2)
+    with (
+        pytest.raises(Error, match="idle-in-transaction"),
+        checkpoints.fenced(lease, 9),
+    ):
+        time.sleep(0.6)
+        Checkpoint.objects.count()
+    connection.close()
+
+    assert checkpoint().position == 0
+
+
+def test_a_lease_is_live_while_it_has_not_run_out_and_its_owner_is_not_dead():
+    acquire("ada:1:x")
+    assert checkpoints.is_live(checkpoint(), using="default")
+    Checkpoint.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
+    assert not checkpoints.is_live(checkpoint(), using="default")

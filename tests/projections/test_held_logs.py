@@ -1,0 +1,285 @@
+"""Parking: attempts are counted before they are made, and an event waits for its time."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from eventlogs import LogId
+from eventlogs.models import ParkedEvent, SkippedEvent
+from eventlogs.projections import held_logs as module
+from eventlogs.projections.held_logs import IN_FLIGHT, MAX_DETAILS, Parking
+
+pytestmark = pytest.mark.django_db
+
+
+def row(log_id=None, index=3, position=7):
+    log_id = log_id or LogId.new("account")
+    return (log_id.log_type, log_id.uuid, index, position, "account.noted", 1, "{}", "{}", None, 0)
+
+
+def parking(**options):
+    options = {"is_rebuild": False, "max_attempts": 3, "backoff": 10.0, **options}
+    return Parking("each", "default", **options)
+
+
+def wait_over(waiting):
+    ParkedEvent.objects.filter(pk=waiting.pk).update(retry_at=timezone.now() - timedelta(days=1))
+    waiting.refresh_from_db()
+
+
+def test_an_attempt_is_counted_before_it_is_made():
+    each = parking()
+    log_id = LogId.new("account")
+
+    waiting = each.hold(row(log_id))
+
+    waiting.refresh_from_db()
+    assert (waiting.attempts, waiting.error, waiting.is_parked) == (1, IN_FLIGHT, False)
+    assert each.held() == {log_id}
+    assert each.due(99) == []
+
+
+def test_an_event_is_due_when_its_time_has_come_and_the_checkpoint_has():
+    each = parking()
+    waiting = each.hold(row(position=7))
+    wait_over(waiting)
+
+    assert each.due(6) == []
+    assert each.due(7) == [(waiting.pk, waiting.log_id)]
+    assert each.begin(waiting)
+    waiting.refresh_from_db()
+    assert (waiting.attempts, waiting.error) == (2, IN_FLIGHT)
+    assert each.due(7) == []
+
+
+def test_what_is_due_longest_comes_first():
+    each = parking()
+    events = [each.hold(row()) for _ in range(3)]
+    for number, waiting in enumerate(events):
+        waiting.retry_at = timezone.now() - timedelta(days=3 - number)
+        waiting.save()
+    assert [pk for pk, _ in each.due(7)] == [waiting.pk for waiting in events]
+
+
+def test_after_the_last_attempt_it_is_parked():
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+    for _ in range(2):
+        each.failed(waiting, ValueError("secret"), failing)
+        assert not waiting.is_parked
+        assert each.begin(waiting)
+    each.failed(waiting, ValueError("secret"), failing)
+
+    waiting.refresh_from_db()
+    assert (waiting.is_parked, waiting.attempts, waiting.error) == (True, 3, "ValueError")
+    assert "secret" in waiting.details
+
+
+def test_one_whose_attempts_ended_in_crashes_is_parked_without_another_one():
+    each = parking(max_attempts=1)
+    waiting = each.hold(row())
+
+    assert not each.begin(waiting)
+    assert waiting.is_parked
+
+
+def test_a_log_is_held_by_one_event_in_a_projection_and_its_rebuild_apart():
+    log_id = LogId.new("account")
+    live, rebuild = parking(), parking(is_rebuild=True)
+    live.hold(row(log_id))
+
+    assert rebuild.held() == set()
+    rebuild.hold(row(log_id))
+    assert rebuild.held() == live.held() == {log_id}
+
+
+def test_an_event_that_is_applied_makes_way_for_the_one_behind_it():
+    each = parking()
+    log_id = LogId.new("account")
+    waiting = each.hold(row(log_id, index=3, position=7))
+
+    each.release(waiting, row(log_id, index=4, position=9))
+    waiting.refresh_from_db()
+    assert (waiting.index, waiting.position, waiting.attempts, waiting.error) == (4, 9, 0, "")
+    assert [pk for pk, _ in each.due(9)] == [waiting.pk]
+
+    each.release(waiting, None)
+    assert each.held() == set()
+
+
+def test_what_somebody_has_skipped_meanwhile_does_not_come_back():
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+    other = ParkedEvent.objects.get(pk=waiting.pk)
+    each.skip(other, None)
+
+    assert not each.is_held_by(waiting)
+    each.failed(waiting, ValueError(), failing)
+
+    assert not ParkedEvent.objects.exists()
+    assert each.skipped(7, 7) == {7}
+    assert each.skipped(8, 99) == set()
+    each.skip(other, None)  # twice is once
+    assert SkippedEvent.objects.count() == 1
+
+
+def test_to_try_again_gives_all_attempts_back():
+    each = parking(max_attempts=1)
+    failing = row()
+    waiting = each.hold(failing)
+    each.hold(row())
+    each.failed(waiting, ValueError(), failing)
+
+    assert each.try_again(LogId.new("account")) == 0
+    assert each.try_again(waiting.log_id) == 1
+    waiting.refresh_from_db()
+    assert (waiting.attempts, waiting.is_parked) == (0, False)
+    assert each.try_again() == 2
+
+
+def test_no_wait_is_longer_than_five_minutes():
+    each = parking(backoff=10.0)
+    assert each._delay(1) == timedelta(seconds=10)
+    assert each._delay(3) == timedelta(seconds=40)
+    assert each._delay(5_000) == timedelta(seconds=module.LONGEST_WAIT)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "error", [Unspeakable(), ValueError("\ud800"), ValueError("a\0b"), ValueError("x" * 99_999)]
+)
+def test_whatever_an_error_says_it_can_be_stored(error):
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+
+    each.failed(waiting, error, failing)
+
+    waiting.refresh_from_db()
+    assert 0 < len(waiting.details) <= MAX_DETAILS
+
+
+def test_one_that_is_tried_again_during_its_last_attempt_is_not_parked():
+    """Somebody has mended the cause while the attempt was under way that was to be the last."""
+    each = parking(max_attempts=1)
+    failing = row()
+    waiting = each.hold(failing)
+    assert each.try_again(waiting.log_id) == 1
+    each.failed(waiting, ValueError(), failing)
+
+    waiting.refresh_from_db()
+    assert (waiting.attempts, waiting.is_parked) == (0, False)
+    assert [pk for pk, _ in each.due(7)] == [waiting.pk]
+
+
+def test_one_that_is_tried_again_as_it_is_to_be_parked_is_not():
+    each = parking(max_attempts=1)
+    waiting = each.hold(row())
+    each.try_again()
+
+    assert not each.begin(waiting)
+    waiting.refresh_from_db()
+    assert not waiting.is_parked
+    assert each.begin(waiting)
+
+
+def test_attempts_are_counted_on_top_of_what_is_counted_by_now():
+    each = parking()
+    waiting = each.hold(row())
+    other = ParkedEvent.objects.get(pk=waiting.pk)
+    each.begin(other)
+    each.try_again()
+
+    assert each.begin(waiting)
+    assert waiting.attempts == 1
+
+
+def test_what_somebody_has_skipped_is_not_begun():
+    each = parking()
+    waiting = each.hold(row())
+    each.skip(ParkedEvent.objects.get(pk=waiting.pk), None)
+
+    assert not each.begin(waiting)
+
+
+class TakesNoNought(Exception):
+    pass
+
+
+def divide(amount, by):
+    return amount / by
+
+
+class Handlers:
+    def captured(self):
+        return [divide(1, by) for by in (0,)]
+
+    def noted(self):
+        json.loads("no JSON")
+
+    def by_a_lambda(self):
+        return (lambda: 1 / 0)()
+
+    def of_django(self):
+        ParkedEvent.objects.get(pk="no number")
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("captured", "divide"),  # the innermost function of the project
+        ("noted", "noted"),  # and not the function of the standard library
+        ("by_a_lambda", "by_a_lambda"),  # a lambda has no name
+        ("of_django", "of_django"),
+    ],
+)
+def test_a_failure_names_the_function_of_the_project_that_raised_it(handler, expected):
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+
+    try:
+        getattr(Handlers(), handler)()
+    except Exception as error:
+        each.failed(waiting, error, failing)
+
+    waiting.refresh_from_db()
+    assert waiting.handler == expected
+
+
+def test_an_error_without_a_traceback_names_no_function():
+    assert module.handler_of(TakesNoNought()) == ""
+
+
+def test_a_project_that_is_installed_like_a_library_is_named_all_the_same(monkeypatch):
+    monkeypatch.setattr(module, "LIBRARIES", ("/",))
+    try:
+        Handlers().captured()
+    except ZeroDivisionError as error:
+        # The function that was called: which of the further ones is the project's is not known.
+        called = error.with_traceback(error.__traceback__.tb_next)
+        assert module.handler_of(called) == "captured"
+
+
+def test_the_function_is_forgotten_with_the_failure():
+    each = parking()
+    failing = row()
+    waiting = each.hold(failing)
+    try:
+        Handlers().captured()
+    except ZeroDivisionError as error:
+        each.failed(waiting, error, failing)
+
+    each.begin(waiting)
+    waiting.refresh_from_db()
+    assert (waiting.error, waiting.handler) == (IN_FLIGHT, "")

@@ -1,0 +1,538 @@
+"""Running projections: workers share the work, hand it over, and outlive what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from contextlib import nullcontext
+
+import pytest
+from django.db import OperationalError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
+from eventlogs.projections import workers as running
+from eventlogs.projections.workers import Runner, Share, chosen, divided, run
+from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.projections import readmodels
+from tests.projections.readmodels import (
+    Balance,
+    Balances,
+    Letters,
+    Reduced,
+    ReducedBalances,
+    balances,
+    fail_on,
+    replayed,
+    until,
+)
+
+tasks = pytest.importorskip("eventlogs.tasks", exc_type=ImportError)
+
+pytestmark = pytest.mark.usefixtures("tables", "declared")
+
+NAMES = ["balances"]
+
+
+@pytest.fixture
+def runner():
+    """A function that makes runners, which are closed in the end."""
+    made = []
+
+    def make(names=NAMES, **options):
+        made.append(Runner(names, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def some(count=5):
+    return [Account.logs.create(Opened("ada"), Deposited(number)) for number in range(count)]
+
+
+def owners():
+    rows = Checkpoint.objects.filter(projection="balances").order_by("partition")
+    return list(rows.values_list("owner", flat=True))
+
+
+def beat(*runners):
+    """Let them look at who is alive: those that give back first."""
+    for each in (*runners, *runners):
+        each._next_beat = 0
+        each.round()
+
+
+# Once
+
+
+def test_all_that_are_declared_catch_up():
+    states = some()
+
+    assert run() == {
+        "balances": 10,
+        "reduced-balances": 10,
+        "deposits-by-owner": 5,
+        "letters": 5,
+    }
+    assert balances() == balances(Reduced) == replayed(*states)
+
+
+def test_named_ones_catch_up_and_an_unknown_name_is_refused():
+    some()
+    assert run(["letters"]) == {"letters": 5}
+    assert run([]) == {}
+    with pytest.raises(KeyError):
+        run(["unknown"])
+    with pytest.raises(KeyError):
+        Runner(["unknown"])
+    assert set(chosen()) == {"balances", "reduced-balances", "deposits-by-owner", "letters"}
+
+
+def test_those_that_fail_do_not_stop_the_others(monkeypatch):
+    some()
+    run(["balances", "letters"])
+    ProjectionState.objects.filter(name="balances").update(version=2)
+    ProjectionState.objects.filter(name="letters").update(version=2)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run()
+
+    assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]
+    assert len(balances(Reduced)) == 5
+
+
+def test_what_another_worker_has_is_left_to_it(runner):
+    some()
+    other = runner()
+    other.round()
+    some()
+
+    assert run(NAMES) == {"balances": 0}
+
+
+def test_the_task_of_celery_runs_them():
+    some()
+    assert tasks.run_projections(NAMES) == {"balances": 10}
+
+
+# For good
+
+
+def test_a_round_applies_a_batch_of_each_partition(runner, monkeypatch):
+    monkeypatch.setattr(Balances, "batch_size", 3)
+    states = some()
+    each = runner(["balances", "letters"])
+
+    assert each.round()
+    assert sum(balances().values()) < 10
+    while each.round():
+        pass
+
+    assert balances() == replayed(*states)
+    assert len(readmodels.reactions) == 5
+    assert not each.round()
+
+
+def test_it_tells_how_many_events_it_applied(runner, monkeypatch):
+    monkeypatch.setattr(Balances, "batch_size", 4)
+    some()
+    told = []
+    each = runner(["balances", "letters"], tell=told.append)
+    for _ in range(5):
+        each.round()
+
+    assert all(told)
+    assert sum((Counter(each) for each in told), Counter()) == {"balances": 10, "letters": 5}
+
+
+def test_it_runs_until_it_is_told_to_stop_and_gives_its_leases_back():
+    stop = threading.Event()
+    states = some()
+
+    def work():
+        Runner(NAMES, stop=stop).run()
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        until(lambda: balances() == replayed(*states))
+        states += some()
+        until(lambda: balances() == replayed(*states))
+        assert ProjectionWorker.objects.count() == 1
+    finally:
+        stop.set()
+        thread.join(5)
+
+    assert not thread.is_alive()
+    assert owners() == [""]
+    assert not ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
+
+
+def test_events_that_fail_are_tried_again_and_parked(runner):
+    states = some()
+    states[0] = Account.logs.append(states[0], Withdrawn(1))
+    fail_on(Withdrawn)
+    each = runner()
+
+    until(lambda: (each.round(), Balances.parked())[-1])
+    readmodels.reset()
+    Balances.retry()
+    until(lambda: (each.round(), balances() == replayed(*states))[-1])
+
+
+def test_a_value_that_a_column_refuses_does_not_end_it(runner, monkeypatch):
+    states = some()
+
+    def deposited(self, row, record):
+        row.balance = "much" if record.log_id == states[2].log_id else record.event.amount
+
+    monkeypatch.setattr(Balances, "deposited", deposited)
+    each = runner()
+    each.round()
+    assert balances() == {**replayed(*states), states[2].log_id: 0}
+
+
+def test_one_that_cannot_go_on_does_not_stop_the_others(runner, monkeypatch, caplog):
+    states = some()
+
+    def fail(rows, reached):
+        raise LookupError("no such table of rates")
+
+    each = runner(["balances", "reduced-balances"])
+    each.round()
+    for place, advancer in each._advancers.items():
+        if place[0] == "balances":
+            monkeypatch.setattr(advancer, "_advance", fail)
+    states += some()
+    each.round()
+
+    assert balances(Reduced) == replayed(*states)
+    assert "Projection balances cannot go on" in caplog.text
+    beat(each)
+    assert balances() == replayed(*states)
+
+
+def test_two_share_the_partitions_and_hand_over_when_one_stops(runner, monkeypatch):
+    monkeypatch.setattr(Balances, "partitions", 4)
+    one, other = runner(), runner()
+    one.round()
+    assert len(set(owners())) == 1
+
+    beat(one, other)
+    assert sorted(Counter(owners()).values()) == [2, 2]
+    states = some(20)
+    one.round()
+    other.round()
+    assert balances() == replayed(*states)
+    assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+
+    other.close()
+    beat(one)
+    assert Counter(owners()) == {one._owner: 4}
+    states += some()
+    one.round()
+    assert balances() == replayed(*states)
+
+
+def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypatch):
+    monkeypatch.setattr(Balances, "partitions", 4)
+    one = runner()
+    one.round()
+    reading, writing = os.pipe()
+    connections.close_all()
+    child = os.fork()
+    if child == 0:
+        try:
+            other = Runner(NAMES)
+            other.round()
+            os.write(writing, b"x")
+            time.sleep(30)
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(reading, 1) == b"x"
+        beat(one)
+        assert one._owner in owners()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+
+    beat(one)
+    assert Counter(owners()) == {one._owner: 4}
+    states = some()
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
+
+
+def test_the_number_of_partitions_may_change_while_it_runs(runner, monkeypatch):
+    states = some(20)
+    one = runner()
+    one.round()
+    assert len(owners()) == 1
+    monkeypatch.setattr(Balances, "partitions", 4)
+    states += some(20)
+
+    beat(one)
+    beat(one)
+
+    assert Counter(owners()) == {one._owner: 4}
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+
+
+def test_several_workers_step_aside_so_that_one_can_divide_anew(runner, monkeypatch):
+    monkeypatch.setattr(Balances, "partitions", 2)
+    states = some(20)
+    one, other = runner(), runner()
+    beat(one, other)
+    assert len(set(owners())) == 2
+    monkeypatch.setattr(Balances, "partitions", 4)
+    states += some(20)
+
+    monkeypatch.setattr(running, "ASIDE_FOR", 0.0)  # not yet: they go on as before
+    beat(one, other)
+    assert len(owners()) == 2
+    assert len(set(owners())) == 2
+    monkeypatch.setattr(running, "ASIDE_FOR", running.ASIDE_EVERY)
+    beat(one, other)
+    beat(one, other)
+
+    assert len(owners()) == 4
+    assert set(Counter(owners()).values()) == {2}
+    until(lambda: (one.round(), other.round(), balances() == replayed(*states))[-1])
+    assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+
+
+def test_a_rebuild_while_it_runs_takes_its_lease_and_it_takes_a_new_one(runner):
+    states = some()
+    each = runner()
+    each.round()
+    Balances.rebuild()
+    states += some()
+
+    each.round()
+    each.round()
+
+    assert balances() == replayed(*states)
+
+
+def test_what_cannot_run_is_said_once_and_tried_again(runner, caplog):
+    some()
+    run(NAMES)
+    ProjectionState.objects.update(version=2)
+    each = runner()
+    for _ in range(3):
+        beat(each)
+    assert len([record for record in caplog.records if "newer" in record.message]) == 1
+    assert owners() == [""]
+
+    ProjectionState.objects.update(version=1)
+    states = some()
+    beat(each)
+    assert replayed(*states).items() <= balances().items()
+
+
+@pytest.mark.postgresql
+def test_an_error_of_the_database_is_waited_out(monkeypatch, caplog):
+    monkeypatch.setattr(running, "FIRST_WAIT", 0.05)
+    stop, pids = threading.Event(), []
+    expected = replayed(*some())
+
+    def work():
+        each = Runner(NAMES, stop=stop)
+        each.round()
+        pids.append(connection.connection.info.backend_pid)
+        each.run()
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        until(lambda: pids)
+        for _ in range(3):
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            expected.update(replayed(*some(2)))
+            until(lambda: balances() == expected)
+    finally:
+        stop.set()
+        thread.join(5)
+    assert set(Balance.objects.values_list("seen", flat=True)) == {2}
+    assert any("wait for" in record.message for record in caplog.records)
+    assert owners() == [""]
+
+
+def test_an_error_of_the_database_is_not_quoted(runner, monkeypatch, caplog):
+    monkeypatch.setattr(running, "FIRST_WAIT", 0.01)
+    stop = threading.Event()
+    each = runner(stop=stop)
+
+    def fail():
+        stop.set()
+        raise OperationalError("4111")
+
+    monkeypatch.setattr(each, "round", fail)
+    each.run()
+    assert "OperationalError" in caplog.text
+    assert "4111" not in caplog.text
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_stop_that_leaves_a_statement_to_the_server_is_no_error(monkeypatch, caplog, has_begun):
+    stop = threading.Event()
+    expected = replayed(*some())
+
+    def work():
+        each = Runner(NAMES, stop=stop)
+        each.round()
+
+        def leave():  # as psycopg 3.1 does where a signal breaks into its wait
+            with transaction.atomic() if has_begun else nullcontext():
+                connection.ensure_connection()
+                connection.connection.pgconn.send_query(b"SELECT 1")
+                stop.set()
+                raise InterruptedError
+
+        monkeypatch.setattr(each, "round", leave)
+        each.run()
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(20)
+
+    assert not thread.is_alive()
+    assert balances() == expected
+    assert owners() == [""]
+    assert not ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
+    assert "wait for" not in caplog.text
+
+
+# Shares
+
+NAME = st.text("abc", min_size=1, max_size=2)
+SHARES = st.dictionaries(st.text("vwxyz", min_size=1, max_size=3), st.frozensets(NAME), max_size=6)
+
+
+@given(
+    places=st.sets(st.tuples(NAME, st.integers(0, 9))),
+    shares=SHARES.map(lambda found: [Share(*item) for item in found.items()]),
+    data=st.data(),
+)
+def test_partitions_are_divided_the_same_way_by_all(places, shares, data):
+    found = divided(places, shares)
+
+    assert (
+        divided(data.draw(st.permutations(sorted(places))), data.draw(st.permutations(shares)))
+        == found
+    )
+    able = {place for place in places if any(place[0] in each.projections for each in shares)}
+    assert set(found) == able
+    for place, worker in found.items():
+        assert place[0] in dict(shares)[worker]
+
+
+@given(
+    places=st.sets(st.tuples(st.just("a"), st.integers(0, 99))),
+    workers=st.sets(st.text("vwxyz", min_size=1), min_size=1, max_size=6),
+)
+def test_workers_that_run_the_same_get_equally_many(places, workers):
+    dealt = Counter(divided(places, [Share(each, frozenset("a")) for each in workers]).values())
+
+    counts = [dealt[each] for each in workers]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_reactor_runs_beside_projections(runner):
+    some()
+    each = runner([Letters.name, ReducedBalances.name])
+    each.round()
+    assert len(readmodels.reactions) == 5
+    assert len(balances(Reduced)) == 5
+
+
+# Rebuilds that somebody has asked for
+
+
+def test_a_worker_rebuilds_what_is_asked_for_beside_its_other_work(runner):
+    states = some()
+    one = runner()
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    Balance.objects.update(balance=99)
+    Balances.request_rebuild()
+    beat(one)
+
+    until(lambda: (one.round(), ProjectionState.objects.get(name="balances").rebuilt_at)[-1])
+
+    assert balances() == replayed(*states)
+    assert ProjectionState.objects.get(name="balances").rebuild_requested_at is None
+
+
+def test_a_rebuild_that_the_database_refuses_stops_no_worker(runner):
+    states = some()
+    one = runner()
+    until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    with connection.cursor() as cursor:
+        cursor.execute(f'CREATE VIEW "{Balance._meta.db_table}__rebuild" AS SELECT 1')
+    try:
+        Balances.request_rebuild()
+        beat(one)
+        one.round()
+        states += some()
+        until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f'DROP VIEW "{Balance._meta.db_table}__rebuild"')
+
+    state = ProjectionState.objects.get(name="balances")
+    assert state.rebuild_requested_at is None
+    assert state.rebuild_error in ("ProgrammingError", "OperationalError")
+
+
+@pytest.mark.parametrize("by", ["a worker", "Celery"])
+def test_a_rebuild_is_done_where_nothing_else_may_be(runner, by):
+    states = some()
+    Balances.catch_up()
+    Balance.objects.update(balance=99)
+    ProjectionState.objects.filter(name="balances").update(mode="inline")  # until now it was
+    Balances.request_rebuild()
+
+    if by == "Celery":
+        run(["balances"])
+    else:
+        one = runner()
+        until(lambda: (one.round(), ProjectionState.objects.get(name="balances").rebuilt_at)[-1])
+
+    assert ProjectionState.objects.get(name="balances").mode == "async"
+    assert balances() == replayed(*states)
+
+
+def test_a_look_at_a_feed_that_rests_costs_the_same_with_many_partitions(runner, monkeypatch):
+    counts = []
+    for partitions in (1, 8):
+        monkeypatch.setattr(Balances, "partitions", partitions)
+        one = runner()
+        beat(one)
+        beat(one)
+        until(lambda one=one: not one.round())
+        one._next_beat = time.monotonic() + 60
+        with CaptureQueriesContext(connection) as queries:
+            one.round()
+        counts.append(len(queries))
+        one.close()
+
+    assert counts[0] == counts[1]

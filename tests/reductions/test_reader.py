@@ -1,0 +1,698 @@
+"""Reducing with a cache: hits, misses, proofs, and one replay for many readers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier, Event
+
+import pytest
+from django.db import transaction
+
+from eventlogs import (
+    Aggregate,
+    CachingPolicy,
+    LogLengthPolicy,
+    LogManager,
+    LogNotFound,
+    NeverCache,
+    UnknownEventType,
+    event,
+)
+from eventlogs.caches.backends import statistics
+from eventlogs.caches.counters import counters
+from eventlogs.reductions.reader import LONG, flights
+from eventlogs.reductions.worker import background
+from eventlogs.testing import MemoryStore, RecordingCache
+from tests.accounts import Account, Deposited, Noted, Opened
+
+IMMEDIATE = "eventlogs.refreshers.ImmediateRefresher"
+
+
+class CountingStore(MemoryStore):
+    """Counts the events that are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = 0
+        self.pages_from = []
+        self.slow = 0.0
+
+    def events(self, log_id, *, start, limit, reverse=False):
+        found = super().events(log_id, start=start, limit=limit, reverse=reverse)
+        time.sleep(self.slow)
+        self.read += len(found)
+        self.pages_from.append(start)
+        return found
+
+
+@pytest.fixture(autouse=True)
+def _from_zero():
+    counters.reset()
+    yield
+    assert background.flush(5)
+
+
+@pytest.fixture
+def cache():
+    return RecordingCache()
+
+
+@pytest.fixture
+def counting():
+    return CountingStore()
+
+
+@pytest.fixture
+def accounts(counting, cache):
+    return LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+
+
+@pytest.fixture
+def state(accounts):
+    return accounts.create(Opened("Ada"), *(Deposited(n) for n in range(1, 10)))
+
+
+@dataclass
+class Sharing(Aggregate, log_type="sharing", events=[Opened]):
+    seen: object = None
+
+    def apply(self, record):
+        self.seen = ("a tuple",)
+
+
+@dataclass
+class Notes(Aggregate, log_type="notes", events=[Opened, Deposited, Noted]):
+    owner: str = ""
+    balance: int = 0
+    notes: int = 0
+
+    def apply(self, record):
+        self.notes += 1
+
+
+def counted():
+    found = statistics()
+    return (
+        found["hits"],
+        {reason: n for reason, n in found["misses"].items() if n},
+        found["refreshes"],
+        {reason: n for reason, n in found["errors"].items() if n},
+    )
+
+
+def entries(cache):
+    return {key: value for key, (value, _) in cache._values.items() if "reduction" in key}
+
+
+def test_the_first_is_a_miss_and_the_next_ones_are_hits(accounts, state):
+    first = accounts.reduce(state.log_id)
+    others = [accounts.reduce(state.log_id) for _ in range(100)]
+
+    assert all(other == first for other in others)
+    assert first.version == 10
+    assert counted() == (100, {"absent": 1}, 1, {})
+
+
+def test_a_hit_reads_one_event_the_one_that_proves_it(accounts, state, counting):
+    accounts.reduce(state.log_id)
+    counting.read = 0
+
+    accounts.reduce(state.log_id)
+
+    assert counting.read == 1
+    assert counting.pages_from[-1] == 9
+
+
+def test_only_what_is_newer_is_folded(accounts, state, counting):
+    accounts.reduce(state.log_id)
+    accounts.append(state, Deposited(100), Deposited(200))
+    counting.read = 0
+
+    reduction = accounts.reduce(state.log_id)
+
+    assert counting.read == 3
+    assert (reduction.version, reduction.aggregate.balance) == (12, 345)
+    assert counted() == (0, {"absent": 1, "behind": 1}, 2, {})
+    assert accounts.reduce(state.log_id) == reduction
+
+
+def test_what_a_caller_does_to_the_aggregate_is_the_callers_own(accounts, state):
+    accounts.reduce(state.log_id).aggregate.balance = -1
+    accounts.reduce(state.log_id).aggregate.balance = -2
+
+    assert accounts.reduce(state.log_id).aggregate.balance == 45
+
+
+def test_fresh_leaves_the_cache_alone(accounts, state, cache):
+    accounts.reduce(state.log_id)
+    before, calls = dict(entries(cache)), len(cache.calls)
+
+    reduction = accounts.reduce(state.log_id, fresh=True)
+
+    assert reduction.aggregate == accounts.reduce(state.log_id).aggregate
+    assert len(cache.calls) == calls + 1  # of the second reduce
+    assert entries(cache) == before
+
+
+def test_a_version_or_a_moment_is_not_cached(accounts, state, cache):
+    accounts.reduce(state.log_id, version=3)
+    at = accounts.load(state.log_id)[4].recorded_at
+    accounts.reduce(state.log_id, at=at)
+
+    assert cache.calls == []
+
+
+def test_reducing_before_creating_leaves_nothing_behind(accounts, cache):
+    log_id = accounts.new_id()
+    with pytest.raises(LogNotFound):
+        accounts.reduce(log_id)
+
+    accounts.create(Opened("Ada"), log_id=log_id)
+
+    assert accounts.reduce(log_id).version == 1
+    assert accounts.reduce(log_id).version == 1
+
+
+def test_execute_reads_the_cache_too(accounts, state, counting):
+    accounts.reduce(state.log_id)
+    counting.read = 0
+
+    accounts.execute(state.log_id, lambda account: Deposited(account.balance))
+
+    assert counting.read == 1
+    assert accounts.reduce(state.log_id).aggregate.balance == 90
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda raw: b"garbage", "bad_signature"),
+        (lambda raw: raw[:-3], "bad_signature"),
+        (lambda raw: raw[:3] + b"\x7f\xff\xff\xff" + raw[7:], "bad_signature"),
+        (lambda raw: b"", "bad_signature"),
+    ],
+)
+def test_a_spoilt_entry_is_a_miss_and_is_replaced(accounts, state, cache, spoil, reason):
+    reduction = accounts.reduce(state.log_id)
+    [(key, raw)] = entries(cache).items()
+    cache.replace(key, spoil(raw), timeout=60)
+
+    assert accounts.reduce(state.log_id).aggregate == reduction.aggregate
+
+    assert counted() == (0, {"absent": 1, reason: 1}, 2, {})
+    assert accounts.reduce(state.log_id).aggregate == reduction.aggregate
+    assert statistics()["hits"] == 1
+
+
+def test_another_logs_entry_is_a_miss_and_is_replaced(accounts, state, cache):
+    other = accounts.create(Opened("Eve"), Deposited(1_000_000))
+    accounts.reduce(other.log_id)
+    [raw] = entries(cache).values()
+    cache.replace(accounts._reducer().key(state.log_id), raw, timeout=60)
+
+    assert accounts.reduce(state.log_id).aggregate.owner == "Ada"
+
+    assert statistics()["misses"]["foreign_log"] == 1
+    assert accounts.reduce(state.log_id).aggregate.owner == "Ada"
+    assert statistics()["hits"] == 1
+
+
+def test_an_entry_of_a_history_that_is_gone_is_a_miss_and_is_replaced(cache):
+    """Also where the log has as many events again, at the same positions."""
+    lost = LogManager(Account, store=CountingStore(), cache=cache, refresher=IMMEDIATE)
+    state = lost.create(Opened("Ada"), Deposited(5), Deposited(6))
+    assert lost.reduce(state.log_id).aggregate.balance == 11
+
+    restored = LogManager(Account, store=CountingStore(), cache=cache, refresher=IMMEDIATE)
+    for longer in ((Deposited(70),), (Deposited(80),), (Deposited(90),)):
+        if restored.exists(state.log_id):
+            restored.append(state.log_id, *longer, expected_version=restored.version(state.log_id))
+        else:
+            restored.create(Opened("Ada"), log_id=state.log_id)
+        expected = restored.reduce(state.log_id, fresh=True).aggregate
+        assert restored.reduce(state.log_id).aggregate == expected
+        assert restored.reduce(state.log_id).aggregate == expected
+
+    assert statistics()["misses"]["foreign_history"] == 1
+    assert restored.reduce(state.log_id).aggregate.balance == 170
+
+
+def test_an_erased_log_is_not_found_whatever_is_cached(accounts, state, counting):
+    accounts.reduce(state.log_id)
+    counting._logs.clear()
+
+    with pytest.raises(LogNotFound):
+        accounts.reduce(state.log_id)
+
+
+def test_newer_events_that_cannot_be_decoded_are_an_error_with_and_without_a_cache(
+    accounts, state, counting
+):
+    accounts.reduce(state.log_id)
+    log = counting._logs[state.log_id.uuid]
+    row = log.events[-1]
+    log.events.append((10, 11, "account.unheard_of", *row[3:]))
+
+    for fresh in (False, True):
+        with pytest.raises(UnknownEventType):
+            accounts.reduce(state.log_id, fresh=fresh)
+
+
+@event("retired.long_ago")
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """An event in a module that the aggregate's modules do not import."""
+
+
+def test_what_an_event_of_unknown_code_is_folded_into_is_not_kept(
+    accounts, state, counting, cache, caplog
+):
+    accounts.reduce(state.log_id)
+    before = dict(entries(cache))
+    log = counting._logs[state.log_id.uuid]
+    log.events.append((10, 11, "retired.long_ago", 1, "{}", *log.events[-1][5:]))
+
+    for _ in range(3):
+        assert accounts.reduce(state.log_id).version == 11
+
+    assert entries(cache) == before
+    assert statistics()["errors"]["unstorable"] == 3
+    assert "do not import" in caplog.text
+    cache.clear()
+    assert accounts.reduce(state.log_id).version == 11
+    assert entries(cache) == {}
+
+
+def test_a_policy_decides_what_is_kept(counting, cache):
+    policy = LogLengthPolicy.at_least(3)
+    accounts = LogManager(
+        Account, store=counting, cache=cache, caching_policy=policy, refresher=IMMEDIATE
+    )
+    state = accounts.create(Opened("Ada"), Deposited(1))
+
+    accounts.reduce(state.log_id)
+    assert entries(cache) == {}
+
+    accounts.append(state, Deposited(1))
+    accounts.reduce(state.log_id)
+    assert len(entries(cache)) == 1
+
+
+def test_with_never_the_cache_is_not_looked_at(counting, cache):
+    accounts = LogManager(Account, store=counting, cache=cache, caching_policy=NeverCache())
+    state = accounts.create(Opened("Ada"))
+
+    assert accounts.reduce(state.log_id).version == 1
+    assert cache.calls == []
+    assert counted() == (0, {}, 0, {})
+
+
+def test_a_policy_that_raises_is_counted_and_logged(counting, cache, caplog):
+    class Broken(CachingPolicy):
+        def should_cache(self, reduction):
+            raise RuntimeError(f"secret {reduction.aggregate.owner}")
+
+    accounts = LogManager(
+        Account, store=counting, cache=cache, caching_policy=Broken(), refresher=IMMEDIATE
+    )
+    state = accounts.create(Opened("Ada"))
+
+    assert accounts.reduce(state.log_id).version == 1
+    assert statistics()["errors"]["failed"] >= 1
+    assert "Broken" in caplog.text or "policy" in caplog.text
+    assert "Ada" not in caplog.text
+
+
+def test_an_aggregate_that_would_not_come_back_is_not_kept_and_that_is_said_once(
+    counting, cache, caplog
+):
+    logs = LogManager(Sharing, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = logs.create(Opened("Ada"))
+
+    for _ in range(3):
+        assert logs.reduce(state.log_id).aggregate.seen == ("a tuple",)
+
+    assert entries(cache) == {}
+    assert statistics()["errors"]["unstorable"] == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "$.seen" in caplog.text
+
+
+def test_an_aggregate_that_is_no_dataclass_is_replayed(counting, cache, scratch_registry):
+    class Plain(Aggregate, log_type="plain", events=[Opened]):
+        def __init__(self):
+            self.n = 0
+
+        def apply(self, record):
+            self.n += 1
+
+    logs = LogManager(Plain, store=counting, cache=cache)
+    state = logs.create(Opened("Ada"))
+
+    assert logs.reduce(state.log_id).aggregate.n == 1
+    assert cache.calls == []
+
+
+def test_other_code_has_entries_of_its_own(counting, cache, monkeypatch):
+    monkeypatch.setattr(Notes, "log_type", "account")
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    notes = LogManager(Notes, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"), Deposited(5))
+
+    for _ in range(2):
+        assert accounts.reduce(state.log_id).aggregate == Account("Ada", 5, 0)
+        assert notes.reduce(state.log_id).aggregate == Notes("", 0, 2)
+
+    assert len(entries(cache)) == 2
+
+
+def test_an_older_entry_that_comes_back_is_folded_up_to_date(accounts, state, cache):
+    accounts.reduce(state.log_id)
+    [(key, old)] = entries(cache).items()
+    accounts.append(state, Deposited(1_000))
+    accounts.reduce(state.log_id)
+    cache.replace(key, old, timeout=60)
+
+    assert accounts.reduce(state.log_id).aggregate.balance == 1_045
+
+
+class Together:
+    """Many readers of one log who have all missed it."""
+
+    def __init__(self, accounts, log_id, readers):
+        self.accounts, self.log_id, self.readers = accounts, log_id, readers
+
+    def run(self):
+        barrier = Barrier(self.readers)
+
+        def read():
+            barrier.wait(10)
+            return self.accounts.reduce(self.log_id)
+
+        with ThreadPoolExecutor(self.readers) as pool:
+            futures = [pool.submit(read) for _ in range(self.readers)]
+            return [future.result(timeout=30) for future in futures]
+
+
+@pytest.mark.parametrize("refresher", [IMMEDIATE, "eventlogs.refreshers.ThreadRefresher"])
+@pytest.mark.parametrize("length", [20, LONG + 1_000])
+def test_of_those_who_miss_at_once_one_replays(counting, cache, refresher, length):
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=refresher)
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(length - 1)))
+    counting.slow = 0.02
+
+    reductions = Together(accounts, state.log_id, readers=24).run()
+
+    assert {reduction.aggregate.balance for reduction in reductions} == {length - 1}
+    assert len({id(reduction.aggregate) for reduction in reductions}) == 24
+    assert counting.pages_from.count(0) == 1
+
+
+def test_nobody_waits_for_what_will_not_be_kept(counting, cache):
+    accounts = LogManager(
+        Account, store=counting, cache=cache, caching_policy=LogLengthPolicy.until(3)
+    )
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(9)))
+    accounts.reduce(state.log_id)
+    counting.slow = 0.2
+
+    started = time.monotonic()
+    Together(accounts, state.log_id, readers=16).run()
+
+    assert time.monotonic() - started < 16 * 0.2
+
+
+def test_a_replay_that_fails_lets_the_others_try_for_themselves(cache):
+    class Fragile(CountingStore):
+        def events(self, log_id, *, start, limit, reverse=False):
+            if len(self.pages_from) == 0:
+                self.pages_from.append(start)
+                time.sleep(0.2)
+                raise ConnectionError("the first reader's connection")
+            return super().events(log_id, start=start, limit=limit, reverse=reverse)
+
+    store = Fragile()
+    accounts = LogManager(Account, store=store, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"))
+
+    def read():
+        try:
+            return accounts.reduce(state.log_id).version
+        except ConnectionError:
+            return "failed"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: read(), range(8)))
+
+    assert sorted(map(str, answers)) == ["1"] * 7 + ["failed"]
+
+
+def test_processes_agree_on_who_replays_a_long_log(counting, cache):
+    """The claim in the cache is another process': wait for its entry."""
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
+    accounts.reduce(state.log_id)
+    [(key, entry)] = entries(cache).items()
+    cache.clear()
+    cache.add(f"{key}.claim", b"another process", timeout=60)
+    counting.pages_from.clear()
+    waiting = Event()
+
+    def other_process():
+        assert waiting.wait(10)
+        time.sleep(0.1)
+        cache.set(key, entry, timeout=60)
+        cache.delete(f"{key}.claim")
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(other_process)
+        waiting.set()
+        assert accounts.reduce(state.log_id).version == LONG + 1
+        other.result(10)
+
+    # The first page was read before the log was known to be long; nothing was folded.
+    assert counting.pages_from == [0, LONG]
+    assert f"{key}.claim" not in cache._values
+
+
+def test_a_claim_whose_holder_kept_nothing_keeps_nobody_waiting(counting, cache):
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
+    key = accounts._reducer().key(state.log_id)
+    cache.add(f"{key}.claim", b"none", timeout=60)
+
+    assert accounts.reduce(state.log_id).version == LONG + 1
+
+
+def test_a_claim_is_given_up_when_the_entry_is_kept_or_will_not_be(counting, cache):
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
+    key = f"{accounts._reducer().key(state.log_id)}.claim"
+
+    accounts.reduce(state.log_id)
+    assert cache.get(key) is None
+
+    cache.clear()
+    short = LogManager(
+        Account,
+        store=counting,
+        cache=cache,
+        refresher=IMMEDIATE,
+        caching_policy=LogLengthPolicy.until(3),
+    )
+    short.reduce(state.log_id)
+    assert cache.get(key) == b"none"
+
+
+@pytest.fixture
+def claimed(counting, cache):
+    """A manager, and a long log that another process replays, and never comes to an end."""
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
+    cache.add(f"{accounts._reducer().key(state.log_id)}.claim", b"another process", timeout=600)
+    return accounts, state.log_id
+
+
+def test_nobody_waits_long_inside_of_a_transaction(claimed, transactional_db, elsewhere):
+    """Not for another process, and also where the transaction is in another database."""
+    accounts, log_id = claimed
+
+    def read():
+        with transaction.atomic():
+            return accounts.reduce(log_id).version
+
+    assert elsewhere(read) == LONG + 1  # it gives up after 20 s
+
+
+def test_nobody_waits_long_for_another_thread_inside_of_a_transaction(
+    claimed, transactional_db, elsewhere
+):
+    accounts, log_id = claimed
+    key = accounts._reducer().key(log_id)
+    flight, _ = flights.join(key)
+
+    def read():
+        with transaction.atomic():
+            return accounts.reduce(log_id).version
+
+    try:
+        assert elsewhere(read) == LONG + 1
+    finally:
+        flights.land(key, flight)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_nobody_waits_long_before_a_deadline(claimed):
+    """A projection's handler that waited would be interrupted, and count as failed."""
+    accounts, log_id = claimed
+
+    def interrupt(*args):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    try:
+        assert accounts.reduce(log_id).version == LONG + 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_coroutines_do_not_wait_long_in_the_thread_that_they_share(claimed, elsewhere):
+    accounts, log_id = claimed
+
+    assert elsewhere(lambda: asyncio.run(accounts.areduce(log_id))).version == LONG + 1
+
+
+def test_a_refresh_does_not_wait_long_for_another_process(claimed, counting, elsewhere):
+    """What is queued behind it would wait as well."""
+    accounts, log_id = claimed
+
+    assert elsewhere(lambda: accounts._reducer().refresh(log_id, counting))
+
+
+class Asking(CachingPolicy):
+    """It reduces a log, or what ``ask`` does, before it decides."""
+
+    def __init__(self):
+        self.asked = 0
+        self.ask = lambda reduction: None
+
+    def should_cache(self, reduction):
+        self.asked += 1
+        self.ask(reduction)
+        return True
+
+
+@pytest.fixture
+def asking(counting, cache):
+    policy = Asking()
+    accounts = LogManager(
+        Account, store=counting, cache=cache, caching_policy=policy, refresher=IMMEDIATE
+    )
+    return policy, accounts
+
+
+def test_a_policy_that_reduces_the_same_log_does_not_wait_for_itself(asking, elsewhere, cache):
+    policy, accounts = asking
+    state = accounts.create(Opened("Ada"), Deposited(1))
+    policy.ask = lambda reduction: accounts.reduce(reduction.log_id)
+
+    assert elsewhere(lambda: accounts.reduce(state.log_id)).version == 2
+    state = accounts.append(state, Deposited(2))
+    assert elsewhere(lambda: accounts.reduce(state.log_id)).aggregate.balance == 3
+
+    assert policy.asked == 2
+    assert len(entries(cache)) == 1
+    assert accounts._reducer().versions([state.log_id]) == {state.log_id: 3}
+
+
+def test_two_policies_that_reduce_each_others_logs_do_not_wait_for_each_other(asking):
+    policy, accounts = asking
+    logs = [accounts.create(Opened(owner)).log_id for owner in ("Ada", "Eve")]
+    others = dict(zip(logs, reversed(logs), strict=True))
+    both = Barrier(2)
+    local = threading.local()
+
+    def ask(reduction):
+        if not getattr(local, "is_asking", False):
+            local.is_asking = True
+            both.wait(10)  # both replays are under way
+            accounts.reduce(others[reduction.log_id])
+
+    policy.ask = ask
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(accounts.reduce, log_id) for log_id in logs]
+        assert [each.result(20).aggregate.owner for each in answers] == ["Ada", "Eve"]
+
+
+@dataclass
+class Exiting(Aggregate, log_type="exiting", events=[Opened, Deposited]):
+    n: int = 0
+
+    def apply(self, record):
+        if record.type == "account.deposited":
+            raise SystemExit(3)
+        self.n += 1
+
+
+def test_an_apply_that_exits_ends_no_append_and_no_refresh(cache):
+    logs = LogManager(
+        Exiting, store=MemoryStore(), cache=cache, refresher=IMMEDIATE, refresh_on_append=True
+    )
+    state = logs.create(Opened("Ada"))
+
+    assert logs.append(state, Deposited(1)).version == 2
+
+    assert statistics()["errors"]["failed"] == 1
+    with pytest.raises(SystemExit):
+        logs.reduce(state.log_id)
+
+
+def test_a_policy_that_exits_ends_no_reduction(asking):
+    policy, accounts = asking
+    state = accounts.create(Opened("Ada"))
+
+    def leave(reduction):
+        raise SystemExit
+
+    policy.ask = leave
+
+    assert accounts.reduce(state.log_id).version == 1
+    assert statistics()["errors"]["failed"] >= 1
+
+
+def test_refresh_brings_an_entry_up_to_date(accounts, state, counting):
+    reducer = accounts._reducer()
+
+    assert reducer.refresh(state.log_id, counting)
+    assert not reducer.refresh(state.log_id, counting)
+    accounts.append(state, Deposited(1))
+    assert reducer.refresh(state.log_id, counting)
+
+    assert reducer.versions([state.log_id, accounts.new_id()]) == {state.log_id: 11}
+    accounts.reduce(state.log_id)
+    assert statistics()["hits"] == 1
+
+
+def test_refresh_of_an_erased_log_removes_its_entry(accounts, state, counting, cache):
+    reducer = accounts._reducer()
+    reducer.refresh(state.log_id, counting)
+    counting._logs.clear()
+
+    assert reducer.refresh(state.log_id, counting)
+    assert entries(cache) == {}
+    assert not reducer.refresh(state.log_id, counting)
+
+
+def test_spoilt_entries_have_no_version(accounts, state, cache):
+    accounts.reduce(state.log_id)
+    [key] = entries(cache)
+    cache.replace(key, b"garbage", timeout=60)
+
+    assert accounts._reducer().versions([state.log_id]) == {}

@@ -1,0 +1,174 @@
+"""Sweeps: what lost messages have left undone is repaired."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.cache import caches
+from django.db import transaction
+
+from eventlogs import LogManager
+from eventlogs.caches.backends import CarefulCache, Unreachable, cache_for, statistics
+from eventlogs.caches.counters import counters
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.reductions.sweeps import sweep
+from eventlogs.reductions.worker import background
+from eventlogs.testing import RecordingCache
+from tests.accounts import Account, Deposited, Opened, Parcel, Sent
+
+
+@pytest.fixture(autouse=True)
+def _from_zero(db):
+    caches["default"].clear()
+    counters.reset()
+    yield
+    background.flush(5)
+    caches["default"].clear()
+
+
+@pytest.fixture
+def accounts():
+    return LogManager(Account, using="default")
+
+
+def hits(manager, *log_ids):
+    before = statistics()["hits"]
+    for log_id in log_ids:
+        manager.reduce(log_id)
+    return statistics()["hits"] - before
+
+
+def test_what_is_missing_or_behind_is_refreshed(accounts):
+    states = [accounts.create(Opened("Ada")) for _ in range(5)]
+    parcel = Parcel.logs.create(Sent("Rome"))
+
+    swept = sweep()
+
+    assert (swept.logs, swept.refreshed, swept.failed) == (6, 6, 0)
+    assert hits(accounts, *(state.log_id for state in states)) == 5
+    assert hits(Parcel.logs, parcel.log_id) == 1
+
+
+def test_a_sweep_with_nothing_to_do_writes_nothing(accounts):
+    accounts.create(Opened("Ada"))
+    sweep()
+
+    assert sweep(full=True).refreshed == 0
+
+
+def test_later_sweeps_look_at_logs_with_newer_events(accounts):
+    old = [accounts.create(Opened("Ada")) for _ in range(5)]
+    sweep()
+    sweep()
+    accounts.append(old[0], Deposited(1))
+    new = accounts.create(Opened("Eve"))
+
+    swept = sweep()
+
+    assert (swept.logs, swept.refreshed) == (2, 2)
+    assert hits(accounts, old[0].log_id, new.log_id) == 2
+
+
+def test_what_was_swept_is_not_looked_at_again(accounts):
+    accounts.create(Opened("Ada"))
+    sweep()
+
+    assert sweep().logs == 0
+
+
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_an_event_that_commits_late_is_swept_all_the_same(accounts, elsewhere):
+    accounts.create(Opened("before"))
+    with transaction.atomic():
+        late = accounts.create(Opened("late"))
+        elsewhere(lambda: accounts.create(Opened("overtakes it")))
+        elsewhere(sweep)
+
+    sweep()
+
+    assert hits(accounts, late.log_id) == 1
+
+
+def test_without_a_feed_all_logs_are_due(accounts, monkeypatch):
+    def unavailable(self):
+        raise FeedUnavailable("replica", using="default")
+
+    monkeypatch.setattr("eventlogs.reductions.sweeps.Feed.settled", unavailable)
+    accounts.create(Opened("Ada"))
+
+    assert sweep().logs == 1
+    assert sweep().logs == 1
+
+
+def test_after_the_cache_was_emptied_all_logs_are_due(accounts):
+    state = accounts.create(Opened("Ada"))
+    for _ in range(3):
+        sweep()
+    caches["default"].clear()
+
+    assert sweep().refreshed == 1
+    assert hits(accounts, state.log_id) == 1
+
+
+def test_a_full_sweep_finds_what_was_thrown_out(accounts):
+    states = [accounts.create(Opened("Ada")) for _ in range(3)]
+    for _ in range(3):
+        sweep()
+    cache_for().delete(accounts._reducer().key(states[1].log_id))
+
+    assert sweep().refreshed == 0
+    assert sweep(full=True).refreshed == 1
+
+
+def test_a_mark_that_was_garbled_or_lies_ahead_means_all_logs(accounts):
+    accounts.create(Opened("Ada"))
+    for mark in (b"garbage", b"-1", b"", b"99999999"):
+        cache_for().replace("eventlogs.sweep.default", mark, timeout=60)
+
+        assert sweep().logs == 1, mark
+
+
+def test_many_logs_are_swept_by_pages(accounts, monkeypatch):
+    monkeypatch.setattr("eventlogs.reductions.sweeps.LOGS_AT_ONCE", 3)
+    monkeypatch.setattr("eventlogs.reductions.sweeps.EVENTS_AT_ONCE", 4)
+    for _ in range(10):
+        accounts.create(Opened("Ada"), Deposited(1))
+
+    assert sweep().refreshed == 10
+    assert sweep(full=True).logs == 10
+    assert sweep().logs >= 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_one_log_that_cannot_be_folded_does_not_keep_the_others(accounts, monkeypatch, error):
+    good, bad = accounts.create(Opened("Ada")), accounts.create(Opened("poison"))
+    apply = Account.apply
+
+    def picky(self, record):
+        if record.log_id == bad.log_id:
+            raise error
+        apply(self, record)
+
+    monkeypatch.setattr(Account, "apply", picky)
+
+    swept = sweep()
+
+    assert (swept.refreshed, swept.failed) == (1, 1)
+    assert hits(accounts, good.log_id) == 1
+
+
+def test_a_cache_that_cannot_be_reached_is_said(accounts, monkeypatch):
+    accounts.create(Opened("Ada"))
+    down = RecordingCache()
+    down.is_down = True
+    monkeypatch.setattr("eventlogs.reductions.sweeps.cache_for", lambda cache: CarefulCache(down))
+
+    with pytest.raises(Unreachable):
+        sweep()
+
+
+def test_without_a_cache_there_is_nothing_to_sweep(accounts, settings):
+    settings.EVENTLOGS = {"CACHE": None}
+    accounts.create(Opened("Ada"))
+
+    assert sweep().refreshed == 0
