@@ -226,7 +226,7 @@ def test_settings_are_read_in_conf_only():
         if each.imported == "django.conf.settings" or each.imported == "django.conf"
     }
 
-    assert readers <= {"conf", "checks/rules"}
+    assert readers <= {"conf"}
 
 
 def test_every_module_says_what_it_is():

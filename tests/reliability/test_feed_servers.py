@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from eventlogs import Feed, FeedUnavailable, LogManager
-from eventlogs.checks.rules import check_feed
+from eventlogs.checks.postgresql import check_feed
 from eventlogs.feed.sources import feed_source_for
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Opened
