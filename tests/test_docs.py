@@ -195,6 +195,13 @@ def test_pages_name_public_modules_only(page: Path):
         assert name in public_modules() or attribute in public_modules().get(module, ()), name
 
 
+def test_each_promise_has_a_number_and_names_its_tests():
+    rows = re.findall(r"^\| G(\d+) \|[^|]+\|([^|]+)\|", text_of(DOCS / "guarantees.md"), re.M)
+
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert all("`tests/" in tests for _, tests in rows)
+
+
 def test_the_index_is_of_this_version():
     stated = re.findall(r"eventlogs \*\*(.+)\*\*", text_of(DOCS / "index.md"))
 
