@@ -128,7 +128,7 @@ def run_admin() -> bool:
 
     from benchmarks.totals import MODELS
     from eventlogs.models import Event, EventLog
-    from eventlogs.reductions.worker import background
+    from eventlogs.reductions.worker import worker
 
     fill(MODELS)
     from benchmarks.domain import CAPTURED, Payment
@@ -178,7 +178,7 @@ def run_admin() -> bool:
     print(f"\nOpening a log of {LONG:,} events, against one of {SHORT}")
     for log_id in (long, short):
         Payment.logs.reduce(log_id)
-    background.flush(10)
+    worker.flush(10)
     base = visitor.look(of(short))
     reached &= tell(f"one of {SHORT}", [base])
     last, half = LONG - 1, LONG // 2

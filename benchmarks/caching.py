@@ -82,13 +82,13 @@ def run_reads() -> bool:
 def appends(refresher: str | None) -> Callable[[], Any]:
     """Append single events to a log of this process' own, with a refresher or without."""
     from eventlogs import LogManager
-    from eventlogs.reductions.worker import background
+    from eventlogs.reductions.worker import worker
 
     payments = LogManager(
         Payment, cache="redis", refresher=refresher, refresh_on_append=refresher is not None
     )
     state = payments.create(CAPTURED)
-    background.flush(10)  # what is imported and connected for the first refresh is done once
+    worker.flush(10)  # what is imported and connected for the first refresh is done once
 
     def append() -> None:
         nonlocal state

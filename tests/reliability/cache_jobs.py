@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 from eventlogs import ANY, ConcurrentAppend, LogId, LogManager
 from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.reductions.reader import Reducer
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from tests.processes import Place
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL
@@ -70,7 +70,7 @@ class Watch:
         self.counts["reduced"] += 1
 
     def report(self) -> Report:
-        background.flush(5)
+        worker.flush(5)
         return Report(self.counts["reduced"], self.wrong, self.slowest, statistics())
 
 

@@ -23,7 +23,7 @@ from eventlogs import LogId, LogManager
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import SIGNATURE_BYTES, version_in
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from tests.processes import Processes
 from tests.races import COMMITS
 from tests.reliability import cache_jobs
@@ -184,7 +184,7 @@ def converge(log_ids: list[LogId], manager: LogManager[Ledger]) -> None:
     for _ in range(2):
         for log_id in log_ids:
             manager.reduce(log_id)
-        assert background.flush(20)
+        assert worker.flush(20)
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(4, 3), pytest.param(30, 8, marks=pytest.mark.long)])

@@ -24,7 +24,7 @@ from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import version_in
 from eventlogs.reductions.reader import Kept
-from eventlogs.reductions.worker import Background, background
+from eventlogs.reductions.worker import Worker, worker
 from eventlogs.refreshers import (
     BaseRefresher,
     MessageRefresher,
@@ -131,8 +131,8 @@ def test_a_thread_that_cannot_be_started_is_no_error_to_a_reader(monkeypatch):
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    work = Background()
-    monkeypatch.setattr("eventlogs.refreshers.background", work)
+    work = Worker()
+    monkeypatch.setattr("eventlogs.refreshers.worker", work)
     manager = LogManager(
         Ledger,
         store=MemoryStore(),
@@ -171,15 +171,15 @@ def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
     )
     state = manager.create(*(Entered("one") for _ in range(600)))
     gate = threading.Event()
-    assert background.flush(10)
-    background.submit("something slow", gate.wait)
+    assert worker.flush(10)
+    worker.submit("something slow", gate.wait)
     try:
         manager.reduce(state.log_id)  # its entry and the end of its claim are queued
         manager.append(state, Entered("newer"))
         manager.reduce(state.log_id)  # so is this one
     finally:
         gate.set()
-    assert background.flush(10)
+    assert worker.flush(10)
 
     key = manager._reducer().key(state.log_id)
     assert cache.get(f"{key}.claim") is None
@@ -248,7 +248,7 @@ def test_tests_on_sqlite_in_memory_are_not_locked_out_by_the_thread(memory_datab
     state = manager.create(Entered("first"))
 
     assert manager._reducer().versions([state.log_id]) == {state.log_id: 1}
-    assert not background.is_queued((manager._reducer(), state.log_id))
+    assert not worker.is_queued((manager._reducer(), state.log_id))
 
 
 # Messages: the flag comes down before the log is read.
@@ -282,13 +282,13 @@ def test_an_append_while_a_worker_reads_is_not_forgotten(server, clears_first):
     mailbox = Mailbox()
     manager = LogManager(Ledger, cache=MORTAL, refresher=mailbox, refresh_on_append=True)
     log_id = manager.create(Entered("first")).log_id
-    assert background.flush(10)
+    assert worker.flush(10)
     (message,) = mailbox.messages
     mailbox.messages.clear()
 
     def meanwhile() -> None:
         manager.append(log_id, Entered("meanwhile"), expected_version=1)
-        assert background.flush(10)
+        assert worker.flush(10)
 
     if clears_first:
         refresh_by_names(*message)
@@ -312,7 +312,7 @@ def test_there_are_few_messages_for_many_appends(server, kind, few):
 
     for number in range(200):
         manager.append(log_ids[number % 10], Entered("more"), expected_version=1 + number // 10)
-    assert background.flush(10)
+    assert worker.flush(10)
 
     assert (len(mailbox.messages) <= 20) == few
 

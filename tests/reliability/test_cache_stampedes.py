@@ -23,7 +23,7 @@ from django.utils.module_loading import import_string
 from eventlogs import LogId, LogLengthPolicy, LogManager
 from eventlogs.events.codec import StoredEvent
 from eventlogs.reductions.reader import CLAIM
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.postgresql import PostgreSQLStore
 from tests.processes import Place, Processes, until
@@ -91,7 +91,7 @@ def miss(
 
     with ThreadPoolExecutor(threads) as readers:
         found = list(readers.map(reduce, range(threads)))
-    background.flush(20)
+    worker.flush(20)
     list(pool().map(lambda _: connections.close_all(), range(CONNECTIONS)))
     return Missed({each[:2] for each in found}, max(each[2] for each in found))
 
