@@ -14,7 +14,7 @@ from eventlogs.models import Event
 from eventlogs.operations import cache_figures as caching
 from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
-from tests.admin.test_standings import standing
+from tests.admin.test_projection_status import standing
 
 
 FROM_OURS = re.compile(r" FROM [\"`]eventlogs_")
