@@ -16,7 +16,6 @@ from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
 from tests.admin.test_projection_status import standing
 
-
 FROM_OURS = re.compile(r" FROM [\"`]eventlogs_")
 
 
