@@ -41,8 +41,8 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ObjectDoesNotExist
 
 if TYPE_CHECKING:
-    from eventlogs.aggregates import LogState
     from eventlogs.ids import LogId
+    from eventlogs.values import LogState
 
 
 def _restore(cls: type[EventLogError], args: tuple[Any, ...], facts: dict[str, Any]) -> Any:

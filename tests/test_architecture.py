@@ -19,7 +19,7 @@ ROOT = Path(eventlogs.__file__).parent
 # modules that do not import it, directly or not. "a/" stands for the package and all in it.
 FLOORS = [
     ["conf", "exceptions", "utils/"],
-    ["ids", "events/", "fields"],
+    ["ids", "values", "events/", "fields"],
     ["aggregates", "pages", "deciders", "policies"],
     ["stores/", "managers", "models"],
     ["feed/", "caches/"],
@@ -45,14 +45,14 @@ THIRD_PARTIES = {
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
     "msgspec": {
-        "aggregates",
+        "values",
         "events/codec",
-        "events/registry",
         "events/validation",
         "pages",
         "reductions/timeline",
         "caches/entries",
         "operations/jsonl",
+        "testing/memory",
     },
     "tqdm": {"management/progress"},
     "asgiref": None,

@@ -46,11 +46,11 @@ class EventAdmin(ReadOnlyAdmin):
 
     def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
         """Go to an event's place in its log."""
-        events = Event.objects.using(Event.objects.db).select_related("log")
+        events = Event.objects.using(Event.objects.db)
         event = events.filter(position=position).first() if position < 2**63 else None
         if event is None:
             raise Http404(_("There is no event at this position."))
-        return self._redirect(event.log.log_id, event.index)
+        return self._redirect(log_id_of(event), event.index)
 
     def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
         """Go to the place of the event with the id ``<log id>:<index>``, which never changes."""
@@ -100,13 +100,18 @@ class EventAdmin(ReadOnlyAdmin):
 
         return {
             "event": event,
-            "log_id": event.log.log_id,
+            "log_id": log_id_of(event),
             "is_asked_for": asked.index == event.index,
             "role": relations.role_of(event, *asked.metadata) if asked.metadata else "",
             "actor": actor if sees else None,
             "payload": shown(event.data),
             "metadata": shown(rest) if rest else "",
         }
+
+
+def log_id_of(event: Event) -> LogId:
+    """Return the id of an event's log."""
+    return LogId.stored(event.log_type, event.log_id)
 
 
 def start_of(request: HttpRequest, asked: Filters, using: str) -> Start:

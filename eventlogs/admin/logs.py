@@ -27,13 +27,13 @@ from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.operations import jsonl, pasted_ids
 from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, snapshot, summarize
+from eventlogs.values import EventRecord
 
 LOGS: Final = 50  # of a page
 SHORT: Final = 40  # events of a log up to which the list shows its state
@@ -132,9 +132,7 @@ class LogAdmin(ReadOnlyAdmin):
         for log, events in scans.logs_with_events(using, short):
             [cls] = classes[log.log_id.log_type]
             try:
-                records = EventReader(cls.event_types).records(
-                    log.log_id, [event[1:] for event in events]
-                )
+                records = EventReader(cls.event_types).records(events)
                 aggregate = fold(nothing(cls, log.log_id), records).aggregate
                 states[log.log_id.uuid] = self.state_line(log.log_id, aggregate)
             except Exception as error:  # the project's own classes

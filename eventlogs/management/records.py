@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from eventlogs.events.registry import EventRecord
 from eventlogs.management.output import plain
+from eventlogs.values import EventRecord
 
 
 def as_json(record: EventRecord) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_a_stream_reads_no_more_pages_than_it_has_to(count, pages):
 
     rows = list(store.stream(HERE, page=5))
 
-    assert [row[0] for row in rows] == list(range(count))
+    assert [row.index for row in rows] == list(range(count))
     assert store.limits == [5] * pages
 
 
