@@ -19,7 +19,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EncodedEvent, same_fingerprint
+from eventlogs.events.codec import EncodedEvent, same_request
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -208,7 +208,7 @@ def refusal(
         same_place = claim.first_index == 0 if creates else claim.log_id == request.log_id
         if not same_place:
             return claim.reuse(request.idempotency_key, reason="log")
-        if same_fingerprint(claim.fingerprint, request.events):
+        if same_request(claim.fingerprint, request.events):
             return claim.replay(request.idempotency_key)
         return claim.reuse(request.idempotency_key)
     if request.expected_version == 0:
@@ -235,7 +235,15 @@ def refusal(
     return None
 
 
-def claim_of(log_type: str, row: tuple[UUID, int, int, bytes, int | None]) -> Claim:
-    """Return the claim in a row of log, first index, count, fingerprint and position."""
-    log, first_index, count, fingerprint, position = row
+def claim_of(
+    log_type: str,
+    log: UUID | None,
+    first_index: int,
+    count: int,
+    fingerprint: bytes,
+    position: int | None,
+) -> Claim | None:
+    """Return the claim that a row of IdempotencyKey holds, or None for a key without a log."""
+    if log is None:
+        return None
     return Claim(LogId.stored(log_type, log), first_index, count, bytes(fingerprint), position or 0)

@@ -33,7 +33,7 @@ from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Cast, Greatest
 
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores import mariadb
@@ -151,7 +151,7 @@ class PortableStore(BaseStore):
             log_id=request.log_id.uuid,
             first_index=version,
             count=len(request.events),
-            fingerprint=next(fingerprints(request.events)),
+            fingerprint=next(request_fingerprints(request.events)),
             created_at=UTCNow(),
         )
         for _ in range(LOOKS):
@@ -244,7 +244,7 @@ class PortableStore(BaseStore):
             return None
         log, first_index, count, fingerprint = row
         position = self._position(log, first_index + count - 1, locking=locking)
-        return claim_of(log_type, (log, first_index, count, fingerprint, position))
+        return claim_of(log_type, log, first_index, count, fingerprint, position)
 
     def _position(self, log: UUID, index: int, *, locking: bool) -> int | None:
         """Return the position of an event, or None where there is none."""

@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EncodedEvent, fingerprints
+from eventlogs.events.codec import EncodedEvent, request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
@@ -94,7 +94,7 @@ class PostgreSQLStore(BaseStore):
             self._add_batch(parameters, request)
             answer = APPEND_WITH_KEY.numbers(connection, parameters)
         elif len(request.events) == 1:
-            event = request.events[0]
+            [event] = request.events
             parameters["type"] = event.type
             parameters["schema_version"] = event.schema_version
             parameters["data"] = event.data
@@ -142,7 +142,9 @@ class PostgreSQLStore(BaseStore):
         parameters["events"] = _as_json(request.events)
         parameters["count"] = len(request.events)
         parameters["key"] = key
-        parameters["fingerprint"] = None if key is None else next(fingerprints(request.events))
+        parameters["fingerprint"] = (
+            None if key is None else next(request_fingerprints(request.events))
+        )
 
     def _why_refused(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
@@ -152,8 +154,9 @@ class PostgreSQLStore(BaseStore):
             "log_type": request.log_id.log_type,
             "key": request.idempotency_key,
         }
-        *key, log_type, version, position, isolation = WHY_REFUSED.rows(connection, parameters)[0]
-        claim = claim_of(request.log_id.log_type, cast("Any", key)) if key[0] else None
+        [row] = WHY_REFUSED.rows(connection, parameters)
+        *key, log_type, version, position, isolation = row
+        claim = claim_of(request.log_id.log_type, *key)
         if log_type != request.log_id.log_type and request.expected_version != 0:
             version = None  # the UUID is another type's: this log does not exist
         refused = refusal(request, claim, version or 0, position)
@@ -164,8 +167,8 @@ class PostgreSQLStore(BaseStore):
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
-        *key, _, _, _, _ = self._read(WHY_REFUSED, parameters)[0]
-        return claim_of(log_type, cast("Any", key)) if key[0] else None
+        [(*key, _, _, _, _)] = self._read(WHY_REFUSED, parameters)
+        return claim_of(log_type, *key)
 
     def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         # Under SERIALIZABLE, a statement that only reads may have to be run again as well.
@@ -173,8 +176,8 @@ class PostgreSQLStore(BaseStore):
 
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
-        rows = self._read(VERSION, parameters)
-        return rows[0][0] if rows else 0
+        [(version,)] = self._read(VERSION, parameters) or [(0,)]
+        return cast("int", version)
 
     def events(
         self, log_id: LogId, *, start: int, limit: int, reverse: bool = False

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.utils import timezone
 from msgspec.structs import replace
 
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
@@ -59,7 +59,7 @@ class MemoryStore(BaseStore):
                     log_id=log_id,
                     first_index=version,
                     count=len(request.events),
-                    fingerprint=next(fingerprints(request.events)),
+                    fingerprint=next(request_fingerprints(request.events)),
                     position=state.position,
                 )
             return state

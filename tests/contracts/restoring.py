@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventlogs import HistoryDiffers, IdempotentReplay, LogId
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import AppendRequest, BaseStore, ExportedClaim, ExportedEvent, Restored
 from eventlogs.values import StoredEvent
 from tests.accounts import encoded
@@ -41,7 +41,7 @@ def deposits(log_id: LogId, indexes: Iterable[int]) -> list[ExportedEvent]:
 def with_key(exported: ExportedEvent, key: str, count: int = 1) -> ExportedEvent:
     """Return an event that is the first of an append with a key."""
     event = exported.event
-    fingerprint = next(fingerprints(encoded(*range(event.index, event.index + count))))
+    fingerprint = next(request_fingerprints(encoded(*range(event.index, event.index + count))))
     claim = ExportedClaim(count, fingerprint, event.recorded_at)
     return ExportedEvent(replace(event, idempotency_key=key), claim)
 
