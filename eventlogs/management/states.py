@@ -7,7 +7,7 @@ from typing import Any
 
 from eventlogs.aggregates import Aggregate
 from eventlogs.events.codec import ENCODER, JSON
-from eventlogs.reductions.timeline import properties_of, snapshot
+from eventlogs.reductions.timeline import plain_value, properties_of
 
 
 def state_of(aggregate: Aggregate) -> dict[str, Any]:
@@ -36,4 +36,4 @@ def json_value(value: Any) -> Any:
     try:
         return JSON.decode(ENCODER.encode(value))
     except (TypeError, ValueError, RecursionError):
-        return snapshot(value)
+        return plain_value(value)

@@ -24,15 +24,10 @@ from eventlogs import Aggregate, LogId, LogManager, LogNotFound
 from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import version_in
-from eventlogs.reductions.reader import Kept
+from eventlogs.reductions.reader import Refresh, RefreshMessage, label
 from eventlogs.reductions.worker import Worker, worker
-from eventlogs.refreshers import (
-    BaseRefresher,
-    MessageRefresher,
-    RefreshRequest,
-    label,
-    refresh_by_names,
-)
+from eventlogs.reductions.writes import CacheWrite
+from eventlogs.refreshers import BaseRefresher, MessageRefresher, refresh_by_names
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.races import COMMITS
@@ -99,14 +94,8 @@ def test_a_fork_does_not_wait_for_a_replay_that_only_its_parent_makes():
 class CannotWrite(BaseRefresher):
     """A refresher of somebody's own, with a mistake in it."""
 
-    def refresh(self, request: RefreshRequest) -> None:
-        raise AssertionError("not told of what is kept")
-
-    def write(self, key: str, job: Kept) -> bool:
+    def submit(self, job: CacheWrite | Refresh) -> None:
         raise RuntimeError("a mistake")
-
-    def is_about_to(self, token: tuple[Any, ...]) -> bool:
-        raise RuntimeError("another one")
 
 
 def test_a_refresher_that_cannot_write_is_no_error_to_a_reader_or_a_writer():
@@ -162,7 +151,7 @@ def test_a_refresher_that_is_not_there_does_not_fail_an_append():
     assert manager.version(state.log_id) == 1
 
 
-def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
+def test_a_newer_entry_does_not_leave_the_lock_of_an_older_one_behind():
     cache = RecordingCache()
     manager = LogManager(
         Ledger,
@@ -175,15 +164,15 @@ def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
     assert worker.flush(10)
     worker.submit("something slow", gate.wait)
     try:
-        manager.reduce(state.log_id)  # its entry and the end of its claim are queued
+        manager.reduce(state.log_id)  # its entry and the release of its lock are queued
         manager.append(state, Entered("newer"))
         manager.reduce(state.log_id)  # so is this one
     finally:
         gate.set()
     assert worker.flush(10)
 
-    key = manager._reducer().key(state.log_id)
-    assert cache.get(f"{key}.claim") is None
+    key = manager._reductions().key(state.log_id)
+    assert cache.get(f"{key}.lock") is None
     assert version_in(cache.get(key) or b"") == 601
 
 
@@ -248,8 +237,8 @@ def test_tests_on_sqlite_in_memory_are_not_locked_out_by_the_thread(memory_datab
 
     state = manager.create(Entered("first"))
 
-    assert manager._reducer().versions([state.log_id]) == {state.log_id: 1}
-    assert not worker.is_queued((manager._reducer(), state.log_id))
+    assert manager._reductions().versions([state.log_id]) == {state.log_id: 1}
+    assert not worker.is_queued((manager._reductions(), state.log_id))
 
 
 # Messages: the flag comes down before the log is read.
@@ -259,9 +248,10 @@ class Mailbox(MessageRefresher):
     """Keeps its messages until somebody takes them."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[str, str, str, str | None]] = []
+        super().__init__()
+        self.messages: list[RefreshMessage] = []
 
-    def send(self, *message: Any) -> None:
+    def send(self, message: RefreshMessage) -> None:
         self.messages.append(message)
 
 
@@ -299,7 +289,7 @@ def test_an_append_while_a_worker_reads_is_not_forgotten(server, clears_first):
     while mailbox.messages:
         refresh_by_names(*mailbox.messages.pop())
 
-    cached = manager._reducer().versions([log_id])[log_id]
+    cached = manager._reductions().versions([log_id])[log_id]
     assert cached == (2 if clears_first else 1)  # the twin has lost the append
 
 

@@ -21,7 +21,7 @@ from eventlogs.management.records import as_json, compact
 from eventlogs.management.states import computed_of, state_of
 from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.models import EventLog
-from eventlogs.reductions.snapshots import Waypoints
+from eventlogs.reductions.snapshots import Snapshots
 from eventlogs.reductions.timeline import MISSING, Change, beginning, property_names, steps
 from eventlogs.stores import BaseStore
 from eventlogs.utils.times import time_text
@@ -154,7 +154,7 @@ def changes_of(
     """
     Return what each event changed, by its index: None where the state is not known.
 
-    What is before the first of ``rows`` is folded, from a waypoint where there is one.
+    What is before the first of ``rows`` is folded, from a snapshot where there is one.
     """
     try:
         cls = arguments.aggregate_of(log.log_type, aggregate)
@@ -163,10 +163,10 @@ def changes_of(
     if cls is None:
         return {}
     first = rows[0][0]
-    ways = Waypoints(cls, using)
-    start = ways.nearest(log, store, upto=first) or beginning(cls, log)
+    snapshots = Snapshots(cls, using)
+    start = snapshots.nearest(log, store, upto=first) or beginning(cls, log)
     if isinstance(start, Reduction):
-        start = ways.walk(start, store, version=first)
+        start = snapshots.fold(start, store, version=first)
     found = steps(start, rows, log_id=log, properties=True)
     names = set(property_names(cls))
     return {
