@@ -231,18 +231,20 @@ def refresher_for(
 
 
 def submit(
-    job: CacheWrite | Refresh, refresher: str | Mapping[str, Any] | BaseRefresher | None = None
+    *jobs: CacheWrite | Refresh,
+    refresher: str | Mapping[str, Any] | BaseRefresher | None = None,
 ) -> None:
     """
-    Submit a job to the refresher that a setting means; see ``refresher_for``.
+    Submit jobs to the refresher that a setting means; see ``refresher_for``.
 
     Nothing is raised: what the caller asked for is done by now, and an error would have the
     caller repeat it. What goes wrong is counted and logged.
     """
-    try:
-        refresher_for(refresher).submit(job)
-    except (Exception, SystemExit) as error:  # a project's refresher may raise either
-        failed(job.aggregate, error)
+    for job in jobs:
+        try:
+            refresher_for(refresher).submit(job)
+        except (Exception, SystemExit) as error:  # a project's refresher may raise either
+            failed(job.aggregate, error)
 
 
 _by_options: dict[str, BaseRefresher] = {}

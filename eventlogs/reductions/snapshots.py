@@ -2,14 +2,14 @@
 Snapshots: entries of earlier versions of a long log, cached for an hour.
 
 The cache holds a log's latest reduction, which is of no use for an earlier version. So a fold
-that passes version 1,000, 2,000, 4,000, … of a log has a snapshot written there, and a later
-fold, of the next page say, begins at the nearest one.
+that passes version 1,000, 2,000, 4,000, … of a log returns a snapshot of each to write, and a
+later fold, of the next page say, begins at the nearest one.
 
 Snapshots are entries like any other: signed, proven by the log (``eventlogs.caches.entries``),
-and written by the same job, which a refresher does (``eventlogs.reductions.writes``). A wrong
-one is not used. Their keys end with the version, a multiple of 1,000 times a power of two. So
-one look at the cache asks for all that can be near, and for some that are farther: at most 2
-keys for each doubling of the log's length.
+and written by the same job (``eventlogs.reductions.writes``), which the caller submits to a
+refresher. A wrong one is not used. Their keys end with the version, a multiple of 1,000 times
+a power of two. So one look at the cache asks for all that can be near, and for some that are
+farther: at most 2 keys for each doubling of the log's length.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from typing import Final, Generic, TypeVar
 
 from eventlogs.aggregates import Aggregate, Reduction
 from eventlogs.caches.backends import BaseReductionCache, Unreachable
-from eventlogs.events.codec import StoredEvent
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import Folded, ReductionReader
 from eventlogs.reductions.timeline import Unavailable, replay
 from eventlogs.reductions.writes import CacheWrite
-from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores.base import BaseStore
 
 A = TypeVar("A", bound=Aggregate)
@@ -46,10 +44,8 @@ class Snapshots(Generic[A]):
         *,
         store: BaseStore | None = None,
         cache: str | BaseReductionCache | None = None,
-        refresher: BaseRefresher | None = None,
     ) -> None:
         self._reader = ReductionReader(aggregate, using=using, store=store, cache=cache)
-        self._refresher = refresher
         self._wrong: dict[str, bytes] = {}  # what was found in the place of a snapshot
 
     def nearest(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
@@ -70,26 +66,29 @@ class Snapshots(Generic[A]):
 
     def fold(
         self, start: Reduction[A], store: BaseStore, *, version: int
-    ) -> Reduction[A] | Unavailable:
+    ) -> tuple[Reduction[A] | Unavailable, list[CacheWrite]]:
         """
-        Fold a log from ``start`` to ``version``, and have snapshots written on the way.
+        Fold a log from ``start`` to ``version``; return the state, and the snapshots to write.
 
-        ``start.aggregate`` is mutated in place. Where an event cannot be folded, return
-        Unavailable. Memory is that of one page, and of the snapshots until they are written.
+        ``start.aggregate`` is mutated in place. Where an event cannot be folded, the state is
+        Unavailable. Memory is that of one page, and of at most 4 MiB of snapshots and one more.
         """
-        here = start
+        here, writes = start, list[CacheWrite]()
         versions = _versions(start.version, version) if self._reader.is_caching else set()
         left, is_covered = BYTES, True
         for first, end in pairwise(_page_ends(start.version, version)):
             rows = store.events(start.log_id, start=first, limit=end - first)
             state = replay(here, rows)
             if isinstance(state, Unavailable):
-                return state
+                return state, writes
             here = state
             is_covered = is_covered and self._reader.covers(rows)
             if end in versions and end == here.version and left > 0 and is_covered:
-                left -= self._write(here, rows[-1])
-        return here
+                entry = self._reader.entry_of(Folded(here, rows[-1]))
+                left -= BYTES if entry is None else len(entry)
+                if entry is not None:
+                    writes.append(self._write(here, entry))
+        return here, writes
 
     def _nearest(self, log_id: LogId, store: BaseStore, upto: int) -> Reduction[A] | None:
         keys = {self._key(log_id, version): version for version in _candidates(upto)}
@@ -104,18 +103,10 @@ class Snapshots(Generic[A]):
             self._wrong[key] = found[key]
         return None
 
-    def _write(self, here: Reduction[A], last: StoredEvent) -> int:
-        """Have a snapshot written, and return its size; BYTES where none can be."""
-        entry = self._reader.entry_of(Folded(here, last))
-        if entry is None:
-            return BYTES
-        key = self._key(here.log_id, here.version)
+    def _write(self, here: Reduction[A], entry: bytes) -> CacheWrite:
+        reader, key = self._reader, self._key(here.log_id, here.version)
         wrong = self._wrong.get(key)
-        write = CacheWrite(
-            self._reader.aggregate, self._reader.cache, key, entry, wrong, longest=TIMEOUT
-        )
-        submit(write, self._refresher)
-        return len(entry)
+        return CacheWrite(reader.aggregate, reader.cache, key, entry, wrong, longest=TIMEOUT)
 
     def _key(self, log_id: LogId, version: int) -> str:
         return f"{self._reader.key(log_id)}@{version}"

@@ -212,9 +212,10 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    Snapshots(Account, "default").fold(
+    _, writes = Snapshots(Account, "default").fold(
         beginning(Account, state.log_id), store_for("default"), version=1_100
     )
+    assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import threading
@@ -30,11 +29,11 @@ from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, MessageRefresher, refresh_by_names
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
+from tests.processes import Place, Processes
 from tests.races import COMMITS
 from tests.reliability import twins
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL, MortalRedis
-from tests.reliability.team import Team
 
 ROOT = Path(__file__).parent.parent.parent
 TWIN = "tests.reliability.twins."
@@ -311,23 +310,25 @@ def test_there_are_few_messages_for_many_appends(server, kind, few):
 # Writers of one entry.
 
 
-def write_versions(stop: Any, number: int, cache: str, key: str, highest: int) -> int:
+def write_versions(place: Place, cache: str, key: str, highest: int) -> int:
     """Write entries of all versions, in an order of one's own that is not quite theirs."""
     kept: BaseReductionCache = import_string(cache)(MORTAL)
-    choices = random.Random(number)
+    choices = place.random
     for version in sorted(range(1, highest + 1), key=lambda each: each + choices.random() * 40):
         kept.set(key, b"EL1" + version.to_bytes(4, "big") + bytes(40), timeout=60)
     return highest
 
 
-def watch_versions(stop: Any, number: int, key: str) -> list[int]:
+def watch_versions(place: Place, key: str) -> list[int]:
     """Return the versions that were there, one after the other."""
     seen = []
     client = caches[MORTAL].client.get_client()  # type: ignore[attr-defined]
     name = caches[MORTAL].make_key(key)
-    while not stop.is_set():
+    while not place.is_set():
         seen.append(version_in(client.get(name) or b""))
-    return seen
+        if len(seen) == 1:
+            place.say("it is watching")
+    return [*seen, version_in(client.get(name) or b"")]
 
 
 @pytest.mark.redis
@@ -341,15 +342,13 @@ def watch_versions(stop: Any, number: int, key: str) -> list[int]:
     ],
 )
 def test_an_entry_never_goes_back_whoever_writes(server, cache, goes_back):
-    database, settings = dict(connection.settings_dict), {"CACHES": server.caches}
-    with Team(database, settings) as watching, Team(database, settings) as team:
-        watching.add(1, watch_versions, "a key")
-        team.add(4, write_versions, cache, "a key", 1_500)
-        watching.go()
-        team.go()
-        team.reports()
-        time.sleep(0.05)
-        (seen,) = watching.finish()
+    with Processes(settings={"CACHES": server.caches}) as processes:
+        watching = processes.start(watch_versions, "a key")
+        watching.heard()
+        processes.line_up(4, write_versions, cache, "a key", 1_500)
+        processes.go()
+        processes.reports()
+        seen = watching.end()
 
     assert (seen != sorted(seen)) == goes_back
     if not goes_back:
