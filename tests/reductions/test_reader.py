@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier, Event
 
 import pytest
 from django.db import transaction
 
+import eventlogs
 from eventlogs import (
     Aggregate,
     CachingPolicy,
@@ -140,6 +144,38 @@ def test_only_what_is_newer_is_folded(accounts, state, counting):
     assert (reduction.version, reduction.aggregate.balance) == (12, 345)
     assert counted() == (0, {"absent": 1, "behind": 1}, 2, {})
     assert accounts.reduce(state.log_id) == reduction
+
+
+DOC = Path(__file__).parents[2] / "docs" / "caching.md"
+SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
+    *("conf", "ids", "policies", "caches/counters", "events/registry", "stores/retries"),
+    *("utils/loaded_modules", "managers", "testing/memory", "testing/recording"),
+}
+
+
+def test_the_walk_of_a_cached_reduce_is_the_one_in_the_documentation(accounts, state):
+    accounts.reduce(state.log_id)
+    accounts.append(state, Deposited(100))
+    root, seen = Path(eventlogs.__file__).parent, []
+
+    def note(frame, event, argument):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(root):
+            seen.append(path.relative_to(root).with_suffix("").as_posix())
+
+    reader = accounts._reductions()
+    store = reader.store
+    sys.setprofile(note)
+    try:
+        reader.read(state.log_id, store)
+    finally:
+        sys.setprofile(None)
+
+    walk = DOC.read_text().partition("in this order:")[2].split("```")[1]
+    listed = re.findall(r"([a-z_/]+)\.py", walk)
+    assert len(listed) == len(set(listed)) <= 9
+    walked = ["logs", *dict.fromkeys(each for each in seen if each not in SMALL)]
+    assert set(walked) == set(listed) - {"stores/postgresql"}  # this store is in memory
 
 
 def test_what_a_caller_does_to_the_aggregate_is_the_callers_own(accounts, state):
