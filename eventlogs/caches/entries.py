@@ -25,18 +25,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timezone
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
+from django.utils.crypto import constant_time_compare, salted_hmac
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.caches.counters import (
     BAD_SIGNATURE,
     FOREIGN_FINGERPRINT,
@@ -44,11 +44,12 @@ from eventlogs.caches.counters import (
     UNDECODABLE,
 )
 from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
-from eventlogs.events.codec import StoredEvent
 from eventlogs.ids import LogId
+from eventlogs.values import Reduction, StoredEvent
 
 A = TypeVar("A", bound=Aggregate)
 
+SALT: Final = "eventlogs.caches.entries"  # keys the signature, beside the project's secret
 MAGIC: Final = b"EL1"
 HEADER_BYTES: Final = len(MAGIC) + 4
 SIGNATURE_BYTES: Final = 32
@@ -88,11 +89,18 @@ class Entry(NamedTuple, Generic[A]):
     head: Head
     aggregate: A
 
-    def is_proven_by(self, row: StoredEvent | None) -> bool:
-        """Return whether ``row`` is the last event that was folded in."""
+    def is_proven_by(self, event: StoredEvent | None) -> bool:
+        """Return whether ``event`` is the last event that was folded in."""
         return (
-            row is not None and row[0] == self.head.version - 1 and proof_of(row) == self.head.proof
+            event is not None
+            and event.index == self.head.version - 1
+            and proof_of(event) == self.head.proof
         )
+
+    def reduction(self, log_id: LogId) -> Reduction[A]:
+        """Return the reduction that the entry holds, as of the version that it was made at."""
+        head = self.head
+        return Reduction(log_id, head.version, self.aggregate, head.reduced_at, head.position)
 
 
 class EntryCodec(Generic[A]):
@@ -127,9 +135,11 @@ class EntryCodec(Generic[A]):
         """
         return code_fingerprint(self.aggregate) or secrets.token_hex(16)
 
-    def covers(self, rows: Iterable[StoredEvent]) -> bool:
+    def covers(self, events: Iterable[StoredEvent]) -> bool:
         """Return whether the fingerprint is of the code that decodes each of these events."""
-        return all(covers(self.aggregate, name) for name in {row[2] for row in rows} - self._own)
+        return all(
+            covers(self.aggregate, name) for name in {each.type for each in events} - self._own
+        )
 
     def key(self, log_id: LogId) -> str:
         """Return the key that a log's entry has: other code never meets it."""
@@ -161,7 +171,7 @@ class EntryCodec(Generic[A]):
         signed = b"".join(
             (MAGIC, reduction.version.to_bytes(4, "big"), ENCODER.encode(head), b"\n", body)
         )
-        return signed + hmac.digest(_signing_key(conf.secret_keys()[0]), signed, "sha256")
+        return signed + _signature(signed, conf.secret_keys()[0])
 
     def decode(self, raw: bytes, log_id: LogId) -> Entry[A]:
         """
@@ -200,7 +210,7 @@ def opened(raw: bytes) -> tuple[Head, bytes]:
     """Return an entry's head and body. Raise Untrusted unless its signature is good."""
     signed, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
     if raw[: len(MAGIC)] != MAGIC or not any(
-        hmac.compare_digest(hmac.digest(_signing_key(secret), signed, "sha256"), signature)
+        constant_time_compare(_signature(signed, secret), signature)
         for secret in conf.secret_keys()
     ):
         raise Untrusted(BAD_SIGNATURE)
@@ -218,14 +228,14 @@ def version_in(raw: bytes) -> int:
     return int.from_bytes(raw[len(MAGIC) : HEADER_BYTES], "big")
 
 
-def proof_of(row: StoredEvent) -> str:
-    """Return the digest of a stored event, all that it is included."""
-    index, position, name, schema_version, data, metadata, key, recorded_at = row
+def proof_of(event: StoredEvent) -> str:
+    """Return the digest of all that is stored of an event."""
+    key, recorded_at = event.idempotency_key, event.recorded_at.astimezone(UTC).isoformat()
     parts = (
-        f"{index} {position} {schema_version} {recorded_at.astimezone(UTC).isoformat()}",
-        name,
-        data,
-        metadata,
+        f"{event.index} {event.position} {event.schema_version} {recorded_at}",
+        event.type,
+        event.data,
+        event.metadata,
         "-" if key is None else f"={key}",
     )
     digest = hashlib.sha256()
@@ -236,9 +246,8 @@ def proof_of(row: StoredEvent) -> str:
     return digest.hexdigest()[: 2 * PROOF_BYTES]
 
 
-@lru_cache(maxsize=16)
-def _signing_key(secret: bytes) -> bytes:
-    return hmac.digest(b"eventlogs.reduction", secret, "sha256")
+def _signature(signed: bytes, secret: bytes) -> bytes:
+    return salted_hmac(SALT, signed, secret, algorithm="sha256").digest()
 
 
 def _compare(value: Any, came_back: Any, path: str, seen: set[int]) -> None:
