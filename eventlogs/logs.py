@@ -500,7 +500,7 @@ class LogManager(Generic[A]):
             if entry is None:
                 return
             request = request._replace(entry=entry)
-        request = request._replace(instead_of=reduced.instead_of, is_kept=reduced.is_kept)
+        request = request._replace(replaces=reduced.replaces, is_kept=reduced.is_kept)
         self._on_commit(refresher, request)
 
     def _tell_of_append(self, log_id: LogId) -> None:

@@ -14,9 +14,9 @@ from django.db.models import F
 from eventlogs.models import Checkpoint, ProjectionWorker
 from eventlogs.projections import catch_up, checkpoints, releases
 from eventlogs.projections.releases import Handles, preferred
+from tests.processes import until
 from tests.projections.readmodels import Balances
 from tests.projections.release import Release
-from tests.reliability.runners import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
