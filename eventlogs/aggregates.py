@@ -27,6 +27,8 @@ from eventlogs.utils import loaded_modules
 if TYPE_CHECKING:
     from eventlogs import LogManager
 
+__all__ = ["ANY", "Aggregate", "LogState", "Reduction", "fold"]
+
 A = TypeVar("A", bound="Aggregate")
 
 

@@ -21,6 +21,8 @@ from eventlogs.conf import MAX_LOG_TYPE_LENGTH
 from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
 
+__all__ = ["LogIdField"]
+
 LOG_ID_LENGTH = MAX_LOG_TYPE_LENGTH + 27  # an underscore and 26 characters
 
 MARIADB_COLLATION = "utf8mb4_nopad_bin"  # since 10.2

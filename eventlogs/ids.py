@@ -30,6 +30,8 @@ from uuid_utils.compat import uuid7
 from eventlogs.conf import MAX_LOG_TYPE_LENGTH
 from eventlogs.utils.errors import InvalidLogId, RegistrationError
 
+__all__ = ["LogId"]
+
 # The TypeID specification's rule for prefixes, which a log type is.
 LOG_TYPE = re.compile(rf"[a-z]([a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?\Z")
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

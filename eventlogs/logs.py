@@ -66,6 +66,8 @@ from eventlogs.stores.retries import given_up, in_transaction
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 
+__all__ = ["LogManager"]
+
 A = TypeVar("A", bound=Aggregate)
 
 Expectation = LogState | Reduction[Any]

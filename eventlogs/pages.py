@@ -11,6 +11,8 @@ from eventlogs.events.codec import StoredEvent
 from eventlogs.events.registry import EventRecord
 from eventlogs.ids import LogId
 
+__all__ = ["EventPage"]
+
 PAGE_ENCODER = msgspec.json.Encoder()
 
 

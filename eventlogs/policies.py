@@ -19,6 +19,8 @@ from eventlogs.aggregates import Reduction
 from eventlogs.conf import MAX_VERSION
 from eventlogs.utils.bounds import check_int
 
+__all__ = ["AlwaysCache", "CachingPolicy", "LogAgePolicy", "LogLengthPolicy", "NeverCache"]
+
 
 class CachingPolicy(ABC):
     """Decide which reductions are kept in the cache."""
