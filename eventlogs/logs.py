@@ -10,12 +10,11 @@ cached, fold the store's events from there on, return the Reduction; tell the re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from asgiref.sync import sync_to_async
 from django.db import connections, router, transaction
 from django.utils import timezone
 
@@ -62,6 +61,7 @@ from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refreshe
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.retries import given_up, in_transaction
+from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -246,6 +246,7 @@ class LogManager(Generic[A]):
 
     def execute(
         self,
+        /,  # a decider may have an argument of any name
         log_id: LogId | str,
         decider: Decider,
         *args: Any,
@@ -492,7 +493,7 @@ class LogManager(Generic[A]):
             if entry is None:
                 return
             request = request._replace(entry=entry)
-        request = request._replace(instead_of=reduced.instead_of, is_kept=reduced.is_kept)
+        request = request._replace(replaces=reduced.replaces, is_kept=reduced.is_kept)
         self._on_commit(refresher, request)
 
     def _tell_of_append(self, log_id: LogId) -> None:
@@ -653,130 +654,16 @@ class LogManager(Generic[A]):
 
     # The same for async code
 
-    async def acreate(
-        self,
-        event: Any,
-        *more: Any,
-        log_id: LogId | str | None = None,
-        idempotency_key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> LogState:
-        """Create a log from async code; see ``create``."""
-        return await sync_to_async(self.create, thread_sensitive=True)(
-            event, *more, log_id=log_id, idempotency_key=idempotency_key, metadata=metadata
-        )
-
-    async def aappend(
-        self,
-        to: Expectation | LogId | str,
-        *events: Any,
-        expected_version: int | Anything | None = None,
-        idempotency_key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> LogState:
-        """Append from async code; see ``append``."""
-        return await sync_to_async(self.append, thread_sensitive=True)(
-            to,
-            *events,
-            expected_version=expected_version,
-            idempotency_key=idempotency_key,
-            metadata=metadata,
-        )
-
-    async def aget_or_create(
-        self,
-        event: Any,
-        *more: Any,
-        idempotency_key: str,
-        log_id: LogId | str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> tuple[LogState, bool]:
-        """Create or find a log from async code; see ``get_or_create``."""
-        return await sync_to_async(self.get_or_create, thread_sensitive=True)(
-            event, *more, idempotency_key=idempotency_key, log_id=log_id, metadata=metadata
-        )
-
-    async def aget_or_append(
-        self,
-        to: Expectation | LogId | str,
-        *events: Any,
-        idempotency_key: str,
-        expected_version: int | Anything | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> tuple[LogState, bool]:
-        """Append or find the append from async code; see ``get_or_append``."""
-        return await sync_to_async(self.get_or_append, thread_sensitive=True)(
-            to,
-            *events,
-            idempotency_key=idempotency_key,
-            expected_version=expected_version,
-            metadata=metadata,
-        )
-
-    async def aexecute(
-        self,
-        log_id: LogId | str,
-        decider: Decider,
-        *args: Any,
-        idempotency_key: str | None = None,
-        retries: int = 3,
-        metadata: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> LogState:
-        """Decide and append from async code; see ``execute``. The decider is a plain one."""
-        return await sync_to_async(self.execute, thread_sensitive=True)(
-            log_id,
-            decider,
-            *args,
-            idempotency_key=idempotency_key,
-            retries=retries,
-            metadata=metadata,
-            **kwargs,
-        )
-
-    async def areduce(
-        self,
-        log_id: LogId | str,
-        *,
-        version: int | None = None,
-        at: datetime | None = None,
-        fresh: bool = False,
-    ) -> Reduction[A]:
-        """Reduce from async code; see ``reduce``."""
-        return await sync_to_async(self.reduce, thread_sensitive=True)(
-            log_id, version=version, at=at, fresh=fresh
-        )
-
-    async def aload(
-        self,
-        log_id: LogId | str,
-        *,
-        start: int | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        decode: bool = True,
-    ) -> EventPage:
-        """Load a page from async code; see ``load``."""
-        return await sync_to_async(self.load, thread_sensitive=True)(
-            log_id, start=start, limit=limit, reverse=reverse, decode=decode
-        )
-
-    async def astream(
-        self, log_id: LogId | str, *, start: int = 0, decode: bool = True
-    ) -> AsyncIterator[EventRecord]:
-        """Yield events from async code, a page for each trip to a thread; see ``stream``."""
-        records = self.stream(log_id, start=start, decode=decode)
-        while page := await sync_to_async(_take_page, thread_sensitive=True)(records):
-            for record in page:
-                yield record
-
-    async def aexists(self, log_id: LogId | str) -> bool:
-        """Return whether the log has events, from async code; see ``exists``."""
-        return await sync_to_async(self.exists, thread_sensitive=True)(log_id)
-
-    async def aversion(self, log_id: LogId | str) -> int:
-        """Return the number of events from async code; see ``version``."""
-        return await sync_to_async(self.version, thread_sensitive=True)(log_id)
+    acreate = AsyncTwin(create)
+    aappend = AsyncTwin(append)
+    aget_or_create = AsyncTwin(get_or_create)
+    aget_or_append = AsyncTwin(get_or_append)
+    aexecute = AsyncTwin(execute)
+    areduce = AsyncTwin(reduce)
+    aload = AsyncTwin(load)
+    astream = AsyncIteratorTwin(stream)
+    aexists = AsyncTwin(exists)
+    aversion = AsyncTwin(version)
 
 
 def _checked_key(key: str | None) -> str | None:
@@ -805,7 +692,3 @@ def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord
         if record.recorded_at > at:
             return
         yield record
-
-
-def _take_page(records: Iterator[EventRecord]) -> list[EventRecord]:
-    return list(islice(records, STREAM_PAGE))

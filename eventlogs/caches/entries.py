@@ -43,7 +43,7 @@ from eventlogs.caches.counters import (
     FOREIGN_LOG,
     UNDECODABLE,
 )
-from eventlogs.caches.fingerprints import covers, fingerprint, why_unknown
+from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
 from eventlogs.events.codec import StoredEvent
 from eventlogs.ids import LogId
 
@@ -111,7 +111,7 @@ class EntryCodec(Generic[A]):
     @property
     def is_possible(self) -> bool:
         """Return whether the aggregate has fields that JSON can hold, and code that is known."""
-        return self._is_encodable and fingerprint(self.aggregate) is not None
+        return self._is_encodable and code_fingerprint(self.aggregate) is not None
 
     @property
     def why_unknown(self) -> str | None:
@@ -125,7 +125,7 @@ class EntryCodec(Generic[A]):
 
         Where that cannot be known (any more), it is one that no entry has.
         """
-        return fingerprint(self.aggregate) or secrets.token_hex(16)
+        return code_fingerprint(self.aggregate) or secrets.token_hex(16)
 
     def covers(self, rows: Iterable[StoredEvent]) -> bool:
         """Return whether the fingerprint is of the code that decodes each of these events."""

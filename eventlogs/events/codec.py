@@ -408,7 +408,7 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
     return data.decode()
 
 
-def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
+def request_fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
     """
     Yield the keyed fingerprint (HMAC-SHA-256) of the events' types, versions and data.
 
@@ -428,9 +428,9 @@ def fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
         yield hmac.digest(key, canonical, "sha256")
 
 
-def same_fingerprint(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
-    """Return whether ``stored`` is a fingerprint of these events."""
-    return any(hmac.compare_digest(stored, each) for each in fingerprints(events))
+def same_request(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
+    """Return whether ``stored`` is the fingerprint of a request with these events."""
+    return any(hmac.compare_digest(stored, each) for each in request_fingerprints(events))
 
 
 def _is_alike(one: Any, other: Any) -> bool:

@@ -23,7 +23,7 @@ from uuid import UUID
 from django.db.models import Count, Max, Min, Q
 
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
-from eventlogs.caches.backends import CarefulCache, NoReductionCache, Unreachable, cache_for
+from eventlogs.caches.backends import GuardedCache, NoReductionCache, Unreachable, cache_for
 from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
 from eventlogs.events.codec import EventReader, StoredEvent
 from eventlogs.exceptions import (
@@ -278,7 +278,7 @@ class CacheVerifier:
             yield Finding("caches", "all logs", "the cache cannot be read, so nothing is known")
 
     def _verify(
-        self, scope: Scope, cache: CarefulCache, aggregate: type[Aggregate]
+        self, scope: Scope, cache: GuardedCache, aggregate: type[Aggregate]
     ) -> Iterator[Finding]:
         codec: EntryCodec[Aggregate] = EntryCodec(aggregate, scope.using)
         if not codec.is_possible:
@@ -292,7 +292,7 @@ class CacheVerifier:
                 yield from self._compare(reader, entries[log.log_id], log.log_id, rows)
 
     def _entries(
-        self, cache: CarefulCache, codec: EntryCodec[Aggregate], page: list[LogRow]
+        self, cache: GuardedCache, codec: EntryCodec[Aggregate], page: list[LogRow]
     ) -> dict[LogId, Entry[Aggregate]]:
         keys = {codec.key(log.log_id): log.log_id for log in page}
         entries = {}

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from eventlogs.aggregates import LogState
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EncodedEvent, StoredEvent, same_fingerprint
+from eventlogs.events.codec import EncodedEvent, StoredEvent, same_request
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -207,7 +207,7 @@ def refusal(
         same_place = claim.first_index == 0 if creates else claim.log_id == request.log_id
         if not same_place:
             return claim.reuse(request.idempotency_key, reason="log")
-        if same_fingerprint(claim.fingerprint, request.events):
+        if same_request(claim.fingerprint, request.events):
             return claim.replay(request.idempotency_key)
         return claim.reuse(request.idempotency_key)
     if request.expected_version == 0:

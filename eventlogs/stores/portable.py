@@ -33,7 +33,7 @@ from django.db.models.functions import Cast, Greatest
 
 from eventlogs.aggregates import LogState
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import StoredEvent, fingerprints
+from eventlogs.events.codec import StoredEvent, request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores import mariadb
@@ -150,7 +150,7 @@ class PortableStore(BaseStore):
             log_id=request.log_id.uuid,
             first_index=version,
             count=len(request.events),
-            fingerprint=next(fingerprints(request.events)),
+            fingerprint=next(request_fingerprints(request.events)),
             created_at=UTCNow(),
         )
         for _ in range(LOOKS):

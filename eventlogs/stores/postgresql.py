@@ -20,7 +20,7 @@ from psycopg.pq import TransactionStatus
 
 from eventlogs.aggregates import LogState
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EncodedEvent, StoredEvent, fingerprints
+from eventlogs.events.codec import EncodedEvent, StoredEvent, request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
@@ -139,7 +139,9 @@ class PostgreSQLStore(BaseStore):
         parameters["events"] = _as_json(request.events)
         parameters["count"] = len(request.events)
         parameters["key"] = key
-        parameters["fingerprint"] = None if key is None else next(fingerprints(request.events))
+        parameters["fingerprint"] = (
+            None if key is None else next(request_fingerprints(request.events))
+        )
 
     def _why_refused(
         self, connection: BaseDatabaseWrapper, request: AppendRequest

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from eventlogs.aggregates import LogState
-from eventlogs.events.codec import StoredEvent, fingerprints
+from eventlogs.events.codec import StoredEvent, request_fingerprints
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
@@ -58,7 +58,7 @@ class MemoryStore(BaseStore):
                     log_id=log_id,
                     first_index=version,
                     count=len(request.events),
-                    fingerprint=next(fingerprints(request.events)),
+                    fingerprint=next(request_fingerprints(request.events)),
                     position=state.position,
                 )
             return state

@@ -23,7 +23,7 @@ from eventlogs.admin import timelines
 from eventlogs.admin.log_search import search
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 
 pytestmark = pytest.mark.django_db
@@ -313,7 +313,7 @@ def test_a_long_log_is_folded_only_by_who_asks_for_it(reader, monkeypatch):
     assert value("balance", "99") in shown(reader, of(log_id, "?event=99&fold=1"))
 
     Account.logs.reduce(log_id)
-    background.flush(5)  # it is cached now
+    worker.flush(5)  # it is cached now
     page = shown(reader, of(log_id))
     assert value("balance", "99") in page
     assert "on top of the cached version 100" in page

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from eventlogs import HistoryDiffers, IdempotentReplay, LogId
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import AppendRequest, BaseStore, Restored, RestoredClaim, RestoredEvent
 from tests.accounts import encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
@@ -38,7 +38,7 @@ def deposits(log_id: LogId, indexes: Iterable[int]) -> list[RestoredEvent]:
 
 def with_key(event: RestoredEvent, key: str, count: int = 1) -> RestoredEvent:
     """Return an event that is the first of an append with a key."""
-    fingerprint = next(fingerprints(encoded(*range(event.index, event.index + count))))
+    fingerprint = next(request_fingerprints(encoded(*range(event.index, event.index + count))))
     claim = RestoredClaim(count, fingerprint, event.recorded_at)
     return replace(event, idempotency_key=key, claim=claim)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from django.db import connection, transaction
 
 from eventlogs import ConcurrentAppend, IdempotencyKeyReused, IdempotentReplay, LogState
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import AppendRequest
 from eventlogs.stores.postgresql import PostgreSQLStore
 
@@ -246,6 +246,6 @@ def _claim(request: AppendRequest, first_index: int) -> None:
                 request.log_id.uuid,
                 first_index,
                 len(request.events),
-                next(fingerprints(request.events)),
+                next(request_fingerprints(request.events)),
             ],
         )

@@ -26,7 +26,7 @@ from eventlogs import (
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
 from eventlogs.reductions.reader import LONG, flights
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Noted, Opened
 
@@ -54,7 +54,7 @@ class CountingStore(MemoryStore):
 def _from_zero():
     counters.reset()
     yield
-    assert background.flush(5)
+    assert worker.flush(5)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from eventlogs.projections import (
 )
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import Parking
-from tests.reliability.steps import passing
+from tests.processes.stops import passing
 
 
 def rows_and_checkpoint_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -63,7 +64,7 @@ def schemas(second_database: str) -> Iterator[Callable[[str], str]]:
         yield alias_of
 
 
-def sql(alias: str, statement: str) -> list[tuple]:
+def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []

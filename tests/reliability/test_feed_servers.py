@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -91,7 +92,7 @@ def primary(server: Server, django_db_setup: None, django_db_blocker) -> Iterato
         sql(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def sql(alias: str, statement: str) -> list[tuple]:
+def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []

@@ -156,7 +156,7 @@ class Overwrites(RedisReductionCache):
     """It keeps whatever comes last."""
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         client, name = self._client(key, write=True)
         client.set(name, entry)
@@ -167,7 +167,7 @@ class LooksThenSets(RedisReductionCache):
     """It compares versions, and somebody else may come between that and the write."""
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         there = self.get(key)
         if there is not None and there[:7] >= entry[:7]:
@@ -189,7 +189,7 @@ class Pickles(BaseReductionCache):
         return found
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         caches[self.alias].set(key, entry, timeout)
         return True

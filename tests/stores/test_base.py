@@ -15,7 +15,7 @@ from eventlogs import (
     LogNotFound,
     LogState,
 )
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import AppendRequest, BaseStore, Claim, store_for
 from eventlogs.stores.base import claim_of, refusal
 from eventlogs.stores.portable import PortableStore
@@ -31,7 +31,7 @@ def request(expected: int | None, key: str | None = None, amount: int = 1) -> Ap
 
 
 def claim(log_id: LogId, index: int = 3, amount: int = 1) -> Claim:
-    return Claim(log_id, index, 1, next(fingerprints(encoded(amount))), 17)
+    return Claim(log_id, index, 1, next(request_fingerprints(encoded(amount))), 17)
 
 
 @pytest.mark.parametrize(
