@@ -1,4 +1,4 @@
-"""Projections in the admin: seen permission to view payloads, operated by who may do that."""
+"""Projections in the admin: pages, actions and permissions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All events: filtered, and paged through."""
+"""The list of all events: filters and paging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs: found, paged through, travelled through."""
+"""Logs: the search, paging, and the timeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from the store is text, whatever it says."""
+"""Stored text is shown as text, never as markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projections: operated by who may do that."""
+"""Projections: actions by users with the permission."""
 
 from __future__ import annotations
 

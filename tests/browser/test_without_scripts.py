@@ -1,4 +1,4 @@
-"""All pages work where the browser runs no scripts."""
+"""All pages work in a browser that runs no scripts."""
 
 from __future__ import annotations
 
