@@ -604,7 +604,7 @@ def test_a_key_of_another_log_is_refused_before_the_decider_is_asked(accounts):
 
 def test_a_key_that_is_taken_while_the_decider_decides_answers_the_faster_call(accounts):
     log_id = accounts.create(Opened("ada"), Deposited(10)).log_id
-    faster = []
+    faster: list[Any] = []
 
     def decide(account: Account) -> Any:
         if not faster:

@@ -6,6 +6,7 @@ import inspect
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -365,7 +366,7 @@ def test_the_async_twins_answer_the_same():
     async def ask():
         feed = Feed()
         page = await feed.aread(limit=1)
-        rest = []
+        rest: list[Any] = []
         async for record in feed.afollow(after=page.next_after, stop=lambda: len(rest) == 1):
             rest.append(record)
         return [*page, *rest], await feed.asettled(), await feed.aholding_back()

@@ -28,6 +28,7 @@ from eventlogs.reductions.timeline import beginning
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.projections.tables import Known, made
+from tests.tables import Table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -36,7 +37,7 @@ DOC = Path(eventlogs.__file__).parent.parent / "docs" / "storage.md"
 THE_UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
-class Row(models.Model):
+class Row(Table):
     log_id = LogIdField(primary_key=True)
     owner = models.CharField(max_length=50, default="")
 
@@ -58,7 +59,7 @@ class InlineRow(models.Model):
         return self.owner
 
 
-class Reduced(models.Model):
+class Reduced(Table):
     log_id = LogIdField(primary_key=True)
     owner = models.CharField(max_length=50, default="")
 

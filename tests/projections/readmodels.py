@@ -21,9 +21,10 @@ from eventlogs.models import ParkedEvent
 from eventlogs.projections.declarations import projections
 from eventlogs.stores.participants import followers
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.tables import Table
 
 
-class Balance(models.Model):
+class Balance(Table):
     """A row for each account."""
 
     log_id = LogIdField(primary_key=True)
@@ -49,7 +50,7 @@ class Balance(models.Model):
         self.seen += 1
 
 
-class Reduced(models.Model):
+class Reduced(Table):
     """The aggregate as a row."""
 
     log_id = LogIdField(primary_key=True)
@@ -63,7 +64,7 @@ class Reduced(models.Model):
         return str(self.log_id)
 
 
-class Day(models.Model):
+class Day(Table):
     """A row for all accounts of an owner."""
 
     owner = models.CharField(max_length=50, primary_key=True)
@@ -76,7 +77,7 @@ class Day(models.Model):
         return self.owner
 
 
-class Inlined(models.Model):
+class Inlined(Table):
     """A row for each account, changed with each append."""
 
     log_id = LogIdField(primary_key=True)

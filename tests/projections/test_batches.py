@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
@@ -101,7 +102,7 @@ def test_a_twin_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
 def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_nothing(elsewhere):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
     pid = connection.connection.info.backend_pid
-    kills = []
+    kills: list[Any] = []
 
     def before(record):
         if record.log_id == states[2].log_id and not kills:

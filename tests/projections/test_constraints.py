@@ -22,11 +22,12 @@ from eventlogs.projections import constraints
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.projections.readmodels import until
 from tests.projections.tables import Known, made
+from tests.tables import Table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Owner(models.Model):
+class Owner(Table):
     name = models.CharField(max_length=20, primary_key=True)
 
     class Meta:
@@ -36,7 +37,7 @@ class Owner(models.Model):
         return self.name
 
 
-class Car(models.Model):
+class Car(Table):
     log_id = LogIdField(primary_key=True)
     owner = models.ForeignKey(
         Owner, null=True, on_delete=models.CASCADE, related_name="+", db_column="owned_by"
@@ -73,7 +74,7 @@ class Plain(models.Model):
         return str(self.log_id)
 
 
-class Other(models.Model):
+class Other(Table):
     """What a caller has in the same transaction."""
 
     owner = models.ForeignKey(Owner, on_delete=models.CASCADE, related_name="+")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
@@ -144,7 +145,7 @@ def test_a_round_applies_a_batch_of_each_partition(runner, monkeypatch):
 def test_it_tells_how_many_events_it_applied(runner, monkeypatch):
     monkeypatch.setattr(Balances, "batch_size", 4)
     some()
-    told = []
+    told: list[Any] = []
     each = runner(["balances", "letters"], tell=told.append)
     for _ in range(5):
         each.round()

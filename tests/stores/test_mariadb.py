@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -122,7 +123,7 @@ class TestSnapshots:
         self, store, on_a_snapshot, is_strict, expected
     ):
         log_id, key = create(store, 1).log_id, new_key()
-        winner = []
+        winner: list[Any] = []
 
         def retry() -> None:
             if is_strict:
@@ -142,7 +143,7 @@ class TestSnapshots:
 
     def test_a_create_whose_key_was_taken_since_is_a_replay(self, store, on_a_snapshot, is_strict):
         key = new_key()
-        winner = []
+        winner: list[Any] = []
 
         def retry() -> None:
             with pytest.raises(TransactionMustRetry if is_strict else IdempotentReplay) as caught:
