@@ -68,7 +68,7 @@ THIRD_PARTIES = {
         "caches/entries",
         "operations/jsonl",
     },
-    "tqdm": {"management/progress"},
+    "rich": {"management/terminal"},
     "asgiref": None,
     "django": None,
 }

@@ -124,8 +124,8 @@ def check_rebuilds(
             old, new = (f" in {mode} mode" for mode in (state.mode, each.mode))
             old, new = ("", "") if old == new else (old, new)
             yield Warning(
-                f"The rows of projection {state.name!r} were built by version {state.version}{old}; the "
-                f"code is version {each.version}{new}.",
+                f"The rows of projection {state.name!r} were built by version "
+                f"{state.version}{old}; the code is version {each.version}{new}.",
                 hint=f"Run: manage.py eventlogs rebuild {state.name}. "
                 "The old rows stay in use meanwhile.",
                 id="eventlogs.W030",

@@ -16,9 +16,8 @@ from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
-from eventlogs.management.output import Note, Output
-from eventlogs.management.records import as_json, compact
-from eventlogs.management.states import computed_of, state_of
+from eventlogs.management.json_values import compact, computed_of, event_as_json, state_of
+from eventlogs.management.output import EventLines, Note, Output
 from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.models import EventLog
 from eventlogs.reductions.snapshots import Waypoints
@@ -84,7 +83,8 @@ def run(
                 "computed": computed,
                 "state_error": why_not,
                 "events": [
-                    as_json(each) | ({"changes": as_pairs(changed.get(each.index))} if diff else {})
+                    event_as_json(each)
+                    | ({"changes": as_pairs(changed.get(each.index))} if diff else {})
                     for each in records
                 ],
             }
@@ -215,57 +215,47 @@ def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
 
 
 def write_timeline(
-    out: Output,
-    records: list[EventRecord],
-    version: int,
-    changed: Changes | None = None,
+    out: Output, records: list[EventRecord], version: int, changed: Changes | None
 ) -> None:
-    """Write a row for each event; with ``changed``, what it changed below it."""
+    """Write each event; with ``changed``, what it changed below it."""
     if not records:
         return
     earlier = records[0].index
     out.line()
     if earlier:
         out.line(f"… {earlier:,} earlier; --last {version} shows all", out.style.HTTP_INFO)
-    actors = [actor_of(record.metadata) for record in records]
-    has_actors = any(actor for actor, _ in actors)
-
-    def below(row: int) -> list[Note]:
-        record, (_, rest) = records[row], actors[row]
-        lines: list[Note] = []
-        if changed is not None:
-            changes = changed.get(record.index)
-            if changes:
-                lines += [(as_line(*each), out.style.SUCCESS) for each in changes]
-            else:
-                unknown = "changes unknown" if changes is None else "changed nothing"
-                lines.append((unknown, out.style.WARNING))
-        if rest:
-            lines.append((f"metadata {compact(rest)}", out.style.HTTP_NOT_MODIFIED))
-        if record.idempotency_key is not None:
-            lines.append((f"key {record.idempotency_key}", out.style.HTTP_NOT_MODIFIED))
-        return lines
-
-    def paint(column: int, text: str) -> str:
-        return str(out.style.SQL_KEYWORD(text)) if column == 2 else text
-
-    out.table(
-        [
+    EventLines(out, painted=2).write(
+        (
             (
-                record.index,
-                record.recorded_at,
+                f"{record.index:>{len(str(version - 1))}}",
+                time_text(record.recorded_at, timespec="milliseconds"),
                 record.type,
-                *([actor or ""] if has_actors else []),
-                compact(record.event),
-            )
-            for record, (actor, _) in zip(records, actors, strict=True)
-        ],
-        head=("#", "recorded at", "type", *(["by"] if has_actors else []), "data"),
-        right=(0,),
-        paint=paint,
-        below=below,
-        wrap=True,
+            ),
+            compact(record.event) + ("" if actor is None else f"  by {actor}"),
+            notes_of(out, record, rest, changed),
+        )
+        for record in records
+        for actor, rest in [actor_of(record.metadata)]
     )
+
+
+def notes_of(
+    out: Output, record: EventRecord, metadata: Mapping[str, Any], changed: Changes | None
+) -> list[Note]:
+    """Return the lines below an event: its changes, its other metadata, its key."""
+    notes: list[Note] = []
+    if changed is not None:
+        changes = changed.get(record.index)
+        if changes:
+            notes += [(as_line(*each), out.style.SUCCESS) for each in changes]
+        else:
+            unknown = "changes unknown" if changes is None else "changed nothing"
+            notes.append((unknown, out.style.WARNING))
+    if metadata:
+        notes.append((f"metadata {compact(metadata)}", out.style.HTTP_NOT_MODIFIED))
+    if record.idempotency_key is not None:
+        notes.append((f"key {record.idempotency_key}", out.style.HTTP_NOT_MODIFIED))
+    return notes
 
 
 def write_state(
@@ -281,9 +271,7 @@ def write_state(
     if state is None:
         out.line(why_not or "", out.style.WARNING)
         return
-    out.table([(name, compact(value)) for name, value in state.items()], wrap=True, indent="  ")
+    out.table([(name, compact(value)) for name, value in state.items()], indent=2)
     if computed:
         out.heading("Computed from it")
-        out.table(
-            [(name, compact(value)) for name, value in computed.items()], wrap=True, indent="  "
-        )
+        out.table([(name, compact(value)) for name, value in computed.items()], indent=2)
