@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -246,7 +247,8 @@ def test_an_imported_day_has_all_of_its_events_and_no_other(reader, monkeypatch)
         assert len(truth) > 1
         assert all_pages(reader, query) == truth
         # And back: from the oldest page to the newest.
-        back, address = [], f"{query}&end=1"
+        back: list[Any] = []
+        address = f"{query}&end=1"
         while address:
             back = positions(reader, address) + back if back else positions(reader, address)
             address = links(shown(reader, LIST + address)).get("Newer")

@@ -266,7 +266,8 @@ def test_rows_that_are_next_to_nowhere_are_looked_for_a_stretch_at_a_time(deposi
         monkeypatch.setattr("eventlogs.feed.postgresql.SPANS", 2)
     Account.logs.append(deposits[-1].log_id, Withdrawn(1), expected_version=ANY)
 
-    calls, after, rows, more = 0, 0, [], True
+    calls, after, more = 0, 0, True
+    rows: list[Any] = []
     while more:
         found = Feed().read_rows(after, limit=1, types=[Withdrawn])
         assert found.next_after > after

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import F
@@ -115,7 +116,7 @@ class Fast:
     timeout = 5.0
     backoff = 60.0  # long: what is to be tried again soon says so
     max_attempts = 3
-    log_types = ["account"]
+    log_types: ClassVar[Iterable[str] | None] = ["account"]
 
 
 @projection("balances", version=1)

@@ -164,19 +164,19 @@ def test_a_constraint_that_refuses_an_inline_event_is_named_and_costs_the_caller
                         refused = error
                 raise refused
             Account.logs.create(event, log_id=log_id)
-        error = caught.value
+        raised = caught.value
         if constraint is not ...:
-            assert error.constraint == constraint
-        assert error.fields == fields
-        assert (error.projection, error.log_id) == ("inline-cars", log_id)
-        assert isinstance(error.__cause__, IntegrityError)
-        assert "correct its handler" not in str(error)
-        assert not any(secret in str(error) for secret in ("A 1", "VAN", "nobody", "left", "101"))
-        again = pickle.loads(pickle.dumps(error))
+            assert raised.constraint == constraint
+        assert raised.fields == fields
+        assert (raised.projection, raised.log_id) == ("inline-cars", log_id)
+        assert isinstance(raised.__cause__, IntegrityError)
+        assert "correct its handler" not in str(raised)
+        assert not any(secret in str(raised) for secret in ("A 1", "VAN", "nobody", "left", "101"))
+        again = pickle.loads(pickle.dumps(raised))
         assert (again.constraint, again.fields, str(again)) == (
-            error.constraint,
-            error.fields,
-            str(error),
+            raised.constraint,
+            raised.fields,
+            str(raised),
         )
     assert Owner.objects.filter(name="beside").exists()
     with pytest.raises(LogNotFound):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -228,7 +229,8 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
     states = some(3)
     Balances.catch_up()
     states = [Account.logs.append(state, Deposited(7)) for state in states]
-    replay, replays = verifying.replay, []
+    replay = verifying.replay
+    replays: list[Any] = []
 
     def replay_late(*args, **options):
         answer = replay(*args, **options)

@@ -11,7 +11,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -77,7 +77,7 @@ mended: list[Path] = []
 class Quick:
     """What campaigns do not want to wait for; some processes have another time-out."""
 
-    log_types: ClassVar[Sequence[str]] = ["ledger"]
+    log_types: ClassVar[Iterable[str] | None] = ["ledger"]
     timeout = 1.0
     backoff = 0.02
     max_attempts = 3
