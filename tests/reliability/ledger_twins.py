@@ -31,7 +31,7 @@ from eventlogs.projections import (
     checkpoints as leases,
 )
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.held_logs import POSITION, Parking
+from eventlogs.projections.held_logs import Parking
 from tests.processes.stops import passing
 
 
@@ -55,7 +55,7 @@ def reacts_afterwards() -> None:
     original = Advancer._react
 
     def later(self: Advancer, row: Any) -> Any:
-        advancing_past = self._transact(lambda lease: None, row[POSITION])
+        advancing_past = self._transact(lambda lease: None, row.position)
         return advancing_past or original(self, row)
 
     Advancer._react = later  # type: ignore[method-assign]
