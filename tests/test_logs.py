@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection, connections, transaction
-from django.db.utils import ConnectionDoesNotExist
+from django.db.utils import ConnectionDoesNotExist  # type: ignore[attr-defined]
 from django.utils.safestring import mark_safe
 
 from eventlogs import (
@@ -234,7 +234,7 @@ def test_all_events_of_an_append_are_stored_or_none(accounts):
     state = accounts.create(Opened("ada"))
 
     with pytest.raises(InvalidEvent):
-        accounts.append(state, Deposited(1), Deposited("2"))
+        accounts.append(state, Deposited(1), Deposited("2"))  # type: ignore[arg-type]
     appended = accounts.append(state, Deposited(1), Deposited(2), Withdrawn(3))
 
     page = accounts.load(state.log_id, start=1)

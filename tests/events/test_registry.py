@@ -188,7 +188,7 @@ def test_a_record_is_a_value_that_never_changes():
 
     assert record() == record()
     with pytest.raises(AttributeError):
-        record().index = 1
+        record().index = 1  # type: ignore[misc]
 
 
 def test_a_record_is_known_by_its_log_and_index_for_good():

@@ -110,7 +110,7 @@ class NeverEqual:
     def __eq__(self, other: object) -> bool:
         return False
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 @event("basket.incomparable")
@@ -121,7 +121,7 @@ class Incomparable:
     def __eq__(self, other: object) -> bool:
         raise RuntimeError(SECRET)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 @dataclass

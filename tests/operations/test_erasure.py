@@ -187,7 +187,7 @@ def places(cache="default"):
     if hasattr(backend, "_cache") and isinstance(backend._cache, dict):
         values = list(backend._cache.values())
     else:
-        client = backend.client.get_client(write=False)
+        client = backend.client.get_client(write=False)  # type: ignore[attr-defined]
         values = client.mget([*client.scan_iter(match="*eventlogs.reduction*"), "x"])
     return sorted({*found, *(["cache"] if any(SECRET in _text(v) for v in values) else [])})
 
@@ -214,7 +214,7 @@ def fill(accounts):
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
     ways = Waypoints(Account, "default")
-    ways.walk(beginning(Account, state.log_id), store_for("default"), version=1_100)
+    ways.walk(beginning(Account, state.log_id), store_for("default"), version=1_100)  # type: ignore[arg-type]
     return many.log_id, kept.log_id
 
 
@@ -254,7 +254,7 @@ def test_an_event_that_is_redacted_is_nowhere_and_its_log_goes_on(accounts, sett
 
         assert done.to_rebuild == ("erased-shared",)
         assert places(cache) == []
-        assert {model.objects.get(pk=log_id).owner for model in (Row, InlineRow, Reduced)} == {
+        assert {model.objects.get(pk=log_id).owner for model in (Row, InlineRow, Reduced)} == {  # type: ignore[union-attr]
             "erased"
         }
         assert [each.details for each in ParkedEvent.objects.all()] == [""]
@@ -292,9 +292,9 @@ def test_the_row_of_an_erased_log_can_be_removed_from_code(accounts):
             assert each.rebuild(one) == 0
             with pytest.raises(LogNotFound):
                 each.rebuild(one)
-            assert each.model.objects.get().log_id == two
+            assert each.model.objects.get().log_id == two  # type: ignore[union-attr]
             assert each.verify(repair=True).differences[0].is_repaired
-            assert not each.model.objects.exists()
+            assert not each.model.objects.exists()  # type: ignore[union-attr]
 
 
 def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):

@@ -117,7 +117,7 @@ def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
 @pytest.mark.feed
 def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(1))
-    monkeypatch.setitem(workers.projections, "balances", Balances)
+    monkeypatch.setitem(workers.projections, "balances", Balances)  # type: ignore[attr-defined]
 
     Balances.request_rebuild(by="grace")
     workers.run(["balances"])

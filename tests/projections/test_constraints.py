@@ -42,11 +42,11 @@ class Car(Table):
     owner = models.ForeignKey(
         Owner, null=True, on_delete=models.CASCADE, related_name="+", db_column="owned_by"
     )
-    plate = models.CharField(max_length=20, null=True, unique=True)  # noqa: DJ001
+    plate = models.CharField(max_length=20, null=True, unique=True)  # type: ignore[misc]  # noqa: DJ001
     label = models.CharField(max_length=20, default="")
     sold = models.IntegerField(default=0)
     seats = models.PositiveIntegerField(default=0)
-    place = models.CharField(max_length=20, null=True)  # noqa: DJ001
+    place = models.CharField(max_length=20, null=True)  # type: ignore[misc]  # noqa: DJ001
 
     class Meta:
         app_label = "tests_of_constraints"
@@ -208,7 +208,7 @@ def test_a_row_that_points_to_one_of_the_same_transaction_is_taken():
         Owner.objects.create(name="Ada")
         Account.logs.create(Opened("Ada"))
 
-    assert Car.objects.get().owner_id == "Ada"
+    assert Car.objects.get().owner_id == "Ada"  # type: ignore[attr-defined]
 
 
 def test_an_event_whose_row_breaks_a_foreign_key_is_parked_with_its_real_error_and_attempts():
@@ -255,7 +255,7 @@ def test_a_rebuild_says_which_event_a_constraint_refuses():
 
     Owner.objects.create(name="Ada")
     AsyncCars.rebuild()
-    assert Car.objects.get().owner_id == "Ada"
+    assert Car.objects.get().owner_id == "Ada"  # type: ignore[attr-defined]
 
 
 def test_nothing_is_asked_where_the_model_has_no_such_constraint(django_assert_num_queries):

@@ -92,7 +92,7 @@ KNOWN = Known(AsyncSums, InlineSums, Letters)
 @pytest.fixture
 def second(second_alias, monkeypatch):
     """A second database with the tables of read models."""
-    monkeypatch.setattr(workers, "projections", system_checks.projections)
+    monkeypatch.setattr(workers, "projections", system_checks.projections)  # type: ignore[attr-defined]
     with made(Row, InlineRow), made(Row, InlineRow, using=second_alias), KNOWN.declared():
         yield second_alias
     FAILING.clear()
@@ -185,8 +185,8 @@ def test_commands_do_what_they_say_in_the_database_that_they_name(second, capsys
     assert WRITTEN == [5]
 
     for model in (Row, InlineRow):
-        model.objects.using("default").all().delete()
-        model.objects.using(second).all().delete()
+        model.objects.using("default").all().delete()  # type: ignore[union-attr]
+        model.objects.using(second).all().delete()  # type: ignore[union-attr]
     out = command("rebuild", "sums", "inline-sums", "--database", second, capsys=capsys)
     assert out.count(repr(second)) == 2
     for model in (Row, InlineRow):

@@ -174,7 +174,7 @@ def killed_before_the_swap():
 
 
 def killed_before_the_commit_of_the_swap():
-    rebuilding._ShadowRebuild._switch = kill_me
+    rebuilding._ShadowRebuild._switch = kill_me  # type: ignore[method-assign]
     Balances.rebuild()
 
 

@@ -20,7 +20,7 @@ class Sum(Table):
     amount = models.DecimalField(max_digits=9, decimal_places=2, default=0)
     rate = models.FloatField(default=0)
     facts = models.JSONField(default=dict)
-    at = models.DateTimeField(null=True)
+    at = models.DateTimeField(null=True)  # type: ignore[misc]
     doubled = models.GeneratedField(
         expression=models.F("rate") * 2, output_field=models.FloatField(), db_persist=True
     )

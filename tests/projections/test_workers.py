@@ -106,7 +106,7 @@ def test_those_that_fail_do_not_stop_the_others(monkeypatch):
     with pytest.raises(ExceptionGroup) as caught:
         run()
 
-    assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]
+    assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]  # type: ignore[union-attr]
     assert len(balances(Reduced)) == 5
 
 

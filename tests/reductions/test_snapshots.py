@@ -205,7 +205,7 @@ def test_an_aggregate_that_cannot_be_kept_is_walked_all_the_same(
     ways = Waypoints(Odd, "default", cache=cache)
     found = ways.walk(nothing(Odd, log_id), counting, version=100)
 
-    assert found.aggregate.seen == 100
+    assert found.aggregate.seen == 100  # type: ignore[union-attr]
     assert cache.calls == []
     assert ways.nearest(log_id, counting, upto=100) is None
 

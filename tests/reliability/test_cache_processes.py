@@ -172,7 +172,7 @@ def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
     state = manager.create(*(Entered("one") for _ in range(600)))
     gate = threading.Event()
     assert worker.flush(10)
-    worker.submit("something slow", gate.wait)
+    worker.submit("something slow", gate.wait)  # type: ignore[arg-type]
     try:
         manager.reduce(state.log_id)  # its entry and the end of its claim are queued
         manager.append(state, Entered("newer"))

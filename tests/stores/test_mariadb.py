@@ -149,7 +149,7 @@ class TestSnapshots:
             with pytest.raises(TransactionMustRetry if is_strict else IdempotentReplay) as caught:
                 append(store, new_log(), 2, expected=0, key=key)
             if not is_strict:
-                assert caught.value.state == winner[0]
+                assert caught.value.state == winner[0]  # type: ignore[attr-defined]
 
         on_a_snapshot(lambda: winner.append(create(store, 2, key=key)), retry)
 
@@ -174,7 +174,7 @@ class TestSnapshots:
             with pytest.raises(TransactionMustRetry if is_strict else ConcurrentAppend) as caught:
                 append(store, log_id, 3, expected=1)
             if not is_strict:
-                assert caught.value.actual_version == 2
+                assert caught.value.actual_version == 2  # type: ignore[attr-defined]
 
         on_a_snapshot(lambda: append(store, log_id, 2, expected=1), stale)
 
