@@ -214,7 +214,9 @@ def fill(accounts):
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
     _, writes = Snapshots(Account, "default").fold(
-        beginning(Account, state.log_id), store_for("default"), version=1_100
+        beginning(Account, state.log_id),
+        store_for("default"),
+        version=1_100,  # type: ignore[arg-type]
     )
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id

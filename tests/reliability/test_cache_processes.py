@@ -160,7 +160,7 @@ def test_a_newer_entry_does_not_leave_the_lock_of_an_older_one_behind():
     state = manager.create(*(Entered("one") for _ in range(600)))
     gate = threading.Event()
     assert worker.flush(10)
-    worker.submit("something slow", gate.wait)  # type: ignore[arg-type]
+    worker.submit("something slow", gate.wait)
     try:
         manager.reduce(state.log_id)  # its entry and the release of its lock are queued
         manager.append(state, Entered("newer"))
