@@ -1,9 +1,9 @@
 """
-What ``eventlogs stats`` tells of the reduction cache: whether it keeps up with the logs.
+Figures of the reduction cache for ``eventlogs stats``: how many reductions are up to date.
 
 Counters of hits and misses are those of one process (``eventlogs.caches.statistics()``), and a
-command is a process of its own. So it looks at what all processes share: for the logs of the
-newest events, which version the cache has of each. Two queries, and one look at the cache for
+command is a process of its own. So these figures come from the cache that all processes share:
+which version it has of each log of the newest events. Two queries, and one read of the cache for
 each aggregate class; nothing is folded.
 """
 
@@ -25,17 +25,17 @@ from eventlogs.models import Event, EventLog
 from eventlogs.policies import policy_from
 from eventlogs.reductions.reader import Reducer
 
-NEWEST: Final = 5_000  # positions, of whose events the logs are looked at
+NEWEST: Final = 5_000  # positions whose events' logs are checked
 LOGS: Final = 500  # of each log type, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Caching:
     """
-    How the cache stands with the logs of one aggregate class.
+    The cached reductions of one aggregate class.
 
-    ``logs`` were looked at; ``current`` of them are cached at their version, ``behind`` at an
-    earlier one, so that some events are folded on top, and the others not at all. ``bytes`` is
+    ``logs`` were checked; ``current`` of them are cached at their version, ``behind`` at an
+    earlier one, so that a reader folds some events, and ``absent`` not at all. ``bytes`` is
     the size of all their entries.
     """
 
@@ -50,9 +50,9 @@ class Caching:
 @dataclass(frozen=True, slots=True)
 class CacheFigures:
     """
-    The cache of the EVENTLOGS setting, and how it stands with the newest logs.
+    The cache of the EVENTLOGS setting, and its entries of the newest logs.
 
-    ``is_shared`` is False for a cache that only its own process sees: no figures then.
+    ``is_shared`` is False for a cache in the memory of one process: it has no figures.
     """
 
     alias: str | None
@@ -64,13 +64,13 @@ class CacheFigures:
 
 
 def cache_figures(using: str) -> CacheFigures:
-    """Look at the cache; one that cannot be reached is a figure, too."""
+    """Return the figures of the cache; ``is_reachable`` is False if it does not answer."""
     alias = conf.cache()
     try:
         cache = cache_for()
         backend = "" if alias is None else _name(type(caches[alias]))
         policy = str(policy_from(conf.caching_policy()))
-    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check tells more
+    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check has the details
         return CacheFigures(alias, "", "misconfigured", True, False, [])
     found = CacheFigures(alias, backend, policy, cache.shared, True, [])
     if not cache.shared:
