@@ -14,7 +14,7 @@ from eventlogs.models import Event
 from eventlogs.operations import cache_figures as caching
 from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
-from tests.admin.test_standings import standing
+from tests.admin.test_projection_status import standing
 
 FROM_OURS = re.compile(r" FROM [\"`]eventlogs_")
 
@@ -125,8 +125,8 @@ def test_more_rows_than_were_read_are_said_where_there_is_no_estimate(run, monke
 
 
 def test_without_exact_a_range_of_the_primary_key_is_read(db, monkeypatch):
-    for n in range(5):
-        Account.logs.create(Opened(owner="Ada"), idempotency_key=f"key {n}")
+    for each in range(5):
+        Account.logs.create(Opened(owner="Ada"), idempotency_key=f"key {each}")
     monkeypatch.setattr(figures, "NEWEST", 4)
 
     with CaptureQueriesContext(connection) as captured:

@@ -1,15 +1,18 @@
-"""What all pages of the admin share: they are for reading, and built by views of our own."""
+"""The base of all pages of the admin: they are read-only, and built by views of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
+
+from eventlogs.ids import LogId
 
 PAYLOAD = "eventlogs.view_payload"
 
@@ -19,14 +22,8 @@ else:
     Base = admin.ModelAdmin
 
 
-def asked_for(request: HttpRequest, names: Iterable[str]) -> dict[str, str]:
-    """Return the parameters of an address that are there; no text has a NUL in PostgreSQL."""
-    found = {name: request.GET.get(name, "").replace("\0", "").strip() for name in names}
-    return {name: text for name, text in found.items() if text}
-
-
 class ReadOnlyAdmin(Base):
-    """An admin without any way to add, change or delete."""
+    """A ModelAdmin that cannot add, change or delete."""
 
     actions = None
 
@@ -43,7 +40,7 @@ class ReadOnlyAdmin(Base):
         return False
 
     def wrap(self, view: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a view for who is signed in to the admin, and may view."""
+        """Return a view that only users with the permission to view the model reach."""
 
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             if not self.has_view_permission(request):
@@ -56,11 +53,20 @@ class ReadOnlyAdmin(Base):
         return update_wrapper(wrapper, view)
 
     def sees_payload(self, request: HttpRequest) -> bool:
-        """Return whether payloads, metadata and states are shown, and not their shape alone."""
+        """Return whether the user may see payloads, metadata and states, not only their shape."""
         return bool(request.user.has_perm(PAYLOAD))
 
+    def address(self, name: str, *args: Any) -> str:
+        """Return the address of a page of eventlogs on this admin site."""
+        return reverse(f"{self.admin_site.name}:eventlogs_{name}", args=args)
+
+    def redirect_to_event(self, log_id: LogId, index: int) -> HttpResponse:
+        """Redirect to the page of a log, with one of its events selected."""
+        log = self.address("eventlog_change", log_id)
+        return HttpResponseRedirect(f"{log}?event={index}#event-{index}")
+
     def page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
-        """Return a page made of a template of ours."""
+        """Return a page made from a template of this package."""
         return TemplateResponse(
             request,
             f"admin/eventlogs/{template}.html",

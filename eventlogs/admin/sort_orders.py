@@ -1,9 +1,10 @@
 """
-The orders in which events are paged, and where a page begins in them.
+The orders in which pages show events, and the keys of events in these orders.
 
-By position, for all events; by index, for the events of one log; and by time, where days are
-asked for. An import or a restore gives old events new positions, so events of one day need not
-lie side by side by position. By time they do, and an index has them (migration 0005).
+All events are ordered by position, the events of one log by index, and the events of some days by
+time. An import or a restore gives old events new positions, so the events of one day may lie far
+apart in the order of positions. In the order of times they are adjacent, and an index has that
+order.
 """
 
 from __future__ import annotations
@@ -14,75 +15,75 @@ from typing import Any, Final, NamedTuple
 
 from django.db.models import Q, QuerySet
 
+from eventlogs.admin.parameters import number_from
 from eventlogs.models import Event
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
-LONGEST: Final = 18  # digits of a number in an address: less than 2**63
 
 
 class Key(NamedTuple):
-    """A place in an order: a number, and for the order of times the time that comes first."""
+    """The key of an event: its number, and in the order of times its time, which sorts first."""
 
     number: int
     time: datetime | None = None
 
     def just_below(self) -> Key:
-        """Return a key below this one with nothing in between."""
+        """Return the next lower key."""
         return Key(self.number - 1, self.time)
 
     def just_above(self) -> Key:
-        """Return a key above this one with nothing in between."""
+        """Return the next higher key."""
         return Key(self.number + 1, self.time)
 
 
-class Order(ABC):
-    """An order of events, along an index; the newest events are the last."""
+class SortOrder(ABC):
+    """An order of events that an index has; newer events have higher keys."""
 
     fields: tuple[str, ...]
 
     @abstractmethod
     def key_of(self, event: Event) -> Key:
-        """Return an event's place."""
+        """Return the key of an event."""
 
     @abstractmethod
     def above(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep the events behind a place: the newer ones."""
+        """Keep the events with higher keys: the newer ones."""
 
     @abstractmethod
     def below(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep the events before a place: the older ones."""
+        """Keep the events with lower keys: the older ones."""
 
     @abstractmethod
     def edge(self, rows: QuerySet[Any], span: int, *, up: bool) -> Key | None:
         """
-        Return the last place of a window that begins with the first of ``rows``.
+        Return the last key of a window of at most ``span`` events, from the first of ``rows`` on.
 
-        A window has ``span`` events at most. None: ``rows`` are no more than that.
+        None: the window has all of ``rows``.
         """
 
     @abstractmethod
     def text(self, key: Key) -> str:
-        """Write a place for an address."""
+        """Return a key as text for an address."""
 
     @abstractmethod
     def read(self, text: str | None) -> Key | None:
-        """Read a place from an address, None for anything else."""
+        """Read a key from an address; return None for any other text."""
 
     def sorted(self, rows: QuerySet[Any], *, up: bool) -> QuerySet[Any]:
-        """Sort events: the oldest first, or the newest."""
+        """Sort events by their keys: upwards, the oldest first, or downwards."""
         return rows.order_by(*(name if up else f"-{name}" for name in self.fields))
 
 
-class ByNumber(Order):
-    """By the position of an event, or by its index in its log."""
+class ByNumber(SortOrder):
+    """The order of positions, or of the indexes of one log."""
 
     def __init__(self, field: str) -> None:
         self._field = field
         self.fields = (field,)
 
     def key_of(self, event: Event) -> Key:
-        """Return an event's number."""
+        """Return the position or index of an event."""
         return Key(getattr(event, self._field))
 
     def above(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
@@ -94,7 +95,7 @@ class ByNumber(Order):
         return rows.filter(**{f"{self._field}__lt": key.number})
 
     def edge(self, rows: QuerySet[Any], span: int, *, up: bool) -> Key | None:
-        """Return a number: between two numbers there are no more events than numbers."""
+        """Return the last number: a range of numbers has no more events than numbers."""
         ends = [
             self.sorted(rows, up=each).values_list(self._field, flat=True)[:1].first()
             for each in (up, not up)
@@ -113,13 +114,13 @@ class ByNumber(Order):
         return None if (number := number_from(text)) is None else Key(number)
 
 
-class ByTime(Order):
-    """By the time when an event was recorded, and by its position among those of that time."""
+class ByTime(SortOrder):
+    """The order of ``recorded_at``, and of positions among the events of one moment."""
 
     fields = ("recorded_at", "position")
 
     def key_of(self, event: Event) -> Key:
-        """Return an event's time and position."""
+        """Return the time and position of an event."""
         return Key(event.position, event.recorded_at)
 
     def above(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
@@ -133,14 +134,14 @@ class ByTime(Order):
         return rows.filter(earlier, recorded_at__lte=key.time)
 
     def edge(self, rows: QuerySet[Any], span: int, *, up: bool) -> Key | None:
-        """Return the place of event number ``span``, counted along the index."""
-        # An OFFSET, but never of more events than the window's statement reads itself.
+        """Return the key of event number ``span``, counted along the index."""
+        # This OFFSET skips no more events than the statement that searches the window reads.
         names = ("position", "recorded_at")
         last = self.sorted(rows, up=up).values_list(*names)[span - 1 : span].first()
         return None if last is None else Key(*last)
 
     def text(self, key: Key) -> str:
-        """Write microseconds since 1970, a point, and a position."""
+        """Return microseconds since 1970, a point, and a position."""
         assert key.time is not None
         return f"{(key.time - EPOCH) // MICROSECOND}.{key.number}"
 
@@ -153,10 +154,3 @@ class ByTime(Order):
             return Key(parts[1], EPOCH + parts[0] * MICROSECOND)
         except OverflowError:
             return None
-
-
-def number_from(text: str | None) -> int | None:
-    """Read a position or an index, None for anything else."""
-    if text is None or not (text.isascii() and text.isdigit() and len(text) <= LONGEST):
-        return None
-    return int(text)

@@ -1,10 +1,10 @@
 """
-Finding logs by what a person has in hand: an id, a part of one, or an idempotency key.
+The search for logs by text: an id, a part of an id, or an idempotency key.
 
-Ids are found in any writing (see ``pasted.py``). The beginning of an id is a range of UUIDs,
-which the primary key finds. The end of one is what stands on a receipt or at the edge of a
-screen; it becomes the end of the UUID's hexadecimal digits, which an index of them backwards
-finds (migration 0005; on SQLite and MariaDB, logs are looked through).
+Ids are found in many spellings (see ``operations/pasted_ids.py``). The beginning of an id is a
+range of UUIDs, which the primary key finds. The end of an id, as printed on a receipt, is the end
+of the UUID's hexadecimal digits. On PostgreSQL an index of the reversed digits finds it; on SQLite
+and MariaDB the database reads all logs.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.operations import pasted_ids
 from eventlogs.operations.pasted_ids import Beginning, End, Named
 
-FOUND: Final = 50  # logs of one key, or of a part of an id that something else has as well
-BACKWARDS: Final = "reverse(replace(eventlogs_eventlog.id::text, '-', ''))"
+FOUND: Final = 50  # logs that one key, or one part of an id, finds among other results
+# The expression of the index: the hexadecimal digits of the id, reversed.
+REVERSED: Final = "reverse(replace(eventlogs_eventlog.id::text, '-', ''))"
 
 
 def search(text: str, using: str) -> QuerySet[EventLog]:
     """
-    Return the logs that a text names, none for a text that names nothing.
+    Return the logs that a text names, by id, part of an id, or idempotency key.
 
-    Where the text is the beginning of ids and nothing else, these are all of them; otherwise the
-    newest 50 of those, and the others.
+    If the text is only the beginning of ids, all logs with that beginning are found; otherwise
+    the newest 50 of them, and the other results.
     """
     text = text.strip()
     return _by_any(text, using, _by_key(text, using))
 
 
 def search_ids(text: str, using: str) -> QuerySet[EventLog]:
-    """Return the logs that a text names by their ids alone."""
+    """Return the logs that a text names by an id or a part of one."""
     return _by_any(text, using, set())
 
 
 def event_in(text: str, using: str) -> tuple[LogId, int] | None:
-    """Return the event whose id is a text, or that an address in it shows; None for none."""
+    """Return the event that a text names, by its id or an address of the admin; or None."""
     names = pasted_ids.names_in(text)
     events = [each for each in names if each.index is not None]
     if len(events) != 1 or len({each.uuid for each in names}) != 1:
@@ -70,13 +71,14 @@ def _by_any(text: str, using: str, found: set[UUID]) -> QuerySet[EventLog]:
             if (some := list(_between(logs, each).order_by("-pk").values_list("pk")[:FOUND]))
         ]
         if len(ranges) == 1 and not found:
-            return _between(logs, ranges[0][0])
+            [(only, _)] = ranges
+            return _between(logs, only)
         found |= {pk for _range, some in ranges for (pk,) in some}
     return logs.filter(pk__in=found)
 
 
 def _by_key(key: str, using: str) -> set[UUID]:
-    """Return the logs that a key was used on; the index wants the log types named."""
+    """Return the logs on which a key was used; the index begins with the log type."""
     if not key or "\0" in key:
         return set()
     log_types = {each.log_type for each in aggregates}
@@ -106,22 +108,23 @@ def _by_ends(logs: QuerySet[Any], ends: Iterable[End], using: str) -> set[UUID]:
     for end in ends:
         rows = logs.filter(log_type=end.log_type) if end.log_type else logs
         keys = _with_end(rows, end.digits, using).values_list("log_type", "pk")[:FOUND]
-        # Of a log id's last characters, the first may have bits beside the whole digits.
+        # A character of base32 has 5 bits and a digit 4: the first character of the text can
+        # have bits that ``digits`` does not have, so the text itself is compared.
         found |= {pk for name, pk in keys if str(LogId.stored(name, pk)).endswith(end.text)}
     return found
 
 
 def _with_end(logs: QuerySet[Any], digits: str, using: str) -> QuerySet[Any]:
     if connections[using].vendor == "postgresql":
-        backwards: QuerySet[Any] = logs.annotate(backwards=RawSQL(BACKWARDS, ()))
-        return backwards.filter(backwards__startswith=digits[::-1])
-    if connections[using].features.has_native_uuid_field:  # MariaDB's, whose text has hyphens
+        reverse: QuerySet[Any] = logs.annotate(reversed=RawSQL(REVERSED, ()))
+        return reverse.filter(reversed__startswith=digits[::-1])
+    if connections[using].features.has_native_uuid_field:  # of MariaDB: its text has hyphens
         return logs.filter(pk__endswith=_with_hyphens(digits))
     return logs.filter(pk__endswith=digits)
 
 
 def _with_hyphens(tail: str) -> str:
-    """Return the end of a UUID's hexadecimal digits as it is in the UUID's text."""
+    """Return the last hexadecimal digits of a UUID with the hyphens of the UUID's text."""
     whole = UUID(tail.rjust(32, "0"))
     hyphens = sum(len(tail) > digits for digits in (12, 16, 20, 24))
     return str(whole)[-len(tail) - hyphens :]

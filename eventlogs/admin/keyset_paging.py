@@ -1,8 +1,8 @@
 """
-Keyset paging: pages that cost the same wherever they are, and stay where they are.
+Keyset paging: each page costs the same, and its rows stay on it while others are added.
 
-A page is asked for by the key that it begins behind, never by its number: OFFSET reads all that
-it passes over, and COUNT(*) the whole table. New rows do not push others to another page.
+An address names the key before or after which a page begins, never a page number. A page number
+would need an OFFSET, which reads all rows that it skips, and COUNT(*) reads the whole table.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from urllib.parse import urlencode
 
 from django.db.models import QuerySet
 
+from eventlogs.admin.parameters import number_from
+
 T = TypeVar("T")
+Read = Callable[[str | None], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Rows, the newest first, and the queries of the pages around them, None for none."""
+class KeysetPage(Generic[T]):
+    """Rows, newest first, and the query strings of the pages around them (None: no such page)."""
 
     rows: list[T]
     first: str | None
@@ -28,22 +31,27 @@ class Page(Generic[T]):
     last: str | None
 
 
-def page(
+def keyset_page(
     rows: QuerySet[Any],
     *,
     field: str,
-    before: Any,
-    after: Any,
     size: int,
+    asked: Mapping[str, str],
     query: Mapping[str, str],
+    read: Read = number_from,
     text: Callable[[Any], str] = str,
-) -> Page[Any]:
+    lowest: Any = -1,
+) -> KeysetPage[Any]:
     """
-    Return a page of ``rows``: those before a key, those after one, or the newest.
+    Return the page of ``rows`` that the parameters ``asked`` of an address name.
 
-    ``query`` are the other parameters of the address. At most ``size + 1`` rows are read, along
-    the index of ``field``.
+    These are ``before=<key>``, ``after=<key>`` or ``end=1`` (the oldest rows); without them, it is
+    the page of the newest rows. ``read`` and ``text`` convert a key from and to text, and
+    ``lowest`` is a key below all others. ``query`` holds the other parameters of the links. At most
+    ``size + 1`` rows are read, along the index of ``field``.
     """
+    before = read(asked.get("before"))
+    after = lowest if asked.get("end") == "1" else read(asked.get("after"))
     if after is not None:
         found = list(rows.filter(**{f"{field}__gt": after}).order_by(field)[: size + 1])
         has_newer, has_older = len(found) > size, True
@@ -58,9 +66,9 @@ def page(
         return "?" + urlencode({**query, **more})
 
     if not found:
-        return Page([], link() if has_newer else None, None, None, None)
+        return KeysetPage([], link() if has_newer else None, None, None, None)
     newest, oldest = text(getattr(found[0], field)), text(getattr(found[-1], field))
-    return Page(
+    return KeysetPage(
         found,
         first=link() if has_newer else None,
         newer=link(after=newest) if has_newer else None,

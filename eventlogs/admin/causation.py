@@ -1,10 +1,10 @@
 """
-Events that belong together, by what their metadata say: causes, effects, and one correlation.
+Events that belong together by their metadata: causes, effects, and events of one correlation.
 
-``causation_id`` is the id of the event that caused this one, ``correlation_id`` that of the
-whole story, often the id of its first event. An event's id is ``record.id``, or the ``event_id``
-of its metadata, which another system has given it. Looking for either of the two shows the event
-that has the id as well.
+``causation_id`` is the id of the event that caused this one. ``correlation_id`` is the id of the
+whole flow, often that of its first event. An event's id is its ``record.id``, or the ``event_id``
+in its metadata that another system has given to it. A search for one of these two ids also finds
+the event that has the id.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from eventlogs.operations import pasted_ids
 
 CORRELATION: Final = "correlation_id"
 CAUSATION: Final = "causation_id"
-NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")
-# What an event is to those that name it.
-ROLES: Final = {CAUSATION: gettext_noop("cause"), CORRELATION: gettext_noop("beginning")}
+NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")  # of a key of the metadata that may be searched
+# For each kind of id: the role of the event that has it, for the events that name it.
+ROLES: Final = {CAUSATION: gettext_noop("cause"), CORRELATION: gettext_noop("first event")}
 
 
 def with_metadata(rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
-    """Keep the events with a value in their metadata, and the one whose id the value is."""
+    """Keep the events whose metadata have a value, and the event whose id the value is."""
     rows = rows.alias(asked_for=KeyTransform(name, "metadata"))
     wanted = Q(asked_for=value)
     if re.fullmatch(r"-?[0-9]{1,15}", value):
@@ -48,7 +48,7 @@ def with_metadata(rows: QuerySet[Any], name: str, value: str) -> QuerySet[Any]:
 
 
 def named_event(value: str) -> tuple[LogId, int] | None:
-    """Return the event that a value is the id of, as far as its form says."""
+    """Return the log id and index of a text in the form of ``record.id``, or None."""
     names = pasted_ids.names_in(value)
     if len(names) != 1 or names[0].index is None or names[0].log_type is None:
         return None
@@ -57,7 +57,7 @@ def named_event(value: str) -> tuple[LogId, int] | None:
 
 
 def find_event(value: str, using: str) -> Event | None:
-    """Return the event whose ``record.id`` a value is, or None."""
+    """Return the stored event whose ``record.id`` is ``value``, or None."""
     named = named_event(value)
     if named is None:
         return None
@@ -69,7 +69,7 @@ def find_event(value: str, using: str) -> Event | None:
 
 
 def role_of(event: Event, name: str, value: str) -> str:
-    """Return what an event is to the others that were found, "" for one of those."""
+    """Return the role of an event for the events that name it, "" for an event that names it."""
     if name not in ROLES or str(event.metadata.get(name)) == value:
         return ""
     return _(ROLES[name])
@@ -79,10 +79,10 @@ def links(
     events: str, own_id: str, position: int, metadata: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """
-    Return the ways from an event to those that belong to it: texts and addresses.
+    Return links from an event to those that belong to it, as texts and addresses.
 
-    ``events`` is the address of the list of events, ``own_id`` the event's ``record.id``. A
-    search begins at the event, wherever that is among all events.
+    ``events`` is the address of the list of events, ``own_id`` the event's ``record.id``. Each
+    search begins at the event's position.
     """
     found = []
     if _is_id(metadata.get(CORRELATION)):
@@ -94,7 +94,7 @@ def links(
         else:
             found += [
                 (CAUSATION, f"{events}{quote(str(cause), safe=':')}/"),
-                (_("what else it caused"), search),
+                (_("other effects of this cause"), search),
             ]
     own = metadata.get(EVENT_ID)
     found.append(

@@ -10,8 +10,8 @@ from django.urls import reverse
 from uuid_utils.compat import uuid7
 
 from eventlogs import LogId
-from eventlogs.admin import search as search_of_logs
-from eventlogs.admin.search import event_in, search, search_ids
+from eventlogs.admin import log_search as search_of_logs
+from eventlogs.admin.log_search import event_in, search, search_ids
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin import test_logs
 from tests.admin.test_logs import LIST, listed, of, shown
@@ -115,14 +115,14 @@ def test_nothing_found_says_what_was_looked_for(reader, log_id):
     assert "No log has this id" in shown(reader, f"{LIST}?q=zzzz")
     assert "at least 6 characters" in shown(reader, f"{LIST}?q=zzzz")
     page = shown(reader, f"{LIST}?q={log_id}&type=parcel&from=2026-01-01")
-    assert "No log has this id" in page
-    assert "with these filters" in page
-    assert "There is no log with these filters." in shown(reader, f"{LIST}?type=nope")
-    assert "No log is older." in shown(reader, f"{LIST}?before={UUID(int=0)}")
+    assert "No log with this id" in page
+    assert "matches these filters" in page
+    assert "No log matches these filters." in shown(reader, f"{LIST}?type=nope")
+    assert "There are no older logs." in shown(reader, f"{LIST}?before={UUID(int=0)}")
 
 
 def test_where_there_is_no_log_at_all_that_is_said(reader):
-    assert "There is no log yet." in shown(reader, LIST)
+    assert "There are no logs yet." in shown(reader, LIST)
 
 
 def test_the_page_of_a_log_is_found_by_its_id_in_any_writing(reader, log_id):

@@ -1,9 +1,9 @@
 """
-JSON for people: the whole of it, or its shape alone for who may not see what is in it.
+JSON as HTML: with its values, or only its shape for users who may not see the values.
 
-``markup`` and ``line_markup`` return HTML in which every text of the JSON is isolated
-(``<bdi>``): a browser orders the characters of a line by the directions of all of them, so
-that without it a text in Arabic or Hebrew moves the quotes, commas and numbers beside it.
+``markup`` and ``line_markup`` isolate every text of the JSON (``<bdi>``). A browser orders the
+characters of a line by the writing directions of all its texts: without isolation, a text in
+Arabic or Hebrew moves the quotes, commas and numbers beside it.
 """
 
 from __future__ import annotations
@@ -16,56 +16,60 @@ from typing import Any, Final
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
-from eventlogs.admin.names import declared_names
+from eventlogs.admin.declared_names import declared_names
 
-LONGEST: Final = 20_000  # characters of one value that are shown beside others
-WHOLE: Final = 2_000_000  # characters of a value that is shown for itself
+LONGEST: Final = 20_000  # characters of one value among several
+WHOLE: Final = 2_000_000  # characters of the value of a selected event
 LINE: Final = 200  # characters of a value in one line
-DEEPEST: Final = 10  # levels that are indented; a telephone has room for about 40 characters
+DEEPEST: Final = 10  # levels that are indented: a phone shows about 40 characters a line
 TYPES: Final = {str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 ELLIPSIS: Final = "…"
 
 
 def shape(value: Any) -> Any:
     """
-    Return a value of JSON with the names of types in the place of what is in it.
+    Return the shape of a value of JSON: the names of types in the place of values.
 
-    A key of a mapping is shown where a class declares a field of that name. Any other one may be
-    data, such as a person's name; an ellipsis stands for all of these.
+    A key of a mapping is shown if a class declares a field of that name. Any other key may be
+    data, such as a person's name, and is replaced by an ellipsis.
     """
     if isinstance(value, dict):
         return {key_shape(name): shape(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [shape(value[0]), "…"] if len(value) > 1 else [shape(each) for each in value]
+        return [shape(value[0]), ELLIPSIS] if len(value) > 1 else [shape(each) for each in value]
     return TYPES.get(type(value), "value")
 
 
+def visible(value: Any, sees: bool) -> Any:
+    """Return a value for a user who sees payloads, its shape for others."""
+    return value if sees else shape(value)
+
+
+def visible_fields(value: Any, sees: bool) -> Any:
+    """Return a payload or metadata for a user who sees payloads, their shape for others."""
+    return value if sees else shape_of_fields(value)
+
+
 def shape_of_fields(value: Any) -> Any:
-    """Return the shape of a payload, or of metadata, whose own keys are the names of fields."""
+    """Return the shape of a payload or of metadata, whose outermost keys are names of fields."""
     if isinstance(value, dict):
         return {name: shape(each) for name, each in value.items()}
     return shape(value)
 
 
 def path_shape(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Return a path in a state, which begins with a field, without the keys that may be data."""
+    """Return a path in a state without keys that may be data; its first part is a field."""
     return (*path[:1], *(part if isinstance(part, int) else key_shape(part) for part in path[1:]))
 
 
 def key_shape(key: str) -> str:
-    """Return a key if it is the name of a field that a class declares, or an ellipsis."""
+    """Return a key if a class declares a field of that name, or an ellipsis."""
     return key if key in declared_names() else ELLIPSIS
-
-
-def line(value: Any) -> str:
-    """Return a value of JSON in one line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= LINE else text[:LINE] + ELLIPSIS
 
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """JSON as HTML; a template writes it as it is. ``is_cut`` says whether it is not the whole."""
+    """JSON as safe HTML. ``is_cut`` is True if a part of it was left out."""
 
     html: SafeString
     is_cut: bool = False
@@ -78,17 +82,17 @@ class Markup:
 
 
 def markup(value: Any, *, longest: int = LONGEST) -> Markup:
-    """Return a value of JSON as indented HTML, cut where it is too long."""
+    """Return a value of JSON as indented HTML, cut after ``longest`` characters."""
     return _joined(_pieces(value, 0), longest, "\n" + ELLIPSIS)
 
 
 def line_markup(value: Any) -> Markup:
-    """Return a value of JSON as HTML in one line, cut where it is too long."""
+    """Return a value of JSON as HTML in one line, cut after LINE characters."""
     return _joined(_pieces(value, None), LINE, ELLIPSIS)
 
 
 def path_markup(path: tuple[str | int, ...]) -> Markup:
-    """Return a path as ``timeline.path_text`` writes it, its names isolated."""
+    """Return a path in the form of ``timeline.path_text``, with each name isolated."""
     html = ""
     for part in path:
         if isinstance(part, int):
@@ -101,7 +105,7 @@ def path_markup(path: tuple[str | int, ...]) -> Markup:
 
 
 def _joined(pieces: Iterator[tuple[str, bool]], longest: int, ellipsis: str) -> Markup:
-    """Return pieces of text as HTML, those that are texts of their own isolated."""
+    """Join pieces of text to HTML, each isolated where its flag says so."""
     parts: list[str] = []
     left = longest
     is_cut = False
@@ -117,7 +121,7 @@ def _joined(pieces: Iterator[tuple[str, bool]], longest: int, ellipsis: str) -> 
 
 
 def _pieces(value: Any, depth: int | None) -> Iterator[tuple[str, bool]]:
-    """Yield JSON in pieces, and whether each is to be isolated; a depth of None is one line."""
+    """Yield pieces of JSON, and whether to isolate each; a depth of None means one line."""
     if isinstance(value, dict | list) and value:
         inner = None if depth is None else depth + 1
         is_dict = isinstance(value, dict)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventlogs.admin.standings import FINE, NOBODY, PERSON, conditions, row
+from eventlogs.admin.projection_status import FINE, PASSING, URGENT, conditions, row
 from eventlogs.projections.status import Standing
 
 
@@ -38,13 +38,13 @@ def standing(**more: Any) -> Standing:
     ("facts", "said"),
     [
         ({}, ["up to date"]),
-        ({"parked": 1_804}, ["1,804 parked", "up to date, but for 1,804 logs that are held"]),
+        ({"parked": 1_804}, ["1,804 parked", "up to date, except for 1,804 held logs"]),
         (
             {"waiting": 3, "awaiting_release": 2},
             [
-                "1 is tried again",
+                "1 waits for a retry",
                 "2 wait for a release",
-                "up to date, but for 3 logs that are held",
+                "up to date, except for 3 held logs",
             ],
         ),
         (
@@ -54,7 +54,7 @@ def standing(**more: Any) -> Standing:
         ({"positions_behind": 10_000, "at_least": True}, ["behind by at least 10,000 events"]),
         (
             {"at_least": True},
-            ["too far from the newest event to say by how much it is behind"],
+            ["behind by an unknown number of events"],
         ),
         ({"rows_version": None}, ["has never run"]),
         ({"problem": "No feed.", "positions_behind": None, "age": None}, ["No feed."]),
@@ -67,17 +67,17 @@ def test_how_a_projection_stands_is_said_in_words(facts, said):
 def test_only_what_somebody_must_act_on_is_red():
     held = standing(parked=2, waiting=1, is_rebuild_due=True, rows_version=0)
 
-    assert [each.who for each in conditions(held, ())] == [NOBODY, NOBODY, NOBODY, FINE]
+    assert [each.level for each in conditions(held, ())] == [PASSING, PASSING, PASSING, FINE]
     found = conditions(held, {"parked", "rebuild-due"})
-    assert [each.who for each in found] == [PERSON, PERSON, NOBODY, FINE]
-    assert conditions(standing(), {"rebuild-failed"})[0].who == PERSON
+    assert [each.level for each in found] == [URGENT, URGENT, PASSING, FINE]
+    assert conditions(standing(), {"rebuild-failed"})[0].level == URGENT
 
 
 def test_figures_have_separators_and_say_what_is_not_known():
     found = row(standing(position=1_333_500, positions_behind=None, age=None), ())
 
     assert (found["position"], found["behind"], found["lag"]) == ("1,333,500", "?", "")
-    assert found["run_by"] == "nobody"
+    assert found["run_by"] == "no worker"
     assert row(standing(positions_behind=0, at_least=True), ())["behind"] == "?"
     assert row(standing(kind="inline"), ())["run_by"] == "each append"
-    assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 for 4"
+    assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 worker for 4 partitions"

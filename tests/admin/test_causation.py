@@ -53,8 +53,8 @@ def test_the_link_of_an_event_finds_at_least_that_event(reader, far, name):
     page = shown(reader, address)
 
     assert positions(reader, address.partition("?")[2].join(["?", ""])) == [at(log_id, 0)]
-    assert "these so far." in page
-    assert {"Look on among older events", "Look on among newer events"} <= set(links(page))
+    assert "these events match so far." in page
+    assert {"Search older events", "Search newer events"} <= set(links(page))
 
 
 def test_a_record_id_leads_straight_to_the_cause(reader, far):
@@ -84,7 +84,7 @@ def test_the_effects_of_an_event_are_found_from_it(reader):
         *[at(each, 0) for each in reversed(effects)],
         at(cause, 0),
     ]
-    address = follow(reader, effects[0], 0, "what else it caused")
+    address = follow(reader, effects[0], 0, "other effects of this cause")
     assert roles(shown(reader, address)) == ["cause"]
     assert at(effects[1], 0) in positions(reader, "?" + address.partition("?")[2])
 
@@ -109,7 +109,7 @@ def test_the_event_that_a_correlation_is_named_after_is_shown_with_it(reader):
 
     query = f"?metadata=correlation_id%3D{first}%3A0"
     assert positions(reader, query) == [at(second, 0), at(first, 0)]
-    assert roles(shown(reader, LIST + query)) == ["beginning"]
+    assert roles(shown(reader, LIST + query)) == ["first event"]
 
 
 def test_a_cause_that_is_not_there_is_no_error(reader):
@@ -134,7 +134,7 @@ def test_without_the_permission_there_are_no_links(viewer):
     assert "4111" not in page
     assert "effects" not in page
     for query in ("?metadata=correlation_id%3D4111", "?metadata=causation_id%3D4112"):
-        assert "by who may see them" in shown(viewer, LIST + query)
+        assert "permission to view payloads" in shown(viewer, LIST + query)
         assert roles(shown(viewer, LIST + query)) == []
 
 

@@ -1,10 +1,10 @@
 """
-Looking for events that may be rare, a window at a time, until a page is full.
+Windowed search: find events that may be rare, one window of all events after another.
 
-No index has the events of a type or those with a value in their metadata, so they are looked
-for among all. One statement looks through a window, so many events at most; further windows
-follow until the page is full, the events are at an end, or time is over. Then the page says how
-far it got, and offers to look on from there.
+No index leads to the events of a type, or to those with a value in their metadata, so all events
+have to be searched for them. One statement searches one window, which has a limited number of
+events. Further windows follow until the page is full, all events are searched, or the time limit
+is reached. The page then shows which events were searched, and links to a search of the rest.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from eventlogs.admin.orders import Key, Order
+from eventlogs.admin.sort_orders import Key, SortOrder
 from eventlogs.models import Event
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where to begin: before a place, after one, around one, at the oldest, or at the newest."""
+class SearchStart:
+    """The start of a search: before, after or around a key, or at the oldest or newest event."""
 
     before: Key | None = None
     after: Key | None = None
@@ -30,14 +30,14 @@ class Start:
 
 
 @dataclass(slots=True)
-class Found:
+class SearchResult:
     """
-    Events, the newest first, and where there may be more of them.
+    The result of a search: events, newest first, and the keys from which to continue.
 
-    ``newer`` is a place to look behind, ``older`` one to look before; None where nothing is
-    left. ``stopped_newer`` and ``stopped_older`` say that time was over there before the page
-    was full. ``low`` and ``high`` are the ends of what was looked through, None for an end of
-    all events.
+    Newer events may exist after the key ``newer``, older ones before ``older``; None: there are
+    none. ``stopped_newer`` and ``stopped_older`` are True if the time limit ended the search in
+    that direction before the page was full. All events from ``low`` to ``high`` were searched;
+    None stands for the oldest or the newest of all.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -49,27 +49,27 @@ class Found:
     high: Key | None = None
 
 
-def look(
+def search_windows(
     every: QuerySet[Any],
     wanted: QuerySet[Any] | None,
-    order: Order,
-    start: Start,
+    order: SortOrder,
+    start: SearchStart,
     *,
     size: int,
     span: int,
     seconds: float,
-) -> Found:
+) -> SearchResult:
     """
     Return a page of the events that are wanted.
 
-    ``every`` are the events that an index leads to. ``wanted`` are those among them that may be
-    rare; None: all of them. One statement looks through ``span`` events, and after ``seconds``
-    no further one is begun.
+    ``every`` are the events that an index leads to, ``wanted`` those of them to find, which may be
+    rare (None: all). ``size`` is the number of events of the page. One statement searches ``span``
+    events, and no further statement begins after ``seconds``.
     """
-    found = Found()
+    found = SearchResult()
     search = _Search(every, wanted, order, span, seconds)
     if start.around is not None:
-        # At least one window on either side, and half of the time for each.
+        # Each side has half of the time, and at least one window.
         search.seconds = seconds / 2
         newer, upto, upto_stopped = search.run(start.around, size // 2, up=True)
         older, downto, stopped = search.run(start.around.just_above(), size - len(newer), up=False)
@@ -94,13 +94,13 @@ def look(
 
 
 class _Search:
-    """What ``look`` was told, and the search in one direction."""
+    """A search in one direction, with the arguments of ``search_windows``."""
 
     def __init__(
         self,
         every: QuerySet[Any],
         wanted: QuerySet[Any] | None,
-        order: Order,
+        order: SortOrder,
         span: int,
         seconds: float,
     ) -> None:
@@ -114,9 +114,9 @@ class _Search:
         self, start: Key | None, size: int, *, up: bool
     ) -> tuple[list[Event], Key | None, bool]:
         """
-        Return events in the order of the search, where to go on, and whether time was over.
+        Return events in search order, the key to continue from, and whether time ran out.
 
-        The place to go on from is that of the last event, or the end of what was looked through.
+        That key belongs to the last event, or to the end of the windows that were searched.
         """
         if self._wanted is None:
             events = self._some(self._every, start, None, size + 1, up)

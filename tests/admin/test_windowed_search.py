@@ -11,16 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventlogs import LogId
-from eventlogs.admin.looking import Start, look
-from eventlogs.admin.orders import ByNumber, ByTime, Key
+from eventlogs.admin.sort_orders import ByNumber, ByTime, Key
+from eventlogs.admin.windowed_search import SearchStart, search_windows
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restore import RestoredEvent
+from eventlogs.stores.restore import ExportedEvent
+from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
 BEGIN = datetime(2026, 2, 27, 23, 59, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-NEWEST = Start()
+NEWEST = SearchStart()
 RARE, COMMON = "account.noted", "account.deposited"
 FOREVER, ONE_WINDOW = 3600.0, 0.0  # seconds
 
@@ -28,8 +29,10 @@ FOREVER, ONE_WINDOW = 3600.0, 0.0  # seconds
 def store(times: list[int], types: list[str]) -> None:
     """Store an event of a log of its own for each, as an import does: in any order of times."""
     events = [
-        RestoredEvent(
-            LogId.new("account"), 0, each, 1, "{}", "{}", None, BEGIN + timedelta(hours=at)
+        ExportedEvent(
+            StoredEvent(
+                LogId.new("account"), 0, 0, each, 1, "{}", "{}", None, BEGIN + timedelta(hours=at)
+            )
         )
         for at, each in zip(times, types, strict=True)
     ]
@@ -47,23 +50,23 @@ def by_time(events: list[Event]) -> list[Event]:
 ORDERS = {"position": (ByNumber("position"), by_position), "time": (ByTime(), by_time)}
 
 
-def walk(order, start: Start, *, rare: bool, size: int, span: int, seconds: float):
+def walk(order, start: SearchStart, *, rare: bool, size: int, span: int, seconds: float):
     """Yield pages from ``start`` on, in both directions, as a person follows the links."""
     every = Event.objects.all()
     wanted = every.filter(type=RARE) if rare else None
 
-    def page(where: Start):
-        return look(every, wanted, order, where, size=size, span=span, seconds=seconds)
+    def page(where: SearchStart):
+        return search_windows(every, wanted, order, where, size=size, span=span, seconds=seconds)
 
     found = page(start)
     yield "start", found
     older = found
     while older.older is not None:
-        older = page(Start(before=older.older))
+        older = page(SearchStart(before=older.older))
         yield "older", older
     newer = found
     while newer.newer is not None:
-        newer = page(Start(after=newer.newer))
+        newer = page(SearchStart(after=newer.newer))
         yield "newer", newer
 
 
@@ -85,8 +88,8 @@ def test_all_pages_together_have_each_event_once(data, times, name, rare, size, 
         store(times, [data.draw(st.sampled_from([RARE, COMMON])) for _ in times])
         events = list(Event.objects.all())
         wanted = arranged([each for each in events if not rare or each.type == RARE])
-        places = [Start(), Start(oldest=True)]
-        places += [Start(around=order.key_of(each)) for each in events]
+        places = [SearchStart(), SearchStart(oldest=True)]
+        places += [SearchStart(around=order.key_of(each)) for each in events]
         start = data.draw(st.sampled_from(places))
 
         parts = {"start": [], "older": [], "newer": []}
@@ -107,8 +110,10 @@ def test_windows_follow_each_other_until_a_page_is_full():
     positions = list(Event.objects.order_by("position").values_list("position", flat=True))
     every, order = Event.objects.all(), ORDERS["position"][0]
 
-    def page(seconds: float, start: Start = NEWEST):
-        return look(every, every.filter(type=RARE), order, start, size=2, span=3, seconds=seconds)
+    def page(seconds: float, start: SearchStart = NEWEST):
+        return search_windows(
+            every, every.filter(type=RARE), order, start, size=2, span=3, seconds=seconds
+        )
 
     found = page(FOREVER)
     assert [each.position for each in found.events] == [positions[18], positions[3]]
@@ -117,7 +122,7 @@ def test_windows_follow_each_other_until_a_page_is_full():
     assert [each.position for each in found.events] == [positions[18]]
     assert found.stopped_older
     assert (found.high, found.low) == (None, Key(positions[17]))
-    found = page(ONE_WINDOW, Start(before=found.older))
+    found = page(ONE_WINDOW, SearchStart(before=found.older))
     assert found.events == []
     assert (found.high, found.low) == (Key(positions[16]), Key(positions[14]))
 
@@ -127,8 +132,10 @@ def test_a_search_around_an_event_shows_it_and_looks_on_either_side():
     every = Event.objects.all()
     middle = Event.objects.filter(type=RARE).order_by("position")[1]
     for order, _arranged in ORDERS.values():
-        start = Start(around=order.key_of(middle))
-        found = look(every, every.filter(type=RARE), order, start, size=9, span=3, seconds=0.0)
+        start = SearchStart(around=order.key_of(middle))
+        found = search_windows(
+            every, every.filter(type=RARE), order, start, size=9, span=3, seconds=0.0
+        )
 
         assert found.events == [middle]
         assert found.stopped_older
@@ -141,10 +148,12 @@ def test_positions_that_were_never_given_out_cost_no_window(django_assert_max_nu
     store([0, 1], [RARE, COMMON])
     first, last = Event.objects.order_by("position")
     every, order = Event.objects.all(), ORDERS["position"][0]
-    far = Start(before=Key(last.position + 10**12))
+    far = SearchStart(before=Key(last.position + 10**12))
 
     with django_assert_max_num_queries(9):
-        found = look(every, every.filter(type=RARE), order, far, size=9, span=1, seconds=FOREVER)
+        found = search_windows(
+            every, every.filter(type=RARE), order, far, size=9, span=1, seconds=FOREVER
+        )
     assert found.events == [first]
 
 
