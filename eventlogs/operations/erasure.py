@@ -36,8 +36,9 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     database, by default the one that logs are written to.
 
     ``to_rebuild`` names the projections that this function cannot rebuild: rows that several
-    logs share, and rebuilds in progress. For each, run ``manage.py eventlogs rebuild NAME --restart``.
-    Read models without a declared projection are not known here.
+    logs share, and rebuilds in progress. For each, run
+    ``manage.py eventlogs rebuild NAME --restart``. Read models without a declared projection
+    are not known here.
 
     Raise ProjectionFailed if a projection cannot apply a redacted event, and
     eventlogs.caches.Unreachable if a cache does not answer. Calling it again is safe.

@@ -45,113 +45,76 @@ def look_at_cache(look: Look) -> Iterator[Finding]:
     alias = conf.cache()
     if alias is None:
         return
-    for message in check_reduction_cache():
-        level = ACT if message.id in ("eventlogs.E003", "eventlogs.E009") else INFO
-        yield Finding("cache", level, alias, str(message.msg), action=f"Developer: {message.hint}")
+    for check in check_reduction_cache():
+        level = ACT if check.id in ("eventlogs.E003", "eventlogs.E009") else INFO
+        yield Finding("cache", level, alias, str(check.msg), action=f"Developer: {check.hint}")
         if level == ACT:
             return
     cache = cache_for(alias).cache
+    named = f"The cache of reductions, CACHES[{alias!r}],"
+    level, command, figures = INFO, "", dict[str, float]()
     if isinstance(cache, NoReductionCache):
-        yield Finding(
-            "cache",
-            INFO,
-            alias,
-            f"CACHES[{alias!r}] keeps nothing: each reduction replays its log.",
-            action='No action needed. A developer may set EVENTLOGS["CACHE"] to another alias.',
-        )
-        return
-    if not cache.shared:
-        yield Finding(
-            "cache",
-            INFO,
-            alias,
+        message = f"CACHES[{alias!r}] keeps nothing: each reduction replays its log."
+        action = 'No action needed. A developer may set EVENTLOGS["CACHE"] to another alias.'
+    elif not cache.shared:
+        message = (
             f"Reductions are cached in the memory of each process (CACHES[{alias!r}]): each "
-            "replays logs for itself.",
-            action="No action needed. For many processes, set EVENTLOGS['CACHE'] to an alias of "
-            "Redis.",
+            "replays logs for itself."
         )
-        return
-    answer = _probe(alias)
+        action = (
+            "No action needed. For many processes, set EVENTLOGS['CACHE'] to an alias of Redis."
+        )
+    elif (answer := _probe(alias)) is None or answer.error is not None:
+        level = ACT
+        why, is_full = _why(answer)
+        is_readable = answer is not None and answer.is_readable
+        effect = "its entries get out of date" if is_readable else "each reduction replays its log"
+        message = f"{named} {why}: answers stay right, and {effect}."
+        action = "Cache administrator: start the cache, or repair the network or its settings."
+        if answer is not None:
+            figures = _figures(answer)
+            if is_full:
+                action, command = MORE_MEMORY, _evict(answer)
+    else:
+        figures = _figures(answer)
+        look.figures.update({f"cache_{name}": value for name, value in figures.items()})
+        limit = figures.get("maxmemory_bytes", 0)
+        if not limit or figures.get("used_bytes", 0) < NEARLY * limit:
+            return
+        if (answer.info or {}).get("maxmemory_policy") == "noeviction":
+            level, action, command = ACT, MORE_MEMORY, _evict(answer)
+            message = (
+                f"{named} is nearly full, and its maxmemory-policy is noeviction: it will take no "
+                "writes."
+            )
+        else:
+            evicted = counted(figures.get("evicted_keys", 0), "entry", "entries")
+            message = (
+                f"{named} is full and evicts entries ({evicted} since it started): logs are "
+                "replayed more often."
+            )
+            action = "No action needed. Add memory, or use a caching policy that keeps less."
+    yield Finding("cache", level, alias, message, None, action, command, figures)
+
+
+def _why(answer: Answer | None) -> tuple[str, bool]:
+    """Return why a cache fails, and whether the reason is that it is full."""
     if answer is None:
-        yield _failing(alias, f"did not answer within {PATIENCE:.0f} seconds", is_readable=False)
-    elif answer.error is not None:
-        yield _failing(
-            alias, *_why(answer), is_readable=answer.is_readable, figures=_figures(answer)
-        )
-    elif answer.info:
-        look.figures.update({f"cache_{name}": value for name, value in _figures(answer).items()})
-        yield from _filling(alias, answer)
-
-
-def _why(answer: Answer) -> tuple[str, str]:
+        return f"did not answer within {PATIENCE:.0f} seconds", False
     kind = type(answer.error).__name__
     if kind == "OutOfMemoryError" or str(answer.error).startswith("OOM"):
-        return (
-            "is full, and takes no writes (its maxmemory-policy evicts nothing)",
-            _let_go(answer),
-        )
+        return "is full, and takes no writes (its maxmemory-policy evicts nothing)", True
     if answer.is_readable:
-        return f"can be read and takes no writes ({kind})", ""
-    return f"cannot be reached ({kind})", ""
+        return f"can be read and takes no writes ({kind})", False
+    return f"cannot be reached ({kind})", False
 
 
-def _let_go(answer: Answer) -> str:
+def _evict(answer: Answer) -> str:
+    """Return the command that lets Redis evict entries, which all have a time-out."""
     # Not allkeys-lru: it may evict messages of a broker in the same Redis. Only entries expire.
     if conf.cache_timeout() is None:
         return ""
     return f"redis-cli {answer.address}CONFIG SET maxmemory-policy volatile-lru"
-
-
-def _failing(
-    alias: str,
-    what: str,
-    command: str = "",
-    *,
-    is_readable: bool,
-    figures: dict[str, float] | None = None,
-) -> Finding:
-    effect = "its entries get out of date" if is_readable else "each reduction replays its log"
-    return Finding(
-        "cache",
-        ACT,
-        alias,
-        f"The cache of reductions, CACHES[{alias!r}], {what}: answers stay right, and {effect}.",
-        action=MORE_MEMORY
-        if "is full" in what
-        else "Cache administrator: start the cache, or repair the network or its settings.",
-        command=command,
-        figures=figures or {},
-    )
-
-
-def _filling(alias: str, answer: Answer) -> Iterator[Finding]:
-    figures = _figures(answer)
-    limit, used = figures.get("maxmemory_bytes", 0), figures.get("used_bytes", 0)
-    if not limit or used < NEARLY * limit:
-        return
-    policy = str((answer.info or {}).get("maxmemory_policy", ""))
-    if policy == "noeviction":
-        yield Finding(
-            "cache",
-            ACT,
-            alias,
-            f"The cache of reductions, CACHES[{alias!r}], is nearly full, and its "
-            "maxmemory-policy is noeviction: it will take no writes.",
-            action=MORE_MEMORY,
-            command=_let_go(answer),
-            figures=figures,
-        )
-    else:
-        evicted = counted(figures.get("evicted_keys", 0), "entry", "entries")
-        yield Finding(
-            "cache",
-            INFO,
-            alias,
-            f"The cache of reductions, CACHES[{alias!r}], is full and evicts entries "
-            f"({evicted} since it started): logs are replayed more often.",
-            action="No action needed. Add memory, or use a caching policy that keeps less.",
-            figures=figures,
-        )
 
 
 def _figures(answer: Answer) -> dict[str, float]:
