@@ -23,7 +23,7 @@ from eventlogs.caches import backends
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.operations.erasure import forget_copies
 from eventlogs.projections import rebuild, shadow_tables
-from eventlogs.reductions.snapshots import Waypoints
+from eventlogs.reductions.snapshots import Snapshots
 from eventlogs.reductions.timeline import beginning
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Noted, Opened
@@ -212,8 +212,10 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    ways = Waypoints(Account, "default")
-    ways.walk(beginning(Account, state.log_id), store_for("default"), version=1_100)
+    _, writes = Snapshots(Account, "default").fold(
+        beginning(Account, state.log_id), store_for("default"), version=1_100
+    )
+    assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
 
 
