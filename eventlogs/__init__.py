@@ -62,7 +62,7 @@ if TYPE_CHECKING:
         LogLengthPolicy,
         NeverCache,
     )
-    from eventlogs.projections.declarations import (
+    from eventlogs.projections import (
         Projection,
         Reactor,
         ReductionProjection,
@@ -115,7 +115,7 @@ _HOMES = {
         "LogLengthPolicy",
         "NeverCache",
     ),
-    "eventlogs.projections.declarations": (
+    "eventlogs.projections": (
         "Projection",
         "Reactor",
         "ReductionProjection",

@@ -44,8 +44,8 @@ from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionAction, P
 from eventlogs.operations.health import Finding, Health, health
 from eventlogs.operations.health.look import Look, reading
 from eventlogs.projections import actions
-from eventlogs.projections.catch_up import retry
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.held_actions import retry, skip
 from eventlogs.projections.held_causes import (
     PARKED,
     RELEASE,
@@ -55,6 +55,7 @@ from eventlogs.projections.held_causes import (
     groups,
     within,
 )
+from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.status import standing, standings
 from eventlogs.utils.times import duration
 
@@ -147,7 +148,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def one_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show how a projection stands, and what it could not apply, by cause."""
         projection = self._find(name)
-        using = projection._using()
+        using = projection.database_alias()
         try:
             with reading(Look(using, timezone.now(), {})):
                 context = self._one(projection, using)
@@ -192,7 +193,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def held_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the events that hold logs, a page at a time: all, or those of one cause."""
         projection = self._find(name)
-        using = projection._using()
+        using = projection.database_alias()
         cause = self._cause(request.GET)
         held = groups(using, [projection.name])
         if cause is not None:
@@ -277,7 +278,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         """Ask, and then pass over the event that a log is held by, for good."""
         projection = self._operate(request, name)
         log_id = self._log_id(request)
-        waiting = ParkedEvent.objects.using(projection._using()).filter(
+        waiting = ParkedEvent.objects.using(projection.database_alias()).filter(
             projection=projection.name, is_rebuild=False, log_id=log_id
         )
         event = waiting.first()
@@ -287,7 +288,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         if request.method != "POST" or request.POST.get("index") != str(event.index):
             context = {"title": _("Skip an event for good?"), "name": name, "event": event}
             return self.page(request, "projections/skip", context)
-        if projection.skip(log_id, by=request.user.get_username()):
+        if skip(projection, log_id, by=request.user.get_username()):
             self._note(
                 request,
                 projection,
@@ -299,9 +300,9 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def rebuild_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Ask, and then let a worker rebuild the rows."""
         projection = self._operate(request, name)
-        if not issubclass(projection, RowProjection):
+        if not issubclass(projection, RowOperations):
             raise Http404(_("A reactor keeps no rows."))
-        if connections[projection._using()].vendor not in FEEDS:
+        if connections[projection.database_alias()].vendor not in FEEDS:
             text = _("No worker runs in this database. Run: manage.py eventlogs rebuild %(name)s")
             messages.error(request, text % {"name": projection.name})
             return self._back(projection)

@@ -12,8 +12,8 @@ from django.utils.translation import ngettext
 from eventlogs.exceptions import EventLogError
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, ProjectionState
-from eventlogs.projections import checkpoints
-from eventlogs.projections.declarations import BaseProjection, RowProjection
+from eventlogs.projections.base import BaseProjection, RowProjection
+from eventlogs.projections.leases import is_live
 from eventlogs.projections.status import Standing
 from eventlogs.utils.times import duration
 
@@ -139,9 +139,7 @@ def progress(
         total = Feed(using).settled()
     except EventLogError:
         total = 0
-    owners = {
-        each.owner for each in places if each.owner and checkpoints.is_live(each, using=using)
-    }
+    owners = {each.owner for each in places if each.owner and is_live(each, using=using)}
     return Progress(
         done=number(done),
         total=number(total) if total else "?",

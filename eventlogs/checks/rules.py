@@ -57,8 +57,8 @@ from eventlogs.feed.sources import BY_VENDOR, feed_source_for
 from eventlogs.fields import LogIdField
 from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.policies import policy_from
+from eventlogs.projections.base import RowProjection, projections
 from eventlogs.projections.databases import may_have_rows
-from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.projections.defaults import is_unsteady
 from eventlogs.refreshers import MessageRefresher, refresher_for
 from eventlogs.stores.made_for_tests import is_test_database
@@ -559,7 +559,7 @@ def check_rebuilds(
         each = projections.get(state.name)
         if each is None or not issubclass(each, RowProjection) or state.version > each.version:
             continue
-        if each.is_rebuild_due():
+        if each.needs_rebuild(state):
             how = "" if state.mode == each.mode else f", kept {state.mode}"
             yield Warning(
                 f"The rows of projection {state.name!r} were made by version {state.version} of "
@@ -592,7 +592,7 @@ def check_further_databases(
             model = each.model
             is_there = model._meta.db_table in tables and may_have_rows(model, using)
             logs = EventLog.objects.using(using)
-            if (log_types := each._log_types()) is not None:
+            if (log_types := each.log_types_read()) is not None:
                 logs = logs.filter(log_type__in=log_types)
             if (is_there and name in known) or not logs.exists():
                 continue

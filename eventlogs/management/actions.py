@@ -8,7 +8,7 @@ from eventlogs.management.choosing import choose
 from eventlogs.management.output import Output
 from eventlogs.models import ProjectionAction
 from eventlogs.projections import actions
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from eventlogs.utils.times import duration, time_text
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from eventlogs.management.mistakes import mistake
-from eventlogs.projections.declarations import (
-    BaseProjection,
-    Reactor,
-    RowProjection,
-    projections,
-)
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
 from eventlogs.projections.from_now import is_behind
+from eventlogs.projections.kinds import Reactor
+from eventlogs.projections.operations import RowOperations
 
 
 def choose(names: list[str], using: str) -> list[str]:
@@ -51,14 +48,14 @@ def table_of(projection: Any) -> str:
 
 def is_in(projection: type[BaseProjection], using: str) -> bool:
     """Return whether a projection can run on a database: a reactor on any."""
-    return not issubclass(projection, RowProjection) or projection._keeps_rows_in(using)
+    return not issubclass(projection, RowProjection) or projection.keeps_rows_in(using)
 
 
-def with_rows(name: str, using: str) -> type[RowProjection]:
+def with_rows(name: str, using: str) -> type[RowOperations]:
     """Return a projection that keeps rows; raise CommandError where there is none."""
     choose([name], using)
     found = projections[name]
-    if not issubclass(found, RowProjection):
+    if not issubclass(found, RowOperations):
         raise mistake(f"{name!r} is a reactor: it keeps no rows.")
     return found
 
@@ -90,7 +87,7 @@ def are_due(using: str) -> list[str]:
     return [
         name
         for name, each in sorted(projections.items())
-        if issubclass(each, RowProjection)
-        and each._keeps_rows_in(using)
+        if issubclass(each, RowOperations)
+        and each.keeps_rows_in(using)
         and each.is_rebuild_due(using=using)
     ]

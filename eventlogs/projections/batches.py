@@ -6,7 +6,7 @@ checkpoint (which proves that the lease is still ours), load the rows, let the h
 them, write the rows. Whatever is killed, rows and checkpoint are both stored, or neither is.
 
 Where an event of the batch cannot be applied, the batch is taken back. What stands before the
-event is applied again, without it; its log is held from it on (see ``parking.py``), and the rest
+event is applied again, without it; its log is held from it on (see ``held_logs.py``), and the rest
 goes on. Where it is not known which event it was (a worker that crashed, a deadline, an error of
 the database), the batch is done *carefully*: event by event, each attempt counted before it.
 
@@ -23,7 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from django.db import Error, OperationalError, connections
 from django.db.models import F
@@ -41,19 +41,22 @@ from eventlogs.exceptions import (
 from eventlogs.feed.reader import Feed, FeedRows
 from eventlogs.feed.sources import partition_of
 from eventlogs.ids import LogId
-from eventlogs.models import Event, ParkedEvent, SkippedEvent
-from eventlogs.projections import checkpoints
-from eventlogs.projections.checkpoints import Lease, LeaseLost, fenced
+from eventlogs.models import Event, ParkedEvent
+from eventlogs.projections import inline, inline_bulk, leases
+from eventlogs.projections.base import BaseProjection, Failed, RowProjection
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
-from eventlogs.projections.held_logs import (
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.leases import Lease, LeaseLost, fenced
+from eventlogs.projections.log_events import (
     INDEX,
     LOG_TYPE,
     POSITION,
     SCHEMA_VERSION,
     TYPE,
-    Parking,
+    event_at,
     log_id_of,
+    next_event,
 )
 from eventlogs.projections.releases import (
     APPLY,
@@ -66,11 +69,7 @@ from eventlogs.projections.releases import (
     reading_of,
     reading_of_rows,
 )
-from eventlogs.stores import store_for
 from eventlogs.stores.retries import ATTEMPTS, in_transaction, must_retry
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import BaseProjection
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -78,27 +77,10 @@ IDLE_MOVE: Final = 1.0  # seconds between two moves of a checkpoint over what is
 MANY: Final = 500  # logs that an inline projection catches up with in one transaction
 LOGS: Final = 100  # that are held and tried again in one go, so that new events come too
 RETRIES: Final = 200  # events of one of them, likewise
-PAGE: Final = 200  # events of a held log that are read at once
 
 LOOK_AROUND: Final = 10.0  # seconds between two looks at the releases that run beside this one
 
 FAILURES: Final = (Exception, SystemExit, HandlerTimedOut)
-
-
-class Failed(Exception):
-    """
-    An event could not be applied; ``position`` is None where nobody knows which one.
-
-    ``is_lost`` says that the connection was lost meanwhile (and there is another one by now).
-    """
-
-    def __init__(
-        self, position: int | None, error: BaseException, *, is_lost: bool = False
-    ) -> None:
-        super().__init__(position)
-        self.position = position
-        self.error = error
-        self.is_lost = is_lost
 
 
 class Advancer:
@@ -126,8 +108,11 @@ class Advancer:
         self._renewed_at = time.monotonic()
         self._is_strict = is_strict
         self.applied = 0
-        self.parking = parking_of(projection, lease.using, is_rebuild=lease.is_rebuild)
+        self.held_logs = HeldLogs(projection, lease.using, is_rebuild=lease.is_rebuild)
         self._projection = projection
+        self._inline: RowProjection | None = None
+        if isinstance(projection, RowProjection) and projection.is_inline:
+            self._inline = projection
         self._feed = feed
         self._seen = lease.position
         self._moved_at = time.monotonic()
@@ -137,13 +122,13 @@ class Advancer:
         self._read_at = time.monotonic()
         self._told: set[tuple[str, int]] = set()  # types and versions that wait for a release
         if not lease.is_rebuild:
-            self.parking.take_up(self._reading)
+            self.held_logs.make_readable_due(self._reading)
         # Who had the lease before us did not give it back, and may have died of an event.
         self._careful_until = feed.settled() if lease.was_abandoned else 0
         self._careful_for = projection.batch_size
         if is_strict:
             # What a rebuild that was killed had in hand: it comes in the first batch.
-            ahead = self.parking.rows().filter(position__gt=lease.position)
+            ahead = self.held_logs.rows().filter(position__gt=lease.position)
             self._careful_until = max(
                 [self._careful_until, *ahead.values_list("position", flat=True)]
             )
@@ -203,7 +188,7 @@ class Advancer:
         # What lies ahead of the checkpoint is not ours to try yet: it comes with its batch.
         due = [
             pk
-            for pk, log_id in self.parking.due(self.lease.position)
+            for pk, log_id in self.held_logs.due(self.lease.position)
             if partition_of(log_id.uuid, of) == number
         ]
         more = [self._retry(pk) for pk in due[:LOGS]]
@@ -211,10 +196,10 @@ class Advancer:
 
     def _retry_waiting(self) -> None:
         """Try again what waits for another attempt, whenever it is due."""
-        waiting = self.parking.rows().filter(position__lte=self.lease.position, awaits="")
+        waiting = self.held_logs.rows().filter(position__lte=self.lease.position, awaits="")
         for each in waiting.exclude(retry_at=None).order_by("position"):
             if partition_of(each.log_id.uuid, self.lease.partitions) == self.lease.partition:
-                self.parking.hurry(each)
+                self.held_logs.make_due(each)
                 while self._retry(each.pk):
                     pass
 
@@ -224,17 +209,17 @@ class Advancer:
 
     def close(self) -> None:
         """Give the lease back."""
-        checkpoints.release(self.lease, self._seen)
+        leases.release(self.lease, self._seen)
 
     def abandon(self) -> None:
         """Let others take the lease at once, and be careful: the connection was lost."""
-        checkpoints.abandon(self.lease)
+        leases.abandon(self.lease)
 
     # A batch
 
     def _advance(self, rows: list[FeedRow], reached: int) -> None:
-        if self._projection.is_inline:
-            self._sweep(rows, reached)
+        if self._inline is not None:
+            self._sweep(self._inline, rows, reached)
             return
         if not self._projection.is_transactional:
             self._one_by_one(rows)
@@ -306,7 +291,7 @@ class Advancer:
 
     def _free(self, rows: Sequence[FeedRow]) -> Sequence[FeedRow]:
         """Return the rows of logs that are not held; hold those from an event of other code on."""
-        held = self.parking.held(log_id_of(row) for row in rows)
+        held = self.held_logs.held(log_id_of(row) for row in rows)
         if not held and not any(self._on(row) is HOLD for row in rows):
             return rows
         free: list[FeedRow] = []
@@ -328,7 +313,7 @@ class Advancer:
 
     def _leave(self, row: FeedRow, error: BaseException | None = None) -> None:
         """Leave an event to other code, and hold its log."""
-        self.parking.leave(row, self._reading.mark, error or self._unread(row))
+        self.held_logs.hold_for_release(row, self._reading.mark, error or self._unread(row))
         kind = row[TYPE], row[SCHEMA_VERSION]
         # A warning for each type, not for each of perhaps many logs.
         logger.log(
@@ -351,7 +336,7 @@ class Advancer:
         if self._is_of_other_code(error):
             self._leave(row, error)
         else:
-            self.parking.failed(self.parking.hold(row), error, row)
+            self.held_logs.note_failure(self.held_logs.hold(row), error, row)
 
     def _is_of_other_code(self, error: BaseException) -> bool:
         """
@@ -370,17 +355,17 @@ class Advancer:
         look = reading_of_rows if self.lease.is_rebuild else reading_of
         return look(type(self._projection), self.lease.using)
 
-    def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
+    def _sweep(self, projection: RowProjection, rows: Sequence[FeedRow], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
-        held = self.parking.held(log_id_of(row) for row in rows)
+        held = self.held_logs.held(log_id_of(row) for row in rows)
         careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
         self._careful_for -= len(rows)
-        missing = self._projection.missing(rows, self.lease.using)
-        done = set() if careful else self._sweep_many(missing, held)
+        missing = inline.missing(projection, rows, self.lease.using)
+        done = set() if careful else self._sweep_many(projection, missing, held)
         for row in missing:
             if log_id_of(row) in done:
                 continue
-            if log_id_of(row) in held or (careful and self._set_aside(row)):
+            if log_id_of(row) in held or (careful and self._set_aside(projection, row)):
                 continue
             failed = self._apply_one(row, self.lease.position, None)
             if failed is None:
@@ -389,7 +374,9 @@ class Advancer:
                 self._note_failure(row, self.lease.position, None, failed)
         self._transact_or_raise(lambda lease: None, reached)
 
-    def _sweep_many(self, rows: Sequence[FeedRow], held: Collection[LogId]) -> set[LogId]:
+    def _sweep_many(
+        self, projection: RowProjection, rows: Sequence[FeedRow], held: Collection[LogId]
+    ) -> set[LogId]:
         """
         Catch up with many logs in each transaction; return those that are done.
 
@@ -400,17 +387,21 @@ class Advancer:
         left, done = list(wanted), set[LogId]()
         using, most, size = self.lease.using, self._projection.batch_size, MANY
         is_own = not in_transaction(connections[using])
-        while len(left) > 1 and self._projection.can_catch_up_many(using):
+        while len(left) > 1 and inline_bulk.is_possible(using):
             self._renew_declaration()
             some, left = left[:size], left[size:]
             caught_up, later = set[LogId](), list[LogId]()
 
             def apply(lease: Lease, some: Sequence[LogId] = some) -> None:
                 nonlocal caught_up, later
-                caught_up, later = self._projection.catch_up_many(
-                    {each: wanted[each] for each in some}, using, most=most, is_own=is_own
+                caught_up, later = inline_bulk.update_rows(
+                    projection,
+                    {each: wanted[each] for each in some},
+                    using,
+                    most=most,
+                    is_own=is_own,
                 )
-                checkpoints.count(lease, len(caught_up))
+                leases.count(lease, len(caught_up))
 
             if self._transact(apply, self.lease.position, moved_at=Now()) is None:
                 done |= caught_up
@@ -419,19 +410,19 @@ class Advancer:
         self.applied += len(done)
         return done
 
-    def _set_aside(self, row: FeedRow) -> bool:
+    def _set_aside(self, projection: RowProjection, row: FeedRow) -> bool:
         """
         Hold a log from its first event that is missing: they are tried later, one by one.
 
         Return False where none up to ``row`` is to be tried.
         """
         log_id, using = log_id_of(row), self.lease.using
-        version = self._projection.applied_version(log_id, using)
+        version = inline.applied_version(projection, log_id, using)
         name = self._projection.name
-        first = following(self._reading, name, log_id, version - 1, row[POSITION], using)
+        first = next_event(self._reading, name, log_id, version - 1, row[POSITION], using)
         if first is not None:
             self._transact_or_raise(
-                lambda lease: self.parking.set_aside(first), self.lease.position
+                lambda lease: self.held_logs.hold_untried(first), self.lease.position
             )
         return first is not None
 
@@ -461,24 +452,26 @@ class Advancer:
         Return None for any other event. Nothing is passed over there, to come later: the rows
         are to be whole when they are swapped in.
         """
-        left = self.parking.rows().filter(log_id=log_id_of(row), position=row[POSITION]).first()
+        left = self.held_logs.rows().filter(log_id=log_id_of(row), position=row[POSITION]).first()
         if left is None:
             return None
         if left.attempts >= self._projection.max_attempts:
             self._let_go(left)
             self._give_up(row, None)
-        self._transact_or_raise(lambda lease: self.parking.count(left), self.lease.position)
+        self._transact_or_raise(
+            lambda lease: self.held_logs.count_attempt(left), self.lease.position
+        )
         return left
 
     def _pass_if_held(self, row: FeedRow) -> bool:
         log_id = log_id_of(row)
-        if log_id not in self.parking.held([log_id]):
+        if log_id not in self.held_logs.held([log_id]):
             return False  # and nobody but us could hold it
         passed = True
 
         def look_again(lease: Lease) -> None:
             nonlocal passed
-            passed = log_id in self.parking.held([log_id])
+            passed = log_id in self.held_logs.held([log_id])
             if not passed:
                 raise _TakenBack
 
@@ -495,7 +488,7 @@ class Advancer:
         held: list[ParkedEvent] = []
         with self._giving_back(held):
             self._transact_or_raise(
-                lambda lease: held.append(self.parking.hold(row)), self.lease.position
+                lambda lease: held.append(self.held_logs.hold(row)), self.lease.position
             )
         return held[-1]
 
@@ -506,7 +499,7 @@ class Advancer:
             yield
         except Error:
             for waiting in in_hand[-1:]:
-                self.parking.give_back(waiting)
+                self.held_logs.uncount_attempt(waiting)
             raise
 
     def _apply_one(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> Failed | None:
@@ -520,7 +513,7 @@ class Advancer:
 
         def give_back() -> bool:
             is_in_time = time.monotonic() - begun < self._projection.timeout
-            return waiting is None or (is_in_time and self.parking.give_back(waiting))
+            return waiting is None or (is_in_time and self.held_logs.uncount_attempt(waiting))
 
         try:
             failed = self._apply_in_hand(row, position, waiting)
@@ -541,12 +534,14 @@ class Advancer:
                 return failed
 
         def apply(lease: Lease) -> None:
-            if self._projection.is_transactional:
+            if self._inline is not None:
+                inline.update_row(self._inline, log_id_of(row), lease.using, upto=row[INDEX] + 1)
+            elif self._projection.is_transactional:
                 self._projection.apply(self._records([row]), lease.using)
             if waiting is not None:
-                if not self.parking.is_held_by(waiting):
+                if not self.held_logs.is_held_by(waiting):
                     raise _TakenBack
-                self.parking.release(waiting, self._following(row, lease.position))
+                self.held_logs.continue_with(self._following(row, lease.position), waiting)
 
         return self._transact(apply, position, applied=F("applied") + 1, moved_at=Now())
 
@@ -570,7 +565,7 @@ class Advancer:
     def _without_skipped(self, found: FeedRows) -> FeedRows:
         """Leave out what a person has said to skip: it could not be applied before, either."""
         first, last = found.rows[0][POSITION], found.rows[-1][POSITION]
-        skipped = self.parking.skipped(first, last)
+        skipped = self.held_logs.skipped_positions(first, last)
         return found._replace(rows=[row for row in found.rows if row[POSITION] not in skipped])
 
     def _give_up(self, row: FeedRow, error: BaseException | None) -> NoReturn:
@@ -591,9 +586,9 @@ class Advancer:
             if waiting is None:
                 self._hold_failed(row, failed.error)
             elif self._is_of_other_code(failed.error):
-                self.parking.leave_again(waiting, row, self._reading.mark, failed.error)
+                self.held_logs.wait_for_release(waiting, row, self._reading.mark, failed.error)
             else:
-                self.parking.failed(waiting, failed.error, row)
+                self.held_logs.note_failure(waiting, failed.error, row)
 
         self._transact_or_raise(note, position)
         if self._is_strict:
@@ -610,8 +605,8 @@ class Advancer:
         if failed.position is not None:
             events = Event.objects.using(using).for_log(log_id).filter(position=failed.position)
             index = events.values_list("index", flat=True).first()
-            failing = row if index is None else row_at(log_id, index, using) or row
-        before = row_at(log_id, failing[INDEX] - 1, using) if failing[INDEX] else None
+            failing = row if index is None else event_at(log_id, index, using) or row
+        before = event_at(log_id, failing[INDEX] - 1, using) if failing[INDEX] else None
         if before is not None:
             self._apply_one(before, self.lease.position, None)
         return failing
@@ -624,7 +619,7 @@ class Advancer:
             begun = self._begin(pk)
             if begun is None:
                 return False
-            row = row_at(begun.log_id, begun.index, self.lease.using)
+            row = event_at(begun.log_id, begun.index, self.lease.using)
             if row is None:  # its log is erased
                 self._let_go(begun)
                 return False
@@ -640,7 +635,7 @@ class Advancer:
 
     def _let_go(self, waiting: ParkedEvent) -> None:
         self._transact_or_raise(
-            lambda lease: self.parking.release(waiting, None), self.lease.position
+            lambda lease: self.held_logs.continue_with(None, waiting), self.lease.position
         )
 
     def _begin(self, pk: int) -> ParkedEvent | None:
@@ -656,23 +651,23 @@ class Advancer:
             nonlocal goes_on
             begun.clear()
             goes_on = False
-            due = self.parking.rows().filter(pk=pk, retry_at__lte=Now())
+            due = self.held_logs.rows().filter(pk=pk, retry_at__lte=Now())
             found = due.first()
             if found is None:
                 return
             log_type = found.log_id.log_type
             verdict = self._reading.verdict(log_type, found.type, found.schema_version)
             if verdict is APPLY:
-                if self.parking.begin(found):
+                if self.held_logs.begin_attempt(found):
                     begun.append(found)
                 return
-            row = row_at(found.log_id, found.index, lease.using)
+            row = event_at(found.log_id, found.index, lease.using)
             if row is None or verdict is PASS:
                 following = None if row is None else self._following(row, lease.position)
-                self.parking.release(found, following)
+                self.held_logs.continue_with(following, found)
                 goes_on = following is not None
             else:
-                self.parking.leave_again(found, row, self._reading.mark, self._unread(row))
+                self.held_logs.wait_for_release(found, row, self._reading.mark, self._unread(row))
 
         while goes_on:
             with self._giving_back(begun):
@@ -681,7 +676,7 @@ class Advancer:
 
     def _following(self, row: FeedRow, upto: int) -> FeedRow | None:
         name, using = self._projection.name, self.lease.using
-        return following(self._reading, name, log_id_of(row), row[INDEX], upto, using)
+        return next_event(self._reading, name, log_id_of(row), row[INDEX], upto, using)
 
     # Transactions
 
@@ -753,7 +748,7 @@ class Advancer:
         if not self._reading.is_alone and time.monotonic() - self._read_at > LOOK_AROUND:
             # The other release may be gone for good: what was left to it may go on.
             self._reading, self._read_at = self._look_around(), time.monotonic()
-            self.parking.take_up(self._reading)
+            self.held_logs.make_readable_due(self._reading)
         idle = self._seen > self.lease.position and time.monotonic() - self._moved_at > IDLE_MOVE
         if idle or self.lease.is_half_over:
             self._transact_or_raise(lambda lease: None, self._seen)
@@ -776,50 +771,6 @@ class Advancer:
 
 class _TakenBack(Exception):
     """Take the transaction back: nothing is wrong."""
-
-
-def parking_of(projection: Any, using: str, *, is_rebuild: bool = False) -> Parking:
-    """Return where the events of a projection (a class or an instance of it) wait."""
-    return Parking(
-        projection.name,
-        using,
-        is_rebuild=is_rebuild,
-        max_attempts=projection.max_attempts,
-        backoff=projection.backoff,
-    )
-
-
-def history(log_id: LogId, start: int, using: str) -> list[FeedRow]:
-    """Return a page of a log's events from an index on, as rows of the feed."""
-    stored = store_for(using).events(log_id, start=start, limit=PAGE)
-    return [(log_id.log_type, log_id.uuid, *event) for event in stored]
-
-
-def row_at(log_id: LogId, index: int, using: str) -> FeedRow | None:
-    """Return one event of a log as a row of the feed, or None where it is not there."""
-    return next(iter(history(log_id, index, using)), None)
-
-
-def following(
-    reading: Reading, projection: str, log_id: LogId, index: int, upto: int, using: str
-) -> FeedRow | None:
-    """
-    Return the next event of a log that is not to be passed over, up to a position; or None.
-
-    What a person has said to skip is passed over.
-    """
-    skips = SkippedEvent.objects.using(using).filter(projection=projection, log_id=log_id)
-    skipped = set(skips.values_list("index", flat=True))
-    while page := history(log_id, index + 1, using):
-        for row in page:
-            if row[POSITION] > upto:
-                return None
-            if row[INDEX] in skipped:
-                continue
-            if reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION]) is not PASS:
-                return row
-        index = page[-1][INDEX]
-    return None
 
 
 def _cut(found: FeedRows, upto: int) -> FeedRows:

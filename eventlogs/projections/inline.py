@@ -22,7 +22,8 @@ that nobody else has locked (see ``inline_many.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from django.db import (
     Error,
@@ -48,25 +49,27 @@ from eventlogs.exceptions import (
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catch_up as catching_up
-from eventlogs.projections import constraints, mysql
-from eventlogs.projections.batches import Failed, history
-from eventlogs.projections.held_logs import (
+from eventlogs.projections import constraints, mysql, starting
+from eventlogs.projections.base import Failed, RowProjection
+from eventlogs.projections.log_events import (
     INDEX,
     LOG_TYPE,
     POSITION,
     SCHEMA_VERSION,
     TYPE,
     log_id_of,
+    page_of,
 )
 from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
-from eventlogs.stores import participants as appends
 from eventlogs.stores.base import AppendRequest
+from eventlogs.stores.participants import Follower, Refused
 from eventlogs.stores.retries import must_retry
 
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
+
+def follower(projection: type[RowProjection]) -> Follower:
+    """Return how an inline projection takes part in appends."""
+    return Follower(projection.log_types_read(), partial(follow, projection))
 
 
 def follow(
@@ -75,14 +78,14 @@ def follow(
     """
     Take part in an append; raise ProjectionFailed where its events cannot be applied.
 
-    Where a constraint refuses the row, raise appends.Refused, which becomes ConstraintViolated:
+    Where a constraint refuses the row, raise Refused, which becomes ConstraintViolated:
     the database tells which fields the constraint is on only after the append is taken back.
     The append's transaction holds the lock of the log's row. Raise ProjectionUnavailable where
     the row was made by a newer release, or its log has events that only a newer one can read.
     """
-    if not projection._keeps_rows_in(using):
+    if not projection.keeps_rows_in(using):
         return  # there is no table for them; a system check says so
-    types = projection._types()
+    types = projection.event_types_read()
     if types is not None and not any(event.type in types for event in request.events):
         return
     first = state.version - len(request.events)
@@ -109,10 +112,10 @@ def _refused(
 ) -> Exception:
     if not constraints.refuses(error):
         return ProjectionFailed(projection.name, log_id, position)
-    return appends.Refused(lambda: constraints.failure(projection, log_id, position, error, using))
+    return Refused(lambda: constraints.failure(projection, log_id, position, error, using))
 
 
-def catch_up(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:
+def update_row(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:
     """
     Bring the row of one log to a version at least.
 
@@ -153,6 +156,12 @@ def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
     return AppliedVersion.objects.using(using).filter(projection=name)
 
 
+def applied_version(projection: RowProjection, log_id: LogId, using: str) -> int:
+    """Return which version of a log is in its row; 0 for no row."""
+    found = applied_versions(projection.name, using).filter(log_id=log_id)
+    return found.values_list("version", flat=True).first() or 0
+
+
 def refuse_newer(projection: RowProjection, log_id: LogId, using: str) -> None:
     """Raise ProjectionUnavailable where a newer release has made the row. The log is locked."""
     _known(projection, log_id, using, is_new=False)
@@ -188,7 +197,7 @@ def _known(projection: RowProjection, log_id: LogId, using: str, *, is_new: bool
             "version", Subquery(row.values("version")[:1]), Subquery(row.values("made_by")[:1])
         ).first()
     if found is None:
-        catching_up.begin(type(projection), using)  # before its first row is changed
+        starting.begin(type(projection), using)  # before its first row is changed
         return _known(projection, log_id, using, is_new=is_new)
     known = _Known(found[0], found[1], found[2] or 0)
     if projection.version < max(known.rebuilt_by, known.made_by):
@@ -243,7 +252,7 @@ def _pages(
     projection: RowProjection, log_id: LogId, start: int, upto: int, skipped: set[int], using: str
 ) -> Iterator[list[EventRecord]]:
     reading, feed = own_reading(type(projection)), Feed(using)
-    while start < upto and (page := history(log_id, start, using)):
+    while start < upto and (page := page_of(log_id, start, using)):
         start = page[-1][INDEX] + 1
         records: list[EventRecord] = []
         for row in page:

@@ -24,7 +24,7 @@ goes through the logs one by one.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from django.db import connections, transaction
 from django.db.models import QuerySet
@@ -37,18 +37,15 @@ from eventlogs.feed.reader import Feed
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ProjectionState
-from eventlogs.projections import catch_up as catching_up
-from eventlogs.projections import inline, mysql
-from eventlogs.projections.batches import parking_of
-from eventlogs.projections.held_logs import INDEX, LOG_TYPE, SCHEMA_VERSION, TYPE
+from eventlogs.projections import inline, mysql, starting
+from eventlogs.projections.base import RowProjection
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.log_events import INDEX, LOG_TYPE, SCHEMA_VERSION, TYPE
 from eventlogs.projections.releases import APPLY, HOLD, Reading, own_reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer, skipped_of
 from eventlogs.projections.rows import chunks, upsert
 from eventlogs.stores.many import Part, events_of_logs, whole_logs
 from eventlogs.stores.retries import in_transaction
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
 
 LONGEST_WAIT: Final = 100  # milliseconds, for a lock that a read model asks for
 
@@ -91,7 +88,7 @@ def limit_waits(using: str) -> None:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(LONGEST_WAIT)])
 
 
-def catch_up(
+def update_rows(
     projection: RowProjection,
     wanted: Mapping[LogId, int],
     using: str,
@@ -145,14 +142,14 @@ def catch_up(
     return outcome
 
 
-def rebuild(
+def rebuild_rows(
     cls: type[RowProjection], logs: Sequence[LogRow], using: str, *, downgrade: bool
 ) -> dict[LogId, int]:
     """
     Rebuild the rows of many logs; return of how many events each is made.
 
     Those that somebody else has locked, that are gone, that are long, and that do not fit into
-    memory are not in the answer. Raise what ``rebuilding.rebuild_log`` does; nothing is stored
+    memory are not in the answer. Raise what ``rebuild.rebuild_log`` does; nothing is stored
     then.
     """
     projection = cls()
@@ -168,7 +165,7 @@ def rebuild(
             _refuse_newer(projection, versions, using)
         events = whole_logs(using, versions)
         versions = {each: versions[each] for each in events}
-        parking_of(cls, using).rows().filter(log_id__in=list(versions)).delete()
+        HeldLogs(cls, using).rows().filter(log_id__in=list(versions)).delete()
         replayer = Replayer(projection, reading_of_rows(cls, using), using)
         skipped = skipped_of(cls.name, versions, using)
         counts, rows, gone = {}, [], []
@@ -214,7 +211,7 @@ def _rebuilt_by(projection: RowProjection, using: str) -> int:
     )
     version: int | None = states.values_list("version", flat=True).first()
     if version is None:
-        catching_up.begin(type(projection), using)  # before its first row is changed
+        starting.begin(type(projection), using)  # before its first row is changed
         return _rebuilt_by(projection, using)
     if projection.version < version:
         raise ProjectionUnavailable("newer", projection=projection.name)

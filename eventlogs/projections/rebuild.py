@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from django.db import (
     Error,
@@ -48,14 +48,14 @@ from eventlogs.projections import (
     checkpoints,
     inline,
     inline_bulk,
+    leases,
     shadow_tables,
     verify,
 )
-from eventlogs.projections.batches import Advancer, parking_of
-from eventlogs.projections.checkpoints import GRACE, Lease, LeaseLost
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
+from eventlogs.projections.base import RowProjection
+from eventlogs.projections.batches import Advancer
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.leases import GRACE, Lease, LeaseLost
 
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
@@ -90,7 +90,7 @@ def nobody(_: Progress) -> None:
     """Tell nobody."""
 
 
-def rebuild(
+def rebuild_projection(
     cls: type[RowProjection],
     *,
     restart: bool,
@@ -100,8 +100,10 @@ def rebuild(
     by: str = "",
     using: str | None = None,
 ) -> int:
-    """See ``RowProjection.rebuild``."""
-    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using)
+    """See ``RowOperations.rebuild``."""
+    under_way = rebuild_steps(
+        cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using
+    )
     while True:
         try:
             progress = next(under_way)
@@ -110,7 +112,7 @@ def rebuild(
         tell(progress)
 
 
-def steps(
+def rebuild_steps(
     cls: type[RowProjection],
     *,
     restart: bool = False,
@@ -125,7 +127,7 @@ def steps(
     The generator's value is how many events were applied in this call. Closed in the middle, it
     leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
     """
-    using = cls._using(using)
+    using = cls.database_alias(using)
     state = checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -153,9 +155,9 @@ def steps(
         raise
 
 
-def request(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
+def request_rebuild(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
     """Let a worker rebuild; one that was interrupted is resumed."""
-    using = cls._using(using)
+    using = cls.database_alias(using)
     checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -166,15 +168,15 @@ def request(cls: type[RowProjection], *, by: str = "", using: str | None = None)
         actions.add(cls.name, ProjectionAction.REBUILD_REQUESTED, using=using, by=by)
 
 
-def requested(using: str) -> set[str]:
+def requested_rebuilds(using: str) -> set[str]:
     """Return the names of the projections that a worker is to rebuild."""
     states = ProjectionState.objects.using(using).exclude(rebuild_requested_at=None)
     return set(states.values_list("name", flat=True))
 
 
-def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
+def end_request(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
     """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
-    ProjectionState.objects.using(cls._using(using)).filter(name=cls.name).update(
+    ProjectionState.objects.using(cls.database_alias(using)).filter(name=cls.name).update(
         rebuild_requested_at=None, rebuild_error=why
     )
 
@@ -195,11 +197,11 @@ def rebuild_log(
     The row of a log that was erased is removed. Raise LogNotFound where there is neither, and
     ProjectionUnavailable where a newer release has made the row, unless ``downgrade``.
     """
-    using = cls._using(using)
+    using = cls.database_alias(using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
     if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
-        if not remove_log(cls, log_id, using):
+        if not remove_row(cls, log_id, using):
             raise LogNotFound(log_id)
         return 0
     projection = cls()
@@ -208,7 +210,7 @@ def rebuild_log(
         if projection.is_inline and not downgrade:
             inline.refuse_newer(projection, log_id, using)
         if projection.is_inline:
-            parking_of(cls, using).rows().filter(log_id=log_id).delete()
+            HeldLogs(cls, using).rows().filter(log_id=log_id).delete()
         row, count = verify.replay(projection, log_id, using, upto=upto)
         verify.put_right(projection, log_id, row, using)
         if projection.is_inline:
@@ -226,7 +228,7 @@ def rebuild_log(
     return count
 
 
-def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
+def remove_row(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
     """Remove the row of a log that is erased; return whether there was one."""
     rows = cls.model._base_manager.using(using).filter(pk=log_id)
     if not rows.exists():
@@ -238,7 +240,7 @@ def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
     return True
 
 
-def forget(cls: type[RowProjection], using: str) -> bool:
+def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
     Drop what an interrupted rebuild has made, so that the next one begins anew.
 
@@ -248,7 +250,7 @@ def forget(cls: type[RowProjection], using: str) -> bool:
         states = ProjectionState.objects.using(using).filter(name=cls.name)
         states.update(version=F("version"))  # one at a time, as a rebuild begins
         try:
-            _ShadowRebuild(cls, using, is_strict=True)._refuse_if_busy()
+            _ShadowRebuild(cls, using, is_strict=True).refuse_if_busy()
         except ProjectionUnavailable:
             return False
         if cls.mode != cls.INLINE:
@@ -270,7 +272,7 @@ class _ShadowRebuild:
         self._by = by
         self._begun = time.monotonic()
         self._feed = Feed(using)
-        self._owner = checkpoints.new_owner()
+        self._owner = leases.new_owner()
         self._table_owner = shadow_tables.owner(cls.model, using)
         self._applied = 0
         self._first = 0  # the position, and the events applied, when this call took it up
@@ -320,7 +322,7 @@ class _ShadowRebuild:
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
-            self._refuse_if_busy()
+            self.refuse_if_busy()
             partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
             if (
                 restart
@@ -358,16 +360,16 @@ class _ShadowRebuild:
         )
         return sum(rows.values_list("applied", flat=True))
 
-    def _refuse_if_busy(self) -> None:
+    def refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
             projection=self._cls.name, is_rebuild=True
         )
-        if any(checkpoints.is_live(each, using=self._using) for each in rows.exclude(owner="")):
+        if any(leases.is_live(each, using=self._using) for each in rows.exclude(owner="")):
             raise ProjectionUnavailable("busy", projection=self._cls.name)
 
     def _take(self) -> list[Lease]:
         taken = [
-            checkpoints.acquire(
+            leases.acquire(
                 self._cls.name,
                 number,
                 using=self._using,
@@ -499,7 +501,7 @@ class _InlineRebuild:
             )
         state = states.get()
         before = state.rebuild_applied
-        log_types = cls._log_types()
+        log_types = cls.log_types_read()
         logs = EventLog.objects.using(using)
         if log_types is not None:
             logs = logs.filter(log_type__in=log_types)
@@ -562,7 +564,7 @@ class _InlineRebuild:
         if len(logs) > 1 and inline_bulk.is_possible(self._using):
             # Where one of them cannot be rebuilt, the next loop says which one, and why.
             with suppress(Exception, SystemExit):
-                counts = inline_bulk.rebuild(self._cls, logs, self._using, downgrade=downgrade)
+                counts = inline_bulk.rebuild_rows(self._cls, logs, self._using, downgrade=downgrade)
         others = [log.log_id for log in logs if log.log_id not in counts]
         return sum(counts.values()) + sum(self._rebuild(each, downgrade) for each in others)
 

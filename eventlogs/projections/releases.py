@@ -39,7 +39,7 @@ from datetime import timedelta
 from enum import Enum
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from django.db import transaction
@@ -59,10 +59,8 @@ from eventlogs.feed.sources import UnknownTypes
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import mysql
+from eventlogs.projections.base import BaseProjection
 from eventlogs.stores.retries import run_again
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import BaseProjection
 
 KEPT: Final = 300.0  # seconds for which a declaration counts after its process was seen last
 RENEWED: Final = 60.0  # seconds after which a process in the middle of its work is seen again
@@ -143,7 +141,7 @@ def stored(value: Mapping[str, Any]) -> Handles:
 
 def handles_of(projection: type[BaseProjection]) -> Handles:
     """Return what this process' release of a projection handles."""
-    names, log_types = projection._types(), projection._log_types()
+    names, log_types = projection.event_types_read(), projection.log_types_read()
     if names is None:
         read = [] if log_types is None else log_types
         classes = [each for log_type in read for each in aggregates.of(log_type)]
@@ -152,7 +150,7 @@ def handles_of(projection: type[BaseProjection]) -> Handles:
         projection.version,
         None if log_types is None else frozenset(log_types),
         {name: kind.version for name in names if (kind := registry.by_name(name)) is not None},
-        projection._types() is None,
+        projection.event_types_read() is None,
     )
 
 

@@ -8,18 +8,15 @@ release applies, without those that a person has said to skip.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventlogs.events.codec import EventReader, FeedRow, StoredEvent
 from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
-from eventlogs.projections.batches import Failed
-from eventlogs.projections.held_logs import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
+from eventlogs.projections.base import Failed, RowProjection
+from eventlogs.projections.log_events import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
 from eventlogs.projections.releases import APPLY, HOLD, Reading
 from eventlogs.projections.rows import chunks
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
 
 NONE: Final[frozenset[int]] = frozenset()
 
@@ -70,7 +67,7 @@ class Replayer:
 
         records = self._reader.records(log_id, told())  # one by one, as they are asked for
         try:
-            return self._projection.row_at_once(log_id, records, self._using), count
+            return self._projection.row_in_memory(log_id, records, self._using), count
         except Failed:
             raise
         except (Exception, SystemExit) as error:

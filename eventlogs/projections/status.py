@@ -10,9 +10,8 @@ from django.db.models import Count
 
 from eventlogs.exceptions import EventLogError
 from eventlogs.models import ParkedEvent
-from eventlogs.projections import lags as lagging
-from eventlogs.projections.declarations import BaseProjection, RowProjection
-from eventlogs.projections.lags import Held
+from eventlogs.projections.base import BaseProjection, RowProjection
+from eventlogs.projections.lags import Held, lags, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Standing:
     How a projection stands; ``problem`` says why nothing more is known.
 
     ``positions_behind``, ``age`` and ``at_least`` are what ``lag()`` answers as ``positions``,
-    ``age`` and ``at_least``, None where there is a problem; see ``lagging.Lag``.
+    ``age`` and ``at_least``, None where there is a problem; see ``lags.Lag``.
     """
 
     name: str
@@ -56,12 +55,12 @@ def standings(
     Return how projections stand, in the order given: by 7 queries for each database, or fewer.
 
     One more is for the rows of inline projections, of which each 10,000 logs (SQLite: fewer), and
-    what they hold, take another one; see ``lagging.py``.
+    what they hold, take another one; see ``lags.py``.
     """
     by_database: dict[str, list[type[BaseProjection]]] = {}
     wanted = list(wanted)
     for each in wanted:
-        by_database.setdefault(each._using(using), []).append(each)
+        by_database.setdefault(each.database_alias(using), []).append(each)
     found: dict[str, Standing] = {}
     for database, some in by_database.items():
         found |= _standings(database, some)
@@ -69,11 +68,11 @@ def standings(
 
 
 def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Standing]:
-    known = lagging.load(using, [each.name for each in wanted])
-    lags = lagging.lags(using, wanted, known)
+    known = load(using, [each.name for each in wanted])
+    found_lags = lags(using, wanted, known)
     found: dict[str, Standing] = {}
     for each in wanted:
-        name, state, lag = each.name, known.states.get(each.name), lags[each.name]
+        name, state, lag = each.name, known.states.get(each.name), found_lags[each.name]
         places, held = known.checkpoints[name], known.held.get(name, Held())
         problem = str(lag) if isinstance(lag, EventLogError) else ""
         stand = None if isinstance(lag, EventLogError) else lag
@@ -82,7 +81,7 @@ def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Stan
             kind=kind_of(each),
             version=each.version,
             rows_version=None if state is None else state.version,
-            is_rebuild_due=issubclass(each, RowProjection) and each.is_made_otherwise(state),
+            is_rebuild_due=issubclass(each, RowProjection) and each.needs_rebuild(state),
             partitions=len(places) or each.partitions,
             position=min((place.position for place in places), default=0),
             positions_behind=None if stand is None else stand.positions,

@@ -17,8 +17,8 @@ from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, Ski
 from eventlogs.operations.health import health
 from eventlogs.projections import actions
 from eventlogs.projections import rebuild as rebuilding
-from eventlogs.projections.declarations import projections
-from eventlogs.projections.workers import run
+from eventlogs.projections.base import projections
+from eventlogs.projections.workers import catch_up_all
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -51,7 +51,7 @@ def user(*permissions: str, name: str = "ada") -> User:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("table", ["eventlogs_event", "eventlogs_parkedevent"])
 def test_the_pages_answer_while_somebody_has_locked_a_table(viewer, monkeypatch, table):
-    run()
+    catch_up_all()
     monkeypatch.setattr("eventlogs.operations.health.look.PATIENCE", 0.2)
     with lock_table(table):
         page = viewer.get(ALL).content.decode()
@@ -154,7 +154,7 @@ def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
     page = operator.post(address("rebuild"), follow=True).content.decode()
     assert "A rebuild was asked for" in page
     PaymentSummary.objects.update(requested=99)
-    run(["payment-summary"])
+    catch_up_all(["payment-summary"])
 
     assert ProjectionState.objects.get().rebuild_requested_at is None
     assert PaymentSummary.objects.get().requested == 7
@@ -168,7 +168,7 @@ def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch)
 
     monkeypatch.setattr(PaymentSummaries, "requested", fail)
     operator.post(address("rebuild"))
-    run(["payment-summary"])
+    catch_up_all(["payment-summary"])
 
     page = operator.get(address("change")).content.decode()
     assert "could not apply the event at position" in page
@@ -368,7 +368,7 @@ def test_who_did_what_is_listed_with_when_and_how_long(operator, parked):
     operator.post(address("retry"), {"log_id": parked.log_id})
     operator.post(address("skip"), {"log_id": parked.log_id, "index": 1})
     operator.post(address("rebuild"))
-    run(["payment-summary"])
+    catch_up_all(["payment-summary"])
 
     for where in (
         address("history"),
@@ -401,7 +401,7 @@ def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(
 @pytest.mark.feed
 def test_an_interrupted_rebuild_is_shown_with_how_far_it_is_and_how_to_resume_it(operator, parked):
     ParkedEvent.objects.all().delete()
-    steps = rebuilding.steps(PaymentSummaries)
+    steps = rebuilding.rebuild_steps(PaymentSummaries)
     next(steps)
     under_way = operator.get(address("change")).content.decode()
     steps.close()

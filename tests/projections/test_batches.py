@@ -14,10 +14,11 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.exceptions import ProjectionFailed
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, EventLog, ParkedEvent, SkippedEvent
-from eventlogs.projections import batches, checkpoints
+from eventlogs.projections import batches, leases
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.catch_up import begin, lease
-from eventlogs.projections.checkpoints import LeaseLost
+from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.log_events import event_at
+from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.crashes import kill_me, killed_in
@@ -43,7 +44,7 @@ def seen():
 
 def advancer(each=Balances, **options):
     begin(each, "default")
-    taken = lease(each, 0, using="default", owner=checkpoints.new_owner())
+    taken = lease_partition(each, 0, using="default", owner=leases.new_owner())
     assert taken is not None
     return Advancer(each(), taken, Feed(), **options)
 
@@ -91,7 +92,7 @@ def test_a_twin_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
         rows = Checkpoint.objects.filter(pk=lease.pk, token=lease.token)
         rows.update(owner="", leased_until=None, position=0)
 
-    monkeypatch.setattr(checkpoints, "release", release)
+    monkeypatch.setattr(leases, "release", release)
 
     with pytest.raises(AssertionError):
         test_a_batch_that_is_interrupted_after_a_failure_is_not_applied_again()
@@ -226,7 +227,7 @@ def move_whoever_asks(lease, position, **figures):
 
 
 def test_a_twin_that_ignores_the_token_counts_twice(monkeypatch):
-    monkeypatch.setattr(checkpoints, "move", move_whoever_asks)
+    monkeypatch.setattr(leases, "move", move_whoever_asks)
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_worker_that_read_before_another_one_applied_changes_nothing()
@@ -312,7 +313,7 @@ def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
 
 
 def test_a_twin_that_passes_over_no_held_logs_breaks_the_order(monkeypatch):
-    monkeypatch.setattr(batches.Parking, "held", lambda self, among=None: set())
+    monkeypatch.setattr(batches.HeldLogs, "held", lambda self, among=None: set())
     bob = Account.logs.create(Opened("bob"), Withdrawn(2))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -473,8 +474,7 @@ def test_a_worker_without_a_deadline_that_stands_still_in_a_transaction_is_ended
     monkeypatch, elsewhere
 ):
     """In a thread: PostgreSQL ends the session, and the event is found out and parked."""
-    monkeypatch.setattr(checkpoints, "GRACE", 0)
-    monkeypatch.setattr("eventlogs.projections.catch_up.GRACE", 0)
+    monkeypatch.setattr("eventlogs.projections.starting.GRACE", 0)
     monkeypatch.setattr(Balances, "timeout", 0.2)
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Withdrawn(1))
@@ -588,7 +588,7 @@ def test_an_event_that_is_skipped_while_its_attempt_fails_stays_skipped():
     assert begun is not None
     assert Balances.skip(ada.log_id)
 
-    worker.parking.failed(begun, ValueError(), batches.row_at(ada.log_id, 1, "default"))
+    worker.held_logs.note_failure(begun, ValueError(), event_at(ada.log_id, 1, "default"))
     worker.close()
 
     Balances.catch_up()
@@ -644,7 +644,7 @@ def test_partitions_apply_each_event_once_together(monkeypatch):
     begin(Balances, "default")
     applied = 0
     for number in range(4):
-        taken = lease(Balances, number, using="default", owner=checkpoints.new_owner())
+        taken = lease_partition(Balances, number, using="default", owner=leases.new_owner())
         worker = Advancer(Balances(), taken, Feed())
         worker.settle()
         worker.close()

@@ -19,7 +19,7 @@ from eventlogs import (
 )
 from eventlogs.checks import rules as system_checks
 from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
-from eventlogs.projections import databases, workers
+from eventlogs.projections import databases
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.tables import Known, made
 
@@ -88,9 +88,8 @@ KNOWN = Known(AsyncSums, InlineSums, Letters)
 
 
 @pytest.fixture
-def second(second_alias, monkeypatch):
+def second(second_alias):
     """A second database with the tables of read models."""
-    monkeypatch.setattr(workers, "projections", system_checks.projections)
     with made(Row, InlineRow), made(Row, InlineRow, using=second_alias), KNOWN.declared():
         yield second_alias
     FAILING.clear()

@@ -26,8 +26,8 @@ from eventlogs import (
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, Event, EventLog, ParkedEvent
 from eventlogs.operations import jsonl
-from eventlogs.projections import checkpoints, inline
-from eventlogs.projections.catch_up import begin, lease
+from eventlogs.projections import checkpoints, inline, leases
+from eventlogs.projections.starting import begin, lease_partition
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Opened, Withdrawn, withdraw
@@ -317,7 +317,7 @@ def test_a_worker_of_the_old_mode_gets_no_lease_any_more(monkeypatch):
     checkpoints.become_inline("inlined-balances", using="default")
 
     with pytest.raises(ProjectionUnavailable):
-        lease(InlinedBalances, 0, using="default", owner=checkpoints.new_owner())
+        lease_partition(InlinedBalances, 0, using="default", owner=leases.new_owner())
     assert Checkpoint.objects.get(projection="inlined-balances").owner == ""
 
 
@@ -558,9 +558,9 @@ def test_a_twin_that_counts_from_its_own_first_event_misses_what_was_appended(re
 def test_a_twin_whose_worker_does_not_look_at_versions_counts_twice(request, monkeypatch):
     monkeypatch.setattr(inline, "_apply", count_from_its_own_first_event)
     monkeypatch.setattr(
-        InlinedBalances,
+        inline,
         "missing",
-        lambda self, rows, using: list({row[1]: row for row in rows}.values()),
+        lambda projection, rows, using: list({row[1]: row for row in rows}.values()),
     )
     request.getfixturevalue("inlined")
     ada = Account.logs.create(Deposited(5))

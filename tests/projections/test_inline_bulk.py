@@ -25,7 +25,7 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent
 from eventlogs.projections import batches, inline_bulk
 from eventlogs.projections import rebuild as rebuilding
-from eventlogs.projections.catch_up import begin
+from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Verification
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
@@ -280,7 +280,7 @@ def test_a_log_that_was_locked_is_done_afterwards(request, monkeypatch):
     begin(InlinedBalances, "default")  # or the append's transaction would hold its state, too
     request.getfixturevalue("inlined")
     done_at_once = []
-    rebuild = inline_bulk.rebuild
+    rebuild = inline_bulk.rebuild_rows
 
     with Holding(lambda: append(states[2], Deposited(7))) as other:
 
@@ -289,7 +289,7 @@ def test_a_log_that_was_locked_is_done_afterwards(request, monkeypatch):
             other.go_on()
             return done_at_once[-1]
 
-        monkeypatch.setattr(inline_bulk, "rebuild", then_commit)
+        monkeypatch.setattr(inline_bulk, "rebuild_rows", then_commit)
         InlinedBalances.rebuild()
 
     assert [set(each) for each in done_at_once] == [

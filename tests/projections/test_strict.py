@@ -223,12 +223,12 @@ def test_all_projections_at_once_are_strict():
     buggy(Deposited)
 
     with pytest.raises(ExceptionGroup) as caught:
-        workers.run(strict=True)
+        workers.catch_up_all(strict=True)
 
     names = {error.projection for error in caught.value.exceptions}
     assert {Balances.name, Letters.name} <= names
     reset()
-    assert workers.run(strict=True)[Letters.name] == 1
+    assert workers.catch_up_all(strict=True)[Letters.name] == 1
     assert len(reactions) == 1
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import workers as running
-from eventlogs.projections.workers import Runner, Share, chosen, divided, run
+from eventlogs.projections.workers import Share, Worker, catch_up_all, chosen, divided
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -46,7 +46,7 @@ def runner():
     made = []
 
     def make(names=NAMES, **options):
-        made.append(Runner(names, **options))
+        made.append(Worker(names, **options))
         return made[-1]
 
     yield make
@@ -76,7 +76,7 @@ def beat(*runners):
 def test_all_that_are_declared_catch_up():
     states = some()
 
-    assert run() == {
+    assert catch_up_all() == {
         "balances": 10,
         "reduced-balances": 10,
         "deposits-by-owner": 5,
@@ -87,23 +87,23 @@ def test_all_that_are_declared_catch_up():
 
 def test_named_ones_catch_up_and_an_unknown_name_is_refused():
     some()
-    assert run(["letters"]) == {"letters": 5}
-    assert run([]) == {}
+    assert catch_up_all(["letters"]) == {"letters": 5}
+    assert catch_up_all([]) == {}
     with pytest.raises(KeyError):
-        run(["unknown"])
+        catch_up_all(["unknown"])
     with pytest.raises(KeyError):
-        Runner(["unknown"])
+        Worker(["unknown"])
     assert set(chosen()) == {"balances", "reduced-balances", "deposits-by-owner", "letters"}
 
 
 def test_those_that_fail_do_not_stop_the_others(monkeypatch):
     some()
-    run(["balances", "letters"])
+    catch_up_all(["balances", "letters"])
     ProjectionState.objects.filter(name="balances").update(version=2)
     ProjectionState.objects.filter(name="letters").update(version=2)
 
     with pytest.raises(ExceptionGroup) as caught:
-        run()
+        catch_up_all()
 
     assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]
     assert len(balances(Reduced)) == 5
@@ -115,7 +115,7 @@ def test_what_another_worker_has_is_left_to_it(runner):
     other.round()
     some()
 
-    assert run(NAMES) == {"balances": 0}
+    assert catch_up_all(NAMES) == {"balances": 0}
 
 
 def test_the_task_of_celery_runs_them():
@@ -158,7 +158,7 @@ def test_it_runs_until_it_is_told_to_stop_and_gives_its_leases_back():
     states = some()
 
     def work():
-        Runner(NAMES, stop=stop).run()
+        Worker(NAMES, stop=stop).run()
         connections.close_all()
 
     thread = threading.Thread(target=work)
@@ -252,7 +252,7 @@ def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypat
     child = os.fork()
     if child == 0:
         try:
-            other = Runner(NAMES)
+            other = Worker(NAMES)
             other.round()
             os.write(writing, b"x")
             time.sleep(30)
@@ -328,7 +328,7 @@ def test_a_rebuild_while_it_runs_takes_its_lease_and_it_takes_a_new_one(runner):
 
 def test_what_cannot_run_is_said_once_and_tried_again(runner, caplog):
     some()
-    run(NAMES)
+    catch_up_all(NAMES)
     ProjectionState.objects.update(version=2)
     each = runner()
     for _ in range(3):
@@ -349,7 +349,7 @@ def test_an_error_of_the_database_is_waited_out(monkeypatch, caplog):
     expected = replayed(*some())
 
     def work():
-        each = Runner(NAMES, stop=stop)
+        each = Worker(NAMES, stop=stop)
         each.round()
         pids.append(connection.connection.info.backend_pid)
         each.run()
@@ -397,7 +397,7 @@ def test_a_stop_that_leaves_a_statement_to_the_server_is_no_error(monkeypatch, c
     expected = replayed(*some())
 
     def work():
-        each = Runner(NAMES, stop=stop)
+        each = Worker(NAMES, stop=stop)
         each.round()
 
         def leave():  # as psycopg 3.1 does where a signal breaks into its wait
@@ -512,7 +512,7 @@ def test_a_rebuild_is_done_where_nothing_else_may_be(runner, by):
     Balances.request_rebuild()
 
     if by == "Celery":
-        run(["balances"])
+        catch_up_all(["balances"])
     else:
         one = runner()
         until(lambda: (one.round(), ProjectionState.objects.get(name="balances").rebuilt_at)[-1])

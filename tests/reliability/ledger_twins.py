@@ -22,16 +22,15 @@ from eventlogs.feed.sources import BY_VENDOR, Watermark
 from eventlogs.models import Checkpoint, EventLog
 from eventlogs.projections import (
     batches,
+    checkpoints,
     inline,
     inline_bulk,
+    leases,
     rebuild,
     workers,
 )
-from eventlogs.projections import (
-    checkpoints as leases,
-)
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.held_logs import Parking
+from eventlogs.projections.held_logs import HeldLogs
 from tests.reliability.steps import passing
 
 
@@ -63,12 +62,12 @@ def reacts_afterwards() -> None:
 
 def without_fencing_token() -> None:
     """A checkpoint is moved by whoever had a lease on it once."""
-    leases._mine = lambda lease: Checkpoint.objects.filter(pk=lease.pk)
+    leases.own_checkpoint = lambda lease: Checkpoint.objects.filter(pk=lease.pk)
 
 
 def without_limit_of_idleness() -> None:
     """A transaction that stands still is left alone."""
-    leases.limit_standstill = lambda using, seconds: None
+    leases.limit_idle_time = lambda using, seconds: None
 
 
 def without_care() -> None:
@@ -84,7 +83,7 @@ def without_care() -> None:
 
 def without_holding() -> None:
     """The later events of a log do not wait for the one that is parked."""
-    Parking.held = lambda self, among=None: set()  # type: ignore[method-assign]
+    HeldLogs.held = lambda self, among=None: set()  # type: ignore[method-assign]
 
 
 def rebuilds_in_place() -> None:
@@ -93,10 +92,10 @@ def rebuilds_in_place() -> None:
     def steps(self: Any, *, restart: bool) -> Any:
         yield from ()
         with transaction.atomic():
-            leases.lock_all(self._cls.name, using=self._using)
+            checkpoints.lock_all(self._cls.name, using=self._using)
             self._cls.model.objects.all().delete()
-            checkpoints = Checkpoint.objects.filter(projection=self._cls.name)
-            checkpoints.update(position=0, token=F("token") + 1, owner="", leased_until=None)
+            rows = Checkpoint.objects.filter(projection=self._cls.name)
+            rows.update(position=0, token=F("token") + 1, owner="", leased_until=None)
         return 1
 
     rebuild._ShadowRebuild.steps = steps  # type: ignore[method-assign]

@@ -28,15 +28,15 @@ from django.utils.module_loading import import_string
 
 from eventlogs import ANY, LogId
 from eventlogs.projections import (
-    catch_up,
-    checkpoints,
     held_logs,
+    leases,
+    starting,
     workers,
 )
 from eventlogs.projections import (
     rebuild as rebuilding,
 )
-from eventlogs.projections.workers import Runner
+from eventlogs.projections.workers import Worker
 from tests.races.crew import PROCESSES
 from tests.reliability import read_models, steps
 from tests.reliability.ledgers import Entered
@@ -219,14 +219,14 @@ def _work(
     logger.propagate = False
     connection.settings_dict.update(database)
     random.seed()
-    for module in (catch_up, rebuilding):
+    for module in (starting, rebuilding):
         module.GRACE = GRACE  # type: ignore[attr-defined]
     workers.BEAT, workers.ALIVE, workers.FIRST_WAIT = 0.1, LEASE, 0.05  # type: ignore[misc]
     Quick.timeout = conditions.timeout
     held_logs.MAX_LOSSES = conditions.losses  # type: ignore[misc]
     steps.install()
     if conditions.host:
-        checkpoints.HOST = conditions.host  # type: ignore[misc]
+        leases.HOST = conditions.host  # type: ignore[misc]
     if conditions.mended:
         read_models.mended.append(Path(conditions.mended))
     if conditions.memory:
@@ -249,7 +249,7 @@ def _work(
 
 def run(flag: Any, names: list[str]) -> str:
     read_models.declare(names)
-    Runner(names, stop=flag).run()
+    Worker(names, stop=flag).run()
     return "done"
 
 

@@ -15,7 +15,8 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output, clean
 from eventlogs.models import ParkedEvent
-from eventlogs.projections.declarations import projections
+from eventlogs.projections import held_actions
+from eventlogs.projections.base import projections
 from eventlogs.projections.held_causes import PARKED, HeldGroup, groups
 from eventlogs.utils.times import time_text
 
@@ -90,12 +91,15 @@ def run(
                 "To skip an event leaves its effect out of the rows for good. Add --yes if that "
                 "is what you mean; to try it again, use --retry."
             )
-        if not projections[names[0]].skip(skip, by=operator(), using=using):
+        if not held_actions.skip(projections[names[0]], skip, by=operator(), using=using):
             raise mistake(f"No event of {skip} waits in {names[0]!r}.")
         out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
         return
     if retry is not None or retry_all:
-        count = sum(projections[name].retry(retry, by=operator(), using=using) for name in chosen)
+        count = sum(
+            held_actions.retry(projections[name], retry, by=operator(), using=using)
+            for name in chosen
+        )
         if not count and retry is not None:
             raise mistake(f"No event of {retry} waits in {', '.join(chosen)}.")
         if out.as_json:

@@ -23,9 +23,8 @@ from eventlogs.management.choosing import choose, reactors
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
-from eventlogs.projections.declarations import Reactor
-from eventlogs.projections.workers import Runner
-from eventlogs.projections.workers import run as run_once
+from eventlogs.projections.kinds import Reactor
+from eventlogs.projections.workers import Worker, catch_up_all
 from eventlogs.utils.times import time_text
 
 try:
@@ -99,7 +98,7 @@ def run(
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
-        write_applied(out, run_once(chosen, using=using))
+        write_applied(out, catch_up_all(chosen, using=using))
         return
     if not out.as_json:
         what = ", ".join(chosen)
@@ -160,7 +159,7 @@ def work(
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
-        Runner(names, stop=stop, tell=Teller(out), using=using).run()
+        Worker(names, stop=stop, tell=Teller(out), using=using).run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

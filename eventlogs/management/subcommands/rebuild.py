@@ -14,7 +14,7 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
 from eventlogs.models import EventLog, ParkedEvent
-from eventlogs.projections.declarations import RowProjection
+from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.rebuild import Progress
 
 HELP = (
@@ -87,7 +87,7 @@ def run(
 
 def rebuild(
     out: Output,
-    projection: type[RowProjection],
+    projection: type[RowOperations],
     using: str,
     *,
     log: LogId | None,
@@ -97,7 +97,7 @@ def rebuild(
 ) -> None:
     """Rebuild one read model, or one of its rows, in one database."""
     name = projection.name
-    is_home = using == projection._using()
+    is_home = using == projection.database_alias()
     option = "" if is_home else f" --database {using}"
     before = 0
     if log is not None:
@@ -152,10 +152,10 @@ def rebuild(
         )
 
 
-def extent(projection: type[RowProjection], using: str) -> tuple[int, str]:
+def extent(projection: type[RowOperations], using: str) -> tuple[int, str]:
     """Return how much there is to go through, and its unit."""
     if projection.mode != projection.INLINE:
         return Feed(using).settled(), "positions"
     logs = EventLog.objects.using(using)
-    log_types = projection._log_types()
+    log_types = projection.log_types_read()
     return (logs if log_types is None else logs.filter(log_type__in=log_types)).count(), "logs"

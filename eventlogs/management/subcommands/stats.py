@@ -12,7 +12,7 @@ from eventlogs.management.choosing import is_in
 from eventlogs.management.output import Output
 from eventlogs.operations.cache_figures import CacheFigures, cache_figures
 from eventlogs.operations.figures import Figures, as_json, figures
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from eventlogs.projections.status import Standing, standings
 from eventlogs.utils.times import duration
 

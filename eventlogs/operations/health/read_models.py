@@ -16,9 +16,9 @@ from eventlogs.operations.health.databases import is_known
 from eventlogs.operations.health.findings import ACT, INFO, Finding, counted, seconds
 from eventlogs.operations.health.look import Look, Unknown, ask
 from eventlogs.projections import releases
-from eventlogs.projections.checkpoints import is_dead
-from eventlogs.projections.declarations import BaseProjection, RowProjection
+from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.held_causes import PARKED, RELEASE, HeldGroup, groups
+from eventlogs.projections.leases import is_dead
 from eventlogs.projections.status import Standing, standings
 from eventlogs.projections.workers import ALIVE
 
@@ -249,7 +249,7 @@ def _events(stand: Standing) -> str:
 
 def _has_logs(look: Look, projection: type[BaseProjection]) -> bool:
     """Return whether there is any log of a type that a projection reads."""
-    log_types = projection._log_types()
+    log_types = projection.log_types_read()
     logs = EventLog.objects.using(look.using)
     return log_types is None or logs.filter(log_type__in=log_types).exists()
 
