@@ -27,6 +27,7 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
@@ -56,6 +57,7 @@ from eventlogs.projections.base import RowProjection
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.stores.retries import run_again
 
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
@@ -190,12 +192,15 @@ def rebuild_log(
     using: str | None = None,
 ) -> int:
     """
-    Make the row of one log anew; return of how many events.
+    Rebuild the row of one log; return the number of its events that were applied.
 
-    With ``by``, it is written down as something that somebody did.
+    The row of a log that was erased is removed. With ``by``, the action is recorded. The
+    transaction is run again where the database gives it up, e.g. because an append to the log
+    committed meanwhile and the isolation level is REPEATABLE READ.
 
-    The row of a log that was erased is removed. Raise LogNotFound where there is neither, and
-    ProjectionUnavailable where a newer release has made the row, unless ``downgrade``.
+    Raise LogNotFound where there is neither log nor row, ProjectionUnavailable where a newer
+    release has made the row, unless ``downgrade``, and TransactionMustRetry inside of a caller's
+    transaction that has to be run again.
     """
     using = cls.database_alias(using)
     if cls.has_shared_rows():
@@ -204,7 +209,18 @@ def rebuild_log(
         if not remove_row(cls, log_id, using):
             raise LogNotFound(log_id)
         return 0
-    projection = cls()
+    return run_again(using, _rebuild_log, cls, log_id, downgrade=downgrade, by=by)
+
+
+def _rebuild_log(
+    connection: BaseDatabaseWrapper,
+    cls: type[RowProjection],
+    log_id: LogId,
+    *,
+    downgrade: bool,
+    by: str | None,
+) -> int:
+    projection, using = cls(), connection.alias
     with ExitStack() as stack:
         upto = verify.at_rest(stack, projection, log_id, using)
         if projection.is_inline and not downgrade:

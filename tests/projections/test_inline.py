@@ -538,6 +538,37 @@ def test_no_row_is_made_of_a_snapshot_that_is_older_than_its_log(
         connections.close_all()
 
 
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("inlined")
+@pytest.mark.parametrize("level", [r"repeatable\ read", "serializable"])
+def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
+    level, monkeypatch, elsewhere
+):
+    connections.close_all()
+    options = connection.settings_dict["OPTIONS"]
+    monkeypatch.setitem(options, "options", f"-c default_transaction_isolation={level}")
+    lock_log, appended = inline.lock_log, []
+
+    def lock_after_an_append(log_id, using):
+        if connection.in_atomic_block and not appended:
+            appended.append(EventLog.objects.count())  # takes the snapshot
+            elsewhere(lambda: Account.logs.append(log_id, Deposited(5), expected_version=ANY))
+        return lock_log(log_id, using)
+
+    try:
+        ada = Account.logs.create(Deposited(1))
+        Inlined.objects.update(balance=99)
+        monkeypatch.setattr(inline, "lock_log", lock_after_an_append)
+
+        assert InlinedBalances.rebuild() == 2
+
+        assert appended == [1]
+        assert rows() == {ada.log_id: 6}
+    finally:
+        monkeypatch.undo()
+        connections.close_all()
+
+
 # Broken twins
 
 
