@@ -154,7 +154,7 @@ def divide(
             for number, advancer in enumerate(advancers):
                 while advancer.position < upto and advancer.step(upto):
                     pass
-                advancer.stand_at(upto)
+                advancer.move_to(upto)
                 held[number] = advancer.lease
             checkpoints.repartition(
                 projection.name, projection.partitions, using=using, owner=owner

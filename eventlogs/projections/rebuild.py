@@ -444,7 +444,7 @@ class _ShadowRebuild:
                     before = each.applied
                     while each.position < upto and each.step(upto):
                         pass
-                    each.stand_at(upto)
+                    each.move_to(upto)
                     self._applied += each.applied - before
                 with self._as_owner():
                     shadow_tables.swap(self._cls.model, using)

@@ -14,10 +14,11 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.exceptions import ProjectionFailed
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, EventLog, ParkedEvent, SkippedEvent
-from eventlogs.projections import batches, leases
+from eventlogs.projections import batches, leases, one_by_one, partitions
 from eventlogs.projections.batches import Advancer
+from eventlogs.projections.failed_events import FailedEvents
+from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.leases import LeaseLost
-from eventlogs.projections.log_events import event_at
 from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
@@ -211,12 +212,11 @@ def test_a_worker_whose_lease_was_taken_over_before_its_transaction_changes_noth
 def test_a_worker_that_read_before_another_one_applied_changes_nothing():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     paused = advancer()
-    rows = Feed().read_rows(0, limit=10).rows
     Checkpoint.objects.update(leased_until=None)
     Balances.catch_up()
 
     with pytest.raises(LeaseLost):
-        paused._attempt(rows, rows[-1][3])
+        paused.step()  # it reads behind the checkpoint that it knows
 
     assert seen() == {ada.log_id: 2}
 
@@ -245,7 +245,7 @@ def checkpoint_in_a_transaction_of_its_own(lease, position=None, **figures):
 def test_a_twin_with_the_checkpoint_in_a_transaction_of_its_own_counts_twice(monkeypatch):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "fenced", checkpoint_in_a_transaction_of_its_own)
+        patch.setattr(partitions, "fenced", checkpoint_in_a_transaction_of_its_own)
         assert killed_in(Balances.catch_up)
 
     Balances.catch_up()
@@ -313,7 +313,7 @@ def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
 
 
 def test_a_twin_that_passes_over_no_held_logs_breaks_the_order(monkeypatch):
-    monkeypatch.setattr(batches.HeldLogs, "held", lambda self, among=None: set())
+    monkeypatch.setattr(HeldLogs, "held", lambda self, among=None: set())
     bob = Account.logs.create(Opened("bob"), Withdrawn(2))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -537,7 +537,7 @@ def test_attempts_come_ever_later_up_to_five_minutes(monkeypatch):
 
 def test_everything_that_is_due_is_tried_in_one_call(monkeypatch):
     monkeypatch.setattr(batches, "LOGS", 2)
-    monkeypatch.setattr(batches, "RETRIES", 2)
+    monkeypatch.setattr(one_by_one, "RETRIES", 2)
     states = [
         Account.logs.create(Withdrawn(1), *[Deposited(number) for number in range(5)])
         for _ in range(5)
@@ -554,45 +554,34 @@ def test_everything_that_is_due_is_tried_in_one_call(monkeypatch):
     assert Balances.catch_up() == 0
 
 
-def test_an_event_that_is_skipped_while_it_is_tried_again_is_skipped(elsewhere):
-    ada = Account.logs.create(Opened("ada"), Withdrawn(2), Deposited(1))
-    fail_on(Withdrawn)
-    Balances.catch_up()
-    readmodels.reset()
-    worker = advancer()
-    ParkedEvent.objects.update(attempts=0, retry_at=ParkedEvent.objects.get().first_failed_at)
-    count = worker._begin
+def skip_when_an_attempt_is_counted(monkeypatch, log_id):
+    begin_attempt = FailedEvents.begin_attempt
 
-    def begin_then_skip(pk):
-        begun = count(pk)
+    def begin_then_skip(self, pk):
+        begun = begin_attempt(self, pk)
         if not SkippedEvent.objects.exists():
-            assert Balances.skip(ada.log_id)
+            assert Balances.skip(log_id)
         return begun
 
-    worker._begin = begin_then_skip  # type: ignore[method-assign]
-    worker.settle()
-    worker.close()
-    Balances.catch_up()
-
-    assert balances() == {ada.log_id: 1}
-    assert Balances.verify(sample=None)
+    monkeypatch.setattr(FailedEvents, "begin_attempt", begin_then_skip)
 
 
-def test_an_event_that_is_skipped_while_its_attempt_fails_stays_skipped():
+@pytest.mark.parametrize("fails_again", [False, True])
+def test_an_event_that_is_skipped_while_it_is_retried_is_skipped(monkeypatch, fails_again):
     ada = Account.logs.create(Opened("ada"), Withdrawn(2), Deposited(1))
     fail_on(Withdrawn)
     Balances.catch_up()
-    worker = advancer()
-    ParkedEvent.objects.update(retry_at=ParkedEvent.objects.get().first_failed_at)
-    begun = worker._begin(ParkedEvent.objects.get().pk)
-    assert begun is not None
-    assert Balances.skip(ada.log_id)
-
-    worker.held_logs.note_failure(begun, ValueError(), event_at(ada.log_id, 1, "default"))
-    worker.close()
+    if not fails_again:
+        readmodels.reset()
+    ParkedEvent.objects.update(attempts=0, retry_at=ParkedEvent.objects.get().first_failed_at)
+    skip_when_an_attempt_is_counted(monkeypatch, ada.log_id)
+    Balances.catch_up()
 
     Balances.catch_up()
+
+    assert SkippedEvent.objects.count() == 1
     assert balances() == {ada.log_id: 1}
+    assert Balances.verify(sample=None)
 
 
 def test_an_event_whose_log_is_erased_waits_no_more():

@@ -23,7 +23,7 @@ from eventlogs import (
 )
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent
-from eventlogs.projections import batches, inline_bulk
+from eventlogs.projections import inline_batches, inline_bulk
 from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Verification
@@ -135,7 +135,7 @@ def test_a_rebuild_is_done_by_statements_that_grow_with_chunks(each):
 def test_batches_of_any_size_apply_each_event_once(batch_size, request, monkeypatch):
     states = [state for events in range(1, 9) for state in some(2, events)]
     monkeypatch.setattr(InlinedBalances, "batch_size", batch_size)
-    monkeypatch.setattr(batches, "MANY", 3)
+    monkeypatch.setattr(inline_batches, "MANY", 3)
     request.getfixturevalue("inlined")
     states[0] = Account.logs.append(states[0], Withdrawn(1))
 

@@ -719,9 +719,9 @@ def do(deed, do=do):
 
 # Declarations count for a second, and no event takes longer than half of one.
 SHORT = """
-from eventlogs.projections import batches
+from eventlogs.projections import partitions
 releases.KEPT = 1.0
-releases.RENEWED = batches.RENEWED = 0.2
+releases.RENEWED = partitions.RENEWED = 0.2
 Letters.timeout = 0.5
 """
 

@@ -21,16 +21,18 @@ from django.utils.module_loading import import_string
 from eventlogs.feed.sources import BY_VENDOR, Watermark
 from eventlogs.models import Checkpoint, EventLog
 from eventlogs.projections import (
-    batches,
     checkpoints,
     inline,
     inline_bulk,
     leases,
+    log_events,
+    partitions,
     rebuild,
     workers,
 )
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.reactions import Reactions
 from tests.reliability.steps import passing
 
 
@@ -46,18 +48,18 @@ def rows_and_checkpoint_apart() -> None:
         with transaction.atomic():
             leases.move(lease, reached, **figures)
 
-    batches.fenced = apart
+    partitions.fenced = apart
 
 
 def reacts_afterwards() -> None:
     """A reactor is called when the checkpoint has moved: at most once."""
-    original = Advancer._react
+    original = Reactions.before_transaction
 
-    def later(self: Advancer, row: Any) -> Any:
-        advancing_past = self._transact(lambda lease: None, row[batches.POSITION])
+    def later(self: Reactions, row: Any) -> Any:
+        advancing_past = self.partition.transact(lambda lease: None, row[log_events.POSITION])
         return advancing_past or original(self, row)
 
-    Advancer._react = later  # type: ignore[method-assign]
+    Reactions.before_transaction = later  # type: ignore[method-assign]
 
 
 def without_fencing_token() -> None:

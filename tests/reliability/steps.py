@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from eventlogs.feed.reader import Feed
-from eventlogs.projections import batches, leases, rebuild, rows, shadow_tables
+from eventlogs.projections import leases, partitions, rebuild, rows, shadow_tables
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
 
@@ -61,7 +61,7 @@ def install() -> None:
     _around(rebuild._ShadowRebuild, "_swap", "the swap")
     _around(shadow_tables, "create", "the shadow is made")
     _around(shadow_tables, "swap", "the tables are swapped")
-    batches.fenced = leases.fenced = _commits(leases.fenced)
+    partitions.fenced = leases.fenced = _commits(leases.fenced)
 
 
 def _around(owner: Any, name: str, step: str) -> None:
