@@ -20,6 +20,10 @@ TOX = .tools/bin/tox
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
+.PHONY: setup
+setup: .venv/ready ## Set up a checkout for work: .venv with all that the tests and tools need, and git's hooks.
+	@! test -e .git || .venv/bin/pre-commit install
+
 .PHONY: demo
 demo: .venv/installed ## Play the life of a payment, on SQLite: one process, no server.
 	.venv/bin/python manage.py demo
@@ -68,6 +72,11 @@ clean: ## Remove everything that was made here.
 	@test -d .venv || rm -f .venv
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/ready: .venv/installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1' # knows --group
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --group dev --editable '.[postgres,redis,cli,celery]'
 	@touch $@
 
 .tools/installed: Makefile

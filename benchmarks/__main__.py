@@ -1,10 +1,24 @@
-"""Run the benchmarks that are named, or all; exit with 1 where a figure is missed."""
+"""
+Run the benchmarks that are named, or all. Exit with 1 if a figure misses its target.
+
+``table`` before the names also prints all figures as the Markdown table of docs/performance.md.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from datetime import UTC, datetime
 
-from benchmarks.bench import drop_scratch, make_scratch, server_facts
+from benchmarks.bench import (
+    ROUNDS,
+    SECONDS,
+    drop_scratch,
+    make_scratch,
+    print_table,
+    server_facts,
+)
 
 NAMES = (
     *("appends", "batches", "streaming", "feed", "growth", "caching"),
@@ -14,9 +28,12 @@ NAMES = (
 
 def main(names: list[str]) -> int:
     """Run benchmarks by name."""
+    as_table = names[:1] == ["table"]
+    names = names[1:] if as_table else names
     unknown = set(names) - set(NAMES)
     if unknown:
         sys.exit(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(NAMES)}.")
+    begin, load = time.monotonic(), os.getloadavg()[0]
     make_scratch()
     print(server_facts())
     from benchmarks.admin import run_admin
@@ -46,6 +63,13 @@ def main(names: list[str]) -> int:
 
         connections.close_all()
         drop_scratch()
+    if as_table:
+        minutes = (time.monotonic() - begin) / 60
+        print_table(
+            f"{datetime.now(UTC):%Y-%m-%d}, {server_facts()}; up to {ROUNDS} rounds of "
+            f"{SECONDS:g} s; load {load:.1f} at the beginning and {os.getloadavg()[0]:.1f} at the "
+            f"end; {minutes:.0f} minutes for: {' '.join(names or NAMES)}."
+        )
     return 0 if all(reached) else 1
 
 

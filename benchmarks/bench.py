@@ -1,4 +1,4 @@
-"""What the benchmarks share: a scratch database, client processes, pgbench, a table."""
+"""What the benchmarks share: a scratch database, client processes, pgbench, the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -233,6 +233,20 @@ def in_turns(*measures: Callable[[], float], rounds: int = ROUNDS) -> list[list[
     return results
 
 
+class Row(NamedTuple):
+    """A row of the table in docs/performance.md, as text."""
+
+    what: str
+    figure: str
+    beside: str  # what it is compared with
+    ratio: str  # the median of the rounds' ratios, and the lowest and highest
+    target: str
+
+
+ROWS: list[Row] = []  # of this run
+beside = ""  # the name of what `report` compares with, set by `heading`
+
+
 def report(
     name: str,
     ours: Sequence[float],
@@ -240,7 +254,7 @@ def report(
     unit: str,
     target: float | None = None,
 ) -> bool:
-    """Print a row: medians, and the median of the ratios of each round."""
+    """Print and keep a row: medians, and the median of the ratios of each round."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     ratio = statistics.median(ratios)
     reached = target is None or ratio >= target
@@ -251,9 +265,52 @@ def report(
         f"{verdict}",
         flush=True,
     )
+    ROWS.append(
+        Row(
+            name,
+            f"{statistics.median(ours):,.0f} {unit}",
+            f"{beside}: {statistics.median(theirs):,.0f}",
+            f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+            "" if target is None else f"at least {target:g}" + ("" if reached else ", missed"),
+        )
+    )
     return reached
 
 
+def figure(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    digits: int = 0,
+) -> bool:
+    """Print and keep a row without a ratio; return whether ``value`` is within its bounds."""
+    reached = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    target = ""
+    if at_least is not None:
+        target = f"at least {at_least:,g}"
+    elif at_most is not None:
+        target = f"at most {at_most:,g}"
+    verdict = target and f"{target} {'reached' if reached else 'MISSED'}"
+    print(f"{name:<44} {value:>11,.{digits}f} {unit:<21} {verdict}", flush=True)
+    missed = "" if reached else ", missed"
+    ROWS.append(Row(name, f"{value:,.{digits}f} {unit}".strip(), "", "", target + missed))
+    return reached
+
+
+def print_table(facts: str) -> None:
+    """Print the rows of this run as Markdown, below a line of ``facts`` about it."""
+    print(f"\n{facts}\n")
+    print("| what | measured | beside | ratio (lowest-highest) | target |")
+    print("| --- | --- | --- | --- | --- |")
+    for row in ROWS:
+        print("|", " | ".join(row), "|")
+
+
 def heading(ours: str, theirs: str) -> None:
-    """Print the heading of a table of rows."""
+    """Print the heading of rows that compare ``ours`` with ``theirs``."""
+    global beside
+    beside = theirs
     print(f"\n{'':<44} {ours:>11} {theirs:>11} {'':<9} {'ratio':>6} (min-max)", flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from benchmarks.appends import one_append
-from benchmarks.bench import clients, heading, in_new_process, in_turns, report
+from benchmarks.bench import clients, figure, heading, in_new_process, in_turns, report
 from benchmarks.domain import Authorized, Captured, Refunded, Requested
 from benchmarks.streaming import peak
 from eventlogs import Feed, LogId
@@ -30,9 +30,9 @@ WITH logs AS (
     SELECT log, 'benchmark', %(events)s / %(logs)s, now(), now() FROM unnest(%(ids)s::uuid[]) AS log
 )
 INSERT INTO eventlogs_event
-    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-SELECT (%(ids)s::uuid[])[n %% %(logs)s + 1], n / %(logs)s, kind.type, 1, kind.data::jsonb, '{}',
-       NULL, now()
+    (log_type, log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+SELECT 'benchmark', (%(ids)s::uuid[])[n %% %(logs)s + 1], n / %(logs)s, kind.type, 1,
+       kind.data::jsonb, '{}', NULL, now()
 FROM generate_series(0, %(events)s - 1) AS n
 JOIN (VALUES
     (0, 'benchmark.requested', '{"amount":10000,"reference":"order 4711"}'),
@@ -46,23 +46,20 @@ ORDER BY n
 
 def run_feed() -> bool:
     """Print how fast the feed is read, in how much memory, and what its fence costs."""
-    heading("fenced", "without")
+    heading("fenced", "without the fence")
     fenced, without = in_turns(lambda: appends(fence=True), lambda: appends(fence=False))
-    reached = report("single appends, 8 processes", fenced, without, "appends/s", 0.85)
+    reached = report(
+        "appends with the feed's fence, 8 processes", fenced, without, "appends/s", 0.85
+    )
 
     fill()
     heading("eventlogs", "ORM")
     ours, theirs = in_turns(lambda: rate(read), lambda: rate(naive), rounds=3)
     reached &= report(f"read {EVENTS:,} events of the feed", ours, theirs, "events/s", 3.0)
-    enough = min(ours) >= ENOUGH
-    print(f"{'… at least':<44} {ENOUGH:>11,} events/s  {'reached' if enough else 'MISSED'}")
-
+    reached &= figure("… the slowest round", min(ours), "events/s", at_least=ENOUGH)
     grown = in_new_process(growth_of_peak_memory)
-    print(
-        f"{'peak memory grew by':<44} {grown:>11.1f} MiB, in a new process  "
-        f"< 20 {'reached' if grown < 20 else 'MISSED'}"
-    )
-    return reached and enough and grown < 20
+    reached &= figure("… peak memory, a new process, grows by", grown, "MiB", at_most=20, digits=1)
+    return reached
 
 
 def appends(*, fence: bool) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.appends import one_append
-from benchmarks.bench import SECONDS, clients, configure, heading, in_turns, report
+from benchmarks.bench import SECONDS, clients, configure, figure, heading, in_turns, report
 
 EVENTS = 400_000
 FAST = 10_000  # events per second
@@ -39,10 +39,10 @@ def run_projections() -> bool:
         applied = projection.catch_up()
         rate = applied / (time.perf_counter() - begin)
         check(projection, applied)
-        reached &= tell(what, rate, "events/s", target)
+        reached &= figure(f"projection: {what}", rate, "events/s", at_least=target)
     begin = time.perf_counter()
     applied = Totals.rebuild()
-    tell("a rebuild of the first", applied / (time.perf_counter() - begin), "events/s", None)
+    figure("… a rebuild of the first", applied / (time.perf_counter() - begin), "events/s")
     reached &= run_lag()
     run_rebuild_beside_appends()
     return reached
@@ -52,14 +52,6 @@ def check(projection: Any, applied: int) -> None:
     """Stop where the rows are wrong: speed is nothing then."""
     if applied != EVENTS or (not projection.has_shared_rows() and not projection.verify(sample=50)):
         raise AssertionError(f"The rows of {projection.name} are wrong.")
-
-
-def tell(what: str, figure: float, unit: str, target: float | None) -> bool:
-    """Print a figure that has no ratio."""
-    reached = target is None or figure >= target
-    verdict = "" if target is None else f">= {target:,} {'reached' if reached else 'MISSED'}"
-    print(f"{what:<44} {figure:>11,.0f} {unit:<9} {verdict}", flush=True)
-    return reached
 
 
 def make_tables(models: Any) -> None:
@@ -94,14 +86,8 @@ def run_lag() -> bool:
     p50, p99 = statistics.median(lags), lags[int(len(lags) * 0.99)]
     print(f"\n{PACE:,} appends/s beside {len(lags):,} that are watched, by one runner")
     reached = True
-    for name, figure, target in (("p50", p50, P50), ("p99", p99, P99)):
-        ok = figure < target
-        reached &= ok
-        print(
-            f"{f'from commit to row, {name}':<44} {figure * 1000:>11,.0f} ms        "
-            f"< {target * 1000:,.0f} {'reached' if ok else 'MISSED'}",
-            flush=True,
-        )
+    for name, lag, target in (("p50", p50, P50), ("p99", p99, P99)):
+        reached &= figure(f"from commit to row, {name}", lag * 1000, "ms", at_most=target * 1000)
     return reached
 
 
@@ -159,13 +145,13 @@ def measure_lags() -> list[float]:
 
 def run_rebuild_beside_appends() -> None:
     """Print what a rebuild costs eight processes that append meanwhile."""
-    heading("rebuild", "without")
+    heading("rebuild", "without a rebuild")
     beside, without = in_turns(
         lambda: during(rebuild_for_good, lambda: clients(one_append)),
         lambda: clients(one_append),
         rounds=3,
     )
-    report("single appends, 8 processes", beside, without, "appends/s")
+    report("single appends beside a rebuild", beside, without, "appends/s")
 
 
 def during(work: Callable[[Any], None], measure: Callable[[], float]) -> float:

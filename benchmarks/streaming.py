@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
-from benchmarks.bench import heading, in_new_process, in_turns, report
+from benchmarks.bench import figure, heading, in_new_process, in_turns, report
 from benchmarks.domain import Authorized, Captured, Payment, Refunded, Requested
 
 EVENTS = 100_000
@@ -38,11 +38,8 @@ def run_streaming() -> bool:
         lambda: rate(lambda: naive(log_id.uuid), expected),
     )
     reached = report(f"decode and fold {EVENTS:,} events", ours, theirs, "events/s", 5.0)
-    print(
-        f"{'peak memory grew by':<44} {grown:>11.1f} MiB, in a new process  "
-        f"< 20 {'reached' if grown < 20 else 'MISSED'}"
-    )
-    return reached and grown < 20
+    reached &= figure("… peak memory, a new process, grows by", grown, "MiB", at_most=20, digits=1)
+    return reached
 
 
 def growth_of_peak_memory(log_id: str) -> float:

@@ -14,14 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eventlogs.aggregates import ANY, Aggregate, LogState, Reduction, fold
-    from eventlogs.events.registry import (
-        EventRecord,
-        RetiredEvent,
-        event,
-        retired_event,
-        upcaster,
-    )
+    from eventlogs.aggregates import ANY, Aggregate, fold
+    from eventlogs.events.registry import RetiredEvent, event, retired_event, upcaster
     from eventlogs.exceptions import (
         AppendOnlyError,
         ConcurrentAppend,
@@ -69,12 +63,13 @@ if TYPE_CHECKING:
         handles,
         projection,
     )
+    from eventlogs.values import EventRecord, LogState, Reduction
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "eventlogs.aggregates": ("ANY", "Aggregate", "LogState", "Reduction", "fold"),
-    "eventlogs.events": ("EventRecord", "RetiredEvent", "event", "retired_event", "upcaster"),
+    "eventlogs.aggregates": ("ANY", "Aggregate", "fold"),
+    "eventlogs.events": ("RetiredEvent", "event", "retired_event", "upcaster"),
     "eventlogs.exceptions": (
         "AppendOnlyError",
         "ConcurrentAppend",
@@ -122,6 +117,7 @@ _HOMES = {
         "handles",
         "projection",
     ),
+    "eventlogs.values": ("EventRecord", "LogState", "Reduction"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,8 +1,8 @@
 """
-The EVENTLOGS setting: every key, its default and its bounds.
+The EVENTLOGS setting: every key with its default, and the fixed limits.
 
-It is read on every call, so that ``override_settings`` works; nothing else in the package
-reads Django's settings for eventlogs.
+Settings are read on every call, so that ``override_settings`` works. No other module of the
+package reads Django's settings.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ MAX_LOG_TYPE_LENGTH: Final = 63  # characters: a TypeID prefix
 MAX_EVENT_TYPE_LENGTH: Final = 255  # characters
 MAX_KEY_LENGTH: Final = 255  # characters
 MAX_PROJECTION_NAME_LENGTH: Final = 100  # characters
-MAX_VERSION: Final = 2**31 - 1  # events a log can take
+MAX_VERSION: Final = 2**31 - 1  # events of one log
 MAX_POSITION: Final = 2**63 - 1  # a bigint
 MAX_DEPTH: Final = 64  # nested objects and arrays, the event itself included
 MAX_PAGE_SIZE: Final = 10_000  # events
 MAX_BATCH: Final = 10_000  # events of one append
 
 DEFAULTS: Final[dict[str, Any]] = {
-    "CACHE": "default",  # an alias in CACHES, or None for no cache of reductions
-    "CACHE_TIMEOUT": 604_800,  # seconds that a reduction is kept (7 days), or None for good
+    "CACHE": "default",  # an alias in CACHES, or None: reductions are not cached
+    "CACHE_TIMEOUT": 604_800,  # seconds that an entry is kept (7 days), or None: it does not expire
     "CACHING_POLICY": "eventlogs.policies.AlwaysCache",  # a policy, its class, or a path to one
     "REFRESHER": "eventlogs.refreshers.ThreadRefresher",  # a path to a BaseRefresher
-    "REFRESH_ON_APPEND": False,  # True: also refresh after each append
-    "MAX_EVENT_BYTES": 262_144,  # of the JSON of one event, or of an append's metadata
-    "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: keys are kept for good
-    "PREPARED_STATEMENTS": True,  # False for connection poolers that cannot keep them
-    "PAGE_SIZE": 100,  # events of a page that names no limit
-    "HEALTH": {},  # limits beyond which somebody must act; what is left out is in HEALTH below
+    "REFRESH_ON_APPEND": False,  # True: refresh reductions after each append, too
+    "MAX_EVENT_BYTES": 262_144,  # length of the JSON of one event, or of an append's metadata
+    "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: prune() deletes no keys
+    "PREPARED_STATEMENTS": True,  # False for poolers that do not support them
+    "PAGE_SIZE": 100,  # events of a page for which no limit is given
+    "HEALTH": {},  # limits of the health check that replace those in HEALTH below
 }
 
 HEALTH: Final[dict[str, float]] = {
     "MAX_LAG": 60,  # seconds that an event may wait for a projection
     "MAX_HELD": 10,  # seconds that a transaction may hold the feed back
-    "MAX_PARKED": 0,  # logs that may be held by parked events of one projection
-    "MAX_DEPLOY": 600,  # seconds that a deployment may take: two releases run side by side
+    "MAX_PARKED": 0,  # logs of one projection that parked events may hold
+    "MAX_DEPLOY": 600,  # seconds that a deployment may take, with two releases running
 }
 
 
 def prepare() -> None:
     """
-    Have the setting there, if only as an empty dict.
+    Set EVENTLOGS to an empty dict if the project does not set it.
 
-    Django looks for a setting that is missing anew each time, which takes fifty times as long as
-    reading one: an append reads three.
+    Django searches for a missing setting again on every access, which takes fifty times as long
+    as reading one, and an append reads three.
     """
     if not hasattr(settings, "EVENTLOGS"):
         settings.EVENTLOGS = {}
@@ -57,22 +57,28 @@ def prepare() -> None:
 
 def _get(name: str) -> Any:
     try:
-        # What Django keeps once it has been read, past the code that a lazy object has for any
-        # access; override_settings() and an assignment throw it away.
+        # LazySettings stores a value in its __dict__ once it was read. Reading it from there
+        # skips the Python code of LazyObject's attribute access; override_settings() and
+        # assignments remove the stored value.
         own = object.__getattribute__(settings, "EVENTLOGS")
     except AttributeError:
         own = getattr(settings, "EVENTLOGS", DEFAULTS)
     return own.get(name, DEFAULTS[name])
 
 
+def configured() -> Any:
+    """Return the EVENTLOGS setting as the project wrote it, for the system check of it."""
+    return getattr(settings, "EVENTLOGS", {})
+
+
 def cache() -> str | None:
-    """Return the alias of the cache that reductions are kept in, or None for none."""
+    """Return the alias of the cache of reductions, or None for no cache."""
     value: str | None = _get("CACHE")
     return value
 
 
 def cache_timeout() -> float | None:
-    """Return for how many seconds a reduction is kept, or None for good."""
+    """Return how many seconds a cached reduction is kept, or None if it does not expire."""
     value: float | None = _get("CACHE_TIMEOUT")
     return value
 
@@ -98,7 +104,7 @@ def max_event_bytes() -> int:
 
 
 def idempotency_key_retention() -> timedelta | None:
-    """Return how long idempotency keys are kept, or None for good."""
+    """Return the age at which idempotency keys may be pruned, or None if they are kept."""
     value: timedelta | None = _get("IDEMPOTENCY_KEY_RETENTION")
     return value
 
@@ -109,16 +115,21 @@ def prepared_statements() -> bool:
 
 
 def page_size() -> int:
-    """Return how many events a page holds where the caller names no limit."""
+    """Return the number of events of a page for which the caller gives no limit."""
     return int(_get("PAGE_SIZE"))
 
 
 def health() -> dict[str, float]:
-    """Return the limits beyond which somebody must act, by name."""
+    """Return the limits of the health check, by name."""
     own = _get("HEALTH")
-    return {**HEALTH, **own} if isinstance(own, dict) else HEALTH  # a system check says so
+    return {**HEALTH, **own} if isinstance(own, dict) else HEALTH  # E001 reports it
 
 
 def secret_keys() -> list[bytes]:
-    """Return the project's secret keys, the one to sign with first."""
+    """Return SECRET_KEY, with which new signatures are made, and then its fallbacks."""
     return [force_bytes(key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]
+
+
+def uses_time_zones() -> bool:
+    """Return whether USE_TZ is on."""
+    return bool(settings.USE_TZ)

@@ -28,7 +28,7 @@ from uuid_utils import reseed_rng
 from uuid_utils.compat import uuid7
 
 from eventlogs.conf import MAX_LOG_TYPE_LENGTH
-from eventlogs.exceptions import InvalidLogId, RegistrationError
+from eventlogs.utils.errors import InvalidLogId, RegistrationError
 
 # The TypeID specification's rule for prefixes, which a log type is.
 LOG_TYPE = re.compile(rf"[a-z]([a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?\Z")

@@ -10,17 +10,16 @@ cached, fold the store's events from there on, return the Reduction; tell the re
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from asgiref.sync import sync_to_async
 from django.db import connections, router, transaction
 from django.utils import timezone
 
 from eventlogs import conf
-from eventlogs.aggregates import ANY, Aggregate, Anything, LogState, Reduction, fold, nothing
+from eventlogs.aggregates import ANY, Aggregate, Anything, fold, nothing
 from eventlogs.caches.backends import BaseReductionCache
 from eventlogs.conf import (
     MAX_BATCH,
@@ -36,9 +35,7 @@ from eventlogs.events.codec import (
     EventReader,
     codec_for,
     encode_metadata,
-    raw_records,
 )
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -62,6 +59,8 @@ from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refreshe
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.retries import given_up, in_transaction
+from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
+from eventlogs.values import EventRecord, LogState, Reduction
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -246,6 +245,7 @@ class LogManager(Generic[A]):
 
     def execute(
         self,
+        /,  # a decider may have an argument of any name
         log_id: LogId | str,
         decider: Decider,
         *args: Any,
@@ -367,12 +367,12 @@ class LogManager(Generic[A]):
         key, log_id, first, count = (
             reused.idempotency_key, reused.log_id, reused.index, reused.count
         )  # fmt: skip
-        rows = self._writing_store().events(log_id, start=first, limit=count)
-        if [row[6] for row in rows] != [key] * count:
+        stored = self._writing_store().events(log_id, start=first, limit=count)
+        if [each.idempotency_key for each in stored] != [key] * count:
             self._check_shown(key)
             return reused  # they were erased
         try:
-            is_retry = self._reader.reads_as(log_id, rows, events)
+            is_retry = self._reader.reads_as(stored, events)
         except (UnknownEventType, UndecodableEvent) as error:
             undecided = IdempotencyKeyUndecided(
                 key, log_id=log_id, index=first, event_type=error.event_type
@@ -381,7 +381,7 @@ class LogManager(Generic[A]):
             return undecided
         if not is_retry:
             return reused
-        state = LogState(log_id, first + count, rows[-1][1])
+        state = LogState(log_id, first + count, stored[-1].position)
         return IdempotentReplay(key, log_id=log_id, index=first, state=state)
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
@@ -492,7 +492,7 @@ class LogManager(Generic[A]):
             if entry is None:
                 return
             request = request._replace(entry=entry)
-        request = request._replace(instead_of=reduced.instead_of, is_kept=reduced.is_kept)
+        request = request._replace(replaces=reduced.replaces, is_kept=reduced.is_kept)
         self._on_commit(refresher, request)
 
     def _tell_of_append(self, log_id: LogId) -> None:
@@ -597,10 +597,10 @@ class LogManager(Generic[A]):
         start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
         # One more than asked for: it tells whether there is a next page.
         found = self._reading_store().events(log_id, start=start, limit=limit + 1, reverse=reverse)
-        rows = found[:limit]
-        next_start = found[limit][0] if len(found) > limit else None
-        read = self._reader.records if decode else raw_records
-        return EventPage(log_id, list(read(log_id, rows)), rows, next_start)
+        stored = found[:limit]
+        next_start = found[limit].index if len(found) > limit else None
+        records = list(self._reader.records(stored, decode=decode))
+        return EventPage(log_id, records, stored, next_start)
 
     def stream(
         self, log_id: LogId | str, *, start: int = 0, decode: bool = True
@@ -616,14 +616,12 @@ class LogManager(Generic[A]):
         if start < 0:
             raise ValueError("start must not be negative.")
         store = self._reading_store()
-        if decode:
-            return self._records(log_id, store, start)
-        return raw_records(log_id, store.stream(log_id, start=start))
+        return self._reader.records(store.stream(log_id, start=start), decode=decode)
 
     def _records(
         self, log_id: LogId, store: BaseStore, start: int, page: int = STREAM_PAGE
     ) -> Iterator[EventRecord]:
-        return self._reader.records(log_id, store.stream(log_id, start=start, page=page))
+        return self._reader.records(store.stream(log_id, start=start, page=page))
 
     def exists(self, log_id: LogId | str) -> bool:
         """Return whether the log has events. Raise InvalidLogId for another type's id."""
@@ -653,130 +651,16 @@ class LogManager(Generic[A]):
 
     # The same for async code
 
-    async def acreate(
-        self,
-        event: Any,
-        *more: Any,
-        log_id: LogId | str | None = None,
-        idempotency_key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> LogState:
-        """Create a log from async code; see ``create``."""
-        return await sync_to_async(self.create, thread_sensitive=True)(
-            event, *more, log_id=log_id, idempotency_key=idempotency_key, metadata=metadata
-        )
-
-    async def aappend(
-        self,
-        to: Expectation | LogId | str,
-        *events: Any,
-        expected_version: int | Anything | None = None,
-        idempotency_key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> LogState:
-        """Append from async code; see ``append``."""
-        return await sync_to_async(self.append, thread_sensitive=True)(
-            to,
-            *events,
-            expected_version=expected_version,
-            idempotency_key=idempotency_key,
-            metadata=metadata,
-        )
-
-    async def aget_or_create(
-        self,
-        event: Any,
-        *more: Any,
-        idempotency_key: str,
-        log_id: LogId | str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> tuple[LogState, bool]:
-        """Create or find a log from async code; see ``get_or_create``."""
-        return await sync_to_async(self.get_or_create, thread_sensitive=True)(
-            event, *more, idempotency_key=idempotency_key, log_id=log_id, metadata=metadata
-        )
-
-    async def aget_or_append(
-        self,
-        to: Expectation | LogId | str,
-        *events: Any,
-        idempotency_key: str,
-        expected_version: int | Anything | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> tuple[LogState, bool]:
-        """Append or find the append from async code; see ``get_or_append``."""
-        return await sync_to_async(self.get_or_append, thread_sensitive=True)(
-            to,
-            *events,
-            idempotency_key=idempotency_key,
-            expected_version=expected_version,
-            metadata=metadata,
-        )
-
-    async def aexecute(
-        self,
-        log_id: LogId | str,
-        decider: Decider,
-        *args: Any,
-        idempotency_key: str | None = None,
-        retries: int = 3,
-        metadata: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> LogState:
-        """Decide and append from async code; see ``execute``. The decider is a plain one."""
-        return await sync_to_async(self.execute, thread_sensitive=True)(
-            log_id,
-            decider,
-            *args,
-            idempotency_key=idempotency_key,
-            retries=retries,
-            metadata=metadata,
-            **kwargs,
-        )
-
-    async def areduce(
-        self,
-        log_id: LogId | str,
-        *,
-        version: int | None = None,
-        at: datetime | None = None,
-        fresh: bool = False,
-    ) -> Reduction[A]:
-        """Reduce from async code; see ``reduce``."""
-        return await sync_to_async(self.reduce, thread_sensitive=True)(
-            log_id, version=version, at=at, fresh=fresh
-        )
-
-    async def aload(
-        self,
-        log_id: LogId | str,
-        *,
-        start: int | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        decode: bool = True,
-    ) -> EventPage:
-        """Load a page from async code; see ``load``."""
-        return await sync_to_async(self.load, thread_sensitive=True)(
-            log_id, start=start, limit=limit, reverse=reverse, decode=decode
-        )
-
-    async def astream(
-        self, log_id: LogId | str, *, start: int = 0, decode: bool = True
-    ) -> AsyncIterator[EventRecord]:
-        """Yield events from async code, a page for each trip to a thread; see ``stream``."""
-        records = self.stream(log_id, start=start, decode=decode)
-        while page := await sync_to_async(_take_page, thread_sensitive=True)(records):
-            for record in page:
-                yield record
-
-    async def aexists(self, log_id: LogId | str) -> bool:
-        """Return whether the log has events, from async code; see ``exists``."""
-        return await sync_to_async(self.exists, thread_sensitive=True)(log_id)
-
-    async def aversion(self, log_id: LogId | str) -> int:
-        """Return the number of events from async code; see ``version``."""
-        return await sync_to_async(self.version, thread_sensitive=True)(log_id)
+    acreate = AsyncTwin(create)
+    aappend = AsyncTwin(append)
+    aget_or_create = AsyncTwin(get_or_create)
+    aget_or_append = AsyncTwin(get_or_append)
+    aexecute = AsyncTwin(execute)
+    areduce = AsyncTwin(reduce)
+    aload = AsyncTwin(load)
+    astream = AsyncIteratorTwin(stream)
+    aexists = AsyncTwin(exists)
+    aversion = AsyncTwin(version)
 
 
 def _checked_key(key: str | None) -> str | None:
@@ -805,7 +689,3 @@ def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord
         if record.recorded_at > at:
             return
         yield record
-
-
-def _take_page(records: Iterator[EventRecord]) -> list[EventRecord]:
-    return list(islice(records, STREAM_PAGE))

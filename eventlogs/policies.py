@@ -15,8 +15,8 @@ from typing import Any
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from eventlogs.aggregates import Reduction
 from eventlogs.conf import MAX_VERSION
+from eventlogs.values import Reduction
 
 
 class CachingPolicy(ABC):

@@ -23,12 +23,12 @@ from django.utils.module_loading import import_string
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
-from eventlogs.caches.backends import CarefulCache, Unreachable
+from eventlogs.caches.backends import GuardedCache, Unreachable
 from eventlogs.caches.counters import DROPPED, FAILED, UNSENT, UNWRITABLE, counters
 from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import Kept, Reducer
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.stores import BaseStore, store_for
 
 logger = logging.getLogger("eventlogs.refreshers")
@@ -52,7 +52,7 @@ class RefreshRequest(NamedTuple):
     cache_alias: str | None  # None: that of the EVENTLOGS setting
     can_travel: bool  # another process can do the same by the names alone
     entry: bytes | None = None
-    instead_of: bytes | None = None
+    replaces: bytes | None = None
     is_kept: bool = False
 
     @property
@@ -79,7 +79,7 @@ class RefreshRequest(NamedTuple):
         """
         try:
             if self.entry is not None:
-                self.reducer.keep(self.key, self.entry, instead_of=self.instead_of)
+                self.reducer.keep(self.key, self.entry, replaces=self.replaces)
             else:
                 self.reducer.refresh(self.log_id, self.store)
         except Unreachable:
@@ -117,7 +117,7 @@ class QueueingRefresher(BaseRefresher):
 
     def is_about_to(self, token: tuple[Any, ...]) -> bool:
         # It has not begun yet: it will see whatever is committed by now.
-        return background.is_queued(token)
+        return worker.is_queued(token)
 
     def gather(self, request: RefreshRequest, job: Any) -> None:
         """Queue ``job``, once for all that is appended to the log within half a second."""
@@ -269,7 +269,7 @@ def told_key(key: str) -> str:
     return f"{key}.told"
 
 
-def take_down(cache: CarefulCache, flag: str) -> None:
+def take_down(cache: GuardedCache, flag: str) -> None:
     """Remove a flag; where the cache cannot be reached, it runs out by itself."""
     try:
         cache.delete(flag)
@@ -284,7 +284,7 @@ def failed(aggregate: type, error: BaseException) -> None:
 
 
 def _submit(aggregate: type[Any], key: Hashable, job: Any, delay: float = 0.0) -> bool:
-    if background.submit(key, job, delay=delay):
+    if worker.submit(key, job, delay=delay):
         return True
     counters.count("error", DROPPED, aggregate=aggregate)
     return False

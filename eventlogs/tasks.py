@@ -25,7 +25,7 @@ from celery import shared_task
 from django.db import Error
 
 from eventlogs.caches.backends import Unreachable
-from eventlogs.projections.workers import catch_up_all
+from eventlogs.projections.workers import run
 from eventlogs.reductions.sweeps import sweep
 from eventlogs.refreshers import MessageRefresher, refresh_by_names
 
@@ -78,7 +78,7 @@ def run_projections(names: list[str] | None = None, using: str | None = None) ->
     For Celery beat: what fails is taken up by the next run. Safe to run at once with another, and
     what a running one has is left to it, so that messages which have piled up end quickly.
     """
-    return catch_up_all(names, using=using)
+    return run(names, using=using)
 
 
 class CeleryRefresher(MessageRefresher):

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -30,7 +32,10 @@ from tests.contracts.stores import StoreContract
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+ABOUT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+PAGES = [*(ROOT / name for name in ABOUT), *sorted(DOCS.rglob("*.md"))]
+# Pages for the people who work on this package, and lists of what it consists of.
+FOR_CONTRIBUTORS = {"CONTRIBUTING.md", "docs/guarantees.md", "docs/modules.md"}
 TIMEOUT = 120  # seconds for the code of one page
 
 BLOCK = re.compile(
@@ -41,6 +46,17 @@ CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.DOTALL | re.M)
 LINK = re.compile(r"\[[^]]*]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.M)
 CHECK_ID = re.compile(r"eventlogs\.[EW]\d{3}")
+# A path in this repository, and after "::" a name in that file.
+PATH = re.compile(
+    r"\b(?P<path>(?:eventlogs|tests|benchmarks|example_project)/[\w./*-]*[\w*/])(?:::(?P<name>\w+))?"
+)
+CODE_SPAN = re.compile(r"`([^`\n]+)`")
+DOTTED = re.compile(r"(?<![\w.@/-])eventlogs(?:\.[A-Za-z_]\w*)+(?![\w<*-]|\.[<*\w])")
+# Dotted names that are none of Python: of checks, permissions, tasks, cache keys, settings of SQL.
+NOT_PYTHON = re.compile(
+    r"eventlogs\.([EW]\d{3}|(view|operate)_\w+|(refresh|sweep)_\w+|run_projections|reduction|fence_)$"
+)
+FROM_IMPORT = re.compile(r"^\s*from (eventlogs[\w.]*) import ", re.M)
 
 
 def name_of(page: Path) -> str:
@@ -117,6 +133,95 @@ def test_links_lead_somewhere(page: Path):
             assert anchor in anchors_of(target), f"{name_of(page)} links to #{anchor} of {path}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_paths_exist(page: Path):
+    for found in PATH.finditer(text_of(page)):
+        files = list(ROOT.glob(found["path"].rstrip("/")))
+
+        assert files, f"{name_of(page)} names {found['path']}, which does not exist"
+        if found["name"]:
+            assert re.search(rf"\b{found['name']}\b", text_of(files[0])), found[0]
+
+
+def dotted_names_of(page: Path) -> set[str]:
+    """Return the dotted names of this package's Python that a page sets as code."""
+    spans = CODE_SPAN.findall(FENCED.sub("", text_of(page)))
+    names = {name for span in spans for name in DOTTED.findall(span)}
+    return {name for name in names if not NOT_PYTHON.match(name)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_dotted_names_can_be_imported(page: Path):
+    for name in dotted_names_of(page):
+        try:
+            resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            pytest.fail(f"{name_of(page)} names {name}: {error}")
+
+
+def public_modules() -> dict[str, set[str]]:
+    """Return the names that docs/modules.md lists, by their modules."""
+    table, _, _ = text_of(DOCS / "modules.md").partition("These are not public")
+    rows = re.findall(r"^\| `(eventlogs[\w.]*)` \| ([^|]*) \|", table, re.M)
+    public = {module: set(re.findall(r"`(\w+)`", names)) for module, names in rows}
+    return public | {"eventlogs": {*eventlogs.__all__, "__version__"}}
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_a_public_module_has_what_is_listed(module: str):
+    there = import_module(module)
+
+    assert {name for name in public_modules()[module] if not hasattr(there, name)} == set()
+
+
+def test_every_module_at_the_top_is_said_to_be_public_or_not():
+    package = Path(eventlogs.__file__).parent
+    modules = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
+    named = set(re.findall(r"`eventlogs\.(\w+)", text_of(DOCS / "modules.md")))
+
+    assert modules - {"__init__"} - named == set()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if name_of(page) not in FOR_CONTRIBUTORS], ids=name_of
+)
+def test_pages_name_public_modules_only(page: Path):
+    blocks = "".join(block["code"] for block in BLOCK.finditer(text_of(page)))
+    for name in {*dotted_names_of(page), *FROM_IMPORT.findall(blocks)}:
+        module, _, attribute = name.rpartition(".")
+
+        assert name in public_modules() or attribute in public_modules().get(module, ()), name
+
+
+def test_each_promise_has_a_number_and_names_its_tests():
+    rows = re.findall(r"^\| G(\d+) \|[^|]+\|([^|]+)\|", text_of(DOCS / "guarantees.md"), re.M)
+
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert all("`tests/" in tests for _, tests in rows)
+
+
+def test_the_index_is_of_this_version():
+    stated = re.findall(r"eventlogs \*\*(.+)\*\*", text_of(DOCS / "index.md"))
+
+    assert stated == [eventlogs.__version__]
+
+
+def test_the_map_of_the_house_has_every_room():
+    package = Path(eventlogs.__file__).parent
+    rooms = {f"eventlogs/{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    mapped = re.findall(r"^\| `(eventlogs/\w+/)` \|", text_of(ROOT / "CONTRIBUTING.md"), re.M)
+
+    assert sorted(mapped) == sorted(rooms)
+
+
+def test_targets_of_make_exist():
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.M))
+    for page in PAGES:
+        assert set(re.findall(r"(?:`|^\$ )make ([a-z-]+)", text_of(page), re.M)) <= targets, page
+
+
 def test_the_index_names_every_page():
     targets = {
         (DOCS / link["target"]).resolve() for link in LINK.finditer(text_of(DOCS / "index.md"))
@@ -142,12 +247,10 @@ def test_every_error_is_on_the_page_of_errors():
     assert ours <= set(re.findall(r"\w+", text_of(DOCS / "errors.md")))
 
 
-def test_every_setting_and_check_is_on_the_page_of_settings():
+def test_every_setting_is_on_the_page_of_settings():
     page = text_of(DOCS / "settings.md")
-    checks = text_of(ROOT / "eventlogs" / "checks" / "rules.py")
 
     assert {name for name in conf.DEFAULTS if f'`"{name}"`' not in page} == set()
-    assert set(CHECK_ID.findall(checks)) <= set(CHECK_ID.findall(page))
 
 
 def run(page: Path, database: str) -> None:

@@ -21,8 +21,8 @@ WITHOUT_TWIN = {"new_id", "parse_id"}
 def public_methods(cls: type) -> dict[str, Callable[..., Any]]:
     return {
         name: method
-        for name, method in vars(cls).items()
-        if inspect.isfunction(method) and not name.startswith("_")
+        for name, method in inspect.getmembers(cls, inspect.isroutine)
+        if not name.startswith("_")
     }
 
 

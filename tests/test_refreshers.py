@@ -13,7 +13,7 @@ from django.db import transaction
 from eventlogs import AlwaysCache, LogManager
 from eventlogs.caches.backends import cache_for, statistics
 from eventlogs.caches.counters import counters
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.refreshers import (
     BaseRefresher,
     ImmediateRefresher,
@@ -58,7 +58,7 @@ class Sending(MessageRefresher):
 def _from_zero():
     counters.reset()
     yield
-    assert background.flush(5)
+    assert worker.flush(5)
     cache_for("default").cache._cache.clear()  # type: ignore[attr-defined]
 
 
@@ -79,7 +79,7 @@ def test_it_is_told_after_a_reduce_that_folded_something_new(db, accounts, refre
     with transaction.atomic():
         pass
     accounts.reduce(state.log_id)
-    background.flush(5)
+    worker.flush(5)
     accounts.reduce(state.log_id)
 
     # Inside of the test's transaction, which never commits, it is not told at all.
@@ -90,7 +90,7 @@ def test_what_it_is_told(transactional_db, accounts, refresher):
     state = accounts.create(Opened("Ada"))
 
     accounts.reduce(state.log_id)
-    background.flush(5)
+    worker.flush(5)
     accounts.reduce(state.log_id)
     state = accounts.append(state, Deposited(1))
     accounts.reduce(state.log_id)
@@ -182,7 +182,7 @@ def test_the_thread_writes_what_was_folded(transactional_db):
     accounts.reduce(state.log_id)
     accounts.append(state, Deposited(1))
     accounts.reduce(state.log_id)
-    assert background.flush(5)
+    assert worker.flush(5)
     accounts.reduce(state.log_id)
 
     assert statistics()["hits"] == 1
@@ -195,14 +195,14 @@ def test_the_thread_reads_the_log_after_an_append(transactional_db):
     )
     state = accounts.create(Opened("Ada"))
     accounts.append(state, Deposited(5))
-    assert background.flush(10)
+    assert worker.flush(10)
 
     assert accounts.reduce(state.log_id).aggregate.balance == 5
     assert statistics()["hits"] == 1
 
 
 def test_a_full_queue_drops_and_counts(transactional_db, monkeypatch):
-    monkeypatch.setattr(background, "capacity", 0)
+    monkeypatch.setattr(worker, "capacity", 0)
     accounts = LogManager(Account, refresher=ThreadRefresher(), refresh_on_append=True)
 
     state = accounts.create(Opened("Ada"))
@@ -233,17 +233,17 @@ class TestMessages:
         state = accounts.create(Opened("Ada"))
         for _ in range(50):
             state = accounts.append(state, Deposited(1))
-            background.flush(5)
+            worker.flush(5)
 
         assert refresher.sent == [("tests.accounts.Account", str(state.log_id), "default", None)]
 
     def test_the_worker_takes_the_flag_down_and_refreshes(self, accounts, refresher):
         state = accounts.create(Opened("Ada"))
-        background.flush(5)
+        worker.flush(5)
 
         assert refresh_by_names(*refresher.sent[0])
         state = accounts.append(state, Deposited(1))
-        background.flush(5)
+        worker.flush(5)
 
         assert len(refresher.sent) == 2
         assert refresh_by_names(*refresher.sent[1])
@@ -253,7 +253,7 @@ class TestMessages:
 
     def test_the_flag_is_taken_down_before_the_log_is_read(self, accounts, monkeypatch):
         state = accounts.create(Opened("Ada"))
-        background.flush(5)
+        worker.flush(5)
         reducer = accounts._reducer()
         flag = told_key(reducer.key(state.log_id))
         assert reducer.cache.get(flag) is not None
@@ -274,13 +274,13 @@ class TestMessages:
     ):
         refresher.is_down = True
         state = accounts.create(Opened("Ada"))
-        background.flush(5)
+        worker.flush(5)
         assert statistics()["errors"]["unsent"] == 1
         assert "secret" not in caplog.text
 
         refresher.is_down = False
         accounts.append(state, Deposited(1))
-        background.flush(5)
+        worker.flush(5)
 
         assert len(refresher.sent) == 1
 
@@ -295,7 +295,7 @@ class TestMessages:
             return  # told after the commit, which the test's transaction does not have
 
         state = accounts.create(Opened("Ada"))
-        background.flush(5)
+        worker.flush(5)
 
         assert refresher.sent == []
         accounts.reduce(state.log_id)
@@ -304,7 +304,7 @@ class TestMessages:
     def test_the_cache_of_a_manager_travels_by_its_alias(self, refresher, transactional_db):
         accounts = LogManager(Account, refresher=refresher, refresh_on_append=True, cache="default")
         accounts.create(Opened("Ada"))
-        background.flush(5)
+        worker.flush(5)
 
         assert refresher.sent[0][3] == "default"
 
@@ -395,7 +395,7 @@ def test_tasks_refresh(transactional_db, settings):
     )
 
     state = accounts.create(Opened("Ada"))
-    assert background.flush(10)
+    assert worker.flush(10)
 
     accounts.reduce(state.log_id)
     assert statistics()["hits"] == 1

@@ -8,22 +8,23 @@ from typing import Final
 from asgiref.sync import sync_to_async
 from django.http import StreamingHttpResponse
 
-END: Final = b""  # no part of a body is empty: servers take an empty one for its end
+END: Final = b""  # no part of a body is empty, because servers take an empty part for the end
 
 
 class Download(StreamingHttpResponse):
     """
     A response whose parts come from an iterator that reads the database.
 
-    Under ASGI, Django reads such an iterator to its end before it sends the first byte. Here
-    each part is taken in a thread, and sent before the next one is asked for: memory holds one
-    part, and a slow client slows the reading down. It is the thread that the request's view ran
-    in (``thread_sensitive``), so the parts come through the same connections, and Django closes
-    the iterator there when the client hangs up. Yield large parts: each is a trip to the thread.
+    Under ASGI, Django reads such an iterator to its end before it sends the first byte. This class
+    takes one part at a time, in a thread, and sends it before it asks for the next one: memory
+    holds one part, and a slow client slows the reading down. The thread is the one that the
+    request's view ran in (``thread_sensitive``), so the parts are read through the same
+    connections, and Django closes the iterator there when the client disconnects. Yield large
+    parts, because each costs a change of threads.
     """
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the parts, or those of what a middleware has put in their place."""
+        """Yield the parts, or those with which a middleware has replaced them."""
         content = self.streaming_content
         if not isinstance(content, Iterator):
             async for part in content:
@@ -34,5 +35,5 @@ class Download(StreamingHttpResponse):
 
 
 def _next(parts: Iterator[bytes]) -> bytes:
-    """Return the next part that is not empty, or END: no StopIteration passes through a future."""
+    """Return the next part that is not empty, or END: a future cannot carry StopIteration."""
     return next((part for part in parts if part), END)

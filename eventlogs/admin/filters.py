@@ -1,19 +1,18 @@
-"""What the list of events is filtered by: read from an address, and made into querysets."""
+"""The filters of the list of events: read from an address, and turned into querysets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final
 
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
-from eventlogs.admin import relations
-from eventlogs.admin.logs import day_of
-from eventlogs.admin.looking import Start
-from eventlogs.admin.orders import ByNumber, ByTime, Key, Order
-from eventlogs.admin.search import search_ids
+from eventlogs.admin import causation
+from eventlogs.admin.log_search import search_ids
+from eventlogs.admin.parameters import days_from
+from eventlogs.admin.sort_orders import ByNumber, ByTime, Key, SortOrder
+from eventlogs.admin.windowed_search import SearchStart
 from eventlogs.aggregates import aggregates
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.operations import pasted_ids
@@ -24,18 +23,18 @@ NAMES: Final = ("type", "log_type", "from", "to", "key", "log", "metadata")
 @dataclass(slots=True)
 class Filters:
     """
-    The events that are asked for.
+    The events that an address asks for.
 
-    ``every`` are those that an index leads to, in ``order``; ``wanted`` are those of them that
-    may be rare, None where all of them are wanted. ``start`` is where to begin where the address
-    does not say. ``query`` are the filters that made sense, ``problems`` what did not.
+    ``every`` are the events that an index leads to, in ``order``. ``wanted`` are those of them to
+    find, which may be rare; None: all. ``start`` is used if the address names no start. ``query``
+    has the filters that are applied, and ``problems`` a text for each that cannot be.
     """
 
     query: dict[str, str]
     every: QuerySet[Any]
     wanted: QuerySet[Any] | None = None
-    order: Order = field(default_factory=lambda: ByNumber("position"))
-    start: Start = field(default_factory=Start)
+    order: SortOrder = field(default_factory=lambda: ByNumber("position"))
+    start: SearchStart = field(default_factory=SearchStart)
     problems: list[str] = field(default_factory=list)
     log: EventLog | None = None
     index: int | None = None  # of the event that is asked for by its id
@@ -43,8 +42,8 @@ class Filters:
 
 
 def read_filters(query: dict[str, str], using: str, *, sees_payload: bool) -> Filters:
-    """Return what an address asks for."""
-    found = Filters(query, Event.objects.using(using).select_related("log"))
+    """Return the filters of an address."""
+    found = Filters(query, Event.objects.using(using))
     if "log" in query:
         _of_log(found, using)
     if "key" in query:
@@ -53,11 +52,11 @@ def read_filters(query: dict[str, str], using: str, *, sees_payload: bool) -> Fi
     if "type" in query:
         wanted = wanted.of_type(query["type"])
     if "log_type" in query:
-        wanted = wanted.filter(log__log_type=query["log_type"])
+        wanted = wanted.filter(log_type=query["log_type"])
     if "metadata" in query:
         wanted = _of_metadata(found, wanted, using, sees_payload)
     if wanted is not found.every:
-        # The events of a key are few.
+        # The events of a key are few, so they need no windows.
         found.every, found.wanted = (wanted, None) if "key" in query else (found.every, wanted)
     return found
 
@@ -69,23 +68,23 @@ def _of_log(found: Filters, using: str) -> None:
     if len(logs) != 1:
         found.every = found.every.none()
         found.problems.append(
-            _("Several logs have such an id: give more of it.")
+            _("Several logs match this part of an id. Enter more characters of it.")
             if logs
-            else _("There is no log with this id.")
+            else _("No log has this id.")
         )
         return
     [log] = logs
     found.log = log
-    # By the UUID alone: it is the log's, whatever the text said of its type.
+    # The UUID identifies the log, even if the text has another log type.
     found.every = found.every.filter(log_id=log.pk)
     names = [each for each in pasted_ids.names_in(text) if each.index is not None]
     if len(names) == 1 and names[0].index is not None and names[0].index < log.version:
         found.index = names[0].index
-        found.start = Start(around=Key(found.index))
+        found.start = SearchStart(around=Key(found.index))
 
 
 def _of_key(key: str, using: str) -> Q:
-    """Return what finds the events of the appends of a key."""
+    """Return the condition for the events that were appended with an idempotency key."""
     found = Q(pk__in=[])
     if "\0" in key:
         return found
@@ -97,36 +96,31 @@ def _of_key(key: str, using: str) -> Q:
 
 
 def _of_days(found: Filters) -> QuerySet[Any]:
-    """Bound all events by days, or return those of a log's events that are wanted."""
-    bounds = {}
-    for name, lookup, later in (("from", "recorded_at__gte", 0), ("to", "recorded_at__lt", 1)):
-        if name not in found.query:
-            continue
-        day = day_of(found.query[name])
-        if day is None:
-            text = found.query.pop(name)[:40]
-            found.problems.append(_("This is no date: %(text)s") % {"text": text})
-        else:
-            bounds[lookup] = day + timedelta(days=later)
-    if len(bounds) == 2 and bounds["recorded_at__gte"] >= bounds["recorded_at__lt"]:
-        found.problems.append(_("The first day is later than the last one."))
-    if bounds and "log" in found.query:
-        return found.every.filter(**bounds)  # looked for along the log's index
-    if bounds:
-        found.every, found.order = found.every.filter(**bounds), ByTime()
-    return found.every
+    """Bound all events by days, or return those events of the log that are wanted."""
+    begin, end = days_from(found.query, found.problems)
+    if begin is None and end is None:
+        return found.every
+    rows = found.every
+    rows = rows if begin is None else rows.filter(recorded_at__gte=begin)
+    rows = rows if end is None else rows.filter(recorded_at__lt=end)
+    if "log" not in found.query:  # the events of one log are searched in the order of its index
+        found.every, found.order = rows, ByTime()
+    return rows
 
 
 def _of_metadata(
     found: Filters, wanted: QuerySet[Any], using: str, sees_payload: bool
 ) -> QuerySet[Any]:
     name, equals, value = (each.strip() for each in found.query["metadata"].partition("="))
-    if not (equals and relations.NAME.match(name) and sees_payload):
-        found.problems.append(_("Metadata are asked for as name=value, by who may see them."))
+    if not sees_payload:
+        found.problems.append(_("You need the permission to view payloads to filter by metadata."))
+        return wanted
+    if not (equals and causation.NAME.match(name)):
+        found.problems.append(_("Write the metadata filter as name=value, for example till=7."))
         return wanted
     found.metadata = name, value
-    if name in relations.ROLES and found.log is None:
-        event = relations.find_event(value, using)
+    if name in causation.ROLES and found.log is None:
+        event = causation.find_event(value, using)
         if event is not None:
-            found.start = Start(around=found.order.key_of(event))
-    return relations.with_metadata(wanted, name, value)
+            found.start = SearchStart(around=found.order.key_of(event))
+    return causation.with_metadata(wanted, name, value)

@@ -1,4 +1,4 @@
-"""Logs in the admin: a list of them, and one as a timeline in which one can travel."""
+"""Logs in the admin: the list of all logs, and the timeline of each."""
 
 from __future__ import annotations
 
@@ -11,50 +11,64 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import QueryDict
 from django.http.response import HttpResponseBase
-from django.urls import URLPattern, path, reverse
-from django.utils import timezone
-from django.utils.dateparse import parse_date
+from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 
-from eventlogs.admin import relations, shapes
+from eventlogs.admin import causation
 from eventlogs.admin.downloads import Download
-from eventlogs.admin.keysets import page
-from eventlogs.admin.readonly import ReadOnlyAdmin, asked_for
-from eventlogs.admin.search import event_in, search
+from eventlogs.admin.json_markup import (
+    ELLIPSIS,
+    LINE,
+    LONGEST,
+    WHOLE,
+    Markup,
+    line_markup,
+    markup,
+    path_markup,
+    path_shape,
+    visible,
+    visible_fields,
+)
+from eventlogs.admin.keyset_paging import keyset_page
+from eventlogs.admin.log_search import event_in, search
+from eventlogs.admin.parameters import choices, days_from, number_from, parameters, uuid_from
+from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.operations import jsonl, pasted_ids
 from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, snapshot, summarize
+from eventlogs.values import EventRecord
 
-LOGS: Final = 50  # of a page
-SHORT: Final = 40  # events of a log up to which the list shows its state
-LONG: Final = 60  # characters of a value of a state that takes the whole width
+LOGS: Final = 50  # logs of a page
+NAMES: Final = ("q", "type", "from", "to")  # parameters of the list
+SHORT: Final = 40  # events up to which the list shows the state of a log
+LONG: Final = 60  # characters up to which a value of a state shares a line with its name
 
 
 class StateLine(NamedTuple):
-    """A value of a state as a page shows it."""
+    """A name and value of a state, as the page shows them."""
 
     name: str
-    value: str | shapes.Markup
+    value: str | Markup
     is_long: bool
     is_changed: bool  # by the event that is selected
 
 
 @admin.register(EventLog)
 class LogAdmin(ReadOnlyAdmin):
-    """Logs, the newest first."""
+    """The list of logs, newest first, and the page of each."""
 
     def state_line(self, log_id: LogId, aggregate: Aggregate) -> str:
-        """Return the state of a log in one line, for the list; override it, or ``summary()``."""
+        """Return the state of a log in one line for the list. Override it, or ``summary()``."""
         return summarize(aggregate)
 
     def get_urls(self) -> list[URLPattern]:
@@ -72,36 +86,27 @@ class LogAdmin(ReadOnlyAdmin):
         """Show a page of logs."""
         asked = request.GET
         using = EventLog.objects.db
-        query = asked_for(request, ("q", "type", "from", "to"))
+        query = parameters(request, NAMES)
         if "q" in query and (event := event_in(query["q"], using)) is not None:
-            log_id, index = event
-            log = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
-            return HttpResponseRedirect(f"{log}?event={index}#event-{index}")
+            return self.redirect_to_event(*event)
         rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
         if "type" in query:
             rows = rows.filter(log_type=query["type"])
-        problems = []
-        for name, lookup, later in (("from", "pk__gte", 0), ("to", "pk__lt", 1)):
-            if name in query:
-                day = day_of(query[name])
-                if day is None:
-                    problems.append(_("This is no date: %(text)s") % {"text": query.pop(name)[:40]})
-                else:
-                    rows = rows.filter(**{lookup: uuid_of(day + timedelta(days=later))})
-        before, after = uuid_from(asked.get("before")), uuid_from(asked.get("after"))
-        if asked.get("end") == "1":
-            after = UUID(int=0)
-        found = page(
+        problems: list[str] = []
+        begin, end = days_from(query, problems)
+        rows = rows if begin is None else rows.filter(pk__gte=uuid_of(begin))
+        rows = rows if end is None else rows.filter(pk__lt=uuid_of(end))
+        found = keyset_page(
             rows,
             field="id",
-            before=before,
-            after=after,
             size=LOGS,
+            asked=asked,
             query=query,
+            read=uuid_from,
             text=lambda key: key.hex,
+            lowest=UUID(int=0),
         )
         states = self._states(request, found.rows, using)
-        asked_types = {query["type"]} if "type" in query else set()
         context = {
             "title": _("Event logs"),
             "page": found,
@@ -109,17 +114,16 @@ class LogAdmin(ReadOnlyAdmin):
                 {"log": log, "log_id": log.log_id, "state": states.get(log.pk)}
                 for log in found.rows
             ],
-            # A type that no class here has can be asked for as well, and stays chosen.
-            "log_types": sorted({each.log_type for each in aggregates} | asked_types),
-            "query": {**dict.fromkeys(("q", "type", "from", "to"), ""), **query},
+            "log_types": choices((each.log_type for each in aggregates), query.get("type")),
+            "query": {**dict.fromkeys(NAMES, ""), **query},
             "problems": problems,
-            "nothing": "" if found.rows else nothing_found(query, before, after),
+            "nothing": "" if found.rows else nothing_found(query, asked),
             "short": SHORT,
         }
         return self.page(request, "logs", context)
 
     def _states(self, request: HttpRequest, logs: list[EventLog], using: str) -> dict[UUID, str]:
-        """Return the states of short logs in one line each; two queries, or three."""
+        """Return the states of short logs, in one line each, with two or three queries."""
         if not self.sees_payload(request):
             return {}
         classes = {log.log_type: aggregates.of(log.log_type)[:1] for log in logs}
@@ -132,19 +136,17 @@ class LogAdmin(ReadOnlyAdmin):
         for log, events in scans.logs_with_events(using, short):
             [cls] = classes[log.log_id.log_type]
             try:
-                records = EventReader(cls.event_types).records(
-                    log.log_id, [event[1:] for event in events]
-                )
+                records = EventReader(cls.event_types).records(events)
                 aggregate = fold(nothing(cls, log.log_id), records).aggregate
                 states[log.log_id.uuid] = self.state_line(log.log_id, aggregate)
-            except Exception as error:  # the project's own classes
+            except Exception as error:  # whatever the project's own classes raise
                 states[log.log_id.uuid] = f"<{type(error).__name__}>"
         return states
 
     # A log
 
     def log_view(self, request: HttpRequest, log: str) -> HttpResponse:
-        """Show a log: a page of its events, and the state as of one of them."""
+        """Show a page of a log's events, and the state as of one of them."""
         row = self._find(log)
         using = EventLog.objects.db
         log_id = row.log_id
@@ -153,7 +155,6 @@ class LogAdmin(ReadOnlyAdmin):
         found = timeline(
             cls, log_id, row.version, selected, using=using, fold_all=request.GET.get("fold") == "1"
         )
-        address = reverse(f"{self.admin_site.name}:eventlogs_eventlog_change", args=[log_id])
         sees = self.sees_payload(request)
         chosen = {"aggregate": request.GET["aggregate"]} if "aggregate" in request.GET else {}
         context = {
@@ -163,15 +164,14 @@ class LogAdmin(ReadOnlyAdmin):
             "timeline": found,
             "events": [self._event(each, found, sees) for each in reversed(found.steps)],
             "state": self._state(found, sees),
-            # Where rows were removed behind the database's back, there is a hole.
+            # If rows were removed despite the triggers, the index may have no event.
             "is_selected_there": any(each.record.index == selected for each in found.steps),
             "unavailable": found.state if isinstance(found.state, Unavailable) else None,
-            # Names: a template would call a class.
+            # Names, because a template would call a class.
             "aggregates": [each.__qualname__ for each in aggregates.of(log_id.log_type)],
             "aggregate": None if cls is None else cls.__qualname__,
             "chosen": chosen,
             "carried": f"{urlencode(chosen)}&" if chosen else "",
-            "address": address,
             "links": self._links(found),
             "size": SIZE,
         }
@@ -194,17 +194,17 @@ class LogAdmin(ReadOnlyAdmin):
         data = record.event
         today = None if step.event is None else snapshot(step.event)
         is_selected = record.index == found.selected
-        longest = shapes.WHOLE if is_selected else shapes.LONGEST
+        longest = WHOLE if is_selected else LONGEST
 
-        def shown(value: Any) -> shapes.Markup:
-            return shapes.markup(value if sees else shapes.shape_of_fields(value), longest=longest)
+        def shown(value: Any) -> Markup:
+            return markup(visible_fields(value, sees), longest=longest)
 
         return {
             "record": record,
             "is_selected": is_selected,
             "actor": actor if sees else None,
             "payload": shown(data),
-            # What the code of today reads, where that is something else than what is stored.
+            # The event as today's code reads it, if that differs from the stored data.
             "today": shown(today) if sees and today not in (None, data) else None,
             "metadata": shown(rest) if rest else "",
             "links": self._related(record) if sees else [],
@@ -213,8 +213,8 @@ class LogAdmin(ReadOnlyAdmin):
         }
 
     def _related(self, record: EventRecord) -> list[tuple[str, str]]:
-        events = reverse(f"{self.admin_site.name}:eventlogs_event_changelist")
-        return relations.links(events, record.id, record.position, record.metadata)
+        events = self.address("event_changelist")
+        return causation.links(events, record.id, record.position, record.metadata)
 
     def _state(self, found: Timeline, sees: bool) -> list[StateLine] | None:
         if not isinstance(found.state, dict):
@@ -226,17 +226,17 @@ class LogAdmin(ReadOnlyAdmin):
             for change in step.changes or ()
         )
         changed = {change.path[0] for change in changes if change.path}
-        left = shapes.WHOLE
+        left = WHOLE
         lines = []
         for name, value in found.state.items():
-            text = text_of(value if sees else shapes.shape(value), longest=max(left, shapes.LINE))
+            text = text_of(visible(value, sees), longest=max(left, LINE))
             left -= len(str(text))
             is_long = isinstance(value, dict | list) or len(str(text)) > LONG
             lines.append(StateLine(name, text, is_long, name in changed))
         return lines
 
     def _find(self, log: str) -> EventLog:
-        """Return the log of an id in any writing; raise Http404."""
+        """Return the log of an id in any spelling, or raise Http404."""
         logs = EventLog.objects.using(EventLog.objects.db)
         names = pasted_ids.names_in(unquote(log))
         found: EventLog | None = None
@@ -246,7 +246,7 @@ class LogAdmin(ReadOnlyAdmin):
             if found is not None and name.log_type not in (None, found.log_type):
                 found = None
         if found is None:
-            raise Http404(_("There is no such log."))
+            raise Http404(_("No log has this id."))
         return found
 
     def _aggregate(self, request: HttpRequest, log_id: LogId) -> type[Aggregate] | None:
@@ -258,7 +258,7 @@ class LogAdmin(ReadOnlyAdmin):
         return classes[0] if classes else None
 
     def export_view(self, request: HttpRequest, log: str) -> HttpResponseBase:
-        """Send a log as JSON lines, as ``manage.py eventlogs export`` writes them."""
+        """Send a log in the JSON lines of ``manage.py eventlogs export``."""
         if not self.sees_payload(request):
             raise PermissionDenied
         row = self._find(log)
@@ -279,73 +279,53 @@ class LogAdmin(ReadOnlyAdmin):
         return response
 
 
-def nothing_found(query: dict[str, str], before: UUID | None, after: UUID | None) -> str:
-    """Say that a page of the list has no log, and what was looked for."""
-    if before is not None:
-        return _("No log is older.")
-    if after is not None and after.int:
-        return _("No log is newer.")
+def nothing_found(query: dict[str, str], asked: QueryDict) -> str:
+    """Return the text of a page of the list that has no log."""
+    if uuid_from(asked.get("before")) is not None:
+        return _("There are no older logs.")
+    if uuid_from(asked.get("after")) is not None:
+        return _("There are no newer logs.")
     if "q" not in query:
-        return _("There is no log with these filters.") if query else _("There is no log yet.")
+        return _("No log matches these filters.") if query else _("There are no logs yet.")
     if len(query) > 1:
-        text = _("No log has this id, part of an id or idempotency key with these filters.")
+        text = _("No log with this id, part of an id or idempotency key matches these filters.")
     else:
         text = _("No log has this id, part of an id or idempotency key.")
-    hint = _("Give at least %(count)s characters of an id.") % {"count": pasted_ids.SHORTEST}
+    hint = _("Enter at least %(count)s characters of an id.") % {"count": pasted_ids.SHORTEST}
     return f"{text} {hint}" if len(query["q"]) < pasted_ids.SHORTEST else text
 
 
 def change_of(change: Change, sees: bool) -> dict[str, Any]:
-    """Return a change for a template: where, what it was, what it is."""
+    """Return a change for a template: its path, and the old and the new value."""
 
-    def shown(value: Any) -> shapes.Markup | None:
+    def shown(value: Any) -> Markup | None:
         if value is MISSING:
             return None
-        return shapes.line_markup(value if sees else shapes.shape(value))
+        return line_markup(visible(value, sees))
 
     return {
-        "where": shapes.path_markup(change.path if sees else shapes.path_shape(change.path)),
+        "where": path_markup(change.path if sees else path_shape(change.path)),
         "old": shown(change.old),
         "new": shown(change.new),
     }
 
 
-def text_of(value: Any, *, longest: int) -> str | shapes.Markup:
-    """Return a value of a state as text: what is simple as it is, the rest as JSON."""
+def text_of(value: Any, *, longest: int) -> str | Markup:
+    """Return a value of a state: None as a dash, a text unchanged, anything else as JSON."""
     if value is None:
         return "—"
     if isinstance(value, str):
-        return value if len(value) <= longest else value[:longest] + shapes.ELLIPSIS
-    return shapes.markup(value, longest=longest)
-
-
-def day_of(text: str) -> datetime | None:
-    """Return the beginning of a day in the project's time zone, or None for no date."""
-    try:
-        day = parse_date(text.strip())
-    except ValueError:
-        return None
-    if day is None or not 1970 <= day.year <= 9000:
-        return None
-    return timezone.make_aware(datetime(day.year, day.month, day.day))
+        return value if len(value) <= longest else value[:longest] + ELLIPSIS
+    return markup(value, longest=longest)
 
 
 def uuid_of(moment: datetime) -> UUID:
-    """Return the lowest UUIDv7 of a moment: ids are in the order of their times."""
+    """Return the lowest UUIDv7 of a moment, since ids sort by the time they were made."""
     milliseconds = int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
     return UUID(int=max(0, milliseconds) << 80)
 
 
-def uuid_from(text: str | None) -> UUID | None:
-    """Read a UUID, None for anything else."""
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        return None
-
-
 def index_from(text: str | None, version: int) -> int:
-    """Read the index of an event; what is none is the last one."""
-    if text is None or not (text.isascii() and text.isdigit() and len(text) <= 10):
-        return version - 1
-    return min(int(text), version - 1)
+    """Read the index of an event of a log; return the last one for any other text."""
+    index = number_from(text)
+    return version - 1 if index is None else min(index, version - 1)

@@ -1,9 +1,9 @@
 """
-A log as a timeline: a page of its events, what each changed, and the state as of one of them.
+The timeline of a log: a page of its events, their changes, and the state as of one of them.
 
-Reading a page of events costs the same however long the log is. A state has to be folded, from
-what is cached if that helps. Where that would take many events, it is left to the person who
-looks: nobody opens a log of 100,000 events in order to wait for it.
+Reading a page of events costs the same in a long log as in a short one. A state has to be folded,
+from a cached state where there is one. If that takes many events, the page is shown without the
+state, and the user decides whether to fold them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.ids import LogId
 from eventlogs.reductions.snapshots import GRID, Waypoints
 from eventlogs.reductions.timeline import Step, Unavailable, beginning, snapshot, steps
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction
 
 SIZE: Final = 25  # events of a page
-AT_ONCE: Final = 2_000  # events that are folded without being asked to
+AT_ONCE: Final = 2_000  # events that are folded without asking
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What it took to have a state: events folded, from a version that was cached (0: none)."""
+    """The cost of a state: the events folded on top of a cached version (0: on top of nothing)."""
 
     events: int
     seconds: float
@@ -34,16 +35,16 @@ class Cost:
 
 @dataclass(slots=True)
 class Timeline:
-    """What a log's page shows."""
+    """The page of a log."""
 
     log_id: LogId
     version: int
-    selected: int  # the index of an event
+    selected: int  # the index of the selected event
     start: int  # the index of the first event of the page
     steps: list[Step] = field(default_factory=list)  # in the order of indexes
-    state: Any = None  # a snapshot, Unavailable, or None where it was not computed
+    state: Any = None  # a snapshot, Unavailable, or None if it was not computed
     cost: Cost | None = None
-    missing: int = 0  # events that would have to be folded; 0 where all is there
+    missing: int = 0  # events that would have to be folded, 0 if they are
     has_changes: bool = False
 
     @property
@@ -62,10 +63,10 @@ def timeline(
     fold_all: bool = False,
 ) -> Timeline:
     """
-    Return the page around an event of a log that has ``version`` events.
+    Return the page with the event of index ``selected`` of a log that has ``version`` events.
 
-    ``fold_all`` folds as many events as it takes. Nothing that the project's own classes raise
-    gets out.
+    With ``fold_all``, any number of events is folded, not only AT_ONCE. An error of the project's
+    own classes makes the state Unavailable, and is not raised.
     """
     store = store_for(using)
     start = selected // SIZE * SIZE
@@ -85,11 +86,9 @@ def timeline(
     if isinstance(base, Reduction) and ways is not None and start > here:
         base = ways.walk(base, store, version=start)
     found.has_changes = base is not None
-    found.steps = list(
-        steps(base or Unavailable("NotComputed"), rows, log_id=log_id, properties=True)
-    )
+    found.steps = list(steps(base or Unavailable("NotComputed"), rows, properties=True))
     if base is not None:
-        # By its index: where rows were removed behind the database's back, there is a hole.
+        # Find it by its index: if rows were removed despite the triggers, indexes are missing.
         shown = [step.state for step in found.steps if step.record.index == selected]
         found.state = shown[0] if shown else None
         found.cost = Cost(start - here + len(rows), time.perf_counter() - began, here)
@@ -99,7 +98,7 @@ def timeline(
 
 
 def _from_cache(found: Timeline, ways: Waypoints[Any], store: BaseStore, began: float) -> None:
-    """Have the state of the selected event, if an entry is near it; not what the page changed."""
+    """Set the state of the selected event from a cached entry near it, without the changes."""
     wanted = found.selected + 1
     near = ways.nearest(found.log_id, store, upto=wanted)
     if near is None or wanted - near.version > AT_ONCE:

@@ -8,6 +8,7 @@ from eventlogs.caches.backends import (
     NoReductionCache,
     RedisReductionCache,
     Unreachable,
+    cache_used,
     forget,
     statistics,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "NoReductionCache",
     "RedisReductionCache",
     "Unreachable",
+    "cache_used",
     "forget",
     "statistics",
 ]

@@ -113,12 +113,12 @@ class BaseReductionCache(ABC):
 
     @abstractmethod
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         """
         Keep an entry, unless one of the same or a higher version is there.
 
-        ``eventlogs.caches.entries.version_in`` tells versions. ``instead_of`` are bytes that were
+        ``eventlogs.caches.entries.version_in`` tells versions. ``replaces`` are bytes that were
         found to be wrong: they give way, whatever version they name. ``timeout`` is in
         seconds, None for no limit. Return whether the entry was written.
         """
@@ -157,7 +157,7 @@ class NoReductionCache(BaseReductionCache):
         return None
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         return False
 
@@ -201,11 +201,11 @@ class DjangoReductionCache(BaseReductionCache):
         return found if isinstance(found, bytes) else None
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         with self._lock:
             there = self.get(key)
-            if there is not None and there != instead_of and version_in(there) >= version_in(entry):
+            if there is not None and there != replaces and version_in(there) >= version_in(entry):
                 return False
             self._cache.set(key, entry, timeout)
             return True
@@ -260,11 +260,11 @@ class RedisReductionCache(BaseReductionCache):
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         client, name = self.client_for(key, write=True)
         milliseconds = "" if timeout is None else str(max(1, round(timeout * 1000)))
-        return bool(client.eval(SET_IF_NEWER, 1, name, entry, instead_of or b"", milliseconds))
+        return bool(client.eval(SET_IF_NEWER, 1, name, entry, replaces or b"", milliseconds))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
         client, name = self.client_for(key, write=True)
@@ -287,7 +287,7 @@ class RedisReductionCache(BaseReductionCache):
         return len(found)
 
 
-class CarefulCache:
+class GuardedCache:
     """
     A cache that is left alone for a second after it could not be reached.
 
@@ -312,10 +312,8 @@ class CarefulCache:
         found: Mapping[str, Any] = self._read(self.cache.get_many, keys)
         return {key: value for key, value in found.items() if isinstance(value, bytes)}
 
-    def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None, timeout: float | None
-    ) -> bool:
-        return bool(self._write(self.cache.set, key, entry, instead_of=instead_of, timeout=timeout))
+    def set(self, key: str, entry: bytes, *, replaces: bytes | None, timeout: float | None) -> bool:
+        return bool(self._write(self.cache.set, key, entry, replaces=replaces, timeout=timeout))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
         # django-redis answers None where it ignores an exception: only False is a no.
@@ -387,26 +385,26 @@ def is_safe(cache: BaseCache) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _for_alias(alias: str) -> CarefulCache:
+def _for_alias(alias: str) -> GuardedCache:
     cache = caches[alias]
     if isinstance(cache, DummyCache):
-        return CarefulCache(NoReductionCache())
+        return GuardedCache(NoReductionCache())
     if is_raw_redis(cache):
-        return CarefulCache(RedisReductionCache(alias))
+        return GuardedCache(RedisReductionCache(alias))
     if isinstance(cache, LocMemCache):
-        return CarefulCache(DjangoReductionCache(alias))
+        return GuardedCache(DjangoReductionCache(alias))
     logger.error(
         "CACHES[%r] would pickle reductions, so they are not cached. See eventlogs.E009.", alias
     )
-    return CarefulCache(NoReductionCache())
+    return GuardedCache(NoReductionCache())
 
 
 @lru_cache(maxsize=64)
-def _careful(cache: BaseReductionCache) -> CarefulCache:
-    return CarefulCache(cache)
+def _careful(cache: BaseReductionCache) -> GuardedCache:
+    return GuardedCache(cache)
 
 
-def cache_for(cache: str | BaseReductionCache | None = None) -> CarefulCache:
+def cache_for(cache: str | BaseReductionCache | None = None) -> GuardedCache:
     """
     Return the cache of an alias in CACHES, or around one of your own.
 
@@ -442,6 +440,6 @@ def forget(log_id: LogId | str) -> int:
     return found
 
 
-_NONE: Final = CarefulCache(NoReductionCache())
+_NONE: Final = GuardedCache(NoReductionCache())
 os.register_at_fork(after_in_child=DjangoReductionCache.unlock)
 setting_changed.connect(_forget)

@@ -163,7 +163,7 @@ class Distribution:
         return [name for name, rest in REQUIREMENT.findall(metadata) if not EXTRA.search(rest)]
 
 
-def fingerprint(aggregate: type[Aggregate]) -> str | None:
+def code_fingerprint(aggregate: type[Aggregate]) -> str | None:
     """Return the fingerprint of an aggregate class, or None where its code cannot be known."""
     known = _answer(aggregate).known
     return None if known is None else known.fingerprint

@@ -1,7 +1,19 @@
-"""System checks, registered with Django when this package is imported."""
+"""
+System checks: mistakes in settings, code and databases, found by ``manage.py check``.
+
+Importing this package registers every check with Django. Each module lists its ids.
+"""
 
 from __future__ import annotations
 
-from eventlogs.checks import mysql, rules
+from eventlogs.checks import (
+    databases,
+    events,
+    mysql,
+    postgresql,
+    projections,
+    reductions,
+    settings,
+)
 
-__all__ = ["mysql", "rules"]
+__all__ = ["databases", "events", "mysql", "postgresql", "projections", "reductions", "settings"]

@@ -1,12 +1,11 @@
 """
-System checks of databases on MariaDB and MySQL: what they leave to settings, and logs cannot.
+System checks of databases on MariaDB and MySQL, for settings that other databases do not have.
 
-    E040  a database has a TIME_ZONE of its own, and recorded_at is UTC (SQLite, too)
     E041  a connection whose charset cannot hold all text
-    E042  a column is not compared byte for byte (with --database)
+    E042  a column whose collation does not compare byte for byte (with --database)
     E043  a table whose engine has no transactions (with --database)
-    E044  values that do not fit are cut silently: sql_mode is not strict (with --database)
-    W045  statements of the size that an append can have are refused (with --database)
+    E044  sql_mode is not strict, so values that do not fit are cut (with --database)
+    W045  max_allowed_packet is smaller than an append may need (with --database)
     W046  the server is MySQL, which eventlogs is not tested on (with --database)
 """
 
@@ -21,12 +20,13 @@ from django.db import connections, models, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs import conf
+from eventlogs.checks.databases import with_logs
 from eventlogs.fields import exact_collation
 from eventlogs.models import Event
 
 STRICT: Final = {"STRICT_TRANS_TABLES", "STRICT_ALL_TABLES"}
 CHARSET: Final = "utf8mb4"
-LEAST_PACKET: Final = 2**24  # bytes: MariaDB's default, which INSERTs of many events keep within
+LEAST_PACKET: Final = 2**24  # bytes: MariaDB's default; INSERTs of many events stay within it
 
 COLUMNS: Final = """
 SELECT table_name, column_name, collation_name FROM information_schema.columns
@@ -38,26 +38,16 @@ SELECT table_name, engine FROM information_schema.tables WHERE table_schema = DA
 
 
 @register()
-def check_connections(**kwargs: Any) -> Iterable[CheckMessage]:
-    """Check the settings of databases that hold logs."""
-    for alias in connections:
-        connection = connections[alias]
-        if connection.vendor not in ("mysql", "sqlite") or not _holds_logs(alias):
-            continue
-        if connection.settings_dict.get("TIME_ZONE") not in (None, "UTC"):
-            yield Error(
-                f"DATABASES[{alias!r}] has a TIME_ZONE of its own. Events are recorded in UTC, "
-                f"and would be read as times of that zone.",
-                hint=f'Remove DATABASES[{alias!r}]["TIME_ZONE"].',
-                id="eventlogs.E040",
-            )
+def check_charsets(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check that connections can carry all characters."""
+    for connection in with_logs(connections, vendors=("mysql",)):
+        alias = connection.alias
         charset = connection.settings_dict["OPTIONS"].get("charset", CHARSET)
-        if connection.vendor == "mysql" and charset != CHARSET:
+        if charset != CHARSET:
             yield Error(
-                f"DATABASES[{alias!r}] has the charset {charset!r}: text with characters that it "
-                f"lacks cannot be stored.",
-                hint=f'Set DATABASES[{alias!r}]["OPTIONS"]["charset"] = "{CHARSET}", or leave it '
-                "out.",
+                f"DATABASES[{alias!r}]['OPTIONS']['charset'] is {charset!r}. It must be "
+                f"{CHARSET!r}: text with characters outside of it cannot be stored.",
+                hint=f'Set DATABASES[{alias!r}]["OPTIONS"]["charset"] = "{CHARSET}", or remove it.',
                 id="eventlogs.E041",
             )
 
@@ -69,11 +59,9 @@ def check_mysql(
     databases: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Iterable[CheckMessage]:
-    """Check a MariaDB or MySQL database itself; asked for by ``check --database``."""
-    for alias in databases or ():
-        connection = connections[alias]
-        if connection.vendor != "mysql" or not _holds_logs(alias):
-            continue
+    """Check the server and tables of MariaDB or MySQL; asked for by ``check --database``."""
+    for connection in with_logs(databases, vendors=("mysql",)):
+        alias = connection.alias
         yield from _check_server(connection, alias)
         with connection.cursor() as cursor:
             cursor.execute(ENGINES)
@@ -90,26 +78,26 @@ def _check_server(connection: BaseDatabaseWrapper, alias: str) -> Iterator[Check
         mode, packet, version = cursor.fetchone()
     if not STRICT & set(str(mode).split(",")):
         yield Error(
-            f"In the database {alias!r} sql_mode is not strict: values that do not fit are cut, "
-            f"and only a warning says so.",
+            f"In the database {alias!r} sql_mode is {mode!r}. It must have STRICT_TRANS_TABLES or "
+            f"STRICT_ALL_TABLES: otherwise values that do not fit are cut, with only a warning.",
             hint=f'Set DATABASES[{alias!r}]["OPTIONS"]["init_command"] = '
             "\"SET sql_mode='STRICT_TRANS_TABLES'\", or the server's sql_mode.",
             id="eventlogs.E044",
         )
-    # Of one event: its data and its metadata, whose quotes are escaped on their way.
+    # One event has data and metadata, and escaping can double the length of each.
     needed = max(LEAST_PACKET, 4 * conf.max_event_bytes() + 2**20)
     if packet < needed:
         yield Warning(
-            f"The database {alias!r} takes statements of {packet:,} bytes, and appends may need "
-            f"{needed:,}: larger ones lose their connection.",
-            hint=f"Set max_allowed_packet = {needed} on the server, or lower "
-            'EVENTLOGS["MAX_EVENT_BYTES"].',
+            f"The database {alias!r} has a max_allowed_packet of {packet:,} bytes. An append may "
+            f"need {needed:,}: the server closes the connection on a larger statement.",
+            hint=f"Run: SET GLOBAL max_allowed_packet = {needed}; and set it in the server's "
+            'configuration, too; or lower EVENTLOGS["MAX_EVENT_BYTES"].',
             id="eventlogs.W045",
         )
     if not connection.mysql_is_mariadb:  # type: ignore[attr-defined]
         yield Warning(
-            f"The database {alias!r} is MySQL {version}, which eventlogs is not tested on.",
-            hint="Run eventlogs' tests and your own on it before you trust it, or use MariaDB or "
+            f"The database {alias!r} is MySQL {version}, on which eventlogs is not tested.",
+            hint="Run the tests of eventlogs and your own on it first, or use MariaDB or "
             "PostgreSQL.",
             id="eventlogs.W046",
         )
@@ -131,11 +119,11 @@ def _check_table(
     ]
     ours = model._meta.app_label == Event._meta.app_label
     if table not in engines or not (exact or ours):
-        return  # not migrated yet, or none of our business
+        return  # not migrated yet, or a table without columns of eventlogs
     if engines[table] != "InnoDB":
         yield Error(
-            f"In the database {alias!r} the table {table} has the engine {engines[table]}: "
-            f"without transactions, events are lost, doubled or torn.",
+            f"In the database {alias!r} the table {table} has the engine {engines[table]}. It "
+            f"must be InnoDB: without transactions, events can be lost, doubled or incomplete.",
             hint=f"Run: ALTER TABLE {quote(table)} ENGINE = InnoDB;",
             id="eventlogs.E043",
         )
@@ -146,8 +134,9 @@ def _check_table(
             continue
         null = "NULL" if field.null else "NOT NULL"
         yield Error(
-            f"In the database {alias!r} the column {table}.{column} has the collation {found}: "
-            f"texts that differ in case, accents or trailing blanks can be one there.",
+            f"In the database {alias!r} the column {table}.{column} has the collation {found}. It "
+            f"must be {wanted}: otherwise texts that differ only in case, accents or trailing "
+            f"blanks are equal.",
             hint=f"Run: ALTER TABLE {quote(table)} MODIFY {quote(column)} "
             f"{field.db_type(connection)} COLLATE {wanted} {null};",
             id="eventlogs.E042",
@@ -158,7 +147,3 @@ def _models(alias: str) -> Iterator[type[models.Model]]:
     for model in apps.get_models():
         if model._meta.managed and router.allow_migrate_model(alias, model):
             yield model
-
-
-def _holds_logs(alias: str) -> bool:
-    return bool(router.allow_migrate(alias, "eventlogs", model_name="event"))

@@ -21,8 +21,8 @@ from django.db import router
 
 from eventlogs import conf
 from eventlogs.conf import MAX_PAGE_SIZE
-from eventlogs.events.codec import POSITION, EventReader, FeedRow, raw_feed_records
-from eventlogs.events.registry import EventRecord, registry
+from eventlogs.events.codec import EventReader
+from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import (
     MAX_PARTITIONS,
@@ -33,6 +33,7 @@ from eventlogs.feed.sources import (
     feed_source_for,
 )
 from eventlogs.models import Event
+from eventlogs.values import EventRecord, StoredEvent
 
 FOLLOW_PAGE: Final = 1_000  # events that are read at once by follow()
 SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at a feed that has just moved
@@ -44,9 +45,9 @@ Stop = Flag | Callable[[], bool]
 
 
 class FeedRows(NamedTuple):
-    """What ``Feed.read_rows`` answers: rows, and where to go on."""
+    """What ``Feed.read_rows`` answers: stored events, and where to go on."""
 
-    rows: list[FeedRow]
+    rows: list[StoredEvent]
     next_after: int
     more: bool
     settled: int
@@ -147,7 +148,7 @@ class Feed:
         """
         limit = _check(after, conf.page_size() if limit is None else limit)
         names, log_types = _names(types), _listed(log_types)
-        rows: list[FeedRow] = []
+        rows: list[StoredEvent] = []
         next_after = after
         while True:
             found = self._read(next_after, limit - len(rows), names, log_types, None)
@@ -155,7 +156,7 @@ class Feed:
             next_after = found.next_after
             if len(rows) == limit or not found.more:
                 break
-        records = self._records(rows, decode)
+        records = self._reader.records(rows, decode=decode)
         return FeedPage(records, next_after=next_after, more=found.more, settled=found.settled)
 
     def settled(self) -> int:
@@ -199,7 +200,7 @@ class Feed:
         pace = Pace()
         while not _stopped(stop):
             found = self._read(after, FOLLOW_PAGE, names, log_types, None)
-            for record in self._records(found.rows, decode):
+            for record in self._reader.records(found.rows, decode=decode):
                 yield record
                 if _stopped(stop):
                     return
@@ -248,9 +249,9 @@ class Feed:
                 )
         return self._read(after, limit, _names(types), _listed(log_types), partition, unknown)
 
-    def records(self, rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
-        """Yield the records of ``rows``; raise UnknownEventType or UndecodableEvent."""
-        return self._reader.feed_records(rows)
+    def records(self, events: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+        """Yield the records of events; raise UnknownEventType or UndecodableEvent."""
+        return self._reader.records(events)
 
     def _read(
         self,
@@ -271,13 +272,10 @@ class Feed:
         if after >= last:
             return FeedRows([], after, False, last)
         query = FeedQuery(after, last, limit, names, log_types, partition, unknown)
-        rows, reached = source.rows(query)
-        if reached < last and not (rows and rows[-1][POSITION] == reached):
+        rows, reached = source.events(query)
+        if reached < last and not (rows and rows[-1].position == reached):
             reached = max(after, source.last(reached))
         return FeedRows(rows, reached, reached < last, last)
-
-    def _records(self, rows: Iterable[FeedRow], decode: bool) -> Iterator[EventRecord]:
-        return self._reader.feed_records(rows) if decode else raw_feed_records(rows)
 
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)
@@ -311,7 +309,7 @@ class Feed:
             found = await sync_to_async(self._read, thread_sensitive=True)(
                 after, FOLLOW_PAGE, names, log_types, None
             )
-            for record in self._records(found.rows, decode):
+            for record in self._reader.records(found.rows, decode=decode):
                 yield record
                 if _stopped(stop):
                     return

@@ -1,30 +1,30 @@
 """
-What ``eventlogs stats`` counts: events by type and day, lengths of logs, sizes on disk.
+Figures for ``eventlogs stats``: events by type and day, lengths of logs, sizes on disk.
 
-On PostgreSQL nothing is scanned that is large: of a table of more than SAMPLED_PAGES pages, so
-many are drawn at random (https://www.postgresql.org/docs/current/sql-select.html, TABLESAMPLE
-SYSTEM) and what they hold is scaled up. Rows are drawn by whole pages, so a day's or a rare
-type's figure can be off by a good deal; sums over the table are off by a few percent. Other
-databases are counted through the ORM, the newest NEWEST events where there are more.
+Unless exact figures are asked for, at most NEWEST rows of a table are read, by its primary key:
+the newest events, and the logs with the highest ids, which are the newest where ids are made now.
+Shares and lengths are those of the rows that were read, and are not scaled up. The number of all
+rows is the planner's estimate then (PostgreSQL), or at least what was read.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date
+from itertools import accumulate
 from math import ceil
 from typing import Any, Final
 
-from django.db import connections
-from django.db.models import Count, Max
+from django.db import connections, models
+from django.db.models import Count
 from django.db.models.functions import TruncDate
 
 from eventlogs.models import Event, EventLog, IdempotencyKey
 
-SAMPLED_PAGES: Final = 2_000  # pages of 8 KiB, read from each table at most
-NEWEST: Final = 200_000  # events counted on other databases
+NEWEST: Final = 100_000  # rows that are read of each table, unless all are asked for
 PERCENTILES: Final = (0.5, 0.9, 0.99)
 
 # A partitioned table has no pages of its own: its partitions' are summed. reltuples is -1 for a
@@ -32,8 +32,7 @@ PERCENTILES: Final = (0.5, 0.9, 0.99)
 TABLES: Final = """
 SELECT owner.relname,
        CASE WHEN min(part.reltuples) < 0 THEN -1 ELSE sum(part.reltuples)::bigint END,
-       sum(pg_table_size(part.oid))::bigint, sum(pg_indexes_size(part.oid))::bigint,
-       sum(pg_relation_size(part.oid) / current_setting('block_size')::bigint)::bigint
+       sum(pg_table_size(part.oid))::bigint, sum(pg_indexes_size(part.oid))::bigint
 FROM pg_class AS owner
 JOIN LATERAL (
     SELECT owner.oid AS relid WHERE owner.relkind <> 'p'
@@ -57,196 +56,124 @@ WHERE index.indrelid = ANY (%s::regclass[])
 ORDER BY bytes DESC, class.relname
 """
 
-# SYSTEM (100) reads the whole table, and is exact.
-EVENTS: Final = """
-SELECT type, (recorded_at AT TIME ZONE 'UTC')::date, count(*)
-FROM eventlogs_event TABLESAMPLE SYSTEM (%s)
-GROUP BY GROUPING SETS ((type), ((recorded_at AT TIME ZONE 'UTC')::date))
-"""
-
-LOGS: Final = """
-SELECT log_type, count(*), sum(version), max(version),
-       percentile_disc(%s::float8[]) WITHIN GROUP (ORDER BY version)
-FROM eventlogs_eventlog TABLESAMPLE SYSTEM (%s)
-GROUP BY log_type
-"""
-
 
 @dataclass
 class LogFigures:
-    """The logs of one type."""
+    """The logs of one type, of those that were read."""
 
     log_type: str
     logs: int
     events: int
     percentiles: tuple[int, ...]  # of the logs' lengths, at PERCENTILES
-    longest: int  # with an estimate: of the logs that were looked at
+    longest: int
 
 
 @dataclass
 class TableFigures:
-    """One table on disk; bytes."""
+    """
+    One table: rows, and bytes on disk where the database tells them.
+
+    ``mark`` is "" if ``rows`` is exact, "~" for the planner's estimate, and "≥" if there are more
+    rows than were read and the database has no estimate.
+    """
 
     name: str
-    rows: int
-    table_bytes: int
-    index_bytes: int
-    estimated: bool = False
+    read: int  # rows, NEWEST at most unless all were asked for
+    rows: int = -1
+    mark: str = ""
+    table_bytes: int = 0
+    index_bytes: int = 0
     indexes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Figures:
     """
-    What there is.
+    Figures of one database.
 
-    ``estimated`` names what is not exact: ``events``, ``logs``, ``keys``.
-    ``events_counted`` is how many events the figures by type and day are from.
+    ``by_type``, ``by_day`` and ``logs`` are those of the rows that were read; ``tables`` has
+    ``events``, ``logs`` and ``keys``.
     """
 
-    estimated: set[str] = field(default_factory=set)
-    events: int = 0
-    events_counted: int = 0
-    by_type: dict[str, int] = field(default_factory=dict)
-    by_day: dict[date, int] = field(default_factory=dict)
-    logs: list[LogFigures] = field(default_factory=list)
-    tables: list[TableFigures] = field(default_factory=list)
+    by_type: Counter[str]
+    by_day: Counter[date]
+    logs: list[LogFigures]
+    tables: dict[str, TableFigures]
 
 
 def figures(using: str, *, exact: bool) -> Figures:
-    """Return the figures of a database; ``exact`` scans its tables."""
+    """Return the figures of a database; ``exact`` reads all rows."""
+    limit = None if exact else NEWEST
+    events, logs, keys = (
+        _newest(model.objects.using(using), limit) for model in (Event, EventLog, IdempotencyKey)
+    )
+    by_type: Counter[str] = Counter()
+    by_day: Counter[date] = Counter()
+    days = events.annotate(day=TruncDate("recorded_at", tzinfo=UTC)).values_list("type", "day")
+    for event_type, day, count in days.annotate(Count("pk")):
+        by_type[event_type] += count
+        by_day[day] += count
+    lengths: dict[str, dict[int, int]] = {}
+    versions = logs.values_list("log_type", "version").order_by("log_type", "version")
+    for log_type, version, count in versions.annotate(Count("pk")):
+        lengths.setdefault(log_type, {})[version] = count
+    of_types = [_lengths(log_type, histogram) for log_type, histogram in lengths.items()]
+    tables = {
+        "events": TableFigures(Event._meta.db_table, by_type.total()),
+        "logs": TableFigures(EventLog._meta.db_table, sum(each.logs for each in of_types)),
+        "keys": TableFigures(IdempotencyKey._meta.db_table, keys.count()),
+    }
     if connections[using].vendor == "postgresql":
-        return _of_postgresql(using, exact=exact)
-    return _of_others(using, exact=exact)
-
-
-def _of_postgresql(using: str, *, exact: bool) -> Figures:
-    found = Figures()
-    names = [model._meta.db_table for model in (Event, EventLog, IdempotencyKey)]
-    with connections[using].cursor() as cursor:
-        cursor.execute(TABLES, [names])
-        facts = {row[0]: row[1:] for row in cursor.fetchall()}
-        cursor.execute(INDEXES, [names])
-        indexes = cursor.fetchall()
-        pages = {name: facts[name][3] for name in names}
-
-        percent = _percent(pages[names[0]], exact)
-        cursor.execute(EVENTS, [percent])
-        types: Counter[str] = Counter()
-        days: Counter[date] = Counter()
-        for event_type, day, count in cursor.fetchall():
-            if day is None:
-                types[event_type] = count
-            else:
-                days[day] = count
-        found.events_counted = types.total()
-        found.events = _scale(found.events_counted, percent)
-        if percent < 100:
-            found.estimated.add("events")
-            if facts[names[0]][0] > 0:
-                found.events = facts[names[0]][0]
-        factor = found.events / found.events_counted if found.events_counted else 1
-        found.by_type = {name: round(count * factor) for name, count in types.items()}
-        found.by_day = {day: round(count * factor) for day, count in days.items()}
-
-        percent = _percent(pages[names[1]], exact)
-        cursor.execute(LOGS, [list(PERCENTILES), percent])
-        found.logs = [
-            LogFigures(
-                log_type,
-                _scale(logs, percent),
-                _scale(int(events), percent),
-                tuple(percentiles),
-                longest,
-            )
-            for log_type, logs, events, longest, percentiles in cursor.fetchall()
-        ]
-        if percent < 100:
-            found.estimated.add("logs")
-
-        counted = {names[0]: found.events, names[1]: sum(each.logs for each in found.logs)}
-        if exact or pages[names[2]] <= SAMPLED_PAGES:
-            counted[names[2]] = IdempotencyKey.objects.using(using).count()
+        _add_sizes(tables.values(), using)
+    for each in tables.values():
+        if each.read == limit:
+            each.mark = "~" if each.rows > each.read else "≥"
+            each.rows = max(each.rows, each.read)
         else:
-            found.estimated.add("keys")
-        for name, what in zip(names, ("events", "logs", "keys"), strict=True):
-            rows, table_bytes, index_bytes, _ = facts[name]
-            found.tables.append(
-                TableFigures(
-                    name,
-                    counted.get(name, max(rows, 0)),
-                    table_bytes,
-                    index_bytes,
-                    what in found.estimated,
-                    {index: size for owner, index, size in indexes if owner == name},
-                )
-            )
-    return found
+            each.rows = each.read
+    return Figures(by_type, by_day, of_types, tables)
 
 
-def _percent(pages: int, exact: bool) -> float:
-    return 100.0 if exact or pages <= SAMPLED_PAGES else 100.0 * SAMPLED_PAGES / pages
+def _newest(rows: models.QuerySet[Any], limit: int | None) -> models.QuerySet[Any]:
+    """Return the rows with the ``limit`` highest primary keys: a range of that index."""
+    if limit is None:
+        return rows.order_by()
+    lowest = rows.order_by("-pk").values_list("pk", flat=True)[limit - 1 : limit]
+    return rows.order_by().filter(pk__gte=lowest[0]) if lowest else rows.order_by()
 
 
-def _scale(count: int, percent: float) -> int:
-    return count if percent >= 100 else round(count * 100 / percent)
+def _lengths(log_type: str, histogram: Mapping[int, int]) -> LogFigures:
+    """Return the figures of logs, of which ``histogram`` has so many of each version, ascending."""
+    versions, up_to = list(histogram), list(accumulate(histogram.values()))
+    logs = up_to[-1]
+    return LogFigures(
+        log_type,
+        logs,
+        sum(version * count for version, count in histogram.items()),
+        tuple(versions[bisect_left(up_to, ceil(share * logs))] for share in PERCENTILES),
+        versions[-1],
+    )
 
 
-def _of_others(using: str, *, exact: bool) -> Figures:
-    found = Figures()
-    events = Event.objects.using(using).order_by()
-    last = events.aggregate(last=Max("position"))["last"] or 0
-    if last > NEWEST and not exact:
-        found.estimated.add("events")
-        events = events.filter(position__gt=last - NEWEST)
-    found.by_type = dict(events.values_list("type").annotate(Count("position")))
-    day = TruncDate("recorded_at", tzinfo=UTC)
-    found.by_day = dict(events.annotate(day=day).values_list("day").annotate(Count("position")))
-    found.events_counted = sum(found.by_type.values())
-    # Positions have few gaps where there is one writer at a time: the last one is close.
-    found.events = last if "events" in found.estimated else found.events_counted
-    lengths: dict[str, list[tuple[int, int]]] = {}
-    logs = EventLog.objects.using(using).order_by("log_type", "version")
-    for log_type, version, count in logs.values_list("log_type", "version").annotate(Count("id")):
-        lengths.setdefault(log_type, []).append((version, count))
-    for log_type, histogram in lengths.items():
-        total = sum(count for _, count in histogram)
-        found.logs.append(
-            LogFigures(
-                log_type,
-                total,
-                sum(version * count for version, count in histogram),
-                tuple(_percentile(histogram, ceil(share * total)) for share in PERCENTILES),
-                histogram[-1][0],
-            )
-        )
-    for model, rows in (
-        (Event, found.events),
-        (EventLog, sum(each.logs for each in found.logs)),
-        (IdempotencyKey, IdempotencyKey.objects.using(using).count()),
-    ):
-        estimated = model is Event and "events" in found.estimated
-        found.tables.append(TableFigures(model._meta.db_table, rows, 0, 0, estimated))
-    return found
-
-
-def _percentile(histogram: Iterable[tuple[int, int]], rank: int) -> int:
-    """Return the version of the log at this place, of logs sorted by their versions."""
-    up_to = 0
-    for version, count in histogram:
-        up_to += count
-        if up_to >= rank:
-            return version
-    return 0
+def _add_sizes(tables: Iterable[TableFigures], using: str) -> None:
+    by_name = {each.name: each for each in tables}
+    with connections[using].cursor() as cursor:
+        cursor.execute(TABLES, [list(by_name)])
+        for name, *facts in cursor.fetchall():
+            table = by_name[name]
+            table.rows, table.table_bytes, table.index_bytes = facts
+        cursor.execute(INDEXES, [list(by_name)])
+        for name, index, size in cursor.fetchall():
+            by_name[name].indexes[index] = size
 
 
 def as_json(found: Figures) -> dict[str, Any]:
     """Return the figures as JSON values."""
     return {
-        "estimated": sorted(found.estimated),
-        "events": found.events,
-        "events_counted": found.events_counted,
-        "by_type": dict(sorted(found.by_type.items(), key=lambda each: -each[1])),
+        "estimated": [name for name, each in found.tables.items() if each.mark],
+        "events": found.tables["events"].rows,
+        "events_counted": found.tables["events"].read,
+        "by_type": dict(found.by_type.most_common()),
         "by_day": {day.isoformat(): count for day, count in sorted(found.by_day.items())},
         "logs": {
             each.log_type: {
@@ -257,7 +184,7 @@ def as_json(found: Figures) -> dict[str, Any]:
                     "longest": each.longest,
                 },
             }
-            for each in sorted(found.logs, key=lambda each: each.log_type)
+            for each in found.logs
         },
         "tables": {
             each.name: {
@@ -266,6 +193,6 @@ def as_json(found: Figures) -> dict[str, Any]:
                 "index_bytes": each.index_bytes,
                 "indexes": each.indexes,
             }
-            for each in found.tables
+            for each in found.tables.values()
         },
     }

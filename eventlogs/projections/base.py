@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
 
-from eventlogs.events.registry import EventRecord, registry
+from eventlogs.events.registry import registry
 from eventlogs.exceptions import ProjectionUnavailable, RegistrationError
 from eventlogs.ids import LogId
 from eventlogs.models import Event, ProjectionState
 from eventlogs.projections.databases import has_table
+from eventlogs.values import EventRecord
 
 BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take

@@ -22,7 +22,6 @@ from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.failed_events import HoldLog, RaiseFailure
 from eventlogs.projections.inline_batches import InlineBatches
 from eventlogs.projections.leases import Lease
-from eventlogs.projections.log_events import POSITION
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.projections.partitions import Partition
 from eventlogs.projections.reactions import Reactions
@@ -91,9 +90,9 @@ class Advancer:
         rows = [row for row in found.rows if partition.verdict(row) is not PASS]
         if rows and lease.is_rebuild:
             # A person has said to skip them: they could not be applied before, either.
-            first, last = rows[0][POSITION], rows[-1][POSITION]
+            first, last = rows[0].position, rows[-1].position
             skipped = partition.held_logs.skipped_positions(first, last)
-            rows = [row for row in rows if row[POSITION] not in skipped]
+            rows = [row for row in rows if row.position not in skipped]
         if rows:
             self._batches.advance(rows, found.next_after)
         partition.seen = max(partition.seen, found.next_after)
@@ -145,6 +144,6 @@ def _batches_of(partition: Partition, policy: type[HoldLog]) -> OneByOne:
 
 
 def _cut(found: FeedRows, upto: int) -> FeedRows:
-    rows = [row for row in found.rows if row[POSITION] <= upto]
+    rows = [row for row in found.rows if row.position <= upto]
     reached = min(found.next_after, upto)
     return found._replace(rows=rows, next_after=reached, more=found.more and reached < upto)

@@ -18,21 +18,15 @@ from typing import NoReturn
 from django.db import Error
 from django.db.models.functions import Now
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.exceptions import ProjectionUnavailable, UndecodableEvent
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import Failed
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.leases import Lease
-from eventlogs.projections.log_events import (
-    POSITION,
-    SCHEMA_VERSION,
-    TYPE,
-    event_at,
-    log_id_of,
-)
+from eventlogs.projections.log_events import event_at
 from eventlogs.projections.partitions import Partition, RolledBack
 from eventlogs.projections.releases import APPLY, PASS, is_unread
+from eventlogs.values import StoredEvent
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -45,7 +39,7 @@ class FailedEvents:
         self._held_logs = partition.held_logs
         self._logged: set[tuple[str, int]] = set()  # types and versions that wait for a release
 
-    def hold(self, row: FeedRow) -> ParkedEvent:
+    def hold(self, row: StoredEvent) -> ParkedEvent:
         """Hold a log from an event on, and count an attempt that is about to be made."""
         held: list[ParkedEvent] = []
         with self._uncounting(held):
@@ -105,9 +99,9 @@ class FailedEvents:
             self._partition.lease.position,
         )
 
-    def pass_if_held(self, row: FeedRow) -> bool:
+    def pass_if_held(self, row: StoredEvent) -> bool:
         """Move the checkpoint past an event whose log is held; return False where it is not."""
-        log_id = log_id_of(row)
+        log_id = row.log_id
         if log_id not in self._held_logs.held([log_id]):
             return False  # and no other worker could hold it
         passed = True
@@ -119,15 +113,15 @@ class FailedEvents:
                 raise RolledBack
 
         with suppress(RolledBack):  # a person has skipped the event meanwhile
-            self._partition.transact_or_raise(look_again, row[POSITION])
+            self._partition.transact_or_raise(look_again, row.position)
         return passed
 
-    def hold_for_release(self, row: FeedRow, error: BaseException | None = None) -> None:
+    def hold_for_release(self, row: StoredEvent, error: BaseException | None = None) -> None:
         """Hold a log, in the open transaction, from an event on that waits for a release."""
         partition = self._partition
         why = error or partition.why_held(row)
         self._held_logs.hold_for_release(row, partition.reading.mark, why)
-        kind = row[TYPE], row[SCHEMA_VERSION]
+        kind = row.type, row.schema_version
         # A warning for each type, not for each of perhaps many logs.
         logger.log(
             logging.INFO if kind in self._logged else logging.WARNING,
@@ -135,13 +129,13 @@ class FailedEvents:
             "version %s; the later events of its log wait with it. Deploy that release, or declare "
             "retired_event() for a class that was deleted for good.",
             partition.projection.name,
-            row[POSITION],
-            log_id_of(row),
+            row.position,
+            row.log_id,
             *kind,
         )
         self._logged.add(kind)
 
-    def hold_failed(self, row: FeedRow, error: BaseException) -> None:
+    def hold_failed(self, row: StoredEvent, error: BaseException) -> None:
         """Hold a log, in the open transaction, from an event on that failed for the first time."""
         if self._waits_for_release(error):
             self.hold_for_release(row, error)
@@ -149,7 +143,7 @@ class FailedEvents:
             self._held_logs.note_failure(self._held_logs.hold(row), error, row)
 
     def note(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None, error: BaseException
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None, error: BaseException
     ) -> None:
         """Note that an event failed, and move the checkpoint; ``waiting`` is what holds its log."""
 
@@ -200,7 +194,7 @@ class HoldLog:
         # The worker before us did not give the lease back, and may have died of an event.
         return self._partition.feed.settled() if self._partition.lease.was_abandoned else 0
 
-    def resumed(self, row: FeedRow) -> ParkedEvent | None:
+    def resumed(self, row: StoredEvent) -> ParkedEvent | None:
         """Return what holds an event that comes again with its batch, its attempt counted."""
         return None
 
@@ -208,21 +202,21 @@ class HoldLog:
         """Yield the keys of held events to retry in this call, due or not."""
         return ()
 
-    def unread_in_batch(self, row: FeedRow) -> None:
+    def unread_in_batch(self, row: StoredEvent) -> None:
         """Deal with an event of a batch that waits for a release, in its transaction."""
         self._failed_events.hold_for_release(row)
 
-    def unread(self, row: FeedRow) -> None:
+    def unread(self, row: StoredEvent) -> None:
         """Deal with an event that waits for a release, and move the checkpoint past it."""
         self._partition.transact_or_raise(
-            lambda lease: self._failed_events.hold_for_release(row), row[POSITION]
+            lambda lease: self._failed_events.hold_for_release(row), row.position
         )
 
     def failed_in_batch(
         self,
         attempt: Callable[..., Failed | None],
-        before: Sequence[FeedRow],
-        failing: FeedRow,
+        before: Sequence[StoredEvent],
+        failing: StoredEvent,
         error: BaseException,
     ) -> bool:
         """
@@ -230,10 +224,10 @@ class HoldLog:
 
         ``attempt`` applies a batch. Return False where it fails again.
         """
-        return attempt(before, failing[POSITION], failing, error) is None
+        return attempt(before, failing.position, failing, error) is None
 
     def failed(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None, failed: Failed
     ) -> None:
         """Deal with an event that failed by itself, and move the checkpoint."""
         self._failed_events.note(row, position, waiting, failed.error)
@@ -253,7 +247,7 @@ class RaiseFailure(HoldLog):
         ahead = self._partition.held_logs.rows().filter(position__gt=lease.position)
         return max([super().careful_until(), *ahead.values_list("position", flat=True)])
 
-    def resumed(self, row: FeedRow) -> ParkedEvent | None:
+    def resumed(self, row: StoredEvent) -> ParkedEvent | None:
         """
         Count another attempt at an event that a strict rebuild had in hand when it was killed.
 
@@ -261,7 +255,7 @@ class RaiseFailure(HoldLog):
         have to be complete when they are swapped in.
         """
         held = self._partition.held_logs.rows()
-        left = held.filter(log_id=log_id_of(row), position=row[POSITION]).first()
+        left = held.filter(log_id=row.log_id, position=row.position).first()
         if left is None:
             return None
         if left.attempts >= self._partition.projection.max_attempts:
@@ -278,25 +272,25 @@ class RaiseFailure(HoldLog):
                 held_logs.make_due(each)
                 yield each.pk
 
-    def unread_in_batch(self, row: FeedRow) -> None:
-        raise Failed(row[POSITION], self._partition.why_held(row))
+    def unread_in_batch(self, row: StoredEvent) -> None:
+        raise Failed(row.position, self._partition.why_held(row))
 
-    def unread(self, row: FeedRow) -> None:
+    def unread(self, row: StoredEvent) -> None:
         self._raise(row, self._partition.why_held(row))
 
     def failed_in_batch(
         self,
         attempt: Callable[..., Failed | None],
-        before: Sequence[FeedRow],
-        failing: FeedRow,
+        before: Sequence[StoredEvent],
+        failing: StoredEvent,
         error: BaseException,
     ) -> bool:
-        if before and attempt(before, before[-1][POSITION]) is not None:
+        if before and attempt(before, before[-1].position) is not None:
             return False
         self._raise(failing, error)
 
     def failed(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None, failed: Failed
     ) -> None:
         if waiting is None or waiting.position > self._partition.lease.position:
             if waiting is not None:
@@ -305,6 +299,6 @@ class RaiseFailure(HoldLog):
             super().failed(row, position, waiting, failed)
         self._raise(row, failed.error)
 
-    def _raise(self, row: FeedRow, error: BaseException | None) -> NoReturn:
+    def _raise(self, row: StoredEvent, error: BaseException | None) -> NoReturn:
         projection, using = self._partition.projection, self._partition.using
-        raise failure(projection, log_id_of(row), row[POSITION], error, using) from error
+        raise failure(projection, row.log_id, row.position, error, using) from error

@@ -101,5 +101,5 @@ def _between(
     if (types := reactor.event_types_read()) is not None:
         events = events.filter(type__in=types)
     if (log_types := reactor.log_types_read()) is not None:
-        events = events.filter(log__log_type__in=log_types)
+        events = events.filter(log_type__in=log_types)
     return events

@@ -30,14 +30,13 @@ from django.db import Error, connections, models
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.ids import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.error_text import described, details_of, handler_of, traceback_of
-from eventlogs.projections.log_events import INDEX, POSITION, SCHEMA_VERSION, TYPE, log_id_of
 from eventlogs.projections.releases import HOLD, Reading
 from eventlogs.projections.rows import chunks
+from eventlogs.values import StoredEvent
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -103,7 +102,7 @@ class HeldLogs:
         """Return whether a log is still held by this event."""
         return self.rows().filter(pk=waiting.pk, index=waiting.index).exists()
 
-    def hold(self, row: FeedRow) -> ParkedEvent:
+    def hold(self, row: StoredEvent) -> ParkedEvent:
         """Hold a log from this event on, and count an attempt that is about to be made."""
         return self._add(
             row,
@@ -112,13 +111,15 @@ class HeldLogs:
             error=IN_FLIGHT,
         )
 
-    def hold_for_release(self, row: FeedRow, mark: str, error: BaseException | None = None) -> None:
+    def hold_for_release(
+        self, row: StoredEvent, mark: str, error: BaseException | None = None
+    ) -> None:
         """Hold a log from this event on until a release can apply it; no attempt is counted."""
         name, details = _name_and_details(error)
         self._add(row, attempts=0, retry_at=None, error=name, details=details, awaits=mark)
 
     def wait_for_release(
-        self, waiting: ParkedEvent, row: FeedRow, mark: str, error: BaseException | None = None
+        self, waiting: ParkedEvent, row: StoredEvent, mark: str, error: BaseException | None = None
     ) -> None:
         """
         Let a held log wait at ``row`` for another release; the current attempt does not count.
@@ -155,15 +156,15 @@ class HeldLogs:
         due = {"attempts": 0, "retry_at": Now(), "awaits": ""}
         return sum(left.filter(pk__in=some).update(**due) for some in chunks(ours, MANY))
 
-    def hold_untried(self, row: FeedRow) -> None:
+    def hold_untried(self, row: StoredEvent) -> None:
         """Hold a log from this event on; its first attempt is due at once."""
         self._add(row, attempts=0, retry_at=Now(), error="")
 
-    def _add(self, row: FeedRow, **state: Any) -> ParkedEvent:
+    def _add(self, row: StoredEvent, **state: Any) -> ParkedEvent:
         waiting = ParkedEvent(
             projection=self._name,
             is_rebuild=self._is_rebuild,
-            log_id=log_id_of(row),
+            log_id=row.log_id,
             **_place_of(row),
             first_failed_at=Now(),
             failed_at=Now(),
@@ -220,7 +221,7 @@ class HeldLogs:
                 uncount_lost_attempts(self._using)
         return True
 
-    def note_failure(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
+    def note_failure(self, waiting: ParkedEvent, error: BaseException, row: StoredEvent) -> None:
         """
         Note why the attempt failed at ``row``, and park the event where it was the last one.
 
@@ -238,7 +239,7 @@ class HeldLogs:
         )
         if not noted:
             return
-        waiting.index, waiting.position, waiting.type = row[INDEX], row[POSITION], row[TYPE]
+        waiting.index, waiting.position, waiting.type = row.index, row.position, row.type
         waiting.error = name
         trace = traceback_of(error)
         logger.warning(
@@ -275,7 +276,7 @@ class HeldLogs:
             waiting.log_id,
         )
 
-    def continue_with(self, following: FeedRow | None, waiting: ParkedEvent) -> None:
+    def continue_with(self, following: StoredEvent | None, waiting: ParkedEvent) -> None:
         """
         Hold the log by its next event, due at once; None ends the hold.
 
@@ -296,7 +297,7 @@ class HeldLogs:
             details="",
         )
 
-    def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
+    def skip(self, waiting: ParkedEvent, following: StoredEvent | None) -> None:
         """Skip the event for good, and continue with the next one of its log."""
         SkippedEvent.objects.using(self._using).bulk_create(
             [skipped_event(waiting)], ignore_conflicts=True
@@ -341,13 +342,13 @@ def _name_and_details(error: BaseException | None) -> tuple[str, str]:
     return type(error).__qualname__[:MAX_ERROR], details_of(error)
 
 
-def _place_of(row: FeedRow) -> dict[str, Any]:
+def _place_of(row: StoredEvent) -> dict[str, Any]:
     """Return the fields of a ParkedEvent that say which event it is."""
     return {
-        "index": row[INDEX],
-        "position": row[POSITION],
-        "type": row[TYPE],
-        "schema_version": row[SCHEMA_VERSION],
+        "index": row.index,
+        "position": row.position,
+        "type": row.type,
+        "schema_version": row.schema_version,
     }
 
 

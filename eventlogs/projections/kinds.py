@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models
 
-from eventlogs.aggregates import Aggregate, Reduction, fold, nothing
+from eventlogs.aggregates import Aggregate, fold, nothing
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events.codec import EventReader
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
@@ -27,6 +26,7 @@ from eventlogs.projections.defaults import fill
 from eventlogs.projections.operations import Operations, ReactorOperations, RowOperations
 from eventlogs.projections.rows import Rows
 from eventlogs.stores.participants import followers
+from eventlogs.values import EventRecord, Reduction
 
 MAX_REDUCTIONS: Final = 5_000  # that a worker keeps in memory
 SHORT: Final = 200  # events of a log up to which it is read together with others
@@ -186,11 +186,10 @@ class ReductionProjection(RowOperations):
                 raise Failed(by_log[log_id][0].position, error) from error
             yield log_id, reduction
         for log, events in scans.logs_with_events(using, short):
-            # Of an event row, the first is the log's UUID; the rest is a stored event.
-            stored = [row[1:] for row in events if row[1] < log.version]
+            stored = [each for each in events if each.index < log.version]
             try:
                 start = nothing(self.aggregate, log.log_id)
-                yield log.log_id, fold(start, reader.records(log.log_id, stored))
+                yield log.log_id, fold(start, reader.records(stored))
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log.log_id][0].position, error) from error
 

@@ -1,45 +1,32 @@
-"""The stored events of one log, in pages and one by one, as the feed returns them."""
+"""The stored events of one log, in pages and one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
 from eventlogs.projections.releases import PASS, Reading
 from eventlogs.stores import store_for
+from eventlogs.values import StoredEvent
 
 PAGE: Final = 200  # events of a held log that are read at once
 
-# Of a FeedRow.
-LOG_TYPE: Final = 0
-LOG: Final = 1
-INDEX: Final = 2
-POSITION: Final = 3
-TYPE: Final = 4
-SCHEMA_VERSION: Final = 5
 
-
-def log_id_of(row: FeedRow) -> LogId:
-    """Return the id of the log that an event is in."""
-    return LogId.stored(row[LOG_TYPE], row[LOG])
-
-
-def page_of(log_id: LogId, start: int, using: str) -> list[FeedRow]:
+def page_of(log_id: LogId, start: int, using: str) -> Sequence[StoredEvent]:
     """Return a page of a log's events from an index on."""
-    stored = store_for(using).events(log_id, start=start, limit=PAGE)
-    return [(log_id.log_type, log_id.uuid, *event) for event in stored]
+    return store_for(using).events(log_id, start=start, limit=PAGE)
 
 
-def event_at(log_id: LogId, index: int, using: str) -> FeedRow | None:
+def event_at(log_id: LogId, index: int, using: str) -> StoredEvent | None:
     """Return one event of a log, or None where there is none at the index."""
     return next(iter(page_of(log_id, index, using)), None)
 
 
 def next_event(
     reading: Reading, projection: str, log_id: LogId, index: int, upto: int, using: str
-) -> FeedRow | None:
+) -> StoredEvent | None:
     """
     Return the first event behind ``index`` that is to be applied or held; None for none.
 
@@ -49,11 +36,11 @@ def next_event(
     skipped = set(skips.values_list("index", flat=True))
     while page := page_of(log_id, index + 1, using):
         for row in page:
-            if row[POSITION] > upto:
+            if row.position > upto:
                 return None
-            if row[INDEX] in skipped:
+            if row.index in skipped:
                 continue
-            if reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION]) is not PASS:
+            if reading.verdict(row.log_type, row.type, row.schema_version) is not PASS:
                 return row
-        index = page[-1][INDEX]
+        index = page[-1].index
     return None

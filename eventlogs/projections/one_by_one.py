@@ -14,14 +14,14 @@ from django.db import Error
 from django.db.models import F
 from django.db.models.functions import Now
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import Failed
 from eventlogs.projections.failed_events import FailedEvents, HoldLog
 from eventlogs.projections.leases import Lease, LeaseLost
-from eventlogs.projections.log_events import POSITION, event_at
+from eventlogs.projections.log_events import event_at
 from eventlogs.projections.partitions import Partition, RolledBack
 from eventlogs.projections.releases import HOLD
+from eventlogs.values import StoredEvent
 
 RETRIES: Final = 200  # events of one held log that are retried in one go, so new events come too
 
@@ -41,22 +41,22 @@ class OneByOne:
         self.careful_until = self.policy.careful_until()
         self.careful_for = partition.projection.batch_size
 
-    def advance(self, rows: list[FeedRow], reached: int) -> None:
+    def advance(self, rows: list[StoredEvent], reached: int) -> None:
         """Apply a batch; ``reached`` is how far the feed was read."""
         raise NotImplementedError
 
-    def before_transaction(self, row: FeedRow) -> Failed | None:
+    def before_transaction(self, row: StoredEvent) -> Failed | None:
         """Do what is done with an event before its transaction; return why it failed."""
         return None
 
-    def in_transaction(self, row: FeedRow) -> None:
+    def in_transaction(self, row: StoredEvent) -> None:
         """Apply an event in the open transaction."""
 
-    def failing_event(self, row: FeedRow, failed: Failed) -> FeedRow:
+    def failing_event(self, row: StoredEvent, failed: Failed) -> StoredEvent:
         """Return the event that failed when ``row`` was applied."""
         return row
 
-    def apply_each(self, rows: Sequence[FeedRow]) -> None:
+    def apply_each(self, rows: Sequence[StoredEvent]) -> None:
         """Apply events one by one; each that fails is dealt with, and passed."""
         partition = self.partition
         for row in rows:
@@ -68,12 +68,12 @@ class OneByOne:
                 continue
             if partition.lease.is_half_over:
                 partition.move_to(partition.lease.position)
-            careful = row[POSITION] <= self.careful_until or self.counts_each_attempt
+            careful = row.position <= self.careful_until or self.counts_each_attempt
             if waiting is None and careful:
                 waiting = self.failed_events.hold(row)
-            self.apply_or_fail(row, row[POSITION], waiting)
+            self.apply_or_fail(row, row.position, waiting)
 
-    def apply_or_fail(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> bool:
+    def apply_or_fail(self, row: StoredEvent, position: int, waiting: ParkedEvent | None) -> bool:
         """Apply one event; where it fails, let the policy deal with it, and return False."""
         failed = self.apply_one(row, position, waiting)
         if failed is None:
@@ -82,7 +82,9 @@ class OneByOne:
         self.policy.failed(self.failing_event(row, failed), position, waiting, failed)
         return False
 
-    def apply_one(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> Failed | None:
+    def apply_one(
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None
+    ) -> Failed | None:
         """
         Apply one event, move the checkpoint, and end the hold of its log.
 
@@ -129,7 +131,7 @@ class OneByOne:
         return True
 
     def _apply_in_hand(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None
     ) -> Failed | None:
         self.partition.renew_declaration()
         failed = self.before_transaction(row)

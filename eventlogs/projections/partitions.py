@@ -14,8 +14,6 @@ from typing import Any, Final
 
 from django.db import Error, connections
 
-from eventlogs.events.codec import FeedRow
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import EventLogError, ProjectionTimedOut, TransactionMustRetry
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.sources import partition_of
@@ -24,15 +22,7 @@ from eventlogs.projections.base import BaseProjection, Failed
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.leases import Lease, LeaseLost, fenced
-from eventlogs.projections.log_events import (
-    INDEX,
-    LOG_TYPE,
-    POSITION,
-    SCHEMA_VERSION,
-    TYPE,
-    log_id_of,
-    next_event,
-)
+from eventlogs.projections.log_events import next_event
 from eventlogs.projections.lost_connections import cancel_statement, drop, failure_of_loss
 from eventlogs.projections.releases import (
     RENEWED,
@@ -42,6 +32,7 @@ from eventlogs.projections.releases import (
     reading_of_rows,
 )
 from eventlogs.stores.retries import ATTEMPTS, must_retry
+from eventlogs.values import EventRecord, StoredEvent
 
 IDLE_MOVE: Final = 1.0  # seconds between two moves of a checkpoint past events of others
 LOOK_AROUND: Final = 10.0  # seconds between two looks at the releases that run beside this one
@@ -93,20 +84,20 @@ class Partition:
         """Return whether a log is in this partition."""
         return partition_of(log_id.uuid, self.lease.partitions) == self.lease.partition
 
-    def verdict(self, row: FeedRow) -> Verdict:
+    def verdict(self, row: StoredEvent) -> Verdict:
         """Return what this release does with an event."""
-        return self.reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+        return self.reading.verdict(row.log_type, row.type, row.schema_version)
 
-    def why_held(self, row: FeedRow) -> EventLogError:
+    def why_held(self, row: StoredEvent) -> EventLogError:
         """Return the error that says why an event waits for another release."""
-        return self.reading.why_held(log_id_of(row), row[INDEX], row[TYPE], row[SCHEMA_VERSION])
+        return self.reading.why_held(row.log_id, row.index, row.type, row.schema_version)
 
-    def next_event(self, row: FeedRow, upto: int) -> FeedRow | None:
+    def next_event(self, row: StoredEvent, upto: int) -> StoredEvent | None:
         """Return the next event of a log behind ``row`` that is to be applied or held."""
         name, using = self.projection.name, self.using
-        return next_event(self.reading, name, log_id_of(row), row[INDEX], upto, using)
+        return next_event(self.reading, name, row.log_id, row.index, upto, using)
 
-    def records(self, rows: Sequence[FeedRow]) -> list[EventRecord]:
+    def records(self, rows: Sequence[StoredEvent]) -> list[EventRecord]:
         """Decode events; raise Failed with the position of the first one that cannot be."""
         try:
             return list(self.feed.records(rows))
@@ -119,7 +110,7 @@ class Partition:
             except HandlerTimedOut:
                 raise
             except FAILURES as error:
-                raise Failed(row[POSITION], error) from error
+                raise Failed(row.position, error) from error
         return records
 
     def transact(

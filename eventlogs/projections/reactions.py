@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from django.db import connections
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.projections.base import Failed
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
-from eventlogs.projections.log_events import POSITION
 from eventlogs.projections.lost_connections import cancel_statement, drop, failure_of_loss
 from eventlogs.projections.one_by_one import OneByOne
+from eventlogs.values import StoredEvent
 
 
 class Reactions(OneByOne):
@@ -22,10 +21,10 @@ class Reactions(OneByOne):
 
     counts_each_attempt = False  # only where it is careful: that would be a transaction more
 
-    def advance(self, rows: list[FeedRow], reached: int) -> None:
+    def advance(self, rows: list[StoredEvent], reached: int) -> None:
         self.apply_each(rows)
 
-    def before_transaction(self, row: FeedRow) -> Failed | None:
+    def before_transaction(self, row: StoredEvent) -> Failed | None:
         """Call the handler."""
         partition = self.partition
         using = partition.using
@@ -42,5 +41,5 @@ class Reactions(OneByOne):
         except HandlerTimedOut:
             cancel_statement(using)
             drop(using)
-            return Failed(row[POSITION], partition.too_long())
+            return Failed(row.position, partition.too_long())
         return None

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from django.db.models import F
 from django.db.models.functions import Now
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.projections.base import Failed
 from eventlogs.projections.leases import Lease
-from eventlogs.projections.log_events import POSITION, log_id_of
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.projections.releases import HOLD
+from eventlogs.values import StoredEvent
 
 
 class RowBatches(OneByOne):
@@ -28,13 +27,13 @@ class RowBatches(OneByOne):
 
     _rate = 0.0  # events a second, of the last batch
 
-    def in_transaction(self, row: FeedRow) -> None:
+    def in_transaction(self, row: StoredEvent) -> None:
         partition = self.partition
         partition.projection.apply(partition.records([row]), partition.using)
 
-    def advance(self, rows: list[FeedRow], reached: int) -> None:
+    def advance(self, rows: list[StoredEvent], reached: int) -> None:
         while rows:
-            careful = [row for row in rows if row[POSITION] <= self.careful_until]
+            careful = [row for row in rows if row.position <= self.careful_until]
             careful = careful[: self.careful_for]
             if careful:
                 self.careful_for -= len(careful)
@@ -46,17 +45,17 @@ class RowBatches(OneByOne):
                 return
             done = self._attempt_up_to(failed, rows)
             if done is None:
-                self.careful_until, self.careful_for = rows[-1][POSITION], len(rows)
+                self.careful_until, self.careful_for = rows[-1].position, len(rows)
             else:
                 rows = rows[done:]
 
-    def _attempt_up_to(self, failed: Failed, rows: list[FeedRow]) -> int | None:
+    def _attempt_up_to(self, failed: Failed, rows: list[StoredEvent]) -> int | None:
         """
         Apply the events before one that failed, and let the policy deal with that one.
 
         Return how many rows are done with; None where it is not known which one failed.
         """
-        at = next((n for n, row in enumerate(rows) if row[POSITION] == failed.position), None)
+        at = next((n for n, row in enumerate(rows) if row.position == failed.position), None)
         if at is None:
             return None
         if not self.policy.failed_in_batch(self._attempt, rows[:at], rows[at], failed.error):
@@ -65,9 +64,9 @@ class RowBatches(OneByOne):
 
     def _attempt(
         self,
-        rows: Sequence[FeedRow],
+        rows: Sequence[StoredEvent],
         reached: int,
-        failing: FeedRow | None = None,
+        failing: StoredEvent | None = None,
         error: BaseException | None = None,
     ) -> Failed | None:
         """
@@ -94,15 +93,15 @@ class RowBatches(OneByOne):
             self._rate = len(rows) / max(time.perf_counter() - begun, 1e-6)
         return failed
 
-    def _free(self, rows: Sequence[FeedRow]) -> Sequence[FeedRow]:
+    def _free(self, rows: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
         """Return the rows of logs that are not held; deal with those that wait for a release."""
         verdict = self.partition.verdict
-        held = self.held_logs.held(log_id_of(row) for row in rows)
+        held = self.held_logs.held(row.log_id for row in rows)
         if not held and not any(verdict(row) is HOLD for row in rows):
             return rows
-        free: list[FeedRow] = []
+        free: list[StoredEvent] = []
         for row in rows:
-            log_id = log_id_of(row)
+            log_id = row.log_id
             if log_id in held:
                 continue
             if verdict(row) is HOLD:

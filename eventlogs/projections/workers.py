@@ -78,7 +78,7 @@ def chosen(names: Iterable[str] | None = None) -> dict[str, type[BaseProjection]
     return {name: projections[name] for name in (projections if names is None else names)}
 
 
-def catch_up_all(
+def run(
     names: Iterable[str] | None = None, *, strict: bool = False, using: str | None = None
 ) -> dict[str, int]:
     """

@@ -26,10 +26,10 @@ from asgiref.sync import SyncToAsync
 from django.db import connections
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, Reduction, fold, nothing
+from eventlogs.aggregates import Aggregate, fold, nothing
 from eventlogs.caches.backends import (
     BaseReductionCache,
-    CarefulCache,
+    GuardedCache,
     NoReductionCache,
     Unreachable,
     cache_for,
@@ -45,12 +45,13 @@ from eventlogs.caches.counters import (
     counters,
 )
 from eventlogs.caches.entries import Entry, EntryCodec, Unstorable, Untrusted
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.policies import CachingPolicy, NeverCache, policy_from
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction, StoredEvent
 
 logger = logging.getLogger("eventlogs.reductions")
 
@@ -73,11 +74,11 @@ class Kept(NamedTuple):
     reducer: Reducer[Any]
     key: str
     entry: bytes
-    instead_of: bytes | None
+    replaces: bytes | None
     claimed: bool
 
     def __call__(self) -> None:
-        self.reducer.keep(self.key, self.entry, instead_of=self.instead_of)
+        self.reducer.keep(self.key, self.entry, replaces=self.replaces)
         if self.claimed:
             self.reducer.give_up_claim(self.key, kept=True)
 
@@ -89,7 +90,7 @@ class Reduced(NamedTuple, Generic[A]):
     last: StoredEvent | None  # the last event folded in, where any was
     is_new: bool  # something was folded that the cache did not have
     is_kept: bool = False  # it is on its way into the cache already
-    instead_of: bytes | None = None  # what lies in the cache, and is wrong
+    replaces: bytes | None = None  # what lies in the cache, and is wrong
     is_in_doubt: bool = False  # or may be wrong: whoever sees all that is committed can tell
     is_covered: bool = True  # the fingerprint is of all code that decoded its events
 
@@ -172,7 +173,7 @@ class Reducer(Generic[A]):
         self._complained = False
 
     @property
-    def cache(self) -> CarefulCache:
+    def cache(self) -> GuardedCache:
         """The cache: the manager's own, or that of the EVENTLOGS setting."""
         return cache_for(self._cache)
 
@@ -298,12 +299,10 @@ class Reducer(Generic[A]):
 
     # Writing
 
-    def keep(self, key: str, entry: bytes, *, instead_of: bytes | None = None) -> bool:
+    def keep(self, key: str, entry: bytes, *, replaces: bytes | None = None) -> bool:
         """Write an entry, unless a newer one is there; return whether it was written."""
         try:
-            written = self.cache.set(
-                key, entry, instead_of=instead_of, timeout=conf.cache_timeout()
-            )
+            written = self.cache.set(key, entry, replaces=replaces, timeout=conf.cache_timeout())
         except Unreachable:
             self._count("error", UNWRITABLE)
             return False
@@ -333,7 +332,7 @@ class Reducer(Generic[A]):
         if not found.is_new:
             return False
         entry = self.entry_of(found)
-        return entry is not None and self.keep(key, entry, instead_of=found.instead_of)
+        return entry is not None and self.keep(key, entry, replaces=found.replaces)
 
     def versions(self, log_ids: Iterable[LogId]) -> dict[LogId, int]:
         """
@@ -384,7 +383,7 @@ class Reducer(Generic[A]):
     def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Reduced[A]:
         reduction, last, is_covered = start, None, True
         for page in pages:
-            reduction = fold(reduction, self._reader.records(start.log_id, page))
+            reduction = fold(reduction, self._reader.records(page))
             last = page[-1]
             is_covered = is_covered and self.covers(page)
         if not reduction.version:
@@ -404,7 +403,7 @@ class Reducer(Generic[A]):
         # Code that a replay calls (a policy, an apply) must not wait for a replay: it may be that
         # very one, or one whose own code waits for this one.
         if not wait or _is_flying.get() or flights.are_in_vain(key):
-            return self.replay(log_id, store)._replace(instead_of=wrong)
+            return self.replay(log_id, store)._replace(replaces=wrong)
         flight, is_mine = flights.join(key)
         if not is_mine:
             flight.landed.wait(wait)
@@ -455,7 +454,7 @@ class Reducer(Generic[A]):
                 flight.was_in_vain = True
                 return reduced._replace(is_new=False)  # nothing that is worth keeping
             kept = self._write(write, Kept(self, key, flight.entry, wrong, claimed))
-            return reduced._replace(instead_of=wrong, is_kept=kept)
+            return reduced._replace(replaces=wrong, is_kept=kept)
         finally:
             if claimed and not kept:
                 self.give_up_claim(key, kept=False)
@@ -473,7 +472,7 @@ class Reducer(Generic[A]):
             return False
 
     def _pending(self, key: str) -> bytes | None:
-        job = background.pending(key)
+        job = worker.pending(key)
         return job.entry if isinstance(job, Kept) and job.reducer.cache is self.cache else None
 
     def _look(self, key: str) -> bytes | None:

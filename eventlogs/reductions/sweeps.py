@@ -17,7 +17,7 @@ from uuid import UUID
 from django.db import router
 
 from eventlogs.aggregates import aggregates
-from eventlogs.caches.backends import CarefulCache, Unreachable, cache_for
+from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for
 from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import Feed
@@ -113,7 +113,7 @@ def _all_logs(alias: str) -> Iterator[tuple[LogId, int]]:
             yield LogId.stored(log_type, uuid), version
         if len(page) < LOGS_AT_ONCE:
             return
-        last = page[-1][0]
+        last, *_ = page[-1]
 
 
 def _logs_since(alias: str, position: int) -> Iterator[tuple[LogId, int]]:
@@ -128,7 +128,7 @@ def _logs_since(alias: str, position: int) -> Iterator[tuple[LogId, int]]:
         yield from _versions(alias, {log for _, log in page})
         if len(page) < EVENTS_AT_ONCE:
             return
-        position = page[-1][0]
+        position, _ = page[-1]
 
 
 def _versions(alias: str, uuids: Iterable[UUID]) -> Iterator[tuple[LogId, int]]:
@@ -139,7 +139,7 @@ def _versions(alias: str, uuids: Iterable[UUID]) -> Iterator[tuple[LogId, int]]:
             yield LogId.stored(log_type, uuid), version
 
 
-def _mark(cache: CarefulCache, alias: str) -> int | None:
+def _mark(cache: GuardedCache, alias: str) -> int | None:
     """Return where the feed was settled at the last sweep, or None."""
     raw = cache.get(_mark_key(alias))
     return int(raw) if raw is not None and raw.isdigit() else None

@@ -33,7 +33,7 @@ Job = Callable[[], None]
 Key = Hashable
 
 
-class Background:
+class Worker:
     """
     A bounded queue of jobs, one for each key, and the thread that does them in their order.
 
@@ -252,4 +252,4 @@ def _close_all() -> None:
             logger.warning("A database connection could not be closed: %s", type(error).__name__)
 
 
-background: Final = Background()
+worker: Final = Worker()

@@ -1,9 +1,9 @@
 """
 Template filters for times: ``{% load eventlogs_times %}``.
 
-``{{ event.recorded_at|moment }}`` is a ``<time>`` element whose text has the time zone;
-``{{ event.recorded_at|moment:"microseconds" }}`` has all of its digits. ``moment_text`` is the
-same text without the element, for attributes.
+``{{ event.recorded_at|moment }}`` is a ``<time>`` element whose text includes the time zone.
+``{{ event.recorded_at|moment:"microseconds" }}`` has microseconds, too. ``moment_text`` is the
+text without the element, for attributes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ register = template.Library()
 
 @register.filter(expects_localtime=False)
 def moment(value: Any, timespec: str = "seconds") -> str:
-    """Return a moment as a ``<time>`` element, and the empty text for what is no moment."""
+    """Return a datetime as a ``<time>`` element, and any other value as the empty text."""
     if not isinstance(value, datetime):
         return ""
     return format_html(
@@ -33,5 +33,5 @@ def moment(value: Any, timespec: str = "seconds") -> str:
 
 @register.filter(expects_localtime=False)
 def moment_text(value: Any, timespec: str = "seconds") -> str:
-    """Return a moment as text, and the empty text for what is no moment."""
+    """Return a datetime as text, and any other value as the empty text."""
     return time_text(value, timespec=timespec) if isinstance(value, datetime) else ""

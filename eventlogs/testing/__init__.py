@@ -1,5 +1,5 @@
 """
-For the tests of projects that use eventlogs: a store and a cache in memory, without servers.
+Tools for the tests of projects: a store and a cache in memory, which need no server.
 
     payments = LogManager(Payment, store=MemoryStore(), cache=RecordingCache())
 """

@@ -33,12 +33,12 @@ class RecordingCache(BaseReductionCache):
             return self._there(key)
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         with self._lock:
             self._record("set", key)
             there = self._there(key)
-            if there is not None and there != instead_of and version_in(there) >= version_in(entry):
+            if there is not None and there != replaces and version_in(there) >= version_in(entry):
                 return False
             self._keep(key, entry, timeout)
             return True

@@ -1,12 +1,13 @@
 """
-The files that this process' modules were loaded from, as they were when that happened.
+The state of each loaded module's file at the time at which the module was loaded.
 
-A deployment may replace files under a running process, which goes on with the code that it
-has loaded. Whoever reads a module's file later must know whether it still is the file that was
-loaded. ``look`` is called whenever an event or an aggregate is registered, and so soon after
-their modules were loaded; it writes down the state of the files of all modules that are new. A
-file that changed (by its ctime, which nobody can set) after the look before may have changed
-after it was loaded, too: then its state is CHANGED, for good.
+A deployment may replace files under a running process, which continues with the code that it has
+loaded. Code that reads a module's file later must know whether it is still the loaded file.
+
+``look`` records the state of the files of all modules that are new since the last call. It is
+called at each registration of an event or an aggregate, and so soon after their modules were
+loaded. A file that changed after the previous call (by its ctime, which no program can set) may
+have changed after it was loaded: its state is CHANGED, and stays so.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Final, NamedTuple
 
-SLACK: Final = 2.0  # seconds by which clocks of file systems may be behind, or coarse
+SLACK: Final = 2.0  # seconds by which the clock of a file system may be late or imprecise
 
 
 class State(NamedTuple):
-    """What the file system says of a file; equal for as long as nobody touches the file."""
+    """The file system's record of a file, which is equal as long as the file is not changed."""
 
     device: int = 0
     inode: int = 0
@@ -33,20 +34,20 @@ class State(NamedTuple):
 
 
 CHANGED: Final = State()
-"""The state of a file that may have changed after it was loaded, or that is gone."""
+"""The state of a file that may have changed after it was loaded, or that does not exist."""
 
 
 def state_of(path: str) -> State:
-    """Return the state of a file, or CHANGED where there is none."""
+    """Return the state of a file, or CHANGED if it does not exist."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - at each reduction
+        found = os.stat(path)  # noqa: PTH116 - runs at each reduction, and Path is slower
     except OSError:
         return CHANGED
     return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def spec_of(name: str) -> ModuleSpec | None:
-    """Return the spec of a loaded module, without the code that lazy modules run on access."""
+    """Return the spec of a loaded module, without running the code of a lazily loaded one."""
     try:
         spec = object.__getattribute__(sys.modules[name], "__dict__").get("__spec__")
     except (KeyError, AttributeError):
@@ -55,7 +56,7 @@ def spec_of(name: str) -> ModuleSpec | None:
 
 
 def file_of(name: str, spec: ModuleSpec | None) -> str | None:
-    """Return the path of a module's file (of the archive that it is in), or None."""
+    """Return the path of a module's file, or of the archive that contains it, or None."""
     if name == "__main__":
         path = getattr(sys.modules["__main__"], "__file__", None)
         return None if path is None else str(Path(path).absolute())
@@ -65,7 +66,7 @@ def file_of(name: str, spec: ModuleSpec | None) -> str | None:
 
 
 def look() -> None:
-    """Write down the state of the files of all modules that were loaded since the last look."""
+    """Record the state of the files of all modules that were loaded since the last call."""
     global _count, _looked
     count, now = len(sys.modules), time.time()
     if count == _count:
@@ -83,7 +84,7 @@ def look() -> None:
 
 
 def loaded(name: str) -> State:
-    """Return the state in which a loaded module's file was when it was loaded, or CHANGED."""
+    """Return the state of a module's file at the time of loading, or CHANGED."""
     return _loaded.get(name, CHANGED)
 
 
@@ -93,26 +94,26 @@ def is_doubtful(name: str) -> bool:
 
 
 def is_older_than_process(path: str) -> bool:
-    """Return whether a file is as it was when this process began."""
+    """Return whether a file has not changed since this process began."""
     return 0 < state_of(path).changed / 1e9 < BEGAN
 
 
 def _newest_link(directory: str) -> float:
-    """Return when the newest of the links on the way to a directory was made; 0 for none."""
+    """Return the ctime of the newest symbolic link in the path of a directory, 0 for none."""
     found = [each.lstat() for each in (Path(directory), *Path(directory).parents)]
     return max((each.st_ctime for each in found if stat.S_ISLNK(each.st_mode)), default=0.0)
 
 
 def _began() -> float:
-    """Return when this process began, in seconds since the epoch."""
+    """Return the time at which this process began, in seconds since the epoch."""
     now = time.time()
     latest = now - time.process_time()
     try:
-        # Two ticks later than it says: it is cut off, and no interpreter imports that soon.
+        # Add two ticks: the kernel rounds down, and no interpreter imports a module earlier.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) + 2
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
-        return latest  # not Linux: what was loaded before eventlogs may be a little older
+        return latest  # not Linux: a little later than the true time
     return now - age if 0 <= age < 3_600 else latest
 
 

@@ -7,36 +7,86 @@ The sync method runs in a thread, the one that Django keeps for a request's data
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from itertools import islice
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+TAKEN: Final = 2_000  # items that are taken from a sync iterator in one trip to the thread
+
 
 class AsyncTwin(Generic[P, R]):
     """
-    The async twin of a class method, under its name with an ``a`` before it.
+    The async twin of a method or class method, to be assigned to its name with an ``a`` before it.
 
-    ``acatch_up = AsyncTwin(catch_up)`` calls ``catch_up`` of the class that it is asked of, so a
-    subclass that has its own has its twin, too.
+    ``areduce = AsyncTwin(reduce)`` calls ``self.reduce``, so a subclass that overrides ``reduce``
+    changes its twin as well. Signature, types and documentation are those of ``reduce``.
     """
 
     def __init__(self, method: Callable[Concatenate[Any, P], R]) -> None:
-        self._method: Callable[..., R] = getattr(method, "__func__", method)
-        self._name = self._method.__name__
+        self._bound = _twin(method, _call)
 
     def __get__(self, instance: object, owner: type) -> Callable[P, Coroutine[Any, Any, R]]:
-        method = getattr(owner, self._name)
+        found: Callable[P, Coroutine[Any, Any, R]] = self._bound.__get__(instance, owner)
+        return found
 
-        async def twin(*args: P.args, **kwargs: P.kwargs) -> R:
-            found: R = await sync_to_async(method, thread_sensitive=True)(*args, **kwargs)
-            return found
 
-        update_wrapper(twin, method)
-        twin.__name__ = f"a{self._name}"
-        twin.__doc__ = f"Do the same as ``{self._name}``, for async code."
-        return twin
+class AsyncIteratorTwin(Generic[P, R]):
+    """
+    The async twin of a method that returns an iterator; see AsyncTwin.
+
+    The twin is an async generator. It takes up to 2,000 items from the iterator for each trip to
+    the thread. If what the method returns is an async iterable, too, that is used instead.
+    """
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Iterator[R]]) -> None:
+        self._bound = _twin(method, _iterate)
+        signature = inspect.signature(self._bound)
+        returns = str(signature.return_annotation).replace("Iterator", "AsyncIterator")
+        self._bound.__signature__ = signature.replace(return_annotation=returns)
+
+    def __get__(self, instance: object, owner: type) -> Callable[P, AsyncIterator[R]]:
+        found: Callable[P, AsyncIterator[R]] = self._bound.__get__(instance, owner)
+        return found
+
+
+def _twin(method: Any, kind: Callable[[str], Any]) -> Any:
+    """Return the twin of what stands in a class body: a function, or a classmethod of one."""
+    function = getattr(method, "__func__", method)
+    name = function.__name__
+    twin = update_wrapper(kind(name), function)
+    twin.__name__ = f"a{name}"
+    twin.__qualname__ = f"{function.__qualname__.removesuffix(name)}a{name}"
+    twin.__doc__ = f"Do the same as ``{name}``, for async code.\n\n{inspect.getdoc(function) or ''}"
+    return type(method)(twin) if isinstance(method, classmethod) else twin
+
+
+def _call(name: str) -> Any:
+    async def twin(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return await sync_to_async(getattr(owner, name), thread_sensitive=True)(*args, **kwargs)
+
+    return twin
+
+
+def _iterate(name: str) -> Any:
+    async def twin(owner: Any, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        found = await sync_to_async(getattr(owner, name), thread_sensitive=True)(*args, **kwargs)
+        if hasattr(found, "__aiter__"):
+            async for item in found:
+                yield item
+            return
+        while items := await sync_to_async(_take, thread_sensitive=True)(found):
+            for item in items:
+                yield item
+
+    return twin
+
+
+def _take(items: Iterator[R]) -> list[R]:
+    return list(islice(items, TAKEN))

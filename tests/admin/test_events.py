@@ -16,7 +16,8 @@ from eventlogs import LogId
 from eventlogs.admin import events as page_of_events
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restore import RestoredEvent
+from eventlogs.stores.restore import ExportedEvent
+from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin import test_logs
 from tests.admin.test_logs import EVIL, shown
@@ -116,8 +117,8 @@ def test_what_makes_no_sense_is_no_error(reader, state, query):
 def test_what_is_no_date_is_told_and_forgotten(reader, state):
     for address in (LIST, test_logs.LIST):
         page = shown(reader, f"{address}?from=1.4.2026&to=2026-02-30")
-        assert "This is no date: 1.4.2026" in page
-        assert "This is no date: 2026-02-30" in page
+        assert "The date 1.4.2026 cannot be read." in page
+        assert "The date 2026-02-30 cannot be read." in page
         assert 'name="from" value=""' in page
         assert 'name="to" value=""' in page
 
@@ -142,9 +143,9 @@ def test_a_rare_type_is_looked_for_until_time_is_over(
     address, found, pages = f"?type={wanted}" + ("&end=1" if up else ""), [], 0
     while not found:
         page = shown(reader, LIST + address)
-        assert re.search(r"Looked through positions [\d,]+ to [\d,]+, of [\d,]+ to [\d,]+: ", page)
-        assert "none so far." in page
-        address = links(page)["Look on"]
+        assert re.search(r"Searched positions [\d,]+ to [\d,]+, of [\d,]+ to [\d,]+: ", page)
+        assert "no event matches so far." in page
+        address = links(page)["Continue the search"]
         found, pages = positions(reader, address), pages + 1
 
     assert pages > 1
@@ -164,24 +165,24 @@ def test_a_page_looks_on_by_itself_until_it_is_full(reader, state, monkeypatch):
     page = shown(reader, LIST + "?metadata=till%3D8")
     first, *_, last = Event.objects.order_by("position").values_list("position", flat=True)
     where = f"{first:,} to {last:,}"
-    assert f"Looked through positions {where}, of {where}: none has these filters." in page
-    assert "Look on" not in page
+    assert f"Searched positions {where}, of {where}: no event matches these filters." in page
+    assert "Continue the search" not in page
 
 
 def test_where_nothing_is_found_the_page_says_what_was_considered(reader):
-    assert "There is no event yet." in shown(reader, LIST)
+    assert "There are no events yet." in shown(reader, LIST)
     Account.logs.create(Opened("ada"))
 
     for query, text in (
-        ("?key=unused", "All events were considered."),
-        ("?from=2020-01-01&to=2020-01-01", "All events were considered."),
-        ("?from=2020-01-02&to=2020-01-01", "The first day is later than the last one."),
-        ("?before=1", "No event is older."),
-        ("?after=999999999", "No event is newer."),
-        ("?log=x", "There is no log with this id."),
-        ("?type=account.noted", "none has these filters."),
-        ("?type=account.noted&from=2020-01-01", "none has these filters."),
-        ("?log=account_01h455vb4pex5vsknk084sn02q", "There is no log with this id."),
+        ("?key=unused", "All events were searched."),
+        ("?from=2020-01-01&to=2020-01-01", "All events were searched."),
+        ("?from=2020-01-02&to=2020-01-01", "The first day is later than the last day."),
+        ("?before=1", "There are no older events."),
+        ("?after=999999999", "There are no newer events."),
+        ("?log=x", "No log has this id."),
+        ("?type=account.noted", "no event matches these filters."),
+        ("?type=account.noted&from=2020-01-01", "no event matches these filters."),
+        ("?log=account_01h455vb4pex5vsknk084sn02q", "No log has this id."),
     ):
         assert text in shown(reader, LIST + query), query
         assert "No event.<" not in shown(reader, LIST + query), query
@@ -193,8 +194,8 @@ def test_days_bound_the_stretch_that_is_looked_through(reader, state, monkeypatc
 
     page = shown(reader, f"{LIST}?type=account.opened&from={tomorrow}&end=1")
 
-    assert "All events were considered." in page
-    assert "Look on" not in page
+    assert "All events were searched." in page
+    assert "Continue the search" not in page
 
 
 # Days, where positions and times do not grow together
@@ -204,7 +205,11 @@ def restore(times: list[datetime], kind: str = "account.opened") -> None:
     """Store events of these times in this order, each in a log of its own, as an import does."""
     store_for("default").restore(
         [
-            RestoredEvent(LogId.new("account"), 0, kind, 1, '{"owner":"ada"}', "{}", None, each)
+            ExportedEvent(
+                StoredEvent(
+                    LogId.new("account"), 0, 0, kind, 1, '{"owner":"ada"}', "{}", None, each
+                )
+            )
             for each in times
         ]
     )
@@ -322,13 +327,13 @@ def test_a_rare_type_in_a_long_log_is_looked_for_along_its_index(reader, monkeyp
     query = f"?log={state.log_id}&type=account.opened"
 
     page = shown(reader, LIST + query)
-    assert "Looked through events 3 to 4 of the log, of 0 to 4: none so far." in page
-    look_on = links(page)["Look on"]
+    assert "Searched events 3 to 4 of the log, of 0 to 4: no event matches so far." in page
+    look_on = links(page)["Continue the search"]
     assert "events 1 to 2 of the log" in shown(reader, LIST + look_on)
-    look_on = links(shown(reader, LIST + look_on))["Look on"]
+    look_on = links(shown(reader, LIST + look_on))["Continue the search"]
     assert positions(reader, look_on) == [Event.objects.for_log(state.log_id)[0].position]
-    assert "Look on" not in shown(reader, LIST + look_on)
-    assert "Look on" in shown(reader, LIST + query + "&end=1")
+    assert "Continue the search" not in shown(reader, LIST + look_on)
+    assert "Continue the search" in shown(reader, LIST + query + "&end=1")
     assert positions(reader, query + "&end=1") == positions(reader, look_on)
 
 
@@ -363,7 +368,7 @@ def test_a_part_that_several_ids_have_is_not_enough(reader):
         state = Account.logs.create(Opened("ada"))
 
     page = shown(reader, f"{LIST}?log={str(state.log_id)[:12]}")
-    assert "Several logs have such an id" in page
+    assert "Several logs match this part of an id" in page
 
 
 # Filters that no class here knows
@@ -412,7 +417,7 @@ def test_without_the_permission_only_shapes_are_seen(viewer):
     Account.logs.create(Opened("4111"), metadata={"user": "4111", "card": "4111"})
 
     assert "4111" not in shown(viewer, LIST)
-    assert "by who may see them" in shown(viewer, f"{LIST}?metadata=card%3D4111")
+    assert "permission to view payloads" in shown(viewer, f"{LIST}?metadata=card%3D4111")
 
 
 def test_markup_is_text_and_few_queries_are_asked(reader):

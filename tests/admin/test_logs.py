@@ -20,10 +20,10 @@ from django.utils import timezone
 from eventlogs import Aggregate, EventRecord, LogId, event
 from eventlogs.admin import logs as page_of_logs
 from eventlogs.admin import timelines
-from eventlogs.admin.search import search
+from eventlogs.admin.log_search import search
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 
 pytestmark = pytest.mark.django_db
@@ -170,7 +170,7 @@ def test_logs_are_found_by_the_day_of_their_id(reader):
     assert listed(reader, f"?from={today}&to={today}") == [str(log_id)]
     assert listed(reader, f"?to={yesterday}") == []
     assert listed(reader, f"?from={tomorrow}") == []
-    assert "This is no date" in shown(reader, f"{LIST}?from=2026-13-99")
+    assert "The date 2026-13-99 cannot be read." in shown(reader, f"{LIST}?from=2026-13-99")
 
 
 def test_few_queries_whatever_is_on_the_page(reader):
@@ -298,7 +298,7 @@ def test_events_without_a_class_are_seen_as_they_are(reader):
     page = shown(reader, of(log_id))
 
     assert "account.forgotten" in page
-    assert "There is no state: UnknownEventType at event 1" in page
+    assert "The state cannot be computed: UnknownEventType at event 1" in page
 
 
 @pytest.mark.django_db(transaction=True)
@@ -308,15 +308,15 @@ def test_a_long_log_is_folded_only_by_who_asks_for_it(reader, monkeypatch):
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 99).log_id
 
     page = shown(reader, of(log_id))
-    assert "75 events before them must be folded" in page
-    assert "It was not computed." in page
+    assert "75 earlier events must be folded" in page
+    assert "The state was not computed." in page
     assert value("balance", "99") in shown(reader, of(log_id, "?event=99&fold=1"))
 
     Account.logs.reduce(log_id)
-    background.flush(5)  # it is cached now
+    worker.flush(5)  # it is cached now
     page = shown(reader, of(log_id))
     assert value("balance", "99") in page
-    assert "on what was cached at version 100" in page
+    assert "on top of the cached version 100" in page
 
 
 def test_a_log_is_exported_as_json_lines(reader):

@@ -30,14 +30,14 @@ def test_the_page_of_a_row_shows_what_happened_last(admin_client, row):
     page = admin_client.get(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
     text = page.content.decode()
 
-    for part in ("payment.captured", "payment.requested", of(row.log_id), "What happened last"):
+    for part in ("payment.captured", "payment.requested", of(row.log_id), "Latest events"):
         assert part in text
 
 
 def test_a_list_leads_to_the_history(admin_client, row):
     page = admin_client.get(reverse("admin:payments_paymentsummary_changelist"))
 
-    assert f'<a href="{of(row.log_id)}">History</a>' in page.content.decode()
+    assert f'<a href="{of(row.log_id)}">Show events</a>' in page.content.decode()
 
 
 def test_who_may_not_see_events_sees_none(client, row):

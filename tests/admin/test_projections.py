@@ -1,4 +1,4 @@
-"""Projections in the admin: seen by who may see them, operated by who may do that."""
+"""Projections in the admin: seen permission to view payloads, operated by who may do that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eventlogs.operations.health import health
 from eventlogs.projections import actions
 from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.base import projections
-from eventlogs.projections.workers import catch_up_all
+from eventlogs.projections.workers import run
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -51,7 +51,7 @@ def user(*permissions: str, name: str = "ada") -> User:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("table", ["eventlogs_event", "eventlogs_parkedevent"])
 def test_the_pages_answer_while_somebody_has_locked_a_table(viewer, monkeypatch, table):
-    catch_up_all()
+    run()
     monkeypatch.setattr("eventlogs.operations.health.look.PATIENCE", 0.2)
     with lock_table(table):
         page = viewer.get(ALL).content.decode()
@@ -90,7 +90,7 @@ def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
     assert "payment-summary" in page
     assert "fine-balance" in page
     assert '<span class="el-badge el-parked">1 parked</span>' in page
-    assert "up to date, but for 1 log that is held" in page
+    assert "up to date, except for 1 held log" in page
     assert "rows are up to date" not in page
 
 
@@ -116,7 +116,7 @@ def test_what_was_raised_is_for_who_may_see_payloads_and_escaped(operator, parke
 @pytest.mark.feed
 def test_an_event_is_tried_again(operator, parked):
     response = operator.post(address("retry"), {"log_id": parked.log_id}, follow=True)
-    assert "1 event is tried again" in response.content.decode()
+    assert "A worker will retry 1 event." in response.content.decode()
     PaymentSummaries.catch_up()
 
     assert PaymentSummary.objects.get().captured == 3
@@ -128,7 +128,7 @@ def test_an_event_is_tried_again(operator, parked):
 @pytest.mark.feed
 def test_an_event_is_skipped_after_a_confirmation(operator, parked):
     asked = operator.get(address("skip"), {"log_id": parked.log_id})
-    assert "Skip an event for good?" in asked.content.decode()
+    assert "Skip this event permanently?" in asked.content.decode()
     assert not SkippedEvent.objects.exists()
     # The event may be another one by the time of the answer.
     operator.post(address("skip"), {"log_id": parked.log_id, "index": 0})
@@ -143,7 +143,7 @@ def test_an_event_is_skipped_after_a_confirmation(operator, parked):
     again = operator.post(
         address("skip"), {"log_id": parked.log_id, "index": 1}, follow=True
     ).content.decode()
-    assert "No event of this log waits any more." in again
+    assert "No event holds this log any more." in again
 
 
 @pytest.mark.feed
@@ -152,9 +152,9 @@ def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
     assert ProjectionState.objects.get().rebuild_requested_at is None
 
     page = operator.post(address("rebuild"), follow=True).content.decode()
-    assert "A rebuild was asked for" in page
+    assert "A rebuild was requested" in page
     PaymentSummary.objects.update(requested=99)
-    catch_up_all(["payment-summary"])
+    run(["payment-summary"])
 
     assert ProjectionState.objects.get().rebuild_requested_at is None
     assert PaymentSummary.objects.get().requested == 7
@@ -168,11 +168,11 @@ def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch)
 
     monkeypatch.setattr(PaymentSummaries, "requested", fail)
     operator.post(address("rebuild"))
-    catch_up_all(["payment-summary"])
+    run(["payment-summary"])
 
     page = operator.get(address("change")).content.decode()
     assert "could not apply the event at position" in page
-    assert "Begun" in page  # it can be resumed
+    assert "Started" in page  # it can be resumed
 
 
 @pytest.mark.feed
@@ -215,7 +215,7 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
 
 @pytest.mark.feed
 def test_nobody_adds_changes_or_deletes(admin_client):
-    for what in ("add/", "payment-summary/delete/", "x/history/", "x/held/"):
+    for what in ("add/", "payment-summary/delete/", "x/actions/", "x/held/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 
@@ -256,7 +256,7 @@ def test_without_a_feed_held_events_and_what_was_done_are_shown(operator, monkey
     operator.post(address("retry"), dict(parse_qsl(CAUSE)))
 
     assert ProjectionAction.objects.latest("id").count == MANY
-    for where in (ALL, address("change"), address("history")):
+    for where in (ALL, address("change"), address("actions")):
         assert operator.get(where).status_code == 200
 
 
@@ -282,7 +282,7 @@ def test_1804_parked_events_of_one_bug_are_one_line_with_their_number(operator, 
     page = operator.get(address("change")).content.decode()
 
     assert "1,804 parked: ZeroDivisionError in captured()" in page
-    assert "up to date, but for 1,816 logs that are held" in page
+    assert "up to date, except for 1,816 held logs" in page
     assert "rows are up to date" not in page
     assert page.count("<article") == 3 + 2  # of the small groups
     listed = operator.get(ALL).content.decode()
@@ -336,7 +336,7 @@ def test_events_of_one_cause_are_tried_again_and_others_are_not(operator, monkey
     get_into_trouble(monkeypatch)
     page = operator.post(address("retry"), dict(parse_qsl(CAUSE)), follow=True).content.decode()
 
-    assert "1,804 events are tried again" in page
+    assert "A worker will retry 1,804 events." in page
     left = ParkedEvent.objects.filter(projection="payment-summary", retry_at=None, awaits="")
     assert set(left.values_list("error", flat=True)) == {"ConnectionRefusedError"}
     entry = ProjectionAction.objects.latest("id")
@@ -368,15 +368,15 @@ def test_who_did_what_is_listed_with_when_and_how_long(operator, parked):
     operator.post(address("retry"), {"log_id": parked.log_id})
     operator.post(address("skip"), {"log_id": parked.log_id, "index": 1})
     operator.post(address("rebuild"))
-    catch_up_all(["payment-summary"])
+    run(["payment-summary"])
 
     for where in (
-        address("history"),
-        reverse("admin:eventlogs_projectionstate_histories"),
+        address("actions"),
+        reverse("admin:eventlogs_projectionstate_all_actions"),
         address("change"),
     ):
         page = operator.get(where).content.decode()
-        for part in ("retried", "skipped for good", "asked for a rebuild", "rebuilt", "grace"):
+        for part in ("retried", "skipped permanently", "requested a rebuild", "rebuilt", "grace"):
             assert part in page, (where, part)
         assert str(parked.log_id) in page
         assert "UTC" in page
@@ -388,14 +388,14 @@ def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(
     for number in range(120):
         actions.add("gone", ProjectionAction.RETRIED, using="default", count=number)
 
-    page = viewer.get(address("history", "gone"))
+    page = viewer.get(address("actions", "gone"))
     seen = [each["entry"].count for each in page.context_data["entries"]]
     while (older := page.context_data["page"].older) is not None:
-        page = viewer.get(address("history", "gone") + older)
+        page = viewer.get(address("actions", "gone") + older)
         seen += [each["entry"].count for each in page.context_data["entries"]]
 
     assert seen == list(range(119, -1, -1))
-    assert viewer.get(address("history", "x")).status_code == 404
+    assert viewer.get(address("actions", "x")).status_code == 404
 
 
 @pytest.mark.feed
@@ -407,7 +407,7 @@ def test_an_interrupted_rebuild_is_shown_with_how_far_it_is_and_how_to_resume_it
     steps.close()
     page = operator.get(address("change")).content.decode()
 
-    assert "A rebuild is under way" in under_way
+    assert "A rebuild is running" in under_way
     assert "was interrupted" not in under_way
     assert "A rebuild was interrupted" in page
     at = f"{parked.position:,}"
@@ -461,13 +461,13 @@ def test_an_append_that_is_under_way_is_no_alarm_until_it_has_lasted(
 
     monkeypatch.setattr("eventlogs.admin.projections.QUIET", timedelta(days=1))
     shown = page()
-    assert "An append is under way" not in shown
+    assert "Appends are in progress" not in shown
     assert "The feed is held back" not in shown
 
     monkeypatch.setattr("eventlogs.admin.projections.QUIET", timedelta())
     settings.EVENTLOGS = {**settings.EVENTLOGS, "HEALTH": {"MAX_HELD": 86_400}}
     shown = page()
-    assert "An append is under way" in shown
+    assert "Appends are in progress" in shown
     assert "The feed is held back" not in shown
 
     settings.EVENTLOGS = {**settings.EVENTLOGS, "HEALTH": {"MAX_HELD": 0}}

@@ -33,7 +33,7 @@ RULES = {
 }
 OURS = ["#content", ".breadcrumbs-of-eventlogs"]
 # Pages of Django with a part of ours, or none.
-PARTS = {"row": [".el-history"], "rows": [], "index": []}
+PARTS = {"row": [".el-latest-events"], "rows": [], "index": []}
 
 OPEN_ALL = "document.querySelectorAll('#content-main details').forEach((each) => each.open = true)"
 
@@ -279,8 +279,8 @@ def test_a_payload_that_is_cut_is_shown_whole_where_its_event_is_selected(visit,
     page.goto(of(log_id))
     page.locator("#event-1 summary").click()
     expect(page.locator("#event-1 .el-copy")).to_have_count(0)
-    page.get_by_role("link", name="Show all of it").click()
+    page.get_by_role("link", name="Show the whole payload").click()
 
     whole = page.locator("#event-1 pre").first.evaluate("(each) => JSON.parse(each.textContent)")
     assert whole == {"note": text}
-    expect(page.get_by_role("link", name="Show all of it")).to_have_count(0)
+    expect(page.get_by_role("link", name="Show the whole payload")).to_have_count(0)

@@ -78,7 +78,7 @@ def test_events_are_filtered_by_days(page, state):
     page.get_by_label("Recorded from").fill((last + timedelta(days=1)).isoformat())
     page.get_by_label("to", exact=True).fill("")
     show(page)
-    expect(page.get_by_text("There is no event with these filters.")).to_be_visible()
+    expect(page.get_by_text("No event matches these filters.")).to_be_visible()
 
 
 def test_what_makes_no_sense_is_said(page, state):
@@ -118,10 +118,10 @@ def test_rare_events_are_looked_for_until_time_is_over(page, state, monkeypatch)
     monkeypatch.setattr(page_of_events, "SPAN", 1)
     monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
     page.goto(f"{LIST}?type=account.opened")
-    expect(page.get_by_text("none so far.")).to_be_visible()
+    expect(page.get_by_text("no event matches so far.")).to_be_visible()
     for _ in range(2):
-        expect(page.get_by_text("Looked through positions")).to_be_visible()
-        page.get_by_role("link", name="Look on").click()
+        expect(page.get_by_text("Searched positions")).to_be_visible()
+        page.get_by_role("link", name="Continue the search").click()
         page.wait_for_url("**/*before=*")
 
     expect(types(page)).to_have_text(["account.opened"])
@@ -134,7 +134,7 @@ def test_a_type_that_no_class_has_is_kept_by_the_form(page, state):
 
     expect(page.get_by_label("Event type")).to_have_value("old.type")
     expect(page.get_by_label("Log type")).to_have_value("old_type")
-    expect(page.get_by_text("none has these filters.")).to_be_visible()
+    expect(page.get_by_text("no event matches these filters.")).to_be_visible()
 
 
 def test_an_effect_leads_to_its_cause_and_a_cause_to_its_effects(page, state):
@@ -148,7 +148,7 @@ def test_an_effect_leads_to_its_cause_and_a_cause_to_its_effects(page, state):
     page.get_by_role("link", name="causation_id").click()
     expect(page.get_by_role("heading", name="State as of event 1")).to_be_visible()
     page.go_back()
-    page.get_by_role("link", name="what else it caused").click()
+    page.get_by_role("link", name="other effects of this cause").click()
 
     expect(types(page)).to_have_text(["parcel.sent", "account.deposited"])
     expect(page.locator(".el-badge")).to_have_text(["cause"])

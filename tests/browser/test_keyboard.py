@@ -48,7 +48,7 @@ def reach(page: Page, name: str) -> None:
 def test_tab_goes_through_a_log_in_the_order_in_which_it_is_read(page):
     log_id = Account.logs.create(Opened("ada"), Deposited(5), Deposited(7)).log_id
     page.goto(of(log_id, "?event=1"))
-    wanted = ["Copy", "among all events", "export as JSON lines"]
+    wanted = ["Copy", "Show in all events", "Export as JSON lines"]
     wanted += ["« first", "previous", "as of event 1", "next", "» last"]
     wanted += ["2", "payload", "1", "payload", "Copy", "0", "payload"]
 
@@ -90,7 +90,7 @@ def test_a_payload_is_opened_and_closed_by_the_keyboard(page):
 def test_a_parked_event_is_tried_again_by_the_keyboard(visit, operator, parked):
     page = visit(operator)
     page.goto(address("change"))
-    reach(page, "Try again")
+    reach(page, "Retry")
     page.keyboard.press("Enter")
 
-    expect(page.locator(".messagelist")).to_contain_text("1 event is tried again")
+    expect(page.locator(".messagelist")).to_contain_text("A worker will retry 1 event.")

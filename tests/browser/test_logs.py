@@ -83,7 +83,7 @@ def test_one_browses_from_the_index_to_a_log_and_its_events(page, state):
     )
     page.locator("#event-2 a.el-index").click()
     expect_event(page, 2, balance=12)
-    page.get_by_role("link", name="among all events").click()
+    page.get_by_role("link", name="Show in all events").click()
     expect(page.locator("table.el-events tbody tr")).to_have_count(5)
     page.get_by_role("navigation", name="Breadcrumbs").get_by_role("link", name="Home").click()
     expect(page).to_have_url(re.compile(r"/admin/$"))
@@ -122,7 +122,7 @@ def test_logs_are_found_by_the_day_they_were_made_on(page, state):
     expect(ids(page)).to_have_count(1)
     page.get_by_label("to", exact=True).fill("2020-01-02")
     page.get_by_role("button", name="Show").click()
-    expect(page.get_by_text("There is no log with these filters.")).to_be_visible()
+    expect(page.get_by_text("No log matches these filters.")).to_be_visible()
     expect(page.get_by_label("Made from")).to_have_value("2020-01-01")
 
 
@@ -271,9 +271,9 @@ def test_a_long_log_is_folded_by_a_link(page, monkeypatch):
     cache.clear()
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 99).log_id
     page.goto(of(log_id))
-    expect(page.get_by_text("It was not computed.")).to_be_visible()
+    expect(page.get_by_text("The state was not computed.")).to_be_visible()
     expect(page.locator("table.el-changes")).to_have_count(0)
-    page.get_by_role("link", name="Fold them").click()
+    page.get_by_role("link", name="Fold them now").click()
 
     expect_event(page, 99, balance=99)
     expect(page.locator("table.el-changes")).to_have_count(25)
@@ -323,7 +323,7 @@ def test_a_copy_button_that_is_clicked_twice_has_its_label_again(visit, reader, 
 def test_export_downloads_json_lines(page, state):
     page.goto(of(state.log_id))
     with page.expect_download() as download:
-        page.get_by_role("link", name="export as JSON lines").click()
+        page.get_by_role("link", name="Export as JSON lines").click()
     text = Path(download.value.path()).read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
 

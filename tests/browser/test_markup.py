@@ -122,7 +122,7 @@ def test_markup_in_what_was_raised_is_text(visit, operator, monkeypatch):
         page.goto(where)
         expect_text_alone(page, where)
     page.goto(address("change"))
-    page.get_by_text("What was raised").click()
+    page.get_by_text("Error and traceback").click()
     expect(page.locator(".el-parked-event pre")).to_contain_text("alert(1)")
 
 

@@ -28,13 +28,13 @@ def row(visit: Any) -> PaymentSummary:
 def test_a_row_leads_to_what_happened_last_and_to_its_history(visit, row):
     page = visit(user("view_paymentsummary", *READS))
     page.goto(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
-    last = page.locator(".el-history")
+    last = page.locator(".el-latest-events")
     expect(last.get_by_role("listitem")).to_have_count(2)
     expect(last).to_contain_text("payment.captured")
     last.get_by_role("link", name="0", exact=True).click()
     expect(page.get_by_role("heading", name="State as of event 0")).to_be_visible()
     page.go_back()
-    last.get_by_role("link", name="History of events").click()
+    last.get_by_role("link", name="Show all events of this log").click()
 
     expect(page).to_have_url(re.compile(re.escape(of(row.log_id)) + "$"))
     expect(page.get_by_role("heading", name="State as of event 1")).to_be_visible()
@@ -53,4 +53,4 @@ def test_who_may_not_see_events_sees_the_row_alone(visit, row):
     page.goto(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
 
     expect(page.locator(".field-status")).to_be_visible()
-    expect(page.locator(".el-history")).to_have_count(0)
+    expect(page.locator(".el-latest-events")).to_have_count(0)

@@ -38,8 +38,8 @@ def test_an_event_is_tried_again_by_a_button(page, parked):
     page.goto(ALL)
     page.locator(".el-projections").get_by_role("link", name="payment-summary").click()
     expect(page.locator(".el-parked-event")).to_contain_text("payment.captured")
-    page.get_by_role("button", name="Try again").click()
-    expect(page.locator(".messagelist")).to_contain_text("1 event is tried again")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator(".messagelist")).to_contain_text("A worker will retry 1 event.")
     PaymentSummaries.catch_up()
     page.reload()
 
@@ -52,14 +52,14 @@ def test_an_event_is_tried_again_by_a_button(page, parked):
 
 def test_an_event_is_skipped_after_a_confirmation(page, parked):
     page.goto(address("change"))
-    page.get_by_role("link", name="Skip for good").click()
-    expect(page.get_by_role("heading", name="Skip an event for good?")).to_be_visible()
-    page.get_by_role("link", name="No, go back").click()
+    page.get_by_role("link", name="Skip permanently").click()
+    expect(page.get_by_role("heading", name="Skip this event permanently?")).to_be_visible()
+    page.get_by_role("link", name="Cancel").click()
     expect(page.locator(".el-parked-event")).to_have_count(1)
     assert not SkippedEvent.objects.exists()
 
-    page.get_by_role("link", name="Skip for good").click()
-    page.get_by_role("button", name="Skip it for good").click()
+    page.get_by_role("link", name="Skip permanently").click()
+    page.get_by_role("button", name="Skip permanently").click()
     expect(page.locator(".messagelist")).to_contain_text("The event is skipped.")
     assert SkippedEvent.objects.get().index == 1
     assert "Skipped event 1" in LogEntry.objects.get().change_message
@@ -82,14 +82,14 @@ def test_a_rebuild_is_asked_for(page, parked):
     assert ProjectionState.objects.get().rebuild_requested_at is None
     page.get_by_role("button", name="Rebuild all rows").click()
 
-    expect(page.get_by_text("A rebuild was asked for")).to_be_visible()
+    expect(page.get_by_text("A rebuild was requested")).to_be_visible()
     assert ProjectionState.objects.get().rebuild_requested_at is not None
     assert LogEntry.objects.get().change_message == "Asked for a rebuild."
 
 
 def test_deeds_are_found_in_the_history_of_the_admin(page, parked):
     page.goto(address("change"))
-    page.get_by_role("button", name="Try all of them again").click()
+    page.get_by_role("button", name="Retry all").click()
     expect(page.locator(".messagelist")).to_be_visible()
     page.goto("/admin/")
 
@@ -140,8 +140,8 @@ def test_in_all_kinds_of_trouble_pages_can_be_read_and_are_not_wider_than_the_wi
         "trouble, a rebuild": address("change", "fine-balance"),
         "trouble, held": address("held"),
         "trouble, held by one cause": f"{address('held')}?{CAUSE}",
-        "trouble, history": address("history"),
-        "trouble, histories": reverse("admin:eventlogs_projectionstate_histories"),
+        "trouble, actions": address("actions"),
+        "trouble, all actions": reverse("admin:eventlogs_projectionstate_all_actions"),
     }.items():
         assert page.goto(where).status == 200
         for each in page.locator("#content-main details").all():
@@ -166,11 +166,11 @@ def test_events_of_one_bug_are_tried_again_at_once(page, parked, monkeypatch):
     page.goto(address("change"))
     expect(page.get_by_role("heading", name="1,804 parked: ZeroDivisionError")).to_have_count(1)
     cause = page.locator(".el-cause").filter(has_text="1,804 parked")
-    cause.get_by_role("link", name="Show its events").click()
+    cause.get_by_role("link", name="Show these events").click()
     expect(page.locator(".el-parked-event")).to_have_count(50)
     page.get_by_role("link", name="Older").first.click()
     expect(page.locator(".el-parked-event")).to_have_count(50)
-    page.get_by_role("button", name="Try all of these again").click()
+    page.get_by_role("button", name="Retry these events").click()
 
-    expect(page.locator(".messagelist")).to_contain_text("1,804 events are tried again")
+    expect(page.locator(".messagelist")).to_contain_text("A worker will retry 1,804 events.")
     assert ParkedEvent.objects.filter(retry_at=None, awaits="").count() == 3 + 12 + 1

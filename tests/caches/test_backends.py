@@ -15,8 +15,8 @@ from django.core.cache.backends.locmem import LocMemCache
 from eventlogs import LogManager
 from eventlogs.caches import backends as ours
 from eventlogs.caches.backends import (
-    CarefulCache,
     DjangoReductionCache,
+    GuardedCache,
     NoReductionCache,
     RedisReductionCache,
     Unreachable,
@@ -140,16 +140,16 @@ class Failing(RecordingCache):
         raise OSError("no route to host")
 
 
-class TestCareful:
+class TestGuarded:
     def test_every_failure_is_unreachable_with_its_cause(self):
         with pytest.raises(Unreachable) as caught:
-            CarefulCache(Failing()).get("a")
+            GuardedCache(Failing()).get("a")
 
         assert isinstance(caught.value.__cause__, OSError)
 
     def test_a_cache_that_failed_is_left_alone_for_a_while(self, monkeypatch):
         cache = RecordingCache()
-        careful = CarefulCache(cache)
+        careful = GuardedCache(cache)
         cache.is_down = True
         for _ in range(3):
             with pytest.raises(Unreachable):
@@ -167,7 +167,7 @@ class TestCareful:
         [
             lambda cache: cache.get("a"),
             lambda cache: cache.get_many(["a"]),
-            lambda cache: cache.set("a", b"", instead_of=None, timeout=1),
+            lambda cache: cache.set("a", b"", replaces=None, timeout=1),
             lambda cache: cache.add("a", b"", timeout=1),
             lambda cache: cache.replace("a", b"", timeout=1),
             lambda cache: cache.delete("a"),
@@ -178,7 +178,7 @@ class TestCareful:
         cache.is_down = True
 
         with pytest.raises(Unreachable):
-            call(CarefulCache(cache))
+            call(GuardedCache(cache))
 
     def test_what_is_not_bytes_is_no_answer(self):
         class Decoding(RecordingCache):
@@ -186,18 +186,18 @@ class TestCareful:
                 return "text"
 
         with pytest.raises(Unreachable):
-            CarefulCache(Decoding()).get("a")
+            GuardedCache(Decoding()).get("a")
 
     def test_only_false_means_that_somebody_else_was_first(self):
         class Ignoring(RecordingCache):
             def add(self, key, value, *, timeout):
                 return None
 
-        assert CarefulCache(Ignoring()).add("a", b"", timeout=1)
+        assert GuardedCache(Ignoring()).add("a", b"", timeout=1)
 
     def test_the_log_does_not_show_what_the_error_says(self, caplog):
         with pytest.raises(Unreachable):
-            CarefulCache(Failing()).get("a")
+            GuardedCache(Failing()).get("a")
 
         assert "OSError" in caplog.text
         assert "no route" not in caplog.text

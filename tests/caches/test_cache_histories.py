@@ -25,7 +25,7 @@ from eventlogs import ANY, ConcurrentAppend, LogId, LogManager, LogNotFound, Log
 from eventlogs.caches.backends import RedisReductionCache, cache_for, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.reductions.reader import Reducer
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from tests.accounts import Account, Deposited, Opened
 from tests.reliability import twins
 from tests.servers import Redis
@@ -235,7 +235,7 @@ def test_requests_in_a_transaction_of_their_own_replace_what_a_restore_left(alia
     for _ in range(2):
         with transaction.atomic():
             assert manager.reduce(log_id).aggregate.balance == 1
-        assert background.flush(10)
+        assert worker.flush(10)
     counters.reset()
 
     with transaction.atomic():
@@ -413,7 +413,7 @@ def test_reducing_a_hundred_times_changes_nothing_and_asks_the_database_once_eac
     manager = LogManager(Account, cache=alias, refresher=refresher, refresh_on_append=True)
     log_id = manager.create(Opened("Ada"), *map(Deposited, range(50))).log_id
     first = manager.reduce(log_id)
-    assert background.flush(10)
+    assert worker.flush(10)
     entry = cache_for(alias).get(manager._reducer().key(log_id))
     counters.reset()
 
@@ -426,7 +426,7 @@ def test_reducing_a_hundred_times_changes_nothing_and_asks_the_database_once_eac
     }
     assert statistics()["hits"] == 100
     assert (misses(), statistics()["refreshes"]) == ({}, 0)
-    assert background.flush(10)
+    assert worker.flush(10)
     assert cache_for(alias).get(manager._reducer().key(log_id)) == entry
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from eventlogs.caches.fingerprints import covers, fingerprint, why_unknown
+from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
 from tests.accounts import Account, Opened, Parcel
 
 
@@ -354,13 +354,13 @@ import django
 django.setup()
 if "trace" in sys.argv:
     sys.settrace(lambda *args: None)
-from eventlogs.caches.fingerprints import fingerprint, why_unknown
+from eventlogs.caches.fingerprints import code_fingerprint, why_unknown
 found = {}
 for name, also in json.load(open(sys.argv[1])).items():
     shop = importlib.import_module(name + ".shop")
     if also:
         importlib.import_module(also)
-    found[name] = fingerprint(shop.Vat) or "?" + why_unknown(shop.Vat)
+    found[name] = code_fingerprint(shop.Vat) or "?" + why_unknown(shop.Vat)
 print(json.dumps(found))
 """
 
@@ -525,7 +525,7 @@ from django.conf import settings
 settings.configure(SECRET_KEY="k", INSTALLED_APPS=["eventlogs"], USE_TZ=True)
 import django
 django.setup()
-from eventlogs.caches.fingerprints import covers, fingerprint, why_unknown
+from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
 rules = Path("project/k/rules.py")
 def deploy(path=rules):
     path.with_suffix(".new").write_text(path.read_text().replace("* 1", "* 2"))
@@ -541,7 +541,7 @@ def deploy(path=rules):
             """
             from k.shop import Vat
             deploy()
-            print(fingerprint(Vat), why_unknown(Vat))
+            print(code_fingerprint(Vat), why_unknown(Vat))
             """,
             id="after it was loaded",
         ),
@@ -549,11 +549,11 @@ def deploy(path=rules):
             CHANGES["an import inside of apply"],
             """
             from k.shop import Vat
-            before = fingerprint(Vat)
+            before = code_fingerprint(Vat)
             deploy()
-            assert fingerprint(Vat) != before
+            assert code_fingerprint(Vat) != before
             import k.rules
-            print(fingerprint(Vat), why_unknown(Vat))
+            print(code_fingerprint(Vat), why_unknown(Vat))
             """,
             id="before it was loaded",
         ),
@@ -562,7 +562,7 @@ def deploy(path=rules):
             """
             from k.shop import Vat
             deploy(Path("site-packages/k_dist/rules.py"))
-            print(fingerprint(Vat), why_unknown(Vat))
+            print(code_fingerprint(Vat), why_unknown(Vat))
             """,
             id="in an installed package",
         ),
@@ -593,7 +593,7 @@ def test_a_directory_that_a_link_now_leads_elsewhere_from_is_not_known(tmp_path)
             os.rename("next", "project")
             from k.shop import Vat
             assert "1" in Vat.__module__ or k.rules.rate(1) == 1
-            print(fingerprint(Vat), why_unknown(Vat))
+            print(code_fingerprint(Vat), why_unknown(Vat))
             """
         ),
     )
@@ -612,10 +612,10 @@ def test_what_was_known_stays_known_when_its_files_are_replaced(tmp_path):
             + textwrap.dedent(
                 """
                 from k.shop import Vat
-                before = fingerprint(Vat)
+                before = code_fingerprint(Vat)
                 deploy()
                 import wave  # whatever is loaded now
-                print(before is not None and fingerprint(Vat) == before)
+                print(before is not None and code_fingerprint(Vat) == before)
                 """
             ),
         )
@@ -626,7 +626,7 @@ def test_what_was_known_stays_known_when_its_files_are_replaced(tmp_path):
 def test_a_script_has_one_and_what_has_no_file_has_none(tmp_path):
     install(tmp_path, {"k": CHANGES["a function"]}, 1)
     shop = (tmp_path / "project" / "k" / "shop.py").read_text()
-    program = START + shop + "\nprint(fingerprint(Vat), why_unknown(Vat))\n"
+    program = START + shop + "\nprint(code_fingerprint(Vat), why_unknown(Vat))\n"
 
     script = tmp_path / "script.py"
     script.write_text(program)
@@ -651,7 +651,7 @@ def test_a_module_in_an_archive_has_one(tmp_path):
         for path in (tmp_path / "project").rglob("*.py"):
             archive.write(path, path.relative_to(tmp_path / "project"))
 
-    program = START + "from k.shop import Vat\nprint(fingerprint(Vat))"
+    program = START + "from k.shop import Vat\nprint(code_fingerprint(Vat))"
     unpacked = run(tmp_path, program)
     (tmp_path / "project").rename(tmp_path / "away")
     (tmp_path / "all.zip").rename(tmp_path / "project")
@@ -676,8 +676,8 @@ def test_events_of_modules_that_are_not_reached_are_not_covered(tmp_path):
 
 
 def test_it_is_the_same_for_the_rest_of_a_process():
-    assert fingerprint(Account) == fingerprint(Account)
-    assert fingerprint(Account) != fingerprint(Parcel)
+    assert code_fingerprint(Account) == code_fingerprint(Account)
+    assert code_fingerprint(Account) != code_fingerprint(Parcel)
     assert covers(Account, "account.opened")
     assert not covers(Account, "parcel.sent") or "tests.accounts" in str(Parcel)
 
@@ -692,7 +692,7 @@ def test_a_class_that_a_function_makes_has_none(scratch_registry):
     class Local(Aggregate, log_type="local", events=[Opened]):
         n: int = 0
 
-    assert fingerprint(Local) is None
+    assert code_fingerprint(Local) is None
     assert "inside of a function" in str(why_unknown(Local))
 
 
@@ -704,7 +704,7 @@ def test_the_schema_counts(tmp_path: Path) -> None:
     install(tmp_path, {"k": kind}, 1)
     path = tmp_path / "project" / "k" / "shop.py"
     path.write_text(path.read_text().replace("total: int", "total: Amount"))
-    program = START + "from k.shop import Vat\nprint(fingerprint(Vat))"
+    program = START + "from k.shop import Vat\nprint(code_fingerprint(Vat))"
     found: set[Any] = set()
     for each in ("i", "f"):
         found.add(run(tmp_path, f"import os; os.environ['KIND'] = {each!r}\n" + program))
@@ -739,7 +739,7 @@ def test_the_distribution_that_an_aggregate_is_in_counts(tmp_path: Path) -> None
             site / "k-1.0.dist-info/RECORD",
             "".join(f"{path},sha256={digest(text)},1\n" for path, text in files.items()),
         )
-        program = START + "import k.rules\nfrom k.shop import Vat\nprint(fingerprint(Vat))"
+        program = START + "import k.rules\nfrom k.shop import Vat\nprint(code_fingerprint(Vat))"
         found.add(run(tmp_path / new, program))
 
     assert len(found) == 2

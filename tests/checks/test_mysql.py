@@ -11,7 +11,7 @@ from django.db import connection, connections, models
 from eventlogs import LogIdField
 from eventlogs.checks import mysql
 from eventlogs.fields import MARIADB_COLLATION
-from tests.checks.test_checks import found
+from tests.checks.messages import found
 
 
 @contextmanager
@@ -42,20 +42,10 @@ def test_nothing_is_wrong_with_a_database_that_was_migrated():
 @pytest.mark.postgresql
 @pytest.mark.django_db
 def test_postgresql_is_not_looked_at(monkeypatch):
-    monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", "Europe/Berlin")
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "charset", "utf8")
 
-    assert found(mysql.check_connections) == []
+    assert found(mysql.check_charsets) == []
     assert found(mysql.check_mysql, databases=["default"]) == []
-
-
-@pytest.mark.parametrize("vendor", ["sqlite", "mysql"])
-def test_e040_a_database_has_a_time_zone(monkeypatch, vendor):
-    monkeypatch.setattr(connection, "vendor", vendor)
-    assert found(mysql.check_connections) == []
-
-    monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", "Europe/Berlin")
-
-    assert found(mysql.check_connections) == ["eventlogs.E040"]
 
 
 def test_e041_a_charset_that_lacks_characters(monkeypatch):
@@ -63,9 +53,9 @@ def test_e041_a_charset_that_lacks_characters(monkeypatch):
     options = connection.settings_dict["OPTIONS"]
 
     monkeypatch.setitem(options, "charset", "utf8mb4")
-    assert found(mysql.check_connections) == []
+    assert found(mysql.check_charsets) == []
     monkeypatch.setitem(options, "charset", "utf8")
-    assert found(mysql.check_connections) == ["eventlogs.E041"]
+    assert found(mysql.check_charsets) == ["eventlogs.E041"]
 
 
 class Summary(models.Model):

@@ -76,8 +76,8 @@ class ReductionCacheContract:
         wrong = entry(9, b"wrong")
         cache.set("a", wrong, timeout=60)
 
-        assert not cache.set("a", entry(3), timeout=60, instead_of=entry(9, b"another"))
-        assert cache.set("a", entry(3), timeout=60, instead_of=wrong)
+        assert not cache.set("a", entry(3), timeout=60, replaces=entry(9, b"another"))
+        assert cache.set("a", entry(3), timeout=60, replaces=wrong)
         assert cache.get("a") == entry(3)
 
     @pytest.mark.parametrize("garbage", [b"", b"E", b"EL1", b"EL1\xff\xff\xff", b"garbage" * 9])

@@ -31,8 +31,8 @@ from eventlogs.events.codec import (
     EncodedEvent,
     EventReader,
     codec_for,
-    fingerprints,
-    same_fingerprint,
+    request_fingerprints,
+    same_request,
 )
 from eventlogs.events.registry import EventType, registry
 from eventlogs.ids import LogId
@@ -464,15 +464,15 @@ def test_a_fingerprint_is_of_types_and_data_in_order():
         [],
     ]
 
-    assert len({next(fingerprints(events)) for events in different}) == len(different)
-    assert next(fingerprints(encoded(1, 2))) == next(fingerprints(encoded(1, 2)))
+    assert len({next(request_fingerprints(events)) for events in different}) == len(different)
+    assert next(request_fingerprints(encoded(1, 2))) == next(request_fingerprints(encoded(1, 2)))
 
 
 def test_a_fingerprint_is_keyed(settings):
     settings.SECRET_KEY = "one"
-    one = next(fingerprints(encoded(1)))
+    one = next(request_fingerprints(encoded(1)))
     settings.SECRET_KEY = "other"
-    other = next(fingerprints(encoded(1)))
+    other = next(request_fingerprints(encoded(1)))
 
     assert one != other
     assert len(one) == hashlib.sha256().digest_size
@@ -480,12 +480,12 @@ def test_a_fingerprint_is_keyed(settings):
 
 def test_a_fingerprint_of_a_fallback_key_is_known(settings):
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "old", []
-    stored = next(fingerprints(encoded(1)))
+    stored = next(request_fingerprints(encoded(1)))
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "new", ["older", "old"]
 
-    assert same_fingerprint(stored, encoded(1))
-    assert not same_fingerprint(stored, encoded(2))
-    assert next(fingerprints(encoded(1))) != stored
+    assert same_request(stored, encoded(1))
+    assert not same_request(stored, encoded(2))
+    assert next(request_fingerprints(encoded(1))) != stored
 
 
 def test_a_reader_knows_its_own_events_without_the_registry():

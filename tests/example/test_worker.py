@@ -19,7 +19,7 @@ SCRIPT = """
 import time
 import django
 django.setup()
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.caches import statistics
 from eventlogs.reductions.sweeps import sweep
 from example_project.payments.events import Authorized, Payment, Requested
@@ -28,7 +28,7 @@ payments = Payment.logs
 state = payments.create(Requested(amount=100))
 for _ in range(20):
     state = payments.append(state, Authorized(amount=1, approval_code=None))
-assert background.flush(10)
+assert worker.flush(10)
 until = time.monotonic() + 30
 while payments._reducer().versions([state.log_id]) != {state.log_id: 21}:
     assert time.monotonic() < until, "the worker did not refresh"

@@ -106,7 +106,7 @@ def test_a_role_with_these_grants_runs_projections(as_owner, monkeypatch):
     state = Account.logs.create(Opened("ada"), Deposited(5))
     other = Account.logs.create(Opened("bob"))
 
-    assert workers.catch_up_all()["balances"] == 3
+    assert workers.run()["balances"] == 3
     assert balances() == replayed(state, other)
     assert balances(Inlined) == {state.log_id: 5}
     Balance.objects.update(balance=99)
@@ -192,7 +192,7 @@ def test_a_rebuild_by_such_a_role_says_who_has_to_run_it(as_owner, run):
         run("rebuild", "balances")
     # A worker goes on, and whoever asked for the rebuild can read why it did not come about.
     rebuild.request_rebuild(Balances)
-    assert workers.catch_up_all()["reduced-balances"] == 2
+    assert workers.run()["reduced-balances"] == 2
     assert "owner of the table" in ProjectionState.objects.get(name="balances").rebuild_error
 
     with as_owner():

@@ -14,7 +14,7 @@ import pytest
 from django.utils import timezone
 
 from eventlogs import LogId
-from eventlogs.management.output import plain
+from eventlogs.management.json_values import plain
 from eventlogs.models import Event
 from example_project.payments.events import Authorized, Captured, Payment, Requested
 

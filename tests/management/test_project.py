@@ -209,7 +209,9 @@ def test_a_worker_that_does_not_end_is_interrupted(start, number):
 
 @pytest.mark.feed
 def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
-    with pytest.raises(CommandError, match=r"no projection 'x'\. There is: .*payment-summary"):
+    with pytest.raises(
+        CommandError, match=r"no projection 'x'\. Declared projections: .*payment-summary"
+    ):
         run("project", "x")
     for name in list(projections):
         monkeypatch.delitem(projections, name)

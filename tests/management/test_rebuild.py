@@ -8,7 +8,7 @@ import time
 import pytest
 from django.core.management import CommandError
 
-from eventlogs.management.progress import Lines, Silent
+from eventlogs.management.terminal import Lines, Progress
 from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.projections import rebuild
 from eventlogs.projections.base import projections
@@ -84,8 +84,8 @@ def test_what_an_interrupted_run_has_applied_is_counted_and_no_speed_is_made_of_
     next(interrupted)
     interrupted.close()
     told = []
-    monkeypatch.setattr(Silent, "resume", lambda _, done: told.append(("resume", done)))
-    monkeypatch.setattr(Silent, "advance", lambda _, count=1: told.append(("advance", count)))
+    monkeypatch.setattr(Progress, "resume", lambda _, done: told.append(("resume", done)))
+    monkeypatch.setattr(Progress, "advance", lambda _, count=1: told.append(("advance", count)))
 
     shown = run("rebuild", "payment-summary")
 
@@ -112,7 +112,7 @@ def test_who_rebuilds_is_written_down(run, state, monkeypatch):
 
 
 def test_mistakes_are_said(run, db, monkeypatch):
-    with pytest.raises(CommandError, match="Which one"):
+    with pytest.raises(CommandError, match="Name the read models to rebuild"):
         run("rebuild")
     with pytest.raises(CommandError, match="There is no projection 'x'"):
         run("rebuild", "x")

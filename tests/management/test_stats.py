@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from django.core.cache import caches
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogManager
 from eventlogs.management.subcommands.stats import behind, number, size
@@ -13,7 +14,9 @@ from eventlogs.models import Event
 from eventlogs.operations import cache_figures as caching
 from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
-from tests.admin.test_standings import standing
+from tests.admin.test_projection_status import standing
+
+FROM_OURS = re.compile(r" FROM [\"`]eventlogs_")
 
 
 def fill(logs: int, events: int) -> None:
@@ -49,11 +52,16 @@ def test_a_small_database_is_counted_exactly(account, run_json):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "~0"), (999, "~999"), (20_002, "~20,000"), (1_967_210, "~1,970,000")]
+    ("rows", "mark", "text"),
+    [
+        (20_002, "", "20,002"),
+        (20_002, "~", "~20,000"),
+        (1_967_210, "~", "~1,970,000"),
+        (100_000, "≥", "≥100,000"),
+    ],
 )
-def test_an_estimate_has_no_more_digits_than_it_is_worth(value, text):
-    assert number(value, True) == text
-    assert number(value, False) == f"{value:,}"
+def test_an_estimate_has_no_more_digits_than_it_is_worth(rows, mark, text):
+    assert number(figures.TableFigures("eventlogs_event", 1, rows, mark)) == text
 
 
 def test_how_far_a_projection_is_behind_says_whether_it_may_be_further():
@@ -78,44 +86,67 @@ def test_sizes_of_tables_and_indexes_are_told(account, run, run_json):
     assert "eventlogs_event_one_per_log_and_index" in run("stats")
 
 
-@pytest.mark.postgresql
-@pytest.mark.django_db(transaction=True)
-def test_a_large_table_is_sampled_and_says_so(run, run_json, monkeypatch):
-    # Other tests leave empty pages behind, and a sample of those alone would count nothing.
-    with connection.cursor() as cursor:
-        cursor.execute("VACUUM (FULL) eventlogs_event")
-    fill(logs=400, events=20)
-    monkeypatch.setattr(figures, "SAMPLED_PAGES", 20)
+def test_of_large_tables_the_newest_rows_are_read(run, run_json, monkeypatch, db):
+    Account.logs.create(Opened(owner="Ada"))
+    fill(logs=5, events=10)
+    monkeypatch.setattr(figures, "NEWEST", 30)
 
     found = run_json("stats")
 
-    # Logs, too, where other tests have left many pages of rows that were taken back.
-    assert "events" in found["estimated"]
-    assert 0 < found["events_counted"] < 8_000
-    assert found["events"] == pytest.approx(8_000, rel=0.9)
-    assert "~" in run("stats")
-    assert "--exact" in run("stats")
+    assert found["estimated"] == ["events"]
+    assert found["events_counted"] == 30
+    assert found["events"] >= 30
+    assert found["by_type"] == {"account.deposited": 27, "account.opened": 3}
+    assert sum(found["by_day"].values()) == 30
+    assert found["logs"]["account"]["length"] == {"p50": 10, "p90": 10, "p99": 10, "longest": 10}
+    shown = run("stats")
+    assert re.match("[~≥][0-9,]+ events; of the newest 30\n", shown)
+    assert "--exact counts" in shown
 
 
-def test_a_large_table_is_counted_in_part_on_other_databases(monkeypatch, db):
-    fill(logs=10, events=10)
+@pytest.mark.postgresql
+@pytest.mark.django_db(transaction=True)
+def test_all_rows_of_a_large_table_are_estimated_by_the_planner(run, run_json, monkeypatch):
+    fill(logs=40, events=20)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE eventlogs_event")
+    monkeypatch.setattr(figures, "NEWEST", 100)
+
+    assert run_json("stats")["events"] == 800
+    assert run("stats").startswith("~800 events; of the newest 100\n")
+
+
+def test_more_rows_than_were_read_are_said_where_there_is_no_estimate(run, monkeypatch, db):
+    fill(logs=5, events=10)
     monkeypatch.setattr(figures, "NEWEST", 30)
+    monkeypatch.setattr(figures, "_add_sizes", lambda *_: None)
 
-    found = figures._of_others("default", exact=False)
-
-    assert found.estimated == {"events"}
-    assert found.events_counted <= 30
+    assert run("stats").startswith("≥30 events; of the newest 30\n")
 
 
-def test_exact_counts_everything(run_json, monkeypatch, db):
+def test_without_exact_a_range_of_the_primary_key_is_read(db, monkeypatch):
+    for each in range(5):
+        Account.logs.create(Opened(owner="Ada"), idempotency_key=f"key {each}")
+    monkeypatch.setattr(figures, "NEWEST", 4)
+
+    with CaptureQueriesContext(connection) as captured:
+        figures.figures("default", exact=False)
+
+    of_tables = [each["sql"] for each in captured if re.search(FROM_OURS, each["sql"])]
+    assert len(of_tables) == 6
+    for statement in of_tables:
+        assert "LIMIT 1 OFFSET 3" in statement or " >= " in statement
+
+
+def test_exact_reads_everything(run_json, monkeypatch, db):
     fill(logs=50, events=20)
-    monkeypatch.setattr(figures, "SAMPLED_PAGES", 1)
     monkeypatch.setattr(figures, "NEWEST", 10)
 
     found = run_json("stats", "--exact")
 
     assert found["estimated"] == []
     assert found["events"] == found["events_counted"] == 1_000
+    assert found["logs"]["account"]["logs"] == 50
 
 
 @pytest.mark.parametrize(

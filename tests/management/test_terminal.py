@@ -10,12 +10,13 @@ import sys
 import pytest
 from django.db import connection
 
-from eventlogs.management import progress
+from eventlogs.management import terminal as layout
 from tests.accounts import Account, Noted, Opened
 from tests.management.test_eventlogs import ROOT
 
 pexpect = pytest.importorskip("pexpect")
 
+UP_AND_ERASED = "\x1b[1A\x1b[2K"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -123,13 +124,14 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(transactional_db):
 
 
 def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
-    pytest.importorskip("tqdm")
+    pytest.importorskip("rich")
 
     shown = finish(terminal("verify"))
 
-    assert "Verifying: " in shown
-    assert re.search(r"Verifying: [^\r\n]*\n", shown) is None
-    assert ESCAPES.sub("", shown.split("\r")[-1]) == "3 events were looked at. Nothing is wrong.\n"
+    assert "Verifying" in shown
+    assert shown.count(UP_AND_ERASED) == shown.count("\n") - 1
+    result = ESCAPES.sub("", shown.rpartition(UP_AND_ERASED)[2])
+    assert result == "3 events were looked at. Nothing is wrong.\n"
 
 
 @pytest.mark.feed
@@ -146,7 +148,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(terminal, account):
 
 
 def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_db):
-    pytest.importorskip("tqdm")
+    pytest.importorskip("rich")
     child = terminal("import", "-")
     child.expect("Importing")
     child.sendline('{"format":"eventlogs","version":1}')
@@ -159,11 +161,11 @@ def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_
     assert child.exitstatus == 130
 
 
-def test_a_bar_is_shown_on_a_terminal_and_nowhere_else(capsys):
-    with progress.shown(sys.stderr, "Doing", 10, "events") as shown:
-        shown.advance(5)
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(capsys):
+    shown = layout.progress(sys.stderr, "Doing", total=10, unit="events")
+    shown.advance(5)
+    shown.close()
 
-    assert isinstance(shown, progress.Silent)
     assert capsys.readouterr().err == ""
 
 
@@ -185,35 +187,72 @@ class Terminal:
         return True
 
 
-def test_a_bar_with_tqdm():
-    pytest.importorskip("tqdm")
+@pytest.fixture
+def without_rich(monkeypatch):
+    monkeypatch.setattr(layout, "HAS_RICH", False)
+    monkeypatch.setattr(layout, "PAUSE", 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "unit", "counted"),
+    [
+        (1_000, "events", "500 of 1,000 events"),
+        (None, "events", "500 events"),
+        (2**20, "B", "1.0 MiB"),
+    ],
+)
+def test_a_bar_says_how_much_is_done(monkeypatch, total, unit, counted):
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
 
-    with progress.shown(stream, "Doing", 10, "events") as shown:
-        shown.advance(10)
-        shown.clear()
+    shown = layout.progress(stream, "Doing", total=total, unit=unit)
+    shown.advance(500)
+    shown.close()
 
-    assert "Doing" in stream.text
+    text = ESCAPES.sub("", stream.text)
+    assert "Doing" in text
+    assert counted in text
 
 
-def test_lines_without_tqdm(monkeypatch):
-    monkeypatch.setattr(progress, "tqdm", None)
-    monkeypatch.setattr(progress, "PAUSE", 0)
+@pytest.mark.parametrize(
+    ("done", "line"),
+    [
+        (500, "Doing: 500 of 1,000 events, about 0 s left\n"),
+        (1_000, "Doing: 1,000 of 1,000 events\n"),
+    ],
+)
+def test_without_rich_progress_is_lines(without_rich, done, line):
     stream = Terminal()
 
-    with progress.shown(stream, "Doing", 1_000, "events") as shown:
-        shown.advance(1_000)
-        shown.clear()
+    shown = layout.progress(stream, "Doing", total=1_000, unit="events")
+    shown.advance(done)
+    shown.clear()
+    shown.close()
 
-    assert stream.text == "Doing: 1,000 of 1,000 events\n"
+    assert stream.text == line
 
 
-def test_lines_say_how_long_it_may_still_take(monkeypatch):
-    monkeypatch.setattr(progress, "tqdm", None)
-    monkeypatch.setattr(progress, "PAUSE", 0)
-    stream = Terminal()
+NAMES = ["short", "wide 日本語 " * 9, "combining e\u0301", "שלום", "emoji \U0001f600"]
 
-    with progress.shown(stream, "Doing", 1_000, "events") as shown:
-        shown.advance(500)
 
-    assert stream.text == "Doing: 500 of 1,000 events, about 0 s left\n"
+def test_columns_are_aligned_by_what_a_terminal_shows(without_rich):
+    lines = layout.table([(name, "1") for name in NAMES], width=80, right=[1])
+
+    assert {layout.columns(line) for line in lines} == {layout.columns(NAMES[1]) + 3}
+
+
+def test_with_rich_a_table_fits_the_terminal():
+    pytest.importorskip("rich")
+
+    lines = layout.table([(name, "1,000,000") for name in NAMES], width=60, right=[1])
+
+    assert max(layout.columns(line) for line in lines) <= 60
+    assert sum(line.endswith("1,000,000") for line in lines) == len(NAMES)
+    assert "".join(lines).count("日") == 9
+
+
+def test_without_rich_nothing_is_broken_or_cut(without_rich):
+    text = "word " * 100
+
+    assert layout.wrapped(text, width=80) == [text]

@@ -14,7 +14,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from eventlogs import LogId, LogManager, Reduction, event
-from eventlogs.caches.backends import CarefulCache, NoReductionCache, cache_for
+from eventlogs.caches.backends import GuardedCache, NoReductionCache, cache_for
 from eventlogs.caches.entries import EntryCodec
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.events.registry import upcaster
@@ -312,7 +312,7 @@ def keep(cache, aggregate: Account, log_id: LogId, version: int) -> None:
     """Put an entry into the cache, signed and proven."""
     codec = EntryCodec(Account, "default")
     row = store_for("default").events(log_id, start=version - 1, limit=1)[0]
-    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row[1]), row)
+    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row.position), row)
     cache.replace(codec.key(log_id), entry, timeout=60)
 
 
@@ -353,7 +353,7 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
 
         set = add = replace = delete = get
 
-    monkeypatch.setattr(verification, "cache_for", lambda: CarefulCache(Away()))
+    monkeypatch.setattr(verification, "cache_for", lambda: GuardedCache(Away()))
     assert [each.message for each in of_caches()] == [
         "the cache cannot be read, so nothing is known"
     ]

@@ -120,7 +120,7 @@ def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     monkeypatch.setitem(projections, "balances", Balances)
 
     Balances.request_rebuild(by="grace")
-    workers.catch_up_all(["balances"])
+    workers.run(["balances"])
 
     assert [entry[1:3] for entry in done()] == [
         ("rebuild requested", "grace"),

@@ -17,7 +17,7 @@ from eventlogs import (
     handles,
     projection,
 )
-from eventlogs.checks import rules as system_checks
+from eventlogs.checks import projections as system_checks
 from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
 from eventlogs.projections import databases
 from tests.accounts import Account, Deposited, Opened, Withdrawn

@@ -14,13 +14,23 @@ from eventlogs.projections import error_text
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.error_text import MAX_DETAILS
 from eventlogs.projections.held_logs import IN_FLIGHT, LONGEST_WAIT, HeldLogs
+from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
 
 
 def row(log_id=None, index=3, position=7):
-    log_id = log_id or LogId.new("account")
-    return (log_id.log_type, log_id.uuid, index, position, "account.noted", 1, "{}", "{}", None, 0)
+    return StoredEvent(
+        log_id=log_id or LogId.new("account"),
+        index=index,
+        position=position,
+        type="account.noted",
+        schema_version=1,
+        data="{}",
+        metadata="{}",
+        idempotency_key=None,
+        recorded_at=timezone.now(),
+    )
 
 
 def held_logs(*, max_attempts=3, backoff=10.0, is_rebuild=False):

@@ -15,9 +15,9 @@ from eventlogs.models import Checkpoint, ProjectionWorker
 from eventlogs.projections import leases, releases
 from eventlogs.projections.releases import Handles, preferred
 from eventlogs.projections.starting import begin, lease_partition
+from tests.processes import until
 from tests.projections.readmodels import Balances
 from tests.projections.release import Release
-from tests.reliability.runners import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -430,7 +430,7 @@ def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release
 
     assert said.startswith("ProjectionFailed")
     assert "retired_event('booking.refunded')" in said
-    assert "mend its handler" not in said
+    assert "correct its handler" not in said
     assert old.do("rows()") == [[1, 1]]
     old.do("Seats.rebuild(park=True)")
     assert old.do("held(Seats)") == [["booking.refunded", 0]]
@@ -530,7 +530,7 @@ def test_an_old_process_does_not_touch_inline_rows_that_a_newer_release_has_rebu
 
     said = old.do(f"refused(lambda: Booking.logs.append({log!r}, Charged(4), expected_version=2))")
     assert_says_deployment(said)
-    assert "mend" not in said
+    assert "correct its handler" not in said
     assert old.do("refused(lambda: Booking.logs.create(Charged(5)))").startswith(
         "ProjectionUnavailable"
     )

@@ -141,8 +141,8 @@ def test_what_waits_for_a_release_is_told():
         cursor.execute(
             """
             INSERT INTO eventlogs_event
-                (log_id, "index", type, schema_version, data, metadata, recorded_at)
-            SELECT log_id, "index" + 1, 'account.new', 1, data, metadata, recorded_at
+                (log_type, log_id, "index", type, schema_version, data, metadata, recorded_at)
+            SELECT log_type, log_id, "index" + 1, 'account.new', 1, data, metadata, recorded_at
             FROM eventlogs_event WHERE position = %s
             """,
             [state.position],
@@ -223,12 +223,12 @@ def test_all_projections_at_once_are_strict():
     buggy(Deposited)
 
     with pytest.raises(ExceptionGroup) as caught:
-        workers.catch_up_all(strict=True)
+        workers.run(strict=True)
 
     names = {error.projection for error in caught.value.exceptions}
     assert {Balances.name, Letters.name} <= names
     reset()
-    assert workers.catch_up_all(strict=True)[Letters.name] == 1
+    assert workers.run(strict=True)[Letters.name] == 1
     assert len(reactions) == 1
 
 

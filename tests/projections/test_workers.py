@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import workers as running
-from eventlogs.projections.workers import Share, Worker, catch_up_all, chosen, divided
+from eventlogs.projections.workers import Share, Worker, chosen, divided, run
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -76,7 +76,7 @@ def beat(*runners):
 def test_all_that_are_declared_catch_up():
     states = some()
 
-    assert catch_up_all() == {
+    assert run() == {
         "balances": 10,
         "reduced-balances": 10,
         "deposits-by-owner": 5,
@@ -87,10 +87,10 @@ def test_all_that_are_declared_catch_up():
 
 def test_named_ones_catch_up_and_an_unknown_name_is_refused():
     some()
-    assert catch_up_all(["letters"]) == {"letters": 5}
-    assert catch_up_all([]) == {}
+    assert run(["letters"]) == {"letters": 5}
+    assert run([]) == {}
     with pytest.raises(KeyError):
-        catch_up_all(["unknown"])
+        run(["unknown"])
     with pytest.raises(KeyError):
         Worker(["unknown"])
     assert set(chosen()) == {"balances", "reduced-balances", "deposits-by-owner", "letters"}
@@ -98,12 +98,12 @@ def test_named_ones_catch_up_and_an_unknown_name_is_refused():
 
 def test_those_that_fail_do_not_stop_the_others(monkeypatch):
     some()
-    catch_up_all(["balances", "letters"])
+    run(["balances", "letters"])
     ProjectionState.objects.filter(name="balances").update(version=2)
     ProjectionState.objects.filter(name="letters").update(version=2)
 
     with pytest.raises(ExceptionGroup) as caught:
-        catch_up_all()
+        run()
 
     assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]
     assert len(balances(Reduced)) == 5
@@ -115,7 +115,7 @@ def test_what_another_worker_has_is_left_to_it(runner):
     other.round()
     some()
 
-    assert catch_up_all(NAMES) == {"balances": 0}
+    assert run(NAMES) == {"balances": 0}
 
 
 def test_the_task_of_celery_runs_them():
@@ -328,7 +328,7 @@ def test_a_rebuild_while_it_runs_takes_its_lease_and_it_takes_a_new_one(runner):
 
 def test_what_cannot_run_is_said_once_and_tried_again(runner, caplog):
     some()
-    catch_up_all(NAMES)
+    run(NAMES)
     ProjectionState.objects.update(version=2)
     each = runner()
     for _ in range(3):
@@ -512,7 +512,7 @@ def test_a_rebuild_is_done_where_nothing_else_may_be(runner, by):
     Balances.request_rebuild()
 
     if by == "Celery":
-        catch_up_all(["balances"])
+        run(["balances"])
     else:
         one = runner()
         until(lambda: (one.round(), ProjectionState.objects.get(name="balances").rebuilt_at)[-1])

@@ -11,8 +11,8 @@ import pytest
 from django.db import connection
 
 from eventlogs import LogId
+from tests.processes import Crew
 from tests.races import history
-from tests.races.crew import Crew
 from tests.races.events import batch
 from tests.races.history import Outcome, Violation
 from tests.races.stores import races

@@ -18,7 +18,7 @@ from django.db import Error, OperationalError, connection, transaction
 from eventlogs import ANY, EventLogError, LogId, LogManager, LogState, TransactionMustRetry
 from eventlogs.models import IdempotencyKey
 from eventlogs.stores.retries import must_retry
-from tests.races.crew import Place
+from tests.processes import Place
 from tests.races.events import Race, batch
 from tests.races.history import Outcome
 from tests.races.stores import races

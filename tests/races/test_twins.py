@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from eventlogs import LogId
+from tests.processes import ProcessFailed
 from tests.races import COMMITS, jobs
-from tests.races.crew import CrewError
 from tests.races.history import kinds
 
 pytestmark = [pytest.mark.postgresql, COMMITS]
@@ -79,7 +79,8 @@ def test_a_create_that_leaves_its_key_is_found(crew, violations, writers):
 def test_a_create_that_breaks_the_callers_transaction_is_found(crew, writers, transactional_db):
     log_ids = [LogId.new("race")]
 
-    with pytest.raises(CrewError, match=r"TransactionManagementError|current transaction is abort"):
+    unusable = r"TransactionManagementError|current transaction is abort"
+    with pytest.raises(ProcessFailed, match=unusable):
         crew.race(
             writers, jobs.create_one_log, TWIN + "CreateFailsInTheDatabase", log_ids, True, True
         )

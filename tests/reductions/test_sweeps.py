@@ -7,11 +7,11 @@ from django.core.cache import caches
 from django.db import transaction
 
 from eventlogs import LogManager
-from eventlogs.caches.backends import CarefulCache, Unreachable, cache_for, statistics
+from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.reductions.sweeps import sweep
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.testing import RecordingCache
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 
@@ -21,7 +21,7 @@ def _from_zero(db):
     caches["default"].clear()
     counters.reset()
     yield
-    background.flush(5)
+    worker.flush(5)
     caches["default"].clear()
 
 
@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_be_reached_is_said(accounts, monkeypatch):
     accounts.create(Opened("Ada"))
     down = RecordingCache()
     down.is_down = True
-    monkeypatch.setattr("eventlogs.reductions.sweeps.cache_for", lambda cache: CarefulCache(down))
+    monkeypatch.setattr("eventlogs.reductions.sweeps.cache_for", lambda cache: GuardedCache(down))
 
     with pytest.raises(Unreachable):
         sweep()

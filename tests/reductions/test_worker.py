@@ -18,12 +18,12 @@ from urllib.request import urlopen
 import pytest
 from django.db import InterfaceError, connections
 
-from eventlogs.reductions.worker import Background, runs_threads
+from eventlogs.reductions.worker import Worker, runs_threads
 
 
 @pytest.fixture
 def queue():
-    made = Background(capacity=3)
+    made = Worker(capacity=3)
     yield made
     assert made.flush(5)
 
@@ -282,12 +282,12 @@ settings.configure(
 )
 django.setup()
 from django.core.management import call_command
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.caches import statistics
 from tests.accounts import Account, Opened
 call_command("migrate", verbosity=0)
 from django.db import connections
-background.submit("before the fork", lambda: None)  # its thread is gone in the workers
+worker.submit("before the fork", lambda: None)  # its thread is gone in the workers
 connections.close_all()
 
 
@@ -350,9 +350,9 @@ def test_what_is_queued_is_done_before_the_process_ends(tmp_path):
         "from pathlib import Path\n"
         "import django\n"
         "django.setup()\n"
-        "from eventlogs.reductions.worker import background\n"
-        "background.submit('a', lambda: time.sleep(0.2))\n"
-        f"background.submit('b', Path({str(written)!r}).touch)\n"
+        "from eventlogs.reductions.worker import worker\n"
+        "worker.submit('a', lambda: time.sleep(0.2))\n"
+        f"worker.submit('b', Path({str(written)!r}).touch)\n"
     )
 
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

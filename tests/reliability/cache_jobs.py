@@ -14,7 +14,8 @@ from django.utils.module_loading import import_string
 from eventlogs import ANY, ConcurrentAppend, LogId, LogManager
 from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.reductions.reader import Reducer
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
+from tests.processes import Place
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL
 
@@ -69,14 +70,14 @@ class Watch:
         self.counts["reduced"] += 1
 
     def report(self) -> Report:
-        background.flush(5)
+        worker.flush(5)
         return Report(self.counts["reduced"], self.wrong, self.slowest, statistics())
 
 
-def read(stop: Any, number: int, log_ids: list[LogId], *twin: str) -> Report:
+def read(place: Place, log_ids: list[LogId], *twin: str) -> Report:
     """Reduce one log after the other."""
-    watch, choices = Watch(ledgers(*twin)), random.Random(f"reader {number}")
-    while not stop.is_set() and len(watch.wrong) < WRONG:
+    watch, choices = Watch(ledgers(*twin)), random.Random(f"reader {place.number}")
+    while not place.is_set() and len(watch.wrong) < WRONG:
         log_id = choices.choice(log_ids)
         try:
             if choices.random() < 0.1:
@@ -86,15 +87,15 @@ def read(stop: Any, number: int, log_ids: list[LogId], *twin: str) -> Report:
                 watch.reduce(log_id)
         except Exception:
             watch.wrong.append(traceback.format_exc())
-        time.sleep(0.002)
+        place.wait(0.002)
     return watch.report()
 
 
-def write(stop: Any, number: int, log_ids: list[LogId], *twin: str) -> Report:
+def write(place: Place, log_ids: list[LogId], *twin: str) -> Report:
     """Append, by every way there is; take some of it back, but not before it was reduced."""
     manager = ledgers(*twin, refresh_on_append=True)
-    watch, choices = Watch(manager), random.Random(f"writer {number}")
-    while not stop.is_set() and len(watch.wrong) < WRONG:
+    watch, choices = Watch(manager), random.Random(f"writer {place.number}")
+    while not place.is_set() and len(watch.wrong) < WRONG:
         log_id = choices.choice(log_ids)
         try:
             _write_once(watch, log_id, choices)
@@ -102,7 +103,7 @@ def write(stop: Any, number: int, log_ids: list[LogId], *twin: str) -> Report:
             watch.counts["taken back"] += 1
         except Exception:
             watch.wrong.append(traceback.format_exc())
-        time.sleep(choices.random() * 0.03)
+        place.wait(choices.random() * 0.03)
     return watch.report()
 
 

@@ -21,7 +21,7 @@ django.setup()
 
 from eventlogs import ANY, LogManager  # noqa: E402
 from eventlogs.caches.backends import statistics  # noqa: E402
-from eventlogs.reductions.worker import background  # noqa: E402
+from eventlogs.reductions.worker import worker  # noqa: E402
 from eventlogs.refreshers import label  # noqa: E402
 from tests.reliability.celery_app import app  # noqa: E402
 from tests.reliability.ledgers import Entered, Ledger  # noqa: E402
@@ -36,7 +36,7 @@ def append(count: str, *log_ids: str) -> dict[str, Any]:
         began = time.monotonic()
         manager.append(log_id, Entered(f"{number}"), expected_version=ANY)
         times.append(time.monotonic() - began)
-    flushed = background.flush(30)
+    flushed = worker.flush(30)
     return {"times": sorted(times), "flushed": flushed, "statistics": statistics()}
 
 

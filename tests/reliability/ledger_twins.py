@@ -25,7 +25,6 @@ from eventlogs.projections import (
     inline,
     inline_bulk,
     leases,
-    log_events,
     partitions,
     rebuild,
     workers,
@@ -33,7 +32,7 @@ from eventlogs.projections import (
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.reactions import Reactions
-from tests.reliability.steps import passing
+from tests.processes.stops import passing
 
 
 def rows_and_checkpoint_apart() -> None:
@@ -56,7 +55,7 @@ def reacts_afterwards() -> None:
     original = Reactions.before_transaction
 
     def later(self: Reactions, row: Any) -> Any:
-        advancing_past = self.partition.transact(lambda lease: None, row[log_events.POSITION])
+        advancing_past = self.partition.transact(lambda lease: None, row.position)
         return advancing_past or original(self, row)
 
     Reactions.before_transaction = later  # type: ignore[method-assign]

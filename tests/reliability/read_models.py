@@ -11,8 +11,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from django.db import connection, models
 
@@ -31,8 +32,8 @@ from eventlogs.models import Event, EventLog, ParkedEvent
 from eventlogs.projections import checkpoints
 from eventlogs.projections.base import projections
 from eventlogs.stores.participants import Follower, followers
+from tests.processes.stops import passing
 from tests.reliability.ledgers import Entered, Ledger
-from tests.reliability.steps import passing
 
 FLAKY = "flaky"  # fails two times of three, at random
 POISON = "poison "  # misbehaves each time, until it is mended; what it does follows
@@ -46,6 +47,7 @@ class LedgerRow(models.Model):
     chain = models.CharField(max_length=16, default="", db_index=True)
     entries = models.IntegerField(default=0)
     total = models.IntegerField(default=0)
+    objects: ClassVar[models.Manager[LedgerRow]] = models.Manager()
 
     class Meta:
         app_label = "tests_of_reliability"
@@ -59,6 +61,7 @@ class Letter(models.Model):
 
     log_id = LogIdField()
     index = models.IntegerField()
+    objects: ClassVar[models.Manager[Letter]] = models.Manager()
 
     class Meta:
         app_label = "tests_of_reliability"
@@ -76,7 +79,7 @@ mended: list[Path] = []
 class Quick:
     """What campaigns do not want to wait for; some processes have another time-out."""
 
-    log_types = ["ledger"]
+    log_types: ClassVar[Sequence[str]] = ["ledger"]
     timeout = 1.0
     backoff = 0.02
     max_attempts = 3

@@ -1,48 +1,16 @@
-"""
-The steps of a worker, where campaigns stop it: killed or paused by its own hand.
-
-A process orders one stop: at which step, at which of the times that it comes there, and by which
-signal. It says so to the test before.
-"""
+"""The steps of a projection's worker at which campaigns stop it: see tests/processes/stops.py."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from eventlogs.feed.reader import Feed
 from eventlogs.projections import leases, partitions, rebuild, rows, shadow_tables
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
-
-
-class Stop(NamedTuple):
-    """Where a process is to be stopped."""
-
-    step: str
-    time: int  # 1 is the first
-    signal: int
-
-
-_ordered: list[tuple[Stop, Callable[[str], None]]] = []
-_passed: Counter[str] = Counter()
-
-
-def order(stop: Stop, tell: Callable[[str], None]) -> None:
-    """Stop this process there; ``tell`` is called before."""
-    _ordered.append((stop, tell))
-
-
-def passing(step: str) -> None:
-    """A step is reached."""
-    _passed[step] += 1
-    for stop, tell in _ordered:
-        if stop.step == step and stop.time == _passed[step]:
-            tell(step)
-            os.kill(os.getpid(), stop.signal)
+from tests.processes.stops import passing
 
 
 def install() -> None:

@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
 from django.test import override_settings
 
 from eventlogs import LogId, LogManager
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import SIGNATURE_BYTES, version_in
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
+from tests.processes import Processes
 from tests.races import COMMITS
 from tests.reliability import cache_jobs
 from tests.reliability.cache_jobs import Report, ledgers
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MortalRedis
-from tests.reliability.team import Team
 
 pytestmark = [pytest.mark.redis, COMMITS]
 
@@ -172,12 +171,12 @@ def campaign(
 ) -> tuple[list[Report], int]:
     """Have writers and readers at work while Redis is disturbed; return their reports."""
     settings = {"CACHES": server.caches}
-    with Team(dict(connection.settings_dict), settings) as team, server.client() as client:
-        team.add(size, cache_jobs.write, log_ids, *twin)
-        team.add(size, cache_jobs.read, log_ids, *twin)
+    with Processes(settings=settings) as team, server.client() as client:
+        team.line_up(size, cache_jobs.write, log_ids, *twin)
+        team.line_up(size, cache_jobs.read, log_ids, *twin)
         team.go()
         told = disturb(server, Liar(client, bomb, random.Random(seconds)), seconds)
-        return team.finish(), told
+        return team.end(), told
 
 
 def converge(log_ids: list[LogId], manager: LogManager[Ledger]) -> None:
@@ -185,7 +184,7 @@ def converge(log_ids: list[LogId], manager: LogManager[Ledger]) -> None:
     for _ in range(2):
         for log_id in log_ids:
             manager.reduce(log_id)
-        assert background.flush(20)
+        assert worker.flush(20)
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(4, 3), pytest.param(30, 8, marks=pytest.mark.long)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import version_in
 from eventlogs.reductions.reader import Kept
-from eventlogs.reductions.worker import Background, background
+from eventlogs.reductions.worker import Worker, worker
 from eventlogs.refreshers import (
     BaseRefresher,
     MessageRefresher,
@@ -35,11 +34,11 @@ from eventlogs.refreshers import (
 )
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
+from tests.processes import Place, Processes
 from tests.races import COMMITS
 from tests.reliability import twins
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL, MortalRedis
-from tests.reliability.team import Team
 
 ROOT = Path(__file__).parent.parent.parent
 TWIN = "tests.reliability.twins."
@@ -132,8 +131,8 @@ def test_a_thread_that_cannot_be_started_is_no_error_to_a_reader(monkeypatch):
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    work = Background()
-    monkeypatch.setattr("eventlogs.refreshers.background", work)
+    work = Worker()
+    monkeypatch.setattr("eventlogs.refreshers.worker", work)
     manager = LogManager(
         Ledger,
         store=MemoryStore(),
@@ -172,15 +171,15 @@ def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
     )
     state = manager.create(*(Entered("one") for _ in range(600)))
     gate = threading.Event()
-    assert background.flush(10)
-    background.submit("something slow", gate.wait)
+    assert worker.flush(10)
+    worker.submit("something slow", gate.wait)
     try:
         manager.reduce(state.log_id)  # its entry and the end of its claim are queued
         manager.append(state, Entered("newer"))
         manager.reduce(state.log_id)  # so is this one
     finally:
         gate.set()
-    assert background.flush(10)
+    assert worker.flush(10)
 
     key = manager._reducer().key(state.log_id)
     assert cache.get(f"{key}.claim") is None
@@ -249,7 +248,7 @@ def test_tests_on_sqlite_in_memory_are_not_locked_out_by_the_thread(memory_datab
     state = manager.create(Entered("first"))
 
     assert manager._reducer().versions([state.log_id]) == {state.log_id: 1}
-    assert not background.is_queued((manager._reducer(), state.log_id))
+    assert not worker.is_queued((manager._reducer(), state.log_id))
 
 
 # Messages: the flag comes down before the log is read.
@@ -283,13 +282,13 @@ def test_an_append_while_a_worker_reads_is_not_forgotten(server, clears_first):
     mailbox = Mailbox()
     manager = LogManager(Ledger, cache=MORTAL, refresher=mailbox, refresh_on_append=True)
     log_id = manager.create(Entered("first")).log_id
-    assert background.flush(10)
+    assert worker.flush(10)
     (message,) = mailbox.messages
     mailbox.messages.clear()
 
     def meanwhile() -> None:
         manager.append(log_id, Entered("meanwhile"), expected_version=1)
-        assert background.flush(10)
+        assert worker.flush(10)
 
     if clears_first:
         refresh_by_names(*message)
@@ -313,7 +312,7 @@ def test_there_are_few_messages_for_many_appends(server, kind, few):
 
     for number in range(200):
         manager.append(log_ids[number % 10], Entered("more"), expected_version=1 + number // 10)
-    assert background.flush(10)
+    assert worker.flush(10)
 
     assert (len(mailbox.messages) <= 20) == few
 
@@ -321,23 +320,25 @@ def test_there_are_few_messages_for_many_appends(server, kind, few):
 # Writers of one entry.
 
 
-def write_versions(stop: Any, number: int, cache: str, key: str, highest: int) -> int:
+def write_versions(place: Place, cache: str, key: str, highest: int) -> int:
     """Write entries of all versions, in an order of one's own that is not quite theirs."""
     kept: BaseReductionCache = import_string(cache)(MORTAL)
-    choices = random.Random(number)
+    choices = place.random
     for version in sorted(range(1, highest + 1), key=lambda each: each + choices.random() * 40):
         kept.set(key, b"EL1" + version.to_bytes(4, "big") + bytes(40), timeout=60)
     return highest
 
 
-def watch_versions(stop: Any, number: int, key: str) -> list[int]:
+def watch_versions(place: Place, key: str) -> list[int]:
     """Return the versions that were there, one after the other."""
     seen = []
     client = caches[MORTAL].client.get_client()  # type: ignore[attr-defined]
     name = caches[MORTAL].make_key(key)
-    while not stop.is_set():
+    while not place.is_set():
         seen.append(version_in(client.get(name) or b""))
-    return seen
+        if len(seen) == 1:
+            place.say("it is watching")
+    return [*seen, version_in(client.get(name) or b"")]
 
 
 @pytest.mark.redis
@@ -351,15 +352,13 @@ def watch_versions(stop: Any, number: int, key: str) -> list[int]:
     ],
 )
 def test_an_entry_never_goes_back_whoever_writes(server, cache, goes_back):
-    database, settings = dict(connection.settings_dict), {"CACHES": server.caches}
-    with Team(database, settings) as watching, Team(database, settings) as team:
-        watching.add(1, watch_versions, "a key")
-        team.add(4, write_versions, cache, "a key", 1_500)
-        watching.go()
-        team.go()
-        team.reports()
-        time.sleep(0.05)
-        (seen,) = watching.finish()
+    with Processes(settings={"CACHES": server.caches}) as processes:
+        watching = processes.start(watch_versions, "a key")
+        watching.heard()
+        processes.line_up(4, write_versions, cache, "a key", 1_500)
+        processes.go()
+        processes.reports()
+        seen = watching.end()
 
     assert (seen != sorted(seen)) == goes_back
     if not goes_back:

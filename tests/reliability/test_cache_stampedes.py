@@ -12,25 +12,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from django.core.cache import caches
-from django.db import connection, connections
+from django.db import connections
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from eventlogs import LogId, LogLengthPolicy, LogManager
-from eventlogs.events.codec import StoredEvent
 from eventlogs.reductions.reader import CLAIM
-from eventlogs.reductions.worker import background
+from eventlogs.reductions.worker import worker
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.postgresql import PostgreSQLStore
+from eventlogs.values import StoredEvent
+from tests.processes import Place, Processes, until
 from tests.races import COMMITS
 from tests.reliability.cache_jobs import REDUCER
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL, MortalRedis
-from tests.reliability.team import Team
 
 pytestmark = [pytest.mark.redis, COMMITS]
 
@@ -71,7 +71,7 @@ class CountingStore(PostgreSQLStore):
 
 
 def miss(
-    stop: Any, number: int, log_id: LogId, threads: int, pause: float, twin: str, declines: bool
+    place: Place, log_id: LogId, threads: int, pause: float, twin: str, declines: bool
 ) -> Missed:
     """Reduce one log in ``threads`` threads at once."""
     store = CountingStore("default")
@@ -91,7 +91,7 @@ def miss(
 
     with ThreadPoolExecutor(threads) as readers:
         found = list(readers.map(reduce, range(threads)))
-    background.flush(20)
+    worker.flush(20)
     list(pool().map(lambda _: connections.close_all(), range(CONNECTIONS)))
     return Missed({each[:2] for each in found}, max(each[2] for each in found))
 
@@ -103,8 +103,8 @@ def server() -> Iterator[MortalRedis]:
 
 
 @pytest.fixture
-def team(server: MortalRedis) -> Iterator[Team]:
-    with Team(dict(connection.settings_dict), {"CACHES": server.caches}) as team:
+def team(server: MortalRedis) -> Iterator[Processes]:
+    with Processes(settings={"CACHES": server.caches}) as team:
         yield team
 
 
@@ -134,7 +134,7 @@ SIZES = [
 @pytest.mark.parametrize(("length", "processes", "threads"), SIZES)
 def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, processes, threads):
     log_id, truth = new_log(length)
-    team.add(processes, miss, log_id, threads, 0.05, REDUCER, False)
+    team.line_up(processes, miss, log_id, threads, 0.05, REDUCER, False)
 
     team.go()
     reports = team.reports()
@@ -146,7 +146,7 @@ def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, proc
 @pytest.mark.parametrize("twin", ["WithoutFlights", "WithoutClaims"])
 def test_those_who_do_not_wait_for_one_another_are_found(server, team, twin):
     log_id, truth = new_log(4_500)
-    team.add(4, miss, log_id, 10, 0.05, TWIN + twin, False)
+    team.line_up(4, miss, log_id, 10, 0.05, TWIN + twin, False)
 
     team.go()
     reports = team.reports()
@@ -156,23 +156,19 @@ def test_those_who_do_not_wait_for_one_another_are_found(server, team, twin):
 
 
 def kill_the_first(
-    server: MortalRedis, team: Team, length: int, processes: int, threads: int, twin: str
+    server: MortalRedis, team: Processes, length: int, processes: int, threads: int, twin: str
 ) -> list[Missed]:
     """Kill who replays, while the others wait for it; return what those report."""
     log_id, truth = new_log(length)
-    (first,) = team.add(1, miss, log_id, threads, 0.3, twin, False)
+    (first,) = team.line_up(1, miss, log_id, threads, 0.3, twin, False)
     team.go()
-    until = time.monotonic() + 20
-    while not replays(server):
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    others = Team(dict(connection.settings_dict), {"CACHES": server.caches})
+    until(lambda: replays(server))
+    others = Processes(settings={"CACHES": server.caches})
     with others:
-        others.add(processes, miss, log_id, threads, 0.0, twin, False)
+        others.line_up(processes, miss, log_id, threads, 0.0, twin, False)
         others.go()
-        while int(server.client().get("page 0") or 0) < 2:
-            time.sleep(0.01)
-        team.kill(first)
+        until(lambda: int(server.client().get("page 0") or 0) >= 2)
+        first.kill()
         reports = others.reports()
     assert [report.answers for report in reports] == [truth] * processes
     return reports
@@ -198,7 +194,7 @@ def test_a_claim_that_does_not_run_out_is_found(server, team):
 )
 def test_nobody_waits_for_what_will_not_be_kept(server, team, twin, waits):
     log_id, truth = new_log(2_500)
-    team.add(4, miss, log_id, 10, 0.0, twin, True)
+    team.line_up(4, miss, log_id, 10, 0.0, twin, True)
 
     team.go()
     reports = team.reports()

@@ -14,8 +14,8 @@ import pytest
 from django.db import connection
 
 from eventlogs import LogId
+from tests.processes import Crew
 from tests.races import history, jobs
-from tests.races.crew import Crew
 from tests.races.history import Outcome, Violation, kinds
 from tests.reliability.writers import Writers
 from tests.servers import START_TIMEOUT, PostgreSQL, ServerError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,9 +20,9 @@ from tests.accounts import Account, Deposited, Opened
 pytestmark = pytest.mark.postgresql
 
 INSERT = (
-    "INSERT INTO {schema}.eventlogs_event (log_id, index, type, schema_version, data, metadata,"
-    " recorded_at) SELECT gen_random_uuid(), 0, 'account.deposited', 1, '{{\"amount\": 1}}',"
-    " '{{}}', pg_catalog.now()"
+    "INSERT INTO {schema}.eventlogs_event (log_type, log_id, index, type, schema_version, data,"
+    " metadata, recorded_at) SELECT 'account', gen_random_uuid(), 0, 'account.deposited', 1,"
+    " '{{\"amount\": 1}}', '{{}}', pg_catalog.now()"
 )
 NUMBERS = (
     "SELECT DISTINCT classid::bigint >> 16 FROM pg_locks"
@@ -63,7 +64,7 @@ def schemas(second_database: str) -> Iterator[Callable[[str], str]]:
         yield alias_of
 
 
-def sql(alias: str, statement: str) -> list[tuple]:
+def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from eventlogs import Feed, FeedUnavailable, LogManager
-from eventlogs.checks.rules import check_feed
+from eventlogs.checks.postgresql import check_feed
 from eventlogs.feed.sources import feed_source_for
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Opened
@@ -91,7 +92,7 @@ def primary(server: Server, django_db_setup: None, django_db_blocker) -> Iterato
         sql(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def sql(alias: str, statement: str) -> list[tuple]:
+def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []

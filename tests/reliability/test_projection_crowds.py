@@ -16,6 +16,7 @@ from django.utils import timezone
 from eventlogs import ANY
 from eventlogs.models import Checkpoint, ProjectionWorker
 from eventlogs.projections import checkpoints
+from tests.processes import Process, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -27,11 +28,11 @@ from tests.reliability.read_models import (
     wrong_letters,
     wrong_rows,
 )
-from tests.reliability.runners import Process, Troupe, until, write
+from tests.reliability.runners import Campaign, write
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 NAMES = (SharedLedgerRows.name, SharedLetters.name)
 CROWD = 4
 
@@ -50,9 +51,9 @@ def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
     pause = 0.04 if connection.vendor == "postgresql" else 0.08
     changes = 0
 
-    with Troupe() as troupe:
-        writers = [troupe.start(write, f"writer-{n}", log_ids, pause, 0.02) for n in range(2)]
-        crowd = [troupe.run(*NAMES) for _ in range(CROWD)]
+    with Campaign() as campaign:
+        writers = [campaign.begin(write, f"writer-{n}", log_ids, pause, 0.02) for n in range(2)]
+        crowd = [campaign.run(*NAMES) for _ in range(CROWD)]
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(random.uniform(0.1, 0.4))
@@ -61,7 +62,7 @@ def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
                 let_go(victim)
             else:
                 victim.kill()
-            crowd.append(troupe.run(*NAMES))
+            crowd.append(campaign.run(*NAMES))
             changes += 1
         assert sum(writer.end() for writer in writers) > seconds
         until(lambda: are_up_to_date(*NAMES))
@@ -76,9 +77,9 @@ def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
 def test_workers_of_different_projections_leave_no_partition_to_each_other():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
 
-    with Troupe() as troupe:
+    with Campaign() as campaign:
         for names in (NAMES, NAMES, NAMES[1:], NAMES[:1]):
-            troupe.run(*names)
+            campaign.run(*names)
             until(lambda: len(owners()) == 8, seconds=20)
             append_to(log_ids)
             until(lambda: are_up_to_date(*NAMES), seconds=20)
@@ -100,10 +101,10 @@ def append_to(log_ids) -> None:
 def test_workers_that_have_no_leases_are_found():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
 
-    with Troupe(twin=TWIN + "without_leases") as troupe:
+    with Campaign(broken=BROKEN + "without_leases") as campaign:
         for _ in range(3):
-            troupe.run(SharedLedgerRows.name)
-        troupe.start(write, "writer", log_ids, 0.01, 0.0)
+            campaign.run(SharedLedgerRows.name)
+        campaign.begin(write, "writer", log_ids, 0.01, 0.0)
         until(lambda: wrong_rows_of_a_moment(log_ids), seconds=20)
 
 
@@ -117,8 +118,8 @@ def wrong_rows_of_a_moment(log_ids) -> bool:
 def test_a_checkpoint_that_somebody_keeps_locked_ends_no_worker(elsewhere):
     log_id = ledgers().create(Entered("the first")).log_id
 
-    with Troupe(timeout=0.3) as troupe:
-        worker = troupe.run(LedgerRows.name)
+    with Campaign(timeout=0.3) as campaign:
+        worker = campaign.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
         with transaction.atomic():
             checkpoints.lock_all(LedgerRows.name, using="default")

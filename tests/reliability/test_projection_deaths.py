@@ -15,6 +15,7 @@ import pytest
 
 from eventlogs import LogId
 from eventlogs.feed.sources import partition_of
+from tests.processes import Process, Stop, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -27,12 +28,11 @@ from tests.reliability.read_models import (
     wrong_letters,
     wrong_rows,
 )
-from tests.reliability.runners import Process, Troupe, until, write
-from tests.reliability.steps import Stop
+from tests.reliability.runners import Campaign, write
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 
 STEPS = [
     "before the handler",
@@ -69,14 +69,14 @@ def new_ledgers(count: int) -> list[LogId]:
     return made
 
 
-def write_to(troupe: Troupe, log_ids: list[LogId], count: int = 2) -> list[Process]:
+def write_to(campaign: Campaign, log_ids: list[LogId], count: int = 2) -> list[Process]:
     pause = 0.06
-    return [troupe.start(write, f"writer-{n}", log_ids, pause, 0.04) for n in range(count)]
+    return [campaign.begin(write, f"writer-{n}", log_ids, pause, 0.04) for n in range(count)]
 
 
-def kill_at(troupe: Troupe, step: str, names: tuple[str, ...], *, time: int = 1) -> None:
+def kill_at(campaign: Campaign, step: str, names: tuple[str, ...], *, time: int = 1) -> None:
     """Start a runner that is killed at a step, and wait for its end."""
-    runner = troupe.run(*names, stop=Stop(step, time, signal.SIGKILL))
+    runner = campaign.run(*names, stop=Stop(step, time, signal.SIGKILL))
 
     def is_there() -> bool:
         # Looking lets what is parked be tried again: when all ledgers are held, nothing happens.
@@ -88,9 +88,9 @@ def kill_at(troupe: Troupe, step: str, names: tuple[str, ...], *, time: int = 1)
     assert runner.exit_code == -signal.SIGKILL
 
 
-def settle(troupe: Troupe, *names: str) -> None:
+def settle(campaign: Campaign, *names: str) -> None:
     """Let a runner that nobody harms do what is left, and end."""
-    runner = troupe.run(*names)
+    runner = campaign.run(*names)
     until(lambda: are_up_to_date(*names))
     assert runner.end() == "done"
 
@@ -100,12 +100,12 @@ def test_wherever_a_runner_is_killed_each_event_is_applied_once(kills):
     names = (LedgerRows.name, Letters.name)
     log_ids = new_ledgers(6)
 
-    with Troupe() as troupe:
-        writers = write_to(troupe, log_ids)
+    with Campaign() as campaign:
+        writers = write_to(campaign, log_ids)
         for step in islice(cycle(STEPS), kills):
-            kill_at(troupe, step, names, time=random.randint(1, 2))
+            kill_at(campaign, step, names, time=random.randint(1, 2))
         assert sum(writer.end() for writer in writers) > kills
-        settle(troupe, *names)
+        settle(campaign, *names)
 
     assert wrong_rows() == []
     assert wrong_letters() == []
@@ -116,12 +116,12 @@ def test_wherever_one_of_several_runners_is_killed_each_event_is_applied_once(ki
     names = (SharedLedgerRows.name, SharedLetters.name)
     log_ids = new_ledgers(8)
 
-    with Troupe() as troupe:
-        writers = write_to(troupe, log_ids)
-        others = [troupe.run(*names) for _ in range(2)]
+    with Campaign() as campaign:
+        writers = write_to(campaign, log_ids)
+        others = [campaign.run(*names) for _ in range(2)]
         for step in islice(cycle(STEPS[::3] + STEPS[1::3] + STEPS[2::3]), kills):
             # So that its share has what passes the step.
-            kill_at(troupe, step, names[1:] if "reaction" in step else names[:1])
+            kill_at(campaign, step, names[1:] if "reaction" in step else names[:1])
         assert sum(writer.end() for writer in writers) > kills
         until(lambda: are_up_to_date(*names))
         assert [other.end() for other in others] == ["done"] * 2
@@ -133,9 +133,9 @@ def test_wherever_one_of_several_runners_is_killed_each_event_is_applied_once(ki
 def test_rows_that_commit_apart_from_the_checkpoint_are_found():
     log_ids = new_ledgers(3)
 
-    with Troupe(twin=TWIN + "rows_and_checkpoint_apart") as troupe:
-        kill_at(troupe, "between the commits", (LedgerRows.name,))
-        settle(troupe, LedgerRows.name)
+    with Campaign(broken=BROKEN + "rows_and_checkpoint_apart") as campaign:
+        kill_at(campaign, "between the commits", (LedgerRows.name,))
+        settle(campaign, LedgerRows.name)
 
     assert len(wrong_rows()) == len(log_ids)
 
@@ -143,8 +143,8 @@ def test_rows_that_commit_apart_from_the_checkpoint_are_found():
 def test_a_reactor_that_is_called_after_its_checkpoint_moved_is_found():
     new_ledgers(3)
 
-    with Troupe(twin=TWIN + "reacts_afterwards") as troupe:
-        kill_at(troupe, "before the reaction", (Letters.name,))
-        settle(troupe, Letters.name)
+    with Campaign(broken=BROKEN + "reacts_afterwards") as campaign:
+        kill_at(campaign, "before the reaction", (Letters.name,))
+        settle(campaign, Letters.name)
 
     assert len(wrong_letters()) == 1

@@ -17,16 +17,16 @@ from django.db import connection, transaction
 
 from eventlogs import ANY, TransactionMustRetry
 from eventlogs.models import AppliedVersion
+from tests.processes import Process, Stop, until
 from tests.races import COMMITS
 from tests.reliability import read_models
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import InlineLedgerRows, are_up_to_date, ledgers, wrong_rows
-from tests.reliability.runners import Process, Troupe, until
-from tests.reliability.steps import Stop
+from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 STEPS = [
     "before the handler",
     "in the handler",
@@ -36,7 +36,7 @@ STEPS = [
 ]
 
 
-def append(flag, name, log_ids, is_old: bool) -> tuple[int, int]:
+def append(place, name, log_ids, is_old: bool) -> tuple[int, int]:
     """
     Append until told to stop, in transactions of one log or two; return how often, and retries.
 
@@ -45,7 +45,7 @@ def append(flag, name, log_ids, is_old: bool) -> tuple[int, int]:
     read_models.declare([] if is_old else [InlineLedgerRows.name])
     choices, manager = random.Random(name), ledgers()
     count = retries = 0
-    while not flag.is_set():
+    while not place.is_set():
         # In one order: otherwise the appends themselves could deadlock.
         chosen = sorted(choices.sample(log_ids, choices.choice((1, 1, 2))))
         try:
@@ -56,7 +56,7 @@ def append(flag, name, log_ids, is_old: bool) -> tuple[int, int]:
         except TransactionMustRetry:
             retries += 1
         count += 1
-        flag.wait(0.002)
+        place.wait(0.002)
     return count, retries
 
 
@@ -76,11 +76,13 @@ def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kill
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(4)]
     before = deadlocks()
 
-    with Troupe() as troupe:
-        runner = troupe.run(InlineLedgerRows.name)
+    with Campaign() as campaign:
+        runner = campaign.run(InlineLedgerRows.name)
 
         def start(number: int, **conditions) -> Process:
-            return troupe.start(append, f"writer-{number}", log_ids, number % 4 == 3, **conditions)
+            return campaign.begin(
+                append, f"writer-{number}", log_ids, number % 4 == 3, **conditions
+            )
 
         crowd = [start(number) for number in range(writers)]
         for number, step in enumerate(islice(cycle(STEPS), kills)):
@@ -91,7 +93,7 @@ def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kill
                 crowd.append(start(writers + number))
             if number % 4 == 3:
                 runner.kill()
-                runner = troupe.run(InlineLedgerRows.name)
+                runner = campaign.run(InlineLedgerRows.name)
         reports = [each.end() for each in crowd]
         until(lambda: are_up_to_date(InlineLedgerRows.name))
         assert runner.end() == "done"
@@ -107,10 +109,10 @@ def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kill
 
 def test_rows_of_appends_that_all_know_the_projection_need_nobody_else():
     log_ids = [ledgers().new_id() for _ in range(2)]
-    with Troupe() as troupe:
-        first = troupe.start(create, log_ids)
+    with Campaign() as campaign:
+        first = campaign.begin(create, log_ids)
         assert first.heard() == 2
-        crowd = [troupe.start(append, f"writer-{n}", log_ids, False) for n in range(4)]
+        crowd = [campaign.begin(append, f"writer-{n}", log_ids, False) for n in range(4)]
         time.sleep(1.0)
         for each in crowd:
             each.kill()
@@ -119,7 +121,7 @@ def test_rows_of_appends_that_all_know_the_projection_need_nobody_else():
         assert wrong_rows() == []
 
 
-def create(flag, log_ids) -> int:
+def create(place, log_ids) -> int:
     read_models.declare([InlineLedgerRows.name])
     for each in log_ids:
         ledgers().create(Entered("the first"), log_id=each)
@@ -138,15 +140,15 @@ def rows_went_back_without_the_lock() -> bool:
     seen: list[bool] = []
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
 
-    with Troupe() as troupe:
-        sweeper = troupe.run(
+    with Campaign() as campaign:
+        sweeper = campaign.run(
             InlineLedgerRows.name,
-            twin=TWIN + "without_lock_of_the_log",
+            broken=BROKEN + "without_lock_of_the_log",
             stop=Stop("before the rows are written", 1, signal.SIGSTOP),
             timeout=20.0,
         )
         assert sweeper.heard() == "before the rows are written"
-        writer = troupe.start(append, "writer", log_ids, False)
+        writer = campaign.begin(append, "writer", log_ids, False)
         until(lambda: all(ledgers().version(each) > 3 for each in log_ids))
         writer.end()
         assert wrong_rows() == []
@@ -166,8 +168,8 @@ def lack_events(log_ids, seen: list[bool]) -> bool:
 def test_a_projection_that_looks_at_its_own_append_alone_is_found():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
 
-    with Troupe(twin=TWIN + "without_applied_versions") as troupe:
-        writer = troupe.start(append, "writer", log_ids, False)
+    with Campaign(broken=BROKEN + "without_applied_versions") as campaign:
+        writer = campaign.begin(append, "writer", log_ids, False)
         until(lambda: all(ledgers().version(each) > 3 for each in log_ids))
         writer.end()
 

@@ -14,10 +14,10 @@ from eventlogs import ANY, LogId
 from eventlogs.stores import participants
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.management.test_eventlogs import ROOT
+from tests.processes import Processes
 from tests.projections.conftest import tables  # noqa: F401 (a fixture)
 from tests.projections.readmodels import FOLLOWER, Balances, Inlined, InlinedBalances
 from tests.races import COMMITS
-from tests.reliability.team import Team
 
 pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("tables")]
 
@@ -72,13 +72,13 @@ def test_an_unrelated_transaction_does_not_hold_rows_back(unrelated, worker, sec
     assert slowest < 1.0  # second: what was promised; milliseconds, as a rule
 
 
-def append_inline(stop, number, log_ids) -> int:
-    """Append to logs of which a row is kept inline, in transactions of several; a team's job."""
+def append_inline(place, log_ids) -> int:
+    """Append to logs of which a row is kept inline, in transactions of several."""
     from django.db import transaction
 
     participants.followers[InlinedBalances.name] = FOLLOWER
-    choices, count = random.Random(f"inline {number}"), 0
-    while not stop.is_set():
+    choices, count = random.Random(f"inline {place.number}"), 0
+    while not place.is_set():
         with transaction.atomic():
             # In one order, as a careful caller does: otherwise appends themselves can deadlock.
             for log_id in sorted(choices.sample(log_ids, 2)):
@@ -89,10 +89,10 @@ def append_inline(stop, number, log_ids) -> int:
     return count
 
 
-def sweep_inline(stop, number) -> int:
-    """Go through the feed for rows that are kept inline; a team's job."""
+def sweep_inline(place) -> int:
+    """Go through the feed for rows that are kept inline."""
     applied = 0
-    while not stop.is_set():
+    while not place.is_set():
         applied += InlinedBalances.catch_up()
     connections.close_all()
     return applied
@@ -102,15 +102,15 @@ def sweep_inline(stop, number) -> int:
 def test_rows_that_are_kept_inline_are_right_whoever_is_killed(seconds, monkeypatch):
     monkeypatch.setattr(InlinedBalances, "timeout", 1.0)
     log_ids = new_accounts(4)
-    with Team(dict(connection.settings_dict), {}) as team:
-        pids = team.add(6, append_inline, log_ids)
-        team.add(1, sweep_inline)
+    with Processes() as team:
+        writers = team.line_up(6, append_inline, log_ids)
+        team.line_up(1, sweep_inline)
         team.go()
-        for victim in pids[:3]:
+        for victim in writers[:3]:
             time.sleep(seconds / 4)
-            team.kill(victim)
+            victim.kill()
         time.sleep(seconds / 4)
-        reports = team.finish()
+        reports = team.end()
 
     assert min(reports[:-1]) > 0
     for log_id in log_ids:

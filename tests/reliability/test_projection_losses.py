@@ -7,6 +7,7 @@ from django.db import connection
 
 from eventlogs import ANY, LogId
 from eventlogs.models import ParkedEvent
+from tests.processes import until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -17,7 +18,7 @@ from tests.reliability.read_models import (
     wrong_letters,
     wrong_rows,
 )
-from tests.reliability.runners import Troupe, until
+from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
 
@@ -54,8 +55,8 @@ def test_connections_that_are_ended_twenty_times_park_nothing():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(4)]
     in_a_batch = 0
 
-    with Troupe(losses=TIMES + 5) as troupe:
-        runners = [troupe.run(*NAMES), troupe.run(*NAMES)]
+    with Campaign(losses=TIMES + 5) as campaign:
+        runners = [campaign.run(*NAMES), campaign.run(*NAMES)]
         for _ in range(TIMES):
             position = append_to(log_ids)
             # In the middle of a transaction, where one is met; else wherever they are.

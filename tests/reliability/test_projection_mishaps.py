@@ -14,6 +14,7 @@ from django.db import connection
 
 from eventlogs import LogId
 from eventlogs.models import ParkedEvent
+from tests.processes import PATIENCE, Process, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -31,11 +32,11 @@ from tests.reliability.read_models import (
     wrong_letters,
     wrong_rows,
 )
-from tests.reliability.runners import PATIENCE, Process, Troupe, until
+from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 MEMORY = 2**28  # bytes
 BEFORE = 2  # entries before the harmful one
 OF_A_SERVER = ("sleeps_in_the_database", "loses_the_connection", "breaks_the_transaction")
@@ -44,18 +45,23 @@ OF_A_SERVER = ("sleeps_in_the_database", "loses_the_connection", "breaks_the_tra
 class Supervisor:
     """Starts workers again when they die."""
 
-    def __init__(self, troupe: Troupe, count: int, *names: str, **conditions) -> None:
-        self._start = lambda: troupe.run(*names, **conditions)
+    def __init__(self, campaign: Campaign, count: int, *names: str, **conditions) -> None:
+        self._start = lambda: campaign.run(*names, **conditions)
         self.workers: list[Process] = [self._start() for _ in range(count)]
         self.deaths = 0
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Look after the workers until something is so."""
-        until(lambda: self._look_after() or condition(), seconds=seconds)
+
+        def is_so() -> object:
+            self._look_after()
+            return condition()
+
+        until(is_so, seconds=seconds)
 
     def _look_after(self) -> None:
         for worker in [each for each in self.workers if not each.is_alive]:
-            assert worker.pipe.poll(0) is False or worker.heard() is None
+            assert worker.heard() is None
             self.workers.remove(worker)
             self.workers.append(self._start())
             self.deaths += 1
@@ -104,8 +110,8 @@ def test_harmful_events_are_parked_and_all_else_goes_on(name, workers, tmp_path)
     ill, good = fill(kinds_here())
     projection = DECLARED[name]
 
-    with Troupe(mended=str(mended), memory=MEMORY, timeout=0.4) as troupe:
-        supervisor = Supervisor(troupe, workers, name)
+    with Campaign(mended=str(mended), memory=MEMORY, timeout=0.4) as campaign:
+        supervisor = Supervisor(campaign, workers, name)
         supervisor.until(lambda: len(projection.parked()) == len(ill))
         position = add_to([*ill, *good])
         supervisor.until(lambda: projection.wait_for(position, timeout=0))
@@ -140,8 +146,8 @@ def test_an_inline_row_that_cannot_be_swept_holds_its_log_alone(kind, tmp_path):
     mended = tmp_path / "mended"
     ill, good = fill([kind])  # by processes that do not know the projection
 
-    with Troupe(mended=str(mended)) as troupe:
-        supervisor = Supervisor(troupe, 1, InlineLedgerRows.name)
+    with Campaign(mended=str(mended)) as campaign:
+        supervisor = Supervisor(campaign, 1, InlineLedgerRows.name)
         supervisor.until(lambda: len(InlineLedgerRows.parked()) == 1)
         add_to(good)
         supervisor.until(lambda: done(InlineLedgerRows.name).get(good[-1]) == 3)
@@ -157,8 +163,8 @@ def test_an_inline_row_that_cannot_be_swept_holds_its_log_alone(kind, tmp_path):
 def test_a_worker_that_does_not_mind_that_the_one_before_it_died_is_found():
     fill(["exits"])
 
-    with Troupe(twin=TWIN + "without_care") as troupe:
-        supervisor = Supervisor(troupe, 1, LedgerRows.name)
+    with Campaign(broken=BROKEN + "without_care") as campaign:
+        supervisor = Supervisor(campaign, 1, LedgerRows.name)
         supervisor.until(lambda: supervisor.deaths > 2 * LedgerRows.max_attempts)
 
         assert not ParkedEvent.objects.exists()
@@ -169,8 +175,8 @@ def test_a_log_that_is_not_held_is_found(tmp_path):
     mended = tmp_path / "mended"
     fill(["raises"])
 
-    with Troupe(mended=str(mended), twin=TWIN + "without_holding") as troupe:
-        supervisor = Supervisor(troupe, 1, LedgerRows.name)
+    with Campaign(mended=str(mended), broken=BROKEN + "without_holding") as campaign:
+        supervisor = Supervisor(campaign, 1, LedgerRows.name)
         supervisor.until(LedgerRows.parked)
         add_to(list(done(LedgerRows.name)))
         mended.touch()

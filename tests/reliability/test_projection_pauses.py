@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from eventlogs import ANY, LogId
 from eventlogs.models import ParkedEvent
 from eventlogs.projections import leases
+from tests.processes import Process, Stop, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -27,8 +28,7 @@ from tests.reliability.read_models import (
     wrong_letters,
     wrong_rows,
 )
-from tests.reliability.runners import LEASE, Process, Troupe, until
-from tests.reliability.steps import Stop
+from tests.reliability.runners import LEASE, Campaign
 
 pytestmark = [
     # SQLite has one writer at a time: who is paused in a transaction stops all of them.
@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.usefixtures("read_models"),
 ]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 LATEST = 2 * LEASE + 3.0  # seconds: for a pause at the lease's end, and for a busy machine
 
 OUTSIDE = ["after the feed is read", "after the commit", "after a rest"]
@@ -57,9 +57,9 @@ def append_to(log_ids: list[LogId], text: str) -> int:
     )
 
 
-def pause_one(troupe: Troupe, names: tuple[str, ...], step: str) -> Process:
+def pause_one(campaign: Campaign, names: tuple[str, ...], step: str) -> Process:
     """Start a runner that is paused at a step, and wait until it is."""
-    paused = troupe.run(*names, stop=Stop(step, 1, signal.SIGSTOP))
+    paused = campaign.run(*names, stop=Stop(step, 1, signal.SIGSTOP))
     assert paused.heard() == step
     return paused
 
@@ -77,9 +77,9 @@ def pause_one(troupe: Troupe, names: tuple[str, ...], step: str) -> Process:
 def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_when_it_wakes(step):
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
 
-    with Troupe() as troupe:
-        paused = pause_one(troupe, (LedgerRows.name,), step)
-        other = troupe.run(LedgerRows.name)
+    with Campaign() as campaign:
+        paused = pause_one(campaign, (LedgerRows.name,), step)
+        other = campaign.run(LedgerRows.name)
         position = append_to(log_ids, "while it is paused")
 
         # The server ended its session, where it had a transaction open.
@@ -102,9 +102,9 @@ def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_when_it_wakes(
 def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
 
-    with Troupe() as troupe:
-        paused = pause_one(troupe, (Letters.name,), step)
-        other = troupe.run(Letters.name)
+    with Campaign() as campaign:
+        paused = pause_one(campaign, (Letters.name,), step)
+        other = campaign.run(Letters.name)
         position = append_to(log_ids, "while it is paused")
         assert Letters.wait_for(position, timeout=LATEST)
 
@@ -123,11 +123,11 @@ def test_a_statement_whose_worker_was_killed_keeps_nobody_waiting_beyond_the_lea
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
     ill = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
 
-    with Troupe() as troupe:
-        killed = troupe.run(LedgerRows.name)
+    with Campaign() as campaign:
+        killed = campaign.run(LedgerRows.name)
         until(is_asleep)
         killed.kill()
-        troupe.run(LedgerRows.name)
+        campaign.run(LedgerRows.name)
         position = append_to(log_ids, "after it was killed")
 
         assert LedgerRows.wait_for(position, timeout=LATEST)
@@ -157,9 +157,9 @@ def is_asleep() -> bool:
 def test_a_worker_without_a_fencing_token_is_found():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
 
-    with Troupe(twin=TWIN + "without_fencing_token") as troupe:
-        paused = pause_one(troupe, (LedgerRows.name,), "after the feed is read")
-        other = troupe.run(LedgerRows.name)
+    with Campaign(broken=BROKEN + "without_fencing_token") as campaign:
+        paused = pause_one(campaign, (LedgerRows.name,), "after the feed is read")
+        other = campaign.run(LedgerRows.name)
         assert LedgerRows.wait_for(append_to(log_ids, "while it is paused"), timeout=LATEST)
         paused.wake()
         until(wrong_rows, seconds=10)
@@ -172,9 +172,9 @@ def test_a_worker_without_a_fencing_token_is_found():
 def test_a_worker_whose_session_is_never_ended_is_found():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
 
-    with Troupe(twin=TWIN + "without_limit_of_idleness") as troupe:
-        pause_one(troupe, (LedgerRows.name,), "after the checkpoint moves")
-        troupe.run(LedgerRows.name)
+    with Campaign(broken=BROKEN + "without_limit_of_idleness") as campaign:
+        pause_one(campaign, (LedgerRows.name,), "after the checkpoint moves")
+        campaign.run(LedgerRows.name)
 
         position = append_to(log_ids, "while it is paused")
         assert not LedgerRows.wait_for(position, timeout=2 * LEASE + 1.0)

@@ -6,22 +6,23 @@ import pytest
 from django.db import connection, transaction
 
 from eventlogs import ANY
+from tests.processes import until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import LedgerRows, are_up_to_date, ledgers, wrong_rows
-from tests.reliability.runners import Troupe, until
+from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 
 
-@pytest.mark.parametrize("twin", ["", TWIN + "waits_for_every_transaction"])
+@pytest.mark.parametrize("twin", ["", BROKEN + "waits_for_every_transaction"])
 def test_an_unrelated_transaction_keeps_back_a_twin_and_nobody_else(elsewhere, twin):
     log_id = ledgers().create(Entered("the first")).log_id
 
-    with Troupe(twin=twin) as troupe:
-        runner = troupe.run(LedgerRows.name)
+    with Campaign(broken=twin) as campaign:
+        runner = campaign.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
         with transaction.atomic():
             with connection.cursor() as cursor:

@@ -12,8 +12,9 @@ import time
 import pytest
 from django.db import connection, transaction
 
-from eventlogs import Feed, ProjectionFailed
+from eventlogs import Feed, LogId, ProjectionFailed
 from eventlogs.models import ParkedEvent
+from tests.processes import Process, Stop, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
 from tests.reliability.read_models import (
@@ -24,8 +25,7 @@ from tests.reliability.read_models import (
     ledgers,
     wrong_rows,
 )
-from tests.reliability.runners import Process, Seen, Troupe, until, watch, write
-from tests.reliability.steps import Stop
+from tests.reliability.runners import Campaign, Seen, watch, write
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("read_models"),
 ]
 
-TWIN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.ledger_twins."
 LONGEST_READ = 3.0  # seconds: a swap waits for its lock for one, and the machine is busy
 
 # The first call comes through these, in this order.
@@ -53,7 +53,7 @@ SWAPPING = [
 AFTERWARDS = ["after the swap"]
 
 
-def fill(count: int, entries: int) -> list:
+def fill(count: int, entries: int) -> list[LogId]:
     made = []
     for _ in range(count):
         texts = [Entered(f"entry {number}") for number in range(entries)]
@@ -61,8 +61,8 @@ def fill(count: int, entries: int) -> list:
     return made
 
 
-def kill_rebuild(troupe: Troupe, name: str, step: str, *, time: int = 1) -> None:
-    rebuild = troupe.rebuild(name, stop=Stop(step, time, signal.SIGKILL))
+def kill_rebuild(campaign: Campaign, name: str, step: str, *, time: int = 1) -> None:
+    rebuild = campaign.rebuild(name, stop=Stop(step, time, signal.SIGKILL))
     assert rebuild.heard() == step
     rebuild.join()
 
@@ -91,22 +91,22 @@ def is_whole(readers: list[Process]) -> list[Seen]:
 def test_a_rebuild_that_is_killed_anywhere_is_resumed_and_no_reader_sees_it(each, rounds):
     log_ids = fill(20, 30)
 
-    with Troupe() as troupe:
-        troupe.run(each.name)
+    with Campaign() as campaign:
+        campaign.run(each.name)
         until(lambda: are_up_to_date(each.name))
-        writers = [troupe.start(write, f"writer-{n}", log_ids, 0.02, 0.0) for n in range(4)]
-        readers = [troupe.start(watch) for _ in range(2)]
+        writers = [campaign.begin(write, f"writer-{n}", log_ids, 0.02, 0.0) for n in range(4)]
+        readers = [campaign.begin(watch) for _ in range(2)]
         for _ in range(rounds):
             spoil_rows()
             for step in PREPARING:
-                kill_rebuild(troupe, each.name, step)
+                kill_rebuild(campaign, each.name, step)
             for number, step in enumerate(FILLING):
                 # Not in the hand of one event each time: that would be given up.
-                kill_rebuild(troupe, each.name, step, time=2 + 3 * number)
+                kill_rebuild(campaign, each.name, step, time=2 + 3 * number)
             for step in SWAPPING + AFTERWARDS:
-                kill_rebuild(troupe, each.name, step)
+                kill_rebuild(campaign, each.name, step)
         spoil_rows()
-        assert troupe.rebuild(each.name).heard() > 0
+        assert campaign.rebuild(each.name).heard() > 0
         assert sum(writer.end() for writer in writers) > 20
         until(lambda: are_up_to_date(each.name))
         is_whole(readers)
@@ -116,12 +116,12 @@ def test_a_rebuild_that_is_killed_anywhere_is_resumed_and_no_reader_sees_it(each
 
 def test_an_event_that_was_in_hand_when_a_rebuild_was_killed_is_in_its_rows():
     fill(4, 10)
-    with Troupe() as troupe:
+    with Campaign() as campaign:
         # The second one is careful, since the first one died of something.
-        kill_rebuild(troupe, LedgerRows.name, "in the handler")
-        kill_rebuild(troupe, LedgerRows.name, "in the handler")
+        kill_rebuild(campaign, LedgerRows.name, "in the handler")
+        kill_rebuild(campaign, LedgerRows.name, "in the handler")
 
-        assert troupe.rebuild(LedgerRows.name).heard() > 0
+        assert campaign.rebuild(LedgerRows.name).heard() > 0
 
     assert not ParkedEvent.objects.exists()
     assert wrong_rows() == []
@@ -129,9 +129,9 @@ def test_an_event_that_was_in_hand_when_a_rebuild_was_killed_is_in_its_rows():
 
 def test_an_event_that_kills_a_strict_rebuild_each_time_is_named_in_the_end():
     fill(1, 2)
-    with Troupe() as troupe:
+    with Campaign() as campaign:
         for _ in range(1 + LedgerRows.max_attempts):  # the first one is not counted
-            kill_rebuild(troupe, LedgerRows.name, "in the handler")
+            kill_rebuild(campaign, LedgerRows.name, "in the handler")
 
     with pytest.raises(ProjectionFailed) as caught:
         LedgerRows.rebuild()
@@ -144,13 +144,13 @@ def test_an_event_that_kills_a_strict_rebuild_each_time_is_named_in_the_end():
 def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
     log_ids = fill(5, 10)
 
-    with Troupe() as troupe:
-        runner = troupe.run(LedgerRows.name)
+    with Campaign() as campaign:
+        runner = campaign.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
-        readers = [troupe.start(watch)]
+        readers = [campaign.begin(watch)]
         with transaction.atomic():
             list(LedgerRow.objects.all())  # it keeps its lock on the table
-            rebuild = troupe.rebuild(LedgerRows.name)
+            rebuild = campaign.rebuild(LedgerRows.name)
             time.sleep(2.5)
             assert rebuild.is_alive
             position = ledgers().append(log_ids[0], Entered("meanwhile"), expected_version=10)
@@ -201,12 +201,12 @@ def test_a_snapshot_from_before_a_rebuild_has_its_rows():
 def test_rows_that_are_made_anew_in_place_are_found():
     fill(20, 30)
 
-    with Troupe() as troupe:
-        readers = [troupe.start(watch) for _ in range(2)]
-        troupe.run(LedgerRows.name)
+    with Campaign() as campaign:
+        readers = [campaign.begin(watch) for _ in range(2)]
+        campaign.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
         time.sleep(0.2)
-        troupe.rebuild(LedgerRows.name, twin=TWIN + "rebuilds_in_place").heard()
+        campaign.rebuild(LedgerRows.name, broken=BROKEN + "rebuilds_in_place").heard()
         until(lambda: are_up_to_date(LedgerRows.name))
         seen = [reader.end() for reader in readers]
 
@@ -217,13 +217,13 @@ def test_rows_that_are_made_anew_in_place_are_found():
 def test_a_swap_that_leaves_out_what_came_meanwhile_is_found():
     log_ids = fill(5, 10)
 
-    with Troupe(twin=TWIN + "swaps_as_it_is") as troupe:
-        rebuild = troupe.rebuild(LedgerRows.name, stop=Stop("before the swap", 1, signal.SIGSTOP))
+    with Campaign(broken=BROKEN + "swaps_as_it_is") as campaign:
+        rebuild = campaign.rebuild(LedgerRows.name, stop=Stop("before the swap", 1, signal.SIGSTOP))
         assert rebuild.heard() == "before the swap"
         ledgers().append(log_ids[0], Entered("meanwhile"), expected_version=10)
         rebuild.wake()
         assert rebuild.heard() > 0
-        troupe.run(LedgerRows.name)
+        campaign.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
 
     assert len(wrong_rows()) == 1

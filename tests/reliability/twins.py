@@ -24,7 +24,7 @@ from eventlogs.caches.entries import (
     EntryCodec,
     Untrusted,
 )
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.reductions.reader import Reduced, Reducer
 from eventlogs.refreshers import (
     MessageRefresher,
@@ -34,6 +34,7 @@ from eventlogs.refreshers import (
     told_key,
 )
 from eventlogs.stores import BaseStore, store_for
+from eventlogs.values import StoredEvent
 
 
 class Believed(Entry[Any]):
@@ -55,7 +56,7 @@ class ProofByPosition(Reducer[Any]):
 
     def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Reduced[Any] | None:
         rows = store.since(log_id, start=entry.head.version - 1, limit=1)
-        if not rows or rows[0][1] != entry.head.position:
+        if not rows or rows[0].position != entry.head.position:
             return None
         return super()._fold_onto(Believed(*entry), log_id, store)
 
@@ -156,7 +157,7 @@ class Overwrites(RedisReductionCache):
     """It keeps whatever comes last."""
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         client, name = self.client_for(key, write=True)
         client.set(name, entry)
@@ -167,7 +168,7 @@ class LooksThenSets(RedisReductionCache):
     """It compares versions, and somebody else may come between that and the write."""
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         there = self.get(key)
         if there is not None and there[:7] >= entry[:7]:
@@ -189,7 +190,7 @@ class Pickles(BaseReductionCache):
         return found
 
     def set(
-        self, key: str, entry: bytes, *, instead_of: bytes | None = None, timeout: float | None
+        self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         caches[self.alias].set(key, entry, timeout)
         return True

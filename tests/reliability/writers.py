@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Self
 
 from django.db import Error, connection
@@ -26,13 +26,12 @@ from eventlogs import (
     LogState,
     TransactionMustRetry,
 )
-from tests.races.crew import PROCESSES
+from tests.processes import PATIENCE, Place, Process, Processes
 from tests.races.events import batch
 from tests.races.history import Outcome
 from tests.races.stores import races
 
 APPLICATION = "eventlogs writer"
-PATIENCE = 60  # seconds until a writer that was told to stop has stopped
 CREATE = "create"
 
 
@@ -45,19 +44,19 @@ class Intent(NamedTuple):
     any_version: bool
 
 
-class Writers:
-    """Processes that append until they are told to stop, or killed; a context manager."""
+class Writers(Processes):
+    """Processes that append until they are told to end, or killed; a context manager."""
 
     def __init__(
         self, database: dict[str, Any], store: str, log_ids: Sequence[LogId], *, count: int
     ) -> None:
         """Prepare to start ``count`` writers; ``database`` is Django's settings of theirs."""
         options = {**database["OPTIONS"], "application_name": APPLICATION}
-        self._arguments = ({**database, "OPTIONS": options}, store, list(log_ids))
+        super().__init__(database={**database, "OPTIONS": options})
+        self._arguments = (store, list(log_ids))
         self._count = count
-        self._stop = PROCESSES.Event()
-        self._processes: dict[Connection, Any] = {}
-        self._open: dict[Connection, dict[str, Intent]] = {}  # said, and not answered yet
+        self._writers: list[Process] = []
+        self._open: dict[Process, dict[str, Intent]] = {}  # said, and not answered yet
         self._born = 0
         self.outcomes: list[Outcome] = []
         self.taken_over = 0  # intents of writers that were killed before the answer
@@ -67,84 +66,68 @@ class Writers:
             self._start([])
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        for process in self._processes.values():
-            process.kill()
-            process.join()
-
     def _start(self, left_over: list[Intent]) -> None:
-        ours, theirs = PROCESSES.Pipe(duplex=False)
-        name = f"w{self._born}"
+        writer = self.start(_write, left_over, *self._arguments, number=self._born)
         self._born += 1
-        process = PROCESSES.Process(
-            target=_write, args=(theirs, self._stop, name, left_over, *self._arguments), daemon=True
-        )
-        process.start()
-        theirs.close()
-        self._processes[ours] = process
-        self._open[ours] = {}
+        self._writers.append(writer)
+        self._open[writer] = {}
 
     def work(self, seconds: float) -> None:
         """Let them write for a while, and put on record what they say."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            talking = wait(list(self._processes), left)
-            for pipe in [pipe for pipe in self._processes if pipe in talking]:
-                assert self._hear(pipe), "a writer ended by itself"
+            talking = wait([writer.pipe for writer in self._writers], left)
+            for writer in [each for each in self._writers if each.pipe in talking]:
+                assert self._hear(writer), "a writer ended by itself"
 
     def kill_one(self) -> None:
         """Kill one with SIGKILL, wherever it is, and start its successor."""
-        pipe = random.choice(list(self._processes))
-        self._processes[pipe].kill()
-        while self._hear(pipe):
+        writer = self._writers.pop(random.randrange(self._count))
+        writer.kill()
+        while self._hear(writer):
             pass
-        self._processes.pop(pipe).join()
-        left_over = list(self._open.pop(pipe).values())
+        left_over = list(self._open.pop(writer).values())
         self.taken_over += len(left_over)
         self._start(left_over)
 
     def finish(self) -> None:
         """Have them end what they are at, and hear them out."""
-        self._stop.set()
-        for pipe, process in list(self._processes.items()):
-            while self._hear(pipe):
+        for writer in self._writers:
+            writer.tell_to_end()
+        for writer in self._writers:
+            while self._hear(writer):
                 pass
-            process.join(PATIENCE)
-            assert process.exitcode == 0, f"a writer ended with {process.exitcode}"
-            assert not self._open[pipe], f"without an answer: {self._open[pipe]}"
-            del self._processes[pipe]
+            writer.join()
+            assert writer.exit_code == 0, f"a writer ended with {writer.exit_code}"
+            assert not self._open[writer], f"without an answer: {self._open[writer]}"
+        self._writers.clear()
 
-    def _hear(self, pipe: Connection) -> bool:
+    def _hear(self, writer: Process) -> bool:
         """Put one message on record; return whether there was one."""
-        try:
-            message = pipe.recv()
-        except EOFError:
+        message = writer.heard()
+        if message is None:
             return False
         if isinstance(message, Intent):
-            self._open[pipe][message.marker] = message
+            self._open[writer][message.marker] = message
         else:
             self.outcomes.append(message)
-            self._open[pipe].pop(message.marker)
+            self._open[writer].pop(message.marker)
         return True
 
 
 def _write(
-    pipe: Connection,
-    stop: Any,
-    name: str,
+    place: Place,
     left_over: list[Intent],
-    database: dict[str, Any],
     store: str,
     log_ids: list[LogId],
 ) -> None:
-    connection.settings_dict.update(database)
-    manager = races(store, int(name[1:]))
+    manager, name = races(store, place.number), f"w{place.number}"
     choices = random.Random(name)
     for intent in left_over:
-        pipe.send(intent)
-        pipe.send(_until_answered(manager, intent))
+        place.say(intent)
+        place.say(_until_answered(manager, intent))
     number = 0
-    while not stop.is_set():
+    while not place.is_set():
         intent = Intent(
             marker=f"{name}-{number}",
             of=choices.choice((1, 1, 1, 5)),
@@ -152,8 +135,8 @@ def _write(
             any_version=choices.random() < 0.5,
         )
         number += 1
-        pipe.send(intent)
-        pipe.send(_until_answered(manager, intent))
+        place.say(intent)
+        place.say(_until_answered(manager, intent))
 
 
 def _until_answered(manager: LogManager[Any], intent: Intent) -> Outcome:

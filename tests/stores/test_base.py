@@ -15,7 +15,7 @@ from eventlogs import (
     LogNotFound,
     LogState,
 )
-from eventlogs.events.codec import fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import AppendRequest, BaseStore, Claim, store_for
 from eventlogs.stores.base import claim_of, refusal
 from eventlogs.stores.portable import PortableStore
@@ -31,7 +31,7 @@ def request(expected: int | None, key: str | None = None, amount: int = 1) -> Ap
 
 
 def claim(log_id: LogId, index: int = 3, amount: int = 1) -> Claim:
-    return Claim(log_id, index, 1, next(fingerprints(encoded(amount))), 17)
+    return Claim(log_id, index, 1, next(request_fingerprints(encoded(amount))), 17)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_claim_knows_the_state_that_its_append_answered():
 
 
 def test_a_claim_is_made_from_a_row():
-    taken = claim_of("account", (HERE.uuid, 3, 2, memoryview(b"f"), None))
+    taken = claim_of("account", HERE.uuid, 3, 2, memoryview(b"f"), None)
 
     assert taken == Claim(HERE, 3, 2, b"f", 0)
 
@@ -133,7 +133,7 @@ def test_a_stream_reads_no_more_pages_than_it_has_to(count, pages):
 
     rows = list(store.stream(HERE, page=5))
 
-    assert [row[0] for row in rows] == list(range(count))
+    assert [row.index for row in rows] == list(range(count))
     assert store.limits == [5] * pages
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from collections.abc import Iterable
-from textwrap import wrap
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -18,7 +16,6 @@ from eventlogs.utils.times import duration, time_text
 HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
 
 NAMED = 5  # findings in the message at the end
-WIDEST = 100  # columns of a paragraph: longer lines are hard to read
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -99,12 +96,11 @@ def write_finding(out: Output, found: Health, each: Finding) -> None:
         since = f"  since {time_text(each.since)} ({seconds(ago)})"
     out.line()
     out.line(f"{paint(each.code)}  {clean(each.subject)}{since}")
-    for line in paragraph(out, each.message):
-        out.line(f"  {line}")
-    for line in paragraph(out, each.action):
-        out.line(f"  {line}", out.style.WARNING if each.must_act else None)
+    out.paragraph(each.message, indent=2)
+    if each.action:
+        out.paragraph(each.action, out.style.WARNING if each.must_act else None, indent=2)
     if each.command:
-        # In one line, whatever the width: it is to be pasted.
+        # On one line, whatever the width: it is to be pasted.
         out.line(f"    {clean(each.command)}", out.style.SQL_KEYWORD if each.must_act else None)
 
 
@@ -140,11 +136,3 @@ def behind(figures: Any) -> str:
 def figure(figures: Any, name: str) -> str:
     """Return a figure, or a question mark where it is not known."""
     return f"{figures[name]:,.0f}" if name in figures else "?"
-
-
-def paragraph(out: Output, text: str) -> Iterable[str]:
-    """Return text in lines of words; in a pipe, in one line."""
-    text = clean(text)
-    if out.width is None or not text:
-        return [text] if text else []
-    return wrap(text, max(min(out.width, WIDEST) - 2, 20), break_on_hyphens=False)

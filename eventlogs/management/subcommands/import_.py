@@ -12,12 +12,14 @@ from django.core.management.base import CommandParser
 from django.db import router
 
 from eventlogs.exceptions import EventLogError, FeedUnavailable
-from eventlogs.management.choosing import behind
+from eventlogs.management.choosing import existing
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.management.progress import Progress
+from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
 from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
+from eventlogs.projections.from_now import is_behind
+from eventlogs.projections.kinds import Reactor
 
 HELP = "Import an export. Doing it again, or after it was interrupted, imports what is missing."
 
@@ -55,7 +57,7 @@ def tell_of_reactors(out: Output, using: str) -> None:
     """Say which reactors would react to what was imported, as if it happened now."""
     names: list[str] = []
     with suppress(FeedUnavailable):  # then no reactor can run, either
-        names = behind(using)
+        names = [each.name for each in existing(using, Reactor) if is_behind(each, using)]
     if names:
         option = "" if using == router.db_for_write(EventLog) else f" --database {using}"
         out.note(

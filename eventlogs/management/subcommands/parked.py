@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from django.core.management.base import CommandParser
 from django.db import router
 
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
-from eventlogs.management.actions import write_history
-from eventlogs.management.choosing import choose
+from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
-from eventlogs.management.operators import operator
-from eventlogs.management.output import Output, clean
-from eventlogs.models import ParkedEvent
-from eventlogs.projections import held_actions
+from eventlogs.management.output import EventLines, Output, clean
+from eventlogs.models import ParkedEvent, ProjectionAction
+from eventlogs.projections import actions
 from eventlogs.projections.base import projections
 from eventlogs.projections.held_causes import PARKED, HeldGroup, groups
-from eventlogs.utils.times import time_text
+from eventlogs.projections.operations import Operations
+from eventlogs.utils.times import duration, time_text
 
 HELP = (
     "Show the events that projections could not apply; retry or skip them. Show who retried, "
     "skipped and rebuilt."
 )
 
-LIMIT = 50  # events that are shown, unless --limit or --all
+LIMIT: Final = 50  # events that are shown, unless --limit or --all
+
+EVENT_FIELDS: Final = (  # in JSON, where is_parked is "parked"
+    *("projection", "log_id", "index", "position", "type", "attempts"),
+    *("is_parked", "awaits_release", "retry_at", "failed_at", "error", "handler"),
+)
+ACTION_FIELDS: Final = (
+    *("at", "by", "projection", "action", "log_id", "index", "count", "seconds", "note"),
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -82,7 +90,8 @@ def run(
     if history:
         write_history(out, names, using, limit)
         return
-    chosen = choose(names, using)
+    chosen = choose(names, using, Operations)
+    known = [each.name for each in chosen]
     if skip is not None:
         if len(names) != 1:
             raise mistake("Name the one projection whose event is to be skipped.")
@@ -91,23 +100,20 @@ def run(
                 "To skip an event leaves its effect out of the rows for good. Add --yes if that "
                 "is what you mean; to try it again, use --retry."
             )
-        if not held_actions.skip(projections[names[0]], skip, by=operator(), using=using):
+        if not chosen[0].skip(skip, by=operator(), using=using):
             raise mistake(f"No event of {skip} waits in {names[0]!r}.")
         out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
         return
     if retry is not None or retry_all:
-        count = sum(
-            held_actions.retry(projections[name], retry, by=operator(), using=using)
-            for name in chosen
-        )
+        count = sum(each.retry(retry, by=operator(), using=using) for each in chosen)
         if not count and retry is not None:
-            raise mistake(f"No event of {retry} waits in {', '.join(chosen)}.")
+            raise mistake(f"No event of {retry} waits in {', '.join(known)}.")
         if out.as_json:
             out.document({"retried": count})
         else:
             out.line(f"{count:,} events are tried again now, by whoever runs the projection.")
         return
-    write(out, chosen, using, details, limit)
+    write(out, known, using, details, limit)
 
 
 def write(out: Output, names: list[str], using: str, details: bool, limit: int | None) -> None:
@@ -121,7 +127,7 @@ def write(out: Output, names: list[str], using: str, details: bool, limit: int |
         found = found[:limit]
     if out.as_json:
         for each in found.iterator():
-            out.record(as_json(each, details))
+            out.record(values(each, (*EVENT_FIELDS, "details") if details else EVENT_FIELDS))
         return
     held = groups(using, names)
     if not held:
@@ -154,29 +160,60 @@ def write_groups(out: Output, held: list[HeldGroup], using: str) -> None:
 
 
 def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None:
-    """Write a row for each event."""
-    out.table(
-        [
-            (
-                each.projection,
-                str(each.log_id),
-                each.index,
-                each.type,
-                each.attempts,
-                state_of(each),
-                each.failed_at,
-                f"{each.error} in {each.handler}()" if each.handler else each.error,
-            )
-            for each in waiting
-        ],
-        head=("projection", "log", "event", "type", "tries", "", "last failed", "error"),
-        right=(2, 4),
-        below=lambda number: (
-            [(line, None) for line in waiting[number].details.splitlines()] if details else []
-        ),
-        paint=lambda column, text: (
-            str(out.style.ERROR(text)) if column == 5 and text.strip() == "parked" else text
-        ),
+    """Write a line for each event; with ``details``, what was raised below it."""
+    EventLines(out, painted=3).write(
+        (
+            (each.projection, f"{each.log_id}:{each.index}", each.type, state_of(each)),
+            f"{each.attempts:,} tries, the last at {time_text(each.failed_at)}: {each.error}"
+            + (f" in {each.handler}()" if each.handler else ""),
+            [(line, None) for line in each.details.splitlines()] if details else (),
+        )
+        for each in waiting
+    )
+
+
+def write_history(out: Output, names: list[str], using: str, limit: int | None) -> None:
+    """
+    Write what was done with projections and by whom, the newest first.
+
+    ``names`` may also be those of projections that are no longer declared. Raise CommandError
+    for a name that has neither a projection nor a history.
+    """
+    found = actions.of(None, using)
+    for name in names:
+        if name not in projections and not actions.of(name, using).exists():
+            choose([name], using, Operations)
+    if names:
+        found = found.filter(projection__in=names)
+    entries = list(found if limit is None else found[: limit + 1])
+    more = limit is not None and len(entries) > limit
+    entries = entries[:limit]
+    if out.as_json:
+        for each in entries:
+            out.record(values(each, ACTION_FIELDS))
+        return
+    if not entries and not more:
+        out.line("Nothing was done yet.")
+    EventLines(out, painted=3).write(
+        (
+            (time_text(each.at), each.by or "?", each.projection, each.action),
+            "; ".join(filter(None, facts_of(each))),
+            (),
+        )
+        for each in entries
+    )
+    if more:
+        out.line(f"\nThe newest {len(entries):,} are shown. --limit N or --all shows more.")
+
+
+def facts_of(action: ProjectionAction) -> tuple[str, ...]:
+    """Return the event or log that an action was about, how many, how long it took, and why."""
+    place = "" if action.log_id is None else str(action.log_id)
+    return (
+        place if action.index is None else f"{place}:{action.index}",
+        "" if action.count is None else f"count {action.count:,}",
+        "" if action.seconds is None else f"took {duration(action.seconds)}",
+        action.note,
     )
 
 
@@ -187,20 +224,6 @@ def state_of(waiting: ParkedEvent) -> str:
     return "parked" if waiting.is_parked else "waits"
 
 
-def as_json(waiting: ParkedEvent, details: bool) -> dict[str, Any]:
-    """Return what is known of an event that waits."""
-    found = {
-        "projection": waiting.projection,
-        "log_id": waiting.log_id,
-        "index": waiting.index,
-        "position": waiting.position,
-        "type": waiting.type,
-        "attempts": waiting.attempts,
-        "parked": waiting.is_parked,
-        "awaits_release": waiting.awaits_release,
-        "retry_at": waiting.retry_at,
-        "failed_at": waiting.failed_at,
-        "error": waiting.error,
-        "handler": waiting.handler,
-    }
-    return {**found, "details": waiting.details} if details else found
+def values(row: ParkedEvent | ProjectionAction, names: Sequence[str]) -> dict[str, Any]:
+    """Return the values of a row for JSON, without the prefix of a property."""
+    return {name.removeprefix("is_"): getattr(row, name) for name in names}

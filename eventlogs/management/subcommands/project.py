@@ -19,12 +19,13 @@ from django.utils import timezone
 
 from eventlogs.feed.sources import feed_source_for
 from eventlogs.management import arguments
-from eventlogs.management.choosing import choose, reactors
+from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
-from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
+from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.kinds import Reactor
-from eventlogs.projections.workers import Worker, catch_up_all
+from eventlogs.projections.workers import Worker
+from eventlogs.projections.workers import run as run_once
 from eventlogs.utils.times import time_text
 
 try:
@@ -90,15 +91,17 @@ def run(
     **options: Any,
 ) -> None:
     """Run in this process, or in several that this one looks after."""
-    chosen = choose(names, using)
     if from_now:
-        begin_from_now(out, reactors(names), using, yes=yes)
+        if not names:
+            raise mistake("Name the reactors that are to pass over all events up to now.")
+        begin_from_now(out, choose(names, using, Reactor), using, yes=yes)
         return
+    chosen = [each.name for each in choose(names, using, BaseProjection)]
     feed_source_for(using)  # it says so where there can be none, and is not waited for
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
-        write_applied(out, catch_up_all(chosen, using=using))
+        write_applied(out, run_once(chosen, using=using))
         return
     if not out.as_json:
         what = ", ".join(chosen)

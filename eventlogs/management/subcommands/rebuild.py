@@ -1,4 +1,4 @@
-"""``eventlogs rebuild``: make the rows of read models anew."""
+"""``eventlogs rebuild``: rebuild the rows of read models from the events."""
 
 from __future__ import annotations
 
@@ -9,79 +9,60 @@ from django.core.management.base import CommandParser
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
-from eventlogs.management.choosing import are_due, choose, with_rows
+from eventlogs.management.choosing import choose, existing, operator
 from eventlogs.management.mistakes import mistake
-from eventlogs.management.operators import operator
 from eventlogs.management.output import Output
 from eventlogs.models import EventLog, ParkedEvent
 from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.rebuild import Progress
 
 HELP = (
-    "Make the rows of read models anew, while the old ones serve; one that was interrupted "
-    "carries on."
+    "Rebuild the rows of read models while the old rows stay in use. Run it again to resume an "
+    "interrupted rebuild."
 )
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add which, and how."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Which read models.")
+    """Add which read models, and how."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Rebuild these read models.")
     parser.add_argument(
         "--due",
         action="store_true",
-        help="All whose version was raised since their rows were made.",
+        help="Rebuild all read models whose rows another version of the projection has made.",
     )
     parser.add_argument(
-        "--log",
-        type=arguments.log_id,
-        metavar="LOG",
-        help="Only the row of this log, in place.",
+        "--log", type=arguments.log_id, metavar="LOG", help="Rebuild one log's row, in place."
     )
     parser.add_argument(
-        "--restart", action="store_true", help="Begin anew, also where one was interrupted."
+        "--restart", action="store_true", help="Discard an interrupted rebuild and start again."
     )
     parser.add_argument(
         "--park",
         action="store_true",
-        help="Put events aside that cannot be applied. By default, the first one ends it.",
+        help="Park events that fail. By default, the first one ends the rebuild.",
     )
     parser.add_argument(
         "--downgrade",
         action="store_true",
-        help="After a rollback: take over rows that a newer version has made. Stop its processes "
+        help="After a rollback: rebuild rows that a newer version has made. Stop its processes "
         "first.",
     )
 
 
 def run(
-    out: Output,
-    *,
-    using: str,
-    names: list[str],
-    due: bool,
-    log: LogId | None,
-    restart: bool,
-    park: bool,
-    downgrade: bool,
-    **options: Any,
+    out: Output, *, using: str, names: list[str], due: bool, log: LogId | None, **options: Any
 ) -> None:
-    """Rebuild one after the other."""
+    """Rebuild one read model after the other."""
+    if not names and not due:
+        known = ", ".join(each.name for each in choose([], using, RowOperations))
+        raise mistake(f"Name the read models to rebuild, or pass --due. Read models: {known}.")
+    chosen = choose(names, using, RowOperations) if names else []
     if due:
-        names = [*names, *are_due(using)]
-    elif not names:
-        known = ", ".join(choose([], using))
-        raise mistake(f"Which one? Name some, or pass --due. There is: {known}.")
-    for name in dict.fromkeys(names):
-        rebuild(
-            out,
-            with_rows(name, using),
-            using,
-            log=log,
-            restart=restart,
-            park=park,
-            downgrade=downgrade,
-        )
-    if not names and not out.as_json:
+        chosen += [e for e in existing(using, RowOperations) if e.is_rebuild_due(using=using)]
+    how = {name: options[name] for name in ("restart", "park", "downgrade")}
+    for each in dict.fromkeys(chosen):
+        rebuild(out, each, using, log, how)
+    if not chosen and not out.as_json:
         out.line("No rebuild is due.", out.style.SUCCESS)
 
 
@@ -89,11 +70,8 @@ def rebuild(
     out: Output,
     projection: type[RowOperations],
     using: str,
-    *,
     log: LogId | None,
-    restart: bool,
-    park: bool,
-    downgrade: bool,
+    how: dict[str, Any],
 ) -> None:
     """Rebuild one read model, or one of its rows, in one database."""
     name = projection.name
@@ -116,16 +94,9 @@ def rebuild(
                 done = max(done, progress.done)
 
             try:
-                applied = projection.rebuild(
-                    restart=restart,
-                    park=park,
-                    downgrade=downgrade,
-                    tell=tell,
-                    by=operator(),
-                    using=using,
-                )
+                applied = projection.rebuild(tell=tell, by=operator(), using=using, **how)
             except KeyboardInterrupt:
-                out.note(f"\nTo carry on: manage.py eventlogs rebuild {name}{option}")
+                out.note(f"\nTo resume: manage.py eventlogs rebuild {name}{option}")
                 raise
     waiting = ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).count()
     if out.as_json:
@@ -153,7 +124,7 @@ def rebuild(
 
 
 def extent(projection: type[RowOperations], using: str) -> tuple[int, str]:
-    """Return how much there is to go through, and its unit."""
+    """Return the size of a rebuild, and its unit."""
     if projection.mode != projection.INLINE:
         return Feed(using).settled(), "positions"
     logs = EventLog.objects.using(using)

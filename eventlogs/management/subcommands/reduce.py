@@ -10,9 +10,9 @@ from django.core.management.base import CommandParser
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
+from eventlogs.management.json_values import computed_of, state_of
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.management.states import computed_of, state_of
 
 HELP = "Fold a log's events and write its state as JSON."
 

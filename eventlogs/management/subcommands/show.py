@@ -8,23 +8,22 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from eventlogs.aggregates import Aggregate, Reduction
-from eventlogs.events.codec import StoredEvent, raw_records
+from eventlogs.aggregates import Aggregate
+from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
 from eventlogs.management import arguments
-from eventlogs.management.output import Note, Output
-from eventlogs.management.records import as_json, compact
-from eventlogs.management.states import computed_of, state_of
+from eventlogs.management.json_values import compact, computed_of, event_as_json, state_of
+from eventlogs.management.output import EventLines, Note, Output
 from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.models import EventLog
 from eventlogs.reductions.snapshots import Waypoints
 from eventlogs.reductions.timeline import MISSING, Change, beginning, property_names, steps
 from eventlogs.stores import BaseStore
 from eventlogs.utils.times import time_text
+from eventlogs.values import EventRecord, Reduction, StoredEvent
 
 HELP = "Show a log: its events as a timeline, and its state."
 
@@ -69,7 +68,7 @@ def run(
         raise LogNotFound(log)
     version = version_at(store, log, actual, at_version, at)
     rows = list(reversed(store.events(log, start=version - 1, limit=last, reverse=True)))[-last:]
-    records = list(raw_records(log, rows)) if last else []
+    records = list(EventReader().records(rows, decode=False)) if last else []
     state, computed, why_not = state_as_of(using, log, version, aggregate)
     changed: Changes = {}
     if diff and records:
@@ -84,7 +83,8 @@ def run(
                 "computed": computed,
                 "state_error": why_not,
                 "events": [
-                    as_json(each) | ({"changes": as_pairs(changed.get(each.index))} if diff else {})
+                    event_as_json(each)
+                    | ({"changes": as_pairs(changed.get(each.index))} if diff else {})
                     for each in records
                 ],
             }
@@ -115,7 +115,7 @@ def version_at(
     while low < high:
         middle = (low + high) // 2
         (row,) = store.events(log, start=middle, limit=1)
-        if row[7] <= at:
+        if row.recorded_at <= at:
             low = middle + 1
         else:
             high = middle
@@ -162,12 +162,12 @@ def changes_of(
         cls = None  # several: the state says so
     if cls is None:
         return {}
-    first = rows[0][0]
+    first = rows[0].index
     ways = Waypoints(cls, using)
     start = ways.nearest(log, store, upto=first) or beginning(cls, log)
     if isinstance(start, Reduction):
         start = ways.walk(start, store, version=first)
-    found = steps(start, rows, log_id=log, properties=True)
+    found = steps(start, rows, properties=True)
     names = set(property_names(cls))
     return {
         each.record.index: None
@@ -215,57 +215,47 @@ def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
 
 
 def write_timeline(
-    out: Output,
-    records: list[EventRecord],
-    version: int,
-    changed: Changes | None = None,
+    out: Output, records: list[EventRecord], version: int, changed: Changes | None
 ) -> None:
-    """Write a row for each event; with ``changed``, what it changed below it."""
+    """Write each event; with ``changed``, what it changed below it."""
     if not records:
         return
     earlier = records[0].index
     out.line()
     if earlier:
         out.line(f"… {earlier:,} earlier; --last {version} shows all", out.style.HTTP_INFO)
-    actors = [actor_of(record.metadata) for record in records]
-    has_actors = any(actor for actor, _ in actors)
-
-    def below(row: int) -> list[Note]:
-        record, (_, rest) = records[row], actors[row]
-        lines: list[Note] = []
-        if changed is not None:
-            changes = changed.get(record.index)
-            if changes:
-                lines += [(as_line(*each), out.style.SUCCESS) for each in changes]
-            else:
-                unknown = "changes unknown" if changes is None else "changed nothing"
-                lines.append((unknown, out.style.WARNING))
-        if rest:
-            lines.append((f"metadata {compact(rest)}", out.style.HTTP_NOT_MODIFIED))
-        if record.idempotency_key is not None:
-            lines.append((f"key {record.idempotency_key}", out.style.HTTP_NOT_MODIFIED))
-        return lines
-
-    def paint(column: int, text: str) -> str:
-        return str(out.style.SQL_KEYWORD(text)) if column == 2 else text
-
-    out.table(
-        [
+    EventLines(out, painted=2).write(
+        (
             (
-                record.index,
-                record.recorded_at,
+                f"{record.index:>{len(str(version - 1))}}",
+                time_text(record.recorded_at, timespec="milliseconds"),
                 record.type,
-                *([actor or ""] if has_actors else []),
-                compact(record.event),
-            )
-            for record, (actor, _) in zip(records, actors, strict=True)
-        ],
-        head=("#", "recorded at", "type", *(["by"] if has_actors else []), "data"),
-        right=(0,),
-        paint=paint,
-        below=below,
-        wrap=True,
+            ),
+            compact(record.event) + ("" if actor is None else f"  by {actor}"),
+            notes_of(out, record, rest, changed),
+        )
+        for record in records
+        for actor, rest in [actor_of(record.metadata)]
     )
+
+
+def notes_of(
+    out: Output, record: EventRecord, metadata: Mapping[str, Any], changed: Changes | None
+) -> list[Note]:
+    """Return the lines below an event: its changes, its other metadata, its key."""
+    notes: list[Note] = []
+    if changed is not None:
+        changes = changed.get(record.index)
+        if changes:
+            notes += [(as_line(*each), out.style.SUCCESS) for each in changes]
+        else:
+            unknown = "changes unknown" if changes is None else "changed nothing"
+            notes.append((unknown, out.style.WARNING))
+    if metadata:
+        notes.append((f"metadata {compact(metadata)}", out.style.HTTP_NOT_MODIFIED))
+    if record.idempotency_key is not None:
+        notes.append((f"key {record.idempotency_key}", out.style.HTTP_NOT_MODIFIED))
+    return notes
 
 
 def write_state(
@@ -281,9 +271,7 @@ def write_state(
     if state is None:
         out.line(why_not or "", out.style.WARNING)
         return
-    out.table([(name, compact(value)) for name, value in state.items()], wrap=True, indent="  ")
+    out.table([(name, compact(value)) for name, value in state.items()], indent=2)
     if computed:
         out.heading("Computed from it")
-        out.table(
-            [(name, compact(value)) for name, value in computed.items()], wrap=True, indent="  "
-        )
+        out.table([(name, compact(value)) for name, value in computed.items()], indent=2)

@@ -8,11 +8,11 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from eventlogs.management import arguments
-from eventlogs.management.choosing import is_in
+from eventlogs.management.choosing import existing
 from eventlogs.management.output import Output
 from eventlogs.operations.cache_figures import CacheFigures, cache_figures
-from eventlogs.operations.figures import Figures, as_json, figures
-from eventlogs.projections.base import projections
+from eventlogs.operations.figures import NEWEST, Figures, TableFigures, as_json, figures
+from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.status import Standing, standings
 from eventlogs.utils.times import duration
 
@@ -25,7 +25,7 @@ BAR = 24  # columns of the longest bar
 def add_arguments(parser: CommandParser) -> None:
     """Add whether to scan, and how many days to show."""
     parser.add_argument(
-        "--exact", action="store_true", help="Scan the tables, however large they are."
+        "--exact", action="store_true", help="Read whole tables, however large they are."
     )
     parser.add_argument(
         "--days",
@@ -37,83 +37,60 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> None:
-    """Write the figures; a ``~`` marks an estimate."""
+    """Write the figures; a ``~`` marks an estimate, a ``≥`` a figure that may be higher."""
     found = figures(using, exact=exact)
     cached = cache_figures(using)
-    here = [each for _, each in sorted(projections.items()) if is_in(each, using)]
-    stand = standings(here, using=using)
+    stand = standings(existing(using, BaseProjection), using=using)
     if out.as_json:
-        out.document(
-            {
-                **as_json(found),
-                "cache": asdict(cached),
-                "projections": stand,
-            }
-        )
+        out.document({**as_json(found), "cache": asdict(cached), "projections": stand})
         return
-    write_types(out, found)
-    if days:
-        write_days(out, found, days)
+    write_events(out, found, days)
     write_logs(out, found)
     write_cache(out, cached)
     write_projections(out, stand)
     write_tables(out, found)
-    if found.estimated:
+    if any(each.mark for each in found.tables.values()):
         out.line()
-        out.line(
-            f"~ is an estimate, from {found.events_counted:,} events that were read; "
-            f"--exact counts.",
+        out.paragraph(
+            f"~ is an estimate of the database, ≥ a figure that may be higher; --exact counts. "
+            f"Types, days and lengths are those of the newest {NEWEST:,} events and logs.",
             out.style.WARNING,
         )
 
 
-def write_types(out: Output, found: Figures) -> None:
-    """Write a row for each event type, the most frequent first."""
-    estimated = "events" in found.estimated
-    out.line(f"{number(found.events, estimated)} events", out.style.MIGRATE_HEADING)
-    total = sum(found.by_type.values())
+def total(found: Figures, what: str) -> str:
+    """Return a heading: how many there are, and how many of them the figures are from."""
+    table = found.tables[what]
+    of = f"; of the newest {table.read:,}" if table.mark else ""
+    return f"{number(table)} {what}{of}"
+
+
+def write_events(out: Output, found: Figures, days: int) -> None:
+    """Write a row for each event type, the most frequent first, and one for each of some days."""
+    out.line(total(found, "events"), out.style.MIGRATE_HEADING)
+    read = found.tables["events"].read
     out.table(
-        [
-            (name, number(count, estimated), f"{count / total:.1%}")
-            for name, count in sorted(found.by_type.items(), key=lambda each: -each[1])
-        ],
+        [(name, count, f"{count / read:.1%}") for name, count in found.by_type.most_common()],
         head=("type", "events", "share"),
         right=(1, 2),
     )
-
-
-def write_days(out: Output, found: Figures, days: int) -> None:
-    """Write a row for each of the last days, with a bar."""
-    if not found.by_day:
-        return
-    estimated = "events" in found.estimated
-    last = sorted(found.by_day.items())[-days:]
-    most = max(count for _, count in last)
-    out.heading(f"Days (UTC), the last {len(last)} of {len(found.by_day):,}")
-    out.table(
-        [
-            (day.isoformat(), number(count, estimated), "█" * max(round(BAR * count / most), 1))
-            for day, count in last
-        ],
-        head=("day", "events", ""),
-        right=(1,),
-    )
+    last = sorted(found.by_day.items())[-days:] if days else []
+    if last:
+        most = max(count for _, count in last)
+        out.heading(f"Days (UTC), the last {len(last)} of {len(found.by_day):,}")
+        out.table(
+            [(day, count, "█" * max(round(BAR * count / most), 1)) for day, count in last],
+            head=("day", "events", ""),
+            right=(1,),
+        )
 
 
 def write_logs(out: Output, found: Figures) -> None:
     """Write a row for each log type."""
-    estimated = "logs" in found.estimated
-    longest = "≥" if estimated else ""
-    out.heading(f"{number(sum(each.logs for each in found.logs), estimated)} logs")
+    out.heading(total(found, "logs"))
     out.table(
         [
-            (
-                each.log_type,
-                number(each.logs, estimated),
-                number(each.events, estimated),
-                *(number(length, estimated) for length in each.percentiles),
-                f"{longest}{each.longest:,}",
-            )
+            (each.log_type, each.logs, each.events, *each.percentiles, each.longest)
             for each in sorted(found.logs, key=lambda each: -each.logs)
         ],
         head=("log type", "logs", "events", "median", "90%", "99%", "longest"),
@@ -189,21 +166,20 @@ def behind(each: Standing) -> str:
 
 def write_tables(out: Output, found: Figures) -> None:
     """Write sizes, where the database tells them."""
-    if not any(each.table_bytes for each in found.tables):
+    if not any(each.table_bytes for each in found.tables.values()):
         return
     out.heading("On disk")
     rows = []
-    for each in found.tables:
-        rows.append((each.name, number(each.rows, each.estimated), size(each.table_bytes)))
+    for each in found.tables.values():
+        rows.append((each.name, number(each), size(each.table_bytes)))
         rows.extend((f"  {name}", "", size(bytes_)) for name, bytes_ in each.indexes.items())
     out.table(rows, head=("table or index", "rows", "size"), right=(1, 2))
 
 
-def number(value: int, estimated: bool) -> str:
-    """Return a figure; an estimate has a mark, and no more digits than it is worth."""
-    if not estimated:
-        return f"{value:,}"
-    return f"~{round(value, 3 - len(str(value))) if value > 999 else value:,}"
+def number(table: TableFigures) -> str:
+    """Return how many rows a table has, with its mark; an estimate to three digits."""
+    rows = round(table.rows, 3 - len(str(table.rows))) if table.mark == "~" else table.rows
+    return f"{table.mark}{rows:,}"
 
 
 def size(bytes_: int) -> str:

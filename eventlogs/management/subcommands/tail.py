@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandParser
 
-from eventlogs.events.codec import raw_records
+from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed, FeedPage
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
+from eventlogs.management.json_values import compact, event_as_json
 from eventlogs.management.mistakes import mistake
-from eventlogs.management.output import GAP, Output, clean, columns, cut, pad
-from eventlogs.management.records import as_json, compact
+from eventlogs.management.output import EventLines, Output
 from eventlogs.operations.jsonl import MAX_POSITION
 from eventlogs.utils.times import time_text
+from eventlogs.values import EventRecord
 
 HELP = "Show the newest events of all logs; with --follow, those to come as well."
 
 NEWEST = 10  # events
-ROOM = 24  # columns for data beside the rest; where there are fewer, it has a line of its own
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -94,20 +94,18 @@ def run(
                 f"`tail` without --follow and --after works, and so do `show` and `export`."
             ) from error
         settled = MAX_POSITION  # the newest that are committed; later ones may come below them
-    writer = Writer(out)
+    show = partial(write, EventLines(out, painted=1, cut=True), out)
     if after is None:
-        writer.write(
-            newest(using, until=settled, limit=lines, types=types, log_types=log_type, logs=log)
-        )
+        show(newest(using, until=settled, limit=lines, types=types, log_types=log_type, logs=log))
         after = settled
     elif not follow:
         for page in pages(feed, after, types or None, log_types):
-            writer.write([record for record in page if not wanted or record.log_id in wanted])
+            show([record for record in page if not wanted or record.log_id in wanted])
     if not follow:
         return
     for record in feed.follow(after, types or None, log_types, decode=False):
         if not wanted or record.log_id in wanted:
-            writer.write([record])
+            show([record])
 
 
 def newest(
@@ -124,15 +122,11 @@ def newest(
     if types:
         events = events.of_type(*types)
     if log_types:
-        events = events.filter(log__log_type__in=log_types)
+        events = events.filter(log_type__in=log_types)
     if logs:
         events = events.filter(log_id__in=[log.uuid for log in logs])
-    found = events.order_by("-position").values_list("log__log_type", *scans.FIELDS)[:limit]
-    return [
-        record
-        for log_type, log, *row in reversed(found)
-        for record in raw_records(LogId.stored(log_type, log), [tuple(row)])
-    ]
+    found = scans.read(events.order_by("-position")[:limit])
+    return list(EventReader().records(reversed(found), decode=False))
 
 
 def pages(
@@ -146,48 +140,19 @@ def pages(
         after, more = page.next_after, page.more
 
 
-class Writer:
-    """Writes events as they come, in columns that only ever get wider."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._widths = [0, 0]  # of the type and of the log
-
-    def write(self, records: Sequence[EventRecord]) -> None:
-        """Write some events."""
+def write(lines: EventLines, out: Output, records: Sequence[EventRecord]) -> None:
+    """Write events as they come, in columns that only ever get wider."""
+    if out.as_json:
         for record in records:
-            self._widths[0] = max(self._widths[0], columns(clean(record.type)))
-            self._widths[1] = max(self._widths[1], columns(place_of(record)))
-        for record in records:
-            if self._out.as_json:
-                self._out.record(as_json(record))
-            else:
-                self._line(record)
-        self._out.flush()
-
-    def _line(self, record: EventRecord) -> None:
-        style = self._out.style
-        actor, _ = actor_of(record.metadata)
-        data = clean(compact(record.event) + (f"  by {actor}" if actor is not None else ""))
-        recorded_at = time_text(record.recorded_at)
-        head = GAP.join(
+            out.record(event_as_json(record))
+    else:
+        lines.write(
             (
-                recorded_at,
-                str(style.SQL_KEYWORD(pad(clean(record.type), self._widths[0], False))),
-                pad(place_of(record), self._widths[1], False),
+                (time_text(record.recorded_at), record.type, f"{record.log_id} {record.index}"),
+                compact(record.event) + ("" if actor is None else f"  by {actor}"),
+                (),
             )
+            for record in records
+            for actor, _ in [actor_of(record.metadata)]
         )
-        taken = len(recorded_at) + sum(self._widths) + 3 * len(GAP)
-        width = self._out.width
-        if width is None:
-            self._out.line(f"{head}{GAP}{data}")
-        elif width - taken >= ROOM:
-            self._out.line(f"{head}{GAP}{cut(data, width - taken)}")
-        else:
-            self._out.line(head.rstrip())
-            self._out.line(cut(f"  {data}", width))
-
-
-def place_of(record: EventRecord) -> str:
-    """Return the log, and the event's index in it."""
-    return f"{record.log_id} {record.index}"
+    out.flush()

@@ -12,7 +12,7 @@ from django.db import DatabaseError, InterfaceError
 from django.db.models import Max
 
 from eventlogs.aggregates import aggregates
-from eventlogs.checks import mysql, rules
+from eventlogs.checks import mysql, postgresql
 from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import Feed
@@ -100,8 +100,8 @@ def _reach(look: Look) -> Finding | None:
 def _checks(look: Look) -> Iterator[Finding]:
     databases = [look.using]
     found: list[CheckMessage] = [
-        *rules.check_append_only_triggers(databases=databases),
-        *rules.check_feed(databases=databases),
+        *postgresql.check_append_only_triggers(databases=databases),
+        *postgresql.check_feed(databases=databases),
         *mysql.check_mysql(databases=databases),
     ]
     for message in found:
@@ -115,7 +115,7 @@ def _checks(look: Look) -> Iterator[Finding]:
 def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
     """Return who must act, and the command of a hint by itself: it is to be pasted."""
     hint = str(message.hint)
-    command = rules.again(alias)
+    command = postgresql.create_triggers(alias)
     if f"Run: {command}." in hint:
         more = hint.replace(f"Run: {command}.", "").strip()
         return f"Whoever deploys creates it again{f'. {more}' if more else ':'}", command
@@ -327,7 +327,7 @@ def _command(holder: FeedHolder) -> str:
 def _newest_types(look: Look) -> Iterable[Finding]:
     ours = {each.log_type for each in aggregates}
     newest = Event.objects.using(look.using).order_by("-position")
-    rows = newest.values_list("type", "schema_version", "log__log_type", "recorded_at")
+    rows = newest.values_list("type", "schema_version", "log_type", "recorded_at")
     for name, version, log_type, recorded_at in rows[:NEWEST]:
         if not is_known(name, version):
             found = look.unknown.setdefault((name, version), Unknown(recorded_at))

@@ -18,7 +18,7 @@ from eventlogs.caches.backends import (
     cache_for,
     is_raw_redis,
 )
-from eventlogs.checks import rules
+from eventlogs.checks.reductions import check_reduction_cache
 from eventlogs.operations.health.findings import ACT, INFO, Finding, counted
 from eventlogs.operations.health.look import Look
 
@@ -47,7 +47,7 @@ def look_at_cache(look: Look) -> Iterator[Finding]:
     alias = conf.cache()
     if alias is None:
         return
-    for message in rules.check_reduction_cache():
+    for message in check_reduction_cache():
         level = ACT if message.id in ("eventlogs.E003", "eventlogs.E009") else INFO
         yield Finding(
             "cache", level, alias, str(message.msg), action=f"A developer acts: {message.hint}"

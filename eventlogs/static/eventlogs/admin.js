@@ -1,7 +1,7 @@
-/* What makes the pages of event logs handier. All of them work without it. */
+/* Conveniences of the pages of event logs. All pages work without this script. */
 "use strict";
 
-// Copy buttons are there only where they work.
+// Show the copy buttons only if the browser lets a page write to the clipboard.
 for (const button of document.querySelectorAll("[data-copy], [data-copy-beside]")) {
     if (!navigator.clipboard) {
         break;
@@ -16,30 +16,30 @@ for (const button of document.querySelectorAll("[data-copy], [data-copy-beside]"
     });
 }
 
-// The slider says where it is while it moves, and goes there when it is let go.
+// The slider shows its event while it moves, and opens it on release.
 for (const form of document.querySelectorAll("[data-travel]")) {
     const slider = form.querySelector("input[type=range]");
     const shown = form.querySelector("output");
     form.querySelector("button").hidden = true;
     slider.addEventListener("input", () => { shown.textContent = slider.value; });
     slider.addEventListener("change", () => {
-        // The page that comes has the focus where it was, for the next press of a key.
+        // The next page puts the focus back on the slider, for the next key.
         sessionStorage.setItem("eventlogs-slider", "1");
-        form.action = location.pathname;  // a place in the address would take the focus away
+        form.action = location.pathname;  // a fragment would take the focus away
         form.requestSubmit();
     });
     if (sessionStorage.getItem("eventlogs-slider")) {
         sessionStorage.removeItem("eventlogs-slider");
         slider.focus({ preventScroll: true });
     }
-    // A page that the browser kept comes back as it was left: with the slider moved.
+    // A page from the browser's cache still has the slider where it was moved to: reset it.
     window.addEventListener("pageshow", () => {
         slider.value = slider.defaultValue;
         shown.textContent = slider.value;
     });
 }
 
-// An address that names an event and no place on the page shows the event.
+// If the address names an event and has no fragment, scroll to the event.
 const selected = document.querySelector(".el-selected");
 const [opened] = performance.getEntriesByType("navigation");
 if (selected && !location.hash && opened?.type === "navigate"
@@ -47,7 +47,7 @@ if (selected && !location.hash && opened?.type === "navigate"
     selected.scrollIntoView();
 }
 
-// Tab stops at a block that scrolls only where it has something to scroll.
+// Tab stops at a scrolling block only if its content is larger than the block.
 const SCROLLS = ":is([role=region], [role=group])[tabindex]";
 const watch = new ResizeObserver((entries) => {
     for (const { target } of entries) {
@@ -61,7 +61,7 @@ for (const block of document.querySelectorAll(`#content ${SCROLLS}`)) {
     watch.observe(block);
 }
 
-// The arrow keys go to the previous and the next event, or page.
+// The arrow keys open the previous and the next event or page.
 document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) {
         return;
@@ -69,7 +69,7 @@ document.addEventListener("keydown", (event) => {
     if (event.target.closest("input, select, textarea, [contenteditable]")) {
         return;
     }
-    // In a block that scrolls sideways they scroll it.
+    // In a block that scrolls sideways, the arrow keys scroll the block.
     const block = event.target.closest(SCROLLS);
     if (block && block.scrollWidth > block.clientWidth + 1) {
         return;

@@ -1,0 +1,141 @@
+"""
+System checks of the EVENTLOGS setting and of USE_TZ.
+
+    E001  EVENTLOGS is not a dict, or one of its values is of the wrong kind or out of range
+    W002  EVENTLOGS has a key that eventlogs does not know
+    E005  USE_TZ is off
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from reprlib import repr as short
+from typing import Any, Final
+
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+
+from eventlogs import conf
+from eventlogs.policies import policy_from
+from eventlogs.refreshers import refresher_for
+
+
+def is_policy(value: Any) -> bool:
+    """Return whether a value is a caching policy, its class, or the dotted path to either."""
+    try:
+        policy_from(value)
+    except (ImportError, TypeError):
+        return False
+    return True
+
+
+def is_refresher(value: Any) -> bool:
+    """Return whether a value is the dotted path to a refresher that can be imported."""
+    try:
+        refresher_for(value)
+    except (ImportError, TypeError, AttributeError, ImproperlyConfigured):
+        return False
+    return True
+
+
+# For each key: the test of its value, and the allowed values in words.
+VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "CACHE": (
+        lambda value: value is None or isinstance(value, str),
+        "an alias in CACHES, or None",
+    ),
+    "CACHE_TIMEOUT": (
+        lambda value: (
+            value is None
+            or (isinstance(value, int | float) and type(value) is not bool and value > 0)
+        ),
+        "a positive number of seconds, or None",
+    ),
+    "CACHING_POLICY": (
+        is_policy,
+        "a caching policy, the class of one, or the dotted path to either",
+    ),
+    "REFRESHER": (
+        is_refresher,
+        "the dotted path to a refresher whose packages are installed",
+    ),
+    "REFRESH_ON_APPEND": (lambda value: isinstance(value, bool), "True or False"),
+    "MAX_EVENT_BYTES": (
+        lambda value: type(value) is int and 0 < value <= 2**28,
+        "an int from 1 to 268,435,456 (256 MiB, the limit of jsonb)",
+    ),
+    "IDEMPOTENCY_KEY_RETENTION": (
+        lambda value: value is None or (isinstance(value, timedelta) and value > timedelta()),
+        "a positive datetime.timedelta, or None",
+    ),
+    "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
+    "PAGE_SIZE": (
+        lambda value: type(value) is int and 0 < value <= conf.MAX_PAGE_SIZE,
+        f"an int from 1 to {conf.MAX_PAGE_SIZE:,}",
+    ),
+    "HEALTH": (
+        lambda value: isinstance(value, dict),
+        f"a dict with any of the keys {', '.join(conf.HEALTH)}",
+    ),
+}
+
+
+@register()
+def check_settings(**kwargs: Any) -> Iterable[CheckMessage]:
+    """Check the EVENTLOGS setting and USE_TZ."""
+    configured = conf.configured()
+    if isinstance(configured, dict):
+        yield from _check_keys(configured)
+    else:
+        yield Error(
+            f"EVENTLOGS is {short(configured)}. It must be a dict.",
+            hint=f"Set EVENTLOGS = {{}}, with any of the keys {', '.join(conf.DEFAULTS)}.",
+            id="eventlogs.E001",
+        )
+    if not conf.uses_time_zones():
+        yield Error(
+            "USE_TZ is False. It must be True: eventlogs records events with their time zone.",
+            hint="Set USE_TZ = True.",
+            id="eventlogs.E005",
+        )
+
+
+def _check_keys(configured: dict[Any, Any]) -> Iterable[CheckMessage]:
+    for name, value in configured.items():
+        if name not in VALID:
+            yield Warning(
+                f"EVENTLOGS[{name!r}] is not a setting of eventlogs.",
+                hint=f"Remove it, or rename it to one of {', '.join(conf.DEFAULTS)}.",
+                id="eventlogs.W002",
+            )
+            continue
+        is_valid, allowed = VALID[name]
+        if not is_valid(value):
+            yield Error(
+                f"EVENTLOGS[{name!r}] is {short(value)}. It must be {allowed}.",
+                hint=f"Set EVENTLOGS[{name!r}] = {conf.DEFAULTS[name]!r}, which is the default, "
+                "or another allowed value.",
+                id="eventlogs.E001",
+            )
+        elif name == "HEALTH":
+            yield from _check_limits(value)
+
+
+def _check_limits(limits: dict[Any, Any]) -> Iterable[CheckMessage]:
+    for name, value in limits.items():
+        if name not in conf.HEALTH:
+            yield Warning(
+                f"EVENTLOGS['HEALTH'][{name!r}] is not a limit of eventlogs.",
+                hint=f"Remove it, or rename it to one of {', '.join(conf.HEALTH)}.",
+                id="eventlogs.W002",
+            )
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            unit = "logs" if name == "MAX_PARKED" else "seconds"
+            yield Error(
+                f"EVENTLOGS['HEALTH'][{name!r}] is {short(value)}. It must be a number of {unit}, "
+                f"0 or more.",
+                hint=f"Set EVENTLOGS['HEALTH'][{name!r}] = {conf.HEALTH[name]}, which is the "
+                "default, or another allowed value.",
+                id="eventlogs.E001",
+            )

@@ -1,0 +1,83 @@
+"""What the pages say of a projection, in words, and what of it is red."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from eventlogs.admin.projection_status import FINE, PASSING, URGENT, conditions, row
+from eventlogs.projections.status import Standing
+
+
+def standing(**more: Any) -> Standing:
+    return Standing(
+        **{
+            "name": "x",
+            "kind": "rows",
+            "version": 1,
+            "rows_version": 1,
+            "is_rebuild_due": False,
+            "partitions": 1,
+            "position": 7,
+            "positions_behind": 0,
+            "age": timedelta(),
+            "applied": 7,
+            "rate": 0.0,
+            "parked": 0,
+            "waiting": 0,
+            "awaiting_release": 0,
+            "owners": (),
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, ["up to date"]),
+        ({"parked": 1_804}, ["1,804 parked", "up to date, except for 1,804 held logs"]),
+        (
+            {"waiting": 3, "awaiting_release": 2},
+            [
+                "1 waits for a retry",
+                "2 wait for a release",
+                "up to date, except for 3 held logs",
+            ],
+        ),
+        (
+            {"positions_behind": 1, "age": timedelta(seconds=3.2)},
+            ["behind by 1 event, 3.2 s"],
+        ),
+        ({"positions_behind": 10_000, "at_least": True}, ["behind by at least 10,000 events"]),
+        (
+            {"at_least": True},
+            ["behind by an unknown number of events"],
+        ),
+        ({"rows_version": None}, ["has never run"]),
+        ({"problem": "No feed.", "positions_behind": None, "age": None}, ["No feed."]),
+    ],
+)
+def test_how_a_projection_stands_is_said_in_words(facts, said):
+    assert [each.text for each in conditions(standing(**facts), ())] == said
+
+
+def test_only_what_somebody_must_act_on_is_red():
+    held = standing(parked=2, waiting=1, is_rebuild_due=True, rows_version=0)
+
+    assert [each.level for each in conditions(held, ())] == [PASSING, PASSING, PASSING, FINE]
+    found = conditions(held, {"parked", "rebuild-due"})
+    assert [each.level for each in found] == [URGENT, URGENT, PASSING, FINE]
+    assert conditions(standing(), {"rebuild-failed"})[0].level == URGENT
+
+
+def test_figures_have_separators_and_say_what_is_not_known():
+    found = row(standing(position=1_333_500, positions_behind=None, age=None), ())
+
+    assert (found["position"], found["behind"], found["lag"]) == ("1,333,500", "?", "")
+    assert found["run_by"] == "no worker"
+    assert row(standing(positions_behind=0, at_least=True), ())["behind"] == "?"
+    assert row(standing(kind="inline"), ())["run_by"] == "each append"
+    assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 worker for 4 partitions"

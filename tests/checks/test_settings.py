@@ -1,0 +1,146 @@
+"""The system checks of the settings, each by its id."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from eventlogs import NeverCache
+from eventlogs.checks.settings import check_settings
+from tests.checks.messages import found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        "PAGE_SIZE",
+        {"MAX_EVENT_BYTES": 0},
+        {"MAX_EVENT_BYTES": 2**28 + 1},
+        {"MAX_EVENT_BYTES": 10.0},
+        {"MAX_EVENT_BYTES": True},
+        {"IDEMPOTENCY_KEY_RETENTION": 30},
+        {"IDEMPOTENCY_KEY_RETENTION": timedelta()},
+        {"PREPARED_STATEMENTS": 1},
+        {"PAGE_SIZE": 0},
+        {"PAGE_SIZE": 10_001},
+        {"PAGE_SIZE": "100"},
+        {"HEALTH": 60},
+        {"HEALTH": {"MAX_LAG": -1}},
+        {"HEALTH": {"MAX_HELD": "10"}},
+        {"HEALTH": {"MAX_PARKED": True}},
+        {"HEALTH": {"MAX_DEPLOY": float("nan")}},
+    ],
+)
+def test_e001_a_setting_has_a_value_of_another_kind_or_range(settings, value):
+    settings.EVENTLOGS = value
+
+    [message] = check_settings()
+
+    assert message.id == "eventlogs.E001"
+    assert message.is_serious()
+    assert message.hint.startswith("Set ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"MAX_EVENT_BYTES": 1, "PAGE_SIZE": 1, "PREPARED_STATEMENTS": False},
+        {"MAX_EVENT_BYTES": 2**28, "PAGE_SIZE": 10_000},
+        {"IDEMPOTENCY_KEY_RETENTION": None},
+        {"IDEMPOTENCY_KEY_RETENTION": timedelta(days=30)},
+        {"HEALTH": {}},
+        {"HEALTH": {"MAX_LAG": 0, "MAX_HELD": 0.5, "MAX_PARKED": float("inf"), "MAX_DEPLOY": 1}},
+    ],
+)
+def test_a_setting_within_its_bounds_is_fine(settings, value):
+    settings.EVENTLOGS = value
+
+    assert found(check_settings) == []
+
+
+def test_settings_that_are_not_there_are_fine(settings):
+    if hasattr(settings, "EVENTLOGS"):
+        del settings.EVENTLOGS
+
+    assert found(check_settings) == []
+
+
+def test_e001_names_the_value_and_the_allowed_range(settings):
+    settings.EVENTLOGS = {"PAGE_SIZE": -1}
+
+    [message] = check_settings()
+
+    assert message.msg == "EVENTLOGS['PAGE_SIZE'] is -1. It must be an int from 1 to 10,000."
+    assert message.hint == (
+        "Set EVENTLOGS['PAGE_SIZE'] = 100, which is the default, or another allowed value."
+    )
+
+
+def test_w002_a_setting_has_an_unknown_key(settings):
+    settings.EVENTLOGS = {"PAGESIZE": 7}
+
+    [message] = check_settings()
+
+    assert message.id == "eventlogs.W002"
+    assert not message.is_serious()
+    assert "PAGE_SIZE" in message.hint
+
+
+def test_a_limit_of_health_says_which_one_is_wrong_and_what_it_can_be(settings):
+    settings.EVENTLOGS = {"HEALTH": {"MAX_LAG": -1}}
+    [message] = check_settings()
+    assert message.msg == (
+        "EVENTLOGS['HEALTH']['MAX_LAG'] is -1. It must be a number of seconds, 0 or more."
+    )
+
+    settings.EVENTLOGS = {"HEALTH": {"MAX_LOG": 1}}
+    [message] = check_settings()
+    assert (message.id, "MAX_LAG" in message.hint) == ("eventlogs.W002", True)
+
+
+def test_e005_use_tz_is_off(settings):
+    settings.USE_TZ = False
+
+    [message] = check_settings()
+
+    assert (message.id, message.hint) == ("eventlogs.E005", "Set USE_TZ = True.")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"CACHE": 3},
+        {"CACHE_TIMEOUT": 0},
+        {"CACHE_TIMEOUT": True},
+        {"CACHE_TIMEOUT": "60"},
+        {"CACHING_POLICY": "nowhere.Policy"},
+        {"CACHING_POLICY": 3},
+        {"REFRESHER": "nowhere.Refresher"},
+        {"REFRESHER": None},
+        {"REFRESH_ON_APPEND": 1},
+    ],
+)
+def test_e001_values_of_the_cache_that_cannot_be(settings, value):
+    settings.EVENTLOGS = value
+
+    assert found(check_settings) == ["eventlogs.E001"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"CACHE": None, "CACHE_TIMEOUT": None},
+        {"CACHE_TIMEOUT": 0.5},
+        {"CACHING_POLICY": NeverCache},
+        {"CACHING_POLICY": NeverCache()},
+        {"REFRESHER": "eventlogs.refreshers.ImmediateRefresher", "REFRESH_ON_APPEND": True},
+    ],
+)
+def test_values_of_the_cache_that_can_be(settings, value):
+    settings.EVENTLOGS = value
+
+    assert found(check_settings) == []

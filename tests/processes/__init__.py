@@ -1,0 +1,28 @@
+"""
+Processes that tests start: forked ones that run a function, and programs.
+
+All of them end with the test that started them, whatever happens to it, and none of them shares
+a lock with another one that may be killed. Each wait has a limit, after which the error shows
+what every process of the test has printed, and where it stands.
+"""
+
+from __future__ import annotations
+
+from tests.processes.crew import Crew
+from tests.processes.forks import Place, Process, Processes, ProcessFailed
+from tests.processes.programs import ROOT, Program
+from tests.processes.stops import Stop
+from tests.processes.waiting import PATIENCE, until
+
+__all__ = [
+    "PATIENCE",
+    "ROOT",
+    "Crew",
+    "Place",
+    "Process",
+    "ProcessFailed",
+    "Processes",
+    "Program",
+    "Stop",
+    "until",
+]

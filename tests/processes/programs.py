@@ -1,0 +1,99 @@
+"""Python programs that tests start, with what they print and how they end."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from tests.processes.waiting import PATIENCE, stories, witnesses
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Program(subprocess.Popen[bytes]):
+    """
+    A Python program that runs beside the test; a context manager that leaves none behind.
+
+    What it writes to its standard error goes to a file, so that it is never held up by it.
+    """
+
+    def __init__(
+        self,
+        *arguments: str | Path,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | str = ROOT,
+        **options: Any,
+    ) -> None:
+        """Start ``python *arguments``; ``environ`` adds variables, ``options`` are Popen's."""
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self._read = b""
+        self._command = " ".join(map(str, arguments))
+        super().__init__(
+            [sys.executable, *map(str, arguments)],
+            bufsize=0,
+            stdin=options.pop("stdin", subprocess.DEVNULL),
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=options.pop("stderr", self._errors),
+            cwd=cwd,
+            env={**os.environ, **(environ or {})},
+            **options,
+        )
+        witnesses.append(self.story)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, and give back what it needed."""
+        if self.story in witnesses:
+            witnesses.remove(self.story)
+        self.kill()
+        super().__exit__(None, None, None)
+        self._errors.close()
+
+    @property
+    def errors(self) -> str:
+        """What it has written to its standard error until now."""
+        # Not read through the file: its place there is that of the program, too.
+        size = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), size, 0).decode(errors="replace")
+
+    def line(self, patience: float = PATIENCE) -> str:
+        """Wait for the next line of its standard output; "" where there is none to come."""
+        assert self.stdout is not None
+        end = time.monotonic() + patience
+        while b"\n" not in self._read:
+            if not select.select([self.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise AssertionError(stories(f"no line for {patience} s from {self._command}"))
+            more = os.read(self.stdout.fileno(), 65_536)
+            if not more:
+                break
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def write_line(self, text: str) -> None:
+        """Write a line to its standard input, which is a pipe."""
+        assert self.stdin is not None
+        self.stdin.write(text.encode() + b"\n")
+
+    def ended(self, *, code: int = 0, patience: float = PATIENCE) -> str:
+        """Wait for its end with this exit code, and return the rest of its standard output."""
+        try:
+            out, _ = self.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(stories(f"no end of {self._command}")) from None
+        assert self.returncode == code, self.story()
+        return (self._read + (out or b"")).decode()
+
+    def story(self) -> str:
+        """Return how it stands, and what it has written to its standard error."""
+        state = "at work" if self.poll() is None else f"ended with {self.returncode}"
+        return f"--- {self._command} (pid {self.pid}): {state}\n{self.errors[-4_000:]}"

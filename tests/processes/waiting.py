@@ -1,0 +1,32 @@
+"""Waiting for a condition, with a limit, and an error that shows what the processes did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PATIENCE = 120.0  # seconds that anything may take; a busy machine needs many of them
+PAUSES = (0.001, 0.02)  # seconds between two looks: the first ones, and the later ones
+
+# The processes of the current test: each is a function that tells how one of them stands.
+witnesses: list[Callable[[], str]] = []
+
+
+def until(condition: Callable[[], object], *, seconds: float = PATIENCE, what: str = "") -> float:
+    """
+    Wait until ``condition()`` is true, and return for how many seconds.
+
+    Fail after ``seconds``; ``what`` says in the error what was waited for.
+    """
+    began, (pause, longest) = time.monotonic(), PAUSES
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(stories(f"{what or 'a condition'}: not within {seconds} s"))
+        time.sleep(pause)
+        pause = min(pause * 1.5, longest)
+    return time.monotonic() - began
+
+
+def stories(headline: str) -> str:
+    """Return a message that ends with how the processes of the test stand."""
+    return "\n".join([headline, *(witness() for witness in witnesses)])
