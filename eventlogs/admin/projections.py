@@ -54,7 +54,7 @@ from eventlogs.projections.base import BaseProjection, RowProjection, projection
 from eventlogs.projections.held_actions import retry, skip
 from eventlogs.projections.held_causes import groups, within
 from eventlogs.projections.operations import RowOperations
-from eventlogs.projections.status import standing, standings
+from eventlogs.projections.status import status_of, statuses
 from eventlogs.utils.times import duration
 
 OPERATE = "eventlogs.operate_projections"
@@ -96,7 +96,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         rows: list[dict[str, Any]] | None = None  # None: they cannot be read; a finding says why
         holders: list[dict[str, Any]] = []
         with suppress(DatabaseError), reading(Look(using, checked.looked_at, {})):
-            found = standings(each for _name, each in sorted(projections.items()))
+            found = statuses(each for _name, each in sorted(projections.items()))
             rows = [row(each, alarms_of(checked, each.name)) for each in found]
             holders = self._holders(using, checked.looked_at)
         acts = shown_findings(checked, lambda each: each.must_act)
@@ -146,7 +146,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         held = groups(using, [projection.name])
         return {
             "title": projection.name,
-            "standing": standing(projection),
+            "standing": status_of(projection),
             "state": state,
             "keeps_rows": issubclass(projection, RowProjection),
             "doc": (projection.__doc__ or "").strip().splitlines()[:1],

@@ -1,8 +1,8 @@
 """
-What a projection declares: its name and version, what it reads, its handlers and its registry.
+Declarations of projections: name, version, events to read, handlers; and the registry of them.
 
 The classes here hold declarations only. The modules that run projections import this one, never
-the other way round. What users call (``catch_up()``, ``rebuild()``) is in ``operations.py``, the
+the other way round. The methods that users call are in ``operations.py``, the
 classes that users subclass are in ``kinds.py``.
 """
 
@@ -49,7 +49,7 @@ class Failed(Exception):
 
 class BaseProjection:
     """
-    What projections and reactors have in common; each reads the feed of the events' database.
+    Base of projections and reactors; each reads the feed of the events' database.
 
     Class attributes: ``log_types`` are the types of the logs to read (None: all).
     ``partitions`` is how many workers can share the work, by parts of the logs. ``batch_size``

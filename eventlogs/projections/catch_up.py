@@ -1,4 +1,4 @@
-"""Catching up: what one call does, once. What goes on for good is in ``running.py``."""
+"""Catching up: apply all settled events once, in one call. Workers are in ``workers.py``."""
 
 from __future__ import annotations
 

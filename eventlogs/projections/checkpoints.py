@@ -53,7 +53,7 @@ def ensure(
 
     def begin() -> ProjectionState:
         states = ProjectionState.objects.using(using)
-        # Whoever is second waits here for the first one, and then finds its rows.
+        # A second process waits here for the first one, and then finds its rows.
         states.bulk_create([fresh], ignore_conflicts=True)
         state = states.get(name=name)
         add_checkpoints(name, using=using, partitions=state.partitions, position=position)
@@ -63,7 +63,7 @@ def ensure(
 
 
 def become_inline(name: str, *, using: str) -> None:
-    """Let a projection be inline from now on: who applies its events from the feed stops."""
+    """Make a projection inline; workers that apply its events from the feed lose their leases."""
 
     def become() -> None:
         lock_all(name, using=using)
@@ -108,12 +108,12 @@ def positions(name: str, using: str) -> dict[int, int]:
 @contextmanager
 def locked(name: str, log_id: LogId, *, using: str) -> Iterator[Checkpoint]:
     """
-    Lock the checkpoint of a log's partition in a transaction, lease or no lease, and give its row.
+    Lock the checkpoint of a log's partition in a transaction, leased or not, and yield its row.
 
-    For who changes rows beside a worker: the worker's next transaction waits, and loads its
-    rows after it.
+    Changes of rows beside a worker need this lock: the worker's next transaction waits for it,
+    and loads its rows afterwards.
 
-    Raise ProjectionUnavailable where checkpoints are replaced again and again meanwhile.
+    Raise ProjectionUnavailable where a rebuild replaces the checkpoints three times meanwhile.
     """
     with transaction.atomic(using=using):
         for _ in range(LOOKS):
@@ -146,9 +146,9 @@ def lock_all(name: str, *, using: str) -> list[Checkpoint]:
 
 def repartition(name: str, partitions: int, *, using: str, owner: str) -> bool:
     """
-    Divide a projection anew; return False where its partitions are not all at one position.
+    Change the number of partitions; return False where they are not all at one position.
 
-    It needs all checkpoints to be free or ``owner``'s, and takes their leases away.
+    All checkpoints must be free or leased by ``owner``; their leases end.
     """
 
     def divide() -> bool:
@@ -177,7 +177,7 @@ def forget_rebuild(name: str, *, using: str) -> None:
 
 
 def run_in_transaction(using: str, work: Callable[[], T]) -> T:
-    """Do ``work`` in a transaction, again where the database gives it up."""
+    """Do ``work`` in a transaction; run it again where the database gives it up."""
 
     def attempt(_: BaseDatabaseWrapper) -> T:
         with transaction.atomic(using=using):

@@ -1,5 +1,5 @@
 """
-What a log line may say of an error: where it was raised, and its text where that holds no data.
+Texts of errors for log lines and the database: where one was raised, and its text if it is safe.
 
 An exception's text may quote what the code was working on: ``int(data)`` and ``amounts[key]``
 put the value into it, and so do databases. Events hold what must not end in a log file. So an
@@ -37,7 +37,7 @@ LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
 
-FREE_TEXT: Final = (EventLogError, RegistrationError)  # whoever raises them writes their text
+FREE_TEXT: Final = (EventLogError, RegistrationError)  # their text is written where they are raised
 
 
 def described(error: BaseException) -> str:

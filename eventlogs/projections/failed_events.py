@@ -4,7 +4,7 @@ Events that fail, one at a time: their logs are held, attempts counted, failures
 Each step is a transaction of the partition. An attempt is counted in a transaction of its own
 before it is made, so an event that kills its worker is counted, too.
 
-What follows a failure is a policy. ``HoldLog`` holds the log and lets the other logs go on.
+A policy decides how to go on after a failure. ``HoldLog`` holds the log, and other logs go on.
 ``RaiseFailure`` (a strict call, a rebuild) raises ProjectionFailed: nothing is passed over.
 """
 
@@ -237,12 +237,12 @@ class RaiseFailure(HoldLog):
     """
     Policy: raise ProjectionFailed at the first event that cannot be applied.
 
-    What is before it stays applied. The event is not held: the next call begins with it. An event
+    The events before it stay applied. The event is not held: the next call begins with it. An event
     that was held before is tried again, and its failure is noted.
     """
 
     def careful_until(self) -> int:
-        # What a rebuild that was killed had in hand: it comes in the first batch.
+        # Events that a killed rebuild had begun: they come again in the first batch.
         lease = self._partition.lease
         ahead = self._partition.held_logs.rows().filter(position__gt=lease.position)
         return max([super().careful_until(), *ahead.values_list("position", flat=True)])

@@ -1,8 +1,8 @@
 """
-Passing over history: a reactor's checkpoints are moved to the end of the feed, for good.
+Passing over old events: a reactor's checkpoints are moved to the end of the feed, for good.
 
-After an import of old logs the feed has events of years ago. Rows want them; a reactor would
-send e-mails for them. A person says so by ``eventlogs project NAME --from-now``.
+After an import of old logs the feed has events of years ago. Rows need them; a reactor would
+send e-mails for them. ``eventlogs project NAME --from-now`` passes over them.
 
 One short transaction locks the checkpoints, as a worker's batch does, moves them and raises their
 tokens. A worker that has a lease finds its token out of date at its next transaction, and takes
@@ -26,7 +26,7 @@ from eventlogs.projections.starting import begin
 
 
 class PassedOver(NamedTuple):
-    """What a reactor does not react to any more: up to a position, how many events."""
+    """The events that a reactor passed over: up to which position, and how many."""
 
     position: int
     events: int  # behind the checkpoint; of several partitions, behind the one that is last
@@ -72,20 +72,20 @@ def _passed_over(
 
 
 def is_behind(reactor: type[BaseProjection], using: str) -> bool:
-    """Return whether a reactor has events to react to; nothing is changed."""
+    """Return whether a reactor has events to react to."""
     target = Feed(using).settled()
     return _between(reactor, _reached(reactor, target, using), target, using).exists()
 
 
 def _reached(reactor: type[BaseProjection], target: int, using: str) -> int:
-    """Return where a reactor is, or would begin."""
+    """Return the position of a reactor, or the one where it would begin."""
     if checkpoints.state_of(reactor.name, using) is None:
         return target if reactor.starts_now() else 0
     return checkpoints.position(reactor.name, using)
 
 
 def _let_go(held: list[ParkedEvent], using: str) -> int:
-    """Let held logs go; keep a trace of the events that were tried and failed."""
+    """End the holds of logs; keep the events that were tried and failed as skipped ones."""
     SkippedEvent.objects.using(using).bulk_create(
         [skipped_event(each) for each in held if each.attempts],
         ignore_conflicts=True,

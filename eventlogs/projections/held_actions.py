@@ -1,4 +1,4 @@
-"""What a person does about held logs: let their events be tried again, or skip one for good."""
+"""Actions of a person on held logs: retry their events, or skip one for good."""
 
 from __future__ import annotations
 

@@ -5,18 +5,18 @@ For each log it is kept which version of it is in the row (AppliedVersion). An a
 from there, and not from its own first event: so what was appended without the projection (by a
 process with older code, by an import) is made up for by the next append to that log, or by a
 worker that goes through the feed, whichever is first. A row whose version is not known, e.g.
-because the projection was not inline before, is made anew from the log's start.
+because the projection was not inline before, is rebuilt from the log's start.
 
 It is also kept which version of the *projection* has made the row. Code of an older version does
 not touch it: its append fails, and says that a deployment is under way. This is looked at with
 each append, under the lock of the log: a rebuild, too, makes each row under that lock. A row that
-is older than the last rebuild (an old process made it at the rebuild's end) is made anew.
+is older than the last rebuild (an old process made it at the rebuild's end) is rebuilt.
 
-Why it is right: whoever changes a row holds the lock on the log's row in eventlogs_eventlog
-until the end of the transaction. An append has it anyway. So for one log all of this happens
+Why it is right: each transaction that changes a row holds the lock on the log's row in
+eventlogs_eventlog until its end. An append has it anyway. So for one log all of this happens
 one after the other, and a version only grows. A worker never waits for the lock of one log while
 it holds another's, and so is part of no deadlock: it takes one log in each transaction, or many
-that nobody else has locked (see ``inline_many.py``).
+that no other transaction has locked (see ``inline_bulk.py``).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def refuse_newer(projection: RowProjection, log_id: LogId, using: str) -> None:
 
 
 class _Known(NamedTuple):
-    """What is known of the row of a log."""
+    """The stored facts about the row of a log."""
 
     rebuilt_by: int  # the version of the projection that has rebuilt all rows
     version: int | None  # of the log, that is in the row; None for a row that is not known
@@ -227,7 +227,7 @@ def _apply(
 def note(
     projection: RowProjection, log_id: LogId, version: int, using: str, *, made_by: int
 ) -> None:
-    """Keep that a row is at a version of its log, and who made it. The log is locked."""
+    """Store the log's version that a row is at, and its maker's. The log is locked."""
     AppliedVersion.objects.using(using).bulk_create(
         [
             AppliedVersion(

@@ -5,18 +5,18 @@ Inline rows of many logs, changed in one transaction: behind an import, and in a
 holds the locks of many logs, beside appends: those lock one log each, and several, in any order,
 inside a caller's transaction. Why there is no deadlock:
 
-- The locks of the logs are taken by one statement with SKIP LOCKED. A log that somebody else has
-  locked is left out, and not waited for; the caller comes to it afterwards, one by one. SQLite has
+- The locks of the logs are taken by one statement with SKIP LOCKED. A log that another transaction
+  has locked is left out, and not waited for; the caller does it afterwards, one by one. SQLite has
   one lock for all, which the transaction has anyway.
 - After that, what is changed belongs to the logs that are locked: their rows, their applied
-  versions. Everybody else who changes those holds the lock of the log.
+  versions. Every other transaction that changes those holds the lock of the log.
 - What remains are waits that a read model adds of its own: a unique value that an open
   transaction has taken as well, a foreign key. On PostgreSQL these end after ``LONGEST_WAIT``, well
   before the server looks for deadlocks (``deadlock_timeout``, 1 s): then all of it is taken back,
   and done one by one. InnoDB finds a deadlock at once; an append runs again then, or raises
   TransactionMustRetry inside a caller's transaction, as it does beside other transactions.
 
-A log that cannot be applied takes nobody with it. Where an event is to be held or cannot be
+A log that cannot be applied does not affect the others. Where an event is to be held or cannot be
 decoded, its log is left to the caller. Where a handler raises, nothing is stored, and the caller
 goes through the logs one by one.
 """
@@ -49,7 +49,7 @@ LONGEST_WAIT: Final = 100  # milliseconds, for a lock that a read model asks for
 
 
 class Outcome(NamedTuple):
-    """What became of some logs; those in neither are to be done one by one."""
+    """The result for some logs; logs in neither field have to be done one by one."""
 
     done: set[LogId]
     later: list[LogId]  # too much for one transaction: to be asked for again
@@ -66,7 +66,7 @@ def is_possible(using: str) -> bool:
 
 
 def lock_free(log_ids: Collection[LogId], using: str) -> dict[LogId, int]:
-    """Lock those of some logs that nobody else has locked; return their versions."""
+    """Lock the logs that no other transaction has locked; return their versions."""
     features = connections[using].features
     logs: QuerySet[EventLog] = QuerySet(EventLog, using=using).filter(
         pk__in=[each.uuid for each in log_ids]
@@ -146,7 +146,7 @@ def rebuild_rows(
     """
     Rebuild the rows of many logs; return of how many events each is made.
 
-    Those that somebody else has locked, that are gone, that are long, and that do not fit into
+    Logs that another transaction has locked, that are gone, that are long, and that do not fit into
     memory are not in the answer. Raise what ``rebuild.rebuild_log`` does; nothing is stored
     then.
     """
@@ -188,7 +188,7 @@ def note(
     *,
     made_by: Mapping[LogId, int],
 ) -> None:
-    """Keep which versions of logs are in their rows, and who made them. The logs are locked."""
+    """Store the logs' versions that rows are at, and their makers'. The logs are locked."""
     AppliedVersion.objects.using(using).bulk_create(
         [
             AppliedVersion(

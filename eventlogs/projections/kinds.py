@@ -230,10 +230,10 @@ class Reactor(ReactorOperations):
     A handler is called **at least once** for each event, in the order of its log: again where
     its worker dies before the checkpoint is moved, or where it raised. Pass
     ``record.position`` on as the key by which the other side knows a repetition. It is called
-    outside of a transaction. A reactor has no rows and is never rebuilt: what happened once
-    does not happen again because somebody makes rows anew.
+    outside of a transaction. A reactor has no rows and is never rebuilt: a rebuild sends no e-mail
+    a second time.
 
-    ``start`` says where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
+    ``start`` is where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
     default) reacts to the whole history, ``Reactor.NOW`` only to what comes after its first run.
     """
 
@@ -267,8 +267,8 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
     """
     Name a projection or reactor; its checkpoint is kept under that name.
 
-    The name has 1 to 100 characters. Raise ``version`` where rows must be made anew: a system
-    check asks for a rebuild then.
+    The name has 1 to 100 characters. Increase ``version`` where rows must be rebuilt: a system
+    check asks for it then.
 
     Raise RegistrationError for a name that another class has, and a class that cannot work.
     """

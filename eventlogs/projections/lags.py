@@ -5,7 +5,7 @@ The lag is counted in a projection's own events (of the types and log types that
 the newest one that is *committed*. The feed may be held back by an open transaction: events that
 wait for its end are in no row, so they are lag, too.
 
-What is asked is bounded, however large the tables are. No index leads to the events of one type,
+The queries are bounded, however large the tables are. No index leads to the events of one type,
 so at most ``SPAN`` positions behind the checkpoint are looked through for events of its own, and
 at most ``LIMIT`` of them are counted. Where there may be more, the answer says "at least".
 
@@ -83,7 +83,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is stored of projections."""
+    """The stored rows about projections."""
 
     states: Mapping[str, ProjectionState]
     checkpoints: Mapping[str, Sequence[Checkpoint]]

@@ -74,7 +74,7 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to move one checkpoint, as long as nobody has a higher token."""
+    """The right to move one checkpoint, as long as no other lease has a higher token."""
 
     using: str
     pk: int
@@ -141,7 +141,7 @@ def acquire(
     Lease a partition for ``seconds``, or return None where another worker has it.
 
     A worker that is known to be dead has no lease any more. A partition whose row is locked is at
-    work, whatever its lease says: nobody waits for it.
+    work, whatever its lease says: it is not waited for.
     """
     renewed_at = time.monotonic()
     rows = Checkpoint.objects.using(using).filter(

@@ -1,7 +1,7 @@
 """
 Applying events one at a time: behind a failure, behind a worker that died, and to retry.
 
-What all three ways of applying (``row_batches``, ``reactions``, ``inline_batches``) have in common.
+The common part of ``row_batches``, ``reactions`` and ``inline_batches``.
 """
 
 from __future__ import annotations

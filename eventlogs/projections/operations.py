@@ -1,5 +1,5 @@
 """
-What users call on a projection: catch up, wait, retry, rebuild, verify; each for async code, too.
+The methods that users call on a projection, each with its a-twin for async code.
 
 The classes here add class methods to the declarations of ``base.py``. Each method calls the part
 of the engine that does the work, and hands it the class as a declaration.

@@ -1,5 +1,5 @@
 """
-Rebuilding: rows made anew from all events, while the old ones serve.
+Rebuilding: new rows are made of all events, while the old ones serve.
 
 The new rows are made in a shadow table, batch by batch, each with its checkpoint, as a worker
 does it: so a rebuild that is killed goes on where it was. When it has caught up, one short
@@ -8,7 +8,7 @@ has settled meanwhile, lets the tables change places, and makes the rebuild's ch
 the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
 
 An inline projection is rebuilt in place, some hundred logs at a time, under the locks that their
-appends take (see ``inline_many.py``): readers see each row as it was, or as it is to be.
+appends take (see ``inline_bulk.py``): readers see each row as it was, or the new one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ Steps = Generator[Progress, None, int]
 
 
 def nobody(_: Progress) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
 def rebuild_projection(
@@ -124,7 +124,7 @@ def rebuild_steps(
     using: str | None = None,
 ) -> Steps:
     """
-    Rebuild step by step: a batch each time, for who has other things to do between two of them.
+    Rebuild step by step, one batch each: a worker does other work between two of them.
 
     The generator's value is how many events were applied in this call. Closed in the middle, it
     leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
@@ -144,7 +144,7 @@ def rebuild_steps(
         return (yield from shadow_one.steps(restart=restart))
     except (Exception, KeyboardInterrupt) as error:
         if not (isinstance(error, ProjectionUnavailable) and error.reason == "busy"):
-            # What has ended it is the error to raise, also where the database is gone.
+            # The error that ended it is the one to raise, also where the database is gone.
             with suppress(Error), transaction.atomic(using=using):
                 actions.add(
                     cls.name,
@@ -258,7 +258,7 @@ def remove_row(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
 
 def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
-    Drop what an interrupted rebuild has made, so that the next one begins anew.
+    Drop the rows of an interrupted rebuild, so that the next one begins from the start.
 
     Return False where a rebuild is under way: it was left alone.
     """
@@ -359,7 +359,7 @@ class _ShadowRebuild:
 
     @contextmanager
     def _as_owner(self) -> Iterator[None]:
-        """Tell who may do what this database role may not."""
+        """Name the table's owner in the error, where this database role may not replace it."""
         try:
             yield
         except ProgrammingError as error:
@@ -555,7 +555,7 @@ class _InlineRebuild:
                 seconds=time.monotonic() - self._begun,
                 note=RESUMED if before else "",
             )
-        # What old processes have made meanwhile, of logs whose ids we were past. They make no
+        # Rows that old processes have made meanwhile, of logs whose ids we were past. They make no
         # more: they find the new version; or they have not committed yet, and a worker comes to
         # their events later.
         for log_id in self._made_by_others(downgrade):

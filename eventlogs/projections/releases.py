@@ -70,7 +70,7 @@ MARK: Final = secrets.token_hex(8)  # of this process, in what it leaves to othe
 
 
 class Verdict(Enum):
-    """What a release does with an event."""
+    """The decision of a release about an event."""
 
     APPLY = "apply"
     HOLD = "hold"
@@ -82,7 +82,7 @@ APPLY, HOLD, PASS = Verdict.APPLY, Verdict.HOLD, Verdict.PASS
 
 class Handles(NamedTuple):
     """
-    What one release of a projection handles.
+    The events that one release of a projection handles.
 
     ``types`` are event types under all of their names, each with the newest schema version that
     the release can read. ``all_types`` says that it takes the other types of its logs as well.
@@ -177,7 +177,7 @@ class Reading:
     @cached_property
     def mark(self) -> str:
         """
-        What is noted on an event that is left to other code.
+        The mark of this process on events that it leaves to other releases.
 
         A process with another mark looks at the event again: another process, or this one when
         other releases run beside it than before.
@@ -281,7 +281,7 @@ def declare(
 
     ``seconds`` is for how long it counts as a worker that takes its share. Where no declaration
     counts that says the same, its own included, the leases of its projections are taken away:
-    whoever held one reads the declarations again.
+    the workers that held one read the declarations again.
     """
 
     def attempt(_: BaseDatabaseWrapper) -> None:
@@ -328,7 +328,7 @@ def ended(using: str, worker: str) -> None:
     """
     Note that a process has ended in good order.
 
-    What it handles is kept: the worker that comes after it may take a moment.
+    Its declaration is kept: the worker that comes after it may take a moment.
     """
     ProjectionWorker.objects.using(using).filter(
         name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
@@ -437,8 +437,8 @@ def declared_by(row: ProjectionWorker, name: str) -> Handles | None:
 
 def _take_leases_away(name: str, using: str) -> None:
     # The position stays: a batch under way fails by its token, and is read again.
-    # Its name stays: it may have died of an event, and who comes next is to be careful. First those
-    # of the rows that serve, as the end of a rebuild locks them.
+    # Its name stays: it may have died of an event, and the next holder must be
+    # careful. First those of the rows that serve, as the end of a rebuild locks them.
     for is_rebuild in (False, True):
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild).update(
             token=F("token") + 1, leased_until=None

@@ -1,5 +1,5 @@
 """
-Many logs replayed at once: the rows that they should have, made of events that have been read.
+Replaying many logs: the rows that they should have, made of events that have been read.
 
 Which of the events are in a row is decided here, for verifying and for rebuilding: those that this
 release applies, without those that a person has said to skip.

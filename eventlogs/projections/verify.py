@@ -1,15 +1,14 @@
 """
-Rows against a replay: whether they are what their logs say.
+Verification: rows are compared with a replay of their logs.
 
 Logs are looked at in chunks that fit into memory. All that concerns a chunk is read in one
 snapshot: checkpoints, declared releases, what waits, what was skipped, applied versions, rows and
 events. Then the events are replayed and compared, with no transaction open. Long logs are looked
 at one by one, a page at a time, as is what is put right: first without a lock, with the row and
-the checkpoint of one snapshot, and where the row differs, again under the lock of those who change
-it.
+the checkpoint of one snapshot, and where the row differs, again under the lock of its writers.
 
-Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
-transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
+Why no right row is reported, beside workers and appends. Each transaction that changes a row also
+stores how far the row is: a worker moves its checkpoint, an append and an inline rebuild
 store the applied version, and both store what is held. A snapshot shows all of a transaction or
 nothing of it. So each row is compared with the events that its own transaction says are in it.
 The same holds for a release beside this one: it declares itself before it changes its first row. A
@@ -134,7 +133,7 @@ def verify_rows(
 
 
 class Moment(NamedTuple):
-    """What a snapshot shows of some logs, and of their rows."""
+    """One snapshot of some logs, and of their rows."""
 
     reading: Reading
     events: Mapping[LogId, Sequence[StoredEvent]]
@@ -475,7 +474,7 @@ def _look(
 ) -> Difference | None:
     projection = cls()
     manager = projection.model._base_manager.using(using)
-    # First without a lock: most rows are right, and then nobody has to wait.
+    # First without a lock: most rows are right, and then nothing has to wait.
     if not projection.is_inline:
         starting.begin(cls, using)
         with snapshot(cls, using):

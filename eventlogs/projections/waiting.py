@@ -128,7 +128,7 @@ def _settled(using: str) -> int:
     try:
         return feed_source_for(using).watermark().settled
     except FeedUnavailable:
-        return 0  # nobody knows
+        return 0  # unknown
 
 
 def _is_applied(projection: type[BaseProjection], target: Target, using: str) -> bool:

@@ -46,7 +46,7 @@ from eventlogs.projections.starting import begin, lease_partition
 logger = logging.getLogger("eventlogs.projections")
 
 ASIDE_EVERY, ASIDE_FOR = 15.0, 3.0  # seconds
-BEAT: Final = 1.0  # seconds between two looks at who is alive
+BEAT: Final = 1.0  # seconds between two looks at the workers that are alive
 ALIVE: Final = 10.0  # seconds for which a worker counts as alive after its last sign
 SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at feeds that have just moved
 LONGEST_PAUSE: Final = 1.0  # seconds, at feeds that rest
@@ -55,7 +55,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, 
 
 OVER: Final = object()
 
-# What passes by itself: a database that is gone, a checkpoint that somebody keeps locked.
+# Errors that pass: a database that is gone, a checkpoint that another transaction locks.
 # With psycopg 3.1, a signal that is handled while it waits for the server raises InterruptedError.
 WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut, InterruptedError)
 
@@ -63,7 +63,7 @@ Place = tuple[str, int]  # a projection's name, and the number of a partition
 
 
 class Share(NamedTuple):
-    """What somebody runs."""
+    """The projections that a worker runs."""
 
     worker: str
     projections: frozenset[str]
@@ -84,7 +84,7 @@ def run(
     """
     Let projections catch up, by default all; return the number of events applied, by name.
 
-    What another worker has at the moment is left to it. Where some fail, the others catch up
+    Partitions that another worker has leased are left to it. Where some fail, the others catch up
     all the same, and an ExceptionGroup of the errors is raised in the end. With ``strict``, an
     event that is not applied is such an error: a ProjectionFailed, see ``Operations.catch_up``.
     Raise KeyError for a name that no imported module declares.
@@ -108,7 +108,7 @@ def rebuild_as_requested(
     projection: type[RowProjection], *, using: str | None = None
 ) -> Generator[None, None, None]:
     """
-    Rebuild as somebody has asked for, step by step, and note how it ends.
+    Do a requested rebuild, step by step, and store how it ends.
 
     Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
     not keep other projections from going on.
@@ -123,7 +123,7 @@ def rebuild_as_requested(
             yield
     except Exception as error:
         if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
-            return  # whoever is at it; if that comes to nothing, it is tried again
+            return  # another process rebuilds; if that fails, the next round tries again
         if isinstance(error, Error) and not connections[using].is_usable():
             raise
         why = _short(error)
@@ -251,7 +251,7 @@ class Worker:
                 releases.ended(using, self._owner)
         self._forget()
 
-    # Who does what
+    # Sharing the work
 
     def _beat(self) -> None:
         self._next_beat = time.monotonic() + BEAT
@@ -269,7 +269,7 @@ class Worker:
             shares = [Share(name, names) for name, names in chosen.items()]
             self._take_share(using, own, states, shares)
             for name in requested_rebuilds(using) & own.keys() - self._rebuilds.keys():
-                # Who has the first partition does it, or anybody where it cannot run before.
+                # The worker that has the first partition does it; any, where it cannot run yet.
                 projection, mine = own[name], (name, 0) in self._advancers or name not in states
                 if mine and issubclass(projection, RowProjection):
                     self._rebuilds[name] = rebuild_as_requested(projection, using=using)
@@ -316,7 +316,7 @@ class Worker:
                 if not all_of_it <= ours:
                     if not is_time_to_step_aside():
                         continue
-                    # Whoever knows of the new number lets go at the same time.
+                    # All workers that know the new number give back at the same time.
                     self._give_back_all(name)
                     ours -= all_of_it
                 if divides:
@@ -392,7 +392,7 @@ class Worker:
 
 def is_time_to_step_aside() -> bool:
     """
-    Return whether workers let go of a projection that is to be divided anew: now and then.
+    Return whether workers let go of a projection whose number of partitions changes.
 
     Only then can one of them have all of its partitions. A worker with older code does not let
     go, so in between they go on as before. Clocks that differ make it fail, and nothing worse.

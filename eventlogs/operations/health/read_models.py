@@ -19,7 +19,7 @@ from eventlogs.projections import releases
 from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.held_causes import PARKED, RELEASE, HeldGroup, groups
 from eventlogs.projections.leases import is_dead
-from eventlogs.projections.status import Standing, standings
+from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.projections.workers import ALIVE
 
 LATELY: Final = timedelta(hours=1)  # for which a worker that died is told of
@@ -105,7 +105,7 @@ def _each(look: Look, crew: Crew) -> Iterator[Finding]:
     here = look.projections()
     states = ProjectionState.objects.using(look.using).in_bulk(field_name="name")
     overdue = _overdue(look)
-    for stand in standings(here.values(), using=look.using):
+    for stand in statuses(here.values(), using=look.using):
         state = states.get(stand.name)
         _keep_figures(look, stand, crew)
         yield from _rebuild(look, crew, here[stand.name], stand, state)
@@ -114,7 +114,7 @@ def _each(look: Look, crew: Crew) -> Iterator[Finding]:
         )
 
 
-def _keep_figures(look: Look, stand: Standing, crew: Crew) -> None:
+def _keep_figures(look: Look, stand: ProjectionStatus, crew: Crew) -> None:
     figures: dict[str, float] = {
         "position": stand.position,
         "parked": stand.parked,
@@ -151,7 +151,7 @@ def _overdue(look: Look) -> dict[str, Overdue]:
 
 
 def _behind(
-    look: Look, crew: Crew, projection: type[BaseProjection], stand: Standing, due: Overdue
+    look: Look, crew: Crew, projection: type[BaseProjection], stand: ProjectionStatus, due: Overdue
 ) -> Iterator[Finding]:
     age = 0.0 if stand.age is None else max(stand.age.total_seconds(), 0.0)
     behind = stand.positions_behind or 0
@@ -206,7 +206,7 @@ def _behind(
 def _nobody(
     look: Look,
     crew: Crew,
-    stand: Standing,
+    stand: ProjectionStatus,
     age: float,
     due: Overdue,
     *,
@@ -240,7 +240,7 @@ def _nobody(
     )
 
 
-def _events(stand: Standing) -> str:
+def _events(stand: ProjectionStatus) -> str:
     """Return how many events a projection is behind, in brackets."""
     behind = stand.positions_behind or 0
     most = "at least " if stand.at_least else ""
@@ -254,7 +254,7 @@ def _has_logs(look: Look, projection: type[BaseProjection]) -> bool:
     return log_types is None or logs.filter(log_type__in=log_types).exists()
 
 
-def _missed(look: Look, stand: Standing, age: float, figures: dict[str, float]) -> Finding:
+def _missed(look: Look, stand: ProjectionStatus, age: float, figures: dict[str, float]) -> Finding:
     """Return the finding for inline rows where no worker can make up for what was missed."""
     return Finding(
         "lag",
@@ -282,7 +282,7 @@ def _rebuild(
     look: Look,
     crew: Crew,
     projection: type[BaseProjection],
-    stand: Standing,
+    stand: ProjectionStatus,
     state: ProjectionState | None,
 ) -> Iterator[Finding]:
     if state is None or not issubclass(projection, RowProjection):
