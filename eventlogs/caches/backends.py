@@ -238,14 +238,15 @@ class RedisReductionCache(BaseReductionCache):
     def __init__(self, alias: str) -> None:
         self.alias = alias
 
-    def _client(self, key: str, *, write: bool) -> tuple[Any, str]:
+    def client_for(self, key: str, *, write: bool) -> tuple[Any, str]:
+        """Return the client that has a key, and the key as it is stored."""
         cache: Any = caches[self.alias]
         if isinstance(cache, RedisCache):
             return cache._cache.get_client(key, write=write), cache.make_key(key)
         return cache.client.get_client(write=write), str(cache.client.make_key(key))
 
     def get(self, key: str) -> bytes | None:
-        client, name = self._client(key, write=False)
+        client, name = self.client_for(key, write=False)
         # Not GET, which is an error where somebody has put anything but a string.
         found: bytes | None = client.mget([name])[0]
         return found
@@ -254,31 +255,31 @@ class RedisReductionCache(BaseReductionCache):
         keys = list(keys)
         if not keys:
             return {}
-        client, _ = self._client(keys[0], write=False)
-        found = client.mget([self._client(key, write=False)[1] for key in keys])
+        client, _ = self.client_for(keys[0], write=False)
+        found = client.mget([self.client_for(key, write=False)[1] for key in keys])
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
     def set(
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         milliseconds = "" if timeout is None else str(max(1, round(timeout * 1000)))
         return bool(client.eval(SET_IF_NEWER, 1, name, entry, replaces or b"", milliseconds))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         return bool(client.set(name, value, px=max(1, round(timeout * 1000)), nx=True))
 
     def replace(self, key: str, value: bytes, *, timeout: float) -> None:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.set(name, value, px=max(1, round(timeout * 1000)))
 
     def delete(self, key: str) -> None:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.delete(name)
 
     def forget(self, part: str) -> int | None:
-        client, _ = self._client(part, write=True)
+        client, _ = self.client_for(part, write=True)
         # Under each prefix and version: also those that the settings had before.
         found = list(client.scan_iter(match=f"*{part}*", count=1_000))
         for start in range(0, len(found), 500):

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from eventlogs.models import Checkpoint, ProjectionWorker
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries

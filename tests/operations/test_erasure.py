@@ -306,7 +306,7 @@ def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
         accounts.create(Opened("Mary"))
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()
-        steps = rebuild.steps(AsyncOwners)
+        steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
         steps.close()
         assert shadow_tables.exists(Row, "default")
@@ -324,7 +324,7 @@ def test_a_rebuild_that_is_under_way_is_left_alone_and_named(accounts):
     with KNOWN.declared("erased-owners"):
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()
-        steps = rebuild.steps(AsyncOwners)
+        steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
 
         change("**Erase a log**", state.log_id)
