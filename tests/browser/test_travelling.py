@@ -23,7 +23,7 @@ SCRIPTS = {"with scripts": {}, "without scripts": {"java_script_enabled": False}
 
 @pytest.fixture(params=WINDOWS)
 def window(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return WINDOWS[request.param]
+    return WINDOWS[request.param]  # type: ignore[return-value]
 
 
 @pytest.fixture(params=SCRIPTS)
