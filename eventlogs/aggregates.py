@@ -1,5 +1,5 @@
 """
-Aggregates, the state that a log's events fold into, and the values that contain it.
+Aggregates: the state that a log's events fold into.
 
 Nothing here uses a database. ``fold`` is the one function that applies events to an aggregate,
 so a test can fold a list.
@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-import msgspec
 from django.utils import timezone
-from django.utils.http import parse_etags
 
 import eventlogs
-from eventlogs.events.registry import EventRecord, EventType, RetiredEvent, registry
+from eventlogs.events.registry import EventType, RetiredEvent, registry
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.ids import LogId, check_log_type
 from eventlogs.utils import loaded_modules
+from eventlogs.values import EventRecord, LogState, Reduction
 
 if TYPE_CHECKING:
     from eventlogs import LogManager
@@ -43,68 +41,6 @@ class Anything(Enum):
 
 ANY: Final = Anything.ANY
 """Pass it as ``expected_version`` to append at any version."""
-
-
-class LogState(msgspec.Struct, frozen=True):
-    """
-    What an append answers, and what the next one may pass as its expectation.
-
-    ``version`` is the number of events in the log, ``position`` that of the last of them in
-    the feed of all logs. As an expectation both are compared with the log: after a restore or
-    a failover that lost events, the log may be at the same version with other events. Position
-    0 is no expectation, for a state that was made from a version alone.
-    """
-
-    log_id: LogId
-    version: int
-    position: int
-
-    @property
-    def etag(self) -> str:
-        """A strong HTTP entity tag of log, version and position, with quotes (RFC 9110, 8.8.3)."""
-        return f'"{self.log_id}-{self.version}-{self.position}"'
-
-    def matches(self, if_match: str | None) -> bool:
-        """
-        Return whether an If-Match header allows a change of what is in this state.
-
-        ``if_match`` is the header's value, ``*`` and lists included (RFC 9110, 13.1.1); None,
-        for a request without one, allows it. A weak tag never matches.
-        """
-        if if_match is None:
-            return True
-        etags = parse_etags(if_match)
-        return etags == ["*"] or self.etag in etags
-
-
-class Reduction(msgspec.Struct, Generic[A], frozen=True):
-    """
-    An aggregate as of a version of its log.
-
-    ``position`` is that of the last event folded in, ``reduced_at`` the time of folding by
-    this process' clock. The value is frozen, the aggregate is whatever its class is: it
-    belongs to the caller.
-    """
-
-    log_id: LogId
-    version: int
-    aggregate: A
-    reduced_at: datetime
-    position: int = 0
-
-    @property
-    def etag(self) -> str:
-        """A strong HTTP entity tag of log, version and position, with quotes (RFC 9110, 8.8.3)."""
-        return self.state.etag
-
-    def matches(self, if_match: str | None) -> bool:
-        """Return whether an If-Match header allows a change of this; see LogState.matches."""
-        return self.state.matches(if_match)
-
-    @property
-    def state(self) -> LogState:
-        """The reduction without its aggregate."""
-        return LogState(self.log_id, self.version, self.position)
 
 
 class LogsDescriptor:

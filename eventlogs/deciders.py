@@ -20,8 +20,7 @@ from collections.abc import (
 )
 from typing import Any
 
-from eventlogs.aggregates import LogState, Reduction
-from eventlogs.events.registry import EventRecord
+from eventlogs.values import EventRecord, LogState, Reduction
 
 Decider = Callable[..., Iterable[Any] | Any | None]
 

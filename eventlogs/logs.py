@@ -21,7 +21,7 @@ from django.db import connections, router, transaction
 from django.utils import timezone
 
 from eventlogs import conf
-from eventlogs.aggregates import ANY, Aggregate, Anything, LogState, Reduction, fold, nothing
+from eventlogs.aggregates import ANY, Aggregate, Anything, fold, nothing
 from eventlogs.caches.backends import BaseReductionCache
 from eventlogs.conf import (
     MAX_BATCH,
@@ -37,9 +37,7 @@ from eventlogs.events.codec import (
     EventReader,
     codec_for,
     encode_metadata,
-    raw_records,
 )
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -65,6 +63,7 @@ from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.retries import given_up, in_transaction
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
+from eventlogs.values import EventRecord, LogState, Reduction
 
 __all__ = ["LogManager"]
 
@@ -375,12 +374,12 @@ class LogManager(Generic[A]):
         key, log_id, first, count = (
             reused.idempotency_key, reused.log_id, reused.index, reused.count
         )  # fmt: skip
-        rows = self._writing_store().events(log_id, start=first, limit=count)
-        if [row[6] for row in rows] != [key] * count:
+        stored = self._writing_store().events(log_id, start=first, limit=count)
+        if [each.idempotency_key for each in stored] != [key] * count:
             self._check_shown(key)
             return reused  # the events were erased
         try:
-            is_retry = self._reader.reads_as(log_id, rows, events)
+            is_retry = self._reader.reads_as(stored, events)
         except (UnknownEventType, UndecodableEvent) as error:
             undecided = IdempotencyKeyUndecided(
                 key, log_id=log_id, index=first, event_type=error.event_type
@@ -389,7 +388,7 @@ class LogManager(Generic[A]):
             return undecided
         if not is_retry:
             return reused
-        state = LogState(log_id, first + count, rows[-1][1])
+        state = LogState(log_id, first + count, stored[-1].position)
         return IdempotentReplay(key, log_id=log_id, index=first, state=state)
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
@@ -606,10 +605,10 @@ class LogManager(Generic[A]):
         start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
         # One more than asked for, to find out whether there is a next page.
         found = self._reading_store().events(log_id, start=start, limit=limit + 1, reverse=reverse)
-        rows = found[:limit]
-        next_start = found[limit][0] if len(found) > limit else None
-        read = self._reader.records if decode else raw_records
-        return EventPage(log_id, list(read(log_id, rows)), rows, next_start)
+        stored = found[:limit]
+        next_start = found[limit].index if len(found) > limit else None
+        records = list(self._reader.records(stored, decode=decode))
+        return EventPage(log_id, records, stored, next_start)
 
     def stream(
         self, log_id: LogId | str, *, start: int = 0, decode: bool = True
@@ -625,14 +624,12 @@ class LogManager(Generic[A]):
         log_id = self.parse_id(log_id)
         check_int("start", start)
         store = self._reading_store()
-        if decode:
-            return self._records(log_id, store, start)
-        return raw_records(log_id, store.stream(log_id, start=start))
+        return self._reader.records(store.stream(log_id, start=start), decode=decode)
 
     def _records(
         self, log_id: LogId, store: BaseStore, start: int, page: int = STREAM_PAGE
     ) -> Iterator[EventRecord]:
-        return self._reader.records(log_id, store.stream(log_id, start=start, page=page))
+        return self._reader.records(store.stream(log_id, start=start, page=page))
 
     def exists(self, log_id: LogId | str) -> bool:
         """Return whether the log has events. Raise InvalidLogId as ``version`` does."""

@@ -14,13 +14,14 @@ from django.db import models, router
 from django.utils import timezone
 
 from eventlogs import conf
-from eventlogs.aggregates import ANY, Anything, LogState
+from eventlogs.aggregates import ANY, Anything
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.events.registry import registry
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.ids import LogId
 from eventlogs.stores import AppendRequest, BaseStore, participants, store_for
 from eventlogs.utils.twins import AsyncTwin
+from eventlogs.values import LogState
 
 M = TypeVar("M", bound=models.Model)
 
@@ -78,7 +79,7 @@ class EventQuerySet(AppendOnlyQuerySet[M]):
         """
         if not isinstance(log_id, LogId):
             log_id = LogId.parse(log_id)
-        return self.filter(log=log_id.uuid, log__log_type=log_id.log_type).order_by("index")
+        return self.filter(log=log_id.uuid, log_type=log_id.log_type).order_by("index")
 
     def after(self, index: int) -> EventQuerySet[M]:
         """Keep the events of each log with an index above ``index``."""

@@ -15,9 +15,9 @@ from typing import Any
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from eventlogs.aggregates import Reduction
 from eventlogs.conf import MAX_VERSION
 from eventlogs.utils.bounds import check_int
+from eventlogs.values import Reduction
 
 __all__ = ["AlwaysCache", "CachingPolicy", "LogAgePolicy", "LogLengthPolicy", "NeverCache"]
 

@@ -9,9 +9,9 @@ import pytest
 from django.utils import timezone
 
 from eventlogs import AlwaysCache, CachingPolicy, LogAgePolicy, LogLengthPolicy, NeverCache
-from eventlogs.aggregates import Reduction
 from eventlogs.ids import LogId
 from eventlogs.policies import policy_from
+from eventlogs.values import Reduction
 from tests.accounts import Account
 
 

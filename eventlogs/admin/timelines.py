@@ -12,12 +12,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.ids import LogId
 from eventlogs.reductions.snapshots import GRID, Waypoints
 from eventlogs.reductions.timeline import Step, Unavailable, beginning, snapshot, steps
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction
 
 SIZE: Final = 25  # events of a page
 AT_ONCE: Final = 2_000  # events that are folded without asking
@@ -85,9 +86,7 @@ def timeline(
     if isinstance(base, Reduction) and ways is not None and start > here:
         base = ways.walk(base, store, version=start)
     found.has_changes = base is not None
-    found.steps = list(
-        steps(base or Unavailable("NotComputed"), rows, log_id=log_id, properties=True)
-    )
+    found.steps = list(steps(base or Unavailable("NotComputed"), rows, properties=True))
     if base is not None:
         # Find it by its index: if rows were removed despite the triggers, indexes are missing.
         shown = [step.state for step in found.steps if step.record.index == selected]

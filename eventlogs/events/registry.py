@@ -12,14 +12,10 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from typing import Any, TypeVar
-
-import msgspec
 
 from eventlogs.conf import MAX_EVENT_TYPE_LENGTH
 from eventlogs.exceptions import RegistrationError
-from eventlogs.ids import LogId
 from eventlogs.utils import loaded_modules
 
 E = TypeVar("E")
@@ -27,37 +23,6 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 U = TypeVar("U", bound=Upcaster)
 
 EVENT_TYPE = re.compile(rf"[A-Za-z][A-Za-z0-9_.:-]{{0,{MAX_EVENT_TYPE_LENGTH - 1}}}\Z")
-
-
-class EventRecord(msgspec.Struct, frozen=True):
-    """
-    One stored event, as it was stored; a value.
-
-    ``type`` and ``schema_version`` are the stored ones, also where ``event`` is an instance
-    of a class with a newer name or version. ``event`` is the raw JSON value instead of an
-    instance in a page loaded with ``decode=False``. ``recorded_at`` is the database's clock.
-    ``position`` is the event's place in this database's feed; an import or a restore gives it
-    another one. ``id`` never changes.
-    """
-
-    log_id: LogId
-    index: int
-    position: int
-    type: str
-    schema_version: int
-    event: Any
-    metadata: dict[str, Any]
-    idempotency_key: str | None
-    recorded_at: datetime
-
-    @property
-    def id(self) -> str:
-        """
-        The event's identity for good, ``"<log id>:<index>"``.
-
-        Use it as the key by which another system knows a repetition, and in links.
-        """
-        return f"{self.log_id}:{self.index}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from django.db import router
 
 from eventlogs import conf
 from eventlogs.conf import MAX_PAGE_SIZE, MAX_POSITION
-from eventlogs.events.codec import POSITION, EventReader, FeedRow, raw_feed_records
-from eventlogs.events.registry import EventRecord, registry
+from eventlogs.events.codec import EventReader
+from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import (
     MAX_PARTITIONS,
@@ -36,6 +36,7 @@ from eventlogs.feed.sources import (
 from eventlogs.models import Event
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
+from eventlogs.values import EventRecord, StoredEvent
 
 FOLLOW_PAGE: Final = 1_000  # events that follow() reads at once
 SHORTEST_PAUSE: Final = 0.02  # seconds between two reads while events come
@@ -47,9 +48,9 @@ Stop = Flag | Callable[[], bool]
 
 
 class FeedRows(NamedTuple):
-    """What ``Feed.read_rows`` returns: rows, and the position to continue from."""
+    """What ``Feed.read_rows`` returns: stored events, and the position to continue from."""
 
-    rows: list[FeedRow]
+    rows: list[StoredEvent]
     next_after: int
     more: bool
     settled: int
@@ -119,7 +120,7 @@ class Following(Iterator[EventRecord]):
     def __init__(
         self,
         read: Callable[[int], FeedRows],
-        decode: Callable[[list[FeedRow]], Iterator[EventRecord]],
+        decode: Callable[[list[StoredEvent]], Iterator[EventRecord]],
         *,
         after: int,
         stop: Stop | None,
@@ -211,7 +212,7 @@ class Feed:
         """
         limit = _check(after, conf.page_size() if limit is None else limit)
         names, log_types = _names(types), _listed(log_types)
-        rows: list[FeedRow] = []
+        rows: list[StoredEvent] = []
         next_after = after
         while True:
             found = self._read(next_after, limit - len(rows), names, log_types, None)
@@ -219,7 +220,7 @@ class Feed:
             next_after = found.next_after
             if len(rows) == limit or not found.more:
                 break
-        records = self._records(rows, decode)
+        records = self._reader.records(rows, decode=decode)
         return FeedPage(records, next_after=next_after, more=found.more, settled=found.settled)
 
     def settled(self) -> int:
@@ -257,7 +258,8 @@ class Feed:
         def read(after: int) -> FeedRows:
             return self._read(after, FOLLOW_PAGE, names, log_types, None)
 
-        return Following(read, partial(self._records, decode=decode), after=after, stop=stop)
+        decoded = partial(self._reader.records, decode=decode)
+        return Following(read, decoded, after=after, stop=stop)
 
     def holding_back(self) -> list[FeedHolder]:
         """
@@ -301,9 +303,9 @@ class Feed:
                 )
         return self._read(after, limit, _names(types), _listed(log_types), partition, unknown)
 
-    def records(self, rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
-        """Yield the records of ``rows``; raise UnknownEventType or UndecodableEvent."""
-        return self._reader.feed_records(rows)
+    def records(self, events: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+        """Yield the records of events; raise UnknownEventType or UndecodableEvent."""
+        return self._reader.records(events)
 
     def _read(
         self,
@@ -324,13 +326,10 @@ class Feed:
         if after >= last:
             return FeedRows([], after, False, last)
         query = FeedQuery(after, last, limit, names, log_types, partition, unknown)
-        rows, reached = source.rows(query)
-        if reached < last and not (rows and rows[-1][POSITION] == reached):
+        rows, reached = source.events(query)
+        if reached < last and not (rows and rows[-1].position == reached):
             reached = max(after, source.last(reached))
         return FeedRows(rows, reached, reached < last, last)
-
-    def _records(self, rows: Iterable[FeedRow], decode: bool) -> Iterator[EventRecord]:
-        return self._reader.feed_records(rows) if decode else raw_feed_records(rows)
 
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)

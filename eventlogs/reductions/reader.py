@@ -26,7 +26,7 @@ from asgiref.sync import SyncToAsync
 from django.db import connections
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, Reduction, fold, nothing
+from eventlogs.aggregates import Aggregate, fold, nothing
 from eventlogs.caches.backends import (
     BaseReductionCache,
     GuardedCache,
@@ -45,12 +45,13 @@ from eventlogs.caches.counters import (
     counters,
 )
 from eventlogs.caches.entries import Entry, EntryCodec, Unstorable, Untrusted
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.policies import CachingPolicy, NeverCache, policy_from
 from eventlogs.reductions.worker import worker
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction, StoredEvent
 
 logger = logging.getLogger("eventlogs.reductions")
 
@@ -382,7 +383,7 @@ class Reducer(Generic[A]):
     def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Reduced[A]:
         reduction, last, is_covered = start, None, True
         for page in pages:
-            reduction = fold(reduction, self._reader.records(start.log_id, page))
+            reduction = fold(reduction, self._reader.records(page))
             last = page[-1]
             is_covered = is_covered and self.covers(page)
         if not reduction.version:

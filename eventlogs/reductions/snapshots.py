@@ -19,14 +19,15 @@ from itertools import pairwise
 from typing import Final, Generic, TypeVar
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.caches.backends import BaseReductionCache, Unreachable
 from eventlogs.caches.entries import EntryCodec, Untrusted
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import Reduced, Reducer
 from eventlogs.reductions.timeline import Unavailable, replay
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction, StoredEvent
 
 A = TypeVar("A", bound=Aggregate)
 

@@ -16,7 +16,8 @@ from eventlogs import LogId
 from eventlogs.admin import events as page_of_events
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restore import RestoredEvent
+from eventlogs.stores.restore import ExportedEvent
+from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin import test_logs
 from tests.admin.test_logs import EVIL, shown
@@ -204,7 +205,11 @@ def restore(times: list[datetime], kind: str = "account.opened") -> None:
     """Store events of these times in this order, each in a log of its own, as an import does."""
     store_for("default").restore(
         [
-            RestoredEvent(LogId.new("account"), 0, kind, 1, '{"owner":"ada"}', "{}", None, each)
+            ExportedEvent(
+                StoredEvent(
+                    LogId.new("account"), 0, 0, kind, 1, '{"owner":"ada"}', "{}", None, each
+                )
+            )
             for each in times
         ]
     )

@@ -15,7 +15,8 @@ from eventlogs.admin.sort_orders import ByNumber, ByTime, Key
 from eventlogs.admin.windowed_search import SearchStart, search_windows
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restore import RestoredEvent
+from eventlogs.stores.restore import ExportedEvent
+from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
 BEGIN = datetime(2026, 2, 27, 23, 59, tzinfo=UTC)
@@ -28,8 +29,10 @@ FOREVER, ONE_WINDOW = 3600.0, 0.0  # seconds
 def store(times: list[int], types: list[str]) -> None:
     """Store an event of a log of its own for each, as an import does: in any order of times."""
     events = [
-        RestoredEvent(
-            LogId.new("account"), 0, each, 1, "{}", "{}", None, BEGIN + timedelta(hours=at)
+        ExportedEvent(
+            StoredEvent(
+                LogId.new("account"), 0, 0, each, 1, "{}", "{}", None, BEGIN + timedelta(hours=at)
+            )
         )
         for at, each in zip(times, types, strict=True)
     ]

@@ -16,7 +16,6 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from eventlogs import Aggregate, LogId
-from eventlogs.aggregates import Reduction
 from eventlogs.caches.counters import (
     BAD_SIGNATURE,
     FOREIGN_FINGERPRINT,
@@ -32,6 +31,7 @@ from eventlogs.caches.entries import (
     version_in,
     why_not,
 )
+from eventlogs.values import Reduction
 from tests.accounts import Account, Noted, Opened
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)

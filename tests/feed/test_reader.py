@@ -219,11 +219,11 @@ def test_another_database_has_a_feed_of_its_own(second_database):
 def test_partitions_share_the_feed_among_them(deposits):
     parts = [Feed().read_rows(0, limit=100, partition=(number, 4)) for number in range(4)]
 
-    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row[3])
+    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.position)
     assert list(Feed().records(rows)) == deposits
     assert {part.next_after for part in parts} == {deposits[-1].position}
     for number, part in enumerate(parts):
-        assert all(partition_of(row[1], 4) == number for row in part.rows)
+        assert all(partition_of(row.log_id.uuid, 4) == number for row in part.rows)
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 256, 1000, 65_536])
@@ -234,10 +234,10 @@ def test_a_log_is_in_the_same_partition_on_every_database(db, of):
 
         rows = Feed().read_rows(0, limit=100, partition=(mine, of)).rows
 
-        assert log_id.uuid in {row[1] for row in rows}
+        assert log_id.uuid in {row.log_id.uuid for row in rows}
         if of > 1:
             others = Feed().read_rows(0, limit=100, partition=((mine + 1) % of, of)).rows
-            assert log_id.uuid not in {row[1] for row in others}
+            assert log_id.uuid not in {row.log_id.uuid for row in others}
 
 
 def test_the_partition_of_a_log_never_changes():

@@ -312,7 +312,7 @@ def keep(cache, aggregate: Account, log_id: LogId, version: int) -> None:
     """Put an entry into the cache, signed and proven."""
     codec = EntryCodec(Account, "default")
     row = store_for("default").events(log_id, start=version - 1, limit=1)[0]
-    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row[1]), row)
+    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row.position), row)
     cache.replace(codec.key(log_id), entry, timeout=60)
 
 

@@ -215,7 +215,7 @@ def test_a_worker_that_read_before_another_one_applied_changes_nothing():
     Balances.catch_up()
 
     with pytest.raises(LeaseLost):
-        paused._attempt(rows, rows[-1][3])
+        paused._attempt(rows, rows[-1].position)
 
     assert seen() == {ada.log_id: 2}
 

@@ -141,8 +141,8 @@ def test_what_waits_for_a_release_is_told():
         cursor.execute(
             """
             INSERT INTO eventlogs_event
-                (log_id, "index", type, schema_version, data, metadata, recorded_at)
-            SELECT log_id, "index" + 1, 'account.new', 1, data, metadata, recorded_at
+                (log_type, log_id, "index", type, schema_version, data, metadata, recorded_at)
+            SELECT log_type, log_id, "index" + 1, 'account.new', 1, data, metadata, recorded_at
             FROM eventlogs_event WHERE position = %s
             """,
             [state.position],

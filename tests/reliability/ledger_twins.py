@@ -55,7 +55,7 @@ def reacts_afterwards() -> None:
     original = Advancer._react
 
     def later(self: Advancer, row: Any) -> Any:
-        advancing_past = self._transact(lambda lease: None, row[batches.POSITION])
+        advancing_past = self._transact(lambda lease: None, row.position)
         return advancing_past or original(self, row)
 
     Advancer._react = later  # type: ignore[method-assign]

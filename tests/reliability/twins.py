@@ -24,7 +24,7 @@ from eventlogs.caches.entries import (
     EntryCodec,
     Untrusted,
 )
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.reductions.reader import Reduced, Reducer
 from eventlogs.refreshers import (
     MessageRefresher,
@@ -34,6 +34,7 @@ from eventlogs.refreshers import (
     told_key,
 )
 from eventlogs.stores import BaseStore, store_for
+from eventlogs.values import StoredEvent
 
 
 class Believed(Entry[Any]):
@@ -55,7 +56,7 @@ class ProofByPosition(Reducer[Any]):
 
     def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Reduced[Any] | None:
         rows = store.since(log_id, start=entry.head.version - 1, limit=1)
-        if not rows or rows[0][1] != entry.head.position:
+        if not rows or rows[0].position != entry.head.position:
             return None
         return super()._fold_onto(Believed(*entry), log_id, store)
 

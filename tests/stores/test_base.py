@@ -103,7 +103,7 @@ def test_a_claim_knows_the_state_that_its_append_answered():
 
 
 def test_a_claim_is_made_from_a_row():
-    taken = claim_of("account", (HERE.uuid, 3, 2, memoryview(b"f"), None))
+    taken = claim_of("account", HERE.uuid, 3, 2, memoryview(b"f"), None)
 
     assert taken == Claim(HERE, 3, 2, b"f", 0)
 
@@ -133,7 +133,7 @@ def test_a_stream_reads_no_more_pages_than_it_has_to(count, pages):
 
     rows = list(store.stream(HERE, page=5))
 
-    assert [row[0] for row in rows] == list(range(count))
+    assert [row.index for row in rows] == list(range(count))
     assert store.limits == [5] * pages
 
 

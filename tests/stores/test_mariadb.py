@@ -55,7 +55,7 @@ class TestDepth:
         state = store.append(AppendRequest(new_log(), [event], 0, None, nested(MAX_DEPTH)))
 
         (row,) = store.events(state.log_id, start=0, limit=1)
-        assert json.loads(row[4]) == json.loads(row[5]) == json.loads(event.data)
+        assert json.loads(row.data) == json.loads(row.metadata) == json.loads(event.data)
 
     @pytest.mark.parametrize("where", ["data", "metadata"])
     def test_what_is_deeper_is_refused_and_the_transaction_stays_usable(self, store, where):
@@ -83,7 +83,7 @@ def test_a_batch_of_large_events_is_stored_in_statements_that_the_server_takes(s
     state = store.append(AppendRequest(new_log(), events, 0, None, "{}"))
 
     assert store.version(state.log_id) == 100
-    assert {len(row[4]) for row in store.events(state.log_id, start=0, limit=100)} <= {
+    assert {len(row.data) for row in store.events(state.log_id, start=0, limit=100)} <= {
         len(text),
         len(text) - 1,  # SQLite's and MariaDB's own way of writing it
     }

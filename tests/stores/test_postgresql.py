@@ -530,14 +530,14 @@ def test_events_behind_a_hole_are_answered_so_that_the_hole_is_seen(store, hole)
         )
     left = [index for index in range(300) if index not in hole]
 
-    forwards = [row[0] for row in store.stream(log_id, page=100)]
+    forwards = [row.index for row in store.stream(log_id, page=100)]
     page = store.events(log_id, start=199, limit=100, reverse=True)
 
     # Whatever comes first behind the hole is there, and does not follow.
     assert forwards[: hole.start + 1] == left[: hole.start + 1]
-    assert [row[0] for row in page][:1] == [199]
+    assert [row.index for row in page][:1] == [199]
     if hole.stop > 100:
-        assert [row[0] for row in page][-1] < hole.start
+        assert [row.index for row in page][-1] < hole.start
 
 
 def test_a_log_with_a_hole_is_not_reduced(store):
