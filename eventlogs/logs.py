@@ -5,9 +5,9 @@ This module is the main entry point: it creates, appends to, reduces and reads t
 aggregate class.
 
 ``append`` encodes the events, passes them to the store (one call; one statement in PostgreSQL)
-and returns the LogState; after the commit, it notifies the refresher. ``reduce`` reads the cached
-reduction, folds the store's newer events into it, returns the Reduction and notifies the
-refresher.
+and returns the LogState. ``reduce`` reads the cached entry, folds the store's newer events into
+it and returns the Reduction. What has to be written to the cache afterwards is one small job; it
+is submitted to the refresher after the commit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from django.db import connections, router, transaction
 from django.utils import timezone
@@ -23,6 +23,7 @@ from django.utils import timezone
 from eventlogs import conf
 from eventlogs.aggregates import ANY, Aggregate, Anything, fold, nothing
 from eventlogs.caches.backends import BaseReductionCache
+from eventlogs.caches.counters import DROPPED, counters
 from eventlogs.conf import (
     MAX_BATCH,
     MAX_KEY_LENGTH,
@@ -56,11 +57,12 @@ from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.pages import EventPage
 from eventlogs.policies import CachingPolicy
-from eventlogs.reductions.reader import Reduced, Reducer
-from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refresher_for
+from eventlogs.reductions.reader import ReductionReader, Refresh
+from eventlogs.reductions.writes import CacheWrite
+from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
-from eventlogs.stores.retries import given_up, in_transaction
+from eventlogs.stores.retries import given_up
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 from eventlogs.values import EventRecord, LogState, Reduction
@@ -68,6 +70,8 @@ from eventlogs.values import EventRecord, LogState, Reduction
 __all__ = ["LogManager"]
 
 A = TypeVar("A", bound=Aggregate)
+
+MAX_JOBS: Final = 1_000  # that wait for one commit: a job holds its cache entry in memory
 
 Expectation = LogState | Reduction[Any]
 
@@ -81,10 +85,10 @@ class LogManager(Generic[A]):
     is a BaseStore to use instead of the database's own.
 
     ``cache`` is an alias in CACHES or a BaseReductionCache, ``caching_policy`` a CachingPolicy,
-    ``refresher`` a BaseRefresher or the dotted path to one, ``refresh_on_append`` a bool; each
-    overrides the key of that name in the EVENTLOGS setting. The reductions of a manager with its
-    own store, cache object or policy are always refreshed in this process: a worker does not
-    know them.
+    ``refresher`` a BaseRefresher, the dotted path to one, or a dict of "BACKEND" and "OPTIONS",
+    ``refresh_on_append`` a bool; each overrides the key of that name in the EVENTLOGS setting.
+    The reductions of a manager with its own store, cache object or policy are always refreshed
+    in this process: a worker does not know them.
 
     Managers hold no state of a log, so threads may share them. Every method that uses the
     database has an async twin, with an ``a`` before its name.
@@ -98,7 +102,7 @@ class LogManager(Generic[A]):
         store: BaseStore | None = None,
         cache: str | BaseReductionCache | None = None,
         caching_policy: CachingPolicy | None = None,
-        refresher: str | BaseRefresher | None = None,
+        refresher: str | Mapping[str, Any] | BaseRefresher | None = None,
         refresh_on_append: bool | None = None,
     ) -> None:
         self.aggregate = aggregate
@@ -109,7 +113,7 @@ class LogManager(Generic[A]):
         self._policy = caching_policy
         self._refresher = refresher
         self._refresh_on_append = refresh_on_append
-        self._reducers: dict[str, Reducer[A]] = {}
+        self._reduction_readers: dict[str, ReductionReader[A]] = {}
         self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
         self._reader = EventReader(aggregate.event_types)
 
@@ -358,7 +362,7 @@ class LogManager(Generic[A]):
             raise decided from decided.__cause__
         on_append = self._refresh_on_append
         if conf.refresh_on_append() if on_append is None else on_append:
-            self._tell_of_append(log_id)
+            self._submit(Refresh(self._reductions(), log_id))
         return state
 
     def _decide(self, reused: IdempotencyKeyReused, events: list[EncodedEvent]) -> EventLogError:
@@ -468,89 +472,44 @@ class LogManager(Generic[A]):
         return self._reduce(log_id, store, fresh=fresh)
 
     def _reduce(self, log_id: LogId, store: BaseStore, *, fresh: bool = False) -> Reduction[A]:
-        reducer = self._reducer()
-        if fresh or not reducer.is_caching:
-            return reducer.replay(log_id, store).reduction
-        refresher = refresher_for(self._refresher)
-        using = self._write_alias()
-        inside = self._is_inside()
-        reduced = reducer.reduce(
-            log_id,
-            store,
-            write=refresher.write,
-            # A reader who waits must hold nothing that others wait for: on SQLite, whoever
-            # has a transaction open keeps the others from theirs.
-            may_wait=not (inside and connections[using].vendor == "sqlite"),
-            is_conclusive=not inside and store is self._writing_store(),
-        )
-        if reduced.is_in_doubt:
-            # With ATOMIC_REQUESTS every reader is inside of a transaction: then nobody else
-            # would replace what a rollback or a restored backup has left in the cache.
-            self._on_commit(refresher, self._request(reducer, log_id))
-        elif reduced.is_new:
-            self._tell(reducer, refresher, log_id, reduced)
-        return reduced.reduction
+        reductions = self._reductions()
+        if fresh or not reductions.is_caching:
+            return reductions.replay(log_id, store)
+        reduction, job, _ = reductions.read(log_id, store)
+        if job is not None:
+            self._submit(job)
+        return reduction
 
-    def _tell(
-        self, reducer: Reducer[A], refresher: BaseRefresher, log_id: LogId, reduced: Reduced[A]
-    ) -> None:
-        """Tell the refresher, after the commit, of a reduction that had something new."""
-        request = self._request(reducer, log_id)
-        if refresher.takes_entries and not reduced.is_kept:
-            entry = reducer.entry_of(reduced)
-            if entry is None:
-                return
-            request = request._replace(entry=entry)
-        request = request._replace(replaces=reduced.replaces, is_kept=reduced.is_kept)
-        self._on_commit(refresher, request)
-
-    def _tell_of_append(self, log_id: LogId) -> None:
-        try:
-            reducer, refresher = self._reducer(), refresher_for(self._refresher)
-            if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
-                return
-            if reducer.is_caching:
-                self._on_commit(refresher, self._request(reducer, log_id))
-        except Exception as error:  # the events are stored: whoever heard of it would try again
-            failed(self.aggregate, error)
+    def _submit(self, job: CacheWrite | Refresh) -> None:
+        """Submit a job to the refresher, after the commit where a transaction is open."""
+        connection = None if self._store is not None else connections[self._write_alias()]
+        if connection is None or not connection.in_atomic_block:
+            submit(job, refresher=self._refresher)
+        elif len(connection.run_on_commit) < MAX_JOBS:
+            # Robust: the application's own hooks run, whatever becomes of this one.
+            transaction.on_commit(
+                lambda: submit(job, refresher=self._refresher), using=connection.alias, robust=True
+            )
+        else:
+            counters.count("error", DROPPED, aggregate=self.aggregate)
 
     def _is_inside(self) -> bool:
         """Return whether a transaction is open in the database that is written to."""
-        return self._store is None and in_transaction(connections[self._write_alias()])
+        return self._reductions().is_in_transaction
 
-    def _on_commit(self, refresher: BaseRefresher, request: RefreshRequest) -> None:
-        def tell() -> None:
-            try:
-                refresher.refresh(request)
-            except (Exception, SystemExit) as error:  # a user's refresher may raise anything
-                failed(self.aggregate, error)
-
-        if self._store is None and connections[request.using].in_atomic_block:
-            # Robust: the application's own hooks run, whatever becomes of this one.
-            transaction.on_commit(tell, using=request.using, robust=True)
-        else:
-            tell()
-
-    def _request(self, reducer: Reducer[A], log_id: LogId) -> RefreshRequest:
-        return RefreshRequest(
-            reducer,
-            self._writing_store(),
-            log_id,
-            self._write_alias(),
-            self._cache if isinstance(self._cache, str) else None,
-            can_travel=self._store is None
-            and self._policy is None
-            and not isinstance(self._cache, BaseReductionCache),
-        )
-
-    def _reducer(self) -> Reducer[A]:
-        using = self._write_alias() if self._store is None else f"in {_kind(self._store)}"
-        reducer = self._reducers.get(using)
-        if reducer is None:
-            reducer = self._reducers[using] = Reducer(
-                self.aggregate, self._reader, using, cache=self._cache, policy=self._policy
+    def _reductions(self) -> ReductionReader[A]:
+        using = self._write_alias()
+        reader = self._reduction_readers.get(using)
+        if reader is None:
+            reader = self._reduction_readers[using] = ReductionReader(
+                self.aggregate,
+                using=using,
+                events=self._reader,
+                store=self._store,
+                cache=self._cache,
+                policy=self._policy,
             )
-        return reducer
+        return reader
 
     def _reduce_to_version(self, log_id: LogId, store: BaseStore, version: int) -> Reduction[A]:
         check_int("version", version)
@@ -686,10 +645,6 @@ def _checked_key(key: str | None) -> str | None:
     except validation.Finding as finding:
         raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
     return key
-
-
-def _kind(store: BaseStore) -> str:
-    return f"{type(store).__module__}.{type(store).__qualname__}"
 
 
 def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord]:

@@ -32,7 +32,7 @@ from tests.contracts.stores import StoreContract
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-ABOUT = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+ABOUT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 PAGES = [*(ROOT / name for name in ABOUT), *sorted(DOCS.rglob("*.md"))]
 # Pages for the people who work on this package, and lists of what it consists of.
 FOR_CONTRIBUTORS = {"CONTRIBUTING.md", "docs/guarantees.md", "docs/modules.md"}

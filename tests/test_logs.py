@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection, connections, transaction
-from django.db.utils import ConnectionDoesNotExist
+from django.db.utils import ConnectionDoesNotExist  # type: ignore[attr-defined]
 from django.utils.safestring import mark_safe
 
 from eventlogs import (
@@ -236,7 +236,7 @@ def test_all_events_of_an_append_are_stored_or_none(accounts):
     state = accounts.create(Opened("ada"))
 
     with pytest.raises(InvalidEvent):
-        accounts.append(state, Deposited(1), Deposited("2"))
+        accounts.append(state, Deposited(1), Deposited("2"))  # type: ignore[arg-type]
     appended = accounts.append(state, Deposited(1), Deposited(2), Withdrawn(3))
 
     page = accounts.load(state.log_id, start=1)
@@ -606,7 +606,7 @@ def test_a_key_of_another_log_is_refused_before_the_decider_is_asked(accounts):
 
 def test_a_key_that_is_taken_while_the_decider_decides_answers_the_faster_call(accounts):
     log_id = accounts.create(Opened("ada"), Deposited(10)).log_id
-    faster = []
+    faster: list[Any] = []
 
     def decide(account: Account) -> Any:
         if not faster:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import make_dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
@@ -74,7 +75,7 @@ def test_events_of_types(log_id, types, count):
 
 @pytest.mark.usefixtures("scratch_registry")
 def test_events_of_a_type_are_found_under_its_older_names(log_id):
-    cls = event("account.paid_in", aliases=["account.deposited"])(
+    cls: Any = event("account.paid_in", aliases=["account.deposited"])(
         make_dataclass("PaidIn", [("amount", int)])
     )
 

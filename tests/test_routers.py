@@ -55,7 +55,7 @@ def replicate(replica: str) -> None:
     """Copy what the replica lacks."""
     for model in (EventLog, Event, IdempotencyKey):
         known = set(QuerySet(model, using=replica).values_list("pk", flat=True))
-        rows = [each for each in QuerySet(model, using="default") if each.pk not in known]
+        rows = [each for each in QuerySet(model, using="default") if each.pk not in known]  # type: ignore[var-annotated]
         QuerySet(model, using=replica).bulk_create(rows)
 
 

@@ -258,8 +258,7 @@ class Feed:
         def read(after: int) -> FeedRows:
             return self._read(after, FOLLOW_PAGE, names, log_types, None)
 
-        decoded = partial(self._reader.records, decode=decode)
-        return Following(read, decoded, after=after, stop=stop)
+        return Following(read, partial(self._reader.records, decode=decode), after=after, stop=stop)
 
     def holding_back(self) -> list[FeedHolder]:
         """

@@ -45,7 +45,7 @@ def test_a_name_that_is_not_registered_is_not_found():
 
 @pytest.mark.usefixtures("scratch_registry")
 def test_a_class_is_found_by_its_aliases():
-    cls = event("tests.renamed", version=2, aliases=["tests.old", "tests.older"])(
+    cls: Any = event("tests.renamed", version=2, aliases=["tests.old", "tests.older"])(
         event_class("Renamed")
     )
 
@@ -68,7 +68,7 @@ def test_a_name_that_cannot_be_is_refused(name):
 @pytest.mark.parametrize("name", ["a", "invoice.captured", "Payment:Captured-v2_x", "a" * 255])
 @pytest.mark.usefixtures("scratch_registry")
 def test_a_name_that_can_be_is_taken(name):
-    cls = event(name)(event_class("Named"))
+    cls: Any = event(name)(event_class("Named"))
 
     assert registry.by_name(name) == registry.by_class(cls)
 
@@ -188,7 +188,7 @@ def test_a_record_is_a_value_that_never_changes():
 
     assert record() == record()
     with pytest.raises(AttributeError):
-        record().index = 1
+        record().index = 1  # type: ignore[misc]
 
 
 def test_a_record_is_known_by_its_log_and_index_for_good():

@@ -19,8 +19,9 @@ from eventlogs.management.json_values import compact, computed_of, event_as_json
 from eventlogs.management.output import EventLines, Note, Output
 from eventlogs.management.subcommands.reduce import add_state_arguments
 from eventlogs.models import EventLog
-from eventlogs.reductions.snapshots import Waypoints
+from eventlogs.reductions.snapshots import Snapshots
 from eventlogs.reductions.timeline import MISSING, Change, beginning, property_names, steps
+from eventlogs.refreshers import submit
 from eventlogs.stores import BaseStore
 from eventlogs.utils.times import time_text
 from eventlogs.values import EventRecord, Reduction, StoredEvent
@@ -154,7 +155,7 @@ def changes_of(
     """
     Return what each event changed, by its index: None where the state is not known.
 
-    What is before the first of ``rows`` is folded, from a waypoint where there is one.
+    What is before the first of ``rows`` is folded, from a snapshot where there is one.
     """
     try:
         cls = arguments.aggregate_of(log.log_type, aggregate)
@@ -163,10 +164,11 @@ def changes_of(
     if cls is None:
         return {}
     first = rows[0].index
-    ways = Waypoints(cls, using)
-    start = ways.nearest(log, store, upto=first) or beginning(cls, log)
+    snapshots = Snapshots(cls, using)
+    start = snapshots.nearest(log, store, upto=first) or beginning(cls, log)
     if isinstance(start, Reduction):
-        start = ways.walk(start, store, version=first)
+        start, writes = snapshots.fold(start, store, version=first)
+        submit(*writes)
     found = steps(start, rows, properties=True)
     names = set(property_names(cls))
     return {
