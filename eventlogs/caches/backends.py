@@ -17,6 +17,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import field
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Final
@@ -31,6 +32,7 @@ from eventlogs import conf
 from eventlogs.caches.counters import cache_used, counters
 from eventlogs.caches.entries import version_in
 from eventlogs.ids import LogId
+from eventlogs.utils.errors import EventLogError, error
 
 __all__ = [
     "BaseReductionCache",
@@ -85,8 +87,15 @@ def statistics() -> dict[str, Any]:
     return counters.statistics()
 
 
-class Unreachable(Exception):
-    """The cache did not answer, or not now; the error that it raised is the cause."""
+@error
+class Unreachable(EventLogError):
+    """The cache does not answer; nothing was written. The error of its client is the cause."""
+
+    alias: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        cache = "The reduction cache" if self.alias is None else f"CACHES[{self.alias!r}]"
+        return f"{cache} does not answer. Check its server, then try again."
 
 
 class BaseReductionCache(ABC):
@@ -436,7 +445,7 @@ def forget(log_id: LogId | str) -> int:
         try:
             found += _for_alias(alias).cache.forget(f"eventlogs.reduction.{log_id}.") or 0
         except Exception as error:
-            raise Unreachable(f"CACHES[{alias!r}] does not answer.") from error
+            raise Unreachable(alias=alias) from error
     return found
 
 
