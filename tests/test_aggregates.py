@@ -278,7 +278,7 @@ def test_an_aggregate_must_define_apply():
 
 
 def test_a_reduction_is_made_without_a_database():
-    reduction = nothing(Account, LOG_ID)
+    reduction = Account.without_events(LOG_ID)
 
     assert registry.by_class(Deposited) is not None
     assert datetime.now(UTC) - reduction.reduced_at < timedelta(minutes=1)

@@ -198,7 +198,7 @@ def test_old_keys_are_pruned_in_batches(db, count):
     make_keys(count, timedelta(days=3))
     make_keys(2, timedelta(days=1))
 
-    assert IdempotencyKey.objects.prune(timedelta(days=2)) == count
+    assert IdempotencyKey.objects.prune(older_than=timedelta(days=2)) == count
     assert IdempotencyKey.objects.count() == 2
 
 
@@ -218,7 +218,10 @@ def test_pruning_keeps_to_the_queryset_and_to_the_callers_transaction(transactio
     make_keys(3, timedelta(days=4))
 
     with transaction.atomic():
-        assert IdempotencyKey.objects.filter(key__startswith="4").prune(timedelta(days=2)) == 3
+        assert (
+            IdempotencyKey.objects.filter(key__startswith="4").prune(older_than=timedelta(days=2))
+            == 3
+        )
         transaction.set_rollback(True)
 
     assert IdempotencyKey.objects.count() == 5
@@ -228,7 +231,7 @@ def test_pruning_in_the_database_that_is_named(second_database):
     LogManager(Account, using=second_database).create(Opened("ada"), idempotency_key="k")
     accounts.create(Opened("ada"), idempotency_key="k")
 
-    assert IdempotencyKey.objects.using(second_database).prune(timedelta()) == 1
+    assert IdempotencyKey.objects.using(second_database).prune(older_than=timedelta()) == 1
     assert IdempotencyKey.objects.count() == 1
     assert connections[second_database].vendor == connection.vendor
 

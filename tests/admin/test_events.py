@@ -1,4 +1,4 @@
-"""All events in the admin: filtered, and paged by positions."""
+"""The list of all events in the admin: filters and paging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs are found by an id in any writing, a part of one, or an idempotency key."""
+"""The search for logs by an id in any spelling, a part of an id, or an idempotency key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs in the admin: found, paged by keys, travelled through; by who may see what."""
+"""Logs in the admin: the list, the timeline, and permissions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way from a row of a read model to the history behind it."""
+"""Links from a row of a read model to the events of its log."""
 
 from __future__ import annotations
 

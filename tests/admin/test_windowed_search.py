@@ -1,4 +1,4 @@
-"""Looking for events that may be rare: none is missed, and how far it got is told."""
+"""Windowed search: it misses no event, and reports which events it searched."""
 
 from __future__ import annotations
 

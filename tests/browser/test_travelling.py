@@ -1,4 +1,4 @@
-"""Whoever travels through a log has the event and its state before the eyes."""
+"""Selecting another event of a log keeps the event and its state in view."""
 
 from __future__ import annotations
 

@@ -81,13 +81,13 @@ def test_a_name_is_said_once(aliases):
 
 @pytest.mark.parametrize("version", [0, -1, 2**31, 1.0, "1", True, None])
 def test_a_version_is_a_count_from_1(version):
-    with pytest.raises(RegistrationError, match="version must be an int"):
+    with pytest.raises(RegistrationError, match=r"version is .* must be an int"):
         event("tests.versioned", version=version)
 
 
 @pytest.mark.parametrize("from_version", [0, -1, 1.0, "1", True, None])
 def test_an_upcaster_is_from_a_version_from_1(from_version):
-    with pytest.raises(RegistrationError, match="from_version must be an int"):
+    with pytest.raises(RegistrationError, match=r"from_version is .* must be an int"):
         upcaster("tests.versioned", from_version=from_version)
 
 
@@ -133,7 +133,7 @@ def test_a_name_that_two_classes_claim_is_neither_ones():
 
     assert known.by_name("tests.other") is not None
     assert len(list(known)) == 2
-    assert "Two classes claim the event type 'tests.claimed'" in "".join(known.problems())
+    assert "Two classes are registered as 'tests.claimed'" in "".join(known.problems())
 
 
 def test_an_upcaster_is_found_under_any_of_the_names():

@@ -154,8 +154,8 @@ NUL = "text may not hold NUL (U+0000)"
 SURROGATE = "text may not hold lone surrogates"
 KEYS = "keys must be str"
 TIME_ZONE = "a datetime needs a time zone"
-DEPTH = "nested 64 deep at most"
-OTHER = "would come back as another value"
+DEPTH = "nested at most 64 deep"
+OTHER = "would be read back as another value"
 NO_FORM = "has no JSON form"
 MISFIT = "Expected `"
 
@@ -204,15 +204,15 @@ BAD_EVENTS: dict[str, tuple[Any, str, str]] = {
     "int too long": (
         any_filled(amount=2**14_001),
         "$.amount",
-        "an int may have at most 14000 bits",
+        "an int may have at most 14,000 bits",
     ),
     "int too long in a plain event": (
         any_emptied(amount=-(10**5_000)),
         "$.amount",
-        "at most 14000",
+        "at most 14,000",
     ),
-    "int too long in anything": (Noted([2**20_000]), "$.note[0]", "at most 14000 bits"),
-    "Decimal too long": (any_filled(price=Decimal("1" * 4_301)), "$.price", "at most 4300 digits"),
+    "int too long in anything": (Noted([2**20_000]), "$.note[0]", "at most 14,000 bits"),
+    "Decimal too long": (any_filled(price=Decimal("1" * 4_301)), "$.price", "at most 4,300 digits"),
     "int that a float cannot hold": (Weighed(2**53 + 1), "$.weight", OTHER),
     "int beyond floats": (Weighed(10**400), "$.weight", "it does not fit"),
     "float for Decimal": (any_filled(price=4111.1), "$.price", "pass a Decimal"),
@@ -236,11 +236,11 @@ BAD_EVENTS: dict[str, tuple[Any, str, str]] = {
     "set": (Noted({SECRET}), "$.note", "set has no JSON form"),
     "declared set": (Grouped({4111}), "$.ids", "set has no JSON form"),
     "frozenset": (Noted(frozenset([SECRET])), "$.note", "frozenset has no JSON form"),
-    "tuple in anything": (Noted((1, SECRET)), "$.note", "a tuple would come back as a list"),
+    "tuple in anything": (Noted((1, SECRET)), "$.note", "a tuple would be read back as a list"),
     "tuple for a list": (
         any_emptied(tags=(SECRET,)),
         "$.tags",
-        "a tuple would come back as a list",
+        "a tuple would be read back as a list",
     ),
     "deque": (Noted(deque([SECRET])), "$.note", NO_FORM),
     "complex": (Noted(1j), "$.note", NO_FORM),
@@ -294,9 +294,9 @@ BAD_METADATA: dict[str, tuple[Any, str, str]] = {
     "UUID": ({"a": UUID(int=4111)}, "$metadata.a", NO_FORM),
     "set": ({"a": {SECRET}}, "$metadata.a", "set has no JSON form"),
     "bytes": ({"a": SECRET.encode()}, "$metadata.a", "bytes has no JSON form"),
-    "tuple": ({"a": (SECRET,)}, "$metadata.a", "a tuple would come back as a list"),
+    "tuple": ({"a": (SECRET,)}, "$metadata.a", "a tuple would be read back as a list"),
     "object": ({"a": object()}, "$metadata.a", NO_FORM),
-    "int too long": ({"a": 2**14_001}, "$metadata.a", "at most 14000 bits"),
+    "int too long": ({"a": 2**14_001}, "$metadata.a", "at most 14,000 bits"),
     "too deep": (nested(65, of=dict), "$metadata" + ".a" * 64, DEPTH),
     "too many bytes": ({"a": SECRET * 20_000}, "$metadata", "'MAX_EVENT_BYTES'"),
     "itself": ({"a": cyclic()}, "$metadata.a" + "[0]" * 63, DEPTH),
@@ -359,8 +359,8 @@ def test_bad_metadata_is_refused(baskets, bad, path, limit):
 @pytest.mark.parametrize(
     ("events", "limit"),
     [
-        ((), "1 to 10000 events, not 0"),
-        ((Deposited(1),) * 10_001, "1 to 10000 events, not 10001"),
+        ((), "1 to 10,000 events, not 0"),
+        ((Deposited(1),) * 10_001, "1 to 10,000 events, not 10,001"),
         ((None,), "None is given where an event of Account is wanted"),
         (({"amount": 4111},), "a dict is given where an event of Account is wanted"),
         ((Deposited,), "the class Deposited is given where an event of Account"),
