@@ -28,6 +28,7 @@ from eventlogs import LogId, LogManager
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
 from tests.processes import until
+from tests.processes.waiting import witnesses
 from tests.races import COMMITS
 from tests.reliability.cache_jobs import ledgers
 from tests.reliability.ledgers import Entered, Ledger
