@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.cache import caches as django_caches
@@ -213,11 +214,8 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    _, writes = Snapshots(Account, "default").fold(
-        beginning(Account, state.log_id),
-        store_for("default"),
-        version=1_100,  # type: ignore[arg-type]
-    )
+    start: Any = beginning(Account, state.log_id)
+    _, writes = Snapshots(Account, "default").fold(start, store_for("default"), version=1_100)
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
 
