@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.cache import caches as django_caches
@@ -213,11 +214,8 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    _, writes = Snapshots(Account, "default").fold(
-        beginning(Account, state.log_id),
-        store_for("default"),
-        version=1_100,  # type: ignore[arg-type]
-    )
+    start: Any = beginning(Account, state.log_id)
+    _, writes = Snapshots(Account, "default").fold(start, store_for("default"), version=1_100)
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
 
@@ -306,7 +304,7 @@ def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
         accounts.create(Opened("Mary"))
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()
-        steps = rebuild.steps(AsyncOwners)
+        steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
         steps.close()
         assert shadow_tables.exists(Row, "default")
@@ -324,7 +322,7 @@ def test_a_rebuild_that_is_under_way_is_left_alone_and_named(accounts):
     with KNOWN.declared("erased-owners"):
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()
-        steps = rebuild.steps(AsyncOwners)
+        steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
 
         change("**Erase a log**", state.log_id)
