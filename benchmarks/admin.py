@@ -43,8 +43,8 @@ SELECT id, CASE WHEN n %% 20 = 0 THEN 'benchmarkrow' ELSE 'benchmark' END, %(per
 FROM filling;
 
 INSERT INTO eventlogs_event
-    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-SELECT id, i,
+    (log_type, log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+SELECT CASE WHEN n %% 20 = 0 THEN 'benchmarkrow' ELSE 'benchmark' END, id, i,
        CASE WHEN i = 0 THEN 'benchmark.requested'
             WHEN i = 1 THEN 'benchmark.authorized'
             WHEN i = %(per_log)s - 1 AND n < 50 THEN 'benchmark.refunded'
@@ -60,9 +60,10 @@ ORDER BY n + i * 200, n;
 
 -- An import of old logs: their events have the highest positions, and the lowest times.
 INSERT INTO eventlogs_event
-    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-SELECT id, %(per_log)s + i, 'benchmark.captured', 1, '{"amount":4000,"reference":"old"}', '{}',
-       NULL, to_timestamp(1770000000 + n)
+    (log_type, log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+SELECT CASE WHEN n %% 20 = 0 THEN 'benchmarkrow' ELSE 'benchmark' END, id,
+       %(per_log)s + i, 'benchmark.captured', 1, '{"amount":4000,"reference":"old"}', '{}', NULL,
+       to_timestamp(1770000000 + n)
 FROM filling, generate_series(0, 1) AS i
 WHERE n < 50000
 ORDER BY n, i;

@@ -16,10 +16,11 @@ PAYLOAD = '{"amount":4000,"reference":"till 7, receipt 20231"}'
 SCRIPT = """\\set n :n + 1
 \\set first :client_id * 250000000 + :n * {rows}
 INSERT INTO eventlogs_event
- (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at) VALUES
+ (log_type, log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+ VALUES
  {values};
 """
-ROW = """('{log}', :first + {offset}, 'benchmark.captured', 1,
+ROW = """('benchmark', '{log}', :first + {offset}, 'benchmark.captured', 1,
  :payload::jsonb, '{{}}', NULL, clock_timestamp())"""
 
 

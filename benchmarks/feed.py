@@ -30,9 +30,9 @@ WITH logs AS (
     SELECT log, 'benchmark', %(events)s / %(logs)s, now(), now() FROM unnest(%(ids)s::uuid[]) AS log
 )
 INSERT INTO eventlogs_event
-    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-SELECT (%(ids)s::uuid[])[n %% %(logs)s + 1], n / %(logs)s, kind.type, 1, kind.data::jsonb, '{}',
-       NULL, now()
+    (log_type, log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
+SELECT 'benchmark', (%(ids)s::uuid[])[n %% %(logs)s + 1], n / %(logs)s, kind.type, 1,
+       kind.data::jsonb, '{}', NULL, now()
 FROM generate_series(0, %(events)s - 1) AS n
 JOIN (VALUES
     (0, 'benchmark.requested', '{"amount":10000,"reference":"order 4711"}'),

@@ -69,8 +69,8 @@ def fill(events: int) -> None:
                 RETURNING id
             )
             INSERT INTO eventlogs_event
-                (log_id, index, type, schema_version, data, metadata, recorded_at)
-            SELECT id, n, 'benchmark.captured', 1,
+                (log_type, log_id, index, type, schema_version, data, metadata, recorded_at)
+            SELECT 'benchmark', id, n, 'benchmark.captured', 1,
                    '{"amount":4000,"reference":"till 7, receipt 20231"}', '{}', now()
             FROM logs, generate_series(0, %(log)s - 1) AS n
             """,

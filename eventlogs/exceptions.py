@@ -37,15 +37,13 @@ Each of them leaves the caller's transaction usable, except ``TransactionMustRet
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from django.core.exceptions import ObjectDoesNotExist
 
 from eventlogs.ids import LogId
 from eventlogs.utils.errors import EventLogError, InvalidLogId, RegistrationError, error
-
-if TYPE_CHECKING:
-    from eventlogs.aggregates import LogState
+from eventlogs.values import LogState
 
 __all__ = [
     "AppendOnlyError",

@@ -81,6 +81,8 @@ class Event(AppendOnlyModel):
         editable=False,
         related_name="events",
     )
+    # That of the log, which never changes: readers of the feed need no look at the log for it.
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
     index = models.IntegerField(editable=False)
     type = ExactCharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
     schema_version = models.IntegerField(editable=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import overload
 
 import msgspec
 
-from eventlogs.events.codec import StoredEvent
-from eventlogs.events.registry import EventRecord
 from eventlogs.ids import LogId
+from eventlogs.values import EventRecord, StoredEvent
+
+__all__ = ["EventPage"]
 
 PAGE_ENCODER = msgspec.json.Encoder()
 
@@ -22,19 +23,19 @@ class EventPage(Sequence[EventRecord]):
     last page. On a page read forwards, "last" means that the log had no more events then.
     """
 
-    __slots__ = ("_records", "_rows", "log_id", "next_start")
+    __slots__ = ("_records", "_stored", "log_id", "next_start")
 
     def __init__(
         self,
         log_id: LogId,
         records: Sequence[EventRecord],
-        rows: Sequence[StoredEvent],
+        stored: Sequence[StoredEvent],
         next_start: int | None,
     ) -> None:
         self.log_id = log_id
         self.next_start = next_start
         self._records = tuple(records)
-        self._rows = tuple(rows)
+        self._stored = tuple(stored)
 
     def as_json(self) -> str:
         """
@@ -46,7 +47,7 @@ class EventPage(Sequence[EventRecord]):
         return PAGE_ENCODER.encode(
             {
                 "log_id": str(self.log_id),
-                "events": [_as_json(self.log_id, row) for row in self._rows],
+                "events": [each.as_json() for each in self._stored],
                 "next_start": self.next_start,
             }
         ).decode()
@@ -66,18 +67,3 @@ class EventPage(Sequence[EventRecord]):
 
     def __repr__(self) -> str:
         return f"<EventPage of {self.log_id}: {len(self)} events, next_start={self.next_start}>"
-
-
-def _as_json(log_id: LogId, row: StoredEvent) -> dict[str, Any]:
-    index, position, name, version, data, metadata, key, recorded_at = row
-    return {
-        "log_id": str(log_id),
-        "index": index,
-        "position": position,
-        "type": name,
-        "schema_version": version,
-        "data": msgspec.Raw(data),
-        "metadata": msgspec.Raw(metadata),
-        "idempotency_key": key,
-        "recorded_at": recorded_at,
-    }

@@ -18,7 +18,7 @@ ROOT = Path(eventlogs.__file__).parent
 # and, on its own floor, only from what stands before it. Imports for types count like all others.
 # "a/" stands for the package a and all in it; in there, imports must not go in circles.
 FLOORS = [
-    ["conf", "utils/", "ids", "exceptions"],
+    ["conf", "utils/", "ids", "values", "exceptions"],
     ["events/", "fields", "aggregates", "pages", "deciders", "policies"],
     ["stores/", "managers", "models"],
     ["feed/", "caches/"],
@@ -35,7 +35,6 @@ MOST_FLOORS = 9
 # Imports that break the rule, each to be removed; a new one is an error, and so is one that is
 # listed here and gone.
 KNOWN = {
-    ("exceptions", "aggregates"),
     *(
         (f"projections/{name}", "projections/declarations")
         for name in [
@@ -58,14 +57,14 @@ THIRD_PARTIES = {
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
     "msgspec": {
-        "aggregates",
+        "values",
         "events/codec",
-        "events/registry",
         "events/validation",
         "pages",
         "reductions/timeline",
         "caches/entries",
         "operations/jsonl",
+        "testing/memory",
     },
     "rich": {"management/terminal"},
     "asgiref": None,
@@ -262,6 +261,61 @@ def test_third_parties_are_imported_where_they_belong():
     ]
 
     assert astray == []
+
+
+# Rows and events are read by name. The first and the last of a sequence may be read by number;
+# other numbers only of these.
+ROWS = {"row", "event", "record", "exported", "claim"}
+NUMBERED_CALLS = {"partition", "rpartition", "split", "rsplit"}  # parts of a text
+NUMBERED = {
+    **dict.fromkeys(["found", "safe", "placeholder"], "a match: its groups"),
+    **dict.fromkeys(["parts", "named", "names"], "parts of a text"),
+    **dict.fromkeys(["values", "prepared", "shapes"], "two of a kind, which are compared"),
+    **dict.fromkeys(["place", "known", "kept", "waiting", "running", "_jobs"], "a module's pair"),
+    "_client": "what django-redis returns",
+}
+
+
+def number_of(node: ast.Subscript) -> int | None:
+    try:
+        number = ast.literal_eval(node.slice)
+    except ValueError:
+        return None
+    return number if isinstance(number, int) else None
+
+
+def numbered_rows_in(tree: ast.AST) -> Iterator[ast.Subscript]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Subscript) or (number := number_of(node)) is None:
+            continue
+        base = node.value
+        if isinstance(base, ast.Subscript) and number_of(base) is not None:
+            yield node  # rows[-1][3]
+            continue
+        if isinstance(base, ast.Subscript):
+            base = base.value
+        if isinstance(base, ast.Call):
+            base = base.func
+        name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+        if name in ROWS or (number not in (0, -1) and name not in {*NUMBERED, *NUMBERED_CALLS}):
+            yield node
+
+
+def test_rows_and_events_are_read_by_name():
+    by_number = [
+        f"eventlogs/{name}, line {each.lineno}: {ast.unparse(each)}"
+        for name, path in MODULES.items()
+        for each in numbered_rows_in(ast.parse(path.read_text()))
+    ]
+
+    assert by_number == []
+
+
+@pytest.mark.parametrize(
+    "source", ["row[7]", "rows[-1][1]", "event[0]", "store.last()[0][-1]", "columns[2]", "f()[1]"]
+)
+def test_a_row_that_is_read_by_number_would_be_seen(source):
+    assert [ast.unparse(each) for each in numbered_rows_in(ast.parse(source))] == [source]
 
 
 def test_settings_are_read_in_conf_only():

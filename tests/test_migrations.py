@@ -80,7 +80,7 @@ def test_every_operation_says_which_model_it_is_about():
         if isinstance(operation, migrations.RunPython | migrations.RunSQL)
     ]
 
-    assert len(operations) >= 4
+    assert len(operations) >= 3
     assert [each for each in operations if not each.hints.get("model_name")] == []
 
 

@@ -23,6 +23,7 @@ from eventlogs.admin.windowed_search import SearchResult, SearchStart, search_wi
 from eventlogs.aggregates import aggregates
 from eventlogs.events.metadata import actor_of
 from eventlogs.events.registry import registry
+from eventlogs.ids import LogId
 from eventlogs.models import Event
 from eventlogs.utils.times import time_text
 
@@ -47,11 +48,11 @@ class EventAdmin(ReadOnlyAdmin):
 
     def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
         """Redirect from a position to the event in its log."""
-        events = Event.objects.using(Event.objects.db).select_related("log")
+        events = Event.objects.using(Event.objects.db)
         event = events.filter(position=position).first() if position < 2**63 else None
         if event is None:
             raise Http404(_("No event has this position."))
-        return self.redirect_to_event(event.log.log_id, event.index)
+        return self.redirect_to_event(log_id_of(event), event.index)
 
     def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
         """Redirect from an event's id, ``<log id>:<index>``, to the event in its log."""
@@ -97,13 +98,18 @@ class EventAdmin(ReadOnlyAdmin):
 
         return {
             "event": event,
-            "log_id": event.log.log_id,
+            "log_id": log_id_of(event),
             "is_asked_for": asked.index == event.index,
             "role": causation.role_of(event, *asked.metadata) if asked.metadata else "",
             "actor": actor if sees else None,
             "payload": shown(event.data),
             "metadata": shown(rest) if rest else "",
         }
+
+
+def log_id_of(event: Event) -> LogId:
+    """Return the id of an event's log."""
+    return LogId.stored(event.log_type, event.log_id)
 
 
 def start_of(request: HttpRequest, asked: Filters, using: str) -> SearchStart:

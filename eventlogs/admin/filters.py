@@ -43,7 +43,7 @@ class Filters:
 
 def read_filters(query: dict[str, str], using: str, *, sees_payload: bool) -> Filters:
     """Return the filters of an address."""
-    found = Filters(query, Event.objects.using(using).select_related("log"))
+    found = Filters(query, Event.objects.using(using))
     if "log" in query:
         _of_log(found, using)
     if "key" in query:
@@ -52,7 +52,7 @@ def read_filters(query: dict[str, str], using: str, *, sees_payload: bool) -> Fi
     if "type" in query:
         wanted = wanted.of_type(query["type"])
     if "log_type" in query:
-        wanted = wanted.filter(log__log_type=query["log_type"])
+        wanted = wanted.filter(log_type=query["log_type"])
     if "metadata" in query:
         wanted = _of_metadata(found, wanted, using, sees_payload)
     if wanted is not found.every:

@@ -71,7 +71,8 @@ def _by_any(text: str, using: str, found: set[UUID]) -> QuerySet[EventLog]:
             if (some := list(_between(logs, each).order_by("-pk").values_list("pk")[:FOUND]))
         ]
         if len(ranges) == 1 and not found:
-            return _between(logs, ranges[0][0])
+            [(only, _)] = ranges
+            return _between(logs, only)
         found |= {pk for _range, some in ranges for (pk,) in some}
     return logs.filter(pk__in=found)
 

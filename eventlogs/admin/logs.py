@@ -40,13 +40,13 @@ from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.operations import jsonl, pasted_ids
 from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, plain_value, summarize
+from eventlogs.values import EventRecord
 
 LOGS: Final = 50  # logs of a page
 NAMES: Final = ("q", "type", "from", "to")  # parameters of the list
@@ -136,9 +136,7 @@ class LogAdmin(ReadOnlyAdmin):
         for log, events in scans.logs_with_events(using, short):
             [cls] = classes[log.log_id.log_type]
             try:
-                records = EventReader(cls.event_types).records(
-                    log.log_id, [event[1:] for event in events]
-                )
+                records = EventReader(cls.event_types).records(events)
                 aggregate = fold(nothing(cls, log.log_id), records).aggregate
                 states[log.log_id.uuid] = self.state_line(log.log_id, aggregate)
             except Exception as error:  # whatever the project's own classes raise

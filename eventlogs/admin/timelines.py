@@ -12,13 +12,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.ids import LogId
 from eventlogs.reductions.snapshots import INTERVAL, Snapshots
 from eventlogs.reductions.timeline import Step, Unavailable, beginning, plain_value, steps
 from eventlogs.refreshers import submit
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction
 
 SIZE: Final = 25  # events of a page
 AT_ONCE: Final = 2_000  # events that are folded without asking
@@ -87,9 +88,7 @@ def timeline(
         base, writes = snapshots.fold(base, store, version=start)
         submit(*writes)
     found.has_changes = base is not None
-    found.steps = list(
-        steps(base or Unavailable("NotComputed"), rows, log_id=log_id, properties=True)
-    )
+    found.steps = list(steps(base or Unavailable("NotComputed"), rows, properties=True))
     if base is not None:
         # Find it by its index: if rows were removed despite the triggers, indexes are missing.
         shown = [step.state for step in found.steps if step.record.index == selected]

@@ -20,9 +20,7 @@ BEHIND: Final = "behind"  # an entry was there, and newer events were folded on 
 FOREIGN_FINGERPRINT: Final = "foreign_fingerprint"  # made by other code than this
 FOREIGN_LOG: Final = "foreign_log"  # another log's entry, or another database's
 FOREIGN_HISTORY: Final = "foreign_history"  # of events that the log does not have (any more)
-BAD_SIGNATURE: Final = (
-    "bad_signature"  # garbled, forged, or of an unknown SECRET_KEY
-)
+BAD_SIGNATURE: Final = "bad_signature"  # garbled, forged, or of an unknown SECRET_KEY
 UNDECODABLE: Final = "undecodable"
 UNREACHABLE: Final = "unreachable"
 MISSES: Final = (

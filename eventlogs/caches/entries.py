@@ -36,7 +36,7 @@ import msgspec
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.caches.counters import (
     BAD_SIGNATURE,
     FOREIGN_FINGERPRINT,
@@ -44,8 +44,8 @@ from eventlogs.caches.counters import (
     UNDECODABLE,
 )
 from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
-from eventlogs.events.codec import StoredEvent
 from eventlogs.ids import LogId
+from eventlogs.values import Reduction, StoredEvent
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -89,10 +89,12 @@ class Entry(NamedTuple, Generic[A]):
     head: Head
     aggregate: A
 
-    def is_proven_by(self, row: StoredEvent | None) -> bool:
-        """Return whether ``row`` is the last event that was folded."""
+    def is_proven_by(self, event: StoredEvent | None) -> bool:
+        """Return whether ``event`` is the last event that was folded."""
         return (
-            row is not None and row[0] == self.head.version - 1 and proof_of(row) == self.head.proof
+            event is not None
+            and event.index == self.head.version - 1
+            and proof_of(event) == self.head.proof
         )
 
     def reduction(self, log_id: LogId) -> Reduction[A]:
@@ -133,9 +135,11 @@ class EntryCodec(Generic[A]):
         """
         return code_fingerprint(self.aggregate) or secrets.token_hex(16)
 
-    def covers(self, rows: Iterable[StoredEvent]) -> bool:
+    def covers(self, events: Iterable[StoredEvent]) -> bool:
         """Return whether the fingerprint is of the code that decodes each of these events."""
-        return all(covers(self.aggregate, name) for name in {row[2] for row in rows} - self._own)
+        return all(
+            covers(self.aggregate, name) for name in {each.type for each in events} - self._own
+        )
 
     def key(self, log_id: LogId) -> str:
         """Return the key of a log's entry, which is another one for other code."""
@@ -224,14 +228,14 @@ def version_in(raw: bytes) -> int:
     return int.from_bytes(raw[len(MAGIC) : HEADER_BYTES], "big")
 
 
-def proof_of(row: StoredEvent) -> str:
-    """Return the digest of a stored event with all its columns."""
-    index, position, name, schema_version, data, metadata, key, recorded_at = row
+def proof_of(event: StoredEvent) -> str:
+    """Return the digest of all that is stored of an event."""
+    key, recorded_at = event.idempotency_key, event.recorded_at.astimezone(UTC).isoformat()
     parts = (
-        f"{index} {position} {schema_version} {recorded_at.astimezone(UTC).isoformat()}",
-        name,
-        data,
-        metadata,
+        f"{event.index} {event.position} {event.schema_version} {recorded_at}",
+        event.type,
+        event.data,
+        event.metadata,
         "-" if key is None else f"={key}",
     )
     digest = hashlib.sha256()

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from eventlogs.events.registry import (
-    EventRecord,
-    RetiredEvent,
-    event,
-    retired_event,
-    upcaster,
-)
+from eventlogs.events.registry import RetiredEvent, event, retired_event, upcaster
+from eventlogs.values import EventRecord
 
 __all__ = ["EventRecord", "RetiredEvent", "event", "retired_event", "upcaster"]

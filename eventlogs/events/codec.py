@@ -12,29 +12,30 @@ Decimals are JSON strings, so that no JSON reader on the way makes binary floats
 
 from __future__ import annotations
 
-import hmac
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
-from uuid import UUID
 
 import msgspec
+from django.utils.crypto import constant_time_compare, salted_hmac
 from msgspec import inspect as types
+from msgspec import structs
 
 from eventlogs import conf
 from eventlogs.events import validation
-from eventlogs.events.registry import EventRecord, EventType, RetiredEvent, registry
+from eventlogs.events.registry import EventType, RetiredEvent, registry
 from eventlogs.exceptions import (
     InvalidEvent,
     RegistrationError,
     UndecodableEvent,
     UnknownEventType,
 )
-from eventlogs.ids import LogId
+from eventlogs.values import EventRecord, StoredEvent
+
+SALT: Final = "eventlogs.fingerprint"  # of the key that fingerprints of requests are made with
 
 # "deterministic" sorts keys, so that equal data has equal bytes: fingerprints rely on it.
 ENCODER: Final = msgspec.json.Encoder(order="deterministic", decimal_format="string")
@@ -62,18 +63,6 @@ INSPECTED_TYPES: Final = (
     types.CustomType,
     types.RawType,
 )
-
-StoredEvent = tuple[int, int, str, int, str, str, "str | None", datetime]
-"""
-An event as a store answers it: index, position, type, schema version, data (JSON text),
-metadata (JSON text), idempotency key, recorded at. A plain tuple, because a log of 100,000
-events is 100,000 of them.
-"""
-
-FeedRow = tuple[str, UUID, int, int, str, int, str, str, "str | None", datetime]
-"""A stored event of any log: the log's type and UUID, and then as in StoredEvent."""
-
-POSITION: Final = 3  # in a FeedRow
 
 # What decoding raises of its own; an upcaster's errors come through as they are.
 CANNOT_DECODE: Final = (msgspec.MsgspecError, UndecodableEvent, UnknownEventType)
@@ -218,69 +207,43 @@ class EventReader:
 
     def __init__(self, event_types: Iterable[EventType] = ()) -> None:
         self._own = {name: each for each in event_types for name in each.names}
-        self._decoders: dict[tuple[str, int], Callable[[str], Any]] = {}
+        # By name and version, in two steps: a pair of both as the key takes twice as long.
+        self._decoders: dict[str, dict[int, Callable[[str], Any]]] = {}
 
-    def records(self, log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRecord]:
+    def records(
+        self, events: Iterable[StoredEvent], *, decode: bool = True
+    ) -> Iterator[EventRecord]:
         """
-        Yield ``rows`` of one log as records.
+        Yield stored events, of any logs, as records.
 
+        With ``decode=False`` a record's ``event`` is the raw JSON value, and no class is needed.
         Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
         """
         decoders = self._decoders
-        for index, position, name, version, data, metadata, key, recorded_at in rows:
-            decode = decoders.get((name, version))
+        for each in events:
+            name, version = each.type, each.schema_version
             try:
-                if decode is None:
-                    decode = self._decoder(name, version)
-                event = decode(data)
+                try:
+                    read = decoders[name][version] if decode else JSON.decode
+                except KeyError:
+                    read = self._decoder(name, version)
+                event = read(each.data)
             except CANNOT_DECODE as error:
-                raise _unreadable(error, name, version, log_id, index) from _cause(error)
+                raise _unreadable(error, each) from _cause(error)
+            metadata = each.metadata
             yield EventRecord(
-                log_id,
-                index,
-                position,
+                each.log_id,
+                each.index,
+                each.position,
                 name,
                 version,
                 event,
                 {} if metadata == "{}" else JSON.decode(metadata),
-                key,
-                recorded_at,
+                each.idempotency_key,
+                each.recorded_at,
             )
 
-    def feed_records(self, rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
-        """
-        Yield ``rows`` of any logs as records.
-
-        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
-        """
-        decoders = self._decoders
-        log_ids: dict[UUID, LogId] = {}  # a page has few logs, as a rule
-        for log_type, log, index, position, name, version, data, metadata, key, at in rows:
-            decode = decoders.get((name, version))
-            try:
-                if decode is None:
-                    decode = self._decoder(name, version)
-                event = decode(data)
-            except CANNOT_DECODE as error:
-                failed = LogId.stored(log_type, log)
-                raise _unreadable(error, name, version, failed, index) from _cause(error)
-            if (log_id := log_ids.get(log)) is None:
-                log_id = log_ids[log] = LogId.stored(log_type, log)
-            yield EventRecord(
-                log_id,
-                index,
-                position,
-                name,
-                version,
-                event,
-                {} if metadata == "{}" else JSON.decode(metadata),
-                key,
-                at,
-            )
-
-    def reads_as(
-        self, log_id: LogId, rows: Sequence[StoredEvent], events: Sequence[EncodedEvent]
-    ) -> bool:
+    def reads_as(self, stored: Sequence[StoredEvent], events: Sequence[EncodedEvent]) -> bool:
         """
         Return whether stored events of a log are equal to ``events``, in today's classes.
 
@@ -292,17 +255,19 @@ class EventReader:
         Raise UnknownEventType (for retired types as well) or UndecodableEvent where a stored
         event has no class here.
         """
-        for row in rows:
+        for each in stored:
             # Also of a type that is declared retired: no event of today can be equal to it.
-            if (self._own.get(row[2]) or registry.by_name(row[2])) is None:
-                raise UnknownEventType(row[2], log_id=log_id, index=row[0])
-        as_jsonb = [(*row[:4], _as_jsonb(row[4].encode()).decode(), *row[5:]) for row in rows]
-        stored = [record.event for record in self.records(log_id, as_jsonb)]
+            if (self._own.get(each.type) or registry.by_name(each.type)) is None:
+                raise UnknownEventType(each.type, log_id=each.log_id, index=each.index)
+        as_jsonb = [
+            structs.replace(each, data=_as_jsonb(each.data.encode()).decode()) for each in stored
+        ]
+        found = [record.event for record in self.records(as_jsonb)]
         given = [
             self._decoder(event.type, event.schema_version)(_as_jsonb(event.data.encode()).decode())
             for event in events
         ]
-        return len(stored) == len(given) and all(map(_is_alike, stored, given))
+        return len(found) == len(given) and all(map(_is_alike, found, given))
 
     def _decoder(self, name: str, version: int) -> Callable[[str], Any]:
         event_type = self._own.get(name) or registry.by_name(name)
@@ -311,30 +276,8 @@ class EventReader:
                 raise UnknownEventType(name)
             return lambda data: RetiredEvent(name, version, JSON.decode(data))
         decode = codec_for(event_type).decoder(version)
-        self._decoders[name, version] = decode
+        self._decoders.setdefault(name, {})[version] = decode
         return decode
-
-
-def raw_records(log_id: LogId, rows: Iterable[StoredEvent]) -> Iterator[EventRecord]:
-    """Yield ``rows`` of one log with their raw JSON values in the place of events."""
-    for index, position, name, version, data, metadata, key, recorded_at in rows:
-        yield EventRecord(
-            log_id,
-            index,
-            position,
-            name,
-            version,
-            JSON.decode(data),
-            JSON.decode(metadata),
-            key,
-            recorded_at,
-        )
-
-
-def raw_feed_records(rows: Iterable[FeedRow]) -> Iterator[EventRecord]:
-    """Yield ``rows`` of any logs with their raw JSON values in the place of events."""
-    for log_type, log, *event in rows:
-        yield from raw_records(LogId.stored(log_type, log), [cast("StoredEvent", tuple(event))])
 
 
 def _cause(error: Exception) -> BaseException | None:
@@ -342,12 +285,10 @@ def _cause(error: Exception) -> BaseException | None:
     return error.__cause__ if isinstance(error, UndecodableEvent) else None
 
 
-def _unreadable(
-    error: Exception, name: str, version: int, log_id: LogId, index: int
-) -> UnknownEventType | UndecodableEvent:
+def _unreadable(error: Exception, event: StoredEvent) -> UnknownEventType | UndecodableEvent:
     """Return the error that says which event could not be decoded, and why."""
     if isinstance(error, UnknownEventType):
-        return UnknownEventType(name, log_id=log_id, index=index)
+        return UnknownEventType(event.type, log_id=event.log_id, index=event.index)
     if isinstance(error, UndecodableEvent):
         reason = error.reason
     else:
@@ -355,11 +296,11 @@ def _unreadable(
         reason = f"at {path}, {reason}"
     return UndecodableEvent(
         reason,
-        event_type=name,
-        schema_version=version,
+        event_type=event.type,
+        schema_version=event.schema_version,
         is_newer=isinstance(error, UndecodableEvent) and error.is_newer,
-        log_id=log_id,
-        index=index,
+        log_id=event.log_id,
+        index=event.index,
     )
 
 
@@ -424,13 +365,12 @@ def request_fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
         for data in (event.data.encode(),)
     )
     for secret in conf.secret_keys():
-        key = hmac.digest(b"eventlogs.fingerprint", secret, "sha256")
-        yield hmac.digest(key, canonical, "sha256")
+        yield salted_hmac(SALT, canonical, secret, algorithm="sha256").digest()
 
 
 def same_request(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
     """Return whether ``stored`` is the fingerprint of a request with these events."""
-    return any(hmac.compare_digest(stored, each) for each in request_fingerprints(events))
+    return any(constant_time_compare(stored, each) for each in request_fingerprints(events))
 
 
 def _is_alike(one: Any, other: Any) -> bool:

@@ -27,11 +27,12 @@ from typing import NamedTuple, cast
 from django.db import connections
 from psycopg.pq import TransactionStatus
 
-from eventlogs.events.codec import POSITION, FeedRow
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import Blocked, FeedHolder, FeedQuery, FeedSource, Watermark
+from eventlogs.stores.columns import events_of_rows
 from eventlogs.stores.retries import run_again
 from eventlogs.stores.statements import Row, Statement, raw_connection
+from eventlogs.values import StoredEvent
 
 # What one call of rows() looks through, so that it ends soon where next to nothing is wanted.
 MAX_SPAN = 65_536  # positions a statement
@@ -96,10 +97,11 @@ class PostgreSQLFeedSource(FeedSource):
             if has_yugabyte or any(name in version for name in DISTRIBUTED_SERVERS):
                 raise FeedUnavailable("distributed", using=self.using)
             self._is_one_server = True
-        rows = self._run(LAST)
-        if not rows:
+        looks = self._run(LAST)
+        if not looks:
             raise FeedUnavailable("sequence", using=self.using)
-        return Look(*rows[0])
+        [look] = looks
+        return Look(*look)
 
     def _refusals(self, look: Look) -> Iterator[str]:
         """Yield the reasons not to read here; those that nobody can mend here come first."""
@@ -118,8 +120,8 @@ class PostgreSQLFeedSource(FeedSource):
         if not look.has_fence:
             yield "fence"
 
-    def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
-        found: list[FeedRow] = []
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
+        found: list[StoredEvent] = []
         number, of = query.partition or (None, None)
         parameters = {
             "types": None if query.types is None else list(query.types),
@@ -137,9 +139,9 @@ class PostgreSQLFeedSource(FeedSource):
                 PAGE,
                 {**parameters, "after": after, "upto": end, "limit": query.limit - len(found)},
             )
-            found += cast("list[FeedRow]", rows)
+            found += events_of_rows(rows)
             if len(found) == query.limit:
-                return found, found[-1][POSITION]
+                return found, found[-1].position
             if not rows and end < query.upto:
                 [(following,)] = self._run(NEXT_EVENT, {"after": end})
                 end = query.upto if following is None else min(query.upto, following - 1)

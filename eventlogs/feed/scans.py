@@ -14,36 +14,25 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import TextField
-from django.db.models.functions import Cast
 
-from eventlogs.events.codec import POSITION, StoredEvent
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.managers import EventQuerySet
 from eventlogs.models import Event, EventLog, IdempotencyKey
+from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
+from eventlogs.stores.restore import ExportedClaim, ExportedEvent
 from eventlogs.stores.retries import in_transaction
+from eventlogs.values import StoredEvent
 
 PAGE = 2_000  # rows read at once
 
-FIELDS = (
-    "log_id",
-    "index",
-    "position",
-    "type",
-    "schema_version",
-    Cast("data", TextField()),
-    Cast("metadata", TextField()),
-    "idempotency_key",
-    "recorded_at",
-)
-
-EventRow = tuple[UUID, int, int, str, int, str, str, "str | None", datetime]
-"""A log's UUID, then a StoredEvent."""
+_index_of = attrgetter("index")
+_position_of = attrgetter("position")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +48,7 @@ class LogRow:
 class Stretch(NamedTuple):
     """Events of a stretch of the feed, and the position that it ends with."""
 
-    events: list[tuple[LogId, StoredEvent]]
+    events: list[StoredEvent]
     position: int
 
 
@@ -76,14 +65,7 @@ def events_by_position(
     while after < until:
         found = feed.read_rows(after, limit=PAGE, log_types=log_types or None)
         after = min(found.next_after, until)
-        yield Stretch(
-            [
-                (LogId.stored(row[0], row[1]), row[2:])
-                for row in found.rows
-                if row[POSITION] <= until
-            ],
-            after,
-        )
+        yield Stretch([each for each in found.rows if each.position <= until], after)
         if not found.more:
             return
 
@@ -129,14 +111,14 @@ def events_of_a_moment(using: str, *, log_types: Collection[str] = ()) -> Iterat
     """
     after, events = 0, events_of(using).order_by("position")
     if log_types:
-        events = events.filter(log__log_type__in=sorted(log_types))
+        events = events.filter(log_type__in=sorted(log_types))
     while True:
         later = events.filter(position__gt=after)
-        rows = list(later.values_list("log__log_type", *FIELDS)[:PAGE])
-        if rows:
-            after = rows[-1][POSITION]
-            yield Stretch([(LogId.stored(row[0], row[1]), row[2:]) for row in rows], after)
-        if len(rows) < PAGE:
+        found = read(later[:PAGE])
+        if found:
+            after = found[-1].position
+            yield Stretch(found, after)
+        if len(found) < PAGE:
             return
 
 
@@ -150,19 +132,14 @@ def events_of_logs(
         yield Stretch(events, _position_of(events[-1]))
 
 
-def _of_log(using: str, log: LogId) -> Iterator[tuple[LogId, StoredEvent]]:
+def _of_log(using: str, log: LogId) -> Iterator[StoredEvent]:
     if not EventLog.objects.using(using).filter(pk=log.uuid, log_type=log.log_type).exists():
         return
     for page in events_of_log(using, log.uuid):
-        for _, *row in page:
-            yield log, tuple(row)  # type: ignore[misc]
+        yield from page
 
 
-def _position_of(event: tuple[LogId, StoredEvent]) -> int:
-    return event[1][1]
-
-
-def events_by_log(using: str, *, after: UUID | None = None) -> Iterator[list[EventRow]]:
+def events_by_log(using: str, *, after: UUID | None = None) -> Iterator[list[StoredEvent]]:
     """
     Yield pages of events, log by log in the order of the logs' UUIDs, each in index order.
 
@@ -171,36 +148,36 @@ def events_by_log(using: str, *, after: UUID | None = None) -> Iterator[list[Eve
     events = events_of(using)
     log, index = after, None
     while True:
-        page: list[EventRow] = []
+        page: list[StoredEvent] = []
         if log is not None and index is not None:
             page = _rest_of_log(events, log, index)
         if len(page) < PAGE:
             later = events.filter(log_id__gt=log) if log is not None else events
-            page += later.order_by("log_id", "index").values_list(*FIELDS)[: PAGE - len(page)]
+            page += read(later.order_by("log_id", "index")[: PAGE - len(page)])
         if page:
             yield page
-            log, index = page[-1][0], page[-1][1]
+            log, index = page[-1].log_id.uuid, page[-1].index
         if len(page) < PAGE:
             return
 
 
-def _rest_of_log(events: EventQuerySet[Any], log: UUID, index: int) -> list[EventRow]:
+def _rest_of_log(events: EventQuerySet[Any], log: UUID, index: int) -> list[StoredEvent]:
     """
     Return up to a page of a log's events behind ``index``.
 
     Bounded from above, as a page of ``events_forwards.sql`` is; where events are missing, the
     bound is dropped.
     """
-    rest = events.filter(log_id=log, index__gt=index).order_by("index").values_list(*FIELDS)
-    page = list(rest.filter(index__lte=index + PAGE))
+    rest = events.filter(log_id=log, index__gt=index).order_by("index")
+    page = read(rest.filter(index__lte=index + PAGE))
     if len(page) < PAGE:
-        page += rest.filter(index__gt=index + PAGE)[: PAGE - len(page)]
+        page += read(rest.filter(index__gt=index + PAGE)[: PAGE - len(page)])
     return page
 
 
 def logs_with_events(
     using: str, logs: Iterable[LogRow]
-) -> Iterator[tuple[LogRow, Iterable[EventRow]]]:
+) -> Iterator[tuple[LogRow, Iterable[StoredEvent]]]:
     """
     Yield logs with their events in index order: short logs many at a time, long ones in pages.
 
@@ -221,29 +198,25 @@ def logs_with_events(
         yield from _all_of(using, short)
 
 
-def _all_of(using: str, logs: Sequence[LogRow]) -> Iterator[tuple[LogRow, Iterable[EventRow]]]:
-    found: dict[UUID, list[EventRow]] = {log.log_id.uuid: [] for log in logs}
-    for row in events_of(using).filter(log_id__in=list(found)).values_list(*FIELDS):
-        found[row[0]].append(row)
+def _all_of(using: str, logs: Sequence[LogRow]) -> Iterator[tuple[LogRow, Iterable[StoredEvent]]]:
+    found: dict[UUID, list[StoredEvent]] = {log.log_id.uuid: [] for log in logs}
+    for event in read(events_of(using).filter(log_id__in=list(found))):
+        found[event.log_id.uuid].append(event)
     for log in logs:
         yield log, sorted(found.pop(log.log_id.uuid), key=_index_of)
 
 
-def _flat(pages: Iterable[list[EventRow]]) -> Iterator[EventRow]:
+def _flat(pages: Iterable[list[StoredEvent]]) -> Iterator[StoredEvent]:
     for page in pages:
         yield from page
 
 
-def _index_of(row: EventRow) -> int:
-    return row[1]
-
-
-def events_of_log(using: str, log: UUID) -> Iterator[list[EventRow]]:
+def events_of_log(using: str, log: UUID) -> Iterator[list[StoredEvent]]:
     """Yield pages of one log's events, in index order."""
     events, index = events_of(using), -1
     while page := _rest_of_log(events, log, index):
         yield page
-        index = page[-1][1]
+        index = page[-1].index
 
 
 def logs_by_id(
@@ -255,13 +228,12 @@ def logs_by_id(
         wanted = wanted.filter(log_type__in=sorted(log_types))
     while True:
         later = wanted.filter(pk__gt=after) if after is not None else wanted
-        rows = list(
-            later.values_list("log_type", "pk", "version", "created_at", "updated_at")[:PAGE]
-        )
-        if rows:
-            yield [LogRow(LogId.stored(kind, pk), *rest) for kind, pk, *rest in rows]
-            after = rows[-1][1]
-        if len(rows) < PAGE:
+        rows = later.values_list("log_type", "pk", "version", "created_at", "updated_at")[:PAGE]
+        page = [LogRow(LogId.stored(log_type, pk), *rest) for log_type, pk, *rest in rows]
+        if page:
+            yield page
+            after = page[-1].log_id.uuid
+        if len(page) < PAGE:
             return
 
 
@@ -275,38 +247,49 @@ def keys_by_id(using: str) -> Iterator[list[IdempotencyKey]]:
         after = page[-1].pk
 
 
-def claims_of(
-    using: str, page: Collection[tuple[LogId, StoredEvent]]
-) -> dict[tuple[LogId, int], tuple[int, bytes, datetime]]:
+def exported(using: str, page: Collection[StoredEvent]) -> Iterator[ExportedEvent]:
+    """Yield a page's events with the rows of EventLog and IdempotencyKey that go with them."""
+    claims = _claims_of(using, page)
+    created_at = _created_at_of(using, page)
+    for event in page:
+        place = event.log_id, event.index
+        yield ExportedEvent(event, claims.get(place), created_at.get(place))
+
+
+def _claims_of(using: str, page: Collection[StoredEvent]) -> dict[tuple[LogId, int], ExportedClaim]:
     """
     Return the idempotency keys of a page's events, where they have not been pruned.
 
-    They are found under the log and the index of their append's first event: its count,
-    fingerprint and created_at.
+    They are found under the log and the index of their append's first event.
     """
-    keys = {row[6] for _, row in page if row[6] is not None}
+    keys = {each.idempotency_key for each in page if each.idempotency_key is not None}
     if not keys:
         return {}
     found = IdempotencyKey.objects.using(using).filter(
-        log_type__in={log.log_type for log, _ in page}, key__in=keys
+        log_type__in={each.log_type for each in page}, key__in=keys
     )
     return {
-        (LogId.stored(log_type, log), first_index): (count, bytes(fingerprint), created_at)
+        (LogId.stored(log_type, log), first_index): ExportedClaim(
+            count, bytes(fingerprint), created_at
+        )
         for log_type, log, first_index, count, fingerprint, created_at in found.values_list(
             "log_type", "log_id", "first_index", "count", "fingerprint", "created_at"
         )
     }
 
 
-def created_at_of(
-    using: str, page: Collection[tuple[LogId, StoredEvent]]
-) -> dict[tuple[UUID, int], datetime]:
-    """Return created_at of the logs that begin on a page, under (UUID, 0)."""
-    begun = [log.uuid for log, row in page if row[0] == 0]
+def _created_at_of(using: str, page: Collection[StoredEvent]) -> dict[tuple[LogId, int], datetime]:
+    """Return created_at of the logs that begin on a page, under their id and index 0."""
+    begun = {each.log_id.uuid: each.log_id for each in page if each.index == 0}
     found = EventLog.objects.using(using).filter(pk__in=begun).values_list("pk", "created_at")
-    return {(log, 0): created_at for log, created_at in found}
+    return {(begun[log], 0): created_at for log, created_at in found}
 
 
 def events_of(using: str) -> EventQuerySet[Any]:
     """Return the events of a database."""
     return Event.objects.using(using)
+
+
+def read(events: EventQuerySet[Any]) -> list[StoredEvent]:
+    """Return the events of a queryset as a store answers them."""
+    return events_of_rows(events.values_list(*STORED_WITH_LOG))

@@ -1,14 +1,14 @@
 """
 Where the feed's events come from: a source for each kind of database.
 
-A source knows how far the feed of its database is settled, and reads rows up to there. It
-speaks in rows, as a store does; ``Feed`` makes records of them.
+A source knows how far the feed of its database is settled, and reads stored events up to there,
+as a store does; ``Feed`` makes records of them.
 
 On SQLite the argument is short. There is one writer at a time for the whole file, from its
 first write to its commit, and AUTOINCREMENT gives a position above all that were ever
 committed (https://sqlite.org/autoinc.html). So commits are in the order of positions: whoever
 sees an event sees all that can ever be below it. PostgreSQL needs a fence, see
-``postgresql_feed.py``. On any other database a lower position may be committed later, and
+``feed/postgresql.py``. On any other database a lower position may be committed later, and
 nothing here would notice: there, a feed is refused.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -28,15 +29,17 @@ from django.db import connections, models
 from django.db.models import Max, QuerySet
 from django.utils.module_loading import import_string
 
-from eventlogs.events.codec import POSITION, FeedRow
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.stores.columns import STORED
+from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
+from eventlogs.values import StoredEvent
 
 BY_VENDOR = {
     # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
     "postgresql": "eventlogs.feed.postgresql.PostgreSQLFeedSource",
     "sqlite": "eventlogs.feed.sources.SQLiteFeedSource",
 }
+
+uuid_of = itemgetter(STORED_WITH_LOG.index("log_id"))
 
 MAX_PARTITIONS = 65_536  # what two bytes can tell apart
 
@@ -95,7 +98,7 @@ class Blocked(NamedTuple):
 
 
 class FeedSource(ABC):
-    """The feed of one database, as rows."""
+    """The feed of one database, as stored events."""
 
     def __init__(self, using: str) -> None:
         self.using = using
@@ -105,7 +108,7 @@ class FeedSource(ABC):
         """
         Return how far the feed is given out and settled.
 
-        It is good for reading now, by ``rows``. Never store it: after a crash of the server,
+        Use it for reading now, by ``events``. Never store it: after a crash of the server,
         positions above the last event may be given out again. Raise FeedUnavailable where the
         feed cannot be read rightly.
         """
@@ -115,12 +118,12 @@ class FeedSource(ABC):
         return []
 
     @abstractmethod
-    def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         """
-        Return at most ``query.limit`` rows in the order of positions, and how far they go.
+        Return at most ``query.limit`` events in the order of positions, and how far they go.
 
-        The second is a position: no other row that is asked for is at or below it. Where it is
-        below ``query.upto`` and there are fewer rows than the limit, there was much to skip.
+        The second is a position: no other event that is asked for is at or below it. Where it is
+        below ``query.upto`` and there are fewer events than the limit, there was much to skip.
         """
 
     @abstractmethod
@@ -142,33 +145,32 @@ class SQLiteFeedSource(FeedSource):
     def watermark(self) -> Watermark:
         with connections[self.using].cursor() as cursor:
             cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = 'eventlogs_event'")
-            row = cursor.fetchone()
-        last = row[0] if row else 0
+            [last] = cursor.fetchone() or (0,)
         return Watermark(last, last)
 
     def last(self, upto: int) -> int:
         events = self._events().filter(position__lte=upto)
         return events.aggregate(last=Max("position"))["last"] or 0
 
-    def rows(self, query: FeedQuery) -> tuple[list[FeedRow], int]:
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         events = self._events().filter(position__gt=query.after, position__lte=query.upto)
         if query.types is not None:
             wanted = models.Q(type__in=query.types)
             if query.unknown is not None:
                 wanted |= ~models.Q(type__in=query.unknown.known) & models.Q(
-                    log__log_type__in=query.unknown.log_types
+                    log_type__in=query.unknown.log_types
                 )
             events = events.filter(wanted)
         if query.log_types is not None:
-            events = events.filter(log__log_type__in=query.log_types)
-        values = events.order_by("position").values_list("log__log_type", "log_id", *STORED)
+            events = events.filter(log_type__in=query.log_types)
+        rows = events.order_by("position").values_list(*STORED_WITH_LOG)
         if query.partition is None:
-            found = list(values[: query.limit])
+            found = events_of_rows(rows[: query.limit])
         else:
             number, of = query.partition
-            ours = (row for row in values.iterator() if partition_of(row[1], of) == number)
-            found = list(islice(ours, query.limit))
-        return found, found[-1][POSITION] if len(found) == query.limit else query.upto
+            ours = (row for row in rows.iterator() if partition_of(uuid_of(row), of) == number)
+            found = events_of_rows(islice(ours, query.limit))
+        return found, found[-1].position if len(found) == query.limit else query.upto
 
     def holding_back(self) -> list[FeedHolder]:
         return []

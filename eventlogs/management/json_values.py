@@ -12,9 +12,9 @@ from uuid import UUID
 
 from eventlogs.aggregates import Aggregate
 from eventlogs.events.codec import ENCODER, JSON
-from eventlogs.events.registry import EventRecord
 from eventlogs.ids import LogId
 from eventlogs.reductions.timeline import plain_value, properties_of
+from eventlogs.values import EventRecord
 
 
 def plain(value: Any) -> Any:

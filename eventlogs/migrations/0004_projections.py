@@ -179,11 +179,4 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
-        migrations.AlterModelOptions(
-            name="event",
-            options={
-                "base_manager_name": "objects",
-                "permissions": [("view_payload", "Can see payloads, metadata and states")],
-            },
-        ),
     ]

@@ -26,12 +26,13 @@ from django.utils import timezone
 
 from eventlogs.conf import MAX_KEY_LENGTH, MAX_VERSION
 from eventlogs.events import validation
-from eventlogs.events.codec import JSON, StoredEvent
+from eventlogs.events.codec import JSON
 from eventlogs.events.registry import EVENT_TYPE
 from eventlogs.exceptions import InvalidExport, InvalidLogId
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
-from eventlogs.stores import BaseStore, Restored, RestoredClaim, RestoredEvent
+from eventlogs.stores import BaseStore, ExportedClaim, ExportedEvent, Restored
+from eventlogs.values import StoredEvent
 
 FORMAT: Final = "eventlogs"
 VERSION: Final = 1
@@ -55,7 +56,7 @@ class Claim(msgspec.Struct):
     created_at: datetime
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class Line(msgspec.Struct):
     """An event as one line has it."""
 
     log_id: str
@@ -118,7 +119,7 @@ def footer(*, events: int, until: int) -> str:
     return _encode(Footer(True, events, until))
 
 
-class Page(NamedTuple):
+class Lines(NamedTuple):
     """Lines, an event each, and the position that they go up to."""
 
     lines: list[str]
@@ -132,7 +133,7 @@ def export_pages(
     until: int,
     log_types: Collection[str] = (),
     logs: Collection[LogId] = (),
-) -> Iterator[Page]:
+) -> Iterator[Lines]:
     """
     Yield pages of lines, in the order of positions.
 
@@ -148,7 +149,7 @@ def export_pages(
 
 def export_pages_of_a_moment(
     using: str, *, log_types: Collection[str] = (), logs: Collection[LogId] = ()
-) -> Iterator[Page]:
+) -> Iterator[Lines]:
     """
     Yield pages of lines, in the order of positions, all as of one moment.
 
@@ -164,39 +165,21 @@ def export_pages_of_a_moment(
         yield from _pages(using, stretches)
 
 
-def _pages(using: str, stretches: Iterator[scans.Stretch]) -> Iterator[Page]:
-    for page, position in stretches:
-        claims = scans.claims_of(using, page)
-        created = scans.created_at_of(using, page)
-        lines = [
-            _line(log_id, row, claims.get((log_id, row[0])), created.get((log_id.uuid, row[0])))
-            for log_id, row in page
-        ]
-        yield Page(lines, position)
+def _pages(using: str, stretches: Iterator[scans.Stretch]) -> Iterator[Lines]:
+    for events, position in stretches:
+        yield Lines([_line(each) for each in scans.exported(using, events)], position)
 
 
-def _line(
-    log_id: LogId,
-    row: StoredEvent,
-    claim: tuple[int, bytes, datetime] | None,
-    log_created_at: datetime | None,
-) -> str:
-    index, position, name, schema_version, data, metadata, key, recorded_at = row
-    return _encode(
-        Line(
-            log_id=str(log_id),
-            index=index,
-            position=position,
-            type=name,
-            schema_version=schema_version,
-            data=msgspec.Raw(data),
-            metadata=msgspec.Raw(metadata),
-            recorded_at=recorded_at,
-            idempotency_key=key,
-            claim=Claim(claim[0], claim[1].hex(), claim[2]) if claim else None,
-            log_created_at=log_created_at,
-        )
-    )
+def _line(exported: ExportedEvent) -> str:
+    event, claim, log_created_at = exported
+    line = event.as_json()
+    if event.idempotency_key is None:
+        del line["idempotency_key"]
+    if claim is not None:
+        line["claim"] = Claim(claim.count, claim.fingerprint.hex(), claim.created_at)
+    if log_created_at is not None:
+        line["log_created_at"] = log_created_at
+    return _encode(line)
 
 
 def _encode(value: Any) -> str:
@@ -270,22 +253,25 @@ def import_lines(
     return imported
 
 
-def batches(lines: Iterable[bytes]) -> Iterator[tuple[list[RestoredEvent], int]]:
+def batches(lines: Iterable[bytes]) -> Iterator[tuple[list[ExportedEvent], int]]:
     """Yield the events of an export in batches, each with the number of its last line."""
-    batch: list[RestoredEvent] = []
+    batch: list[ExportedEvent] = []
     characters = line = 0
-    for line, event in read_events(lines):
+    for line, exported in read_events(lines):
+        event = exported.event
         full = len(batch) >= BATCH or characters >= MAX_BATCH_CHARACTERS
-        if full and (not _goes_on(batch[-1], event) or characters >= 8 * MAX_BATCH_CHARACTERS):
+        if full and (
+            not _goes_on(batch[-1].event, event) or characters >= 8 * MAX_BATCH_CHARACTERS
+        ):
             yield batch, line - 1
             batch, characters = [], 0
-        batch.append(event)
+        batch.append(exported)
         characters += len(event.data) + len(event.metadata)
     if batch:
         yield batch, line
 
 
-def _goes_on(last: RestoredEvent, event: RestoredEvent) -> bool:
+def _goes_on(last: StoredEvent, event: StoredEvent) -> bool:
     """Return whether two events may be of one append: it gives all of them one time."""
     return (
         event.log_id == last.log_id
@@ -294,7 +280,7 @@ def _goes_on(last: RestoredEvent, event: RestoredEvent) -> bool:
     )
 
 
-def read_events(lines: Iterable[bytes]) -> Iterator[tuple[int, RestoredEvent]]:
+def read_events(lines: Iterable[bytes]) -> Iterator[tuple[int, ExportedEvent]]:
     """
     Yield the events of an export with the numbers of their lines.
 
@@ -330,7 +316,7 @@ def _parse(decoder: Any, line: bytes, number: int, reason: str = "") -> Any:
         raise InvalidExport(number, reason or "it is not an event of an export") from None
 
 
-def _event(line: Line, number: int) -> RestoredEvent:
+def _event(line: Line, number: int) -> ExportedEvent:
     try:
         log_id = LogId.parse(line.log_id)
     except InvalidLogId:
@@ -356,21 +342,21 @@ def _event(line: Line, number: int) -> RestoredEvent:
     key = line.idempotency_key
     if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _clean(key)):
         raise InvalidExport(number, "its idempotency_key cannot be one")
-    return RestoredEvent(
-        log_id=log_id,
-        index=line.index,
-        type=line.type,
-        schema_version=line.schema_version,
-        data=data,
-        metadata=metadata,
-        idempotency_key=key,
-        recorded_at=line.recorded_at,
-        claim=_claim(line, number),
-        log_created_at=line.log_created_at,
+    event = StoredEvent(
+        log_id,
+        line.index,
+        line.position,
+        line.type,
+        line.schema_version,
+        data,
+        metadata,
+        key,
+        line.recorded_at,
     )
+    return ExportedEvent(event, _claim(line, number), line.log_created_at)
 
 
-def _claim(line: Line, number: int) -> RestoredClaim | None:
+def _claim(line: Line, number: int) -> ExportedClaim | None:
     if line.claim is None:
         return None
     try:
@@ -384,7 +370,7 @@ def _claim(line: Line, number: int) -> RestoredClaim | None:
         or timezone.is_naive(line.claim.created_at)
     ):
         raise InvalidExport(number, "its claim cannot be one")
-    return RestoredClaim(line.claim.count, fingerprint, line.claim.created_at)
+    return ExportedClaim(line.claim.count, fingerprint, line.claim.created_at)
 
 
 def _storable(data: str) -> bool:

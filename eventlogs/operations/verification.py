@@ -25,7 +25,7 @@ from django.db.models import Count, Max, Min, Q
 from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
 from eventlogs.caches.backends import GuardedCache, NoReductionCache, Unreachable, cache_for
 from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import (
     LogCorrupted,
     ProjectionUnavailable,
@@ -34,11 +34,12 @@ from eventlogs.exceptions import (
     UnknownEventType,
 )
 from eventlogs.feed import scans
-from eventlogs.feed.scans import EventRow, LogRow
+from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.projections.verify import Difference, Failure, Run
+from eventlogs.values import StoredEvent
 
 PAIRS: Final = 200  # (log, index) pairs looked up by one statement
 
@@ -110,7 +111,7 @@ class LogVerifier:
             return
         pages = scans.events_by_log(scope.using, after=after)
         log = next(logs, None)
-        for uuid, rows in groupby(_told(pages, scope), key=_uuid_of):
+        for uuid, rows in groupby(_told(pages, scope), key=_log_of):
             while log is not None and log.log_id.uuid < uuid:
                 yield from self._check_again(scope, log)
                 log = next(logs, None)
@@ -124,15 +125,16 @@ class LogVerifier:
             log = next(logs, None)
 
     def _check(
-        self, scope: Scope, log: LogRow, rows: Iterator[EventRow], reader: _Reader
+        self, scope: Scope, log: LogRow, events: Iterator[StoredEvent], reader: _Reader
     ) -> Iterator[Finding]:
         subject = str(log.log_id)
         if log.log_id.uuid.version != 7:
             yield Finding("ids", subject, "its UUID is not of version 7: no id can name it")
         expected, last = 0, None
-        for _, *each in rows:
-            row: StoredEvent = tuple(each)  # type: ignore[assignment]
-            index, position, recorded_at = row[0], row[1], row[7]
+        for event in events:
+            index, recorded_at = event.index, event.recorded_at
+            if event.log_type != log.log_id.log_type:
+                yield Finding("ids", subject, f"it is stored as of a {event.log_type} log", index)
             if index != expected:
                 yield Finding(
                     "indexes",
@@ -140,19 +142,19 @@ class LogVerifier:
                     f"event {index} stands where event {expected} should be",
                     index,
                 )
-            if last is not None and position <= last[1]:
+            if last is not None and event.position <= last.position:
                 yield Finding(
                     "positions", subject, "its position is before its predecessor's", index
                 )
-            if last is not None and recorded_at < last[7]:
+            if last is not None and recorded_at < last.recorded_at:
                 yield Finding("times", subject, "it was recorded before its predecessor", index)
             if last is None and log.created_at > recorded_at:
                 yield Finding("times", subject, "it was recorded before its log was created", index)
-            yield from reader.read(log.log_id, row)
-            expected, last = index + 1, row
+            yield from reader.read(event)
+            expected, last = index + 1, event
         if expected != log.version:
             yield from self._check_again(scope, log)
-        elif last is not None and log.updated_at != last[7]:
+        elif last is not None and log.updated_at != last.recorded_at:
             yield Finding("times", subject, "updated_at is not the time of its last event")
         scope.reached = log.log_id
 
@@ -178,8 +180,10 @@ class LogVerifier:
             )
         scope.reached = log.log_id
 
-    def _orphans(self, scope: Scope, uuid: UUID, rows: Iterator[EventRow]) -> Iterator[Finding]:
-        count = sum(1 for _ in rows)
+    def _orphans(
+        self, scope: Scope, uuid: UUID, events: Iterator[StoredEvent]
+    ) -> Iterator[Finding]:
+        count = sum(1 for _ in events)
         if not EventLog.objects.using(scope.using).filter(pk=uuid).exists():
             yield Finding("versions", str(uuid), f"{count} events have no log of this UUID")
 
@@ -192,29 +196,23 @@ class _Reader:
         self._decode = scope.decode
         self._unknown: set[str] = set()
 
-    def read(self, log_id: LogId, row: StoredEvent) -> Iterator[Finding]:
-        if not self._decode or row[2] in self._unknown:
+    def read(self, event: StoredEvent) -> Iterator[Finding]:
+        if not self._decode or event.type in self._unknown:
             return
         try:
-            for _ in self._reader.records(log_id, (row,)):
-                pass
+            for _ in self._reader.records([event]):
+                return
         except (UnknownEventType, RegistrationError):
-            self._unknown.add(row[2])
-            yield Finding(
-                "decoding",
-                str(log_id),
-                f"no class is registered for {row[2]!r} (said once for this type)",
-                row[0],
-            )
+            self._unknown.add(event.type)
+            problem = f"no class is registered for {event.type!r} (said once for this type)"
         except UndecodableEvent as error:
-            yield Finding("decoding", str(log_id), f"{row[2]}: {error.reason}", row[0])
+            problem = f"{event.type}: {error.reason}"
         except Exception as error:  # an upcaster is the project's own code
-            yield Finding(
-                "decoding",
-                str(log_id),
-                f"{row[2]} version {row[3]}: its upcaster raised {type(error).__name__}",
-                row[0],
+            problem = (
+                f"{event.type} version {event.schema_version}: its upcaster raised "
+                f"{type(error).__name__}"
             )
+        yield Finding("decoding", str(event.log_id), problem, event.index)
 
 
 class KeyVerifier:
@@ -237,7 +235,7 @@ class KeyVerifier:
             (log, index): (log_type, key)
             for log, index, log_type, key in scans.events_of(scope.using)
             .filter(places)
-            .values_list("log_id", "index", "log__log_type", "idempotency_key")
+            .values_list("log_id", "index", "log_type", "idempotency_key")
         }
         for each in keys:
             for index in {each.first_index, each.first_index + each.count - 1}:
@@ -288,8 +286,8 @@ class CacheVerifier:
         for page in scans.logs_by_id(scope.using, after=after, log_types=[aggregate.log_type]):
             entries = self._entries(cache, codec, page)
             cached = [log for log in page if log.log_id in entries]
-            for log, rows in scans.logs_with_events(scope.using, cached):
-                yield from self._compare(reader, entries[log.log_id], log.log_id, rows)
+            for log, events in scans.logs_with_events(scope.using, cached):
+                yield from self._compare(reader, entries[log.log_id], log.log_id, events)
 
     def _entries(
         self, cache: GuardedCache, codec: EntryCodec[Aggregate], page: list[LogRow]
@@ -306,25 +304,26 @@ class CacheVerifier:
         reader: EventReader,
         entry: Entry[Aggregate],
         log_id: LogId,
-        rows: Iterable[EventRow],
+        events: Iterable[StoredEvent],
     ) -> Iterator[Finding]:
-        last: list[StoredEvent] = []
+        last: StoredEvent | None = None
 
         def stored() -> Iterator[StoredEvent]:
-            for _, *each in islice(rows, entry.head.version):
-                last[:] = [tuple(each)]  # type: ignore[list-item]
-                yield last[0]
+            nonlocal last
+            for event in islice(events, entry.head.version):
+                last = event
+                yield event
 
         aggregate = type(entry.aggregate)
         try:
-            replay = fold(nothing(aggregate, log_id), reader.records(log_id, stored())).aggregate
+            replay = fold(nothing(aggregate, log_id), reader.records(stored())).aggregate
         except (UnknownEventType, UndecodableEvent, LogCorrupted):
             return  # a finding of the logs
         except Exception as error:  # apply() is the project's own code
             reason = f"{aggregate.__qualname__}.apply() raised {type(error).__name__}"
             yield Finding("caches", str(log_id), reason)
             return
-        if not entry.is_proven_by(last[0] if last else None):
+        if not entry.is_proven_by(last):
             return
         if replay != entry.aggregate and ENCODER.encode(replay) != ENCODER.encode(entry.aggregate):
             yield Finding(
@@ -429,7 +428,7 @@ def verify(scope: Scope, verifiers: Iterable[Verifier] = ()) -> Iterator[Finding
         yield from verifier.verify(scope)
 
 
-def _told(pages: Iterator[list[EventRow]], scope: Scope) -> Iterator[EventRow]:
+def _told(pages: Iterator[list[StoredEvent]], scope: Scope) -> Iterator[StoredEvent]:
     for page in pages:
         yield from page
         scope.tell(len(page))
@@ -440,5 +439,5 @@ def _each(pages: Iterator[list[Any]]) -> Iterator[Any]:
         yield from page
 
 
-def _uuid_of(row: EventRow) -> UUID:
-    return row[0]
+def _log_of(event: StoredEvent) -> UUID:
+    return event.log_id.uuid

@@ -23,12 +23,13 @@ from xml.sax.saxutils import quoteattr
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from eventlogs.events.codec import JSON, StoredEvent
+from eventlogs.events.codec import JSON
 from eventlogs.events.metadata import actor_of
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
+from eventlogs.values import StoredEvent
 
 # In the order of the standard's schema: extensions, globals, classifiers, attributes, traces.
 START: Final = """\
@@ -100,9 +101,9 @@ def document(
             + attribute("string", "log_type", log.log_id.log_type, 4)
             + attribute("date", "created_at", _date(log.created_at), 4)
         )
-        for row in events:
-            if row[1] < log.version:
-                yield event(row[1:], timestamp)
+        for each in events:
+            if each.index < log.version:
+                yield event(each, timestamp)
         yield Piece("  </trace>\n", traces=1)
     yield Piece(END)
 
@@ -120,28 +121,27 @@ def _logs(using: str, log_types: Collection[str], logs: Collection[LogId]) -> It
             yield LogRow(log_id, row.version, row.created_at, row.updated_at)
 
 
-def event(row: StoredEvent, timestamp: Path | None = None) -> Piece:
+def event(stored: StoredEvent, timestamp: Path | None = None) -> Piece:
     """Return one event; ``timestamp`` is that of ``document``."""
-    index, position, name, schema_version, data, metadata, _, recorded_at = row
-    stored, fields = JSON.decode(metadata), JSON.decode(data)
-    actor, rest = actor_of(stored)
+    metadata, fields = JSON.decode(stored.metadata), JSON.decode(stored.data)
+    actor, rest = actor_of(metadata)
     happened_at = None
     if timestamp is not None:
-        happened_at = _moment_at({"data": fields, "metadata": stored}, timestamp)
+        happened_at = _moment_at({"data": fields, "metadata": metadata}, timestamp)
     parts = [
         "    <event>\n",
-        attribute("string", "concept:name", name),
-        attribute("date", "time:timestamp", _date(happened_at or recorded_at)),
+        attribute("string", "concept:name", stored.type),
+        attribute("date", "time:timestamp", _date(happened_at or stored.recorded_at)),
         attribute("string", "lifecycle:transition", "complete"),
     ]
     if actor is not None:
         parts.append(attribute("string", "org:resource", actor))
-    parts.append(attribute("int", "index", str(index)))
-    parts.append(attribute("int", "position", str(position)))
-    parts.append(attribute("int", "schema_version", str(schema_version)))
+    parts.append(attribute("int", "index", str(stored.index)))
+    parts.append(attribute("int", "position", str(stored.position)))
+    parts.append(attribute("int", "schema_version", str(stored.schema_version)))
     taken = {"index", "position", "schema_version"}
     if timestamp is not None:
-        parts.append(attribute("date", "recorded_at", _date(recorded_at)))
+        parts.append(attribute("date", "recorded_at", _date(stored.recorded_at)))
         taken.add("recorded_at")
     for key, value in (*_flat("", fields), *_flat("metadata", rest)):
         key = _name(key)

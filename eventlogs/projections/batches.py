@@ -29,8 +29,6 @@ from django.db import Error, OperationalError, connections
 from django.db.models import F
 from django.db.models.functions import Now
 
-from eventlogs.events.codec import FeedRow
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import (
     EventLogError,
     ProjectionTimedOut,
@@ -46,15 +44,7 @@ from eventlogs.projections import checkpoints
 from eventlogs.projections.checkpoints import Lease, LeaseLost, fenced
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
-from eventlogs.projections.held_logs import (
-    INDEX,
-    LOG_TYPE,
-    POSITION,
-    SCHEMA_VERSION,
-    TYPE,
-    Parking,
-    log_id_of,
-)
+from eventlogs.projections.held_logs import Parking
 from eventlogs.projections.releases import (
     APPLY,
     HOLD,
@@ -68,6 +58,7 @@ from eventlogs.projections.releases import (
 )
 from eventlogs.stores import store_for
 from eventlogs.stores.retries import ATTEMPTS, in_transaction, must_retry
+from eventlogs.values import EventRecord, StoredEvent
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import BaseProjection
@@ -232,7 +223,7 @@ class Advancer:
 
     # A batch
 
-    def _advance(self, rows: list[FeedRow], reached: int) -> None:
+    def _advance(self, rows: list[StoredEvent], reached: int) -> None:
         if self._projection.is_inline:
             self._sweep(rows, reached)
             return
@@ -240,7 +231,7 @@ class Advancer:
             self._one_by_one(rows)
             return
         while rows:
-            careful = [row for row in rows if row[POSITION] <= self._careful_until]
+            careful = [row for row in rows if row.position <= self._careful_until]
             careful = careful[: self._careful_for]
             if careful:
                 self._careful_for -= len(careful)
@@ -252,33 +243,33 @@ class Advancer:
                 return
             done = self._attempt_up_to(failed, rows)
             if done is None:
-                self._careful_until, self._careful_for = rows[-1][POSITION], len(rows)
+                self._careful_until, self._careful_for = rows[-1].position, len(rows)
             else:
                 rows = rows[done:]
 
-    def _attempt_up_to(self, failed: Failed, rows: list[FeedRow]) -> int | None:
+    def _attempt_up_to(self, failed: Failed, rows: list[StoredEvent]) -> int | None:
         """
         Apply what stands before an event that failed, and hold its log.
 
         Return how many rows are done with; None where nothing is, and care is needed.
         """
-        at = next((n for n, row in enumerate(rows) if row[POSITION] == failed.position), None)
+        at = next((n for n, row in enumerate(rows) if row.position == failed.position), None)
         if at is None:
             return None
         failing = rows[at]
         if self._is_strict:
-            if at and self._attempt(rows[:at], rows[at - 1][POSITION]) is not None:
+            if at and self._attempt(rows[:at], rows[at - 1].position) is not None:
                 return None
             self._give_up(failing, failed.error)
-        if self._attempt(rows[:at], failing[POSITION], failing, failed.error) is not None:
+        if self._attempt(rows[:at], failing.position, failing, failed.error) is not None:
             return None
         return at + 1
 
     def _attempt(
         self,
-        rows: Sequence[FeedRow],
+        rows: Sequence[StoredEvent],
         reached: int,
-        failing: FeedRow | None = None,
+        failing: StoredEvent | None = None,
         error: BaseException | None = None,
     ) -> Failed | None:
         """
@@ -304,32 +295,32 @@ class Advancer:
             self._rate = len(rows) / max(time.perf_counter() - begun, 1e-6)
         return failed
 
-    def _free(self, rows: Sequence[FeedRow]) -> Sequence[FeedRow]:
+    def _free(self, rows: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
         """Return the rows of logs that are not held; hold those from an event of other code on."""
-        held = self.parking.held(log_id_of(row) for row in rows)
+        held = self.parking.held(row.log_id for row in rows)
         if not held and not any(self._on(row) is HOLD for row in rows):
             return rows
-        free: list[FeedRow] = []
+        free: list[StoredEvent] = []
         for row in rows:
-            log_id = log_id_of(row)
+            log_id = row.log_id
             if log_id in held:
                 continue
             if self._on(row) is HOLD:
                 if self._is_strict:
-                    raise Failed(row[POSITION], self._unread(row))
+                    raise Failed(row.position, self._unread(row))
                 self._leave(row)
                 held.add(log_id)
             else:
                 free.append(row)
         return free
 
-    def _on(self, row: FeedRow) -> Verdict:
-        return self._reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+    def _on(self, row: StoredEvent) -> Verdict:
+        return self._reading.verdict(row.log_id.log_type, row.type, row.schema_version)
 
-    def _leave(self, row: FeedRow, error: BaseException | None = None) -> None:
+    def _leave(self, row: StoredEvent, error: BaseException | None = None) -> None:
         """Leave an event to other code, and hold its log."""
         self.parking.leave(row, self._reading.mark, error or self._unread(row))
-        kind = row[TYPE], row[SCHEMA_VERSION]
+        kind = row.type, row.schema_version
         # A warning for each type, not for each of perhaps many logs.
         logger.log(
             logging.INFO if kind in self._told else logging.WARNING,
@@ -337,16 +328,16 @@ class Advancer:
             "version %s; the later events of its log wait with it. Deploy that release, or declare "
             "retired_event() for a class that was deleted for good.",
             self._projection.name,
-            row[POSITION],
-            log_id_of(row),
+            row.position,
+            row.log_id,
             *kind,
         )
         self._told.add(kind)
 
-    def _unread(self, row: FeedRow) -> EventLogError:
-        return self._reading.why_held(log_id_of(row), row[INDEX], row[TYPE], row[SCHEMA_VERSION])
+    def _unread(self, row: StoredEvent) -> EventLogError:
+        return self._reading.why_held(row.log_id, row.index, row.type, row.schema_version)
 
-    def _hold_failed(self, row: FeedRow, error: BaseException) -> None:
+    def _hold_failed(self, row: StoredEvent, error: BaseException) -> None:
         """Hold a log from an event on that failed for the first time."""
         if self._is_of_other_code(error):
             self._leave(row, error)
@@ -370,17 +361,17 @@ class Advancer:
         look = reading_of_rows if self.lease.is_rebuild else reading_of
         return look(type(self._projection), self.lease.using)
 
-    def _sweep(self, rows: Sequence[FeedRow], reached: int) -> None:
+    def _sweep(self, rows: Sequence[StoredEvent], reached: int) -> None:
         """Let an inline projection catch up with logs that were appended to without it."""
-        held = self.parking.held(log_id_of(row) for row in rows)
-        careful = self._careful_for > 0 and rows[0][POSITION] <= self._careful_until
+        held = self.parking.held(row.log_id for row in rows)
+        careful = self._careful_for > 0 and rows[0].position <= self._careful_until
         self._careful_for -= len(rows)
         missing = self._projection.missing(rows, self.lease.using)
         done = set() if careful else self._sweep_many(missing, held)
         for row in missing:
-            if log_id_of(row) in done:
+            if row.log_id in done:
                 continue
-            if log_id_of(row) in held or (careful and self._set_aside(row)):
+            if row.log_id in held or (careful and self._set_aside(row)):
                 continue
             failed = self._apply_one(row, self.lease.position, None)
             if failed is None:
@@ -389,14 +380,14 @@ class Advancer:
                 self._note_failure(row, self.lease.position, None, failed)
         self._transact_or_raise(lambda lease: None, reached)
 
-    def _sweep_many(self, rows: Sequence[FeedRow], held: Collection[LogId]) -> set[LogId]:
+    def _sweep_many(self, rows: Sequence[StoredEvent], held: Collection[LogId]) -> set[LogId]:
         """
         Catch up with many logs in each transaction; return those that are done.
 
         The others are to be done one by one: logs that somebody else has locked at the moment,
         and all logs of a transaction in which an event failed.
         """
-        wanted = {log: row[INDEX] + 1 for row in rows if (log := log_id_of(row)) not in held}
+        wanted = {log: row.index + 1 for row in rows if (log := row.log_id) not in held}
         left, done = list(wanted), set[LogId]()
         using, most, size = self.lease.using, self._projection.batch_size, MANY
         is_own = not in_transaction(connections[using])
@@ -419,23 +410,23 @@ class Advancer:
         self.applied += len(done)
         return done
 
-    def _set_aside(self, row: FeedRow) -> bool:
+    def _set_aside(self, row: StoredEvent) -> bool:
         """
         Hold a log from its first event that is missing: they are tried later, one by one.
 
         Return False where none up to ``row`` is to be tried.
         """
-        log_id, using = log_id_of(row), self.lease.using
+        log_id, using = row.log_id, self.lease.using
         version = self._projection.applied_version(log_id, using)
         name = self._projection.name
-        first = following(self._reading, name, log_id, version - 1, row[POSITION], using)
+        first = following(self._reading, name, log_id, version - 1, row.position, using)
         if first is not None:
             self._transact_or_raise(
                 lambda lease: self.parking.set_aside(first), self.lease.position
             )
         return first is not None
 
-    def _one_by_one(self, rows: Sequence[FeedRow]) -> None:
+    def _one_by_one(self, rows: Sequence[StoredEvent]) -> None:
         for row in rows:
             waiting = self._take_in_hand_again(row) if self._is_strict else None
             if waiting is None and self._pass_if_held(row):
@@ -445,23 +436,23 @@ class Advancer:
                 continue
             if self.lease.is_half_over:
                 self._transact_or_raise(lambda lease: None, self.lease.position)
-            careful = row[POSITION] <= self._careful_until or self._projection.is_transactional
+            careful = row.position <= self._careful_until or self._projection.is_transactional
             if waiting is None and careful:
                 waiting = self._hold(row)
-            failed = self._apply_one(row, row[POSITION], waiting)
+            failed = self._apply_one(row, row.position, waiting)
             if failed is None:
                 self.applied += 1
             else:
-                self._note_failure(row, row[POSITION], waiting, failed)
+                self._note_failure(row, row.position, waiting, failed)
 
-    def _take_in_hand_again(self, row: FeedRow) -> ParkedEvent | None:
+    def _take_in_hand_again(self, row: StoredEvent) -> ParkedEvent | None:
         """
         Count another attempt at an event that a strict rebuild had in hand when it was killed.
 
         Return None for any other event. Nothing is passed over there, to come later: the rows
         are to be whole when they are swapped in.
         """
-        left = self.parking.rows().filter(log_id=log_id_of(row), position=row[POSITION]).first()
+        left = self.parking.rows().filter(log_id=row.log_id, position=row.position).first()
         if left is None:
             return None
         if left.attempts >= self._projection.max_attempts:
@@ -470,8 +461,8 @@ class Advancer:
         self._transact_or_raise(lambda lease: self.parking.count(left), self.lease.position)
         return left
 
-    def _pass_if_held(self, row: FeedRow) -> bool:
-        log_id = log_id_of(row)
+    def _pass_if_held(self, row: StoredEvent) -> bool:
+        log_id = row.log_id
         if log_id not in self.parking.held([log_id]):
             return False  # and nobody but us could hold it
         passed = True
@@ -483,15 +474,15 @@ class Advancer:
                 raise _TakenBack
 
         with suppress(_TakenBack):  # somebody has let it go meanwhile
-            self._transact_or_raise(look_again, row[POSITION])
+            self._transact_or_raise(look_again, row.position)
         return passed
 
-    def _leave_one(self, row: FeedRow) -> None:
+    def _leave_one(self, row: StoredEvent) -> None:
         if self._is_strict:
             self._give_up(row, self._unread(row))
-        self._transact_or_raise(lambda lease: self._leave(row), row[POSITION])
+        self._transact_or_raise(lambda lease: self._leave(row), row.position)
 
-    def _hold(self, row: FeedRow) -> ParkedEvent:
+    def _hold(self, row: StoredEvent) -> ParkedEvent:
         held: list[ParkedEvent] = []
         with self._giving_back(held):
             self._transact_or_raise(
@@ -509,7 +500,9 @@ class Advancer:
                 self.parking.give_back(waiting)
             raise
 
-    def _apply_one(self, row: FeedRow, position: int, waiting: ParkedEvent | None) -> Failed | None:
+    def _apply_one(
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None
+    ) -> Failed | None:
         """
         Apply one event, move the checkpoint, and let go of what was held for it.
 
@@ -532,7 +525,7 @@ class Advancer:
         return failed
 
     def _apply_in_hand(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None
     ) -> Failed | None:
         self._renew_declaration()
         if not self._projection.is_transactional:
@@ -550,7 +543,7 @@ class Advancer:
 
         return self._transact(apply, position, applied=F("applied") + 1, moved_at=Now())
 
-    def _react(self, row: FeedRow) -> Failed | None:
+    def _react(self, row: StoredEvent) -> Failed | None:
         raw = connections[self.lease.using].connection
         try:
             with deadline(self._projection.timeout):
@@ -564,21 +557,21 @@ class Advancer:
         except HandlerTimedOut:
             _break_off(self.lease.using)
             _drop(self.lease.using)
-            return Failed(row[POSITION], self._too_long())
+            return Failed(row.position, self._too_long())
         return None
 
     def _without_skipped(self, found: FeedRows) -> FeedRows:
         """Leave out what a person has said to skip: it could not be applied before, either."""
-        first, last = found.rows[0][POSITION], found.rows[-1][POSITION]
+        first, last = found.rows[0].position, found.rows[-1].position
         skipped = self.parking.skipped(first, last)
-        return found._replace(rows=[row for row in found.rows if row[POSITION] not in skipped])
+        return found._replace(rows=[row for row in found.rows if row.position not in skipped])
 
-    def _give_up(self, row: FeedRow, error: BaseException | None) -> NoReturn:
-        log_id, using = log_id_of(row), self.lease.using
-        raise failure(self._projection, log_id, row[POSITION], error, using) from error
+    def _give_up(self, row: StoredEvent, error: BaseException | None) -> NoReturn:
+        log_id, using = row.log_id, self.lease.using
+        raise failure(self._projection, log_id, row.position, error, using) from error
 
     def _note_failure(
-        self, row: FeedRow, position: int, waiting: ParkedEvent | None, failed: Failed
+        self, row: StoredEvent, position: int, waiting: ParkedEvent | None, failed: Failed
     ) -> None:
         if self._projection.is_inline:
             row = self._first_failing(row, failed)
@@ -599,19 +592,19 @@ class Advancer:
         if self._is_strict:
             self._give_up(row, failed.error)
 
-    def _first_failing(self, row: FeedRow, failed: Failed) -> FeedRow:
+    def _first_failing(self, row: StoredEvent, failed: Failed) -> StoredEvent:
         """
         Return the event that failed when an inline projection applied its log up to ``row``.
 
         What stands before it is applied.
         """
-        log_id, using = log_id_of(row), self.lease.using
+        log_id, using = row.log_id, self.lease.using
         failing = row
         if failed.position is not None:
             events = Event.objects.using(using).for_log(log_id).filter(position=failed.position)
             index = events.values_list("index", flat=True).first()
             failing = row if index is None else row_at(log_id, index, using) or row
-        before = row_at(log_id, failing[INDEX] - 1, using) if failing[INDEX] else None
+        before = row_at(log_id, failing.index - 1, using) if failing.index else None
         if before is not None:
             self._apply_one(before, self.lease.position, None)
         return failing
@@ -679,9 +672,9 @@ class Advancer:
                 self._transact_or_raise(count, self.lease.position)
         return begun[0] if begun else None
 
-    def _following(self, row: FeedRow, upto: int) -> FeedRow | None:
+    def _following(self, row: StoredEvent, upto: int) -> StoredEvent | None:
         name, using = self._projection.name, self.lease.using
-        return following(self._reading, name, log_id_of(row), row[INDEX], upto, using)
+        return following(self._reading, name, row.log_id, row.index, upto, using)
 
     # Transactions
 
@@ -758,7 +751,7 @@ class Advancer:
         if idle or self.lease.is_half_over:
             self._transact_or_raise(lambda lease: None, self._seen)
 
-    def _records(self, rows: Sequence[FeedRow]) -> list[EventRecord]:
+    def _records(self, rows: Sequence[StoredEvent]) -> list[EventRecord]:
         try:
             return list(self._feed.records(rows))
         except FAILURES:
@@ -770,7 +763,7 @@ class Advancer:
             except HandlerTimedOut:
                 raise
             except FAILURES as error:
-                raise Failed(row[POSITION], error) from error
+                raise Failed(row.position, error) from error
         return records
 
 
@@ -789,20 +782,19 @@ def parking_of(projection: Any, using: str, *, is_rebuild: bool = False) -> Park
     )
 
 
-def history(log_id: LogId, start: int, using: str) -> list[FeedRow]:
-    """Return a page of a log's events from an index on, as rows of the feed."""
-    stored = store_for(using).events(log_id, start=start, limit=PAGE)
-    return [(log_id.log_type, log_id.uuid, *event) for event in stored]
+def history(log_id: LogId, start: int, using: str) -> Sequence[StoredEvent]:
+    """Return a page of a log's events from an index on."""
+    return store_for(using).events(log_id, start=start, limit=PAGE)
 
 
-def row_at(log_id: LogId, index: int, using: str) -> FeedRow | None:
-    """Return one event of a log as a row of the feed, or None where it is not there."""
+def row_at(log_id: LogId, index: int, using: str) -> StoredEvent | None:
+    """Return one event of a log, or None where it is not there."""
     return next(iter(history(log_id, index, using)), None)
 
 
 def following(
     reading: Reading, projection: str, log_id: LogId, index: int, upto: int, using: str
-) -> FeedRow | None:
+) -> StoredEvent | None:
     """
     Return the next event of a log that is not to be passed over, up to a position; or None.
 
@@ -812,18 +804,18 @@ def following(
     skipped = set(skips.values_list("index", flat=True))
     while page := history(log_id, index + 1, using):
         for row in page:
-            if row[POSITION] > upto:
+            if row.position > upto:
                 return None
-            if row[INDEX] in skipped:
+            if row.index in skipped:
                 continue
-            if reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION]) is not PASS:
+            if reading.verdict(row.log_id.log_type, row.type, row.schema_version) is not PASS:
                 return row
-        index = page[-1][INDEX]
+        index = page[-1].index
     return None
 
 
 def _cut(found: FeedRows, upto: int) -> FeedRows:
-    rows = [row for row in found.rows if row[POSITION] <= upto]
+    rows = [row for row in found.rows if row.position <= upto]
     reached = min(found.next_after, upto)
     return found._replace(rows=rows, next_after=reached, more=found.more and reached < upto)
 

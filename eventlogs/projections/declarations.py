@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
 
-from eventlogs.aggregates import Aggregate, LogState, Reduction, fold, nothing
+from eventlogs.aggregates import Aggregate, fold, nothing
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
-from eventlogs.events.codec import EventReader, FeedRow
-from eventlogs.events.registry import EventRecord, registry
+from eventlogs.events.codec import EventReader
+from eventlogs.events.registry import registry
 from eventlogs.exceptions import LogCorrupted, ProjectionUnavailable, RegistrationError
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
@@ -48,6 +48,7 @@ from eventlogs.projections.verify import Verification
 from eventlogs.stores import participants as appends
 from eventlogs.stores.base import AppendRequest
 from eventlogs.utils.twins import AsyncTwin
+from eventlogs.values import EventRecord, LogState, Reduction, StoredEvent
 
 BATCH: Final = 1_000  # events that are applied in one transaction
 TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
@@ -232,7 +233,7 @@ class BaseProjection:
         """Apply records; raise Failed with the position of the one that cannot be."""
         raise NotImplementedError
 
-    def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
+    def missing(self, rows: Sequence[StoredEvent], using: str) -> list[StoredEvent]:
         """Return the rows of which nothing has been applied, one for each log."""
         raise NotImplementedError
 
@@ -396,7 +397,7 @@ class RowProjection(BaseProjection):
         """Return whether rows of this state are those of another version, or mode."""
         return state is not None and (state.version != cls.version or state.mode != cls.mode)
 
-    def missing(self, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
+    def missing(self, rows: Sequence[StoredEvent], using: str) -> list[StoredEvent]:
         return inline.missing(self, rows, using)
 
     def can_catch_up_many(self, using: str) -> bool:
@@ -623,11 +624,10 @@ class ReductionProjection(RowProjection):
                 raise Failed(by_log[log_id][0].position, error) from error
             yield log_id, reduction
         for log, events in scans.logs_with_events(using, short):
-            # Of an event row, the first is the log's UUID; the rest is a stored event.
-            stored = [row[1:] for row in events if row[1] < log.version]
+            stored = [each for each in events if each.index < log.version]
             try:
                 start = nothing(self.aggregate, log.log_id)
-                yield log.log_id, fold(start, reader.records(log.log_id, stored))
+                yield log.log_id, fold(start, reader.records(stored))
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log.log_id][0].position, error) from error
 

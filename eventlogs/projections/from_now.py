@@ -102,5 +102,5 @@ def _between(reactor: type[Reactor], first: int, last: int, using: str) -> model
     if (types := reactor._types()) is not None:
         events = events.filter(type__in=types)
     if (log_types := reactor._log_types()) is not None:
-        events = events.filter(log__log_type__in=log_types)
+        events = events.filter(log_type__in=log_types)
     return events

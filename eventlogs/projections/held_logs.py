@@ -31,12 +31,12 @@ from django.db import Error, connections, models
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from eventlogs.events.codec import FeedRow
 from eventlogs.ids import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
 from eventlogs.projections.error_text import described, traceback_of
 from eventlogs.projections.releases import HOLD, Reading
 from eventlogs.projections.rows import chunks
+from eventlogs.values import StoredEvent
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -52,14 +52,6 @@ NOT_A_HANDLER: Final = frozenset({"eventlogs", "django"})  # packages
 LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
-
-# Of a FeedRow.
-LOG_TYPE: Final = 0
-LOG: Final = 1
-INDEX: Final = 2
-POSITION: Final = 3
-TYPE: Final = 4
-SCHEMA_VERSION: Final = 5
 
 
 class Debt(NamedTuple):
@@ -111,7 +103,7 @@ class Parking:
         """Return whether a log is still held by this event."""
         return self.rows().filter(pk=waiting.pk, index=waiting.index).exists()
 
-    def hold(self, row: FeedRow) -> ParkedEvent:
+    def hold(self, row: StoredEvent) -> ParkedEvent:
         """Hold a log from this event on, and count an attempt that is about to be made."""
         return self._add(
             row,
@@ -120,13 +112,13 @@ class Parking:
             error=IN_FLIGHT,
         )
 
-    def leave(self, row: FeedRow, mark: str, error: BaseException | None = None) -> None:
+    def leave(self, row: StoredEvent, mark: str, error: BaseException | None = None) -> None:
         """Hold a log from this event on until there is code that can apply it; no attempt."""
         name, details = _left(error)
         self._add(row, attempts=0, retry_at=None, error=name, details=details, awaits=mark)
 
     def leave_again(
-        self, waiting: ParkedEvent, row: FeedRow, mark: str, error: BaseException | None = None
+        self, waiting: ParkedEvent, row: StoredEvent, mark: str, error: BaseException | None = None
     ) -> None:
         """
         Let an event that is held wait for other code; the attempt that found it out is none.
@@ -136,10 +128,10 @@ class Parking:
         """
         name, details = _left(error)
         self._as_counted(waiting).update(
-            index=row[INDEX],
-            position=row[POSITION],
-            type=row[TYPE],
-            schema_version=row[SCHEMA_VERSION],
+            index=row.index,
+            position=row.position,
+            type=row.type,
+            schema_version=row.schema_version,
             attempts=0,
             retry_at=None,
             awaits=mark,
@@ -166,19 +158,19 @@ class Parking:
         due = {"attempts": 0, "retry_at": Now(), "awaits": ""}
         return sum(left.filter(pk__in=some).update(**due) for some in chunks(ours, MANY))
 
-    def set_aside(self, row: FeedRow) -> None:
+    def set_aside(self, row: StoredEvent) -> None:
         """Hold a log from this event on, whose first attempt is due at once."""
         self._add(row, attempts=0, retry_at=Now(), error="")
 
-    def _add(self, row: FeedRow, **state: Any) -> ParkedEvent:
+    def _add(self, row: StoredEvent, **state: Any) -> ParkedEvent:
         waiting = ParkedEvent(
             projection=self._name,
             is_rebuild=self._is_rebuild,
-            log_id=log_id_of(row),
-            index=row[INDEX],
-            position=row[POSITION],
-            type=row[TYPE],
-            schema_version=row[SCHEMA_VERSION],
+            log_id=row.log_id,
+            index=row.index,
+            position=row.position,
+            type=row.type,
+            schema_version=row.schema_version,
             first_failed_at=Now(),
             failed_at=Now(),
             **state,
@@ -234,7 +226,7 @@ class Parking:
                 pay_back(self._using)
         return True
 
-    def failed(self, waiting: ParkedEvent, error: BaseException, row: FeedRow) -> None:
+    def failed(self, waiting: ParkedEvent, error: BaseException, row: StoredEvent) -> None:
         """
         Note why the attempt failed at ``row``, and park the event where it was the last one.
 
@@ -243,10 +235,10 @@ class Parking:
         """
         name = type(error).__qualname__[:200]
         noted = self._as_counted(waiting).update(
-            index=row[INDEX],
-            position=row[POSITION],
-            type=row[TYPE],
-            schema_version=row[SCHEMA_VERSION],
+            index=row.index,
+            position=row.position,
+            type=row.type,
+            schema_version=row.schema_version,
             error=name,
             handler=handler_of(error),
             details=_details(error),
@@ -255,7 +247,7 @@ class Parking:
         )
         if not noted:
             return
-        waiting.index, waiting.position, waiting.type = row[INDEX], row[POSITION], row[TYPE]
+        waiting.index, waiting.position, waiting.type = row.index, row.position, row.type
         waiting.error = name
         trace = traceback_of(error)
         logger.warning(
@@ -291,7 +283,7 @@ class Parking:
             waiting.log_id,
         )
 
-    def release(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
+    def release(self, waiting: ParkedEvent, following: StoredEvent | None) -> None:
         """
         The event is applied: go on with the one that waits behind it, or let the log go.
 
@@ -303,10 +295,10 @@ class Parking:
             held.delete()
             return
         held.update(
-            index=following[INDEX],
-            position=following[POSITION],
-            type=following[TYPE],
-            schema_version=following[SCHEMA_VERSION],
+            index=following.index,
+            position=following.position,
+            type=following.type,
+            schema_version=following.schema_version,
             attempts=0,
             retry_at=Now(),
             awaits="",
@@ -315,7 +307,7 @@ class Parking:
             details="",
         )
 
-    def skip(self, waiting: ParkedEvent, following: FeedRow | None) -> None:
+    def skip(self, waiting: ParkedEvent, following: StoredEvent | None) -> None:
         """Pass over the event for good."""
         SkippedEvent.objects.using(self._using).bulk_create(
             [skipped_event(waiting)], ignore_conflicts=True
@@ -392,11 +384,6 @@ def skipped_event(waiting: ParkedEvent) -> SkippedEvent:
         error=waiting.error,
         skipped_at=timezone.now(),
     )
-
-
-def log_id_of(row: FeedRow) -> LogId:
-    """Return the log that a row of the feed is of."""
-    return LogId.stored(row[LOG_TYPE], row[LOG])
 
 
 def handler_of(error: BaseException) -> str:

@@ -37,9 +37,6 @@ from django.db import (
 from django.db.models import QuerySet, Subquery, TextField
 from django.db.models.functions import Cast
 
-from eventlogs.aggregates import LogState
-from eventlogs.events.codec import FeedRow
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import (
     EventLogError,
     ProjectionFailed,
@@ -51,19 +48,12 @@ from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedE
 from eventlogs.projections import catch_up as catching_up
 from eventlogs.projections import constraints, mysql
 from eventlogs.projections.batches import Failed, history
-from eventlogs.projections.held_logs import (
-    INDEX,
-    LOG_TYPE,
-    POSITION,
-    SCHEMA_VERSION,
-    TYPE,
-    log_id_of,
-)
 from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
 from eventlogs.stores import participants as appends
 from eventlogs.stores.base import AppendRequest
 from eventlogs.stores.retries import must_retry
+from eventlogs.values import EventRecord, LogState, StoredEvent
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -133,9 +123,11 @@ def lock_log(log_id: LogId, using: str) -> int:
     return found or 0
 
 
-def missing(projection: RowProjection, rows: Sequence[FeedRow], using: str) -> list[FeedRow]:
+def missing(
+    projection: RowProjection, rows: Sequence[StoredEvent], using: str
+) -> list[StoredEvent]:
     """Return the last row of each log that has rows which are not applied."""
-    last = {log_id_of(row): row for row in rows}
+    last = {row.log_id: row for row in rows}
     known: dict[str, int] = {}
     as_text = Cast("log_id", TextField())  # many are looked up: as ids they would cost most
     states = ProjectionState.objects.using(using).filter(name=projection.name)
@@ -145,7 +137,7 @@ def missing(projection: RowProjection, rows: Sequence[FeedRow], using: str) -> l
             log_id__in=some, made_by__gte=rebuilt_by
         )
         known.update(found.values_list(as_text, "version"))
-    return [row for log_id, row in last.items() if known.get(str(log_id), 0) <= row[INDEX]]
+    return [row for log_id, row in last.items() if known.get(str(log_id), 0) <= row.index]
 
 
 def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
@@ -244,19 +236,19 @@ def _pages(
 ) -> Iterator[list[EventRecord]]:
     reading, feed = own_reading(type(projection)), Feed(using)
     while start < upto and (page := history(log_id, start, using)):
-        start = page[-1][INDEX] + 1
+        start = page[-1].index + 1
         records: list[EventRecord] = []
         for row in page:
-            if row[INDEX] >= upto or row[INDEX] in skipped:
+            if row.index >= upto or row.index in skipped:
                 continue
-            verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            verdict = reading.verdict(row.log_id.log_type, row.type, row.schema_version)
             if verdict is PASS:
                 continue
             try:
                 if verdict is HOLD:
-                    raise reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
+                    raise reading.why_held(log_id, row.index, row.type, row.schema_version)
                 records += feed.records([row])
             except Exception as error:
-                raise Failed(row[POSITION], error) from error
+                raise Failed(row.position, error) from error
         if records:
             yield records

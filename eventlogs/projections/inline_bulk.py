@@ -29,8 +29,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from django.db import connections, transaction
 from django.db.models import QuerySet
 
-from eventlogs.events.codec import FeedRow
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import ProjectionUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
@@ -40,12 +38,12 @@ from eventlogs.models import AppliedVersion, EventLog, ProjectionState
 from eventlogs.projections import catch_up as catching_up
 from eventlogs.projections import inline, mysql
 from eventlogs.projections.batches import parking_of
-from eventlogs.projections.held_logs import INDEX, LOG_TYPE, SCHEMA_VERSION, TYPE
 from eventlogs.projections.releases import APPLY, HOLD, Reading, own_reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer, skipped_of
 from eventlogs.projections.rows import chunks, upsert
-from eventlogs.stores.many import Part, events_of_logs, whole_logs
+from eventlogs.stores.bulk_reads import Part, events_of_logs, whole_logs
 from eventlogs.stores.retries import in_transaction
+from eventlogs.values import EventRecord, StoredEvent
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -271,14 +269,14 @@ def _records(
 
 
 def _kept(
-    reading: Reading, rows: Sequence[FeedRow], skipped: Collection[int]
-) -> list[FeedRow] | None:
+    reading: Reading, rows: Sequence[StoredEvent], skipped: Collection[int]
+) -> list[StoredEvent] | None:
     """Return the events that this release applies, or None where it must not apply one."""
-    kept: list[FeedRow] = []
+    kept: list[StoredEvent] = []
     for row in rows:
-        if skipped and row[INDEX] in skipped:
+        if skipped and row.index in skipped:
             continue
-        verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+        verdict = reading.verdict(row.log_id.log_type, row.type, row.schema_version)
         if verdict is HOLD:
             return None
         if verdict is APPLY:

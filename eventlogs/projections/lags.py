@@ -246,14 +246,12 @@ class _Place:
 # one, and of a single event its position, log type, log and index.
 COUNT = """
 SELECT {at}, COUNT(*), MIN(recorded_at), 0, '', '', 0
-FROM (SELECT recorded_at FROM eventlogs_event AS event WHERE {where}
+FROM (SELECT recorded_at FROM eventlogs_event WHERE {where}
       ORDER BY position LIMIT {limit}) AS own
 """
 ROWS = """
-SELECT {at}, 1, recorded_at, position,
-       (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = own.log_id),
-       CAST(log_id AS CHAR(36)), {index}
-FROM (SELECT recorded_at, position, log_id, {index} FROM eventlogs_event AS event WHERE {where}
+SELECT {at}, 1, recorded_at, position, log_type, CAST(log_id AS CHAR(36)), {index}
+FROM (SELECT recorded_at, position, log_type, log_id, {index} FROM eventlogs_event WHERE {where}
       ORDER BY position {order} LIMIT {limit}) AS own
 """
 LAST = """
@@ -366,10 +364,9 @@ def _own(place: _Place, after: int, upto: int | None) -> tuple[str, list[Any]]:
         conditions.append("position <= %s")
         parameters.append(upto)
     values: list[Any] = [*parameters]
-    of_log = "(SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = event.log_id)"
     for column, names in (
         ("type", place.projection._types()),
-        (of_log, place.projection._log_types()),
+        ("log_type", place.projection._log_types()),
     ):
         if names is not None:
             conditions.append(f"{column} IN ({', '.join(['%s'] * len(names))})")
@@ -422,7 +419,7 @@ def _add_held(using: str, places: Sequence[_Place]) -> None:
     for positions in chunks(sorted({position for _, position in some}), min(KEYS, most)):
         found = Event.objects.using(using).filter(position__in=positions)
         for position, recorded_at, log_type, log, index in found.values_list(
-            "position", "recorded_at", "log__log_type", "log_id", "index"
+            "position", "recorded_at", "log_type", "log_id", "index"
         ):
             log_id = LogId.stored(log_type, log)
             events[position] = _Own(position, recorded_at, log_id, index)

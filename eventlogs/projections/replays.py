@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from eventlogs.events.codec import EventReader, FeedRow, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
 from eventlogs.projections.batches import Failed
-from eventlogs.projections.held_logs import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
 from eventlogs.projections.releases import APPLY, HOLD, Reading
 from eventlogs.projections.rows import chunks
+from eventlogs.values import StoredEvent
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -44,7 +44,7 @@ class Replayer:
         self._reader = EventReader()
 
     def row(
-        self, log_id: LogId, rows: Sequence[FeedRow], skipped: Collection[int] = NONE
+        self, log_id: LogId, rows: Sequence[StoredEvent], skipped: Collection[int] = NONE
     ) -> tuple[Any, int]:
         """
         Return the row that a log should have after events from its first one on, or None.
@@ -58,17 +58,17 @@ class Replayer:
             return None, 0
         count = len(applied)
         if self._projection.folds_whole_logs:  # what a person has skipped included
-            last = applied[-1][INDEX]
-            applied = [row for row in rows if row[INDEX] <= last]
-        at = applied[0][POSITION]
+            last = applied[-1].index
+            applied = [row for row in rows if row.index <= last]
+        at = applied[0].position
 
         def told() -> Iterator[StoredEvent]:
             nonlocal at
             for row in applied:
-                at = row[POSITION]
-                yield row[2:]
+                at = row.position
+                yield row
 
-        records = self._reader.records(log_id, told())  # one by one, as they are asked for
+        records = self._reader.records(told())  # one by one, as they are asked for
         try:
             return self._projection.row_at_once(log_id, records, self._using), count
         except Failed:
@@ -77,16 +77,16 @@ class Replayer:
             raise Failed(at, error) from error
 
     def _applied(
-        self, log_id: LogId, rows: Sequence[FeedRow], skipped: Collection[int]
-    ) -> list[FeedRow]:
+        self, log_id: LogId, rows: Sequence[StoredEvent], skipped: Collection[int]
+    ) -> list[StoredEvent]:
         verdict, applied = self._reading.verdict, []
         for row in rows:
-            if skipped and row[INDEX] in skipped:
+            if skipped and row.index in skipped:
                 continue
-            found = verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            found = verdict(row.log_id.log_type, row.type, row.schema_version)
             if found is APPLY:
                 applied.append(row)
             elif found is HOLD:
-                why = self._reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
-                raise Failed(row[POSITION], why)
+                why = self._reading.why_held(log_id, row.index, row.type, row.schema_version)
+                raise Failed(row.position, why)
         return applied

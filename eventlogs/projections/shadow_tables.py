@@ -173,8 +173,9 @@ def owner(model: type[models.Model], using: str) -> str | None:
             "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(%s)",
             [_quoted(connection, model)],
         )
-        row = cursor.fetchone()
-    return row[0] if row else None
+        role: str | None
+        [role] = cursor.fetchone() or [None]
+    return role
 
 
 def drop(model: type[models.Model], using: str) -> None:

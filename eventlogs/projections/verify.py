@@ -48,8 +48,6 @@ from django.db import (
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
-from eventlogs.events.codec import FeedRow
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, TransactionMustRetry
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
@@ -60,12 +58,12 @@ from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, Skipp
 from eventlogs.projections import catch_up, checkpoints, inline, mysql, replays
 from eventlogs.projections.batches import Failed, history, parking_of
 from eventlogs.projections.constraints import failure
-from eventlogs.projections.held_logs import INDEX, LOG_TYPE, POSITION, SCHEMA_VERSION, TYPE
 from eventlogs.projections.releases import APPLY, HOLD, Reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer
 from eventlogs.projections.rows import chunks, differences, upsert
-from eventlogs.stores.many import whole_logs
+from eventlogs.stores.bulk_reads import whole_logs
 from eventlogs.stores.retries import in_transaction
+from eventlogs.values import EventRecord, StoredEvent
 
 if TYPE_CHECKING:
     from eventlogs.projections.declarations import RowProjection
@@ -140,7 +138,7 @@ class Moment(NamedTuple):
     """What a snapshot shows of some logs, and of their rows."""
 
     reading: Reading
-    events: Mapping[LogId, Sequence[FeedRow]]
+    events: Mapping[LogId, Sequence[StoredEvent]]
     rows: Mapping[LogId, Any]
     skipped: Mapping[LogId, set[int]]
     waiting: Mapping[LogId, tuple[int, int]]  # index and position of the event that holds a log
@@ -148,7 +146,7 @@ class Moment(NamedTuple):
     positions: Mapping[int, int]  # of the checkpoints, by partition
     partitions: int
 
-    def in_row(self, log_id: LogId) -> tuple[Sequence[FeedRow], bool]:
+    def in_row(self, log_id: LogId) -> tuple[Sequence[StoredEvent], bool]:
         """Return the events that are in the row of a log, and whether others are held back."""
         events, waiting = self.events[log_id], self.waiting.get(log_id)
         known = self.applied.get(log_id)
@@ -157,11 +155,11 @@ class Moment(NamedTuple):
             is_held = waiting is not None and version <= waiting[0]
             return events[:version] if version <= len(events) else (), is_held
         upto = self.positions.get(partition_of(log_id.uuid, self.partitions), 0)
-        if events and events[-1][POSITION] > upto:
-            events = [row for row in events if row[POSITION] <= upto]
+        if events and events[-1].position > upto:
+            events = [row for row in events if row.position <= upto]
         if waiting is None or waiting[1] > upto:
             return events, False
-        return [row for row in events if row[INDEX] < waiting[0]], True
+        return [row for row in events if row.index < waiting[0]], True
 
 
 class Run:
@@ -357,12 +355,12 @@ def _failure(log_id: LogId, error: BaseException, position: int | None) -> Failu
 
 
 def _compared(
-    projection: RowProjection, stored: Any, wanted: Any, events: Sequence[FeedRow], using: str
+    projection: RowProjection, stored: Any, wanted: Any, events: Sequence[StoredEvent], using: str
 ) -> list[str]:
     try:
         return differences(projection.model, stored, wanted, using)
     except Exception as error:  # a handler has put a value there that no column takes
-        raise Failed(events[-1][POSITION] if events else None, error) from error
+        raise Failed(events[-1].position if events else None, error) from error
 
 
 @contextmanager
@@ -430,15 +428,15 @@ def records(
     skipped = set(skips.values_list("index", flat=True))
     start = 0
     while page := history(log_id, start, using):
-        start = page[-1][INDEX] + 1
+        start = page[-1].index + 1
         for row in page:
-            if row[POSITION] > upto or (waiting is not None and row[INDEX] >= waiting.index):
+            if row.position > upto or (waiting is not None and row.index >= waiting.index):
                 return
-            if row[INDEX] in skipped:
+            if row.index in skipped:
                 continue
-            verdict = reading.verdict(row[LOG_TYPE], row[TYPE], row[SCHEMA_VERSION])
+            verdict = reading.verdict(row.log_id.log_type, row.type, row.schema_version)
             if verdict is HOLD:  # not to be compared: another release may have applied it
-                raise reading.why_held(log_id, row[INDEX], row[TYPE], row[SCHEMA_VERSION])
+                raise reading.why_held(log_id, row.index, row.type, row.schema_version)
             if verdict is APPLY:
                 yield from feed.records([row])
 
@@ -515,7 +513,7 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     if known is None:  # it was kept by the feed, up to there
         return checkpoints.position(projection.name, using)
     page = history(log_id, known.version - 1, using)
-    return page[0][POSITION] if page else 0
+    return page[0].position if page else 0
 
 
 def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
@@ -551,7 +549,7 @@ def _some(
         near = events.filter(position__gte=random.randint(1, last))[:NEAR]
         met = {
             LogId.stored(log_type, log)
-            for log_type, log in near.values_list("log__log_type", "log_id")
+            for log_type, log in near.values_list("log_type", "log_id")
             if (log_types is None or log_type in log_types) and (after is None or log > after)
         }
         for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):

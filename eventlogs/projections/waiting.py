@@ -109,8 +109,8 @@ def _target(projection: type[BaseProjection], position: int, using: str) -> Targ
     if position <= 0:
         return True
     events = Event.objects.using(using)
-    found = events.filter(position=position).values_list("log__log_type", "log_id", "index").first()
-    if found is None or found[0] is None:
+    found = events.filter(position=position).values_list("log_type", "log_id", "index").first()
+    if found is None:
         return None
     log_type, log, index = found
     types, log_types = projection._types(), projection._log_types()

@@ -27,7 +27,7 @@ from asgiref.sync import SyncToAsync
 from django.db import connections
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, Reduction, fold, nothing
+from eventlogs.aggregates import Aggregate, fold, nothing
 from eventlogs.caches.backends import (
     BaseReductionCache,
     GuardedCache,
@@ -46,7 +46,7 @@ from eventlogs.caches.counters import (
     counters,
 )
 from eventlogs.caches.entries import Entry, EntryCodec, Unstorable, Untrusted
-from eventlogs.events.codec import EventReader, StoredEvent
+from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.policies import CachingPolicy, NeverCache, policy_from
@@ -55,6 +55,7 @@ from eventlogs.reductions.writes import CacheWrite
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
 from eventlogs.stores.retries import in_transaction
+from eventlogs.values import Reduction, StoredEvent
 
 logger = logging.getLogger("eventlogs.reductions")
 
@@ -408,7 +409,7 @@ class ReductionReader(Generic[A]):
         reduction, last, is_covered = start, None, True
         with _nested():
             for page in pages:
-                reduction = fold(reduction, self._events.records(start.log_id, page))
+                reduction = fold(reduction, self._events.records(page))
                 last = page[-1]
                 is_covered = is_covered and self.covers(page)
         if not reduction.version:

@@ -18,13 +18,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, Generic, TypeVar
 
-from eventlogs.aggregates import Aggregate, Reduction
+from eventlogs.aggregates import Aggregate
 from eventlogs.caches.backends import BaseReductionCache, Unreachable
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import Folded, ReductionReader
 from eventlogs.reductions.timeline import Unavailable, replay
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.stores.base import BaseStore
+from eventlogs.values import Reduction
 
 A = TypeVar("A", bound=Aggregate)
 

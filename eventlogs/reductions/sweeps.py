@@ -113,7 +113,7 @@ def _all_logs(alias: str) -> Iterator[tuple[LogId, int]]:
             yield LogId.stored(log_type, uuid), version
         if len(page) < LOGS_AT_ONCE:
             return
-        last = page[-1][0]
+        last, *_ = page[-1]
 
 
 def _logs_since(alias: str, position: int) -> Iterator[tuple[LogId, int]]:
@@ -128,7 +128,7 @@ def _logs_since(alias: str, position: int) -> Iterator[tuple[LogId, int]]:
         yield from _versions(alias, {log for _, log in page})
         if len(page) < EVENTS_AT_ONCE:
             return
-        position = page[-1][0]
+        position, _ = page[-1]
 
 
 def _versions(alias: str, uuids: Iterable[UUID]) -> Iterator[tuple[LogId, int]]:

@@ -23,11 +23,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from eventlogs.aggregates import Aggregate, Reduction, fold, nothing
+from eventlogs.aggregates import Aggregate, fold, nothing
 from eventlogs.conf import MAX_DEPTH
-from eventlogs.events.codec import EventReader, StoredEvent, raw_records
-from eventlogs.events.registry import EventRecord
+from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
+from eventlogs.values import EventRecord, Reduction, StoredEvent
 
 MAX_VALUES: Final = 5_000  # in one plain value
 MAX_SUMMARY: Final = 120  # characters
@@ -110,7 +110,6 @@ def steps(
     start: Reduction[Any] | Unavailable,
     rows: Iterable[StoredEvent],
     *,
-    log_id: LogId,
     properties: bool = False,
 ) -> Iterator[Step]:
     """
@@ -128,12 +127,12 @@ def steps(
     before: Any = None
     if isinstance(start, Reduction):
         before = plain_value(start.aggregate, properties=properties)
-    for row in rows:
-        (raw,) = raw_records(log_id, [row])
+    for stored in rows:
+        (raw,) = reader.records([stored], decode=False)
         event = None
         changes = None
         try:
-            (record,) = reader.records(log_id, [row])
+            (record,) = reader.records([stored])
             event = record.event
             if isinstance(reduction, Reduction):
                 reduction = fold(reduction, [record])
@@ -157,12 +156,12 @@ def replay(start: Reduction[Any], rows: Iterable[StoredEvent]) -> Reduction[Any]
 
     def passing() -> Iterator[StoredEvent]:
         nonlocal at
-        for row in rows:
-            at = row[0]
-            yield row
+        for each in rows:
+            at = each.index
+            yield each
 
     try:
-        return fold(start, _reader(start).records(start.log_id, passing()))
+        return fold(start, _reader(start).records(passing()))
     except Exception as error:  # the project's own: a class, an upcaster, apply()
         return Unavailable.of(error, index=at)
 

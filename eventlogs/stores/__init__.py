@@ -8,15 +8,17 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim
-from eventlogs.stores.restore import Restored, RestoredClaim, RestoredEvent
+from eventlogs.stores.restore import ExportedClaim, ExportedEvent, Restored
+from eventlogs.values import StoredEvent
 
 __all__ = [
     "AppendRequest",
     "BaseStore",
     "Claim",
+    "ExportedClaim",
+    "ExportedEvent",
     "Restored",
-    "RestoredClaim",
-    "RestoredEvent",
+    "StoredEvent",
     "store_for",
 ]
 

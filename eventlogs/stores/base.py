@@ -14,12 +14,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
-from eventlogs.aggregates import LogState
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EncodedEvent, StoredEvent, same_request
+from eventlogs.events.codec import EncodedEvent, same_request
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -30,7 +30,8 @@ from eventlogs.exceptions import (
     LogNotFound,
 )
 from eventlogs.ids import LogId
-from eventlogs.stores.restore import Restored, RestoredEvent
+from eventlogs.stores.restore import ExportedEvent, Restored
+from eventlogs.values import LogState, StoredEvent
 
 STREAM_PAGE = 2_000  # events read at once while streaming
 
@@ -135,12 +136,13 @@ class BaseStore(ABC):
         """
         return self.events(log_id, start=start, limit=limit)
 
-    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+    def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         """
         Store exported events that are missing, all or none, with the times that they have.
 
-        They get new positions, in the order given. What is there already is compared and left
-        as it is, so the same batch can be restored again. Locks are those of an append.
+        They get new positions, in the order given. Events that are there already are compared
+        and left as they are, so the same batch can be restored again. Locks are those of an
+        append.
 
         Raise HistoryDiffers where an event is another one here or does not follow what there
         is, and TransactionMustRetry where the database gave the caller's transaction up.
@@ -156,8 +158,7 @@ class BaseStore(ABC):
         self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
     ) -> Iterator[StoredEvent]:
         """Yield the log's events from index ``start`` on, holding one page at a time."""
-        for rows in self.pages(log_id, start=start, page=page):
-            yield from rows
+        return chain.from_iterable(self.pages(log_id, start=start, page=page))
 
     def pages(
         self, log_id: LogId, *, start: int = 0, page: int = STREAM_PAGE
@@ -234,7 +235,15 @@ def refusal(
     return None
 
 
-def claim_of(log_type: str, row: tuple[UUID, int, int, bytes, int | None]) -> Claim:
-    """Return the claim in a row of log, first index, count, fingerprint and position."""
-    log, first_index, count, fingerprint, position = row
+def claim_of(
+    log_type: str,
+    log: UUID | None,
+    first_index: int,
+    count: int,
+    fingerprint: bytes,
+    position: int | None,
+) -> Claim | None:
+    """Return the claim that a row of IdempotencyKey holds, or None for a key without a log."""
+    if log is None:
+        return None
     return Claim(LogId.stored(log_type, log), first_index, count, bytes(fingerprint), position or 0)

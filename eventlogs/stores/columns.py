@@ -1,20 +1,52 @@
-"""The columns of a stored event, in the one order in which they are read through the ORM."""
+"""
+The columns of a stored event, in one order, and the events that rows of them become.
+
+Both lists, that for the ORM and that for SQL, are made of the fields of StoredEvent. In ``sql/``,
+``{stored}`` stands for the columns that are read and ``{inserted}`` for those that are written.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from functools import partial
+from itertools import starmap
+from typing import Any, Final
+from uuid import UUID
 
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
-# Data and metadata as text, which is decoded once: see docs/performance.md.
-STORED: Final = (
-    "index",
-    "position",
-    "type",
-    "schema_version",
-    Cast("data", TextField()),
-    Cast("metadata", TextField()),
-    "idempotency_key",
-    "recorded_at",
-)
+from eventlogs.ids import LogId
+from eventlogs.values import StoredEvent
+
+LOG: Final = ("log_type", "log_id")  # the columns that a LogId is made of
+FIELDS: Final = StoredEvent.__struct_fields__[1:]  # those behind it
+JSON: Final = {"data", "metadata"}  # as text, which is decoded once: see docs/performance.md
+
+STORED: Final = tuple(Cast(name, TextField()) if name in JSON else name for name in FIELDS)
+"""For ``values_list()``: the events of a log that is known."""
+
+STORED_WITH_LOG: Final = (*LOG, *STORED)
+"""For ``values_list()``: the events of any logs."""
+
+SQL: Final = {
+    "{stored}": ", ".join(f"{name}::text" if name in JSON else name for name in FIELDS),
+    "{inserted}": ", ".join((*LOG, *(name for name in FIELDS if name != "position"))),
+}
+
+
+def events_of_log(log_id: LogId, rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
+    """Return the events of one log; ``rows`` have the columns STORED."""
+    return list(starmap(partial(StoredEvent, log_id), rows))
+
+
+def events_of_rows(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
+    """Return the events of any logs; ``rows`` have the columns STORED_WITH_LOG."""
+    log_ids: dict[UUID, LogId] = {}  # a page has few logs, as a rule
+    events = []
+    for log_type, log, *fields in rows:
+        log_id = log_ids.get(log)
+        if log_id is None:
+            log_id = log_ids[log] = LogId.stored(log_type, log)
+        events.append(StoredEvent(log_id, *fields))
+    return events

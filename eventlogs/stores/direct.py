@@ -26,7 +26,7 @@ from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from operator import attrgetter
 from threading import get_ident
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import psycopg
 from django.db import connections
@@ -79,10 +79,17 @@ PLAIN_CURSORS: Final = frozenset(
 )
 
 
-# By wrapper class: the methods that were found on the way of its statements, those of Django's
-# cursor, psycopg's two, and whether all of it is code of Django and psycopg.
-Way = tuple[tuple[Any, ...], tuple[Any, ...], Any, Any, bool]
-_ways: dict[type, Way] = {}
+class Way(NamedTuple):
+    """The methods that statements of a wrapper class go through."""
+
+    methods: tuple[Any, ...]  # of the class
+    executes: tuple[Any, ...]  # of Django's cursor
+    make_cursor: Any  # of psycopg, as is the next
+    execute: Any
+    is_plain: bool  # whether all of it is code of Django and psycopg
+
+
+_ways: dict[type, Way] = {}  # by wrapper class
 
 
 def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
@@ -102,13 +109,13 @@ def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
     # Compared each time: methods of classes are replaced, and put back, while a process runs.
     if (
         way is None
-        or way[0] != methods_of(wrapper)
-        or way[1] != executes_of(CursorWrapper)
-        or way[2] is not psycopg.Connection.cursor
-        or way[3] is not psycopg.Cursor.execute
+        or way.methods != methods_of(wrapper)
+        or way.executes != executes_of(CursorWrapper)
+        or way.make_cursor is not psycopg.Connection.cursor
+        or way.execute is not psycopg.Cursor.execute
     ):
         way = _ways[wrapper] = _way_of(wrapper)
-    if not way[4]:
+    if not way.is_plain:
         return None
     raw = raw_connection(connection)
     if (
@@ -130,7 +137,7 @@ def _way_of(wrapper: type) -> Way:
         for each in wrapper.__mro__
     )
     are_known = all(map(_is_known, (*methods, *executes, *below)))
-    return methods, executes, *below, is_plain and are_known
+    return Way(methods, executes, *below, is_plain and are_known)
 
 
 def _is_known(function: Any) -> bool:

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from django.db import Error, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from eventlogs.aggregates import LogState
 from eventlogs.exceptions import TransactionMustRetry
 from eventlogs.stores.base import AppendRequest, BaseStore
 from eventlogs.stores.retries import run_again
+from eventlogs.values import LogState
 
 
 class Follower(NamedTuple):

@@ -21,7 +21,8 @@ nothing locks the gap where the row would be, and two callers with new keys woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -31,18 +32,18 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Cast, Greatest
 
-from eventlogs.aggregates import LogState
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import StoredEvent, request_fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores import mariadb
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
-from eventlogs.stores.columns import STORED
-from eventlogs.stores.restore import Restored, RestoredEvent, raise_versions, restore
+from eventlogs.stores.columns import STORED, events_of_log
+from eventlogs.stores.restore import ExportedEvent, Restored, raise_versions, restore
 from eventlogs.stores.retries import given_up, in_transaction, run_again
+from eventlogs.values import LogState, StoredEvent
 
 T = TypeVar("T")
 
@@ -171,25 +172,22 @@ class PortableStore(BaseStore):
             row.pk = None
         raise given_up(self.using)
 
-    def _insert(self, request: AppendRequest, version: int, recorded_at: Any) -> int:
-        model = apps.get_model("eventlogs", "Event")
-        json = models.JSONField()
-        metadata = Cast(Value(request.metadata), json)
-        rows = [
-            model(
-                log_id=request.log_id.uuid,
-                index=version + offset,
-                type=event.type,
-                schema_version=event.schema_version,
-                data=Cast(Value(event.data), json),
-                metadata=metadata,
-                idempotency_key=request.idempotency_key,
-                recorded_at=recorded_at,
+    def _insert(self, request: AppendRequest, version: int, recorded_at: datetime) -> int:
+        last = version + len(request.events) - 1
+        self._insert_all(
+            StoredEvent(
+                request.log_id,
+                index,
+                0,
+                event.type,
+                event.schema_version,
+                event.data,
+                request.metadata,
+                request.idempotency_key,
+                recorded_at,
             )
-            for offset, event in enumerate(request.events)
-        ]
-        self._insert_all(rows, [len(event.data) for event in request.events], request.metadata)
-        last = version + len(rows) - 1
+            for index, event in enumerate(request.events, start=version)
+        )
         position: int = (
             self._rows("Event")
             .filter(log_id=request.log_id.uuid, index=last)
@@ -198,15 +196,32 @@ class PortableStore(BaseStore):
         )
         return position
 
-    def _insert_all(self, rows: Sequence[Any], sizes: Sequence[int], metadata: str) -> None:
-        """Insert events, in statements that are not too long."""
-        start = characters = 0
-        for at, size in enumerate(sizes):
-            characters += size + len(metadata)
-            if characters > MAX_INSERT:
-                self._rows("Event").bulk_create(rows[start:at], batch_size=INSERT_BATCH)
-                start, characters = at, size + len(metadata)
-        self._rows("Event").bulk_create(rows[start:], batch_size=INSERT_BATCH)
+    def _insert_all(self, events: Iterable[StoredEvent]) -> None:
+        """Insert events at new positions, in statements that are not too long."""
+        model = apps.get_model("eventlogs", "Event")
+        json = models.JSONField()
+        rows: list[Any] = []
+        characters = 0
+        for each in events:
+            size = len(each.data) + len(each.metadata)
+            if rows and characters + size > MAX_INSERT:
+                self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+                rows, characters = [], 0
+            characters += size
+            rows.append(
+                model(
+                    log_type=each.log_type,
+                    log_id=each.log_id.uuid,
+                    index=each.index,
+                    type=each.type,
+                    schema_version=each.schema_version,
+                    data=Cast(Value(each.data), json),
+                    metadata=Cast(Value(each.metadata), json),
+                    idempotency_key=each.idempotency_key,
+                    recorded_at=each.recorded_at,
+                )
+            )
+        self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         return self._read(lambda: self._claim(log_type, idempotency_key))
@@ -229,7 +244,7 @@ class PortableStore(BaseStore):
             return None
         log, first_index, count, fingerprint = row
         position = self._position(log, first_index + count - 1, locking=locking)
-        return claim_of(log_type, (log, first_index, count, fingerprint, position))
+        return claim_of(log_type, log, first_index, count, fingerprint, position)
 
     def _position(self, log: UUID, index: int, *, locking: bool) -> int | None:
         """Return the position of an event, or None where there is none."""
@@ -245,40 +260,25 @@ class PortableStore(BaseStore):
     def events(
         self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
     ) -> Sequence[StoredEvent]:
-        events = self._rows("Event").filter(log_id=log_id.uuid, log__log_type=log_id.log_type)
+        events = self._rows("Event").filter(log_id=log_id.uuid, log_type=log_id.log_type)
         if reverse:
             events = events.filter(index__lte=start).order_by("-index")
         else:
             events = events.filter(index__gte=start).order_by("index")
         page = events.values_list(*STORED)[:limit]
-        return self._read(lambda: list(page.all()))
+        return self._read(lambda: events_of_log(log_id, page.all()))
 
-    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+    def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
 
-    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
-        for event in events:
+    def _insert_restored(self, events: Sequence[ExportedEvent]) -> None:
+        stored = [each.event for each in events]
+        for event in stored:
             refused = mariadb.refusal(connections[self.using], [event], event.metadata)
             if refused is not None:
                 raise refused
-        model = apps.get_model("eventlogs", "Event")
-        json = models.JSONField()
-        rows = [
-            model(
-                log_id=event.log_id.uuid,
-                index=event.index,
-                type=event.type,
-                schema_version=event.schema_version,
-                data=Cast(Value(event.data), json),
-                metadata=Cast(Value(event.metadata), json),
-                idempotency_key=event.idempotency_key,
-                recorded_at=event.recorded_at,
-            )
-            for event in events
-        ]
-        sizes = [len(event.data) + len(event.metadata) for event in events]
-        self._insert_all(rows, sizes, "")
-        raise_versions(self.using, events)
+        self._insert_all(stored)
+        raise_versions(self.using, stored)
 
     def _locking(self, model: str, locking: bool) -> QuerySet[Any]:
         """Return rows; with ``locking``, also those that a snapshot does not show."""

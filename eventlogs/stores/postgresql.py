@@ -10,7 +10,7 @@ is tried again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import psycopg
@@ -18,15 +18,17 @@ from django.db import DataError, Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
-from eventlogs.aggregates import LogState
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EncodedEvent, StoredEvent, request_fingerprints
+from eventlogs.events.codec import EncodedEvent, request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
-from eventlogs.stores.restore import Restored, RestoredEvent, restore
+from eventlogs.stores.bulk_reads import Part
+from eventlogs.stores.columns import events_of_log, events_of_rows
+from eventlogs.stores.restore import ExportedEvent, Restored, restore
 from eventlogs.stores.retries import given_up, in_transaction, run_again
 from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
+from eventlogs.values import LogState, StoredEvent
 
 # A refusal is looked into at most so often before somebody else has to try again: each look
 # that finds nothing wrong means that another writer came and went in between.
@@ -44,6 +46,7 @@ GIVE_KEY_BACK = Statement("give_key_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
 EVENTS_SINCE = Statement("events_since")
+EVENTS_OF_LOGS = Statement("events_of_logs")
 VERSION = Statement("version")
 RESTORE = Statement("restore")
 
@@ -91,7 +94,7 @@ class PostgreSQLStore(BaseStore):
             self._add_batch(parameters, request)
             answer = APPEND_WITH_KEY.numbers(connection, parameters)
         elif len(request.events) == 1:
-            event = request.events[0]
+            [event] = request.events
             parameters["type"] = event.type
             parameters["schema_version"] = event.schema_version
             parameters["data"] = event.data
@@ -151,8 +154,9 @@ class PostgreSQLStore(BaseStore):
             "log_type": request.log_id.log_type,
             "key": request.idempotency_key,
         }
-        *key, log_type, version, position, isolation = WHY_REFUSED.rows(connection, parameters)[0]
-        claim = claim_of(request.log_id.log_type, cast("Any", key)) if key[0] else None
+        [row] = WHY_REFUSED.rows(connection, parameters)
+        *key, log_type, version, position, isolation = row
+        claim = claim_of(request.log_id.log_type, *key)
         if log_type != request.log_id.log_type and request.expected_version != 0:
             version = None  # the UUID is another type's: this log does not exist
         refused = refusal(request, claim, version or 0, position)
@@ -163,8 +167,8 @@ class PostgreSQLStore(BaseStore):
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
-        *key, _, _, _, _ = self._read(WHY_REFUSED, parameters)[0]
-        return claim_of(log_type, cast("Any", key)) if key[0] else None
+        [(*key, _, _, _, _)] = self._read(WHY_REFUSED, parameters)
+        return claim_of(log_type, *key)
 
     def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         # Under SERIALIZABLE, a statement that only reads may have to be run again as well.
@@ -172,8 +176,8 @@ class PostgreSQLStore(BaseStore):
 
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
-        rows = self._read(VERSION, parameters)
-        return rows[0][0] if rows else 0
+        [(version,)] = self._read(VERSION, parameters) or [(0,)]
+        return cast("int", version)
 
     def events(
         self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
@@ -185,18 +189,32 @@ class PostgreSQLStore(BaseStore):
             "limit": limit,
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
-        return cast("Sequence[StoredEvent]", self._read(statement, parameters))
+        return events_of_log(log_id, self._read(statement, parameters))
 
     def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
         end = min(start + limit, MAX_VERSION)
         parameters = {"log": log_id.uuid, "start": start, "end": end}
-        return cast("Sequence[StoredEvent]", self._read(EVENTS_SINCE, parameters))
+        return events_of_log(log_id, self._read(EVENTS_SINCE, parameters))
 
-    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+    def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
 
-    def _insert_restored(self, events: Sequence[RestoredEvent]) -> None:
+    def _insert_restored(self, events: Sequence[ExportedEvent]) -> None:
         RESTORE.rows(connections[self.using], {"events": _restored_as_json(events)})
+
+
+def events_of_logs(using: str, parts: Collection[Part]) -> list[StoredEvent]:
+    """Return the events of parts of logs in one statement, one log after the other."""
+    if not parts:
+        return []
+    parameters = {
+        "logs": [each.log_id.uuid for each in parts],
+        "starts": [each.start for each in parts],
+        "ends": [each.end for each in parts],
+    }
+    return events_of_rows(
+        run_again(using, lambda connection: EVENTS_OF_LOGS.rows(connection, parameters))
+    )
 
 
 def _is_alone(connection: BaseDatabaseWrapper) -> bool:
@@ -208,16 +226,16 @@ def _is_alone(connection: BaseDatabaseWrapper) -> bool:
     return pgconn is None or pgconn.transaction_status not in OPEN
 
 
-def _restored_as_json(events: Sequence[RestoredEvent]) -> str:
+def _restored_as_json(events: Sequence[ExportedEvent]) -> str:
     # Data and metadata are JSON already.
     return (
         "["
         + ",".join(
             [
-                f'["{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
-                f"{event.schema_version},{event.data},{event.metadata},{json.dumps(event.idempotency_key)},"
-                f'"{event.recorded_at.isoformat()}"]'
-                for event in events
+                f'["{event.log_type}","{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
+                f"{event.schema_version},{event.data},{event.metadata},"
+                f'{json.dumps(event.idempotency_key)},"{event.recorded_at.isoformat()}"]'
+                for event, _, _ in events
             ]
         )
         + "]"

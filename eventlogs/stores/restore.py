@@ -26,11 +26,12 @@ from django.db import connections, transaction
 from django.db.models import Q, QuerySet
 
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import EXACT_JSON, StoredEvent
+from eventlogs.events.codec import EXACT_JSON
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.claims import insert_missing
-from eventlogs.stores.columns import STORED
+from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
+from eventlogs.values import StoredEvent
 
 T = TypeVar("T")
 
@@ -47,28 +48,20 @@ WHERE id IN ({ids})
 
 
 @dataclass(frozen=True, slots=True)
-class RestoredClaim:
-    """The idempotency key of an append, with the append's first event."""
+class ExportedClaim:
+    """The idempotency key of an append, which travels with the append's first event."""
 
     count: int  # events of the append
     fingerprint: bytes
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredEvent:
-    """An event as an export has it; ``data`` and ``metadata`` are JSON text."""
+class ExportedEvent(NamedTuple):
+    """A stored event as an export holds it, with the rows that travel beside it."""
 
-    log_id: LogId
-    index: int
-    type: str
-    schema_version: int
-    data: str
-    metadata: str
-    idempotency_key: str | None
-    recorded_at: datetime
-    claim: RestoredClaim | None = None
-    log_created_at: datetime | None = None  # of event 0; by default its recorded_at
+    event: StoredEvent
+    claim: ExportedClaim | None = None  # with the first event of an append that has a key
+    log_created_at: datetime | None = None  # with event 0; by default its recorded_at
 
 
 class Restored(NamedTuple):
@@ -93,22 +86,23 @@ class Plan(NamedTuple):
     ``present`` is to be compared first; ``refusal`` says what is wrong with the others.
     """
 
-    new: list[RestoredEvent]
-    present: list[RestoredEvent]
+    new: list[ExportedEvent]
+    present: list[StoredEvent]
     refusal: HistoryDiffers | None = None
 
 
-def plan(events: Iterable[RestoredEvent], known: dict[UUID, Known]) -> Plan:
+def plan(events: Iterable[ExportedEvent], known: dict[UUID, Known]) -> Plan:
     """Return what is to be done with events, up to the first that does not follow what there is."""
     versions = {log: each.version for log, each in known.items()}
     times = {log: each.last_recorded_at for log, each in known.items()}
-    new: list[RestoredEvent] = []
-    present: list[RestoredEvent] = []
-    for event in events:
+    new: list[ExportedEvent] = []
+    present: list[StoredEvent] = []
+    for exported in events:
+        event = exported.event
         log = event.log_id.uuid
         version, last = versions[log], times[log]
         reason = ""
-        if known[log].log_type != event.log_id.log_type:
+        if known[log].log_type != event.log_type:
             reason = "its UUID is that of another type's log"
         elif event.index < known[log].version:
             present.append(event)
@@ -120,23 +114,22 @@ def plan(events: Iterable[RestoredEvent], known: dict[UUID, Known]) -> Plan:
         if reason:
             refusal = HistoryDiffers(event.log_id, index=event.index, reason=reason)
             return Plan(new, present, refusal)
-        new.append(event)
+        new.append(exported)
         versions[log], times[log] = version + 1, event.recorded_at
     return Plan(new, present)
 
 
-def compare(event: RestoredEvent, stored: StoredEvent | None) -> None:
-    """Raise HistoryDiffers where an event is not the one that is stored at its place."""
+def compare(event: StoredEvent, stored: StoredEvent | None) -> None:
+    """Raise HistoryDiffers where an exported event is not the one that is stored at its place."""
     if stored is None:
         raise HistoryDiffers(event.log_id, index=event.index, reason="it is missing here")
-    _, _, name, schema_version, data, metadata, key, recorded_at = stored
     for part, same in (
-        ("type", event.type == name),
-        ("schema version", event.schema_version == schema_version),
-        ("time", event.recorded_at == recorded_at),
-        ("idempotency key", event.idempotency_key == key),
-        ("data", same_json(event.data, data)),
-        ("metadata", same_json(event.metadata, metadata)),
+        ("type", event.type == stored.type),
+        ("schema version", event.schema_version == stored.schema_version),
+        ("time", event.recorded_at == stored.recorded_at),
+        ("idempotency key", event.idempotency_key == stored.idempotency_key),
+        ("data", same_json(event.data, stored.data)),
+        ("metadata", same_json(event.metadata, stored.metadata)),
     ):
         if not same:
             raise HistoryDiffers(
@@ -151,8 +144,8 @@ def same_json(one: str, other: str) -> bool:
 
 def restore(
     using: str,
-    events: Sequence[RestoredEvent],
-    insert: Callable[[Sequence[RestoredEvent]], None],
+    events: Sequence[ExportedEvent],
+    insert: Callable[[Sequence[ExportedEvent]], None],
 ) -> Restored:
     """
     Store the events that are missing, in one transaction.
@@ -178,20 +171,20 @@ def restore(
     return Restored(len(new), len(present))
 
 
-def _lock(using: str, events: Iterable[RestoredEvent]) -> dict[UUID, Known]:
-    first: dict[UUID, RestoredEvent] = {}
-    for event in events:
-        first.setdefault(event.log_id.uuid, event)
+def _lock(using: str, events: Iterable[ExportedEvent]) -> dict[UUID, Known]:
+    first: dict[UUID, ExportedEvent] = {}
+    for each in events:
+        first.setdefault(each.event.log_id.uuid, each)
     model = apps.get_model("eventlogs", "EventLog")
     claims = [
         model(
             id=log,
-            log_type=event.log_id.log_type,
+            log_type=event.log_type,
             version=0,
-            created_at=event.log_created_at or event.recorded_at,
+            created_at=created_at or event.recorded_at,
             updated_at=event.recorded_at,
         )
-        for log, event in sorted(first.items())
+        for log, (event, _, created_at) in sorted(first.items())
     ]
     insert_missing(using, claims)
     no_key = connections[using].features.has_select_for_no_key_update
@@ -208,8 +201,8 @@ def _lock(using: str, events: Iterable[RestoredEvent]) -> dict[UUID, Known]:
     }
 
 
-def _compare(using: str, present: Sequence[RestoredEvent]) -> None:
-    by_log: dict[LogId, list[RestoredEvent]] = {}
+def _compare(using: str, present: Sequence[StoredEvent]) -> None:
+    by_log: dict[LogId, list[StoredEvent]] = {}
     for event in present:
         by_log.setdefault(event.log_id, []).append(event)
     for some in batched(by_log.items(), RANGES):
@@ -217,14 +210,11 @@ def _compare(using: str, present: Sequence[RestoredEvent]) -> None:
         for log_id, events in some:
             indexes = [event.index for event in events]
             ranges |= Q(log_id=log_id.uuid, index__gte=min(indexes), index__lte=max(indexes))
-        stored = {(row[0], row[1]): row[1:] for row in _stored(using, ranges)}
-        for log_id, events in some:
+        found = rows(using, "Event").filter(ranges).values_list(*STORED_WITH_LOG)
+        stored = {(each.log_id, each.index): each for each in events_of_rows(found)}
+        for _, events in some:
             for event in events:
-                compare(event, stored.get((log_id.uuid, event.index)))
-
-
-def _stored(using: str, ranges: Q) -> QuerySet[Any]:
-    return rows(using, "Event").filter(ranges).values_list("log_id", *STORED)
+                compare(event, stored.get((event.log_id, event.index)))
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -234,11 +224,11 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
+def _restore_keys(using: str, new: Iterable[ExportedEvent]) -> None:
     claimed = {
-        (event.log_id.log_type, event.idempotency_key): event
-        for event in new
-        if event.claim is not None and event.idempotency_key is not None
+        (event.log_type, event.idempotency_key): (event, claim)
+        for event, claim, _ in new
+        if claim is not None and event.idempotency_key is not None
     }
     if not claimed:
         return
@@ -251,12 +241,11 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
                 key=key,
                 log_id=event.log_id.uuid,
                 first_index=event.index,
-                count=event.claim.count,
-                fingerprint=event.claim.fingerprint,
-                created_at=event.claim.created_at,
+                count=claim.count,
+                fingerprint=claim.fingerprint,
+                created_at=claim.created_at,
             )
-            for (log_type, key), event in claimed.items()
-            if event.claim is not None
+            for (log_type, key), (event, claim) in claimed.items()
         ],
     )
     holders = rows(using, "IdempotencyKey").filter(
@@ -265,7 +254,7 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
     for log_type, key, log, first_index in holders.values_list(
         "log_type", "key", "log_id", "first_index"
     ):
-        wanted = claimed.get((log_type, key))
+        wanted, _ = claimed.get((log_type, key), (None, None))
         if wanted is not None and (wanted.log_id.uuid, wanted.index) != (log, first_index):
             raise HistoryDiffers(
                 wanted.log_id,
@@ -275,7 +264,7 @@ def _restore_keys(using: str, new: Iterable[RestoredEvent]) -> None:
             )
 
 
-def raise_versions(using: str, new: Iterable[RestoredEvent]) -> None:
+def raise_versions(using: str, new: Iterable[StoredEvent]) -> None:
     """Count restored events into their logs' versions, many logs at a time."""
     counts: Counter[UUID] = Counter()
     last: dict[UUID, datetime] = {}

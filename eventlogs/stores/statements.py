@@ -31,11 +31,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors, pq
 
 from eventlogs import conf
-from eventlogs.stores.direct import (
-    RawConnection,
-    Row,
-    raw_connection,
-)
+from eventlogs.stores.columns import SQL
+from eventlogs.stores.direct import RawConnection, Row, raw_connection
 from eventlogs.stores.sessions import (
     Session,
     break_off,
@@ -72,11 +69,17 @@ PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupp
 
 
 class Statement:
-    """A statement of ``sql/``, with ``%(name)s`` for each of its parameters."""
+    """
+    A statement of ``sql/``, with ``%(name)s`` for each of its parameters.
+
+    ``{stored}`` and ``{inserted}`` stand for the columns of an event: see ``columns.py``.
+    """
 
     def __init__(self, name: str) -> None:
         text = (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
         self.sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+        for name_of_list, columns in SQL.items():
+            self.sql = self.sql.replace(name_of_list, columns)
         self._order: list[str] = []
         numbered = PLACEHOLDER.sub(self._number, self.sql)
         self._numbered = numbered.encode()

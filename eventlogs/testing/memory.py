@@ -14,13 +14,14 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.utils import timezone
+from msgspec.structs import replace
 
-from eventlogs.aggregates import LogState
-from eventlogs.events.codec import StoredEvent, request_fingerprints
+from eventlogs.events.codec import request_fingerprints
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
-from eventlogs.stores.restore import Known, Restored, RestoredEvent, compare, plan
+from eventlogs.stores.restore import ExportedEvent, Known, Restored, compare, plan
+from eventlogs.values import LogState, StoredEvent
 
 
 class _Log(NamedTuple):
@@ -46,7 +47,7 @@ class MemoryStore(BaseStore):
             )
             version = len(log.events) if log is not None and known else 0
             claim = self._claims.get((log_id.log_type, key)) if key is not None else None
-            position = log.events[-1][1] if log is not None and version else None
+            position = log.events[-1].position if log is not None and version else None
             refused = refusal(request, claim, version, position)
             if refused is not None:
                 raise refused
@@ -66,13 +67,14 @@ class MemoryStore(BaseStore):
     def _insert(self, log: _Log, version: int, request: AppendRequest) -> LogState:
         now = timezone.now()
         if log.events:
-            now = max(now, log.events[-1][-1])
+            now = max(now, log.events[-1].recorded_at)
         for event in request.events:
             # As jsonb does: what cannot be stored there must not pass a unit test either.
             json.loads(event.data)
             self._position += 1
             log.events.append(
-                (
+                StoredEvent(
+                    request.log_id,
                     len(log.events),
                     self._position,
                     event.type,
@@ -85,28 +87,29 @@ class MemoryStore(BaseStore):
             )
         return LogState(request.log_id, version + len(request.events), self._position)
 
-    def restore(self, events: Sequence[RestoredEvent]) -> Restored:
+    def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         with self._lock:
             known = {}
-            for event in events:
-                log = self._logs.get(event.log_id.uuid, _Log(event.log_id.log_type, []))
-                last = log.events[-1][-1] if log.events else None
+            for event, _, _ in events:
+                log = self._logs.get(event.log_id.uuid, _Log(event.log_type, []))
+                last = log.events[-1].recorded_at if log.events else None
                 known[event.log_id.uuid] = Known(log.log_type, len(log.events), last)
             new, present, refusal = plan(events, known)
             for event in present:
                 compare(event, self._logs[event.log_id.uuid].events[event.index])
             if refusal is not None:
                 raise refusal
-            for event in new:
-                self._check_claim(event)
-            for event in new:
-                self._restore(event)
+            for exported in new:
+                self._check_claim(exported)
+            for exported in new:
+                self._restore(exported)
             return Restored(len(new), len(present))
 
-    def _check_claim(self, event: RestoredEvent) -> None:
-        claim = self._claims.get((event.log_id.log_type, event.idempotency_key or ""))
+    def _check_claim(self, exported: ExportedEvent) -> None:
+        event = exported.event
+        claim = self._claims.get((event.log_type, event.idempotency_key or ""))
         if (
-            event.claim is not None
+            exported.claim is not None
             and claim is not None
             and (claim.log_id, claim.first_index) != (event.log_id, event.index)
         ):
@@ -117,28 +120,18 @@ class MemoryStore(BaseStore):
                 f"{claim.log_id} here",
             )
 
-    def _restore(self, event: RestoredEvent) -> None:
+    def _restore(self, exported: ExportedEvent) -> None:
+        event, claim, _ = exported
         self._position += 1
-        log = self._logs.setdefault(event.log_id.uuid, _Log(event.log_id.log_type, []))
-        log.events.append(
-            (
-                event.index,
-                self._position,
-                event.type,
-                event.schema_version,
-                event.data,
-                event.metadata,
-                event.idempotency_key,
-                event.recorded_at,
-            )
-        )
-        if event.claim is not None and event.idempotency_key is not None:
-            self._claims[event.log_id.log_type, event.idempotency_key] = Claim(
+        log = self._logs.setdefault(event.log_id.uuid, _Log(event.log_type, []))
+        log.events.append(replace(event, position=self._position))
+        if claim is not None and event.idempotency_key is not None:
+            self._claims[event.log_type, event.idempotency_key] = Claim(
                 log_id=event.log_id,
                 first_index=event.index,
-                count=event.claim.count,
-                fingerprint=event.claim.fingerprint,
-                position=self._position + event.claim.count - 1,
+                count=claim.count,
+                fingerprint=claim.fingerprint,
+                position=self._position + claim.count - 1,
             )
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:

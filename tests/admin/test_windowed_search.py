@@ -1,9 +1,10 @@
-"""Looking for events that may be rare: none is missed, and how far it got is told."""
+"""Windowed search: it misses no event, and reports which events it searched."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -15,7 +16,8 @@ from eventlogs.admin.sort_orders import ByNumber, ByTime, Key
 from eventlogs.admin.windowed_search import SearchStart, search_windows
 from eventlogs.models import Event
 from eventlogs.stores import store_for
-from eventlogs.stores.restore import RestoredEvent
+from eventlogs.stores.restore import ExportedEvent
+from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
 BEGIN = datetime(2026, 2, 27, 23, 59, tzinfo=UTC)
@@ -28,8 +30,10 @@ FOREVER, ONE_WINDOW = 3600.0, 0.0  # seconds
 def store(times: list[int], types: list[str]) -> None:
     """Store an event of a log of its own for each, as an import does: in any order of times."""
     events = [
-        RestoredEvent(
-            LogId.new("account"), 0, each, 1, "{}", "{}", None, BEGIN + timedelta(hours=at)
+        ExportedEvent(
+            StoredEvent(
+                LogId.new("account"), 0, 0, each, 1, "{}", "{}", None, BEGIN + timedelta(hours=at)
+            )
         )
         for at, each in zip(times, types, strict=True)
     ]
@@ -89,7 +93,7 @@ def test_all_pages_together_have_each_event_once(data, times, name, rare, size, 
         places += [SearchStart(around=order.key_of(each)) for each in events]
         start = data.draw(st.sampled_from(places))
 
-        parts = {"start": [], "older": [], "newer": []}
+        parts: dict[str, list[Any]] = {"start": [], "older": [], "newer": []}
         for part, found in walk(order, start, rare=rare, size=size, span=span, seconds=seconds):
             assert len(found.events) <= size
             if part == "newer":

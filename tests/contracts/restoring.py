@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from eventlogs import HistoryDiffers, IdempotentReplay, LogId
 from eventlogs.events.codec import request_fingerprints
-from eventlogs.stores import AppendRequest, BaseStore, Restored, RestoredClaim, RestoredEvent
+from eventlogs.stores import AppendRequest, BaseStore, ExportedClaim, ExportedEvent, Restored
+from eventlogs.values import StoredEvent
 from tests.accounts import encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
 
 LONG_AGO = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
 
 
-def deposit(log_id: LogId, index: int, **changes) -> RestoredEvent:
+def deposit(log_id: LogId, index: int, **changes) -> ExportedEvent:
     """Return an exported deposit of ``index`` cents, a minute after the one before."""
-    event = RestoredEvent(
+    event = StoredEvent(
         log_id=log_id,
         index=index,
+        position=0,
         type="account.deposited",
         schema_version=1,
         data=f'{{"amount":{index}}}',
@@ -29,18 +31,19 @@ def deposit(log_id: LogId, index: int, **changes) -> RestoredEvent:
         idempotency_key=None,
         recorded_at=LONG_AGO + timedelta(minutes=index),
     )
-    return replace(event, **changes)
+    return ExportedEvent(replace(event, **changes))
 
 
-def deposits(log_id: LogId, indexes: Iterable[int]) -> list[RestoredEvent]:
+def deposits(log_id: LogId, indexes: Iterable[int]) -> list[ExportedEvent]:
     return [deposit(log_id, index) for index in indexes]
 
 
-def with_key(event: RestoredEvent, key: str, count: int = 1) -> RestoredEvent:
+def with_key(exported: ExportedEvent, key: str, count: int = 1) -> ExportedEvent:
     """Return an event that is the first of an append with a key."""
+    event = exported.event
     fingerprint = next(request_fingerprints(encoded(*range(event.index, event.index + count))))
-    claim = RestoredClaim(count, fingerprint, event.recorded_at)
-    return replace(event, idempotency_key=key, claim=claim)
+    claim = ExportedClaim(count, fingerprint, event.recorded_at)
+    return ExportedEvent(replace(event, idempotency_key=key), claim)
 
 
 class RestoreContract:
@@ -53,8 +56,10 @@ class RestoreContract:
 
         rows = store.events(log_id, start=0, limit=10)
         assert amounts(store, log_id) == [0, 1, 2]
-        assert [row[7] for row in rows] == [LONG_AGO + timedelta(minutes=n) for n in range(3)]
-        assert [row[5].replace(" ", "") for row in rows] == ['{"till":7}'] * 3
+        assert [row.recorded_at for row in rows] == [
+            LONG_AGO + timedelta(minutes=n) for n in range(3)
+        ]
+        assert [row.metadata.replace(" ", "") for row in rows] == ['{"till":7}'] * 3
 
     def test_positions_are_new_and_in_the_order_given(self, store: BaseStore):
         one, other = new_log(), new_log()
@@ -65,7 +70,7 @@ class RestoreContract:
         )
 
         positions = [
-            store.events(log_id, start=index, limit=1)[0][1]
+            store.events(log_id, start=index, limit=1)[0].position
             for log_id, index in [(one, 0), (other, 0), (one, 1), (other, 1)]
         ]
         assert [before, *positions] == sorted({before, *positions})
@@ -97,10 +102,7 @@ class RestoreContract:
 
     def test_an_appended_log_takes_its_own_export(self, store: BaseStore):
         state = create(store, 0, 1, 2)
-        exported = [
-            RestoredEvent(state.log_id, row[0], row[2], row[3], row[4], row[5], row[6], row[7])
-            for row in store.events(state.log_id, start=0, limit=10)
-        ]
+        exported = [ExportedEvent(each) for each in store.events(state.log_id, start=0, limit=10)]
 
         assert store.restore(exported) == Restored(stored=0, present=3)
 
@@ -109,9 +111,11 @@ class RestoreContract:
         event = deposit(log_id, 0, data='{"amount":1,"note":"é"}', metadata='{"a":1,"b":2}')
         store.restore([event])
 
-        again = replace(event, data='{"note": "\\u00e9", "amount": 1}', metadata='{"b":2, "a":1}')
+        again = replace(
+            event.event, data='{"note": "\\u00e9", "amount": 1}', metadata='{"b":2, "a":1}'
+        )
 
-        assert store.restore([again]) == Restored(stored=0, present=1)
+        assert store.restore([ExportedEvent(again)]) == Restored(stored=0, present=1)
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -173,7 +177,7 @@ class RestoreContract:
 
         assert append(store, log_id, 2, expected=2).version == 3
         last = store.last(log_id, limit=1)[0]
-        assert last[7] > LONG_AGO + timedelta(days=365)
+        assert last.recorded_at > LONG_AGO + timedelta(days=365)
 
     def test_a_retry_of_a_restored_append_is_a_replay(self, store: BaseStore):
         log_id, key = new_log(), new_key()
@@ -189,7 +193,7 @@ class RestoreContract:
             append(store, log_id, 1, 2, expected=1, key=key)
 
         assert (caught.value.index, caught.value.state.version) == (1, 3)
-        assert caught.value.state.position == store.last(log_id, limit=1)[0][1]
+        assert caught.value.state.position == store.last(log_id, limit=1)[0].position
 
     def test_a_key_that_another_append_has_is_refused(self, store: BaseStore):
         log_id, key = new_log(), new_key()
@@ -208,7 +212,7 @@ class RestoreContract:
 
         store.restore([deposit(log_id, 0, idempotency_key=key)])
 
-        assert store.events(log_id, start=0, limit=1)[0][6] == key
+        assert store.events(log_id, start=0, limit=1)[0].idempotency_key == key
         assert store.claim("account", key) is None
 
     def test_nothing_is_restored_from_nothing(self, store: BaseStore):
@@ -219,7 +223,7 @@ class RestoreContract:
 
         store.restore([with_key(deposit(log_id, 0), key)])
 
-        assert store.events(log_id, start=0, limit=1)[0][6] == key
+        assert store.events(log_id, start=0, limit=1)[0].idempotency_key == key
         assert store.claim("account", key) is not None
 
 

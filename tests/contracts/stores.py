@@ -52,9 +52,9 @@ def create(store: BaseStore, *amounts: int, key: str | None = None) -> LogState:
 def amounts(store: BaseStore, log_id: LogId) -> list[int]:
     """Return what a log holds; its indexes have to be 0, 1, 2 …."""
     rows = store.events(log_id, start=0, limit=1_000)
-    assert [row[0] for row in rows] == list(range(len(rows)))
+    assert [row.index for row in rows] == list(range(len(rows)))
     assert store.version(log_id) == len(rows)
-    return [json.loads(row[4])["amount"] for row in rows]
+    return [json.loads(row.data)["amount"] for row in rows]
 
 
 class StoreContract:
@@ -77,7 +77,7 @@ class StoreContract:
         created = append(store, log_id, 1, 2, expected=0)
         appended = append(store, log_id, 3, expected=2)
 
-        positions = [row[1] for row in store.events(log_id, start=0, limit=10)]
+        positions = [row.position for row in store.events(log_id, start=0, limit=10)]
         assert created == LogState(log_id, 2, positions[1])
         assert appended == LogState(log_id, 3, positions[2])
 
@@ -86,7 +86,7 @@ class StoreContract:
         append(store, log_id, *range(20), expected=2)
         append(store, log_id, 3, expected=22)
 
-        positions = [row[1] for row in store.events(log_id, start=0, limit=100)]
+        positions = [row.position for row in store.events(log_id, start=0, limit=100)]
 
         assert positions == sorted(set(positions))
         assert positions[0] > 0
@@ -230,20 +230,25 @@ class StoreContract:
 
         rows = store.events(log_id, start=0, limit=10)
         for index, row in enumerate(rows):
-            assert (row[0], row[2], row[3], row[6]) == (index, event.type, 7, key)
-            assert json.loads(row[4]) == json.loads(event.data)
-            assert json.loads(row[5]) == {"by": ["till", 7]}
-            assert isinstance(row[4], str)
-            assert isinstance(row[5], str)
-            assert abs(row[7] - before) < timedelta(minutes=1)
-        assert rows[0][7] == rows[1][7]
+            assert (row.index, row.type, row.schema_version, row.idempotency_key) == (
+                index,
+                event.type,
+                7,
+                key,
+            )
+            assert json.loads(row.data) == json.loads(event.data)
+            assert json.loads(row.metadata) == {"by": ["till", 7]}
+            assert isinstance(row.data, str)
+            assert isinstance(row.metadata, str)
+            assert abs(row.recorded_at - before) < timedelta(minutes=1)
+        assert rows[0].recorded_at == rows[1].recorded_at
 
     def test_recorded_at_does_not_run_backwards_within_a_log(self, store: BaseStore):
         log_id = create(store, 1).log_id
         for version in range(1, 6):
             append(store, log_id, 1, expected=version)
 
-        times = [row[7] for row in store.events(log_id, start=0, limit=10)]
+        times = [row.recorded_at for row in store.events(log_id, start=0, limit=10)]
 
         assert times == sorted(times)
         assert all(time.utcoffset() == timedelta() for time in times)
@@ -252,7 +257,7 @@ class StoreContract:
         log_id = create(store, *range(10)).log_id
 
         def indexes(**page: int) -> list[int]:
-            return [row[0] for row in store.events(log_id, **page)]
+            return [row.index for row in store.events(log_id, **page)]  # type: ignore[arg-type]
 
         assert indexes(start=0, limit=3) == [0, 1, 2]
         assert indexes(start=7, limit=3) == [7, 8, 9]
@@ -261,14 +266,14 @@ class StoreContract:
         assert indexes(start=9, limit=3, reverse=True) == [9, 8, 7]
         assert indexes(start=2, limit=9, reverse=True) == [2, 1, 0]
         assert indexes(start=2**31 - 1, limit=2, reverse=True) == [9, 8]
-        assert [row[0] for row in store.last(log_id, limit=2)] == [9, 8]
+        assert [row.index for row in store.last(log_id, limit=2)] == [9, 8]
 
     @pytest.mark.parametrize("page", [1, 3, 5, 10, 11])
     def test_a_stream_crosses_its_pages_without_a_seam(self, store: BaseStore, page: int):
         log_id = create(store, *range(10)).log_id
 
-        assert [row[0] for row in store.stream(log_id, page=page)] == list(range(10))
-        assert [row[0] for row in store.stream(log_id, start=4, page=page)] == list(range(4, 10))
+        assert [row.index for row in store.stream(log_id, page=page)] == list(range(10))
+        assert [row.index for row in store.stream(log_id, start=4, page=page)] == list(range(4, 10))
 
     # Log types
 
@@ -499,7 +504,7 @@ class StoreContract:
         log_id = store.append(AppendRequest(new_log(), events, 0, None, "{}")).log_id
 
         rows = store.events(log_id, start=0, limit=10)
-        assert [row[2] for row in rows] == ["a.Paid", "a.paid", "a.páid"]
+        assert [row.type for row in rows] == ["a.Paid", "a.paid", "a.páid"]
 
     def test_a_refused_append_leaves_its_key_free(self, store: BaseStore):
         key = new_key()

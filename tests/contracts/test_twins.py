@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from msgspec.structs import replace
 
 from eventlogs import ConcurrentAppend, EventLogError, LogAlreadyExists, LogId, LogState
-from eventlogs.events.codec import StoredEvent
 from eventlogs.stores import AppendRequest, BaseStore, Claim
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
+from eventlogs.values import StoredEvent
 from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
@@ -143,7 +144,8 @@ class LeavesAHole(MemoryStore):
             return super().append(request)
         except ConcurrentAppend:
             if log := self._logs.get(request.log_id.uuid):
-                log.events[-1] = (log.events[-1][0] + 1, *log.events[-1][1:])
+                last = log.events[-1]
+                log.events[-1] = replace(last, index=last.index + 1)
             raise
 
 
@@ -169,7 +171,9 @@ class RunsBackwardsInTime(MemoryStore):
 
     def events(self, *args: Any, **kwargs: Any) -> Sequence[StoredEvent]:
         rows = super().events(*args, **kwargs)
-        return [(*row[:-1], row[-1].replace(year=2100 - row[0])) for row in rows]
+        return [
+            replace(row, recorded_at=row.recorded_at.replace(year=2100 - row.index)) for row in rows
+        ]
 
 
 class SkipsAtPageBorders(MemoryStore):

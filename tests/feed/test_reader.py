@@ -6,6 +6,7 @@ import inspect
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -219,11 +220,11 @@ def test_another_database_has_a_feed_of_its_own(second_database):
 def test_partitions_share_the_feed_among_them(deposits):
     parts = [Feed().read_rows(0, limit=100, partition=(number, 4)) for number in range(4)]
 
-    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row[3])
+    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.position)
     assert list(Feed().records(rows)) == deposits
     assert {part.next_after for part in parts} == {deposits[-1].position}
     for number, part in enumerate(parts):
-        assert all(partition_of(row[1], 4) == number for row in part.rows)
+        assert all(partition_of(row.log_id.uuid, 4) == number for row in part.rows)
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 256, 1000, 65_536])
@@ -234,10 +235,10 @@ def test_a_log_is_in_the_same_partition_on_every_database(db, of):
 
         rows = Feed().read_rows(0, limit=100, partition=(mine, of)).rows
 
-        assert log_id.uuid in {row[1] for row in rows}
+        assert log_id.uuid in {row.log_id.uuid for row in rows}
         if of > 1:
             others = Feed().read_rows(0, limit=100, partition=((mine + 1) % of, of)).rows
-            assert log_id.uuid not in {row[1] for row in others}
+            assert log_id.uuid not in {row.log_id.uuid for row in others}
 
 
 def test_the_partition_of_a_log_never_changes():
@@ -265,7 +266,8 @@ def test_rows_that_are_next_to_nowhere_are_looked_for_a_stretch_at_a_time(deposi
         monkeypatch.setattr("eventlogs.feed.postgresql.SPANS", 2)
     Account.logs.append(deposits[-1].log_id, Withdrawn(1), expected_version=ANY)
 
-    calls, after, rows, more = 0, 0, [], True
+    calls, after, more = 0, 0, True
+    rows: list[Any] = []
     while more:
         found = Feed().read_rows(after, limit=1, types=[Withdrawn])
         assert found.next_after > after
@@ -311,7 +313,7 @@ def test_following_starts_anywhere_and_filters(deposits):
     following = Feed().follow(after=after, types=[Deposited], log_types=["account"])
 
     assert [next(following) for _ in range(52)] == deposits[11:]
-    following.close()
+    following.close()  # type: ignore[attr-defined]
 
 
 def test_a_stop_is_heeded_between_two_events(deposits):
@@ -365,7 +367,7 @@ def test_the_async_twins_answer_the_same():
     async def ask():
         feed = Feed()
         page = await feed.aread(limit=1)
-        rest = []
+        rest: list[Any] = []
         async for record in feed.afollow(after=page.next_after, stop=lambda: len(rest) == 1):
             rest.append(record)
         return [*page, *rest], await feed.asettled(), await feed.aholding_back()

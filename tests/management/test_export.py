@@ -185,17 +185,17 @@ def test_without_a_feed_an_export_is_of_one_moment(
     fill()
     before = list(Event.objects.order_by("position").values_list("position", flat=True))
     log_id = Event.objects.filter(type="account.opened").last().log.log_id
-    claims_of, version = scans.claims_of, 7
+    exported_of, version = scans.exported, 7
 
     def append_meanwhile(*arguments):
         nonlocal version
         elsewhere(lambda: Account.logs.create(Opened(owner="Bob")))
         elsewhere(lambda: Account.logs.append(log_id, Deposited(1), expected_version=version))
         version += 1
-        return claims_of(*arguments)
+        return exported_of(*arguments)
 
     monkeypatch.setattr(scans, "PAGE", 10)
-    monkeypatch.setattr(scans, "claims_of", append_meanwhile)
+    monkeypatch.setattr(scans, "exported", append_meanwhile)
     run("export", tmp_path / "all.jsonl")
     run("export", tmp_path / "one.jsonl", "--log", log_id)
 

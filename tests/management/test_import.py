@@ -25,14 +25,15 @@ from eventlogs.operations import jsonl
 from eventlogs.stores import (
     AppendRequest,
     BaseStore,
+    ExportedEvent,
     Restored,
-    RestoredEvent,
     store_for,
 )
 from eventlogs.stores import (
     restore as restoring,
 )
 from eventlogs.stores.portable import PortableStore
+from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.management.histories import fill, held
 from tests.management.test_eventlogs import ROOT
@@ -298,7 +299,7 @@ def wait_for(condition) -> None:
 
 def events_of(path) -> list:
     with path.open("rb") as lines:
-        return [event for _, event in jsonl.read_events(lines)]
+        return [exported for _, exported in jsonl.read_events(lines)]
 
 
 def test_two_imports_of_one_file_at_once_import_it_once(export, second_database, race):
@@ -327,7 +328,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
 ):
     events = events_of(export)
     store = store_for(second_database)
-    log_ids = list(dict.fromkeys(event.log_id for event in events if event.index == 1))
+    log_ids = list(dict.fromkeys(event.log_id for event, _, _ in events if event.index == 1))
 
     # In the smallest batches there are: what was one append is never cut in two.
     monkeypatch.setattr(jsonl, "BATCH", 1)
@@ -338,7 +339,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     def import_it() -> object:
         return [store.restore(batch) for batch in batches]
 
-    def append() -> object:
+    def append() -> object:  # type: ignore[return]
         for _ in range(20):
             for log_id in log_ids:
                 request = AppendRequest(log_id, encoded(1), None, None, "{}")
@@ -361,7 +362,7 @@ class AppendsAnything(PortableStore):
     """A twin: it imports as a naive script would, by appending what the file says."""
 
     def restore(self, events):
-        for event in events:
+        for event, _, _ in events:
             version = self.version(event.log_id)
             request = AppendRequest(
                 event.log_id,
@@ -392,7 +393,9 @@ def test_an_import_that_is_not_idempotent_is_found(export, second_database):
 
 def look_without_locking(using, events):
     """A twin of ``restoring._lock``."""
-    rows = restoring.rows(using, "EventLog").filter(pk__in={each.log_id.uuid for each in events})
+    rows = restoring.rows(using, "EventLog").filter(
+        pk__in={each.event.log_id.uuid for each in events}
+    )
     known = {
         log: restoring.Known(log_type, version, None)
         for log, log_type, version in rows.values_list("pk", "log_type", "version")
@@ -404,8 +407,10 @@ def look_without_locking(using, events):
 @pytest.mark.postgresql
 def test_an_import_without_locks_is_found(second_database, race, monkeypatch):
     log_id = LogManager(Account, using=second_database).create(Opened(owner="Ada")).log_id
-    event = RestoredEvent(
-        log_id, 1, "account.deposited", 1, '{"amount":1}', "{}", None, timezone.now()
+    event = ExportedEvent(
+        StoredEvent(
+            log_id, 1, 0, "account.deposited", 1, '{"amount":1}', "{}", None, timezone.now()
+        )
     )
     monkeypatch.setattr(restoring, "_lock", look_without_locking)
 

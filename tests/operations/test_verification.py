@@ -312,7 +312,7 @@ def keep(cache, aggregate: Account, log_id: LogId, version: int) -> None:
     """Put an entry into the cache, signed and proven."""
     codec = EntryCodec(Account, "default")
     row = store_for("default").events(log_id, start=version - 1, limit=1)[0]
-    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row[1]), row)
+    entry = codec.encode(Reduction(log_id, version, aggregate, timezone.now(), row.position), row)
     cache.replace(codec.key(log_id), entry, timeout=60)
 
 
@@ -347,7 +347,7 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
     settings.EVENTLOGS = {"CACHE": None}
     assert of_caches() == []
 
-    class Away(NoReductionCache.__bases__[0]):
+    class Away(NoReductionCache.__bases__[0]):  # type: ignore[misc, name-defined]
         def get(self, key):
             raise ConnectionError
 

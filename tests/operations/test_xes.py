@@ -14,6 +14,7 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import Event, EventLog
 from eventlogs.operations import xes
 from eventlogs.stores import AppendRequest, store_for
+from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.management.histories import fill
 
@@ -57,8 +58,9 @@ def of_event(data: object, metadata: object = None) -> dict[str, tuple[str, str]
 
 
 def piece_of(data: object, metadata: object = None, path: tuple[str, ...] | None = None):
-    row = (0, 7, "thing.happened", 1, json.dumps(data), json.dumps(metadata or {}), None, MOMENT)
-    return xes.event(row, path)
+    texts = json.dumps(data), json.dumps(metadata or {})
+    event = StoredEvent(LogId.new("thing"), 0, 7, "thing.happened", 1, *texts, None, MOMENT)
+    return xes.event(event, path)
 
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)

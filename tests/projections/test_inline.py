@@ -560,7 +560,7 @@ def test_a_twin_whose_worker_does_not_look_at_versions_counts_twice(request, mon
     monkeypatch.setattr(
         InlinedBalances,
         "missing",
-        lambda self, rows, using: list({row[1]: row for row in rows}.values()),
+        lambda self, rows, using: list({row.log_id: row for row in rows}.values()),
     )
     request.getfixturevalue("inlined")
     ada = Account.logs.create(Deposited(5))

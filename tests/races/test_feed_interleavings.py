@@ -141,8 +141,9 @@ def test_a_transaction_of_refused_appends_holds_one_lock(new_logs, other):
 def test_appends_in_one_statement_hold_two_locks_at_most(new_logs, other):
     (log_id,) = new_logs(1)
     insert = (
-        "INSERT INTO eventlogs_event (log_id, index, type, schema_version, data, metadata,"
-        f" recorded_at) VALUES ('{log_id.uuid}', n, 'race.noted', 1, '{{}}', '{{}}', now())"
+        "INSERT INTO eventlogs_event (log_type, log_id, index, type, schema_version, data,"
+        f" metadata, recorded_at) VALUES ('race', '{log_id.uuid}', n, 'race.noted', 1, '{{}}',"
+        " '{}', now())"
     )
     Session.sql("CREATE TABLE seen (locks integer)")
     try:
@@ -240,8 +241,9 @@ def test_a_batch_and_rows_of_plain_sql_are_fenced_as_well(new_logs, other):
     other.begin()
     other.do(
         Session.sql,
-        "INSERT INTO eventlogs_event (log_id, index, type, schema_version, data, metadata,"
-        " recorded_at) SELECT %s, n, 'race.noted', 1, '{\"marker\": \"sql\"}', '{}', now()"
+        "INSERT INTO eventlogs_event (log_type, log_id, index, type, schema_version, data,"
+        " metadata, recorded_at)"
+        " SELECT 'race', %s, n, 'race.noted', 1, '{\"marker\": \"sql\"}', '{}', now()"
         " FROM generate_series(1, 5) AS n",
         late.uuid,
     )

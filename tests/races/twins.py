@@ -86,8 +86,9 @@ class KeyLookedUpButNotClaimed(Mutant):
             )
             row = cursor.fetchone()
         if key and row:
-            state = LogState(request.log_id, row[0] + len(request.events), row[1])
-            raise IdempotentReplay(key, log_id=request.log_id, index=row[0], state=state)
+            index, position = row
+            state = LogState(request.log_id, index + len(request.events), position)
+            raise IdempotentReplay(key, log_id=request.log_id, index=index, state=state)
         return super().append(request)
 
 
@@ -219,10 +220,12 @@ def _insert(cursor: Any, request: AppendRequest, version: int) -> int:
     position = 0
     for number, event in enumerate(request.events):
         cursor.execute(
-            "INSERT INTO eventlogs_event (log_id, index, type, schema_version, data, metadata,"
-            " recorded_at) VALUES (%s, %s, %s, %s, %s::jsonb, '{}', clock_timestamp())"
+            "INSERT INTO eventlogs_event (log_type, log_id, index, type, schema_version, data,"
+            " metadata, recorded_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s::jsonb, '{}', clock_timestamp())"
             " RETURNING position",
             [
+                request.log_id.log_type,
                 request.log_id.uuid,
                 version + number,
                 event.type,

@@ -15,6 +15,7 @@ from threading import Barrier, Event
 
 import pytest
 from django.db import transaction
+from msgspec.structs import replace
 
 import eventlogs
 from eventlogs import (
@@ -293,7 +294,7 @@ def test_newer_events_that_cannot_be_decoded_are_an_error_with_and_without_a_cac
     accounts.reduce(state.log_id)
     log = counting._logs[state.log_id.uuid]
     row = log.events[-1]
-    log.events.append((10, 11, "account.unheard_of", *row[3:]))
+    log.events.append(replace(row, index=10, position=11, type="account.unheard_of"))
 
     for fresh in (False, True):
         with pytest.raises(UnknownEventType):
@@ -312,7 +313,9 @@ def test_what_an_event_of_unknown_code_is_folded_into_is_not_kept(
     accounts.reduce(state.log_id)
     before = dict(entries(cache))
     log = counting._logs[state.log_id.uuid]
-    log.events.append((10, 11, "retired.long_ago", 1, "{}", *log.events[-1][5:]))
+    log.events.append(
+        replace(log.events[-1], index=10, position=11, type="retired.long_ago", data="{}")
+    )
 
     for _ in range(3):
         assert accounts.reduce(state.log_id).version == 11

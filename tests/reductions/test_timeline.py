@@ -30,13 +30,17 @@ from eventlogs.reductions.timeline import (
     steps,
     summarize,
 )
+from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Noted, Opened
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def row(index: int, name: str, data: str) -> Any:
-    return (index, 100 + index, name, 1, data, '{"user":"ada"}', None, NOW)
+LOG_ID = LogId.new("account")
+
+
+def row(index: int, name: str, data: str) -> StoredEvent:
+    return StoredEvent(LOG_ID, index, 100 + index, name, 1, data, '{"user":"ada"}', None, NOW)
 
 
 OPENED = row(0, "account.opened", '{"owner":"Ada"}')
@@ -47,11 +51,11 @@ AFTER = row(3, "account.deposited", '{"amount":2}')
 
 @pytest.fixture
 def account_id() -> LogId:
-    return LogId.new("account")
+    return LOG_ID
 
 
 def test_each_step_has_the_state_after_its_event_and_what_the_event_changed(account_id):
-    first, second = steps(nothing(Account, account_id), [OPENED, DEPOSITED], log_id=account_id)
+    first, second = steps(nothing(Account, account_id), [OPENED, DEPOSITED])
 
     assert first.state == {"owner": "Ada", "balance": 0, "notes": 0}
     assert first.changes == (Change(("owner",), "", "Ada"),)
@@ -67,7 +71,7 @@ def test_a_page_in_the_middle_starts_from_the_reduction_before_it(account_id):
     before = replay(nothing(Account, account_id), [OPENED])
     assert isinstance(before, Reduction)
 
-    (step,) = steps(before, [DEPOSITED], log_id=account_id)
+    (step,) = steps(before, [DEPOSITED])
 
     assert step.changes == (Change(("balance",), 0, 40),)
     assert step.state["owner"] == "Ada"
@@ -79,7 +83,7 @@ def test_only_what_is_asked_for_is_read(account_id):
         for index in range(1, 10**9):
             yield row(index, "account.deposited", '{"amount":1}')
 
-    page = list(islice(steps(nothing(Account, account_id), endless(), log_id=account_id), 5))
+    page = list(islice(steps(nothing(Account, account_id), endless()), 5))
 
     assert [step.state["balance"] for step in page] == [0, 1, 2, 3, 4]
 
@@ -87,7 +91,7 @@ def test_only_what_is_asked_for_is_read(account_id):
 def test_from_an_unknown_type_on_raw_events_are_shown_without_a_state(account_id):
     rows = [OPENED, DEPOSITED, UNKNOWN, AFTER]
 
-    found = list(steps(nothing(Account, account_id), rows, log_id=account_id))
+    found = list(steps(nothing(Account, account_id), rows))
 
     why = Unavailable("UnknownEventType", 2)
     assert [step.state for step in found[2:]] == [why, why]
@@ -101,7 +105,6 @@ def test_the_reason_shows_no_payload(account_id):
     (step,) = steps(
         nothing(Account, account_id),
         [row(0, "account.deposited", '{"amount":"secret 4711"}')],
-        log_id=account_id,
     )
 
     assert step.state == Unavailable("UndecodableEvent", 0)
@@ -122,7 +125,7 @@ def test_an_apply_that_raises_ends_the_states_but_not_the_events():
     log_id = LogId.new("fussy")
     rows = [row(at, "account.deposited", f'{{"amount":{n}}}') for at, n in enumerate([1, 13, 2])]
 
-    found = list(steps(nothing(Fussy, log_id), rows, log_id=log_id))
+    found = list(steps(nothing(Fussy, log_id), rows))
 
     assert found[0].state == {"total": 1}
     assert [step.state for step in found[1:]] == [Unavailable("ZeroDivisionError", 1)] * 2
@@ -140,13 +143,13 @@ def test_a_class_that_cannot_be_made_is_a_reason_too():
     start = beginning(Needy, log_id)
 
     assert start == Unavailable("TypeError")
-    (step,) = steps(start, [row(0, "account.deposited", '{"amount":1}')], log_id=log_id)
+    (step,) = steps(start, [row(0, "account.deposited", '{"amount":1}')])
     assert step.event == Deposited(1)
     assert step.state == start
 
 
 def test_a_hole_in_a_log_is_seen(account_id):
-    _, after = steps(nothing(Account, account_id), [OPENED, AFTER], log_id=account_id)
+    _, after = steps(nothing(Account, account_id), [OPENED, AFTER])
 
     assert after.state == Unavailable("LogCorrupted", 3)
 
@@ -154,7 +157,7 @@ def test_a_hole_in_a_log_is_seen(account_id):
 def test_an_event_that_changes_nothing_says_so(account_id):
     again = row(1, "account.opened", '{"owner":"Ada"}')
 
-    _, step = steps(nothing(Account, account_id), [OPENED, again], log_id=account_id)
+    _, step = steps(nothing(Account, account_id), [OPENED, again])
 
     assert step.changes == ()
 
@@ -309,7 +312,7 @@ def test_a_summary_is_short_and_never_an_error():
 def test_a_note_of_any_shape_is_shown(account_id):
     noted = row(1, "account.noted", '{"note":{"deep":[1,{"er":null}]}}')
 
-    *_, step = steps(nothing(Account, account_id), [OPENED, noted], log_id=account_id)
+    *_, step = steps(nothing(Account, account_id), [OPENED, noted])
 
     assert step.event == Noted({"deep": [1, {"er": None}]})
     assert step.changes == (Change(("notes",), 0, 1),)

@@ -47,7 +47,7 @@ def rows_and_checkpoint_apart() -> None:
         with transaction.atomic():
             leases.move(lease, reached, **figures)
 
-    batches.fenced = apart
+    batches.fenced = apart  # type: ignore[attr-defined]
 
 
 def reacts_afterwards() -> None:
@@ -55,7 +55,7 @@ def reacts_afterwards() -> None:
     original = Advancer._react
 
     def later(self: Advancer, row: Any) -> Any:
-        advancing_past = self._transact(lambda lease: None, row[batches.POSITION])
+        advancing_past = self._transact(lambda lease: None, row.position)
         return advancing_past or original(self, row)
 
     Advancer._react = later  # type: ignore[method-assign]

@@ -21,11 +21,11 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from eventlogs import LogId, LogLengthPolicy, LogManager
-from eventlogs.events.codec import StoredEvent
 from eventlogs.reductions.single_flight import LOCK
 from eventlogs.reductions.worker import worker
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.postgresql import PostgreSQLStore
+from eventlogs.values import StoredEvent
 from tests.processes import Place, Processes, until
 from tests.races import COMMITS
 from tests.reliability.cache_jobs import READER

@@ -20,9 +20,9 @@ from tests.accounts import Account, Deposited, Opened
 pytestmark = pytest.mark.postgresql
 
 INSERT = (
-    "INSERT INTO {schema}.eventlogs_event (log_id, index, type, schema_version, data, metadata,"
-    " recorded_at) SELECT gen_random_uuid(), 0, 'account.deposited', 1, '{{\"amount\": 1}}',"
-    " '{{}}', pg_catalog.now()"
+    "INSERT INTO {schema}.eventlogs_event (log_type, log_id, index, type, schema_version, data,"
+    " metadata, recorded_at) SELECT 'account', gen_random_uuid(), 0, 'account.deposited', 1,"
+    " '{{\"amount\": 1}}', '{{}}', pg_catalog.now()"
 )
 NUMBERS = (
     "SELECT DISTINCT classid::bigint >> 16 FROM pg_locks"

@@ -30,8 +30,9 @@ FILL = f"""
 INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
 SELECT lpad(to_hex(n), 32, '0')::uuid, 'account', {EVENTS // LOGS}, now(), now()
 FROM generate_series(0, {LOGS - 1}) AS n;
-INSERT INTO eventlogs_event (log_id, index, type, schema_version, data, metadata, recorded_at)
-SELECT lpad(to_hex(n % {LOGS}), 32, '0')::uuid, n / {LOGS}, 'account.deposited', 1,
+INSERT INTO eventlogs_event
+    (log_type, log_id, index, type, schema_version, data, metadata, recorded_at)
+SELECT 'account', lpad(to_hex(n % {LOGS}), 32, '0')::uuid, n / {LOGS}, 'account.deposited', 1,
        '{{"amount": 1}}', '{{}}', now()
 FROM generate_series(0, {EVENTS - 1}) AS n
 """

@@ -25,12 +25,12 @@ from eventlogs.caches.entries import (
     EntryCodec,
     Untrusted,
 )
-from eventlogs.events.codec import StoredEvent
 from eventlogs.reductions.reader import Folded, Miss, Reading, ReductionReader
 from eventlogs.reductions.single_flight import ReplayLock
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import MessageRefresher, Refresh, clear_flag, sent_key
 from eventlogs.stores import BaseStore
+from eventlogs.values import StoredEvent
 
 
 class Believed(Entry[Any]):
@@ -52,7 +52,7 @@ class ProofByPosition(ReductionReader[Any]):
 
     def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Folded[Any] | None:
         rows = store.since(log_id, start=entry.head.version - 1, limit=1)
-        if not rows or rows[0][1] != entry.head.position:
+        if not rows or rows[0].position != entry.head.position:
             return None
         return super()._fold_onto(Believed(*entry), log_id, store)
 

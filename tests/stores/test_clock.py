@@ -43,7 +43,7 @@ def test_what_is_recorded_does_not_depend_on_the_sessions_zone(db, zone):
     try:
         log_id = create(store, 1, key=key).log_id
         append(store, log_id, 2, expected=1)
-        times = [row[7] for row in store.events(log_id, start=0, limit=2)]
+        times = [row.recorded_at for row in store.events(log_id, start=0, limit=2)]
     finally:
         with connection.cursor() as cursor:
             cursor.execute("SET time_zone = %s", [before])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -55,7 +56,7 @@ class TestDepth:
         state = store.append(AppendRequest(new_log(), [event], 0, None, nested(MAX_DEPTH)))
 
         (row,) = store.events(state.log_id, start=0, limit=1)
-        assert json.loads(row[4]) == json.loads(row[5]) == json.loads(event.data)
+        assert json.loads(row.data) == json.loads(row.metadata) == json.loads(event.data)
 
     @pytest.mark.parametrize("where", ["data", "metadata"])
     def test_what_is_deeper_is_refused_and_the_transaction_stays_usable(self, store, where):
@@ -83,7 +84,7 @@ def test_a_batch_of_large_events_is_stored_in_statements_that_the_server_takes(s
     state = store.append(AppendRequest(new_log(), events, 0, None, "{}"))
 
     assert store.version(state.log_id) == 100
-    assert {len(row[4]) for row in store.events(state.log_id, start=0, limit=100)} <= {
+    assert {len(row.data) for row in store.events(state.log_id, start=0, limit=100)} <= {
         len(text),
         len(text) - 1,  # SQLite's and MariaDB's own way of writing it
     }
@@ -122,7 +123,7 @@ class TestSnapshots:
         self, store, on_a_snapshot, is_strict, expected
     ):
         log_id, key = create(store, 1).log_id, new_key()
-        winner = []
+        winner: list[Any] = []
 
         def retry() -> None:
             if is_strict:
@@ -142,13 +143,13 @@ class TestSnapshots:
 
     def test_a_create_whose_key_was_taken_since_is_a_replay(self, store, on_a_snapshot, is_strict):
         key = new_key()
-        winner = []
+        winner: list[Any] = []
 
         def retry() -> None:
             with pytest.raises(TransactionMustRetry if is_strict else IdempotentReplay) as caught:
                 append(store, new_log(), 2, expected=0, key=key)
             if not is_strict:
-                assert caught.value.state == winner[0]
+                assert caught.value.state == winner[0]  # type: ignore[attr-defined]
 
         on_a_snapshot(lambda: winner.append(create(store, 2, key=key)), retry)
 
@@ -173,7 +174,7 @@ class TestSnapshots:
             with pytest.raises(TransactionMustRetry if is_strict else ConcurrentAppend) as caught:
                 append(store, log_id, 3, expected=1)
             if not is_strict:
-                assert caught.value.actual_version == 2
+                assert caught.value.actual_version == 2  # type: ignore[attr-defined]
 
         on_a_snapshot(lambda: append(store, log_id, 2, expected=1), stale)
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from eventlogs.aggregates import Aggregate, Reduction
-from eventlogs.events.codec import StoredEvent, raw_records
+from eventlogs.aggregates import Aggregate
+from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
@@ -25,6 +24,7 @@ from eventlogs.reductions.timeline import MISSING, Change, beginning, property_n
 from eventlogs.refreshers import submit
 from eventlogs.stores import BaseStore
 from eventlogs.utils.times import time_text
+from eventlogs.values import EventRecord, Reduction, StoredEvent
 
 HELP = "Show a log: its events as a timeline, and its state."
 
@@ -69,7 +69,7 @@ def run(
         raise LogNotFound(log)
     version = version_at(store, log, actual, at_version, at)
     rows = list(reversed(store.events(log, start=version - 1, limit=last, reverse=True)))[-last:]
-    records = list(raw_records(log, rows)) if last else []
+    records = list(EventReader().records(rows, decode=False)) if last else []
     state, computed, why_not = state_as_of(using, log, version, aggregate)
     changed: Changes = {}
     if diff and records:
@@ -116,7 +116,7 @@ def version_at(
     while low < high:
         middle = (low + high) // 2
         (row,) = store.events(log, start=middle, limit=1)
-        if row[7] <= at:
+        if row.recorded_at <= at:
             low = middle + 1
         else:
             high = middle
@@ -163,13 +163,13 @@ def changes_of(
         cls = None  # several: the state says so
     if cls is None:
         return {}
-    first = rows[0][0]
+    first = rows[0].index
     snapshots = Snapshots(cls, using)
     start = snapshots.nearest(log, store, upto=first) or beginning(cls, log)
     if isinstance(start, Reduction):
         start, writes = snapshots.fold(start, store, version=first)
         submit(*writes)
-    found = steps(start, rows, log_id=log, properties=True)
+    found = steps(start, rows, properties=True)
     names = set(property_names(cls))
     return {
         each.record.index: None

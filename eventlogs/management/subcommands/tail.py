@@ -8,9 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from eventlogs.events.codec import raw_records
+from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
-from eventlogs.events.registry import EventRecord
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed, FeedPage
@@ -21,6 +20,7 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import EventLines, Output
 from eventlogs.operations.jsonl import MAX_POSITION
 from eventlogs.utils.times import time_text
+from eventlogs.values import EventRecord
 
 HELP = "Show the newest events of all logs; with --follow, those to come as well."
 
@@ -103,7 +103,7 @@ def run(
             show([record for record in page if not wanted or record.log_id in wanted])
     if not follow:
         return
-    for record in feed.follow(after, types or None, log_types, decode=False):
+    for record in feed.follow(after=after, types=types or None, log_types=log_types, decode=False):
         if not wanted or record.log_id in wanted:
             show([record])
 
@@ -122,15 +122,11 @@ def newest(
     if types:
         events = events.of_type(*types)
     if log_types:
-        events = events.filter(log__log_type__in=log_types)
+        events = events.filter(log_type__in=log_types)
     if logs:
         events = events.filter(log_id__in=[log.uuid for log in logs])
-    found = events.order_by("-position").values_list("log__log_type", *scans.FIELDS)[:limit]
-    return [
-        record
-        for log_type, log, *row in reversed(found)
-        for record in raw_records(LogId.stored(log_type, log), [tuple(row)])
-    ]
+    found = scans.read(events.order_by("-position")[:limit])
+    return list(EventReader().records(reversed(found), decode=False))
 
 
 def pages(
@@ -139,7 +135,7 @@ def pages(
     """Yield the pages of the feed behind a position, up to its end."""
     more = True
     while more:
-        page = feed.read(after, None, types, log_types, decode=False)
+        page = feed.read(after=after, types=types, log_types=log_types, decode=False)
         yield page
         after, more = page.next_after, page.more
 

@@ -327,7 +327,7 @@ def _command(holder: FeedHolder) -> str:
 def _newest_types(look: Look) -> Iterable[Finding]:
     ours = {each.log_type for each in aggregates}
     newest = Event.objects.using(look.using).order_by("-position")
-    rows = newest.values_list("type", "schema_version", "log__log_type", "recorded_at")
+    rows = newest.values_list("type", "schema_version", "log_type", "recorded_at")
     for name, version, log_type, recorded_at in rows[:NEWEST]:
         if not is_known(name, version):
             found = look.unknown.setdefault((name, version), Unknown(recorded_at))

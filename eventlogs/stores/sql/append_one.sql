@@ -26,9 +26,8 @@ WITH bumped AS (
             AND position = %(position)s::bigint))
     RETURNING version, updated_at
 )
-INSERT INTO eventlogs_event
-    (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-SELECT %(log)s::uuid, version - 1, %(type)s::text, %(schema_version)s::integer, %(data)s::jsonb,
+INSERT INTO eventlogs_event ({inserted})
+SELECT %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text, %(schema_version)s::integer, %(data)s::jsonb,
        %(metadata)s::jsonb, NULL, updated_at
 FROM bumped
 RETURNING position, index + 1

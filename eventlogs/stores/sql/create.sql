@@ -22,9 +22,8 @@ WITH claimed AS (
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
 ), inserted AS (
-    INSERT INTO eventlogs_event
-        (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-    SELECT %(log)s::uuid, number - 1, item ->> 0, (item -> 1)::integer,
+    INSERT INTO eventlogs_event ({inserted})
+    SELECT %(log_type)s::text, %(log)s::uuid, number - 1, item ->> 0, (item -> 1)::integer,
            item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
     FROM created, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number

@@ -1,6 +1,5 @@
 -- A page of a log, newest first; bounded from below as events_forwards.sql is from above.
-SELECT index, position, type, schema_version, data::text, metadata::text, idempotency_key,
-       recorded_at
+SELECT {stored}
 FROM eventlogs_event
 WHERE log_id = %(log)s::uuid
   AND index <= %(start)s::integer

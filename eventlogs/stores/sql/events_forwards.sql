@@ -4,8 +4,7 @@
 -- planner would sort the rest of the log for every page, which makes a long log quadratic.
 -- Indexes have no holes, so the bound is start + limit. Should the page's last event be missing
 -- all the same, there is no bound, and the event behind the hole tells.
-SELECT index, position, type, schema_version, data::text, metadata::text, idempotency_key,
-       recorded_at
+SELECT {stored}
 FROM eventlogs_event
 WHERE log_id = %(log)s::uuid
   AND index >= %(start)s::integer

@@ -3,8 +3,7 @@
 --
 -- The log's type is not compared: the entry is signed for the log's whole id, and proves itself
 -- by the first of these events. A hole shows as a wrong index, unless it is longer than a page.
-SELECT index, position, type, schema_version, data::text, metadata::text, idempotency_key,
-       recorded_at
+SELECT {stored}
 FROM eventlogs_event
 WHERE log_id = %(log)s::uuid
   AND index >= %(start)s::integer

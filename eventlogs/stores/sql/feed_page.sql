@@ -2,21 +2,15 @@
 -- newer than the look at the locks, so whatever was committed by then is seen.
 -- Types that the reader does not know come beside those it asks for, where it wants them.
 --
--- The log's type comes by a subquery for each row, and the page is bounded by positions, not by
--- LIMIT alone: without fresh statistics the planner would join, or sort, whole tables.
-SELECT (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = log_id),
-       log_id, index, position, type, schema_version, data::text, metadata::text,
-       idempotency_key, recorded_at
+-- The page is bounded by positions, not by LIMIT alone: without fresh statistics the planner would
+-- sort the whole table.
+SELECT log_type, log_id, {stored}
 FROM eventlogs_event
 WHERE position > %(after)s::bigint
   AND position <= %(upto)s::bigint
   AND (%(types)s::text[] IS NULL OR type = ANY (%(types)s::text[])
-       OR (type <> ALL (%(known)s::text[])
-           AND (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = log_id)
-               = ANY (%(unknown_in)s::text[])))
-  AND (%(log_types)s::text[] IS NULL
-       OR (SELECT log_type FROM eventlogs_eventlog AS log WHERE log.id = log_id)
-          = ANY (%(log_types)s::text[]))
+       OR (type <> ALL (%(known)s::text[]) AND log_type = ANY (%(unknown_in)s::text[])))
+  AND (%(log_types)s::text[] IS NULL OR log_type = ANY (%(log_types)s::text[]))
   AND (%(of)s::integer IS NULL
        OR mod(get_byte(uuid_send(log_id), 14) * 256 + get_byte(uuid_send(log_id), 15),
               %(of)s::integer) = %(number)s::integer)

@@ -4,9 +4,9 @@
 -- the events' indexes. Positions are taken in the order of the SELECT, which is the order of the
 -- export. Times are the export's: a database gave them once, under the log's lock.
 WITH batch AS MATERIALIZED (
-    SELECT number, (item ->> 0)::uuid AS log, (item -> 1)::integer AS index, item ->> 2 AS type,
-           (item -> 3)::integer AS schema_version, item -> 4 AS data, item -> 5 AS metadata,
-           item ->> 6 AS key, (item ->> 7)::timestamptz AS recorded_at
+    SELECT number, item ->> 0 AS log_type, (item ->> 1)::uuid AS log, (item -> 2)::integer AS index,
+           item ->> 3 AS type, (item -> 4)::integer AS schema_version, item -> 5 AS data,
+           item -> 6 AS metadata, item ->> 7 AS key, (item ->> 8)::timestamptz AS recorded_at
     FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
 ), bumped AS (
     UPDATE eventlogs_eventlog AS log
@@ -17,9 +17,8 @@ WITH batch AS MATERIALIZED (
     WHERE log.id = added.log
     RETURNING log.id
 ), inserted AS (
-    INSERT INTO eventlogs_event
-        (log_id, index, type, schema_version, data, metadata, idempotency_key, recorded_at)
-    SELECT log, index, type, schema_version, data, metadata, key, recorded_at
+    INSERT INTO eventlogs_event ({inserted})
+    SELECT log_type, log, index, type, schema_version, data, metadata, key, recorded_at
     FROM batch
     ORDER BY number
     RETURNING position

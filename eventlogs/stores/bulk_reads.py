@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -19,22 +19,20 @@ from django.db.models import Q, QuerySet
 from django.utils.module_loading import import_string
 
 from eventlogs.conf import MAX_VERSION
-from eventlogs.events.codec import FeedRow
 from eventlogs.ids import LogId
-from eventlogs.stores.columns import STORED
+from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
+from eventlogs.values import StoredEvent
 
 BY_VENDOR = {
     # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
-    "postgresql": "eventlogs.stores.postgresql_many.rows",
+    "postgresql": "eventlogs.stores.postgresql.events_of_logs",
 }
 WHOLE: Final = 500  # logs of one statement: SQLite takes a limited number of parameters
 PARTS: Final = 100  # likewise, where each has bounds of its own
 EVENTS: Final = 500  # that are read before their size is looked at
 MEMORY: Final = 64 * 2**20  # characters of events, behind which no further ones are read
 
-_in_order = itemgetter(2)  # a FeedRow's index
-DATA: Final = 6  # likewise
-METADATA: Final = 7
+_in_order = attrgetter("index")
 
 
 class Part(NamedTuple):
@@ -50,37 +48,37 @@ class Part(NamedTuple):
         return self.start == 0 and self.end == MAX_VERSION
 
 
-def events_of_logs(using: str, parts: Collection[Part]) -> dict[LogId, list[FeedRow]]:
+def events_of_logs(using: str, parts: Collection[Part]) -> dict[LogId, list[StoredEvent]]:
     """
     Return the events of parts of logs, each of another log, in the order of their indexes.
 
     It joins a caller's transaction. Logs without events have an empty list.
     """
-    by_uuid: dict[UUID, list[FeedRow]] = {each.log_id.uuid: [] for each in parts}
+    by_uuid: dict[UUID, list[StoredEvent]] = {each.log_id.uuid: [] for each in parts}
     vendor = connections[using].vendor
-    read: Callable[[str, Collection[Part]], Iterable[FeedRow]] = _rows
+    read: Callable[[str, Collection[Part]], Iterable[StoredEvent]] = _events
     if vendor in BY_VENDOR:
         read = import_string(BY_VENDOR[vendor])
-    for row in read(using, parts):
-        by_uuid[row[1]].append(row)
+    for event in read(using, parts):
+        by_uuid[event.log_id.uuid].append(event)
     for events in by_uuid.values():
         events.sort(key=_in_order)
     return {each.log_id: by_uuid[each.log_id.uuid] for each in parts}
 
 
-def whole_logs(using: str, versions: Mapping[LogId, int]) -> dict[LogId, list[FeedRow]]:
+def whole_logs(using: str, versions: Mapping[LogId, int]) -> dict[LogId, list[StoredEvent]]:
     """
     Return the events of logs, of the first ones of them that fit into memory together.
 
     ``versions`` says about how many events each log has. None is in the answer where the first
     log is too large by itself. It joins a caller's transaction.
     """
-    found: dict[LogId, list[FeedRow]] = {}
+    found: dict[LogId, list[StoredEvent]] = {}
     size = 0
     for parts in _pieces(versions):
-        for log_id, rows in events_of_logs(using, parts).items():
-            found.setdefault(log_id, []).extend(rows)
-            size += sum(len(row[DATA]) + len(row[METADATA]) for row in rows)
+        for log_id, events in events_of_logs(using, parts).items():
+            found.setdefault(log_id, []).extend(events)
+            size += sum(len(each.data) + len(each.metadata) for each in events)
         if size > MEMORY:
             if parts[-1].end != MAX_VERSION:  # a log that was not read to its end
                 del found[parts[-1].log_id]
@@ -105,22 +103,17 @@ def _pieces(versions: Mapping[LogId, int]) -> Iterator[list[Part]]:
         yield piece
 
 
-def _rows(using: str, parts: Collection[Part]) -> Iterator[FeedRow]:
+def _events(using: str, parts: Collection[Part]) -> Iterator[StoredEvent]:
     # By name: models import managers, which import stores.
     events: QuerySet[Any] = QuerySet(apps.get_model("eventlogs", "Event"), using=using)
     for some in _chunks([each for each in parts if each.is_whole], WHOLE):
-        yield from _typed(events.filter(log_id__in=[each.log_id.uuid for each in some]), some)
+        logs = [each.log_id.uuid for each in some]
+        yield from events_of_rows(events.filter(log_id__in=logs).values_list(*STORED_WITH_LOG))
     for some in _chunks([each for each in parts if not each.is_whole], PARTS):
         wanted = Q()
         for each in some:
             wanted |= Q(log_id=each.log_id.uuid, index__gte=each.start, index__lt=each.end)
-        yield from _typed(events.filter(wanted), some)
-
-
-def _typed(events: QuerySet[Any], parts: Sequence[Part]) -> Iterator[FeedRow]:
-    types = {each.log_id.uuid: each.log_id.log_type for each in parts}
-    for row in events.values_list("log_id", *STORED):
-        yield (types[row[0]], *row)
+        yield from events_of_rows(events.filter(wanted).values_list(*STORED_WITH_LOG))
 
 
 def _chunks(parts: Sequence[Part], size: int) -> Iterator[list[Part]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eventlogs.stores import many
-from eventlogs.stores.many import Part, events_of_logs, whole_logs
+from eventlogs.stores import bulk_reads
+from eventlogs.stores.bulk_reads import Part, events_of_logs, whole_logs
 from tests.accounts import Account, Deposited, Noted
 
 pytestmark = pytest.mark.django_db
@@ -19,12 +19,12 @@ def made(*lengths):
 
 
 def indexes(found):
-    return {log_id: [row[2] for row in rows] for log_id, rows in found.items()}
+    return {log_id: [row.index for row in rows] for log_id, rows in found.items()}
 
 
 @pytest.mark.parametrize("events", [1, 2, 3, 4, 7, 1_000])
 def test_whole_logs_are_read_in_pieces_of_any_size(events, monkeypatch):
-    monkeypatch.setattr(many, "EVENTS", events)
+    monkeypatch.setattr(bulk_reads, "EVENTS", events)
     versions = made(1, 4, 2, 9, 3, 3)
 
     found = whole_logs("default", versions)
@@ -34,7 +34,7 @@ def test_whole_logs_are_read_in_pieces_of_any_size(events, monkeypatch):
 
 
 def test_what_a_log_has_by_now_is_read(monkeypatch):
-    monkeypatch.setattr(many, "EVENTS", 3)
+    monkeypatch.setattr(bulk_reads, "EVENTS", 3)
     versions = made(4, 1)
 
     assert indexes(whole_logs("default", dict.fromkeys(versions, 0))) == {
@@ -44,8 +44,8 @@ def test_what_a_log_has_by_now_is_read(monkeypatch):
 
 @pytest.mark.parametrize(("events", "expected"), [(1, 1), (2, 2), (3, 3), (500, 6)])
 def test_reading_ends_behind_the_first_piece_that_fills_the_memory(events, expected, monkeypatch):
-    monkeypatch.setattr(many, "EVENTS", events)
-    monkeypatch.setattr(many, "MEMORY", 1_000)
+    monkeypatch.setattr(bulk_reads, "EVENTS", events)
+    monkeypatch.setattr(bulk_reads, "MEMORY", 1_000)
     logs = [Account.logs.create(Noted("a" * 2_000)).log_id for _ in range(6)]
 
     found = whole_logs("default", dict.fromkeys(logs, 1))
@@ -55,8 +55,8 @@ def test_reading_ends_behind_the_first_piece_that_fills_the_memory(events, expec
 
 
 def test_a_log_that_does_not_fit_is_left_out_as_a_whole(monkeypatch):
-    monkeypatch.setattr(many, "EVENTS", 2)
-    monkeypatch.setattr(many, "MEMORY", 3_000)
+    monkeypatch.setattr(bulk_reads, "EVENTS", 2)
+    monkeypatch.setattr(bulk_reads, "MEMORY", 3_000)
     small = Account.logs.create(Noted("a")).log_id
     large = Account.logs.create(*[Noted("a" * 1_000)] * 9).log_id
 

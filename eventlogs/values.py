@@ -1,0 +1,160 @@
+"""
+The values that the whole package speaks in: a stored event, a record of it, a state, a reduction.
+
+A store answers with StoredEvents, whose data is JSON text. An EventRecord is the same event with
+its data decoded; ``eventlogs.events.codec.EventReader`` makes the one of the other. All of them
+are frozen, and none knows a database.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from django.utils.http import parse_etags
+
+from eventlogs.ids import LogId
+
+A = TypeVar("A")
+
+
+# A struct costs less to make than a NamedTuple (0.07 against 0.18 microseconds) and less to read
+# by name (0.14 against 0.24 for all fields). It refers to nothing that could refer back to it, so
+# the garbage collector need not follow the 100,000 events of a long log.
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """
+    One event as it lies in the store; what every store answers and every reader takes.
+
+    ``data`` and ``metadata`` are JSON text. ``position`` is the event's place in the feed of the
+    database that was read; in an event that is to be restored, it is that of the database where
+    it was exported, and the restore gives it another one.
+
+    The order of the fields is the order of the columns in every statement that reads events.
+    """
+
+    log_id: LogId
+    index: int
+    position: int
+    type: str
+    schema_version: int
+    data: str
+    metadata: str
+    idempotency_key: str | None
+    recorded_at: datetime
+
+    @property
+    def log_type(self) -> str:
+        """The type of the event's log; its column is the first of an event's row."""
+        return self.log_id.log_type
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the fields for a JSON encoder of msgspec, with the log id as plain text.
+
+        Data and metadata go out as they came in, without being decoded.
+        """
+        return {
+            "log_id": str(self.log_id),
+            "index": self.index,
+            "position": self.position,
+            "type": self.type,
+            "schema_version": self.schema_version,
+            "data": msgspec.Raw(self.data),
+            "metadata": msgspec.Raw(self.metadata),
+            "idempotency_key": self.idempotency_key,
+            "recorded_at": self.recorded_at,
+        }
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """
+    One stored event, decoded; a value.
+
+    ``type`` and ``schema_version`` are the stored ones, also where ``event`` is an instance
+    of a class with a newer name or version. ``event`` is the raw JSON value instead of an
+    instance in a page loaded with ``decode=False``. ``recorded_at`` is the database's clock.
+    ``position`` is the event's place in this database's feed; an import or a restore gives it
+    another one. ``id`` never changes.
+    """
+
+    log_id: LogId
+    index: int
+    position: int
+    type: str
+    schema_version: int
+    event: Any
+    metadata: dict[str, Any]
+    idempotency_key: str | None
+    recorded_at: datetime
+
+    @property
+    def id(self) -> str:
+        """
+        The event's permanent identity, ``"<log id>:<index>"``.
+
+        Use it as the key by which another system recognises a repetition, and in links.
+        """
+        return f"{self.log_id}:{self.index}"
+
+
+class LogState(msgspec.Struct, frozen=True):
+    """
+    The state of a log after an append; the next append may pass it as its expectation.
+
+    ``version`` is the number of events in the log, ``position`` that of the last of them in
+    the feed of all logs. As an expectation both are compared with the log: after a restore or
+    a failover that lost events, the log may be at the same version with other events. Position
+    0 is no expectation, for a state that was made from a version alone.
+    """
+
+    log_id: LogId
+    version: int
+    position: int
+
+    @property
+    def etag(self) -> str:
+        """A strong HTTP entity tag of log, version and position, with quotes (RFC 9110, 8.8.3)."""
+        return f'"{self.log_id}-{self.version}-{self.position}"'
+
+    def matches(self, if_match: str | None) -> bool:
+        """
+        Return whether an If-Match header allows a change of what is in this state.
+
+        ``if_match`` is the header's value, ``*`` and lists included (RFC 9110, 13.1.1); None,
+        for a request without one, allows it. A weak tag never matches.
+        """
+        if if_match is None:
+            return True
+        etags = parse_etags(if_match)
+        return etags == ["*"] or self.etag in etags
+
+
+class Reduction(msgspec.Struct, Generic[A], frozen=True):
+    """
+    An aggregate as of a version of its log.
+
+    ``position`` is that of the last event folded in, ``reduced_at`` the time of folding by
+    this process' clock. The value is frozen, the aggregate is whatever its class is: it
+    belongs to the caller.
+    """
+
+    log_id: LogId
+    version: int
+    aggregate: A
+    reduced_at: datetime
+    position: int = 0
+
+    @property
+    def etag(self) -> str:
+        """A strong HTTP entity tag of log, version and position, with quotes (RFC 9110, 8.8.3)."""
+        return self.state.etag
+
+    def matches(self, if_match: str | None) -> bool:
+        """Return whether an If-Match header allows a change of this; see LogState.matches."""
+        return self.state.matches(if_match)
+
+    @property
+    def state(self) -> LogState:
+        """The reduction without its aggregate."""
+        return LogState(self.log_id, self.version, self.position)
