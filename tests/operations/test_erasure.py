@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.core.cache import caches as django_caches
@@ -20,12 +19,12 @@ from eventlogs import (
     handles,
     projection,
 )
+from eventlogs.aggregates import nothing
 from eventlogs.caches import backends
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.operations.erasure import forget_copies
 from eventlogs.projections import rebuild, shadow_tables
 from eventlogs.reductions.snapshots import Snapshots
-from eventlogs.reductions.timeline import beginning
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.projections.tables import Known, made
@@ -214,7 +213,7 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    start: Any = beginning(Account, state.log_id)
+    start = nothing(Account, state.log_id)
     _, writes = Snapshots(Account, "default").fold(start, store_for("default"), version=1_100)
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
