@@ -166,7 +166,7 @@ class LogManager(Generic[A]):
         read them.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
-        return self._append(log_id, (event, *more), 0, None, idempotency_key, metadata)
+        return self._store_events(log_id, (event, *more), 0, None, idempotency_key, metadata)
 
     def append(
         self,
@@ -192,7 +192,7 @@ class LogManager(Generic[A]):
         """
         log_id, expected, position = self._expectation(to, expected_version)
         try:
-            return self._append(log_id, events, expected, position, idempotency_key, metadata)
+            return self._store_events(log_id, events, expected, position, idempotency_key, metadata)
         except IdempotentReplay as replay:
             # With version 0 it is a create to the store. But here a log is named: the events of
             # another one are no answer.
@@ -329,7 +329,7 @@ class LogManager(Generic[A]):
         if self._writing_store().claim(self.log_type, idempotency_key) is None:
             raise given_up(self._write_alias())
 
-    def _append(
+    def _store_events(
         self,
         log_id: LogId,
         events: tuple[Any, ...],

@@ -743,9 +743,9 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
         cls.name, cls.version = name, version
         cls._check()
         projections[name] = cls
-        appends.followers.pop(name, None)
+        appends.registered.pop(name, None)
         if issubclass(cls, RowProjection) and cls.mode == cls.INLINE:
-            appends.followers[name] = appends.Follower(cls._log_types(), cls._follow)
+            appends.registered[name] = appends.Participant(cls._log_types(), cls._follow)
         return cls
 
     return register

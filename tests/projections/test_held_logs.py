@@ -12,13 +12,15 @@ from eventlogs import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
 from eventlogs.projections import held_logs as module
 from eventlogs.projections.held_logs import IN_FLIGHT, MAX_DETAILS, Parking
+from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
+NOW = timezone.now()
 
 
 def row(log_id=None, index=3, position=7):
     log_id = log_id or LogId.new("account")
-    return (log_id.log_type, log_id.uuid, index, position, "account.noted", 1, "{}", "{}", None, 0)
+    return StoredEvent(log_id, index, position, "account.noted", 1, "{}", "{}", None, NOW)
 
 
 def parking(**options):

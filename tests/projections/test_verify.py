@@ -18,7 +18,7 @@ from eventlogs.models import AppliedVersion, Checkpoint, EventLog
 from eventlogs.projections import verify as verifying
 from eventlogs.projections.catch_up import begin
 from eventlogs.projections.verify import Difference, Failure, Run, Verification
-from eventlogs.stores import many
+from eventlogs.stores import bulk_reads
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -369,8 +369,8 @@ def test_chunks_of_any_size_compare_all_logs(each, monkeypatch):
 def test_logs_that_do_not_fit_into_memory_are_compared_in_smaller_steps(each, request, monkeypatch):
     if each is InlinedBalances:
         request.getfixturevalue("inlined")
-    monkeypatch.setattr(many, "EVENTS", 2)
-    monkeypatch.setattr(many, "MEMORY", 200)
+    monkeypatch.setattr(bulk_reads, "EVENTS", 2)
+    monkeypatch.setattr(bulk_reads, "MEMORY", 200)
     states = [Account.logs.create(*[Deposited(1)] * events) for events in (1, 30, 2, 3, 40, 1)]
     each.catch_up()
     each.rebuild()
