@@ -144,7 +144,7 @@ def _check_code(aggregate: type[Aggregate]) -> Iterable[CheckMessage]:
         yield Warning(
             f"Reductions of {name} are not cached, because the code that computes them is not "
             f"known: {why}. Each reduce() replays the whole log.",
-            hint="See docs/caching.md, What is not known.",
+            hint="See docs/caching.md, Code that is not known.",
             id="eventlogs.W023",
         )
         return

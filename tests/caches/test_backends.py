@@ -158,7 +158,7 @@ class TestGuarded:
 
         cache.is_down = False
         now = time.monotonic() + ours.PAUSE
-        monkeypatch.setattr(ours.time, "monotonic", lambda: now)
+        monkeypatch.setattr(ours.time, "monotonic", lambda: now)  # type: ignore[attr-defined]
 
         assert careful.get("a") is None
 

@@ -150,7 +150,7 @@ def restore(tmp_path: Path) -> Callable[[], None]:
             versions = cursor.fetchall()
         return lambda: take_back(position, versions)
 
-    return remember
+    return remember  # type: ignore[return-value]
 
 
 def change_history(*statements: tuple[str, list[Any]]) -> None:
@@ -380,7 +380,7 @@ def test_a_redacted_event_is_gone_from_reductions_once_their_entry_is_deleted(al
     manager.reduce(log_id)
     log, data = log_id.uuid, "jsonb_set(data, '{owner}', '\"erased\"')"
     if connection.vendor == "sqlite":
-        log, data = log_id.uuid.hex, "json_set(data, '$.owner', 'erased')"
+        log, data = log_id.uuid.hex, "json_set(data, '$.owner', 'erased')"  # type: ignore[assignment]
     change_history(
         (f'UPDATE eventlogs_event SET data = {data} WHERE log_id = %s AND "index" = 0', [log])
     )

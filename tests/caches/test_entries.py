@@ -296,7 +296,7 @@ def test_keys_differ_by_log_database_and_code(codec, other_code):
     assert all(key.isascii() and " " not in key and len(key) <= 200 for key in keys)
 
 
-REFUSING = []
+REFUSING: list[Any] = []
 
 
 @dataclass

@@ -339,7 +339,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     def import_it() -> object:
         return [store.restore(batch) for batch in batches]
 
-    def append() -> object:
+    def append() -> object:  # type: ignore[return]
         for _ in range(20):
             for log_id in log_ids:
                 request = AppendRequest(log_id, encoded(1), None, None, "{}")

@@ -206,7 +206,7 @@ def test_a_bar_says_how_much_is_done(monkeypatch, total, unit, counted):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
 
-    shown = layout.progress(stream, "Doing", total=total, unit=unit)
+    shown = layout.progress(stream, "Doing", total=total, unit=unit)  # type: ignore[arg-type]
     shown.advance(500)
     shown.close()
 
@@ -225,7 +225,7 @@ def test_a_bar_says_how_much_is_done(monkeypatch, total, unit, counted):
 def test_without_rich_progress_is_lines(without_rich, done, line):
     stream = Terminal()
 
-    shown = layout.progress(stream, "Doing", total=1_000, unit="events")
+    shown = layout.progress(stream, "Doing", total=1_000, unit="events")  # type: ignore[arg-type]
     shown.advance(done)
     shown.clear()
     shown.close()

@@ -347,7 +347,7 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
     settings.EVENTLOGS = {"CACHE": None}
     assert of_caches() == []
 
-    class Away(NoReductionCache.__bases__[0]):
+    class Away(NoReductionCache.__bases__[0]):  # type: ignore[misc, name-defined]
         def get(self, key):
             raise ConnectionError
 

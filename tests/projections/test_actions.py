@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -116,7 +117,7 @@ def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
 @pytest.mark.feed
 def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(1))
-    monkeypatch.setitem(workers.projections, "balances", Balances)
+    monkeypatch.setitem(workers.projections, "balances", Balances)  # type: ignore[attr-defined]
 
     Balances.request_rebuild(by="grace")
     workers.run(["balances"])
@@ -175,7 +176,7 @@ def test_a_resumed_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
     monkeypatch.setattr(Balances, "batch_size", 4)
     with failing_on(5), pytest.raises(ProjectionFailed):
         Balances.rebuild()
-    told = []
+    told: list[Any] = []
 
     applied = Balances.rebuild(tell=told.append)
 
@@ -196,7 +197,7 @@ def test_a_resumed_inline_rebuild_counts_the_events_of_all_its_runs(monkeypatch)
         InlinedBalances.rebuild(by="ada")
     state = ProjectionState.objects.get(name="inlined-balances")
     assert (state.rebuild_done, state.rebuild_total, state.rebuild_applied) == (4, 6, 4)
-    told = []
+    told: list[Any] = []
 
     assert InlinedBalances.rebuild(by="grace", tell=told.append) == 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
@@ -101,7 +102,7 @@ def test_a_twin_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
 def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_nothing(elsewhere):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
     pid = connection.connection.info.backend_pid
-    kills = []
+    kills: list[Any] = []
 
     def before(record):
         if record.log_id == states[2].log_id and not kills:
@@ -312,7 +313,7 @@ def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
 
 
 def test_a_twin_that_passes_over_no_held_logs_breaks_the_order(monkeypatch):
-    monkeypatch.setattr(batches.Parking, "held", lambda self, among=None: set())
+    monkeypatch.setattr(batches.Parking, "held", lambda self, among=None: set())  # type: ignore[attr-defined]
     bob = Account.logs.create(Opened("bob"), Withdrawn(2))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -346,8 +347,8 @@ def test_the_order_within_a_log_is_kept_whatever_fails():
     until(lambda: Balances.catch_up() >= 0 and not waiting())
 
     last = [each for each in order if isinstance(each, int)]
-    first_run = last[: last.index(2) + 1]
-    assert first_run == [0, 1, 2]
+    first_run = last[: last.index(2) + 1]  # type: ignore[arg-type]
+    assert first_run == [0, 1, 2]  # type: ignore[comparison-overlap]
     assert sorted(last[-28:]) == last[-28:]
     assert balances() == replayed(state)
 
@@ -569,7 +570,7 @@ def test_an_event_that_is_skipped_while_it_is_tried_again_is_skipped(elsewhere):
             assert Balances.skip(ada.log_id)
         return begun
 
-    worker._begin = begin_then_skip  # type: ignore[method-assign]
+    worker._begin = begin_then_skip
     worker.settle()
     worker.close()
     Balances.catch_up()

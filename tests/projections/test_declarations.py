@@ -19,7 +19,7 @@ from eventlogs import (
 )
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.projections import declarations
-from eventlogs.projections.declarations import Lag, projections
+from eventlogs.projections.declarations import Lag, projections  # type: ignore[attr-defined]
 from eventlogs.stores import participants
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels

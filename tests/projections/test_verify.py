@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -228,7 +229,8 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
     states = some(3)
     Balances.catch_up()
     states = [Account.logs.append(state, Deposited(7)) for state in states]
-    replay, replays = verifying.replay, []
+    replay = verifying.replay
+    replays: list[Any] = []
 
     def replay_late(*args, **options):
         answer = replay(*args, **options)
@@ -243,7 +245,7 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
         verifying,
         "differences",
         lambda model, stored, wanted, using: (
-            compared.append(1)
+            compared.append(1)  # type: ignore[func-returns-value]
             or real(model, Balance.objects.filter(pk=stored.pk).first(), wanted, using)
         ),
     )
@@ -252,7 +254,7 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
     assert balances() == replayed(*states)
 
 
-real = verifying.differences
+real = verifying.differences  # type: ignore[attr-defined]
 
 
 @pytest.mark.feed
@@ -429,7 +431,7 @@ def test_logs_behind_an_event_that_waits_are_counted_and_compared_up_to_there(ea
 
 def between_the_reads(monkeypatch, work):
     """Do something once, when checkpoints have been read, and events and rows have not."""
-    reading_of_rows, calls = verifying.reading_of_rows, []
+    reading_of_rows, calls = verifying.reading_of_rows, []  # type: ignore[attr-defined]
 
     def with_work(*args):
         calls.append(1)

@@ -128,10 +128,10 @@ def test_a_connection_that_cannot_be_closed_does_not_end_the_thread(queue, conne
         close = wrapper.close
 
         def refuse():
-            wrapper.close = close
+            wrapper.close = close  # type: ignore[method-assign]
             raise InterfaceError("the connection is lost")
 
-        wrapper.close = refuse
+        wrapper.close = refuse  # type: ignore[method-assign]
 
     queue.submit("a", fail)
     queue.submit("b", done.set)
@@ -169,7 +169,7 @@ def test_a_pooled_connection_is_given_back_at_once(queue, second_database):
         assert used == [(1,), (1,)]
     finally:
         connections[second_database].close()
-        connections[second_database].close_pool()
+        connections[second_database].close_pool()  # type: ignore[attr-defined]
 
 
 def test_flush_gives_up_after_its_time(queue, blocked):

@@ -57,7 +57,11 @@ def run(
 ) -> None:
     """Write what was found; raise CommandError with exit code 1 where somebody must act."""
     found = health(
-        using, max_lag=max_lag, max_held=max_held, max_parked=max_parked, max_deploy=max_deploy
+        using=using,
+        max_lag=max_lag,
+        max_held=max_held,
+        max_parked=max_parked,
+        max_deploy=max_deploy,
     )
     if out.as_json:
         out.document(found.as_json())

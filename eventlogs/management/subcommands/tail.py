@@ -103,7 +103,7 @@ def run(
             show([record for record in page if not wanted or record.log_id in wanted])
     if not follow:
         return
-    for record in feed.follow(after, types or None, log_types, decode=False):
+    for record in feed.follow(after=after, types=types or None, log_types=log_types, decode=False):
         if not wanted or record.log_id in wanted:
             show([record])
 
@@ -135,7 +135,7 @@ def pages(
     """Yield the pages of the feed behind a position, up to its end."""
     more = True
     while more:
-        page = feed.read(after, None, types, log_types, decode=False)
+        page = feed.read(after=after, types=types, log_types=log_types, decode=False)
         yield page
         after, more = page.next_after, page.more
 

@@ -17,19 +17,19 @@ from django.utils import timezone
 from eventlogs import conf
 from eventlogs.models import EventLog
 from eventlogs.operations.health.databases import look_at_database, unknown_types
-from eventlogs.operations.health.findings import ACT, INFO, Finding, Health
+from eventlogs.operations.health.findings import Finding, Health
 from eventlogs.operations.health.look import Look, unknown
 from eventlogs.operations.health.read_models import look_at_projections
 from eventlogs.operations.health.reduction_cache import look_at_cache
 
-__all__ = ["ACT", "INFO", "Finding", "Health", "health"]
+__all__ = ["Finding", "Health", "health"]
 
 Part = Callable[[Look], Iterator[Finding]]
 
 
 def health(
-    using: str | None = None,
     *,
+    using: str | None = None,
     max_lag: float | None = None,
     max_held: float | None = None,
     max_parked: float | None = None,

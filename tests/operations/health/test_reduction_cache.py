@@ -26,7 +26,7 @@ def mortal(settings: Any) -> Iterator[MortalRedis]:
         settings.CACHES = server.caches
         settings.EVENTLOGS = {"CACHE": MORTAL}
         yield server
-        caches[MORTAL].client.get_client().connection_pool.disconnect()
+        caches[MORTAL].client.get_client().connection_pool.disconnect()  # type: ignore[attr-defined]
 
 
 @pytest.mark.redis
