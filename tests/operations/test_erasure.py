@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.core.cache import caches as django_caches
@@ -20,12 +19,12 @@ from eventlogs import (
     handles,
     projection,
 )
+from eventlogs.aggregates import nothing
 from eventlogs.caches import backends
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.operations.erasure import forget_copies
 from eventlogs.projections import rebuild, shadow_tables
 from eventlogs.reductions.snapshots import Snapshots
-from eventlogs.reductions.timeline import beginning
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.projections.tables import Known, made
@@ -214,7 +213,7 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    start: Any = beginning(Account, state.log_id)
+    start = nothing(Account, state.log_id)
     _, writes = Snapshots(Account, "default").fold(start, store_for("default"), version=1_100)
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
@@ -266,12 +265,12 @@ def test_an_event_that_is_redacted_is_nowhere_and_its_log_goes_on(accounts, sett
 def change_key(log_id):
     """Delete a key, with the trigger disabled, as the statements around it on the page do."""
     if connection.vendor == "sqlite":
-        change("If the idempotency key", log_id)
+        change("If the idempotency key itself", log_id)
         return
     with connection.cursor() as cursor:
         trigger = "TRIGGER eventlogs_event_refuse_change"
         cursor.execute(f"ALTER TABLE eventlogs_event DISABLE {trigger}")
-        change("If the idempotency key", log_id)
+        change("If the idempotency key itself", log_id)
         cursor.execute(f"ALTER TABLE eventlogs_event ENABLE ALWAYS {trigger}")
 
 
