@@ -1,7 +1,7 @@
 # `make` prints what there is to make. It needs a Python and nothing else of ours.
 #
 #   make test TOX_WITH=        plain tox, without uv, which does not read pip's settings
-#   make benchmarks ARGS=...   arguments for the benchmarks; likewise for `reliability` and `browser`, pytest's
+#   make benchmarks ARGS=...   arguments for the benchmarks; for `quick`, `reliability` and `browser`, pytest's
 #
 # One environment alone, and one test: .tools/bin/tox run -e newest-sqlite -- -k idempotency
 
@@ -16,6 +16,10 @@ PYTHON ?= $(shell for python in python3 python python3.14 python3.13 python3.12 
 TOX_WITH ?= tox-uv
 TOX = .tools/bin/tox
 
+# Tests wait for databases and processes for half of their time, so two environments share two
+# processors. What one prints is shown where it fails; all of it, as it comes: PARALLEL=--parallel-live
+PARALLEL ?= --parallel 2 --parallel-no-spinner
+
 .PHONY: help
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -28,13 +32,17 @@ setup: .venv/ready ## Set up a checkout for work: .venv with all that the tests 
 demo: .venv/installed ## Play the life of a payment, on SQLite: one process, no server.
 	.venv/bin/python manage.py demo
 
+.PHONY: quick
+quick: .tools/installed ## The inner loop, under a minute: the tests on SQLite, without campaigns and what starts processes.
+	$(TOX) run -e quick $(if $(ARGS),-- $(ARGS))
+
 .PHONY: test
 test: .tools/installed ## Lint, types, package, and the tests: the oldest of all on SQLite, the newest on PostgreSQL.
-	$(TOX) run -m test
+	$(TOX) run-parallel -m test $(PARALLEL)
 
 .PHONY: corners
 corners: .tools/installed ## The other corners: the oldest on PostgreSQL, the newest on SQLite and MariaDB.
-	$(TOX) run -m corners
+	$(TOX) run-parallel -m corners $(PARALLEL)
 
 .PHONY: test-all
 test-all: .tools/installed ## The whole matrix of Pythons, Djangos and databases.

@@ -189,7 +189,7 @@ def run_admin() -> bool:
     reached &= tell("its middle, where nothing helps", [visitor.look(of(long, half))], base)
     folded = first_fold(visitor, of(long, half))
     print(f"{'… all before it folded, once':<34} {folded.seconds * 1e3:>27,.0f}  {cost(folded)}")
-    reached &= tell("its middle, from a waypoint", [visitor.look(of(long, half))], base)
+    reached &= tell("its middle, from a snapshot", [visitor.look(of(long, half))], base)
     reached &= tell("a page before", [visitor.look(of(long, half - 25))], base)
     folded = first_fold(visitor, of(long, last))
     print(f"{'… all before its end folded':<34} {folded.seconds * 1e3:>27,.0f}  {cost(folded)}")

@@ -64,14 +64,14 @@ def run_reads() -> bool:
     reached = report(f"reduce a log of {EVENTS:,} events", cached, replayed, "reduces/s", 50)
     reached &= figure("… cached: round trips, Redis + PostgreSQL", sum(trips), "", at_most=2)
 
-    reducer = payments._reducer()
-    key = reducer.key(log_id)
-    client, name = reducer.cache.cache.client_for(key, write=False)  # type: ignore[attr-defined]
+    reader = payments._reductions()
+    key = reader.key(log_id)
+    client, name = reader.cache.cache.client_for(key, write=False)  # type: ignore[attr-defined]
     client.set("raw", msgspec.json.encode(payments.reduce(log_id).aggregate))
     decoder = msgspec.json.Decoder(Payment)
     heading("entry", "raw GET")
     entries, raw = in_turns(
-        lambda: rate(lambda: reducer._codec.decode(reducer.cache.get(key), log_id)),  # type: ignore[arg-type]
+        lambda: rate(lambda: reader.codec.decode(reader.cache.get(key), log_id)),  # type: ignore[arg-type]
         lambda: rate(lambda: decoder.decode(client.get("raw"))),
     )
     report("get and decode: an entry, to a raw value", entries, raw, "gets/s")

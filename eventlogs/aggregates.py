@@ -1,8 +1,8 @@
 """
 Aggregates: the state that a log's events fold into.
 
-Everything here is pure: no database, no clock in ``apply``. ``fold`` is the one place where
-events become state, so a test can fold a list.
+Nothing here uses a database. ``fold`` is the one function that applies events to an aggregate,
+so a test can fold a list.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from django.utils import timezone
@@ -25,18 +25,7 @@ from eventlogs.values import EventRecord, LogState, Reduction
 if TYPE_CHECKING:
     from eventlogs import LogManager
 
-__all__ = [
-    "ANY",
-    "Aggregate",
-    "AggregateRegistry",
-    "Anything",
-    "LogState",
-    "LogsDescriptor",
-    "Reduction",
-    "aggregates",
-    "fold",
-    "nothing",
-]
+__all__ = ["ANY", "Aggregate", "LogState", "Reduction", "fold"]
 
 A = TypeVar("A", bound="Aggregate")
 
@@ -51,7 +40,7 @@ class Anything(Enum):
 
 
 ANY: Final = Anything.ANY
-"""Passed as ``expected_version``: append whatever the version is, said aloud."""
+"""Pass it as ``expected_version`` to append at any version."""
 
 
 class LogsDescriptor:
@@ -63,7 +52,7 @@ class LogsDescriptor:
     def __get__(self, instance: object, owner: type[A]) -> LogManager[A]:
         manager = self._managers.get(owner)
         if manager is None:
-            # Through the package's lazy door: managers are built on top of aggregates.
+            # Loaded by the package on first use, because LogManager imports this module.
             manager = self._managers[owner] = eventlogs.LogManager(owner)
         return manager
 
@@ -72,7 +61,7 @@ class Aggregate:
     """
     The base of aggregate classes.
 
-    A subclass names its log type and events, can be made without arguments (the state of a
+    A subclass names its log type and events, can be created without arguments (the state of a
     log without events), and changes itself in ``apply``::
 
         @dataclass
@@ -84,11 +73,12 @@ class Aggregate:
                     case Captured(amount=amount):
                         self.captured += amount
 
-    ``events`` are what may be appended to its logs. A subclass without ``log_type`` is a
-    base class. ``version`` is part of the fingerprint under which reductions are cached:
-    raise it where the state changes by something that is not the class' own code. Raise
-    RegistrationError for a log type that ids cannot carry, or a class among ``events`` that
-    lacks ``@event``.
+    ``events`` are the event classes that may be appended to its logs. A subclass without
+    ``log_type`` is a base class. ``version``, an int, is part of the fingerprint under which
+    reductions are cached: increase it if the state changes for another reason than the code
+    that the class reaches. Raise RegistrationError for a log type that ids cannot contain, for
+    missing events, and for a class among ``events`` without ``@event``; then the class is not
+    registered.
     """
 
     log_type: ClassVar[str]
@@ -116,15 +106,25 @@ class Aggregate:
             if not getattr(cls, "event_types", ()):
                 raise RegistrationError(
                     f"{cls.__qualname__} has a log type but no events. "
-                    f"Pass events=[…], the event classes that its logs take."
+                    f"Pass events=[…], the event classes that may be appended to its logs."
                 )
             aggregates.add(cls)
 
+    @classmethod
+    def without_events(cls, log_id: LogId) -> Reduction[Self]:
+        """
+        Return the reduction of a log without events: version 0 and a new aggregate.
+
+        Every fold starts there: ``fold(Payment.without_events(log_id), records)``.
+        """
+        return Reduction(log_id, 0, cls(), timezone.now())
+
     def summary(self) -> str:
         """
-        Return the state in one line, for lists of logs; override it.
+        Return the state in one line, for lists of logs; override it to choose what is shown.
 
-        By default it is the fields with their values. Only the first 120 characters are shown.
+        By default it consists of the fields and their values. Only the first 120 characters are
+        shown.
         """
         names = [field.name for field in fields(self)] if is_dataclass(self) else list(vars(self))
         return ", ".join(
@@ -133,11 +133,11 @@ class Aggregate:
 
     def apply(self, record: EventRecord) -> None:
         """
-        Change this aggregate by one event.
+        Apply one event to this aggregate.
 
-        It must depend on nothing but the aggregate and the record: no I/O, no clock, no
-        random numbers. It sees each event once, in order, and must not refuse one: what is
-        stored has happened.
+        The result must depend on the aggregate and the record only: no I/O, no clock, no random
+        numbers. It is called once for each event, in order, and must not refuse one: a stored
+        event has happened.
         """
         raise NotImplementedError(f"{type(self).__qualname__} must define apply(self, record).")
 
@@ -151,18 +151,18 @@ class AggregateRegistry:
 
     @property
     def stamp(self) -> object:
-        """Something that is another one after each change."""
+        """An object that is replaced with each change."""
         return self._changes.get("last")
 
     def add(self, cls: type[Aggregate]) -> None:
-        """Register a class in the place of one defined before at the same place."""
+        """Register a class; it replaces an earlier one of the same module and name."""
         self._changes["last"] = object()
         loaded_modules.look()
         classes = self._by_log_type.setdefault(cls.log_type, [])
         classes[:] = [*_latest(classes), cls]
 
     def of(self, log_type: str) -> tuple[type[Aggregate], ...]:
-        """Return the classes that fold logs of this type."""
+        """Return the aggregate classes of this log type."""
         return tuple(_latest(self._by_log_type.get(log_type, ())))
 
     def __iter__(self) -> Iterator[type[Aggregate]]:
@@ -172,10 +172,10 @@ class AggregateRegistry:
 
 def _latest(classes: Iterable[type[Aggregate]]) -> list[type[Aggregate]]:
     """
-    Return the class that was defined last at each place.
+    Return the class that was defined last for each module and name.
 
-    Not when a class is added: ``dataclass(slots=True)`` makes its second class first, and then
-    tells it where it is.
+    This cannot be done when a class is added: ``dataclass(slots=True)`` creates its second class
+    first, and sets the name and module of that afterwards.
     """
     places = {(each.__module__, each.__qualname__): each for each in classes}
     return list(places.values())
@@ -185,16 +185,17 @@ aggregates = AggregateRegistry()
 
 
 def nothing(aggregate: type[A], log_id: LogId) -> Reduction[A]:
-    """Return the reduction of a log without events, from which every fold starts."""
-    return Reduction(log_id, 0, aggregate(), timezone.now())
+    """Return ``aggregate.without_events(log_id)``."""
+    return aggregate.without_events(log_id)
 
 
 def fold(start: Reduction[A], records: Iterable[EventRecord]) -> Reduction[A]:
     """
-    Apply ``records``, in order, on top of ``start``; its aggregate is reused.
+    Fold ``records``, in order, from ``start``; ``start.aggregate`` is changed in place.
 
-    Events of a retired type count, and are not applied. Raise LogCorrupted for a record that
-    does not follow the one before it. What ``apply`` raises is not caught.
+    Events of a retired type count towards the version, but are not applied. Raise LogCorrupted
+    for a record that does not follow the one before it. Errors of ``apply`` are not caught. After
+    an error ``start.aggregate`` is not usable.
     """
     aggregate = start.aggregate
     apply = aggregate.apply
@@ -215,7 +216,7 @@ def _event_type(aggregate: type, cls: type) -> EventType:
     event_type = registry.by_class(cls) if isinstance(cls, type) else None
     if event_type is None:
         raise RegistrationError(
-            f"{cls!r} is among the events of {aggregate.__qualname__}, but has no event type. "
+            f"{cls!r} is in the events of {aggregate.__qualname__}, but has no event type. "
             f"Put @event('…') above its @dataclass."
         )
     return event_type

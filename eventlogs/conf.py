@@ -27,7 +27,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "CACHE": "default",  # an alias in CACHES, or None: reductions are not cached
     "CACHE_TIMEOUT": 604_800,  # seconds that an entry is kept (7 days), or None: it does not expire
     "CACHING_POLICY": "eventlogs.policies.AlwaysCache",  # a policy, its class, or a path to one
-    "REFRESHER": "eventlogs.refreshers.ThreadRefresher",  # a path to a BaseRefresher
+    "REFRESHER": "eventlogs.refreshers.ThreadRefresher",  # or a dict of BACKEND and OPTIONS
     "REFRESH_ON_APPEND": False,  # True: refresh reductions after each append, too
     "MAX_EVENT_BYTES": 262_144,  # length of the JSON of one event, or of an append's metadata
     "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: prune() deletes no keys
@@ -89,7 +89,7 @@ def caching_policy() -> Any:
 
 
 def refresher() -> Any:
-    """Return the dotted path to the refresher's class."""
+    """Return the dotted path to the refresher's class, or a dict of that and its options."""
     return _get("REFRESHER")
 
 

@@ -1,9 +1,8 @@
 """
-Deciders, and what is passed in the place of events.
+Checks of deciders, events and targets of an append, with messages for common mistakes.
 
-A decider is a plain function of the aggregate that yields or returns events. What is passed or
-yielded and is no event is refused by a message that says what to write instead; it names types,
-and never shows a value.
+A decider is a plain function of the aggregate that yields or returns events. A message says what
+to write instead; it names types, and never shows a value.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ PLAIN = "a plain function that yields or returns events"
 
 
 def check_decider(decider: Any, classes: Container[type]) -> None:
-    """Raise TypeError for what cannot decide: a coroutine function, or no function at all."""
+    """Raise TypeError for a decider that is async, or that is not a function."""
     if isinstance(decider, type) and decider in classes:
         raise TypeError(
             f"A decider is {PLAIN}, and {decider.__qualname__} is the class of an event. To append "
@@ -71,7 +70,7 @@ def decided(answer: Any, decider: Any, classes: Container[type]) -> tuple[Any, .
 
 
 def why_no_event(value: Any, aggregate: str) -> str:
-    """Return why ``value`` cannot be appended to a log of ``aggregate``, and what to do."""
+    """Return why ``value`` is no event of ``aggregate``, and what to pass instead."""
     kind = kind_of(value)
     if isinstance(value, type):
         advice = f"pass an instance: {value.__qualname__}(…)"
@@ -100,14 +99,16 @@ def why_no_event(value: Any, aggregate: str) -> str:
 
 
 def check_target(to: Any) -> None:
-    """Raise TypeError for what an append cannot go to; a log id may be text."""
+    """Raise TypeError for a target that is no LogState, Reduction or log id; an id may be text."""
     if isinstance(to, str | LogState | Reduction):
         return
-    advice = "Pass what the last call answered, or a log id with expected_version."
+    advice = "Pass the state that the last call returned, or a log id with expected_version."
     if isinstance(to, Awaitable):
         advice = "Await it first."
     elif isinstance(to, tuple):
-        advice = "get_or_create() and get_or_append() answer a pair: pass the state in it."
+        advice = (
+            "get_or_create() and get_or_append() return a pair: pass its first item, the state."
+        )
     kind = kind_of(to)
     _close(to)
     raise TypeError(
@@ -116,7 +117,7 @@ def check_target(to: Any) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """Return what a value is, for messages: of a class its name, of an instance its type."""
+    """Return a description of a value for messages: the name of a class, or of its type."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -131,13 +132,13 @@ def _is_async(decider: Any) -> TypeError:
         decider = decider.func
     name = getattr(decider, "__qualname__", type(decider).__qualname__)
     return TypeError(
-        f"A decider is {PLAIN}, also for aexecute(), and {name} is async: it is called again "
-        f"where another writer was faster. Await what it needs before, and pass that: "
+        f"A decider is {PLAIN}, also for aexecute(), and {name} is async. It is called again if "
+        f"another writer appends first. Await what it needs before the call, and pass the result: "
         f"await logs.aexecute(log_id, decide, rate=await get_rate())."
     )
 
 
 def _close(value: Any) -> None:
-    """Close a coroutine: nobody will await it, and Python would warn of that later."""
+    """Close a coroutine, since Python warns of one that is never awaited."""
     if inspect.iscoroutine(value):
         value.close()

@@ -1,9 +1,9 @@
 """
 Model fields: text that is compared byte for byte, and log ids for the read models of projects.
 
-MySQL and MariaDB compare text by the collation of its column. Their usual ones take no notice of
-case, accents and trailing blanks, so two different idempotency keys would be one. The collations
-here compare code points, and pad nothing (NO PAD):
+MySQL and MariaDB compare text by the collation of its column. Their default collations ignore
+case, accents and trailing blanks, so two different idempotency keys could be equal. The collations
+here compare code points and do not ignore trailing blanks (NO PAD):
 https://mariadb.com/kb/en/supported-character-sets-and-collations/ and
 https://dev.mysql.com/doc/refman/8.4/en/charset-unicode-sets.html
 """
@@ -21,6 +21,8 @@ from eventlogs.conf import MAX_LOG_TYPE_LENGTH
 from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
 
+__all__ = ["LogIdField"]
+
 LOG_ID_LENGTH = MAX_LOG_TYPE_LENGTH + 27  # an underscore and 26 characters
 
 MARIADB_COLLATION = "utf8mb4_nopad_bin"  # since 10.2
@@ -29,9 +31,9 @@ MYSQL_COLLATION = "utf8mb4_0900_bin"  # since 8.0.17
 
 def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
     """
-    Return the collation by which text is compared byte for byte.
+    Return the collation that compares text byte for byte.
 
-    None where text is compared so anyway: in PostgreSQL and SQLite.
+    None for PostgreSQL and SQLite, which do so by default.
     """
     if connection.vendor != "mysql":
         return None
@@ -46,21 +48,21 @@ else:
 
 # Without type arguments: django-stubs then infers them from null=, as for a CharField.
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
-    """Text that is equal only to itself, byte for byte, in every database."""
+    """Text that every database compares byte for byte."""
 
     description = "Text that is compared byte for byte"
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
-        """Add the collation, which is another one in each kind of database."""
+        """Add the collation, which depends on the kind of database."""
         parameters = super().db_parameters(connection)
         return {**parameters, "collation": self.db_collation or exact_collation(connection)}
 
 
 class LogIdFormField(forms.CharField):
-    """A log id in a form; ``cleaned_data`` holds a LogId, or None where nothing was entered."""
+    """A log id in a form; ``cleaned_data`` contains a LogId, or None for an empty field."""
 
     def to_python(self, value: Any) -> Any:
-        """Return the LogId; raise ValidationError for text that is none."""
+        """Return the LogId; raise ValidationError for text that is no log id."""
         text = super().to_python(value)
         try:
             return LogId.parse(text) if text else None
@@ -70,9 +72,9 @@ class LogIdFormField(forms.CharField):
 
 class LogIdField(Base):
     """
-    A log id, stored as its text; good as a primary key.
+    A log id, stored as its text. It may be a primary key.
 
-    Rows that are read hold a LogId; assigning and looking up takes its text as well.
+    Rows that are read contain a LogId; assignments and lookups accept its text, too.
     """
 
     description = "A log id"
@@ -81,7 +83,7 @@ class LogIdField(Base):
         """Take the options of a CharField; ``max_length`` is fixed."""
         kwargs["max_length"] = LOG_ID_LENGTH
         super().__init__(*args, **kwargs)
-        # Without CharField's validator of the length: to_python has judged.
+        # Drop CharField's validator of the length: to_python has validated the text.
         self.__dict__.pop("validators", None)
 
     def deconstruct(self) -> Any:
@@ -96,7 +98,7 @@ class LogIdField(Base):
         return {**parameters, "collation": self.db_collation or exact_collation(connection)}
 
     def to_python(self, value: Any) -> LogId | None:
-        """Return the LogId; raise ValidationError for text that is none."""
+        """Return the LogId; raise ValidationError for text that is no log id."""
         if value is None or isinstance(value, LogId):
             return value
         try:
@@ -109,11 +111,11 @@ class LogIdField(Base):
         return None if value is None else LogId.parse(value)
 
     def get_prep_value(self, value: Any) -> str | None:
-        """Return the text; what is looked up may be a part of one."""
+        """Return the text; a lookup may search for a part of one."""
         return None if value is None else str(value)
 
     def formfield(self, **kwargs: Any) -> Any:
-        """Return a form's field that knows the row's value again in the text of a form."""
+        """Return a form field that compares the text of a form with the row's LogId."""
         return super().formfield(**{"form_class": LogIdFormField, **kwargs})
 
     def value_to_string(self, obj: models.Model) -> str:

@@ -4,12 +4,12 @@ Log identifiers.
 A log id is a UUIDv7 (RFC 9562, section 5.7) shown as a TypeID: the log type, an underscore
 and 26 characters of lower-case Crockford base32 (https://github.com/jetify-com/typeid).
 
-A log id *is* its text, a ``str``: JSON encoders, Celery, templates and database drivers take it
-as it is, as they do not take a class of ours. But it equals and sorts with log ids only: a text
-that was not parsed is not known to be an id, and comparing the two is a mistake that must show.
+A log id is a ``str``, because JSON encoders, Celery, templates and database drivers accept a
+``str`` and no class of ours. But it equals other log ids only, and sorts with them only: a text
+that was not parsed may not be an id, and a comparison with one is a mistake that must show.
 
-Ids made later sort later, to the millisecond. Do not read business meaning into that:
-``EventLog.created_at`` is the database's clock, an id's time is its maker's.
+Ids made later sort later, to the millisecond. Do not give that order a business meaning:
+``EventLog.created_at`` is set by the database's clock, an id's time by the process that made it.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from uuid_utils.compat import uuid7
 from eventlogs.conf import MAX_LOG_TYPE_LENGTH
 from eventlogs.utils.errors import InvalidLogId, RegistrationError
 
+__all__ = ["LogId"]
+
 # The TypeID specification's rule for prefixes, which a log type is.
 LOG_TYPE = re.compile(rf"[a-z]([a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?\Z")
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# A fork copies the state of the generator: without this, workers make the same ids as each other.
-# (Newer releases of uuid-utils do it by themselves.)
+# A fork copies the state of the random generator: without this, workers would make equal ids.
+# Newer releases of uuid-utils do it themselves.
 os.register_at_fork(after_in_child=reseed_rng)
 
 
 class _Seeded(threading.local):
     """
-    The process in which this thread's generator was seeded.
+    The id of the process in which this thread's generator was seeded.
 
-    A server that forks in C, as uWSGI does, calls no hook.
+    A server that forks in C, as uWSGI does, does not call the hook above.
     """
 
     pid = os.getpid()
@@ -54,7 +56,7 @@ _seeded = _Seeded()
 
 def check_log_type(log_type: str) -> str:
     """
-    Return ``log_type`` if ids can carry it, else raise RegistrationError.
+    Return ``log_type`` if ids can contain it, else raise RegistrationError.
 
     It must be 1 to 63 characters of a-z and underscores, with a letter at both ends
     (https://github.com/jetify-com/typeid/tree/main/spec).
@@ -69,11 +71,11 @@ def check_log_type(log_type: str) -> str:
 
 class LogId(str):
     """
-    The id of one log: a value, equal to another with the same type and UUID.
+    The id of one log, equal to another id of the same log type and UUID.
 
-    Make new ones with ``LogManager.new_id()`` or ``LogId.new(log_type)``, and read those
-    that came from outside with ``LogId.parse(text)``. It is a ``str`` for whatever writes it;
-    it does not equal its plain text, and raises TypeError where it is ordered with one.
+    Make a new one with ``LogManager.new_id()`` or ``LogId.new(log_type)``, and parse input with
+    ``LogId.parse(text)``. It is a ``str``, but it does not equal its plain text, and ordering it
+    with one raises TypeError. It cannot be changed.
     """
 
     __slots__ = ("log_type", "uuid")
@@ -83,10 +85,10 @@ class LogId(str):
 
     def __new__(cls, log_type: str, uuid: UUID) -> LogId:
         """
-        Make the id of a log from its parts.
+        Make a log id from a log type and a UUID of version 7.
 
-        Raise InvalidLogId for a UUID that is not of version 7, and RegistrationError for a
-        log type that ids cannot carry.
+        Raise InvalidLogId for another UUID, and RegistrationError for a log type that ids cannot
+        contain: 1 to 63 characters of a-z and underscores, with a letter first and last.
         """
         check_log_type(log_type)
         if not isinstance(uuid, UUID) or uuid.version != 7:
@@ -95,7 +97,11 @@ class LogId(str):
 
     @classmethod
     def new(cls, log_type: str) -> LogId:
-        """Return an id that no log has yet; it is made here, without asking the database."""
+        """
+        Return a new id. It is made in this process, without a query.
+
+        Raise RegistrationError for a log type that ids cannot contain.
+        """
         if _seeded.pid != (pid := os.getpid()):
             reseed_rng()
             _seeded.pid = pid
@@ -104,9 +110,10 @@ class LogId(str):
     @classmethod
     def parse(cls, text: str) -> LogId:
         """
-        Read an id from its text, e.g. ``payment_01h455vb4pex5vsknk084sn02q``.
+        Return the id of a text such as ``payment_01h455vb4pex5vsknk084sn02q``.
 
-        Raise InvalidLogId for anything that ``str()`` of a log id would not have written.
+        Raise InvalidLogId for a text that differs from ``str()`` of every log id, for example by
+        upper-case letters.
         """
         if isinstance(text, LogId):
             return text
@@ -124,7 +131,7 @@ class LogId(str):
 
     @classmethod
     def stored(cls, log_type: str, uuid: UUID) -> LogId:
-        """Return the id of a row that the store has checked before; nothing is checked."""
+        """Return the id of a stored row, without checks: it was checked when it was stored."""
         log_id = str.__new__(cls, f"{log_type}_{encode(uuid.bytes)}")
         object.__setattr__(log_id, "log_type", log_type)
         object.__setattr__(log_id, "uuid", uuid)
@@ -132,7 +139,7 @@ class LogId(str):
 
     @property
     def created_at(self) -> datetime:
-        """The id's own time, to the millisecond, by the clock of the process that made it."""
+        """The time when the id was made, to the millisecond, by the clock of that process."""
         return UNIX_EPOCH + timedelta(milliseconds=self.uuid.int >> 80)
 
     def __repr__(self) -> str:
@@ -179,9 +186,9 @@ class LogId(str):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
         """
-        Let pydantic (django-ninja) take LogId as a field's type: text in, parsed, text out.
+        Let pydantic (django-ninja) use LogId as a field's type: it parses text and writes text.
 
-        What is no log id is a ValidationError there, since InvalidLogId is a ValueError.
+        Text that is no log id is a ValidationError there, since InvalidLogId is a ValueError.
         """
         # https://docs.pydantic.dev/latest/concepts/types/#customizing-validation-with-__get_pydantic_core_schema__
         return {

@@ -1,11 +1,13 @@
 """
-The front door: create, append to, reduce and read the logs of one aggregate class.
-
 ``EventLog.objects`` speaks in rows, ``LogManager`` in your classes.
 
-Two walks to know. Append: encode the events, hand them to the store (one call, in PostgreSQL
-one statement), return the LogState; on commit, tell the refresher. Reduce: take what is
-cached, fold the store's events from there on, return the Reduction; tell the refresher.
+This module is the main entry point: it creates, appends to, reduces and reads the logs of one
+aggregate class.
+
+``append`` encodes the events, passes them to the store (one call; one statement in PostgreSQL)
+and returns the LogState. ``reduce`` reads the cached entry, folds the store's newer events into
+it and returns the Reduction. What has to be written to the cache afterwards is one small job; it
+is submitted to the refresher after the commit.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from django.db import connections, router, transaction
 from django.utils import timezone
@@ -21,6 +23,7 @@ from django.utils import timezone
 from eventlogs import conf
 from eventlogs.aggregates import ANY, Aggregate, Anything, fold, nothing
 from eventlogs.caches.backends import BaseReductionCache
+from eventlogs.caches.counters import DROPPED, counters
 from eventlogs.conf import (
     MAX_BATCH,
     MAX_KEY_LENGTH,
@@ -54,15 +57,21 @@ from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.pages import EventPage
 from eventlogs.policies import CachingPolicy
-from eventlogs.reductions.reader import Reduced, Reducer
-from eventlogs.refreshers import BaseRefresher, RefreshRequest, failed, refresher_for
+from eventlogs.reductions.reader import ReductionReader, Refresh
+from eventlogs.reductions.writes import CacheWrite
+from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
-from eventlogs.stores.retries import given_up, in_transaction
+from eventlogs.stores.retries import given_up
+from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 from eventlogs.values import EventRecord, LogState, Reduction
 
+__all__ = ["LogManager"]
+
 A = TypeVar("A", bound=Aggregate)
+
+MAX_JOBS: Final = 1_000  # that wait for one commit: a job holds its cache entry in memory
 
 Expectation = LogState | Reduction[Any]
 
@@ -71,18 +80,18 @@ class LogManager(Generic[A]):
     """
     The logs of one aggregate class, e.g. ``Payment.logs``.
 
-    ``using`` is a database alias; without it, Django's routers say where to write and read
-    (and inside of a transaction, reads go where it is written). ``store`` is a BaseStore to
-    use in the place of the database's own.
+    ``using`` is a database alias; without it, Django's routers choose the databases to write to
+    and to read from (inside a transaction, reads use the database that is written to). ``store``
+    is a BaseStore to use instead of the database's own.
 
     ``cache`` is an alias in CACHES or a BaseReductionCache, ``caching_policy`` a CachingPolicy,
-    ``refresher`` a BaseRefresher or the dotted path to one, ``refresh_on_append`` a bool; each
-    wins over its namesake in the EVENTLOGS setting. With a store, a cache object or a policy of
-    its own, a manager's reductions are refreshed in this process, whatever the refresher: a
-    worker could not know of them.
+    ``refresher`` a BaseRefresher, the dotted path to one, or a dict of "BACKEND" and "OPTIONS",
+    ``refresh_on_append`` a bool; each overrides the key of that name in the EVENTLOGS setting.
+    The reductions of a manager with its own store, cache object or policy are always refreshed
+    in this process: a worker does not know them.
 
-    Managers hold no state of a log, and may be shared between threads. Every method that
-    touches the database has a twin for async code, with an ``a`` before its name.
+    Managers hold no state of a log, so threads may share them. Every method that uses the
+    database has an async twin, with an ``a`` before its name.
     """
 
     def __init__(
@@ -93,7 +102,7 @@ class LogManager(Generic[A]):
         store: BaseStore | None = None,
         cache: str | BaseReductionCache | None = None,
         caching_policy: CachingPolicy | None = None,
-        refresher: str | BaseRefresher | None = None,
+        refresher: str | Mapping[str, Any] | BaseRefresher | None = None,
         refresh_on_append: bool | None = None,
     ) -> None:
         self.aggregate = aggregate
@@ -104,7 +113,7 @@ class LogManager(Generic[A]):
         self._policy = caching_policy
         self._refresher = refresher
         self._refresh_on_append = refresh_on_append
-        self._reducers: dict[str, Reducer[A]] = {}
+        self._reduction_readers: dict[str, ReductionReader[A]] = {}
         self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
         self._reader = EventReader(aggregate.event_types)
 
@@ -114,21 +123,21 @@ class LogManager(Generic[A]):
     # Ids
 
     def new_id(self) -> LogId:
-        """Return an id that no log has yet; the database is not asked."""
+        """Return a new log id. It is made in this process, without a query."""
         return LogId.new(self.log_type)
 
     def parse_id(self, log_id: LogId | str) -> LogId:
         """
-        Return ``log_id`` as a LogId of this manager's log type.
+        Return ``log_id``, a LogId or its text, as a LogId of this manager's log type.
 
-        Raise InvalidLogId for anything else.
+        Raise InvalidLogId for any other value.
         """
         if not isinstance(log_id, LogId):
             log_id = LogId.parse(log_id)
         if log_id.log_type != self.log_type:
             raise InvalidLogId(
                 f"{log_id} is the id of a {log_id.log_type} log, not of a {self.log_type} "
-                f"log. Pass it to the manager of its own log type.",
+                f"log. Pass it to the LogManager of its own log type.",
                 expected_type=self.log_type,
             )
         return log_id
@@ -144,21 +153,23 @@ class LogManager(Generic[A]):
         metadata: Mapping[str, Any] | None = None,
     ) -> LogState:
         """
-        Create a log with its first events, and return its state.
+        Create a log with its first events, 1 to 10,000, and return its state.
 
-        ``log_id`` is made if it is not given. ``metadata`` is a dict of JSON values that is
+        Without ``log_id``, a new id is made. ``metadata`` is a dict of JSON values that is
         stored with each event. A retry with the same ``idempotency_key`` (1 to 255
-        characters) finds the log that the first call made, whatever id it names.
+        characters) finds the log that the first call created, whatever id it passes.
 
-        Raise LogAlreadyExists where the log has events, IdempotentReplay where the key's
-        call was done before, IdempotencyKeyReused where that was another call, and
-        InvalidEvent for data that cannot be stored. Nothing is stored then, and the
-        caller's transaction stays usable.
+        Raise InvalidLogId for an id of another log type, LogAlreadyExists if the log has events,
+        IdempotentReplay if this call was done before with this key, IdempotencyKeyReused if the
+        key belongs to another call, InvalidIdempotencyKey for a key that cannot be stored and
+        InvalidEvent for data that cannot be stored. Nothing is stored then, and the caller's
+        transaction stays usable. TransactionMustRetry: the database aborted the caller's
+        transaction; run it again from its start. ProjectionFailed: an inline projection could
+        not apply an event; nothing is stored, and the transaction stays usable.
 
-        Where classes have changed since the first call (an added field with a default, a new
-        name with an alias, a new version with an upcaster), a retry is known by what today's
-        classes make of the stored events. Raise IdempotencyKeyUndecided where they cannot
-        read them.
+        If classes have changed since the first call (a new field with a default, a new name with
+        an alias, a new version with an upcaster), the stored events are decoded with the current
+        classes and compared. Raise IdempotencyKeyUndecided if they cannot be decoded.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
         return self._append(log_id, (event, *more), 0, None, idempotency_key, metadata)
@@ -175,22 +186,21 @@ class LogManager(Generic[A]):
         Append events to a log, all or none, and return its new state.
 
         ``to`` is a LogState or Reduction, whose version and position are expected, or a log
-        id; then ``expected_version`` is required: a version, or ANY for no expectation.
+        id; with an id, ``expected_version`` is required: a version, or ANY for no expectation.
 
-        Raise ConcurrentAppend where the log is at another version, or at the same with another
-        history (after a restore or failover that lost events), LogNotFound where it does not
-        exist, LogFull past 2**31 - 1 events; IdempotentReplay, IdempotencyKeyReused,
-        IdempotencyKeyUndecided and InvalidEvent as in ``create``. The key is looked at first:
-        a retry is a replay also when its state is out of date by now. Nothing is stored then,
-        and the caller's transaction stays usable. TransactionMustRetry: the database gave the
-        caller's transaction up; run it again from its start.
+        Raise ConcurrentAppend if the log is at another version, or at the same version with other
+        events (after a restore or failover that lost events), LogNotFound if it does not exist,
+        LogFull past 2**31 - 1 events, and the other errors of ``create``, with the same state
+        after them. The key is looked up first: a retry is a replay even if its state is out of
+        date. Raise TypeError for an id without ``expected_version``, and ValueError for a version
+        out of range.
         """
         log_id, expected, position = self._expectation(to, expected_version)
         try:
             return self._append(log_id, events, expected, position, idempotency_key, metadata)
         except IdempotentReplay as replay:
-            # With version 0 it is a create to the store. But here a log is named: the events of
-            # another one are no answer.
+            # With version 0 the store handles the append as a create, which may find the key on
+            # another log. Here the caller names the log, so that log's state is no answer.
             if replay.log_id == log_id:
                 raise
             raise IdempotencyKeyReused(
@@ -206,10 +216,10 @@ class LogManager(Generic[A]):
         metadata: Mapping[str, Any] | None = None,
     ) -> tuple[LogState, bool]:
         """
-        Create a log, or find the one that the key's first call made.
+        Create a log, or find the one that the key's first call created.
 
-        Return its state after that call, and whether it was this call that created it.
-        Raise what ``create`` raises, but no IdempotentReplay.
+        Return its state after that call, and whether this call created it. Raise what ``create``
+        raises, except IdempotentReplay.
         """
         try:
             return self.create(
@@ -227,10 +237,10 @@ class LogManager(Generic[A]):
         metadata: Mapping[str, Any] | None = None,
     ) -> tuple[LogState, bool]:
         """
-        Append events, or find that the key's first call did.
+        Append events, unless the key's first call has appended them.
 
-        Return the log's state after that call, and whether it was this call that appended.
-        Raise what ``append`` raises, but no IdempotentReplay.
+        Return the log's state after that call, and whether this call appended. Raise what
+        ``append`` raises, except IdempotentReplay.
         """
         try:
             return self.append(
@@ -255,35 +265,36 @@ class LogManager(Generic[A]):
         **kwargs: Any,
     ) -> LogState:
         """
-        Reduce a log, let ``decider`` decide, append what it yields, and return the state.
+        Reduce a log, call ``decider``, append the events that it yields, and return the state.
 
-        ``decider(aggregate, *args, **kwargs)`` yields or returns events; with none, nothing
-        is appended and the state is the one that it saw. Where another writer is faster, all
-        of it starts again with the newer aggregate, ``retries`` times.
+        ``decider(aggregate, *args, **kwargs)`` yields or returns events. If there are none,
+        nothing is appended, and the state is that of the reduction. If another writer appends
+        first, everything starts again with the newer aggregate, at most ``retries`` times.
 
-        With an ``idempotency_key`` the key is looked up before the decider is asked, since
-        what it decided the first time it may not decide again: a retry answers the state
-        that the first call answered. The key stands for the call, so its events are not
-        compared. A call that appended nothing leaves no trace of its key.
+        An ``idempotency_key`` is looked up before the decider is called, because the decider may
+        decide differently the second time: a retry returns the state that the first call
+        returned. The key stands for the call, so events are not compared. A call that appended
+        nothing does not store its key.
 
-        Raise TypeError for an async decider, ConcurrentAppend when the retries are used up,
-        IdempotencyKeyReused for a key of another log, whatever the decider raises (nothing is
-        stored then), and what ``append`` raises.
+        Raise TypeError for an async decider, ValueError for negative ``retries``,
+        ConcurrentAppend when the retries are used up, IdempotencyKeyReused for a key of another
+        log, the decider's own errors (nothing is stored then), and what ``append`` and
+        ``reduce`` raise.
         """
         log_id = self.parse_id(log_id)
-        if retries < 0:
-            raise ValueError("retries must not be negative.")
+        check_int("retries", retries)
         check_decider(decider, self._codecs)
         idempotency_key = _checked_key(idempotency_key)
         while True:
             try:
                 reduction = self._reduce(log_id, self._writing_store())
             except (UnknownEventType, UndecodableEvent):
-                # Newer code has appended. If it did so for this key, its answer is known.
+                # Newer code has appended. If it did so with this key, the answer is stored.
                 if (done := self._executed(log_id, idempotency_key)) is not None:
                     return done
                 raise
-            # After the reduction: where it shows what this key did, the look-up shows the key.
+            # After the reduction: if the reduction includes the key's events, the look-up finds
+            # the key.
             if (done := self._executed(log_id, idempotency_key)) is not None:
                 return done
             answer = decider(reduction.aggregate, *args, **kwargs)
@@ -295,7 +306,7 @@ class LogManager(Generic[A]):
                     reduction.state, *events, idempotency_key=idempotency_key, metadata=metadata
                 )
             except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
-                # A racing call with this key was faster: the look-up finds it now.
+                # A concurrent call with this key appended first: now the look-up finds it.
                 self._check_shown(idempotency_key)
             except ConcurrentAppend:
                 if retries == 0:
@@ -314,10 +325,10 @@ class LogManager(Generic[A]):
 
     def _check_shown(self, idempotency_key: str | None) -> None:
         """
-        Raise TransactionMustRetry where the caller's snapshot does not show who has a key.
+        Raise TransactionMustRetry if the caller's snapshot does not contain a taken key.
 
         Under REPEATABLE READ on MySQL and MariaDB an append finds a taken key by a locking read,
-        behind the snapshot. What the key's append was can be read in a newer snapshot only.
+        which ignores the snapshot. The key's append can be read in a newer snapshot only.
         """
         if idempotency_key is None or not self._is_inside():
             return
@@ -351,16 +362,16 @@ class LogManager(Generic[A]):
             raise decided from decided.__cause__
         on_append = self._refresh_on_append
         if conf.refresh_on_append() if on_append is None else on_append:
-            self._tell_of_append(log_id)
+            self._submit(Refresh(self._reductions(), log_id))
         return state
 
     def _decide(self, reused: IdempotencyKeyReused, events: list[EncodedEvent]) -> EventLogError:
         """
-        Return what a taken key means for ``events``, by the events that its append stored.
+        Return the error for ``events`` under a taken key, by the events that its append stored.
 
-        The store has compared fingerprints, and those differ where a class has changed since.
-        Nothing can come between that and this: where the key's append is does not change, and
-        neither do its events. It only reads, so a caller's transaction stays usable.
+        The store has compared fingerprints, which also differ if a class has changed since. There
+        is no race with that comparison: neither the key's append nor its events ever change.
+        This only reads, so a caller's transaction stays usable.
         """
         if reused.reason != "events" or reused.count is None:
             return reused
@@ -370,7 +381,7 @@ class LogManager(Generic[A]):
         stored = self._writing_store().events(log_id, start=first, limit=count)
         if [each.idempotency_key for each in stored] != [key] * count:
             self._check_shown(key)
-            return reused  # they were erased
+            return reused  # the events were erased
         try:
             is_retry = self._reader.reads_as(stored, events)
         except (UnknownEventType, UndecodableEvent) as error:
@@ -386,7 +397,7 @@ class LogManager(Generic[A]):
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
         if not 0 < len(events) <= MAX_BATCH:
-            raise InvalidEvent(f"an append takes 1 to {MAX_BATCH} events, not {len(events)}")
+            raise InvalidEvent(f"an append takes 1 to {MAX_BATCH:,} events, not {len(events):,}")
         encoded = []
         max_bytes = conf.max_event_bytes()
         for event in events:
@@ -399,30 +410,30 @@ class LogManager(Generic[A]):
     def _expectation(
         self, to: Expectation | LogId | str, expected_version: int | Anything | None
     ) -> tuple[LogId, int | Anything, int | None]:
-        """Return the log, and the version and position of its last event that are expected."""
+        """Return the log, and the expected version and position of its last event."""
         if isinstance(to, LogState | Reduction):
             if expected_version is not None and expected_version != to.version:
                 raise TypeError(
-                    f"A {type(to).__name__} is its own expectation: leave expected_version "
-                    f"out, or pass the log id with it."
+                    f"expected_version is {expected_version!r}, but a {type(to).__name__} is its "
+                    f"own expectation: {to.version}. Leave expected_version out, or pass the log "
+                    f"id with it."
                 )
-            if not (0 <= to.version <= MAX_VERSION and 0 <= to.position <= MAX_POSITION):
-                raise ValueError(
-                    f"A {type(to).__name__} has a version from 0 to {MAX_VERSION} and a position "
-                    f"from 0 to {MAX_POSITION}."
-                )
+            check_int("version", to.version, highest=MAX_VERSION)
+            check_int("position", to.position, highest=MAX_POSITION)
             return self.parse_id(to.log_id), to.version, to.position or None
         check_target(to)
         if expected_version is None:
             raise TypeError(
-                "append() to a log id needs expected_version: the version that you saw, or "
-                "eventlogs.ANY to append whatever it is."
+                "append() to a log id needs expected_version: the version that you read, or "
+                "eventlogs.ANY to append at any version."
             )
         if expected_version is not ANY:
             if isinstance(expected_version, bool) or not isinstance(expected_version, int):
-                raise TypeError("expected_version must be an int, or eventlogs.ANY.")
-            if not 0 <= expected_version <= MAX_VERSION:
-                raise ValueError(f"expected_version must be from 0 to {MAX_VERSION}.")
+                raise TypeError(
+                    f"expected_version is {expected_version!r}. It must be an int, or "
+                    f"eventlogs.ANY."
+                )
+            check_int("expected_version", expected_version, highest=MAX_VERSION)
         return self.parse_id(to), expected_version, None
 
     # Reducing
@@ -438,20 +449,22 @@ class LogManager(Generic[A]):
         """
         Fold a log's events into its aggregate.
 
-        What is in the reduction cache is taken from there, if the log proves it, and only the
-        newer events are folded; ``fresh`` replays all of them, and leaves the cache alone.
-        ``version`` asks for the state as of that many events, ``at`` for the state as of that
-        moment (an aware datetime, compared with ``recorded_at``); neither is cached.
+        A cached reduction is used if the log confirms it, and only newer events are folded;
+        with ``fresh`` all events are folded, and the cache is neither read nor written.
+        ``version`` asks for the state after that many events, from 1, ``at`` for the state at
+        that moment (an aware datetime, compared with ``recorded_at``); neither is cached.
 
-        Raise LogNotFound where the log does not exist (or did not, then), VersionNotReached
-        where it has fewer events than ``version``, UnknownEventType or UndecodableEvent
-        where a stored event has no class here, and what the aggregate's ``apply`` raises.
-        Nothing that happens to the cache is an error.
+        Raise InvalidLogId for an id of another log type, LogNotFound if the log does not exist
+        (or did not at that moment), VersionNotReached if it has fewer events than ``version``,
+        UnknownEventType or UndecodableEvent for a stored event without a class here, TypeError
+        for ``version`` together with ``at``, ValueError for a naive ``at`` or a version that is
+        no int of 0 or more, and what the aggregate's ``apply`` raises. A failure of the cache is
+        never an error. Reducing changes no log.
         """
         log_id = self.parse_id(log_id)
         store = self._reading_store()
         if version is not None and at is not None:
-            raise TypeError("reduce() takes version= or at=, not both.")
+            raise TypeError("reduce() takes version= or at=, not both. Leave one of them out.")
         if version is not None:
             return self._reduce_to_version(log_id, store, version)
         if at is not None:
@@ -459,93 +472,47 @@ class LogManager(Generic[A]):
         return self._reduce(log_id, store, fresh=fresh)
 
     def _reduce(self, log_id: LogId, store: BaseStore, *, fresh: bool = False) -> Reduction[A]:
-        reducer = self._reducer()
-        if fresh or not reducer.is_caching:
-            return reducer.replay(log_id, store).reduction
-        refresher = refresher_for(self._refresher)
-        using = self._write_alias()
-        inside = self._is_inside()
-        reduced = reducer.reduce(
-            log_id,
-            store,
-            write=refresher.write,
-            # A reader who waits must hold nothing that others wait for: on SQLite, whoever
-            # has a transaction open keeps the others from theirs.
-            may_wait=not (inside and connections[using].vendor == "sqlite"),
-            is_conclusive=not inside and store is self._writing_store(),
-        )
-        if reduced.is_in_doubt:
-            # With ATOMIC_REQUESTS every reader is inside of a transaction: then nobody else
-            # would replace what a rollback or a restored backup has left in the cache.
-            self._on_commit(refresher, self._request(reducer, log_id))
-        elif reduced.is_new:
-            self._tell(reducer, refresher, log_id, reduced)
-        return reduced.reduction
+        reductions = self._reductions()
+        if fresh or not reductions.is_caching:
+            return reductions.replay(log_id, store)
+        reduction, job, _ = reductions.read(log_id, store)
+        if job is not None:
+            self._submit(job)
+        return reduction
 
-    def _tell(
-        self, reducer: Reducer[A], refresher: BaseRefresher, log_id: LogId, reduced: Reduced[A]
-    ) -> None:
-        """Tell the refresher, after the commit, of a reduction that had something new."""
-        request = self._request(reducer, log_id)
-        if refresher.takes_entries and not reduced.is_kept:
-            entry = reducer.entry_of(reduced)
-            if entry is None:
-                return
-            request = request._replace(entry=entry)
-        request = request._replace(replaces=reduced.replaces, is_kept=reduced.is_kept)
-        self._on_commit(refresher, request)
-
-    def _tell_of_append(self, log_id: LogId) -> None:
-        try:
-            reducer, refresher = self._reducer(), refresher_for(self._refresher)
-            if refresher.is_about_to((reducer, log_id)) and not self._is_inside():
-                return
-            if reducer.is_caching:
-                self._on_commit(refresher, self._request(reducer, log_id))
-        except Exception as error:  # the events are stored: whoever heard of it would try again
-            failed(self.aggregate, error)
+    def _submit(self, job: CacheWrite | Refresh) -> None:
+        """Submit a job to the refresher, after the commit where a transaction is open."""
+        connection = None if self._store is not None else connections[self._write_alias()]
+        if connection is None or not connection.in_atomic_block:
+            submit(job, refresher=self._refresher)
+        elif len(connection.run_on_commit) < MAX_JOBS:
+            # Robust: the application's own hooks run, whatever becomes of this one.
+            transaction.on_commit(
+                lambda: submit(job, refresher=self._refresher), using=connection.alias, robust=True
+            )
+        else:
+            counters.count("error", DROPPED, aggregate=self.aggregate)
 
     def _is_inside(self) -> bool:
         """Return whether a transaction is open in the database that is written to."""
-        return self._store is None and in_transaction(connections[self._write_alias()])
+        return self._reductions().is_in_transaction
 
-    def _on_commit(self, refresher: BaseRefresher, request: RefreshRequest) -> None:
-        def tell() -> None:
-            try:
-                refresher.refresh(request)
-            except (Exception, SystemExit) as error:  # a user's refresher may raise anything
-                failed(self.aggregate, error)
-
-        if self._store is None and connections[request.using].in_atomic_block:
-            # Robust: the application's own hooks run, whatever becomes of this one.
-            transaction.on_commit(tell, using=request.using, robust=True)
-        else:
-            tell()
-
-    def _request(self, reducer: Reducer[A], log_id: LogId) -> RefreshRequest:
-        return RefreshRequest(
-            reducer,
-            self._writing_store(),
-            log_id,
-            self._write_alias(),
-            self._cache if isinstance(self._cache, str) else None,
-            can_travel=self._store is None
-            and self._policy is None
-            and not isinstance(self._cache, BaseReductionCache),
-        )
-
-    def _reducer(self) -> Reducer[A]:
-        using = self._write_alias() if self._store is None else f"in {_kind(self._store)}"
-        reducer = self._reducers.get(using)
-        if reducer is None:
-            reducer = self._reducers[using] = Reducer(
-                self.aggregate, self._reader, using, cache=self._cache, policy=self._policy
+    def _reductions(self) -> ReductionReader[A]:
+        using = self._write_alias()
+        reader = self._reduction_readers.get(using)
+        if reader is None:
+            reader = self._reduction_readers[using] = ReductionReader(
+                self.aggregate,
+                using=using,
+                events=self._reader,
+                store=self._store,
+                cache=self._cache,
+                policy=self._policy,
             )
-        return reducer
+        return reader
 
     def _reduce_to_version(self, log_id: LogId, store: BaseStore, version: int) -> Reduction[A]:
-        if isinstance(version, bool) or not isinstance(version, int) or version < 0:
-            raise ValueError("version must be an int from 0.")
+        check_int("version", version)
         if version == 0:
             raise LogNotFound(log_id, reason="has no events at version 0")
         records = islice(self._records(log_id, store, 0, page=min(version, STREAM_PAGE)), version)
@@ -558,7 +525,7 @@ class LogManager(Generic[A]):
 
     def _reduce_to_moment(self, log_id: LogId, store: BaseStore, at: datetime) -> Reduction[A]:
         if timezone.is_naive(at):
-            raise ValueError("at must be a datetime with a time zone.")
+            raise ValueError(f"at is {at!r}. It must be a datetime with a time zone.")
         records = self._records(log_id, store, 0)
         reduction = fold(nothing(self.aggregate, log_id), _until(records, at))
         if not reduction.version:
@@ -579,23 +546,23 @@ class LogManager(Generic[A]):
         """
         Return one page of a log's events.
 
-        ``start`` is the index of the first event wanted: by default 0, or with ``reverse``
-        the last one, from where the page goes backwards. ``limit`` is 1 to 10,000 events,
-        and defaults to ``PAGE_SIZE``. ``page.next_start`` is what to pass next, or None on
-        the last page. ``decode=False`` leaves events as raw JSON values.
+        ``start`` is the index of the page's first event: by default 0, or with ``reverse``
+        that of the last event, from which the page goes backwards. ``limit`` is 1 to 10,000
+        events, and defaults to ``EVENTLOGS["PAGE_SIZE"]``. Pass ``page.next_start`` as ``start``
+        to read the next page; it is None on the last page. With ``decode=False``, events are raw
+        JSON values.
 
         Raise InvalidLogId for an id of another log type, ValueError for a negative start or
-        a limit out of bounds, and UnknownEventType or UndecodableEvent where a stored event
-        has no class here. A log that does not exist has an empty page.
+        a limit out of range, and UnknownEventType or UndecodableEvent for a stored event
+        without a class here. The page of a log that does not exist is empty.
         """
         log_id = self.parse_id(log_id)
         limit = conf.page_size() if limit is None else limit
-        if not 1 <= limit <= MAX_PAGE_SIZE:
-            raise ValueError(f"limit must be from 1 to {MAX_PAGE_SIZE} events.")
-        if start is not None and start < 0:
-            raise ValueError("start must not be negative.")
+        check_int("limit", limit, lowest=1, highest=MAX_PAGE_SIZE)
+        if start is not None:
+            check_int("start", start)
         start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
-        # One more than asked for: it tells whether there is a next page.
+        # One more than asked for, to find out whether there is a next page.
         found = self._reading_store().events(log_id, start=start, limit=limit + 1, reverse=reverse)
         stored = found[:limit]
         next_start = found[limit].index if len(found) > limit else None
@@ -608,13 +575,13 @@ class LogManager(Generic[A]):
         """
         Yield a log's events from index ``start`` on, in order.
 
-        Memory stays constant however long the log is. Events appended meanwhile are seen as
-        far as they were there when the last page was read. Raise what ``load`` raises; an
-        empty log yields nothing.
+        Memory use does not depend on the length of the log. Events are read in pages of 2,000;
+        those appended in the meantime are included if they were stored when the last page was
+        read. Raise what ``load`` raises, for an id or a start at once. A log without events yields
+        nothing.
         """
         log_id = self.parse_id(log_id)
-        if start < 0:
-            raise ValueError("start must not be negative.")
+        check_int("start", start)
         store = self._reading_store()
         return self._reader.records(store.stream(log_id, start=start), decode=decode)
 
@@ -624,12 +591,12 @@ class LogManager(Generic[A]):
         return self._reader.records(store.stream(log_id, start=start, page=page))
 
     def exists(self, log_id: LogId | str) -> bool:
-        """Return whether the log has events. Raise InvalidLogId for another type's id."""
+        """Return whether the log has events. Raise InvalidLogId as ``version`` does."""
         return self.version(log_id) > 0
 
     def version(self, log_id: LogId | str) -> int:
         """
-        Return the number of events in the log, 0 for one that does not exist.
+        Return the number of events in the log, or 0 for a log that does not exist.
 
         Raise InvalidLogId for an id of another log type.
         """
@@ -668,8 +635,8 @@ def _checked_key(key: str | None) -> str | None:
         return None
     if not isinstance(key, str):
         raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
-    # The characters that it has: a LogId does not equal its text, a SafeString is no plain one, and
-    # str() of an enum's member may be its name.
+    # A plain str of the same characters: a LogId does not equal its text, a SafeString is marked as
+    # HTML, and str() of an enum's member may be its name.
     key = str.__str__(key)
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
@@ -678,10 +645,6 @@ def _checked_key(key: str | None) -> str | None:
     except validation.Finding as finding:
         raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
     return key
-
-
-def _kind(store: BaseStore) -> str:
-    return f"{type(store).__module__}.{type(store).__qualname__}"
 
 
 def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord]:

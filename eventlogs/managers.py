@@ -6,11 +6,10 @@ Querysets and managers of the tables: for reading, and one way in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Generic, NoReturn, TypeVar
 
-from asgiref.sync import sync_to_async
 from django.db import models, router
 from django.utils import timezone
 
@@ -21,6 +20,7 @@ from eventlogs.events.registry import registry
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.ids import LogId
 from eventlogs.stores import AppendRequest, BaseStore, participants, store_for
+from eventlogs.utils.twins import AsyncTwin
 from eventlogs.values import LogState
 
 M = TypeVar("M", bound=models.Model)
@@ -156,29 +156,27 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
                 return participants.append(store, store.using, request, taking_part)
         return store.append(request)
 
-    async def aappend(
-        self, log_id: LogId, events: Sequence[EncodedEvent], **options: Any
-    ) -> LogState:
-        """Append from async code; see ``append``."""
-        return await sync_to_async(self.append, thread_sensitive=True)(log_id, events, **options)
+    aappend = AsyncTwin(append)
 
 
 class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):
     """Idempotency keys, for reading, and for forgetting old ones."""
 
-    def prune(self, older_than: timedelta | None = None) -> int:
+    def prune(self, *, older_than: timedelta | None = None) -> int:
         """
-        Forget the keys that are older, and return how many there were.
+        Delete the keys that are older than ``older_than``, and return how many there were.
 
-        The default is ``EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"]``; None there prunes nothing.
-        A request that is retried after its key is gone is a new request. Rows go in batches
-        of 1,000, each a transaction of its own unless the caller has one open.
+        The default is ``EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"]``; None there deletes nothing.
+        A request that is retried after its key was deleted is a new request. Rows are deleted in
+        batches of 1,000, each in a transaction of its own unless the caller has opened one.
         """
         older_than = older_than if older_than is not None else conf.idempotency_key_retention()
         if older_than is None:
             return 0
-        # Where the rows are deleted, they are looked up: a replica may lag, or be read-only.
-        writes: Any = self._chain()  # type: ignore[attr-defined]
+        # The keys are read from the database that they are deleted from: a replica may lag, or be
+        # read-only. Django has no public way to ask a queryset where it would write: its delete()
+        # sets _for_write likewise.
+        writes: Any = self.all()
         writes._for_write = True
         using: str = writes.db
         before = timezone.now() - older_than
@@ -186,6 +184,8 @@ class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):
         pruned = 0
         while batch := list(old.values_list("pk", flat=True)[:PRUNE_BATCH]):
             rows = self.model._base_manager.using(using).filter(pk__in=batch)
+            # Not delete(), which is refused here, and would load the rows first. No other table
+            # refers to a key.
             pruned += rows._raw_delete(using)
             if len(batch) < PRUNE_BATCH:
                 break

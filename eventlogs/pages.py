@@ -10,6 +10,8 @@ import msgspec
 from eventlogs.ids import LogId
 from eventlogs.values import EventRecord, StoredEvent
 
+__all__ = ["EventPage"]
+
 PAGE_ENCODER = msgspec.json.Encoder()
 
 

@@ -16,7 +16,10 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from eventlogs.conf import MAX_VERSION
+from eventlogs.utils.bounds import check_int
 from eventlogs.values import Reduction
+
+__all__ = ["AlwaysCache", "CachingPolicy", "LogAgePolicy", "LogLengthPolicy", "NeverCache"]
 
 
 class CachingPolicy(ABC):
@@ -67,10 +70,9 @@ class NeverCache(CachingPolicy):
 class LogLengthPolicy(CachingPolicy):
     """Keep the reductions of logs with so many events; both bounds are included."""
 
-    def __init__(self, shortest: int, longest: int) -> None:
-        for bound in (shortest, longest):
-            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 0:
-                raise ValueError("The length of a log is an int from 0. Pass numbers of events.")
+    def __init__(self, *, shortest: int = 0, longest: int = MAX_VERSION) -> None:
+        check_int("shortest", shortest)
+        check_int("longest", longest)
         if shortest > longest:
             raise ValueError(f"No log is {shortest} to {longest} events long. Swap the bounds.")
         self.shortest = shortest
@@ -79,24 +81,24 @@ class LogLengthPolicy(CachingPolicy):
     @classmethod
     def at_least(cls, events: int) -> LogLengthPolicy:
         """Keep reductions of ``events`` events or more."""
-        return cls(events, MAX_VERSION)
+        return cls(shortest=events)
 
     @classmethod
     def until(cls, events: int) -> LogLengthPolicy:
         """Keep reductions of ``events`` events or fewer."""
-        return cls(0, events)
+        return cls(longest=events)
 
     @classmethod
     def between(cls, shortest: int, longest: int) -> LogLengthPolicy:
         """Keep reductions of ``shortest`` to ``longest`` events."""
-        return cls(shortest, longest)
+        return cls(shortest=shortest, longest=longest)
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         """Return whether the number of events folded in is within the bounds."""
         return self.shortest <= reduction.version <= self.longest
 
     def __repr__(self) -> str:
-        return f"LogLengthPolicy({self.shortest}, {self.longest})"
+        return f"LogLengthPolicy(shortest={self.shortest}, longest={self.longest})"
 
 
 class LogAgePolicy(CachingPolicy):
@@ -106,10 +108,12 @@ class LogAgePolicy(CachingPolicy):
     The age is that of the log's id (``LogId.created_at``), by this process' clock.
     """
 
-    def __init__(self, youngest: timedelta, oldest: timedelta) -> None:
-        for bound in (youngest, oldest):
+    def __init__(
+        self, *, youngest: timedelta = timedelta.min, oldest: timedelta = timedelta.max
+    ) -> None:
+        for name, bound in (("youngest", youngest), ("oldest", oldest)):
             if not isinstance(bound, timedelta):
-                raise ValueError("The age of a log is a datetime.timedelta.")
+                raise ValueError(f"{name} is {bound!r}. It must be a datetime.timedelta.")
         if youngest > oldest:
             raise ValueError(f"No log is {youngest} to {oldest} old. Swap the bounds.")
         self.youngest = youngest
@@ -118,17 +122,17 @@ class LogAgePolicy(CachingPolicy):
     @classmethod
     def starting_at(cls, age: timedelta) -> LogAgePolicy:
         """Keep reductions of logs that are ``age`` old or older."""
-        return cls(age, timedelta.max)
+        return cls(youngest=age)
 
     @classmethod
     def until(cls, age: timedelta) -> LogAgePolicy:
         """Keep reductions of logs that are ``age`` old or younger."""
-        return cls(timedelta.min, age)
+        return cls(oldest=age)
 
     @classmethod
     def between(cls, youngest: timedelta, oldest: timedelta) -> LogAgePolicy:
         """Keep reductions of logs that are ``youngest`` to ``oldest`` old."""
-        return cls(youngest, oldest)
+        return cls(youngest=youngest, oldest=oldest)
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         """Return whether the log's age is within the bounds."""
@@ -136,7 +140,7 @@ class LogAgePolicy(CachingPolicy):
         return self.youngest <= age <= self.oldest
 
     def __repr__(self) -> str:
-        return f"LogAgePolicy({self.youngest!r}, {self.oldest!r})"
+        return f"LogAgePolicy(youngest={self.youngest!r}, oldest={self.oldest!r})"
 
 
 class _Both(CachingPolicy):

@@ -1,20 +1,26 @@
 """
-Refreshers: who brings cached reductions up to date, and when.
+Refreshers: they do the jobs that keep cached reductions up to date, later and elsewhere.
 
-A refresher is *told* that a reduction is worth keeping: after a ``reduce`` that folded
-something new, and, with ``REFRESH_ON_APPEND``, after an append's commit. It may do the work,
-pass it on, or lose it: what is cached is never wrong, only older. It must not keep the one
-who tells it waiting.
+A refresher is given a job after a ``reduce`` that folded something new, and, with
+``REFRESH_ON_APPEND``, after an append; inside of a transaction, after its commit. There are
+two kinds, and calling a job does it:
+
+- ``CacheWrite``: write an entry that a reader has just made;
+- ``Refresh``: read a log, and write its entry.
+
+A refresher may do a job now, soon, twice or never: what is cached is never wrong, only older.
+It must not keep the caller waiting.
 """
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from inspect import signature
+from typing import Any, Final
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -24,214 +30,261 @@ from django.utils.module_loading import import_string
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.caches.backends import GuardedCache, Unreachable
-from eventlogs.caches.counters import DROPPED, FAILED, UNSENT, UNWRITABLE, counters
-from eventlogs.events.codec import EventReader
+from eventlogs.caches.counters import DROPPED, UNSENT, counters
 from eventlogs.ids import LogId
-from eventlogs.reductions.reader import Kept, Reducer
-from eventlogs.reductions.worker import worker
-from eventlogs.stores import BaseStore, store_for
+from eventlogs.reductions.reader import ReductionReader, Refresh, RefreshMessage, failed, label
+from eventlogs.reductions.worker import CAPACITY, worker
+from eventlogs.reductions.writes import CacheWrite
+
+__all__ = [
+    "BaseRefresher",
+    "CacheWrite",
+    "ImmediateRefresher",
+    "MessageRefresher",
+    "Refresh",
+    "RefreshMessage",
+    "TasksRefresher",
+    "ThreadRefresher",
+    "refresh_by_names",
+    "refresher_for",
+    "submit",
+]
 
 logger = logging.getLogger("eventlogs.refreshers")
 
-GATHER: Final = 0.5  # seconds that a refresh after an append waits for further appends
-TOLD: Final = 60.0  # seconds after which a message that was not answered is sent again
-
-
-class RefreshRequest(NamedTuple):
-    """
-    A cached reduction that should be brought up to date.
-
-    ``entry`` is what is to be written, where the one who asks has just folded it, and
-    ``is_kept`` says that it is on its way already.
-    """
-
-    reducer: Reducer[Any]
-    store: BaseStore
-    log_id: LogId
-    using: str
-    cache_alias: str | None  # None: that of the EVENTLOGS setting
-    can_travel: bool  # another process can do the same by the names alone
-    entry: bytes | None = None
-    replaces: bytes | None = None
-    is_kept: bool = False
-
-    @property
-    def aggregate(self) -> type[Aggregate]:
-        """The aggregate class of the reduction."""
-        return self.reducer.aggregate
-
-    @property
-    def key(self) -> str:
-        """The key of the reduction's entry."""
-        return self.reducer.key(self.log_id)
-
-    @property
-    def token(self) -> tuple[Any, ...]:
-        """What is unique to the reduction in this process."""
-        return self.reducer, self.log_id
-
-    def __call__(self) -> None:
-        """
-        Bring the cached reduction up to date, in this thread.
-
-        Write the entry, or else read the log. Nothing is raised: what goes wrong is counted
-        and logged.
-        """
-        try:
-            if self.entry is not None:
-                self.reducer.keep(self.key, self.entry, replaces=self.replaces)
-            else:
-                self.reducer.refresh(self.log_id, self.store)
-        except Unreachable:
-            counters.count("error", UNWRITABLE, aggregate=self.aggregate)
-        except (Exception, SystemExit) as error:  # a project's apply() may raise either
-            failed(self.aggregate, error)
+DELAY: Final = 0.5  # seconds that a refresh waits for further appends to the log
+SENT: Final = 60.0  # seconds after which a message that was not answered is sent again
 
 
 class BaseRefresher(ABC):
-    """Bring cached reductions up to date; the interface for your own."""
+    """
+    Do jobs that keep cached reductions up to date; the interface for your own.
 
-    takes_entries = True
-    """Whether requests should carry what a reader has just folded."""
+    Its keyword arguments are the ``"OPTIONS"`` of ``EVENTLOGS["REFRESHER"]``. It must pass the
+    contract suite in ``tests/contracts``.
+    """
 
     @abstractmethod
-    def refresh(self, request: RefreshRequest) -> None:
+    def submit(self, job: CacheWrite | Refresh) -> None:
         """
-        Take note of ``request``, or do it: ``request()`` does.
+        Do ``job``, now or soon: ``job()`` does it, and raises nothing.
 
-        It is called where a reduction is read or an event appended, after the commit, and
+        Jobs with the same ``job.token`` stand for one another: the latest is enough.
+        It is called where a reduction was read or an event appended, after the commit, and
         must be quick. What it raises is counted and logged, and goes no further.
         """
 
-    def is_about_to(self, token: tuple[Any, ...]) -> bool:
-        """Return whether telling of an append (by ``RefreshRequest.token``) would add nothing."""
-        return False
-
-    def write(self, key: str, job: Kept) -> bool:
-        """Write the entry of a full replay, soon; return False to leave it."""
-        return _submit(job.reducer.aggregate, key, job)
-
-
-class QueueingRefresher(BaseRefresher):
-    """The base of refreshers that gather what appends tell them."""
-
-    def is_about_to(self, token: tuple[Any, ...]) -> bool:
-        # It has not begun yet: it will see whatever is committed by now.
-        return worker.is_queued(token)
-
-    def gather(self, request: RefreshRequest, job: Any) -> None:
-        """Queue ``job``, once for all that is appended to the log within half a second."""
-        if _is_in_memory(request.using):
-            # That is Django's default for tests on SQLite. Its tables are locked by whoever
-            # reads, and nobody waits: a thread that reads would fail the writers.
-            # https://sqlite.org/sharedcache.html#table_level_locking
-            job()
-            return
-        _submit(request.aggregate, request.token, job, GATHER)
-
-
-class ThreadRefresher(QueueingRefresher):
-    """Refresh in a thread of this process, which has a short queue: the default."""
-
-    def refresh(self, request: RefreshRequest) -> None:
-        if request.is_kept:
-            return
-        if request.entry is None:
-            self.gather(request, request)
-        else:
-            # Not under the key alone: that of a full replay may be queued there, with a claim.
-            _submit(request.aggregate, (request.key, "newer"), request)
-
 
 class ImmediateRefresher(BaseRefresher):
-    """Refresh at once, where a reduction is read or an event appended: for tests and scripts."""
+    """Do each job at once, where a reduction is read or an event appended: for tests, scripts."""
 
-    def refresh(self, request: RefreshRequest) -> None:
-        if not request.is_kept:
-            request()
-
-    def write(self, key: str, job: Kept) -> bool:
+    def submit(self, job: CacheWrite | Refresh) -> None:
+        """Do ``job``."""
         job()
-        return True
 
 
-class MessageRefresher(QueueingRefresher):
+class ThreadRefresher(BaseRefresher):
     """
-    Let a worker refresh: the base of refreshers that send messages.
+    Do jobs in a thread of this process, which has a bounded queue: the default.
+
+    ``capacity`` is how many jobs the queue takes (1 to 1,000,000); further ones are dropped and
+    counted. ``delay`` is for how many seconds (0 to 3,600) a refresh after an append waits, so
+    that one refresh stands for many appends.
+    """
+
+    def __init__(self, *, capacity: int = CAPACITY, delay: float = DELAY) -> None:
+        self.capacity = checked("capacity", capacity, 1, 1_000_000)
+        self.delay = checked("delay", delay, 0, 3_600, kind=float)
+
+    def submit(self, job: CacheWrite | Refresh) -> None:
+        """Queue ``job``."""
+        if isinstance(job, CacheWrite):
+            self._queue(job, job.__call__, 0.0)
+        elif not worker.is_queued(job.token):
+            # One that is queued has not begun: it will see what is committed by now.
+            self._gather(job, job.__call__)
+
+    def _gather(self, job: Refresh, work: Callable[[], Any]) -> None:
+        """Queue ``work`` once for all that is appended to the log meanwhile."""
+        if _is_in_memory(job.reader.using):
+            # That is Django's default for tests on SQLite. A reader locks its tables, and
+            # nobody waits for that: a thread that reads would fail the writers.
+            # https://sqlite.org/sharedcache.html#table_level_locking
+            work()
+        else:
+            self._queue(job, work, self.delay)
+
+    def _queue(self, job: CacheWrite | Refresh, work: Callable[[], Any], delay: float) -> None:
+        if not worker.submit(job.token, work, delay=delay, capacity=self.capacity):
+            counters.count("error", DROPPED, aggregate=job.aggregate)
+
+
+class MessageRefresher(ThreadRefresher):
+    """
+    Let another process refresh: the base of refreshers that send messages.
 
     Messages are sent by a thread, so that a slow or lost broker keeps nobody waiting. There
-    is one message for a log, however many appends tell of it: a flag in the cache says that
-    one is under way, and the worker takes the flag down before it reads. A flag whose message
-    got lost comes down after a minute.
+    is one message for a log, however many appends ask for it: a flag in the cache says that
+    one is under way, and whoever gets the message clears the flag before reading the log. The
+    flag of a message that got lost runs out after a minute.
+
+    Entries that a reader has made are written by the thread: nothing is left to do elsewhere.
     """
 
-    takes_entries = False
-
     @abstractmethod
-    def send(self, aggregate: str, log_id: str, using: str, cache: str | None) -> None:
-        """Send one message; a worker then calls ``refresh_by_names`` with what it says."""
+    def send(self, message: RefreshMessage) -> None:
+        """Send a message; its receiver calls ``refresh_by_names(*message)``."""
 
-    def refresh(self, request: RefreshRequest) -> None:
-        if request.is_kept:
-            return  # nothing is left to do for a worker
-        self.gather(request, (lambda: self._send(request)) if request.can_travel else request)
+    def submit(self, job: CacheWrite | Refresh) -> None:
+        """Queue ``job``, or queue a message where another process can do it."""
+        if isinstance(job, CacheWrite) or (message := job.message) is None:
+            super().submit(job)
+        elif not worker.is_queued(job.token):
+            self._gather(job, lambda: self._send(job, message))
 
-    def _send(self, request: RefreshRequest) -> None:
-        cache, flag = request.reducer.cache, told_key(request.key)
+    def _send(self, job: Refresh, message: RefreshMessage) -> None:
+        if not job.reader.is_caching:
+            return
+        cache, flag = job.reader.cache, sent_key(job.reader.key(job.log_id))
         try:
-            if not cache.add(flag, b"told", timeout=TOLD):
+            if not cache.add(flag, b"sent", timeout=SENT):
                 return
         except Unreachable:
             pass  # one message too many is better than none
         try:
-            self.send(
-                label(request.aggregate), str(request.log_id), request.using, request.cache_alias
-            )
+            self.send(message)
         except Exception as error:
-            counters.count("error", UNSENT, aggregate=request.aggregate)
+            counters.count("error", UNSENT, aggregate=job.aggregate)
             logger.warning(
                 "A refresh could not be sent (%s); the next sweep makes up for it.",
                 type(error).__name__,
             )
-            take_down(cache, flag)
+            clear_flag(cache, flag)
 
 
 class TasksRefresher(MessageRefresher):
-    """Refresh in a worker of django.tasks (Django 6.0 or newer)."""
+    """
+    Refresh in a worker of django.tasks (Django 6.0 or newer).
 
-    def __init__(self) -> None:
+    ``backend`` is an alias in TASKS, and ``queue`` one of its queues. ``capacity`` and
+    ``delay`` are those of ThreadRefresher, for the thread that enqueues.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: str = "default",
+        backend: str = "default",
+        capacity: int = CAPACITY,
+        delay: float = DELAY,
+    ) -> None:
+        super().__init__(capacity=capacity, delay=delay)
         try:
-            self._task: Any = import_string("eventlogs.contrib.django_tasks.refresh_reduction")
+            task: Any = import_string("eventlogs.contrib.django_tasks.refresh_reduction")
         except ImportError as error:
             raise ImproperlyConfigured(
                 "TasksRefresher needs django.tasks, which came with Django 6.0. Use "
                 "eventlogs.refreshers.ThreadRefresher or eventlogs.tasks.CeleryRefresher."
             ) from error
+        self._task, self._using = task, {"queue_name": queue, "backend": backend}
 
-    def send(self, aggregate: str, log_id: str, using: str, cache: str | None) -> None:
-        self._task.enqueue(aggregate=aggregate, log_id=log_id, using=using, cache=cache)
+    def send(self, message: RefreshMessage) -> None:
+        """Enqueue the task."""
+        self._task.using(**self._using).enqueue(**message._asdict())
 
 
-def refresher_for(refresher: str | BaseRefresher | None = None) -> BaseRefresher:
+def refresher_for(
+    refresher: str | Mapping[str, Any] | BaseRefresher | None = None,
+) -> BaseRefresher:
     """
-    Return the refresher of a dotted path, or the one given.
+    Return the refresher that a setting means; the same one for equal settings.
 
-    None is ``EVENTLOGS["REFRESHER"]``. Raise ImportError for a path that leads nowhere, and
-    TypeError for anything that is no refresher.
+    ``refresher`` is a dotted path, a dict with "BACKEND" (a dotted path) and, if you like,
+    "OPTIONS" (the backend's keyword arguments), or a BaseRefresher. None is
+    ``EVENTLOGS["REFRESHER"]``.
+
+    Raise ImportError for a path that leads nowhere, TypeError for anything that is no
+    refresher, and ImproperlyConfigured for options that the backend does not take.
     """
+    if refresher is None:
+        refresher = conf.refresher()
     if isinstance(refresher, BaseRefresher):
         return refresher
-    return _instance(conf.refresher() if refresher is None else refresher)
+    if isinstance(refresher, str):
+        return _by_path(refresher)
+    if not isinstance(refresher, Mapping):
+        raise TypeError(
+            f"{type(refresher).__name__} is not a refresher. Pass a dotted path, a dict with "
+            f'"BACKEND" and "OPTIONS", or a BaseRefresher.'
+        )
+    if unknown := sorted(map(str, set(refresher) - {"BACKEND", "OPTIONS"})):
+        raise ImproperlyConfigured(
+            f"A refresher has no key {', '.join(map(repr, unknown))}. "
+            f"Its keys are 'BACKEND' and 'OPTIONS'."
+        )
+    path, options = refresher.get("BACKEND"), refresher.get("OPTIONS", {})
+    if not isinstance(path, str) or not isinstance(options, Mapping):
+        raise TypeError("A refresher's 'BACKEND' is a dotted path, and its 'OPTIONS' a dict.")
+    name = f"{path} {sorted(options.items(), key=repr)!r}"
+    found = _by_options.get(name)
+    return _by_options.setdefault(name, _made(path, options)) if found is None else found
+
+
+def submit(
+    *jobs: CacheWrite | Refresh,
+    refresher: str | Mapping[str, Any] | BaseRefresher | None = None,
+) -> None:
+    """
+    Submit jobs to the refresher that a setting means; see ``refresher_for``.
+
+    Nothing is raised: what the caller asked for is done by now, and an error would have the
+    caller repeat it. What goes wrong is counted and logged.
+    """
+    for job in jobs:
+        try:
+            refresher_for(refresher).submit(job)
+        except (Exception, SystemExit) as error:  # a project's refresher may raise either
+            failed(job.aggregate, error)
+
+
+_by_options: dict[str, BaseRefresher] = {}
 
 
 @lru_cache(maxsize=16)
-def _instance(path: str) -> BaseRefresher:
-    refresher = import_string(path)()
-    if not isinstance(refresher, BaseRefresher):
+def _by_path(path: str) -> BaseRefresher:
+    return _made(path, {})
+
+
+def _made(path: str, options: Mapping[str, Any]) -> BaseRefresher:
+    cls = import_string(path)
+    if not isinstance(cls, type) or not issubclass(cls, BaseRefresher):
         raise TypeError(
             f"{path} is not a refresher. Derive it from eventlogs.refreshers.BaseRefresher."
         )
-    return refresher
+    names = signature(cls).parameters
+    unknown = [repr(name) for name in options if name not in names]
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in names.values()):
+        known = ", ".join(map(repr, names)) or "none"
+        raise ImproperlyConfigured(
+            f"{path} has no option {', '.join(unknown)}. Its options: {known}."
+        )
+    return cls(**options)
+
+
+def checked(name: str, value: Any, least: float, most: float, *, kind: Any = int) -> Any:
+    """
+    Return the value of a refresher's option.
+
+    Raise ImproperlyConfigured unless it is of ``kind`` (int, or float for any number), and
+    from ``least`` to ``most``.
+    """
+    kinds = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        raise ImproperlyConfigured(
+            f"The refresher's option {name!r} is {value!r}. It must be "
+            f"{'an int' if kind is int else 'a number'} from {least:,} to {most:,}."
+        )
+    return value
 
 
 def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None = None) -> bool:
@@ -240,18 +293,18 @@ def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None 
 
     Safe to run twice, late or never: it writes nothing but the cache. Raise Unreachable where
     the cache cannot be read, and database errors: then the message should be delivered again.
-    What no repetition would mend is logged, and False returned.
+    An error that no repetition would mend is counted and logged, and False returned.
     """
     cls = _aggregate(aggregate)
     if cls is None:
         logger.error("No aggregate class is called %s here; its refresh is dropped.", aggregate)
         return False
-    reducer: Reducer[Any] = Reducer(cls, EventReader(cls.event_types), using, cache=cache)
+    reader = ReductionReader(cls, using=using, cache=cache)
     parsed = LogId.parse(log_id)
     # First the flag, then the log: an append after this look asks for another refresh.
-    take_down(reducer.cache, told_key(reducer.key(parsed)))
+    clear_flag(reader.cache, sent_key(reader.key(parsed)))
     try:
-        return reducer.refresh(parsed, store_for(using))
+        return reader.refresh(parsed)
     except (Unreachable, Error):
         raise
     except (Exception, SystemExit) as error:  # events without a class, and what apply raises
@@ -259,35 +312,17 @@ def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None 
         return False
 
 
-def label(aggregate: type[Aggregate]) -> str:
-    """Return the name of an aggregate class in messages."""
-    return f"{aggregate.__module__}.{aggregate.__qualname__}"
-
-
-def told_key(key: str) -> str:
+def sent_key(key: str) -> str:
     """Return the key of the flag which says that a message is under way."""
-    return f"{key}.told"
+    return f"{key}.sent"
 
 
-def take_down(cache: GuardedCache, flag: str) -> None:
+def clear_flag(cache: GuardedCache, flag: str) -> None:
     """Remove a flag; where the cache cannot be reached, it runs out by itself."""
     try:
         cache.delete(flag)
     except Unreachable:
         return
-
-
-def failed(aggregate: type, error: BaseException) -> None:
-    """Count and log a refresh that failed; not the error's text, which may quote data."""
-    counters.count("error", FAILED, aggregate=aggregate)
-    logger.error("A refresh of %s failed: %s", aggregate.__qualname__, type(error).__name__)
-
-
-def _submit(aggregate: type[Any], key: Hashable, job: Any, delay: float = 0.0) -> bool:
-    if worker.submit(key, job, delay=delay):
-        return True
-    counters.count("error", DROPPED, aggregate=aggregate)
-    return False
 
 
 def _is_in_memory(using: str) -> bool:

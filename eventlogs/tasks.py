@@ -14,11 +14,21 @@ app (``app.autodiscover_tasks()``)::
         },
     }
 
+Options of the refresher stand beside its path::
+
+    EVENTLOGS = {
+        "REFRESHER": {
+            "BACKEND": "eventlogs.tasks.CeleryRefresher",
+            "OPTIONS": {"queue": "reductions", "countdown": 1.0},
+        }
+    }
+
 Tasks are routed by their names, which stay: ``CELERY_TASK_ROUTES = {"eventlogs.*": …}``.
 """
 
 from __future__ import annotations
 
+import random
 from typing import Any, Final
 
 from celery import shared_task
@@ -27,41 +37,67 @@ from django.db import Error
 from eventlogs.caches.backends import Unreachable
 from eventlogs.projections.workers import run
 from eventlogs.reductions.sweeps import sweep
-from eventlogs.refreshers import MessageRefresher, refresh_by_names
+from eventlogs.reductions.worker import CAPACITY
+from eventlogs.refreshers import (
+    DELAY,
+    MessageRefresher,
+    RefreshMessage,
+    checked,
+    refresh_by_names,
+)
 
-COUNTDOWN: Final = 0.3  # seconds that a message waits, so that one stands for many appends
-EXPIRES: Final = 3_600  # seconds after which a message that nobody took is worth nothing
+RETRIES: Final = 6
+LONGEST_BACKOFF: Final = 60  # seconds
 
-# How long sending may take before it is given up: the sending thread has more to do.
+# How long sending may take before it is given up: the thread that sends has more to do.
 # https://docs.celeryq.dev/en/stable/userguide/calling.html#message-sending-retry
 SENDING: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 
-RETRYING: Final[dict[str, Any]] = {
-    "autoretry_for": (Unreachable, Error),
-    "max_retries": 6,
-    "retry_backoff": 1,  # seconds, doubled each time
-    "retry_backoff_max": 60,
-    "retry_jitter": True,
+# A message is acknowledged when the work is done, not when it begins: a worker that is killed in
+# the middle leaves it to the next one.
+TASK: Final[dict[str, Any]] = {
     "ignore_result": True,
-    # A message is done when the work is, not when it begins: a worker that is killed in the
-    # middle leaves it to the next one.
     "acks_late": True,
     "reject_on_worker_lost": True,
 }
 
 
-@shared_task(name="eventlogs.refresh_reduction", **RETRYING)
-def refresh_reduction(aggregate: str, log_id: str, using: str, cache: str | None = None) -> None:
-    """Bring one cached reduction up to date. Safe to run twice, late or never."""
-    refresh_by_names(aggregate, log_id, using, cache)
+@shared_task(name="eventlogs.refresh_reduction", bind=True, **TASK)
+def refresh_reduction(
+    task: Any,
+    aggregate: str,
+    log_id: str,
+    using: str,
+    cache: str | None = None,
+    retries: int = RETRIES,
+) -> None:
+    """
+    Bring one cached reduction up to date. Safe to run twice, late or never.
+
+    Where the cache or the database cannot be reached, it is tried again ``retries`` times.
+    """
+    try:
+        refresh_by_names(aggregate, log_id, using, cache)
+    except (Unreachable, Error) as error:
+        # Exponential backoff with full jitter, so that workers do not come back all at once.
+        backoff = random.uniform(0, min(LONGEST_BACKOFF, 2**task.request.retries))
+        raise task.retry(exc=error, countdown=backoff, max_retries=retries) from error
 
 
-@shared_task(name="eventlogs.sweep_reductions", **RETRYING)
+@shared_task(
+    name="eventlogs.sweep_reductions",
+    autoretry_for=(Unreachable, Error),
+    max_retries=RETRIES,
+    retry_backoff=1,  # seconds, doubled each time
+    retry_backoff_max=LONGEST_BACKOFF,
+    retry_jitter=True,
+    **TASK,
+)
 def sweep_reductions(
     using: str | None = None, cache: str | None = None, full: bool = False
 ) -> dict[str, int]:
     """
-    Find reductions that lost messages have left behind or missing, and refresh them.
+    Refresh the cached reductions that are missing or behind, because a message got lost.
 
     Safe to run twice, late or at once with another. See ``eventlogs.reductions.sweeps.sweep``.
     """
@@ -82,13 +118,37 @@ def run_projections(names: list[str] | None = None, using: str | None = None) ->
 
 
 class CeleryRefresher(MessageRefresher):
-    """Refresh in Celery workers: one task for a log, however many appends ask for it."""
+    """
+    Refresh in Celery workers: one task for a log, however many appends ask for it.
 
-    def send(self, aggregate: str, log_id: str, using: str, cache: str | None) -> None:
+    ``queue`` is the queue to send to; None leaves that to Celery's routes. ``countdown`` is for
+    how many seconds (0 to 3,600) a message waits, so that one stands for many appends, and
+    ``expires`` (1 to 604,800) after how many seconds a message that nobody took is worth
+    nothing. ``retries`` (0 to 1,000) is how often a worker tries again while the cache or the
+    database cannot be reached. ``capacity`` and ``delay`` are those of ThreadRefresher, for
+    the thread that sends.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: str | None = None,
+        countdown: float = 0.3,
+        expires: float = 3_600,
+        retries: int = RETRIES,
+        capacity: int = CAPACITY,
+        delay: float = DELAY,
+    ) -> None:
+        super().__init__(capacity=capacity, delay=delay)
+        self._options = {
+            **({} if queue is None else {"queue": queue}),
+            "countdown": checked("countdown", countdown, 0, 3_600, kind=float),
+            "expires": checked("expires", expires, 1, 604_800, kind=float),
+        }
+        self._retries = checked("retries", retries, 0, 1_000)
+
+    def send(self, message: RefreshMessage) -> None:
+        """Send the task."""
         refresh_reduction.apply_async(
-            (aggregate, log_id, using, cache),
-            countdown=COUNTDOWN,
-            expires=EXPIRES,
-            retry=True,
-            retry_policy=SENDING,
+            (*message, self._retries), **self._options, retry=True, retry_policy=SENDING
         )

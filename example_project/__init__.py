@@ -3,7 +3,7 @@
 import os
 
 if os.environ.get("EXAMPLE_REDIS_URL"):
-    # As Celery's manual has it: tasks are sent by this application.
+    # Celery's manual asks for this import, so that tasks use this application:
     # https://docs.celeryq.dev/en/stable/django/first-steps-with-django.html
     from example_project.celery import app as celery_app
 

@@ -1,5 +1,5 @@
 """
-The Celery application of the example project: a worker that refreshes cached reductions.
+The Celery application of the example project. Its worker refreshes cached reductions.
 
     EXAMPLE_REDIS_URL=redis://127.0.0.1:6379/0 celery --app example_project worker --beat
 """

@@ -1,14 +1,14 @@
 """
 Django's settings for the example project.
 
-It runs as it is, on an SQLite file. The environment has the last word:
+Without any configuration it uses an SQLite file. These environment variables change that:
 
     DATABASE_URL            postgresql://user:password@host/name, or sqlite:///a/path
-    EXAMPLE_REDIS_URL       redis://host:port/0: reductions are cached there, and Celery's
-                            messages go through it (or through CELERY_BROKER_URL)
-    DJANGO_SECRET_KEY       required when DJANGO_DEBUG is 0
+    EXAMPLE_REDIS_URL       redis://host:port/0: the cache of reductions, and Celery's broker
+    CELERY_BROKER_URL       another broker for Celery
+    DJANGO_SECRET_KEY       required if DJANGO_DEBUG is 0
     DJANGO_DEBUG            1 (the default) or 0
-    DJANGO_ALLOWED_HOSTS    with commas between them
+    DJANGO_ALLOWED_HOSTS    names of hosts, separated by commas
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def sqlite(name: str | Path) -> dict[str, Any]:
     return {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": name,
-        # IMMEDIATE: whoever will write waits for its turn when it begins. With SQLite's default,
-        # racing appends fail with "database is locked" (eventlogs.E004 checks it).
+        # IMMEDIATE: a transaction takes the write lock when it begins, and waits for it. With
+        # SQLite's default, concurrent appends fail with "database is locked" (see check E004).
         "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},  # seconds
     }
 
@@ -39,8 +39,8 @@ def database(url: str) -> dict[str, Any]:
     """
     Return the settings of the database that a URL names.
 
-    What is in its query becomes an option of the driver, as in ``?sslmode=require``. A driver
-    that is not there is Django's error, when the database is first used.
+    The query becomes options of the driver, as in ``?sslmode=require``. If the driver is not
+    installed, Django reports that when the database is first used.
     """
     parts = urlsplit(url)
     name = unquote(parts.path.removeprefix("/"))
@@ -53,21 +53,21 @@ def database(url: str) -> dict[str, Any]:
         "NAME": name,
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
-        # A server on a socket has its directory in the query: ?host=/var/run/postgresql
+        # For a server on a Unix socket, the query has its directory: ?host=/var/run/postgresql
         "HOST": options.pop("host", parts.hostname or ""),
         "PORT": options.pop("port", str(parts.port or "")),
         "OPTIONS": options,
     }
 
 
-# `manage.py demo` brings a database of its own. It must also run where DATABASE_URL is another
-# project's, and its driver not installed.
+# `manage.py demo` creates its own database. It must work even if DATABASE_URL belongs to another
+# project and its driver is not installed.
 DATABASE_URL = "" if sys.argv[1:2] == ["demo"] else os.environ.get("DATABASE_URL", "")
 DATABASES = {"default": database(DATABASE_URL) if DATABASE_URL else sqlite(BASE_DIR / "db.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# It has a name of its own because REDIS_URL may be another project's. Without Redis, reductions
-# are cached in the memory of the process, by a thread of it.
+# The variable is not called REDIS_URL, because that may belong to another project. Without Redis,
+# each process caches reductions in its own memory, and a thread of it writes them.
 EXAMPLE_REDIS_URL = "" if sys.argv[1:2] == ["demo"] else os.environ.get("EXAMPLE_REDIS_URL", "")
 if EXAMPLE_REDIS_URL:
     CACHES = {
@@ -81,7 +81,7 @@ if EXAMPLE_REDIS_URL:
     EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher", "REFRESH_ON_APPEND": True}
     CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", EXAMPLE_REDIS_URL)
     CELERY_BEAT_SCHEDULE = {
-        # Messages that no worker takes in time expire: otherwise they pile up while none runs.
+        # Messages expire if no worker takes them in time; otherwise they would accumulate.
         "projections": {
             "task": "eventlogs.run_projections",
             "schedule": 1.0,  # seconds
@@ -106,7 +106,7 @@ if EXAMPLE_REDIS_URL:
 DEBUG = os.environ.get("DJANGO_DEBUG", "1") == "1"
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "only-for-development" if DEBUG else "")
 if not SECRET_KEY:
-    raise ImproperlyConfigured("DJANGO_SECRET_KEY is not set: it has to be when DJANGO_DEBUG is 0.")
+    raise ImproperlyConfigured("DJANGO_SECRET_KEY is not set. It is required if DJANGO_DEBUG is 0.")
 ALLOWED_HOSTS = [host for host in os.environ.get("DJANGO_ALLOWED_HOSTS", "").split(",") if host]
 
 ROOT_URLCONF = "example_project.urls"

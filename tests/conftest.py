@@ -149,6 +149,40 @@ def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Pat
                     cursor.execute(f"DROP DATABASE {name}{force}")
 
 
+# What `make quick` leaves out: tests that start processes, and those of very many cases. They
+# take two thirds of the time on SQLite, and are one in eight.
+SLOW = (
+    "races/",
+    "reliability/",
+    "test_apps.py",
+    "test_docs.py",
+    "test_log_against_a_list.py",
+    "caches/test_cache_histories.py",
+    "caches/test_fingerprints.py",
+    "example/test_demo.py",
+    "example/test_fines.py::test_an_import_that",
+    "example/test_settings.py",
+    "management/test_eventlogs.py",
+    "management/test_export.py::test_interrupted",
+    "management/test_import.py::test_an_import",
+    "management/test_project.py",
+    "management/test_tail.py",
+    "management/test_terminal.py",
+    "projections/test_histories.py",
+    "projections/test_inline_bulk.py",
+    "projections/test_losses.py",
+    "projections/test_releases.py",
+    "projections/test_verify.py::test_rows_are_right",
+    "projections/test_verify.py::test_statements_grow",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker("slow")
+
+
 # Where psycopg is not installed, the modules that are about it cannot be imported.
 collect_ignore = (
     []

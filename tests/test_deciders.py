@@ -178,7 +178,7 @@ def test_a_decider_is_a_function(accounts, make, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda logs: logs.get_or_create(Opened("a"), idempotency_key="k"), "answer a pair"),
+        (lambda logs: logs.get_or_create(Opened("a"), idempotency_key="k"), "return a pair"),
         (lambda logs: Deposited(SECRET), "log id first, not a Deposited"),
         (lambda logs: logs.acreate(Opened("a")), "not a coroutine. Await it first"),
         (lambda logs: None, "log id first, not None"),

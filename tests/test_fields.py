@@ -55,7 +55,7 @@ def test_its_length_is_not_in_migrations():
 def test_serializers_get_its_text():
     log_id = LogId.new("account")
     assert Balance._meta.pk.value_to_string(Balance(pk=log_id)) == str(log_id)
-    assert LogIdField(null=True).to_python(None) is None
+    assert LogIdField(null=True).to_python(None) is None  # type: ignore[misc]
 
 
 def test_a_form_that_was_sent_back_unchanged_has_not_changed(tables):

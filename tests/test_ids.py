@@ -239,7 +239,7 @@ def test_an_id_is_a_field_of_a_schema_of_pydantic():
 def test_a_row_with_an_id_is_shown_by_django_ninja():
     ninja = pytest.importorskip("ninja")
 
-    class Out(ninja.ModelSchema):
+    class Out(ninja.ModelSchema):  # type: ignore[misc, name-defined]
         class Meta:
             model = Balance
             fields = ["log_id", "owner"]
@@ -286,7 +286,7 @@ def test_an_id_in_an_event_or_in_metadata_has_to_be_given_as_text():
 
     for event, metadata in ((Noted(log_id), None), (Opened(log_id), None), (Opened("a"), log_id)):
         with pytest.raises(InvalidEvent, match="LogId is not stored; pass a plain str"):
-            accounts.create(event, metadata=metadata and {"log": metadata})
+            accounts.create(event, metadata=metadata and {"log": metadata})  # type: ignore[arg-type]
     assert accounts.create(Noted(str(log_id)), metadata={"log": str(log_id)}).version == 1
 
 

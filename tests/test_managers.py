@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import make_dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
@@ -74,7 +75,7 @@ def test_events_of_types(log_id, types, count):
 
 @pytest.mark.usefixtures("scratch_registry")
 def test_events_of_a_type_are_found_under_its_older_names(log_id):
-    cls = event("account.paid_in", aliases=["account.deposited"])(
+    cls: Any = event("account.paid_in", aliases=["account.deposited"])(
         make_dataclass("PaidIn", [("amount", int)])
     )
 
@@ -197,7 +198,7 @@ def test_old_keys_are_pruned_in_batches(db, count):
     make_keys(count, timedelta(days=3))
     make_keys(2, timedelta(days=1))
 
-    assert IdempotencyKey.objects.prune(timedelta(days=2)) == count
+    assert IdempotencyKey.objects.prune(older_than=timedelta(days=2)) == count
     assert IdempotencyKey.objects.count() == 2
 
 
@@ -217,7 +218,10 @@ def test_pruning_keeps_to_the_queryset_and_to_the_callers_transaction(transactio
     make_keys(3, timedelta(days=4))
 
     with transaction.atomic():
-        assert IdempotencyKey.objects.filter(key__startswith="4").prune(timedelta(days=2)) == 3
+        assert (
+            IdempotencyKey.objects.filter(key__startswith="4").prune(older_than=timedelta(days=2))
+            == 3
+        )
         transaction.set_rollback(True)
 
     assert IdempotencyKey.objects.count() == 5
@@ -227,7 +231,7 @@ def test_pruning_in_the_database_that_is_named(second_database):
     LogManager(Account, using=second_database).create(Opened("ada"), idempotency_key="k")
     accounts.create(Opened("ada"), idempotency_key="k")
 
-    assert IdempotencyKey.objects.using(second_database).prune(timedelta()) == 1
+    assert IdempotencyKey.objects.using(second_database).prune(older_than=timedelta()) == 1
     assert IdempotencyKey.objects.count() == 1
     assert connections[second_database].vendor == connection.vendor
 

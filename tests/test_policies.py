@@ -80,7 +80,7 @@ def test_the_second_is_not_asked_where_the_first_decides():
     assert (AlwaysCache() | Never()).should_cache(reduction())
 
 
-@pytest.mark.parametrize("combine", [lambda: Odd() & 1, lambda: Odd() | None])
+@pytest.mark.parametrize("combine", [lambda: Odd() & 1, lambda: Odd() | None])  # type: ignore[operator]
 def test_only_policies_combine(combine):
     with pytest.raises(TypeError):
         combine()
@@ -91,21 +91,23 @@ def test_only_policies_combine(combine):
     [
         lambda: LogLengthPolicy.at_least(-1),
         lambda: LogLengthPolicy.at_least(True),
-        lambda: LogLengthPolicy.until(1.5),
+        lambda: LogLengthPolicy.until(1.5),  # type: ignore[arg-type]
         lambda: LogLengthPolicy.between(4, 3),
-        lambda: LogAgePolicy.until(3),
+        lambda: LogAgePolicy.until(3),  # type: ignore[arg-type]
         lambda: LogAgePolicy.between(timedelta(2), timedelta(1)),
     ],
 )
 def test_bounds_that_cannot_be_are_refused(make):
-    with pytest.raises(ValueError, match=r"log is"):
+    with pytest.raises(ValueError, match=r"It must be|No log is"):
         make()
 
 
 def test_policies_say_what_they_are():
     policy = ~(LogLengthPolicy.at_least(3) & AlwaysCache()) | NeverCache()
 
-    assert repr(policy) == "(~(LogLengthPolicy(3, 2147483647) & AlwaysCache()) | NeverCache())"
+    assert repr(policy) == (
+        "(~(LogLengthPolicy(shortest=3, longest=2147483647) & AlwaysCache()) | NeverCache())"
+    )
     assert "timedelta(days=1)" in repr(LogAgePolicy.starting_at(timedelta(days=1)))
 
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from django.apps import apps
 
 import eventlogs
+
+
+def printed_by(program: str) -> str:
+    """What a process prints in which Django is not set up."""
+    environment = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(eventlogs.__file__).parents[1],
+        env=environment,
+    )
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("name", eventlogs.__all__)
@@ -22,20 +38,42 @@ def test_every_public_name_can_be_imported(name):
     assert namespace[name] is getattr(eventlogs, name)
 
 
-def test_names_are_listed_once_and_in_order_everywhere():
-    tree = ast.parse(Path(eventlogs.__file__).read_text())
-    for_types = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If)
-        for each in node.body
-        if isinstance(each, ast.ImportFrom)
-        for alias in each.names
-    }
+def test_each_name_is_listed_by_the_one_module_that_is_its_home():
+    lists = [import_module(f"eventlogs.{home}").__all__ for home in eventlogs.HOMES]
+    names = [name for each in lists for name in each]
 
-    assert len(eventlogs.__all__) == len(set(eventlogs.__all__))
-    assert set(eventlogs.__all__) == for_types == set(eventlogs._HOME)
-    assert set(eventlogs.__all__) <= set(dir(eventlogs))
+    assert sorted(names) == eventlogs.__all__
+    assert len(names) == len(set(names))
+    assert all(each == sorted(each) for each in map(list, lists))
+    assert set(names) <= set(dir(eventlogs))
+
+
+def test_type_checkers_see_the_homes_that_the_door_looks_in():
+    tree = ast.parse(Path(eventlogs.__file__).read_text())
+    [block] = [each for each in tree.body if isinstance(each, ast.If)]
+    for_types = [
+        (each.module, [alias.name for alias in each.names])
+        for each in block.body
+        if isinstance(each, ast.ImportFrom)
+    ]
+
+    assert for_types == sorted((f"eventlogs.{home}", ["*"]) for home in eventlogs.HOMES)
+
+
+@pytest.mark.parametrize("name", ["EventLogError", "LogId", "LogLengthPolicy", "event", "fold"])
+def test_settings_may_import_a_name_that_needs_no_models(name):
+    program = f"from eventlogs import {name}; import sys; print('eventlogs.models' in sys.modules)"
+
+    assert printed_by(program) == "False"
+
+
+def test_looking_for_a_module_loads_no_other():
+    program = (
+        "from eventlogs import conf; import sys;"
+        "print([name for name in sys.modules if name.startswith('eventlogs.')])"
+    )
+
+    assert printed_by(program) == "['eventlogs.conf']"
 
 
 def test_the_names_of_the_contract_are_public():
@@ -70,15 +108,13 @@ def test_importing_the_package_loads_nothing():
         " if name.split('.')[0] in ('django', 'msgspec', 'psycopg') or 'eventlogs.' in name])"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(eventlogs.__file__).parents[1],
-    )
+    assert printed_by(program) == "[]"
 
-    assert done.stdout.strip() == "[]"
+
+def test_the_package_can_be_looked_at_before_django_is_set_up():
+    program = "import eventlogs; print('__version__' in dir(eventlogs))"
+
+    assert printed_by(program) == "True"
 
 
 def test_the_package_is_typed_and_has_a_version():

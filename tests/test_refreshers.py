@@ -1,4 +1,4 @@
-"""Refreshers: when they are told, of what, and that nobody waits for them."""
+"""Refreshers: which jobs are submitted to them, when, and how settings name them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from django.db import transaction
 from eventlogs import AlwaysCache, LogManager
 from eventlogs.caches.backends import cache_for, statistics
 from eventlogs.caches.counters import counters
+from eventlogs.reductions.reader import Refresh, label
 from eventlogs.reductions.worker import worker
+from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import (
     BaseRefresher,
     ImmediateRefresher,
     MessageRefresher,
     ThreadRefresher,
-    label,
     refresh_by_names,
     refresher_for,
-    told_key,
+    sent_key,
 )
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Opened
@@ -32,26 +33,27 @@ IMMEDIATE = "eventlogs.refreshers.ImmediateRefresher"
 
 class Recording(BaseRefresher):
     def __init__(self):
-        self.told = []
+        self.jobs = []
 
-    def refresh(self, request):
-        self.told.append(request)
+    def submit(self, job):
+        self.jobs.append(job)
 
 
 class Broken(BaseRefresher):
-    def refresh(self, request):
+    def submit(self, job):
         raise RuntimeError("secret")
 
 
 class Sending(MessageRefresher):
     def __init__(self):
+        super().__init__()
         self.sent = []
         self.is_down = False
 
-    def send(self, aggregate, log_id, using, cache):
+    def send(self, message):
         if self.is_down:
             raise ConnectionError("amqp://user:secret@broker")
-        self.sent.append((aggregate, log_id, using, cache))
+        self.sent.append(message)
 
 
 @pytest.fixture(autouse=True)
@@ -72,41 +74,54 @@ def accounts(refresher):
     return LogManager(Account, using="default", refresher=refresher)
 
 
-def test_it_is_told_after_a_reduce_that_folded_something_new(db, accounts, refresher):
-    state = accounts.create(Opened("Ada"))
-    assert refresher.told == []
-
-    with transaction.atomic():
-        pass
-    accounts.reduce(state.log_id)
-    worker.flush(5)
-    accounts.reduce(state.log_id)
-
-    # Inside of the test's transaction, which never commits, it is not told at all.
-    assert refresher.told == []
-
-
-def test_what_it_is_told(transactional_db, accounts, refresher):
+def test_inside_of_a_transaction_that_never_commits_it_gets_no_job(db, accounts, refresher):
     state = accounts.create(Opened("Ada"))
 
     accounts.reduce(state.log_id)
-    worker.flush(5)
+
+    assert refresher.jobs == []
+
+
+def test_it_gets_a_write_for_each_reduce_that_folded_something_new(
+    transactional_db, accounts, refresher
+):
+    state = accounts.create(Opened("Ada"))
+    assert refresher.jobs == []
+
     accounts.reduce(state.log_id)
+    (first,) = refresher.jobs
+    assert isinstance(first, CacheWrite)
+    assert first()
+    accounts.reduce(state.log_id)
+    assert refresher.jobs == [first]
+
     state = accounts.append(state, Deposited(1))
     accounts.reduce(state.log_id)
-
-    full, newer = refresher.told
-    assert (full.log_id, full.using, full.aggregate) == (state.log_id, "default", Account)
-    assert full.is_kept
-    assert not newer.is_kept
-    assert newer.entry is not None
-    newer()
+    second = refresher.jobs[-1]
+    assert second()
+    assert not first()
+    assert (first.key, first.aggregate) == (second.key, Account)
     accounts.reduce(state.log_id)
-    assert len(refresher.told) == 2
+    assert len(refresher.jobs) == 2
+
+
+def test_a_transaction_keeps_no_more_jobs_than_a_queue(transactional_db, refresher, monkeypatch):
+    """A job holds its entry in memory until the commit."""
+    monkeypatch.setattr("eventlogs.logs.MAX_JOBS", 5)
+    accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
+
+    with transaction.atomic():
+        for _ in range(8):
+            accounts.create(Opened("Ada"))
+
+    assert len(refresher.jobs) == 5
+    assert statistics()["errors"]["dropped"] == 3
 
 
 @pytest.mark.parametrize("as_setting", [True, False])
-def test_it_is_told_after_an_append_if_wanted(transactional_db, refresher, settings, as_setting):
+def test_it_gets_a_refresh_for_each_append_if_wanted(
+    transactional_db, refresher, settings, as_setting
+):
     if as_setting:
         settings.EVENTLOGS = {"REFRESH_ON_APPEND": True}
         accounts = LogManager(Account, refresher=refresher)
@@ -116,9 +131,8 @@ def test_it_is_told_after_an_append_if_wanted(transactional_db, refresher, setti
     state = accounts.create(Opened("Ada"))
     accounts.append(state, Deposited(5))
 
-    assert [request.log_id for request in refresher.told] == [state.log_id] * 2
-    assert all(request.entry is None for request in refresher.told)
-    refresher.told[-1]()
+    assert refresher.jobs == [Refresh(accounts._reductions(), state.log_id)] * 2
+    assert refresher.jobs[-1]()
     accounts.reduce(state.log_id)
     assert statistics()["hits"] == 1
 
@@ -129,27 +143,27 @@ def test_a_manager_may_refuse_what_the_setting_says(transactional_db, refresher,
 
     accounts.create(Opened("Ada"))
 
-    assert refresher.told == []
+    assert refresher.jobs == []
 
 
-def test_inside_of_a_transaction_it_is_told_after_the_commit(transactional_db, refresher):
+def test_inside_of_a_transaction_it_gets_jobs_after_the_commit(transactional_db, refresher):
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
 
     with transaction.atomic():
         accounts.create(Opened("Ada"))
-        assert refresher.told == []
+        assert refresher.jobs == []
 
-    assert len(refresher.told) == 1
+    assert len(refresher.jobs) == 1
 
 
-def test_after_a_rollback_it_is_not_told(transactional_db, refresher):
+def test_after_a_rollback_it_gets_no_job(transactional_db, refresher):
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
 
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         accounts.create(Opened("Ada"))
         raise ZeroDivisionError
 
-    assert refresher.told == []
+    assert refresher.jobs == []
 
 
 def test_hooks_of_the_application_run_when_ours_fails(transactional_db, caplog):
@@ -201,14 +215,14 @@ def test_the_thread_reads_the_log_after_an_append(transactional_db):
     assert statistics()["hits"] == 1
 
 
-def test_a_full_queue_drops_and_counts(transactional_db, monkeypatch):
-    monkeypatch.setattr(worker, "capacity", 0)
-    accounts = LogManager(Account, refresher=ThreadRefresher(), refresh_on_append=True)
+def test_a_full_queue_drops_and_counts(transactional_db):
+    refresher = ThreadRefresher(capacity=1, delay=60)
+    accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
 
-    state = accounts.create(Opened("Ada"))
+    states = [accounts.create(Opened("Ada")) for _ in range(3)]
 
-    assert accounts.reduce(state.log_id).version == 1
-    assert statistics()["errors"]["dropped"] >= 1
+    assert all(accounts.reduce(state.log_id).version == 1 for state in states)
+    assert statistics()["errors"]["dropped"] >= 2
 
 
 def test_the_immediate_one_is_done_when_the_call_returns(transactional_db):
@@ -237,7 +251,7 @@ class TestMessages:
 
         assert refresher.sent == [("tests.accounts.Account", str(state.log_id), "default", None)]
 
-    def test_the_worker_takes_the_flag_down_and_refreshes(self, accounts, refresher):
+    def test_the_receiver_clears_the_flag_and_refreshes(self, accounts, refresher):
         state = accounts.create(Opened("Ada"))
         worker.flush(5)
 
@@ -251,20 +265,20 @@ class TestMessages:
         accounts.reduce(state.log_id)
         assert statistics()["hits"] == 1
 
-    def test_the_flag_is_taken_down_before_the_log_is_read(self, accounts, monkeypatch):
+    def test_the_flag_is_cleared_before_the_log_is_read(self, accounts, monkeypatch):
         state = accounts.create(Opened("Ada"))
         worker.flush(5)
-        reducer = accounts._reducer()
-        flag = told_key(reducer.key(state.log_id))
-        assert reducer.cache.get(flag) is not None
+        reader = accounts._reductions()
+        flag = sent_key(reader.key(state.log_id))
+        assert reader.cache.get(flag) is not None
         seen = []
-        refresh = type(reducer).refresh
+        refresh = type(reader).refresh
 
-        def look(self, log_id, store):
+        def look(self, log_id):
             seen.append(self.cache.get(flag))
-            return refresh(self, log_id, store)
+            return refresh(self, log_id)
 
-        monkeypatch.setattr(type(reducer), "refresh", look)
+        monkeypatch.setattr(type(reader), "refresh", look)
         refresh_by_names(label(Account), str(state.log_id), "default")
 
         assert seen == [None]
@@ -292,7 +306,7 @@ class TestMessages:
     def test_what_a_worker_could_not_know_of_is_done_here(self, refresher, options, db):
         accounts = LogManager(Account, refresher=refresher, refresh_on_append=True, **options)
         if "store" not in options:
-            return  # told after the commit, which the test's transaction does not have
+            return  # jobs are submitted after the commit, which the test's transaction lacks
 
         state = accounts.create(Opened("Ada"))
         worker.flush(5)
@@ -353,32 +367,89 @@ class TestByNames:
         assert statistics()["errors"]["failed"] == 1
 
 
+THREAD = "eventlogs.refreshers.ThreadRefresher"
+
+
 def test_a_refresher_is_named_by_its_path_and_made_once():
-    one = refresher_for("eventlogs.refreshers.ThreadRefresher")
+    one = refresher_for(THREAD)
 
     assert isinstance(one, ThreadRefresher)
-    assert refresher_for("eventlogs.refreshers.ThreadRefresher") is one
+    assert refresher_for(THREAD) is one
     assert refresher_for(one) is one
     assert refresher_for() is one
 
 
-def test_the_setting_names_the_refresher(settings):
-    settings.EVENTLOGS = {"REFRESHER": IMMEDIATE}
+def test_a_dict_names_the_backend_and_its_options():
+    one = refresher_for({"BACKEND": THREAD, "OPTIONS": {"capacity": 5, "delay": 0.25}})
 
+    assert (one.capacity, one.delay) == (5, 0.25)
+    assert refresher_for({"BACKEND": THREAD, "OPTIONS": {"delay": 0.25, "capacity": 5}}) is one
+    assert refresher_for({"BACKEND": THREAD, "OPTIONS": {"capacity": 6}}) is not one
+    assert refresher_for({"BACKEND": THREAD}).capacity == 1_000
+
+
+@pytest.mark.parametrize(
+    "named", [IMMEDIATE, {"BACKEND": IMMEDIATE}, {"BACKEND": IMMEDIATE, "OPTIONS": {}}]
+)
+def test_the_setting_or_the_manager_names_the_refresher(transactional_db, settings, named):
+    manager = LogManager(Account, refresher=named)
+    state = manager.create(Opened("Ada"))
+    manager.reduce(state.log_id)
+    assert manager._reductions().versions([state.log_id]) == {state.log_id: 1}
+
+    settings.EVENTLOGS = {"REFRESHER": named}
     assert isinstance(refresher_for(), ImmediateRefresher)
 
 
 @pytest.mark.parametrize(
-    ("path", "error"),
+    ("named", "error"),
     [
         ("nowhere.Refresher", ImportError),
         ("eventlogs.refreshers.Missing", ImportError),
         ("eventlogs.testing.MemoryStore", TypeError),
+        ("eventlogs.refreshers.refresher_for", TypeError),
+        ({"BACKEND": "eventlogs.testing.MemoryStore"}, TypeError),
+        ({"OPTIONS": {}}, TypeError),
+        ({"BACKEND": THREAD, "OPTIONS": ["capacity"]}, TypeError),
+        (17, TypeError),
     ],
 )
-def test_anything_else_is_no_refresher(path, error):
+def test_anything_else_is_no_refresher(named, error):
     with pytest.raises(error):
-        refresher_for(path)
+        refresher_for(named)
+
+
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        (
+            {"BACKEND": THREAD, "OPTIONS": {"queue": "reductions"}},
+            "eventlogs.refreshers.ThreadRefresher has no option 'queue'. Its options: "
+            "'capacity', 'delay'.",
+        ),
+        (
+            {"BACKEND": IMMEDIATE, "OPTIONS": {"delay": 1}},
+            "eventlogs.refreshers.ImmediateRefresher has no option 'delay'. Its options: none.",
+        ),
+        (
+            {"BACKEND": THREAD, "OPTIONS": {"capacity": 0}},
+            "The refresher's option 'capacity' is 0. It must be an int from 1 to 1,000,000.",
+        ),
+        (
+            {"BACKEND": THREAD, "OPTIONS": {"delay": "1"}},
+            "The refresher's option 'delay' is '1'. It must be a number from 0 to 3,600.",
+        ),
+        (
+            {"BACKEND": THREAD, "CAPACITY": 5},
+            "A refresher has no key 'CAPACITY'. Its keys are 'BACKEND' and 'OPTIONS'.",
+        ),
+    ],
+)
+def test_what_a_refresher_does_not_take_is_said(named, text):
+    with pytest.raises(ImproperlyConfigured) as caught:
+        refresher_for(named)
+
+    assert str(caught.value) == text
 
 
 @pytest.mark.skipif(django.VERSION >= (6, 0), reason="Django has django.tasks")

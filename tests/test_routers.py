@@ -55,7 +55,7 @@ def replicate(replica: str) -> None:
     """Copy what the replica lacks."""
     for model in (EventLog, Event, IdempotencyKey):
         known = set(QuerySet(model, using=replica).values_list("pk", flat=True))
-        rows = [each for each in QuerySet(model, using="default") if each.pk not in known]
+        rows = [each for each in QuerySet(model, using="default") if each.pk not in known]  # type: ignore[var-annotated]
         QuerySet(model, using=replica).bulk_create(rows)
 
 
@@ -165,9 +165,9 @@ def test_reads_go_to_the_replica_and_appends_and_what_needs_all_to_the_primary(r
             True,
         ),
         "eventlogs prune": (lambda: bool(said("prune", "--older-than", "1d", "--dry-run")), True),
-        "prune": (lambda: IdempotencyKey.objects.prune(timedelta()), 2),
+        "prune": (lambda: IdempotencyKey.objects.prune(older_than=timedelta()), 2),
         "prune of some": (
-            lambda: IdempotencyKey.objects.filter(key="a").prune(timedelta()),
+            lambda: IdempotencyKey.objects.filter(key="a").prune(older_than=timedelta()),
             0,
         ),
     }

@@ -203,7 +203,7 @@ class TestRedis:
     @pytest.fixture(params=["of the system", "from PyPI"])
     def redis(self, request, monkeypatch):
         if request.param == "from PyPI":
-            monkeypatch.setattr(servers.shutil, "which", lambda name: None)
+            monkeypatch.setattr(servers.shutil, "which", lambda name: None)  # type: ignore[attr-defined]
         try:
             programs = Redis.find_programs()
         except ServerError:

@@ -100,7 +100,7 @@ def get_into_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
         (ProjectionAction.REBUILT, {"seconds": 4_271.3, "count": 1_333_500}),
     ]
     ProjectionAction.objects.bulk_create(
-        ProjectionAction(
+        ProjectionAction(  # type: ignore[arg-type]
             projection="payment-summary" if number % 3 else LONG_NAME,
             action=kinds[number % 5][0],
             by="grace" if number % 2 else "",

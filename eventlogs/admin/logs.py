@@ -45,7 +45,7 @@ from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.operations import jsonl, pasted_ids
-from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, snapshot, summarize
+from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, plain_value, summarize
 from eventlogs.values import EventRecord
 
 LOGS: Final = 50  # logs of a page
@@ -192,7 +192,7 @@ class LogAdmin(ReadOnlyAdmin):
         record = step.record
         actor, rest = actor_of(record.metadata)
         data = record.event
-        today = None if step.event is None else snapshot(step.event)
+        today = None if step.event is None else plain_value(step.event)
         is_selected = record.index == found.selected
         longest = WHOLE if is_selected else LONGEST
 

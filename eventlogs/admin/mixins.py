@@ -106,7 +106,8 @@ def _sites_with_logs(
 
     With a request, yield only those on which its user may view logs.
     """
-    # all_sites is a WeakSet, which has no order.
+    # Django documents no way to list the admin sites of a project. This one is a WeakSet, which has
+    # no order.
     for site in sorted(all_sites, key=lambda site: (site is not own, site.name)):
         if not site.is_registered(EventLog):
             continue

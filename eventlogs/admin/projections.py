@@ -92,7 +92,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def all_view(self, request: HttpRequest) -> HttpResponse:
         """Show the findings of the health check, and the status of all projections."""
         using = router.db_for_write(ProjectionState)  # a replica has no locks of open transactions
-        checked = health(using)
+        checked = health(using=using)
         rows: list[dict[str, Any]] | None = None  # None: they cannot be read; a finding says why
         holders: list[dict[str, Any]] = []
         with suppress(DatabaseError), reading(Look(using, checked.looked_at, {})):
@@ -127,7 +127,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
             )
             messages.error(request, text % {"name": projection.name})
             return HttpResponseRedirect(self.address("projectionstate_changelist"))
-        checked = health(using)
+        checked = health(using=using)
         findings = shown_findings(
             checked, lambda each: each.subject == projection.name and each.code not in OF_CAUSES
         )

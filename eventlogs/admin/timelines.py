@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from eventlogs.aggregates import Aggregate
 from eventlogs.ids import LogId
-from eventlogs.reductions.snapshots import GRID, Waypoints
-from eventlogs.reductions.timeline import Step, Unavailable, beginning, snapshot, steps
+from eventlogs.reductions.snapshots import INTERVAL, Snapshots
+from eventlogs.reductions.timeline import Step, Unavailable, beginning, plain_value, steps
+from eventlogs.refreshers import submit
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
 from eventlogs.values import Reduction
@@ -42,7 +43,7 @@ class Timeline:
     selected: int  # the index of the selected event
     start: int  # the index of the first event of the page
     steps: list[Step] = field(default_factory=list)  # in the order of indexes
-    state: Any = None  # a snapshot, Unavailable, or None if it was not computed
+    state: Any = None  # a plain value, Unavailable, or None if it was not computed
     cost: Cost | None = None
     missing: int = 0  # events that would have to be folded, 0 if they are
     has_changes: bool = False
@@ -74,17 +75,18 @@ def timeline(
     rows = store.events(log_id, start=start, limit=min(SIZE, version - start))
     began = time.perf_counter()
     base: Reduction[Any] | Unavailable | None = None
-    ways: Waypoints[Any] | None = None
+    snapshots: Snapshots[Any] | None = None
     if aggregate is not None:
-        ways = Waypoints(aggregate, using)
-        base = ways.nearest(log_id, store, upto=start) if start >= GRID else None
+        snapshots = Snapshots(aggregate, using)
+        base = snapshots.nearest(log_id, store, upto=start) if start >= INTERVAL else None
         base = base or beginning(aggregate, log_id)
     here = base.version if isinstance(base, Reduction) else 0
     if isinstance(base, Reduction) and start - here > AT_ONCE and not fold_all:
         found.missing = start - here
         base = None
-    if isinstance(base, Reduction) and ways is not None and start > here:
-        base = ways.walk(base, store, version=start)
+    if isinstance(base, Reduction) and snapshots is not None and start > here:
+        base, writes = snapshots.fold(base, store, version=start)
+        submit(*writes)
     found.has_changes = base is not None
     found.steps = list(steps(base or Unavailable("NotComputed"), rows, properties=True))
     if base is not None:
@@ -92,21 +94,22 @@ def timeline(
         shown = [step.state for step in found.steps if step.record.index == selected]
         found.state = shown[0] if shown else None
         found.cost = Cost(start - here + len(rows), time.perf_counter() - began, here)
-    elif ways is not None:
-        _from_cache(found, ways, store, began)
+    elif snapshots is not None:
+        _from_cache(found, snapshots, store, began)
     return found
 
 
-def _from_cache(found: Timeline, ways: Waypoints[Any], store: BaseStore, began: float) -> None:
+def _from_cache(found: Timeline, snapshots: Snapshots[Any], store: BaseStore, began: float) -> None:
     """Set the state of the selected event from a cached entry near it, without the changes."""
     wanted = found.selected + 1
-    near = ways.nearest(found.log_id, store, upto=wanted)
+    near = snapshots.nearest(found.log_id, store, upto=wanted)
     if near is None or wanted - near.version > AT_ONCE:
         return
     here = near.version
-    state = ways.walk(near, store, version=wanted)
+    state, writes = snapshots.fold(near, store, version=wanted)
+    submit(*writes)
     if isinstance(state, Reduction):
-        found.state = snapshot(state.aggregate, properties=True)
+        found.state = plain_value(state.aggregate, properties=True)
     else:
         found.state = state
     found.cost = Cost(wanted - here, time.perf_counter() - began, here)

@@ -423,7 +423,7 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
 
 def forget(log_id: LogId | str) -> int:
     """
-    Delete all cached reductions and waypoints of a log; return how many there were.
+    Delete all cached reductions and snapshots of a log; return how many there were.
 
     All of CACHES are looked through in which reductions can be, under each prefix and version.
     Of a cache in the memory of processes, only this one's is reached. A process that has just

@@ -25,15 +25,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timezone
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
+from django.utils.crypto import constant_time_compare, salted_hmac
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate
@@ -49,6 +49,7 @@ from eventlogs.values import Reduction, StoredEvent
 
 A = TypeVar("A", bound=Aggregate)
 
+SALT: Final = "eventlogs.caches.entries"  # keys the signature, beside the project's secret
 MAGIC: Final = b"EL1"
 HEADER_BYTES: Final = len(MAGIC) + 4
 SIGNATURE_BYTES: Final = 32
@@ -95,6 +96,11 @@ class Entry(NamedTuple, Generic[A]):
             and event.index == self.head.version - 1
             and proof_of(event) == self.head.proof
         )
+
+    def reduction(self, log_id: LogId) -> Reduction[A]:
+        """Return the reduction that the entry holds, as of the version that it was made at."""
+        head = self.head
+        return Reduction(log_id, head.version, self.aggregate, head.reduced_at, head.position)
 
 
 class EntryCodec(Generic[A]):
@@ -165,7 +171,7 @@ class EntryCodec(Generic[A]):
         signed = b"".join(
             (MAGIC, reduction.version.to_bytes(4, "big"), ENCODER.encode(head), b"\n", body)
         )
-        return signed + hmac.digest(_signing_key(conf.secret_keys()[0]), signed, "sha256")
+        return signed + _signature(signed, conf.secret_keys()[0])
 
     def decode(self, raw: bytes, log_id: LogId) -> Entry[A]:
         """
@@ -204,7 +210,7 @@ def opened(raw: bytes) -> tuple[Head, bytes]:
     """Return an entry's head and body. Raise Untrusted unless its signature is good."""
     signed, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
     if raw[: len(MAGIC)] != MAGIC or not any(
-        hmac.compare_digest(hmac.digest(_signing_key(secret), signed, "sha256"), signature)
+        constant_time_compare(_signature(signed, secret), signature)
         for secret in conf.secret_keys()
     ):
         raise Untrusted(BAD_SIGNATURE)
@@ -240,9 +246,8 @@ def proof_of(event: StoredEvent) -> str:
     return digest.hexdigest()[: 2 * PROOF_BYTES]
 
 
-@lru_cache(maxsize=16)
-def _signing_key(secret: bytes) -> bytes:
-    return hmac.digest(b"eventlogs.reduction", secret, "sha256")
+def _signature(signed: bytes, secret: bytes) -> bytes:
+    return salted_hmac(SALT, signed, secret, algorithm="sha256").digest()
 
 
 def _compare(value: Any, came_back: Any, path: str, seen: set[int]) -> None:

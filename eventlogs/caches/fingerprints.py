@@ -1,8 +1,8 @@
 """
-The fingerprint of an aggregate: a digest of all code that its state follows from.
+The code fingerprint of an aggregate: a digest of all code that its state depends on.
 
-It is part of the key under which a reduction is cached, so that state which was folded by
-other code is never met, not even while two releases run side by side. Equal code has the same
+It is part of the key under which a reduction is cached. So no process reads a state that other
+code has folded, not even while two releases run side by side. Equal code has the same
 fingerprint in every process. It is a digest of
 
 - the modules of the *project*, whole, that the aggregate, its events and their upcasters can
@@ -17,17 +17,16 @@ A module belongs to the project if no RECORD lists its file, if its distribution
 installed from an index (PEP 610: from a path, a repository, a URL), or if an aggregate, event
 or upcaster is in that distribution.
 
-What cannot be known has no fingerprint, and is not cached: ``why_unknown`` says why. Modules
-are digested from their files, so those must be the ones that were loaded
-(``eventlogs.utils.loaded_modules``).
+An aggregate whose code cannot be known has no fingerprint, and is not cached; ``why_unknown``
+says why. Modules are digested from their files, so those must be the files that were loaded
+(``eventlogs.utils.loaded_modules``). Whole modules count, because following single functions
+missed 23 of 48 kinds of change.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import json
 import os
 import pkgutil
 import platform
@@ -37,8 +36,6 @@ import typing
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from gc import get_referents
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -48,43 +45,29 @@ from typing import Any, Final, NamedTuple
 import eventlogs
 from eventlogs.aggregates import Aggregate
 from eventlogs.events.registry import EventType, registry
-from eventlogs.utils import loaded_modules
+from eventlogs.utils import distributions, loaded_modules, sources
+from eventlogs.utils.distributions import Distribution
 from eventlogs.utils.loaded_modules import State
+from eventlogs.utils.sources import COMPILED, Source, Unknown
 
 OURS: Final = "eventlogs"
 STDLIB: Final = str(Path(os.__file__).parent)
-COMPILED: Final = (".so", ".pyd", ".pyc")
 INSTALLED: Final = ("site-packages", "dist-packages")
-# What runs code by a name or a path that may only be known when it is called.
-BY_NAME: Final = {"import_module", "import_string", "__import__"}
-DYNAMIC: Final = BY_NAME | {
-    *("exec_module", "load_module", "resolve_name", "run_module", "run_path"),
-    "spec_from_file_location",
-}
-BUILTIN_DYNAMIC: Final = {"exec", "eval"}
-MENTION: Final = re.compile(rf"\b(?:{'|'.join(sorted(DYNAMIC | BUILTIN_DYNAMIC))})\b".encode())
-ATTRIBUTE: Final = re.compile(r"\.\s*([^\W\d]\w*)")
-BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of statements
 ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
-REQUIREMENT: Final = re.compile(r"^Requires-Dist: *([\w.-]+)(.*)$", re.M)
-EXTRA: Final = re.compile(r"\bextra\s*==")
 
-# What is looked into for functions and classes: it holds code for others to call.
+# Objects of these types are searched for functions and classes that they hold for others to call.
 HOLDERS: Final = (
     *(dict, list, tuple, set, frozenset, deque, MappingProxyType, SimpleNamespace),
     *(property, staticmethod, classmethod, CellType, MethodType),
 )
-HOLDING: Final = {"functools", "collections", "weakref", "_weakrefset"}  # … and classes of these
+# … and of the types that these modules define.
+HOLDING: Final = {"functools", "collections", "weakref", "_weakrefset"}
 CACHED: Final = type(functools.cache(len))
 ATOMS: Final = {str, bytes, int, float, bool, type(None)}
 
 
 Step = tuple[str, frozenset[str], frozenset[str]]
-"""A module, the names in it that may be modules as well, and those that may be inside of them."""
-
-
-class Unknown(Exception):
-    """The code of an aggregate cannot be known; the text says why."""
+"""A module, names in it that may be modules too, and names that may be modules inside of those."""
 
 
 class Known(NamedTuple):
@@ -95,72 +78,22 @@ class Known(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is known of an aggregate, or why nothing is, and for how long that is so."""
+    """The fingerprint of an aggregate, or why it has none, and what that depends on."""
 
     known: Known | None
     reason: str
     registered: tuple[int, int]
-    loaded: frozenset[str]  # the modules that were, when this was found out
-    modules: int  # how many there are, up to which only such were loaded since as do not matter
+    loaded: frozenset[str]  # the modules that were loaded at that time
+    modules: int  # their number, or a later one if no module that matters was loaded in between
     unloaded: dict[str, State]  # files that may be loaded later, by path
 
     def is_current(self) -> bool:
-        """Return whether nothing happened that may change it."""
+        """Return whether nothing has happened since that may change it."""
         return (
             self.modules == len(sys.modules)
             and self.registered == registry.revision
             and all(loaded_modules.state_of(path) == state for path, state in self.unloaded.items())
         )
-
-
-class Source(NamedTuple):
-    """What one file says: a digest of it, what it imports, and the attributes that it names."""
-
-    digest: str
-    imports: tuple[tuple[str, frozenset[str]], ...] = ()  # a module, and names from it
-    attributes: frozenset[str] = frozenset()
-    dynamic: int | None = None  # the line of an import that cannot be followed
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """An installed package: its directory of metadata, and its RECORD."""
-
-    info: Path
-    record: str
-
-    @property
-    def name(self) -> str:
-        """Its name and version."""
-        return self.info.name.removesuffix(".dist-info")
-
-    @cached_property
-    def is_local(self) -> bool:
-        """Whether it was installed from a directory (PEP 610): it is the project's own."""
-        try:
-            return "dir_info" in json.loads((self.info / "direct_url.json").read_text())
-        except (OSError, ValueError):
-            return False
-
-    @cached_property
-    def digest(self) -> str:
-        """A digest of the digests of its files."""
-        # Files elsewhere are scripts, which name the interpreter's path. RECORD's own directory
-        # says how it was installed.
-        files = sorted(
-            line
-            for line in self.record.splitlines()
-            if "sha256=" in line
-            and ".dist-info/" not in line
-            and not line.startswith(("..", "__editable__"))
-        )
-        return hashlib.sha256("\n".join(files).encode()).hexdigest()
-
-    @cached_property
-    def requires(self) -> list[str]:
-        """The names of the distributions that it requires, whatever its extras are."""
-        metadata = (self.info / "METADATA").read_text("utf-8", "replace").partition("\n\n")[0]
-        return [name for name, rest in REQUIREMENT.findall(metadata) if not EXTRA.search(rest)]
 
 
 def code_fingerprint(aggregate: type[Aggregate]) -> str | None:
@@ -177,9 +110,9 @@ def why_unknown(aggregate: type[Aggregate]) -> str | None:
 
 def covers(aggregate: type[Aggregate], name: str) -> bool:
     """
-    Return whether the fingerprint is of the class and upcasters of a stored event type, too.
+    Return whether the fingerprint includes the class and upcasters of a stored event type.
 
-    It is for the types that the aggregate names, and for those in a module that it reaches.
+    It does so for the types that the aggregate names, and for those in a module that it reaches.
     """
     event_type = registry.by_name(name)
     if event_type is None or event_type in aggregate.event_types:
@@ -207,7 +140,7 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
         known, reason = walk.know(aggregate), ""
     except Unknown as error:
         known, reason = None, str(error)
-    except Exception as error:  # of a finder, a lazy module, an odd object: it is no reader's
+    except Exception as error:  # of a finder, a lazy module, an odd object: no error for a reader
         known, reason = None, f"looking for it failed with {type(error).__name__}"
     answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
     _answers[aggregate] = answer
@@ -221,7 +154,7 @@ def _loaded(count: int) -> frozenset[str]:
 
 
 def _matters(name: str) -> bool:
-    """Return whether a module that was loaded later may be, or change, what a walk reached."""
+    """Return whether a module that was loaded later may change what a walk found."""
     return _is_project(name) or loaded_modules.is_doubtful(name)
 
 
@@ -232,7 +165,7 @@ class _Walk:
         self.unloaded: dict[str, State] = {}
         self._digests: dict[str, str] = {}  # of modules and distributions, by name
         self._walked: set[str] = set()
-        self._imported: set[str] = set()  # of other distributions: their imports are not followed
+        self._imported: set[str] = set()  # of other distributions; their imports are not followed
         self._own: set[Path] = set()  # the distributions that are walked through
         self._queue: list[Step] = []
 
@@ -247,9 +180,9 @@ class _Walk:
             roots |= _upcaster_homes(event_type)
         for root in roots:
             path = loaded_modules.file_of(root, _spec(root))
-            if path is not None and (found := _distribution_of(path)) is not None:
+            if path is not None and (found := distributions.of_file(path)) is not None:
                 self._own.add(found.info)
-                if not found.is_local:  # modules of it that no import leads to count as well
+                if not found.is_local:  # its RECORD counts modules that no import leads to
                     self._take(found)
         self._walk(roots | {base.__module__ for cls in classes for base in cls.__mro__})
         self._require(OURS)
@@ -302,7 +235,7 @@ class _Walk:
         path = loaded_modules.file_of(name, spec)
         if path is None:
             raise Unknown(f"the module {name} has no file that can be read")
-        distribution = _distribution_of(path)
+        distribution = distributions.of_file(path)
         is_own = (
             distribution is None or distribution.is_local or distribution.info in self._own
         ) and not (distribution and path.endswith(COMPILED))
@@ -339,7 +272,7 @@ class _Walk:
             raise Unknown(f"the file of the module {name} changed after it was loaded")
         known = _sources.get((name, follow))
         if known is None or known[0] != state:
-            known = _sources[name, follow] = state, _parsed(name, path, spec, follow)
+            known = _sources[name, follow] = state, sources.read(name, path, spec, follow=follow)
         if loaded_modules.state_of(path) != state:
             raise Unknown(f"the file of the module {name} is being changed")
         if is_loaded:
@@ -359,12 +292,8 @@ class _Walk:
             self._require(required)
 
     def _require(self, name: str) -> None:
-        wanted = _normal(name)
-        for directory in sys.path:
-            if (info := _infos(directory).get(wanted)) is not None:
-                if (distribution := _recorded(info)) is not None:
-                    self._take(distribution)
-                return
+        if (distribution := distributions.installed(name)) is not None:
+            self._take(distribution)
 
 
 def _misplaced(cls: type) -> str | None:
@@ -456,108 +385,12 @@ def _submodules(package: str) -> frozenset[str]:
     return frozenset(each.name for each in pkgutil.iter_modules(list(places or ())))
 
 
-def _parsed(name: str, path: str, spec: ModuleSpec | None, follow: bool) -> Source:
-    try:
-        if spec is not None and path != spec.origin:  # in an archive
-            data = typing.cast("Any", spec.loader).get_source(name).encode()
-        else:
-            data = Path(path).read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        if not follow:
-            return Source(digest)
-        if path.endswith(COMPILED):
-            raise ValueError
-        tree = ast.parse(data)
-    except (OSError, ValueError, SyntaxError, AttributeError, ImportError):
-        raise Unknown(f"the module {name} has no source that can be read") from None
-    package = name.rpartition(".")[0] if spec is None else spec.parent or ""
-    # Also what looks like one in a string: to follow too much is no mistake.
-    attributes = frozenset(ATTRIBUTE.findall(data.decode("utf-8", "replace")))
-    imports: list[tuple[str, frozenset[str]]] = []
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                imports.append((alias.name, attributes))
-                imports.append((alias.name.partition(".")[0], attributes))
-        elif isinstance(node, ast.ImportFrom):
-            module = _absolute("." * node.level + (node.module or ""), package)
-            imports.append((module, frozenset(alias.name for alias in node.names)))
-    dynamic = None
-    # All expressions are looked through only where there is something to be found.
-    for node in _dynamic(tree) if MENTION.search(data) else ():
-        target = _target(node, name, package) if isinstance(node, ast.Call) else None
-        if target is None:
-            dynamic = getattr(node, "lineno", 0)
-            break
-        head, _, last = target.rpartition(".")
-        imports.append((head, frozenset({last})) if head else (last, attributes))
-    return Source(digest, tuple(imports), attributes, dynamic)
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield all statements, however deep, but those that only type checkers see."""
-    queue: list[Any] = [tree]
-    while queue:
-        node = queue.pop()
-        yield node
-        test = getattr(node, "test", None) if isinstance(node, ast.If) else None
-        is_for_types = getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
-        for name in ("orelse",) if is_for_types else BLOCKS:
-            queue.extend(getattr(node, name, ()))
-
-
-def _dynamic(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield the calls of what may run any code, and where it is handed on under another name."""
-    called: set[int] = set()
-    for node in ast.walk(tree):  # a call comes before what it calls
-        if isinstance(node, ast.Call) and _is_dynamic(node.func):
-            called.add(id(node.func))
-            yield node
-        elif isinstance(node, ast.Name | ast.Attribute):
-            if id(node) not in called and _is_dynamic(node):
-                yield node
-        elif isinstance(node, ast.alias) and node.name in DYNAMIC and node.asname:
-            yield node
-
-
-def _is_dynamic(node: ast.expr) -> bool:
-    if isinstance(node, ast.Name):
-        return node.id in DYNAMIC or node.id in BUILTIN_DYNAMIC
-    return isinstance(node, ast.Attribute) and node.attr in DYNAMIC
-
-
-def _target(call: ast.Call, name: str, package: str) -> str | None:
-    """Return the absolute name that a call imports, or None where it is not written out."""
-    function = getattr(call.func, "id", getattr(call.func, "attr", ""))
-    constants = [each.value if isinstance(each, ast.Constant) else None for each in call.args]
-    if function not in BY_NAME or not constants or not isinstance(constants[0], str):
-        return None
-    if not constants[0].startswith("."):
-        return constants[0]
-    bases = [*call.args[1:], *(each.value for each in call.keywords if each.arg == "package")]
-    base = bases[0] if bases else None
-    if isinstance(base, ast.Constant) and isinstance(base.value, str):
-        return _absolute(constants[0], base.value)
-    own = {"__package__": package, "__name__": name}.get(getattr(base, "id", ""))
-    return None if own is None else _absolute(constants[0], own)
-
-
-def _absolute(module: str, package: str) -> str:
-    """Return the absolute name of a module that may be given relative to a package."""
-    name = module.lstrip(".")
-    dots = len(module) - len(name)
-    if not dots:
-        return name
-    base = package.rsplit(".", dots - 1)[0] if dots > 1 else package
-    return f"{base}.{name}" if name else base
-
-
 def _held(modules: set[str]) -> set[str]:
     """
     Return the modules that the names of modules hold, also by their functions and classes.
 
-    That is how code gets where no import leads: a handler in a registry, an object that was
-    handed in, a method that was replaced. Objects of other packages are not looked into.
+    Such code runs although no import leads to it: a handler in a registry, an object that was
+    passed in, a method that was replaced. Objects of other packages are not searched.
     """
     found: set[Any] = set()
     queue: list[Any] = [
@@ -567,7 +400,7 @@ def _held(modules: set[str]) -> set[str]:
         for attribute, value in list(vars(sys.modules[name]).items())
         if not (type(value) is ModuleType and _name(value) == f"{name}.{attribute}")  # its own
     ]
-    seen: dict[int, Any] = {}  # keeps what was seen alive, and so its id its own
+    seen: dict[int, Any] = {}  # keeps each object alive, so that its id is not reused
     while queue:
         value = queue.pop()
         kind = type(value)  # not isinstance(), which runs code of lazy objects
@@ -606,59 +439,14 @@ def _is_project(name: Any) -> bool:
         return False
     if name not in _projects:
         path = loaded_modules.file_of(name, loaded_modules.spec_of(name))
-        distribution = None if path is None else _distribution_of(path)
+        distribution = None if path is None else distributions.of_file(path)
         _projects[name] = not (_is_stdlib(name) or name.partition(".")[0] == OURS) and (
             distribution is None or distribution.is_local
         )
     return _projects[name]
 
 
-# Distributions
-
-
-def _distribution_of(path: str) -> Distribution | None:
-    """Return the distribution whose RECORD lists a file, or None."""
-    directory = max(
-        (each for each in sys.path if each and path.startswith(each + os.sep)), key=len, default=""
-    )
-    if not directory:
-        return None
-    file = Path(path).relative_to(directory).as_posix()
-    infos = _infos(directory)
-    top = re.split(r"[/.]", file)[0]
-    likely = infos.get(_normal(top))
-    for info in (*filter(None, (likely, _tops.get((directory, top)))), *infos.values()):
-        found = _recorded(info)
-        if found is not None and f"\n{file},sha256=" in found.record:
-            _tops[directory, top] = info
-            return found
-    return None
-
-
-@functools.lru_cache(maxsize=256)
-def _infos(directory: str) -> dict[str, Path]:
-    """Return the metadata of the distributions in a directory, by their normalized names."""
-    try:
-        found = sorted(Path(directory).glob("*.dist-info"))
-    except OSError:
-        return {}
-    return {_normal(each.name.partition("-")[0]): each for each in found}
-
-
-@functools.lru_cache(maxsize=2_048)
-def _recorded(info: Path) -> Distribution | None:
-    try:
-        return Distribution(info, "\n" + (info / "RECORD").read_text("utf-8", "replace"))
-    except OSError:
-        return None
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 _answers: weakref.WeakKeyDictionary[type[Aggregate], Answer] = weakref.WeakKeyDictionary()
 _sources: dict[tuple[str, bool], tuple[State, Source]] = {}
 _settled: dict[tuple[str, bool], Source] = {}  # of modules whose file was the one that was loaded
 _projects: dict[str, bool] = {}
-_tops: dict[tuple[str, str], Path] = {}

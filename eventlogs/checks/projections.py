@@ -70,6 +70,7 @@ def check_read_models(**kwargs: Any) -> Iterable[CheckMessage]:
     owners: dict[str, str] = {}
     for name, projection in _row_projections():
         model = projection.model
+        # Django documents no way to list the parents of a model.
         tables = {parent._meta.db_table for parent in model._meta.all_parents}
         tables = {*tables, model._meta.db_table}
         for table in sorted(tables & owners.keys()):

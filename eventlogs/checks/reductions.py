@@ -8,6 +8,7 @@ System checks of the cache of reductions.
     W021  the cache is Redis without time-outs
     W022  reductions of an aggregate cannot be cached
     W023  reductions are not cached, because the code that computes them is not known
+    E047  EVENTLOGS["REFRESHER"] names an option that its refresher does not have
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 from django.core.cache import InvalidCacheBackendError, caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
@@ -91,13 +93,25 @@ def check_processes(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register(Tags.caches)
 def check_refresher(**kwargs: Any) -> Iterable[CheckMessage]:
-    """Check that this process can see the reductions that a worker caches."""
+    """Check the refresher's options, and that this process sees what a worker caches."""
     alias = conf.cache()
-    if not (isinstance(alias, str) and alias in caches.settings and is_refresher(conf.refresher())):
+    if not is_refresher(conf.refresher()):
+        return  # E001 says what is wrong
+    try:
+        refresher = refresher_for()
+    except ImproperlyConfigured as error:
+        yield Error(
+            f"EVENTLOGS['REFRESHER'] cannot be used. {error}",
+            hint="Correct or remove what is named here.",
+            id="eventlogs.E047",
+        )
         return
-    if isinstance(refresher_for(), MessageRefresher) and _is_local(alias):
+    if not isinstance(alias, str) or alias not in caches.settings:
+        return
+    if isinstance(refresher, MessageRefresher) and _is_local(alias):
+        cls = type(refresher)
         yield Warning(
-            f"{conf.refresher()} refreshes reductions in worker processes, but "
+            f"{cls.__module__}.{cls.__qualname__} refreshes reductions in worker processes, but "
             f"CACHES[{alias!r}] is the memory of one process: other processes do not see what a "
             f"worker writes.",
             hint='Set EVENTLOGS["CACHE"] to the alias of a Redis cache, or set '
@@ -131,7 +145,7 @@ def _check_code(aggregate: type[Aggregate]) -> Iterable[CheckMessage]:
         yield Warning(
             f"Reductions of {name} are not cached, because the code that computes them is not "
             f"known: {why}. Each reduce() replays the whole log.",
-            hint="See docs/caching.md, What is not known.",
+            hint="See docs/caching.md, Code that is not known.",
             id="eventlogs.W023",
         )
         return

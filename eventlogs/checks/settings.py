@@ -31,12 +31,14 @@ def is_policy(value: Any) -> bool:
 
 
 def is_refresher(value: Any) -> bool:
-    """Return whether a value is the dotted path to a refresher that can be imported."""
+    """Return whether a value names a refresher that can be imported, whatever its options are."""
     try:
-        refresher_for(value)
-    except (ImportError, TypeError, AttributeError, ImproperlyConfigured):
+        # None would be the setting itself.
+        return value is not None and refresher_for(value) is not None
+    except (ImportError, TypeError, AttributeError):
         return False
-    return True
+    except ImproperlyConfigured:
+        return True  # eventlogs.E047 says what is wrong
 
 
 # For each key: the test of its value, and the allowed values in words.
@@ -58,7 +60,8 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     ),
     "REFRESHER": (
         is_refresher,
-        "the dotted path to a refresher whose packages are installed",
+        "the dotted path to a refresher whose packages are installed, or a dict with the keys "
+        "'BACKEND' (such a path) and 'OPTIONS' (a dict)",
     ),
     "REFRESH_ON_APPEND": (lambda value: isinstance(value, bool), "True or False"),
     "MAX_EVENT_BYTES": (

@@ -12,7 +12,6 @@ Decimals are JSON strings, so that no JSON reader on the way makes binary floats
 
 from __future__ import annotations
 
-import hmac
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
+from django.utils.crypto import constant_time_compare, salted_hmac
 from msgspec import inspect as types
 from msgspec import structs
 
@@ -34,6 +34,8 @@ from eventlogs.exceptions import (
     UnknownEventType,
 )
 from eventlogs.values import EventRecord, StoredEvent
+
+SALT: Final = "eventlogs.fingerprint"  # of the key that fingerprints of requests are made with
 
 # "deterministic" sorts keys, so that equal data has equal bytes: fingerprints rely on it.
 ENCODER: Final = msgspec.json.Encoder(order="deterministic", decimal_format="string")
@@ -363,13 +365,12 @@ def request_fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
         for data in (event.data.encode(),)
     )
     for secret in conf.secret_keys():
-        key = hmac.digest(b"eventlogs.fingerprint", secret, "sha256")
-        yield hmac.digest(key, canonical, "sha256")
+        yield salted_hmac(SALT, canonical, secret, algorithm="sha256").digest()
 
 
 def same_request(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
     """Return whether ``stored`` is the fingerprint of a request with these events."""
-    return any(hmac.compare_digest(stored, each) for each in request_fingerprints(events))
+    return any(constant_time_compare(stored, each) for each in request_fingerprints(events))
 
 
 def _is_alike(one: Any, other: Any) -> bool:

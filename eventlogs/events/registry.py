@@ -1,16 +1,16 @@
 """
-Event classes and what is known about them: their stable names, versions and upcasters.
+The registry of event classes: their stable names, versions and upcasters.
 
-A stored event is found again by its *name*, never by a class path, so classes may move and
-be renamed freely. A class that took over an older name lists it in ``aliases``; data that was
-written under an older ``version`` is brought up to date by upcasters, one version at a time.
+The store identifies the class of an event by a *name*, never by a class path, so classes may be
+moved and renamed. A class that replaces an older name lists that name in ``aliases``; upcasters
+convert data of an older ``version`` to the current one, one version at a time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -28,9 +28,9 @@ EVENT_TYPE = re.compile(rf"[A-Za-z][A-Za-z0-9_.:-]{{0,{MAX_EVENT_TYPE_LENGTH - 1
 @dataclasses.dataclass(frozen=True, slots=True)
 class RetiredEvent:
     """
-    What a stored event of a retired type is decoded to; see ``retired_event``.
+    A decoded event of a retired type; see ``retired_event``.
 
-    ``data`` is the raw JSON value. Aggregates and projections never see one.
+    ``data`` is the raw JSON value. It is never passed to aggregates and projections.
     """
 
     type: str
@@ -40,7 +40,7 @@ class RetiredEvent:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EventType:
-    """What ``@event`` says about a class."""
+    """The registration of an event class by ``@event``."""
 
     cls: type
     name: str
@@ -49,7 +49,7 @@ class EventType:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name under which the store may hold such an event, the current one first."""
+        """All names that the store may have for the type, the current one first."""
         return (self.name, *self.aliases)
 
 
@@ -57,9 +57,8 @@ class Registry:
     """
     The event types and upcasters of a process.
 
-    Two classes may claim one name while a project is being imported; a system check reports
-    it. A class that is defined again (a reload, an interactive session) takes the place of
-    the one before it.
+    Two classes may register one name while a project is being imported; a system check reports
+    it. A class that is defined again (a reload, an interactive session) replaces the earlier one.
     """
 
     def __init__(self) -> None:
@@ -72,12 +71,12 @@ class Registry:
 
     @property
     def stamp(self) -> object:
-        """Something that is another one after each change."""
+        """An object that is replaced with each change."""
         return self._changes.get("last")
 
     @property
     def revision(self) -> tuple[int, int]:
-        """What changes with each registration."""
+        """The numbers of classes and upcasters; one of them grows with each registration."""
         return len(self._by_class), len(self._homes)
 
     def add(self, event_type: EventType) -> None:
@@ -96,8 +95,8 @@ class Registry:
         """
         Register ``upcast`` for data that was stored as ``from_version`` of ``name``.
 
-        ``home`` is the module that does so: of a function that another function has made, it
-        knows the arguments.
+        ``home`` is the module that registers it. It differs from the function's own module where
+        another function has made it, and its code contains the arguments of that call.
         """
         loaded_modules.look()
         self._homes[upcast] = home or upcast.__module__
@@ -106,16 +105,16 @@ class Registry:
         claims.append(upcast)
 
     def retire(self, name: str) -> None:
-        """Register a stored name that no class will be registered for any more."""
+        """Register a stored name as one that has no class any more."""
         self._changes["last"] = object()
         self._retired[name] = None
 
     def is_retired(self, name: str) -> bool:
-        """Return whether a name is retired; a class that is registered for it wins."""
+        """Return whether a name is retired; a class that is registered for it takes precedence."""
         return name in self._retired and not self._by_name.get(name)
 
     def known_names(self) -> list[str]:
-        """Return every stored name that a class is registered for, or that is retired."""
+        """Return all stored names that have a class or are retired."""
         return sorted({name for name, claims in self._by_name.items() if claims} | {*self._retired})
 
     def by_class(self, cls: type) -> EventType | None:
@@ -126,7 +125,7 @@ class Registry:
         """
         Return the event type of a stored name, or None.
 
-        Raise RegistrationError where two classes claim the name.
+        Raise RegistrationError if two classes have registered the name.
         """
         claims = self._by_name.get(name)
         if not claims:
@@ -137,7 +136,7 @@ class Registry:
 
     def names_of(self, types: Iterable[str | type]) -> list[str]:
         """
-        Return every stored name of event types that are given by name or by class.
+        Return all stored names, aliases included, of event types given by name or by class.
 
         A name without a class stands for itself. Raise TypeError for a class without ``@event``.
         """
@@ -171,7 +170,7 @@ class Registry:
                     yield claim
 
     def problems(self) -> Iterator[str]:
-        """Yield a sentence for everything that a project's registrations contradict in."""
+        """Yield a message for each contradiction between registrations."""
         for name, claims in self._by_name.items():
             if len(claims) > 1:
                 yield _clash(name, claims)
@@ -212,21 +211,25 @@ def event(
     """
     Register a dataclass as an event type.
 
-    ``name`` is what the store knows it by, for good: up to 255 letters, digits and ``_.:-``,
-    by custom ``<log type>.<past participle>``. ``version`` counts the shapes that its data
-    has had, from 1. ``aliases`` are names that it was stored under before.
+    ``name`` is its permanent name in the store: a letter, then letters, digits and ``_.:-``, at
+    most 255 characters, by convention ``<log type>.<past participle>``. ``version`` counts the
+    forms that its data has had, from 1. ``aliases`` are its earlier names.
 
-    Raise RegistrationError for a name or version that cannot be, or a class that is not a
-    dataclass (``@event`` stands above ``@dataclass``).
+    Raise RegistrationError for an invalid name or version, or a class that is not a dataclass
+    (``@event`` stands above ``@dataclass``); then nothing is registered.
     """
     names = (name, *aliases)
     for each in names:
         if not isinstance(each, str) or not EVENT_TYPE.match(each):
             raise RegistrationError(_impossible(each))
     if len(set(names)) < len(names):
-        raise RegistrationError(f"{name!r} names itself, or an alias twice. Remove the repeat.")
+        raise RegistrationError(
+            f"{name!r} lists its own name, or an alias twice. Remove the repeat."
+        )
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
-        raise RegistrationError(f"{name!r}: version must be an int from 1. Count it up by one.")
+        raise RegistrationError(
+            f"{name!r}: version is {version!r}. It must be an int from 1 to 2,147,483,647."
+        )
 
     def register(cls: type[E]) -> type[E]:
         if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
@@ -241,17 +244,24 @@ def event(
 
 def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
     """
-    Register a function that brings stored data of an event type one version up.
+    Register a function that converts stored data of an event type to the next version.
 
-    It gets the data that was stored as ``from_version`` and returns that of
-    ``from_version + 1``. Numbers with a fraction arrive as ``Decimal``, exactly as stored.
-    ``name`` is the event type's current name; its aliases share its upcasters.
+    It is called with data of version ``from_version``, an int from 1, and returns data of version
+    ``from_version + 1``. Numbers with a fraction are passed as ``Decimal``, exactly as stored.
+    ``name`` is the event type's current name; its aliases use the same upcasters.
+
+    Raise RegistrationError for an invalid ``from_version``.
     """
     if isinstance(from_version, bool) or not isinstance(from_version, int) or from_version < 1:
-        raise RegistrationError(f"{name!r}: from_version must be an int from 1.")
+        raise RegistrationError(
+            f"{name!r}: from_version is {from_version!r}. It must be an int of 1 or more."
+        )
 
     def register(function: U) -> U:
-        home = sys._getframe(1).f_globals.get("__name__", "")
+        # The module that applies the decorator. inspect.currentframe() is the public way.
+        caller = inspect.currentframe()
+        caller = caller and caller.f_back
+        home = caller.f_globals.get("__name__", "") if caller else ""
         registry.add_upcaster(name, from_version, function, home=home)
         return function
 
@@ -260,16 +270,15 @@ def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
 
 def retired_event(name: str) -> None:
     """
-    Declare that stored events of a type have lost their class for good.
+    Declare that the class of an event type was deleted for good.
 
-    ``name`` is the stored name of the type, as it stood in ``@event`` or in its aliases. Without
-    this, a projection holds each log from such an event on, since the class may be one that a
-    newer release has. With it, projections pass over the events, and aggregates are folded
-    without them: ``apply`` does not see them. ``load`` answers a ``RetiredEvent`` with the raw
-    JSON value.
+    ``name`` is the stored name of the type, as it was in ``@event`` or in the aliases. Without
+    this declaration a projection holds each log from such an event on, because a newer release
+    may have the class. With it, projections skip the events, and folds do not pass them to
+    ``apply``. ``load`` returns a ``RetiredEvent`` with the raw JSON value.
 
-    Declare it beside the event classes (``events.py``), in a release that no release with the
-    class runs beside any more. Raise RegistrationError for a name that no event type can have.
+    Declare it beside the event classes (``events.py``), after the last process of a release with
+    the class has ended. Raise RegistrationError for a name that no event type can have.
     """
     if not isinstance(name, str) or not EVENT_TYPE.match(name):
         raise RegistrationError(_impossible(name))
@@ -286,11 +295,11 @@ def _same_place(one: Any, other: Any) -> bool:
 
 def _impossible(name: object) -> str:
     return (
-        f"{name!r} cannot be an event type: start with a letter and use up to "
-        f"{MAX_EVENT_TYPE_LENGTH} letters, digits, and any of _ . : -"
+        f"{name!r} cannot be an event type: use 1 to {MAX_EVENT_TYPE_LENGTH} characters, first "
+        f"a letter, then letters, digits and any of _ . : -"
     )
 
 
 def _clash(name: str, claims: list[EventType]) -> str:
     places = " and ".join(_place(claim.cls) for claim in claims)
-    return f"Two classes claim the event type {name!r}: {places}. Rename one of them."
+    return f"Two classes are registered as {name!r}: {places}. Rename one of them."

@@ -1,13 +1,13 @@
 """
-The gate: what may be stored, and where in a value the first thing is that may not.
+Validation of values to be stored: it finds the first part of a value that cannot be.
 
-The codec has a fast test (encode, decode, compare). This walk is the slow one: it runs when
-the fast test failed, to name the place, and for what the fast test cannot see.
+The codec has a fast test (encode, decode, compare). This walk through the value is slow: it runs
+after the fast test has failed, to name the place, and for types that the fast test cannot check.
 
-The reasons behind the rules: JSON has no NaN and no infinities (RFC 8259, section 6);
-PostgreSQL's jsonb stores neither NUL nor lone surrogates
-(https://www.postgresql.org/docs/current/datatype-json.html); a naive datetime names no
-instant; a Decimal that has been a binary float has lost cents.
+The reasons for the rules: JSON has no NaN and no infinities (RFC 8259, section 6); PostgreSQL's
+jsonb stores neither NUL nor lone surrogates
+(https://www.postgresql.org/docs/current/datatype-json.html); a naive datetime does not identify
+an instant; a Decimal that was made of a binary float has lost cents.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ from eventlogs.conf import MAX_DEPTH
 MAX_INT_BITS: Final = 14_000  # about 4,200 digits: Python's own limit on reading one is 4,300
 MAX_DECIMAL_DIGITS: Final = 4_300
 
-ABSENT: Final = object()  # no counterpart came back to compare with
+ABSENT: Final = object()  # there is no decoded counterpart to compare with
 SCALARS: Final = (bool, type(None))
 
 
 class Finding(Exception):
-    """A value that may not be stored: its JSON path, and the rule that it breaks."""
+    """
+    A value that may not be stored: its JSON path, and the rule that it breaks.
+
+    A signal to the codec and the check of keys, which raise InvalidEvent or InvalidIdempotencyKey
+    for it; it never leaves eventlogs, so it is not in the tree of errors.
+    """
 
     def __init__(self, path: str, limit: str) -> None:
         self.path = path
@@ -42,9 +47,10 @@ class Finding(Exception):
 
 def inspect(value: Any, came_back: Any = ABSENT, *, root: str = "$") -> None:
     """
-    Raise a Finding for the first thing in ``value`` that may not be stored.
+    Raise a Finding for the first part of ``value`` that may not be stored.
 
-    ``came_back`` is the same value after it was encoded and decoded, if it was.
+    ``came_back`` is the value after encoding and decoding, if that was possible. ``root`` is the
+    JSON path of ``value`` itself.
     """
     _walk(value, came_back, root, 1)
 
@@ -62,7 +68,7 @@ def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
         pass
     elif isinstance(value, int):
         if value.bit_length() > MAX_INT_BITS:
-            raise Finding(path, f"an int may have at most {MAX_INT_BITS} bits")
+            raise Finding(path, f"an int may have at most {MAX_INT_BITS:,} bits")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise Finding(path, "NaN and the infinities cannot be stored")
@@ -72,10 +78,12 @@ def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
         if not value.is_finite():
             raise Finding(path, "NaN and the infinities cannot be stored")
         if len(value.as_tuple().digits) > MAX_DECIMAL_DIGITS:
-            raise Finding(path, f"a Decimal may have at most {MAX_DECIMAL_DIGITS} digits")
+            raise Finding(path, f"a Decimal may have at most {MAX_DECIMAL_DIGITS:,} digits")
     elif isinstance(value, datetime):
         if value.utcoffset() is None:
-            raise Finding(path, "a datetime needs a time zone; naive ones name no instant")
+            raise Finding(
+                path, "a datetime needs a time zone; a naive one does not identify an instant"
+            )
     elif isinstance(value, bytes | bytearray | memoryview | set | frozenset):
         kind = type(value).__name__
         raise Finding(path, f"{kind} has no JSON form; encode it as a str or a list")
@@ -87,21 +95,23 @@ def _walk(value: Any, came_back: Any, path: str, depth: int) -> None:
 
 
 def _another(value: Any, path: str) -> Finding:
-    return Finding(path, f"this {type(value).__name__} would come back as another value")
+    return Finding(path, f"this {type(value).__name__} would be read back as another value")
 
 
 def _walk_inside(value: Any, came_back: Any, path: str, depth: int) -> None:
     children = _children(value, came_back, path)
     if children is None:
         if came_back is ABSENT or not _equal(value, came_back):
-            raise Finding(path, f"{type(value).__name__} has no JSON form that comes back equal")
+            raise Finding(
+                path, f"{type(value).__name__} has no JSON form that is read back as equal"
+            )
         return
     if depth > MAX_DEPTH:
-        raise Finding(path, f"objects and arrays may be nested {MAX_DEPTH} deep at most")
+        raise Finding(path, f"objects and arrays may be nested at most {MAX_DEPTH} deep")
     if came_back is not ABSENT and not _pairs(value, came_back):
         if isinstance(value, tuple) and isinstance(came_back, list):
             raise Finding(
-                path, "a tuple would come back as a list; declare the type, or pass a list"
+                path, "a tuple would be read back as a list; declare the type, or pass a list"
             )
         raise _another(value, path)
     for step, child, child_came_back in children:
@@ -109,7 +119,7 @@ def _walk_inside(value: Any, came_back: Any, path: str, depth: int) -> None:
 
 
 def _children(value: Any, came_back: Any, path: str) -> Iterator[tuple[str, Any, Any]] | None:
-    """Return what is inside of ``value`` as (path step, child, its counterpart), or None."""
+    """Return the children of ``value`` as (path step, child, its counterpart), or None."""
     if isinstance(value, dict):
         return _of_dict(value, came_back, path)
     if isinstance(value, list | tuple):
@@ -140,7 +150,7 @@ def _of_fields(value: Any, came_back: Any, names: Any) -> Iterator[tuple[str, An
 
 
 def _pairs(value: Any, came_back: Any) -> bool:
-    """Return whether the two have the same parts, so that those can be compared."""
+    """Return whether the two have the same children, so that these can be compared."""
     if isinstance(value, dict):
         # Keys that are not str are refused by the walk itself, with a better reason.
         return isinstance(came_back, dict) and (
@@ -163,11 +173,12 @@ def _text(value: str, path: str) -> None:
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, datetime) and isinstance(other, datetime):
-        # An hour that a clock change repeats or skips equals nothing in another zone (PEP 495).
+        # A time in an hour that a clock change repeats or skips never equals a time in another
+        # zone (PEP 495).
         one, other = _instant(one), _instant(other)
     try:
         return bool(one == other)
-    except Exception:  # a user's __eq__ may raise whatever it likes: then it is not equal
+    except Exception:  # a user's __eq__ may raise anything: then the two are not equal
         return False
 
 

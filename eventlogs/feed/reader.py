@@ -1,18 +1,19 @@
 """
 The feed: the events of all logs of a database, in the order of their positions.
 
-It skips nothing: what it hands out is *settled*, which means that no event at or below that
-position can still appear. How that is known is the business of ``feed/sources.py``.
+It skips nothing: it returns *settled* events only, which means that no new event can appear at
+or below their positions. ``feed/sources.py`` finds out which ones are settled.
 
-Store the position of the last event you have read, best in the transaction that stores what you
-made of it, and pass it as ``after`` the next time.
+Store the position of the last event that you have read, best in the transaction that stores
+what you made of it, and pass it as ``after`` the next time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from threading import Event as Flag
 from typing import Final, NamedTuple, overload
 
@@ -20,7 +21,7 @@ from asgiref.sync import sync_to_async
 from django.db import router
 
 from eventlogs import conf
-from eventlogs.conf import MAX_PAGE_SIZE
+from eventlogs.conf import MAX_PAGE_SIZE, MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
@@ -33,19 +34,21 @@ from eventlogs.feed.sources import (
     feed_source_for,
 )
 from eventlogs.models import Event
+from eventlogs.utils.bounds import check_int
+from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 from eventlogs.values import EventRecord, StoredEvent
 
-FOLLOW_PAGE: Final = 1_000  # events that are read at once by follow()
-SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at a feed that has just moved
-LONGEST_PAUSE: Final = 1.0  # seconds, at a feed that has not moved for a while
-PATIENCE: Final = 1.25  # times as long, each time that nothing has come
-NAP: Final = 0.1  # seconds between two questions to a function whether to stop
+FOLLOW_PAGE: Final = 1_000  # events that follow() reads at once
+SHORTEST_PAUSE: Final = 0.02  # seconds between two reads while events come
+LONGEST_PAUSE: Final = 1.0  # seconds between two reads when none have come for a while
+PATIENCE: Final = 1.25  # the factor by which a pause grows after a read without events
+NAP: Final = 0.1  # seconds between two calls of a stop function
 
 Stop = Flag | Callable[[], bool]
 
 
 class FeedRows(NamedTuple):
-    """What ``Feed.read_rows`` answers: stored events, and where to go on."""
+    """What ``Feed.read_rows`` returns: stored events, and the position to continue from."""
 
     rows: list[StoredEvent]
     next_after: int
@@ -54,13 +57,13 @@ class FeedRows(NamedTuple):
 
 
 class Pace:
-    """How long to wait between two looks at the feed."""
+    """The pauses between two reads of the feed: short while events come, longer without."""
 
     def __init__(self) -> None:
         self._next = SHORTEST_PAUSE
 
     def pause(self, found: FeedRows, after: int) -> float:
-        """Return the seconds to wait after a read from ``after`` on; 0 where there is more."""
+        """Return the seconds to wait after a read from ``after`` on; 0 if there are more events."""
         if found.next_after > after:
             self._next = SHORTEST_PAUSE
         if found.more:
@@ -73,10 +76,10 @@ class FeedPage(Sequence[EventRecord]):
     """
     One page of the feed: a sequence of records.
 
-    ``next_after`` is what to pass as ``after`` for the page behind this one. It is always the
-    position of an event (or the ``after`` of this page): the last one here, or, where there is
-    no more, the last settled one of any type. ``more`` says whether there was something settled
-    behind this page when it was read; ``settled`` how far that goes.
+    Pass ``next_after`` as ``after`` to read the next page. It is always the position of an event
+    (or this page's own ``after``): of the last event here, or, on the last page, of the last
+    settled event of any type. ``more`` is True if there were settled events after this page when
+    it was read; ``settled`` is the position of the last settled event.
     """
 
     __slots__ = ("_records", "more", "next_after", "settled")
@@ -106,14 +109,73 @@ class FeedPage(Sequence[EventRecord]):
         return f"<FeedPage: {len(self)} events, next_after={self.next_after}, more={self.more}>"
 
 
+class Following(Iterator[EventRecord]):
+    """
+    The events after a position, without an end; see ``Feed.follow``.
+
+    In an ``async for`` loop it reads in the thread of the database connections, and waits in the
+    event loop.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], FeedRows],
+        decode: Callable[[list[StoredEvent]], Iterator[EventRecord]],
+        *,
+        after: int,
+        stop: Stop | None,
+    ) -> None:
+        self._read = read
+        self._decode = decode
+        self._after = after
+        self._stop = stop
+        self._pace = Pace()
+        self._events = self._follow()
+
+    def __next__(self) -> EventRecord:
+        return next(self._events)
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._events.close()
+
+    def _follow(self) -> Generator[EventRecord, None, None]:
+        while not _stopped(self._stop):
+            found = self._read(self._after)
+            for record in self._decode(found.rows):
+                yield record
+                if _stopped(self._stop):
+                    return
+            _wait(self._stop, self._advance(found))
+
+    async def __aiter__(self) -> AsyncIterator[EventRecord]:
+        read = sync_to_async(self._read, thread_sensitive=True)
+        while not _stopped(self._stop):
+            found = await read(self._after)
+            for record in self._decode(found.rows):
+                yield record
+                if _stopped(self._stop):
+                    return
+            pause = self._advance(found)
+            while pause > 0 and not _stopped(self._stop):
+                await asyncio.sleep(min(pause, NAP))
+                pause -= NAP
+
+    def _advance(self, found: FeedRows) -> float:
+        """Continue after a page, and return the seconds to wait before the next one."""
+        pause = self._pace.pause(found, self._after)
+        self._after = found.next_after
+        return pause
+
+
 class Feed:
     """The events of all logs of one database, in the order of their positions."""
 
     def __init__(self, using: str | None = None) -> None:
         """
-        Read the feed of the database alias ``using``, by default the one events are written to.
+        Read the feed of the database alias ``using``, by default the alias that events go to.
 
-        It has to be the primary: a replica does not know what is settled.
+        It must be the primary: a replica cannot tell which positions are settled.
         """
         self._using = using
         self._reader = EventReader()
@@ -125,6 +187,7 @@ class Feed:
 
     def read(
         self,
+        *,
         after: int = 0,
         limit: int | None = None,
         types: Iterable[str | type] | None = None,
@@ -132,19 +195,20 @@ class Feed:
         decode: bool = True,
     ) -> FeedPage:
         """
-        Return the settled events behind the position ``after``: a page of at most ``limit``.
+        Return one page of settled events, those with positions greater than ``after``.
 
         ``limit`` is 1 to 10,000 events, and defaults to ``EVENTLOGS["PAGE_SIZE"]``. ``types``
-        are event types, by name or class, under all their names; ``log_types`` names. None
-        is all of them. ``decode=False`` gives the raw JSON value as ``record.event``.
+        are event types, by name or class, and include their aliases; ``log_types`` are names of
+        log types. None stands for all of them. With ``decode=False``, ``record.event`` is the raw
+        JSON value.
 
-        A page is full unless the feed ends. Inside of a READ COMMITTED transaction the feed
-        holds its own events as well, like any query; keep what is made of them, and the
-        position, in the same transaction.
+        A page holds ``limit`` events unless the feed ends. Inside a READ COMMITTED transaction
+        the feed includes the transaction's own events, as any query does; store what you make of
+        them, and the position, in the same transaction.
 
-        Raise FeedUnavailable where events could be skipped, ValueError for a negative position
-        or a limit out of bounds, TypeError for a class that is no event's, and
-        UnknownEventType or UndecodableEvent where an event cannot be decoded.
+        Raise FeedUnavailable where events could be skipped, ValueError for a position or a limit
+        out of range, TypeError for a class that is not an event class, and UnknownEventType or
+        UndecodableEvent where an event cannot be decoded. Reading changes nothing.
         """
         limit = _check(after, conf.page_size() if limit is None else limit)
         names, log_types = _names(types), _listed(log_types)
@@ -161,61 +225,50 @@ class Feed:
 
     def settled(self) -> int:
         """
-        Return the position of the last event that is settled; 0 where there is none.
+        Return the position of the last settled event, or 0 if there is none.
 
-        No event at or below it can still appear. Raise FeedUnavailable as ``read`` does.
+        No new event can appear at or below it. Raise FeedUnavailable as ``read`` does.
         """
         source = self._source()
         return source.last(source.watermark().settled)
 
     def follow(
         self,
+        *,
         after: int = 0,
         types: Iterable[str | type] | None = None,
         log_types: Iterable[str] | None = None,
         stop: Stop | None = None,
         decode: bool = True,
-    ) -> Iterator[EventRecord]:
+    ) -> Following:
         """
-        Yield the events behind the position ``after``, and wait for further ones, for good.
+        Return an iterator over the events after the position ``after``, that waits for new ones.
 
-        A feed that moves is looked at every 20 ms, one that rests ever more rarely, down to
-        once a second. ``stop`` ends it: a ``threading.Event`` at once, a function that answers
-        True within 0.1 seconds; with neither, it blocks until the generator is closed.
+        While events come, it reads the feed every 20 ms; without any, the pauses grow to one
+        second. ``stop`` ends it: a ``threading.Event`` at once, a function that returns True
+        within 0.1 seconds. Without ``stop`` it ends only when the iterator is closed.
 
-        No transaction is open while it waits, unless the caller has one. The other arguments
-        and errors are those of ``read``. A lost connection is raised; go on from the last event.
+        No transaction is open while it waits, unless the caller has opened one. The other
+        arguments are those of ``read``. Raise what ``read`` raises, and the database's error for
+        a lost connection; then follow again from the last event's position.
         """
         _check(after, FOLLOW_PAGE)
-        return self._follow(after, _names(types), _listed(log_types), stop, decode)
+        names, log_types = _names(types), _listed(log_types)
 
-    def _follow(
-        self,
-        after: int,
-        names: list[str] | None,
-        log_types: list[str] | None,
-        stop: Stop | None,
-        decode: bool,
-    ) -> Iterator[EventRecord]:
-        pace = Pace()
-        while not _stopped(stop):
-            found = self._read(after, FOLLOW_PAGE, names, log_types, None)
-            for record in self._reader.records(found.rows, decode=decode):
-                yield record
-                if _stopped(stop):
-                    return
-            pause = pace.pause(found, after)
-            after = found.next_after
-            _wait(stop, pause)
+        def read(after: int) -> FeedRows:
+            return self._read(after, FOLLOW_PAGE, names, log_types, None)
+
+        return Following(read, partial(self._reader.records, decode=decode), after=after, stop=stop)
 
     def holding_back(self) -> list[FeedHolder]:
         """
-        Return the open transactions that hold the feed back, the first one first.
+        Return the open transactions that hold the feed back, in the order of their positions.
 
-        Each has its ``position`` (events above it wait for its end), the ``pid`` of its server
-        process, its ``age``, and its last ``query`` where this database user may see it. A
-        transaction that is prepared has no pid but the name it was ``prepared_as``. On SQLite
-        there are none: events appear in the order of their positions.
+        Each has its ``position`` (events above it are not settled until it ends), the ``pid`` of
+        its server process, its ``age``, and its last ``query`` if this database role may see it. A
+        prepared transaction has no pid, but its name as ``prepared_as``. On SQLite the list is
+        always empty: events are committed in the order of their positions. Raise FeedUnavailable
+        as ``read`` does.
         """
         return self._source().holding_back()
 
@@ -230,15 +283,15 @@ class Feed:
         unknown: UnknownTypes | None = None,
     ) -> FeedRows:
         """
-        Return settled rows as the store has them, for a runner that shares the feed with others.
+        Return settled rows undecoded, for workers that share the feed.
 
-        ``unknown`` says which unknown types are wanted beside ``types``.
-        ``partition`` is ``(number, of)``: only the logs of that part, 0 to ``of - 1``, of at
-        most 65,536. A log is in the same part on every database, see ``partition_of``. A call
-        looks through a bounded number of positions, so there may be fewer rows than ``limit``,
-        or none, and ``more`` is True all the same: go on from ``next_after``.
+        ``unknown`` selects unknown types to be read in addition to ``types``.
+        ``partition`` is ``(number, of)``: only the logs of that partition, numbered 0 to
+        ``of - 1``, of at most 65,536. A log is in the same partition on every database, see
+        ``partition_of``. A call examines a limited number of positions, so it may return fewer
+        rows than ``limit``, or none, with ``more`` True: continue from ``next_after``.
 
-        Errors are those of ``read``; rows are decoded by ``records``.
+        Raise what ``read`` raises before decoding; ``records`` decodes the rows.
         """
         limit = _check(after, limit)
         if partition is not None:
@@ -266,8 +319,8 @@ class Feed:
         mark = source.watermark()
         if after > mark.given_out:
             raise FeedUnavailable("ahead", using=self.using)
-        # A position that was given out and never used may, after a crash, be given out again:
-        # nobody is to go on from there, so the feed ends at its last event.
+        # After a crash PostgreSQL may assign an assigned but unused position again. A reader that
+        # continued after such a position would skip the event, so the feed ends at its last event.
         last = source.last(mark.settled)
         if after >= last:
             return FeedRows([], after, False, last)
@@ -280,59 +333,15 @@ class Feed:
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)
 
-    async def aread(
-        self,
-        after: int = 0,
-        limit: int | None = None,
-        types: Iterable[str | type] | None = None,
-        log_types: Iterable[str] | None = None,
-        decode: bool = True,
-    ) -> FeedPage:
-        """Read a page from async code; see ``read``."""
-        return await sync_to_async(self.read, thread_sensitive=True)(
-            after, limit, types, log_types, decode
-        )
-
-    async def afollow(
-        self,
-        after: int = 0,
-        types: Iterable[str | type] | None = None,
-        log_types: Iterable[str] | None = None,
-        stop: Stop | None = None,
-        decode: bool = True,
-    ) -> AsyncIterator[EventRecord]:
-        """Yield events from async code, waiting without a thread; see ``follow``."""
-        _check(after, FOLLOW_PAGE)
-        names, log_types = _names(types), _listed(log_types)
-        pace = Pace()
-        while not _stopped(stop):
-            found = await sync_to_async(self._read, thread_sensitive=True)(
-                after, FOLLOW_PAGE, names, log_types, None
-            )
-            for record in self._reader.records(found.rows, decode=decode):
-                yield record
-                if _stopped(stop):
-                    return
-            pause = pace.pause(found, after)
-            after = found.next_after
-            while pause > 0 and not _stopped(stop):
-                await asyncio.sleep(min(pause, NAP))
-                pause -= NAP
-
-    async def asettled(self) -> int:
-        """Return the position of the last settled event from async code; see ``settled``."""
-        return await sync_to_async(self.settled, thread_sensitive=True)()
-
-    async def aholding_back(self) -> list[FeedHolder]:
-        """Return who holds the feed back from async code; see ``holding_back``."""
-        return await sync_to_async(self.holding_back, thread_sensitive=True)()
+    aread = AsyncTwin(read)
+    asettled = AsyncTwin(settled)
+    afollow = AsyncIteratorTwin(follow)
+    aholding_back = AsyncTwin(holding_back)
 
 
 def _check(after: int, limit: int) -> int:
-    if after < 0:
-        raise ValueError("after is a position: 0 (the beginning) or more.")
-    if not 1 <= limit <= MAX_PAGE_SIZE:
-        raise ValueError(f"limit must be from 1 to {MAX_PAGE_SIZE} events.")
+    check_int("after", after, highest=MAX_POSITION)
+    check_int("limit", limit, lowest=1, highest=MAX_PAGE_SIZE)
     return limit
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from eventlogs.aggregates import Aggregate
 from eventlogs.events.codec import ENCODER, JSON
 from eventlogs.ids import LogId
-from eventlogs.reductions.timeline import properties_of, snapshot
+from eventlogs.reductions.timeline import plain_value, properties_of
 from eventlogs.values import EventRecord
 
 
@@ -87,4 +87,4 @@ def _value(value: Any) -> Any:
     try:
         return JSON.decode(ENCODER.encode(value))
     except (TypeError, ValueError, RecursionError):
-        return snapshot(value)
+        return plain_value(value)

@@ -1,10 +1,10 @@
 """
-What ``eventlogs stats`` tells of the reduction cache: whether it keeps up with the logs.
+Figures of the reduction cache for ``eventlogs stats``: whether it keeps up with the logs.
 
-Counters of hits and misses are those of one process (``eventlogs.caches.statistics()``), and a
-command is a process of its own. So it looks at what all processes share: for the logs of the
-newest events, which version the cache has of each. Two queries, and one look at the cache for
-each aggregate class; nothing is folded.
+Hits and misses are counted in each process (``eventlogs.caches.statistics()``), and a command
+is a process of its own. So these figures compare what all processes share: the versions of the
+logs that have the newest events, with the versions that the cache has of them. That takes two
+queries, and one look at the cache for each aggregate class; nothing is folded.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.caches.backends import Unreachable, cache_for
 from eventlogs.caches.entries import Untrusted, opened
-from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
 from eventlogs.policies import policy_from
-from eventlogs.reductions.reader import Reducer
+from eventlogs.reductions.reader import ReductionReader
 
-NEWEST: Final = 5_000  # positions, of whose events the logs are looked at
+NEWEST: Final = 5_000  # positions whose events' logs are checked
 LOGS: Final = 500  # of each log type, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Caching:
     """
-    How the cache stands with the logs of one aggregate class.
+    The cached reductions of one aggregate class.
 
-    ``logs`` were looked at; ``current`` of them are cached at their version, ``behind`` at an
-    earlier one, so that some events are folded on top, and the others not at all. ``bytes`` is
+    ``logs`` were checked; ``current`` of them are cached at their version, ``behind`` at an
+    earlier one, so that a reader folds some events, and ``absent`` not at all. ``bytes`` is
     the size of all their entries.
     """
 
@@ -50,9 +49,9 @@ class Caching:
 @dataclass(frozen=True, slots=True)
 class CacheFigures:
     """
-    The cache of the EVENTLOGS setting, and how it stands with the newest logs.
+    The cache of the EVENTLOGS setting, and its entries of the newest logs.
 
-    ``is_shared`` is False for a cache that only its own process sees: no figures then.
+    ``is_shared`` is False for a cache in the memory of one process: it has no figures.
     """
 
     alias: str | None
@@ -64,13 +63,13 @@ class CacheFigures:
 
 
 def cache_figures(using: str) -> CacheFigures:
-    """Look at the cache; one that cannot be reached is a figure, too."""
+    """Return the figures of the cache; ``is_reachable`` is False if it does not answer."""
     alias = conf.cache()
     try:
         cache = cache_for()
         backend = "" if alias is None else _name(type(caches[alias]))
         policy = str(policy_from(conf.caching_policy()))
-    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check tells more
+    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check has the details
         return CacheFigures(alias, "", "misconfigured", True, False, [])
     found = CacheFigures(alias, backend, policy, cache.shared, True, [])
     if not cache.shared:
@@ -78,18 +77,18 @@ def cache_figures(using: str) -> CacheFigures:
     logs = _newest_logs(using)
     try:
         for cls in aggregates:
-            reducer: Reducer[Any] = Reducer(cls, EventReader(cls.event_types), using)
-            if logs.get(cls.log_type) and reducer.is_caching:
-                found.aggregates.append(_look(cls, reducer, logs[cls.log_type]))
+            reader = ReductionReader(cls, using=using)
+            if logs.get(cls.log_type) and reader.is_caching:
+                found.aggregates.append(_look(cls, reader, logs[cls.log_type]))
     except Unreachable:
         return CacheFigures(found.alias, found.backend, found.policy, True, False, [])
     return found
 
 
-def _look(cls: type[Aggregate], reducer: Reducer[Any], logs: dict[LogId, int]) -> Caching:
-    keys = {reducer.key(log_id): (log_id, version) for log_id, version in logs.items()}
+def _look(cls: type[Aggregate], reader: ReductionReader[Any], logs: dict[LogId, int]) -> Caching:
+    keys = {reader.key(log_id): (log_id, version) for log_id, version in logs.items()}
     current = behind = size = 0
-    for key, raw in reducer.cache.get_many(keys).items():
+    for key, raw in reader.cache.get_many(keys).items():
         log_id, version = keys[key]
         try:
             head, _ = opened(raw)

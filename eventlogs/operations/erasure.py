@@ -1,5 +1,5 @@
 """
-Erasure: what was made of a log's events is made anew, or removed, after SQL has changed them.
+Erasure: rebuild or remove the copies of a log's events after SQL has changed or deleted them.
 
 Events are erased or redacted by the owner of the tables, see docs/storage.md. Copies of them are
 in other places: rows of read models, shadow tables of rebuilds, texts of errors, caches. This
@@ -20,27 +20,28 @@ from eventlogs.projections.base import RowProjection, projections
 
 
 class Forgotten(NamedTuple):
-    """What was done about the copies of a log's events, and what is left to do."""
+    """The copies of a log's events that were rebuilt or removed, and those that were not."""
 
-    rows: tuple[str, ...]  # projections whose row was made anew, or removed
+    rows: tuple[str, ...]  # projections whose row was rebuilt or removed
     entries: int  # of caches that were deleted
-    to_rebuild: tuple[str, ...]  # projections whose rows must all be made anew, with restart
+    to_rebuild: tuple[str, ...]  # projections whose rows must all be rebuilt, with restart
 
 
 def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten:
     """
-    Make anew what was made of a log whose events were redacted; remove it where it was erased.
+    Rebuild the copies of a log whose events were redacted; remove them if it was erased.
 
     Call it after the transaction that changed the events, and once more a minute later: a
-    process may have been about to write what it had read before. ``using`` is the log's database,
-    by default the one that logs are written to.
+    process may write a copy of an event that it read before the change. ``using`` is the log's
+    database, by default the one that logs are written to.
 
-    ``to_rebuild`` names what it cannot do: rows that several logs share, and rebuilds that are
-    under way. Run ``manage.py eventlogs rebuild NAME --restart`` for each. Read models whose
-    projections are not declared any more are not known here.
+    ``to_rebuild`` names the projections that this function cannot rebuild: rows that several
+    logs share, and rebuilds in progress. For each, run
+    ``manage.py eventlogs rebuild NAME --restart``. Read models without a declared projection
+    are not known here.
 
-    Raise ProjectionFailed where a projection cannot apply an event as it is now, and
-    eventlogs.caches.Unreachable where a cache does not answer. Calling it again is safe.
+    Raise ProjectionFailed if a projection cannot apply a redacted event, and
+    eventlogs.caches.Unreachable if a cache does not answer. Calling it again is safe.
     """
     log = LogId.parse(log_id) if isinstance(log_id, str) else log_id
     alias = using or router.db_for_write(EventLog)
@@ -69,7 +70,7 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
 
 
 def _forget_failures(log: LogId, using: str, *, is_there: bool) -> None:
-    """Remove what tells of events that failed: the text of an error may hold their data."""
+    """Remove the traces of failed events: the text of an error may contain their data."""
     failures = ParkedEvent.objects.using(using).filter(log_id=log)
     if is_there:
         failures.update(details="")

@@ -1,25 +1,26 @@
 """
-Reducing with a cache: take what is kept, fold only what is newer, and prove it on the way.
+Reduce a log with the cache: take the cached entry, prove it by the log, fold what is newer.
 
 The walk: get the entry, read the log from the last event that the entry has folded, compare
 that event with the entry's proof, fold the rest. Two round trips, one to the cache and one to
-the database. Without a usable entry the log is replayed from its start, by one reader at a
-time: others who miss meanwhile take over its result, and prove it for themselves.
+the database. Without an entry that can be used, the log is replayed from its start, by one
+reader at a time (``eventlogs.reductions.single_flight``).
 
-Why a cached reduction cannot be wrong stands in docs/caching.md.
+Nothing here writes the cache. ``read`` returns the reduction and, where there is something to
+write, the job that writes it; the caller submits that to a refresher.
+
+docs/caching.md says why a cached reduction cannot be wrong.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
+import re
 import signal
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
-from threading import Event, Lock
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from asgiref.sync import SyncToAsync
@@ -49,8 +50,11 @@ from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.policies import CachingPolicy, NeverCache, policy_from
-from eventlogs.reductions.worker import worker
+from eventlogs.reductions.single_flight import Replay, ReplayLock, replays
+from eventlogs.reductions.writes import CacheWrite
+from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
+from eventlogs.stores.retries import in_transaction
 from eventlogs.values import Reduction, StoredEvent
 
 logger = logging.getLogger("eventlogs.reductions")
@@ -58,314 +62,333 @@ logger = logging.getLogger("eventlogs.reductions")
 A = TypeVar("A", bound=Aggregate)
 Page = Sequence[StoredEvent]
 
-LONG: Final = 500  # events from which on processes agree who replays a log
-CLAIM: Final = 10.0  # seconds for which a replay keeps other processes waiting, unless renewed
-RENEWAL: Final = 2.0  # seconds
-IN_VAIN: Final = 10.0  # seconds for which nobody waits for a replay that will not be kept
-LONGEST_WAIT: Final = 60.0  # seconds for another's replay; then this reader replays as well
+LONG: Final = 500  # events from which on processes agree on one replay
+LONGEST_WAIT: Final = 60.0  # seconds to wait for another's replay; then this reader replays too
 SHORT_WAIT: Final = 0.5  # the same where others wait for the reader: for its transaction, say
-FIRST_LOOK, LAST_LOOK = 0.01, 0.1  # seconds between looks for another process' result
-NOTHING_KEPT: Final = b"none"  # instead of a claim: the replay is over, and there is no entry
+
+DECLINED_TIMEOUT: Final = 2 * 86_400.0  # seconds, or EVENTLOGS["CACHE_TIMEOUT"] if shorter
+ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+
+_is_nested: ContextVar[bool] = ContextVar("eventlogs_is_nested", default=False)
+"""Whether the running code is called by a fold or a caching policy."""
 
 
-class Kept(NamedTuple):
-    """A job for the background: an entry on its way into the cache."""
+class RefreshMessage(NamedTuple):
+    """A refresh by names alone, for a worker in another process."""
 
-    reducer: Reducer[Any]
-    key: str
-    entry: bytes
-    replaces: bytes | None
-    claimed: bool
-
-    def __call__(self) -> None:
-        self.reducer.keep(self.key, self.entry, replaces=self.replaces)
-        if self.claimed:
-            self.reducer.give_up_claim(self.key, kept=True)
+    aggregate: str  # its module and qualified name
+    log_id: str
+    using: str
+    cache: str | None  # an alias in CACHES; None: that of the EVENTLOGS setting
 
 
-class Reduced(NamedTuple, Generic[A]):
-    """A reduction, and what is worth telling the cache about it."""
+class Refresh(NamedTuple):
+    """Bring one cached reduction up to date by reading its log: calling the job does it."""
+
+    reader: ReductionReader[Any]
+    log_id: LogId
+
+    @property
+    def aggregate(self) -> type[Aggregate]:
+        """The aggregate class of the reduction."""
+        return self.reader.aggregate
+
+    @property
+    def token(self) -> tuple[Any, ...]:
+        """The jobs of one token stand for one another: the latest is enough."""
+        return self
+
+    @property
+    def message(self) -> RefreshMessage | None:
+        """The same job for another process, or None where names do not say all of it."""
+        return self.reader.message(self.log_id)
+
+    def __call__(self) -> bool:
+        """Refresh, and return whether that took writing. Nothing is raised, but all is counted."""
+        try:
+            return self.reader.refresh(self.log_id)
+        except Unreachable:
+            counters.count("error", UNWRITABLE, aggregate=self.aggregate)
+        except (Exception, SystemExit) as error:  # a project's apply() may raise either
+            failed(self.aggregate, error)
+        return False
+
+
+class Reading(NamedTuple, Generic[A]):
+    """A reduction, and the job that the cache needs because of it, if any."""
 
     reduction: Reduction[A]
-    last: StoredEvent | None  # the last event folded in, where any was
-    is_new: bool  # something was folded that the cache did not have
-    is_kept: bool = False  # it is on its way into the cache already
-    replaces: bytes | None = None  # what lies in the cache, and is wrong
-    is_in_doubt: bool = False  # or may be wrong: whoever sees all that is committed can tell
-    is_covered: bool = True  # the fingerprint is of all code that decoded its events
+    job: CacheWrite | Refresh | None = None
+    is_declined: bool = False  # something was folded, and it is not to be cached
 
 
-class Flight:
-    """A replay that is under way in this process."""
+class Folded(NamedTuple, Generic[A]):
+    """A reduction, and what a cache entry of it needs."""
 
-    def __init__(self) -> None:
-        self.landed = Event()
-        self.entry: bytes | None = None
-        self.was_in_vain = False  # there is a reduction, and it is not to be kept
-
-
-class Flights:
-    """The replays that are under way in this process, by key."""
-
-    def __init__(self) -> None:
-        self._reset()
-        # In a fork nobody is there who would land them, or give the lock back.
-        os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._lock = Lock()
-        self._flights: dict[str, Flight] = {}
-        self._in_vain: dict[str, float] = {}
-
-    def join(self, key: str) -> tuple[Flight, bool]:
-        """Return the flight of ``key``, and whether it is the caller who flies."""
-        with self._lock:
-            flight = self._flights.get(key)
-            if flight is not None:
-                return flight, False
-            flight = self._flights[key] = Flight()
-            return flight, True
-
-    def land(self, key: str, flight: Flight) -> None:
-        """Let those who wait go on."""
-        with self._lock:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
-            if flight.was_in_vain:
-                if len(self._in_vain) >= 1_000:
-                    self._in_vain.clear()
-                self._in_vain[key] = time.monotonic() + IN_VAIN
-            elif flight.entry is not None:
-                self._in_vain.pop(key, None)
-        flight.landed.set()
-
-    def are_in_vain(self, key: str) -> bool:
-        """Return whether the last flight brought nothing home that others could use."""
-        return time.monotonic() < self._in_vain.get(key, 0.0)
+    reduction: Reduction[A]
+    last: StoredEvent | None  # the last event folded; None: nothing was, all came from the cache
+    is_covered: bool = True  # the code fingerprint is of all code that decoded its events
 
 
-flights: Final = Flights()
+class Miss(NamedTuple):
+    """A read for which the cache had no entry that can be used."""
 
-_is_flying: ContextVar[bool] = ContextVar("eventlogs_is_flying", default=False)
-"""Whether the code that runs is called by a replay that others may wait for."""
+    key: str
+    log_id: LogId
+    store: BaseStore
+    wrong: bytes | None  # the entry that was there
 
-_is_asked: ContextVar[bool] = ContextVar("eventlogs_is_asked", default=False)
-"""Whether the code that runs is called by a caching policy, which was asked about a reduction."""
 
+class ReductionReader(Generic[A]):
+    """
+    Read the reductions of one aggregate class, whose logs are in one database, with one cache.
 
-class Reducer(Generic[A]):
-    """Reduce the logs of one aggregate class, kept in one database, through one cache."""
+    ``using`` is the alias of the database that is written to. ``store`` is a store of the
+    caller's own in the place of the database's.
+    """
+
+    lock_class = ReplayLock
 
     def __init__(
         self,
         aggregate: type[A],
-        reader: EventReader,
-        using: str,
         *,
+        using: str,
+        events: EventReader | None = None,
+        store: BaseStore | None = None,
         cache: str | BaseReductionCache | None = None,
         policy: CachingPolicy | None = None,
     ) -> None:
         self.aggregate = aggregate
-        self._reader = reader
-        self._codec = EntryCodec(aggregate, using)
+        self.using = using
+        self.codec = EntryCodec(aggregate, using if store is None else f"in {_kind(store)}")
+        self._events = EventReader(aggregate.event_types) if events is None else events
+        self._store = store
         self._cache = cache
         self._policy = policy
-        self._complained = False
+        self._has_warned = False
+
+    @property
+    def store(self) -> BaseStore:
+        """The store that is written to, which shows all that is committed."""
+        return store_for(self.using) if self._store is None else self._store
 
     @property
     def cache(self) -> GuardedCache:
-        """The cache: the manager's own, or that of the EVENTLOGS setting."""
+        """The cache: the one given, or that of the EVENTLOGS setting."""
         return cache_for(self._cache)
 
     @property
     def policy(self) -> CachingPolicy:
-        """The caching policy: the manager's own, or that of the EVENTLOGS setting."""
+        """The caching policy: the one given, or that of the EVENTLOGS setting."""
         return policy_from(conf.caching_policy()) if self._policy is None else self._policy
 
     @property
     def is_caching(self) -> bool:
-        """Return whether reductions may be in the cache at all."""
+        """Return whether reductions can be in the cache at all."""
         if isinstance(self.cache.cache, NoReductionCache) or isinstance(self.policy, NeverCache):
             return False
-        if not self._codec.is_possible:
-            if why := self._codec.why_unknown:
-                self._complain(why)
+        if not self.codec.is_possible:
+            if why := self.codec.why_unknown:
+                self._warn(why)
             return False
         return True
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Return whether a transaction is open in the database that is written to."""
+        return self._store is None and in_transaction(connections[self.using])
+
     def key(self, log_id: LogId) -> str:
         """Return the key of a log's entry."""
-        return self._codec.key(log_id)
+        return self.codec.key(log_id)
 
-    def covers(self, rows: Page) -> bool:
-        """Return whether what these events were folded into may be kept."""
-        return self._codec.covers(rows)
+    def message(self, log_id: LogId) -> RefreshMessage | None:
+        """
+        Return a refresh of a log by names, for another process.
+
+        Return None with a store, a policy or a cache object of the caller's own: another
+        process could not know of them.
+        """
+        cache = self._cache
+        if self._store or self._policy or not (cache is None or isinstance(cache, str)):
+            return None
+        return RefreshMessage(label(self.aggregate), str(log_id), self.using, cache)
 
     # Reading
 
-    def replay(self, log_id: LogId, store: BaseStore) -> Reduced[A]:
-        """Fold all of a log's events; the cache is not looked at. Raise LogNotFound."""
-        return self._fold(nothing(self.aggregate, log_id), store.pages(log_id))
+    def replay(self, log_id: LogId, store: BaseStore) -> Reduction[A]:
+        """Fold all of a log's events; the cache is not asked. Raise LogNotFound."""
+        return self._replay(log_id, store).reduction
 
-    def reduce(
-        self,
-        log_id: LogId,
-        store: BaseStore,
-        *,
-        write: Callable[[str, Kept], bool],
-        may_wait: bool,
-        is_conclusive: bool,
-    ) -> Reduced[A]:
+    def read(self, log_id: LogId, store: BaseStore) -> Reading[A]:
         """
-        Fold a log's events onto what is cached of them.
+        Return a log's reduction, and the job to submit to a refresher, where there is one.
 
-        ``write`` takes entries on their way into the cache. ``may_wait`` lets the caller wait
-        for another's replay of the same log: up to a minute, or half a second inside of a
-        transaction or before a deadline. ``is_conclusive`` says that ``store`` shows all
-        that is committed: only then is an entry that it does not prove a wrong one. Raise
-        LogNotFound, and what decoding and ``apply`` raise; nothing because of the cache.
+        ``store`` is where to read: a replica's, or the one that is written to.
+
+        Another reader's replay of the same log is waited for: a minute at most, or half a
+        second inside of a transaction or before a deadline; not at all inside of a transaction
+        on SQLite, which keeps other transactions from beginning.
+
+        Raise LogNotFound, and what decoding and ``apply`` raise; nothing because of the cache.
         """
-        key = self._codec.key(log_id)
+        key = self.key(log_id)
         try:
-            raw = self._pending(key) or self.cache.get(key)
+            raw = self.cache.get(key)
         except Unreachable:
             self._count("miss", UNREACHABLE)
-            return self.replay(log_id, store)
-        found, reason, wrong = self._prove(raw, log_id, store)
+            return Reading(self.replay(log_id, store))
+        found, reason = self._prove(raw, log_id, store)
         if found is not None:
-            self._count(*(("miss", BEHIND) if found.is_new else ("hit",)))
-            return found
+            if found.last is None:
+                self._count("hit")
+                return Reading(found.reduction)
+            self._count("miss", BEHIND)
+            return self._reading(key, found)
         self._count("miss", reason)
-        wait = _patience() if may_wait else 0.0
-        if reason == FOREIGN_HISTORY and not is_conclusive:
-            reduced = self._replay_once(key, log_id, store, write, None, wait)
-            return reduced._replace(is_in_doubt=True)
-        return self._replay_once(key, log_id, store, write, wrong, wait)
+        inside = self.is_in_transaction
+        wait = 0.0 if inside and connections[self.using].vendor == "sqlite" else _longest_wait()
+        reading = self._replay_once(Miss(key, log_id, store, raw), wait)
+        if reason == FOREIGN_HISTORY and (inside or store is not self.store):
+            # The entry may be right, and newer than what is seen here. A refresh after the
+            # commit sees all that is committed, and so can tell. Without it, an entry that a
+            # rollback or a restored backup has made wrong would stay where ATOMIC_REQUESTS
+            # has each reader in a transaction.
+            return reading._replace(job=Refresh(self, log_id))
+        return reading
 
-    def entry_of(self, reduced: Reduced[A]) -> bytes | None:
+    def refresh(self, log_id: LogId) -> bool:
         """
-        Return the entry to keep of a reduction, or None where none is to be kept.
+        Bring the cached reduction of a log up to date; return whether that took writing.
 
-        What a policy reduces itself is not kept: to ask it about that would not come to an end.
+        Raise Unreachable where the cache cannot be read, and what decoding and ``apply`` raise.
         """
-        if reduced.last is None or _is_asked.get():
-            return None
-        asked = _is_asked.set(True)
+        if not self.is_caching:
+            return False
+        key, store = self.key(log_id), self.store
+        raw = self.cache.get(key)
+        found, _ = self._prove(raw, log_id, store)
+        if found is not None and found.last is None:
+            return False
         try:
-            if not reduced.is_covered:
+            if found is not None:
+                reading = self._reading(key, found)
+            else:
+                reading = self._replay_once(Miss(key, log_id, store, raw), SHORT_WAIT)
+        except LogNotFound:
+            if raw is not None:
+                self.cache.delete(key)  # the log was erased
+            return raw is not None
+        if reading.is_declined:
+            mark = self._declined_mark(reading.reduction.version)
+            timeout = min(DECLINED_TIMEOUT, conf.cache_timeout() or DECLINED_TIMEOUT)
+            self.cache.replace(_declined_key(key), mark, timeout=timeout)
+        return reading.job is not None and reading.job()
+
+    def cached(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
+        """
+        Return the cached reduction of a log, as of the version that it was cached at.
+
+        None where there is none, where it is newer than ``upto``, or where the log does not
+        prove it. Nothing is folded, and nothing that happens to the cache is an error.
+        """
+        raw = self._cached(self.key(log_id)) if self.is_caching else None
+        return None if raw is None else self.proven(raw, log_id, store, upto=upto)
+
+    def proven(
+        self, raw: bytes, log_id: LogId, store: BaseStore, *, upto: int
+    ) -> Reduction[A] | None:
+        """Return the reduction of an entry of at most version ``upto``, if the log proves it."""
+        try:
+            entry = self.codec.decode(raw, log_id)
+        except Untrusted:
+            return None
+        if entry.head.version > upto:
+            return None
+        first = store.since(log_id, start=entry.head.version - 1, limit=1)
+        return entry.reduction(log_id) if entry.is_proven_by(first[0] if first else None) else None
+
+    def versions(self, log_ids: Iterable[LogId]) -> dict[LogId, int]:
+        """
+        Return which version is cached of each of these logs, as far as one is.
+
+        The versions are signed by us, but not proven by the logs. Raise Unreachable.
+        """
+        keys = {self.key(log_id): log_id for log_id in log_ids}
+        versions = {}
+        for key, raw in self.cache.get_many(keys).items():
+            try:
+                versions[keys[key]] = self.codec.decode(raw, keys[key]).head.version
+            except Untrusted:
+                continue
+        return versions
+
+    def declined(self, versions: dict[LogId, int]) -> set[LogId]:
+        """
+        Return the logs whose reduction a refresh did not cache, at the versions given.
+
+        Only what the caching policy in use has declined counts. Raise Unreachable.
+        """
+        keys = {_declined_key(self.key(log_id)): log_id for log_id in versions}
+        return {
+            keys[key]
+            for key, mark in self.cache.get_many(keys).items()
+            if mark == self._declined_mark(versions[keys[key]])
+        }
+
+    # Entries
+
+    def covers(self, rows: Page) -> bool:
+        """Return whether the code fingerprint is of all code that decodes these events."""
+        return self.codec.covers(rows)
+
+    def entry_of(self, folded: Folded[A]) -> bytes | None:
+        """
+        Return the entry to cache of a reduction, or None where none is to be cached.
+
+        None also inside of a fold or a caching policy: to ask a policy about what a policy
+        reduces would not come to an end.
+        """
+        if folded.last is None or _is_nested.get():
+            return None
+        try:
+            if not folded.is_covered:
                 raise Unstorable(
                     "a log holds an event whose class or upcaster is in a module that the "
                     "aggregate's modules do not import"
                 )
-            if not self.policy.should_cache(reduced.reduction):
-                return None
-            return self._codec.encode(reduced.reduction, reduced.last)
+            with _nested():
+                if not self.policy.should_cache(folded.reduction):
+                    return None
+            return self.codec.encode(folded.reduction, folded.last)
         except Unstorable as error:
             self._count("error", UNSTORABLE)
-            self._complain(str(error))
-        except (Exception, SystemExit) as error:  # a user's policy may raise whatever it likes
+            self._warn(str(error))
+        except (Exception, SystemExit) as error:  # a project's policy may raise either
             self._count("error", FAILED)
             logger.error(
                 "The caching policy of %s failed: %s",
                 self.aggregate.__qualname__,
                 type(error).__name__,
             )
-        finally:
-            _is_asked.reset(asked)
         return None
-
-    def cached(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
-        """
-        Return what is cached of a log, as of the version that it was cached at.
-
-        None where there is nothing, where it is newer than ``upto``, or where the log does not
-        prove it. Nothing is folded, and nothing that happens to the cache is an error.
-        """
-        key = self._codec.key(log_id)
-        raw = self._pending(key) or self._look(key) if self.is_caching else None
-        if raw is None:
-            return None
-        try:
-            entry = self._codec.decode(raw, log_id)
-        except Untrusted:
-            return None
-        head = entry.head
-        if head.version > upto:
-            return None
-        first = store.since(log_id, start=head.version - 1, limit=1)
-        if not entry.is_proven_by(first[0] if first else None):
-            return None
-        return Reduction(log_id, head.version, entry.aggregate, head.reduced_at, head.position)
-
-    # Writing
-
-    def keep(self, key: str, entry: bytes, *, replaces: bytes | None = None) -> bool:
-        """Write an entry, unless a newer one is there; return whether it was written."""
-        try:
-            written = self.cache.set(key, entry, replaces=replaces, timeout=conf.cache_timeout())
-        except Unreachable:
-            self._count("error", UNWRITABLE)
-            return False
-        if written:
-            self._count("refresh")
-        return written
-
-    def refresh(self, log_id: LogId, store: BaseStore) -> bool:
-        """
-        Bring what is cached of a log up to date, and return whether that took writing.
-
-        ``store`` must show all that is committed. Raise Unreachable where the cache cannot
-        be read, and what decoding and ``apply`` raise.
-        """
-        key = self._codec.key(log_id)
-        raw = self.cache.get(key)
-        found, _, wrong = self._prove(raw, log_id, store)
-        if found is None:
-            try:
-                found = self._replay_once(key, log_id, store, _at_once, wrong, SHORT_WAIT)
-            except LogNotFound:
-                if raw is not None:
-                    self.cache.delete(key)  # of a log that was erased
-                return raw is not None
-            if found.is_kept:
-                return True
-        if not found.is_new:
-            return False
-        entry = self.entry_of(found)
-        return entry is not None and self.keep(key, entry, replaces=found.replaces)
-
-    def versions(self, log_ids: Iterable[LogId]) -> dict[LogId, int]:
-        """
-        Return which version is cached of each of these logs, as far as one is.
-
-        It is what the entries say of themselves, signed by us, but not proven by the logs.
-        Raise Unreachable.
-        """
-        keys = {self._codec.key(log_id): log_id for log_id in log_ids}
-        versions = {}
-        for key, raw in self.cache.get_many(keys).items():
-            try:
-                versions[keys[key]] = self._codec.decode(raw, keys[key]).head.version
-            except Untrusted:
-                continue
-        return versions
 
     # Inside
 
     def _prove(
         self, raw: bytes | None, log_id: LogId, store: BaseStore
-    ) -> tuple[Reduced[A] | None, str, bytes | None]:
-        """Return the reduction from an entry; or None, the reason, and the entry if wrong."""
+    ) -> tuple[Folded[A] | None, str]:
+        """Return what is folded onto an entry; or None, and why the entry cannot be used."""
         if raw is None:
-            return None, ABSENT, None
+            return None, ABSENT
         try:
-            entry = self._codec.decode(raw, log_id)
+            entry = self.codec.decode(raw, log_id)
         except Untrusted as error:
-            return None, error.reason, raw
-        found = self._fold_onto(entry, log_id, store)
-        return found, FOREIGN_HISTORY, raw
+            return None, error.reason
+        return self._fold_onto(entry, log_id, store), FOREIGN_HISTORY
 
-    def _fold_onto(self, entry: Entry[A], log_id: LogId, store: BaseStore) -> Reduced[A] | None:
+    def _fold_onto(self, entry: Entry[A], log_id: LogId, store: BaseStore) -> Folded[A] | None:
         """Fold what is newer onto an entry, or return None where the log does not prove it."""
         head = entry.head
         # From the last event that the entry knows: the one that proves it.
@@ -373,161 +396,107 @@ class Reducer(Generic[A]):
         first = next(pages, ())
         if not entry.is_proven_by(first[0] if first else None):
             return None
-        start = Reduction(log_id, head.version, entry.aggregate, head.reduced_at, head.position)
         if len(first) == 1:
-            return Reduced(start, None, is_new=False)
-        found = self._fold(start, chain((first[1:],), pages))
+            return Folded(entry.reduction(log_id), None)
+        found = self._fold(entry.reduction(log_id), chain((first[1:],), pages))
         # The fold may have imported a module for the first time, and that may be newer code.
-        return found if self._codec.fingerprint == head.fingerprint else None
+        return found if self.codec.fingerprint == head.fingerprint else None
 
-    def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Reduced[A]:
+    def _replay(self, log_id: LogId, store: BaseStore) -> Folded[A]:
+        return self._fold(nothing(self.aggregate, log_id), store.pages(log_id))
+
+    def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Folded[A]:
         reduction, last, is_covered = start, None, True
-        for page in pages:
-            reduction = fold(reduction, self._reader.records(page))
-            last = page[-1]
-            is_covered = is_covered and self.covers(page)
+        with _nested():
+            for page in pages:
+                reduction = fold(reduction, self._events.records(page))
+                last = page[-1]
+                is_covered = is_covered and self.covers(page)
         if not reduction.version:
             raise LogNotFound(start.log_id)
-        is_new = reduction.version > start.version
-        return Reduced(reduction, last, is_new, is_covered=is_covered)
+        return Folded(reduction, last, is_covered)
 
-    def _replay_once(
+    def _reading(
         self,
         key: str,
-        log_id: LogId,
-        store: BaseStore,
-        write: Callable[[str, Kept], bool],
-        wrong: bytes | None,
-        wait: float,
-    ) -> Reduced[A]:
-        # Code that a replay calls (a policy, an apply) must not wait for a replay: it may be that
-        # very one, or one whose own code waits for this one.
-        if not wait or _is_flying.get() or flights.are_in_vain(key):
-            return self.replay(log_id, store)._replace(replaces=wrong)
-        flight, is_mine = flights.join(key)
-        if not is_mine:
-            flight.landed.wait(wait)
-            found, _, _ = self._prove(flight.entry, log_id, store)
-            return found or self.replay(log_id, store)
-        flying = _is_flying.set(True)
-        try:
-            return self._fly(flight, key, log_id, store, write, wrong, wait)
-        finally:
-            _is_flying.reset(flying)
-            flights.land(key, flight)
+        folded: Folded[A],
+        *,
+        replaces: bytes | None = None,
+        replay: Replay | None = None,
+    ) -> Reading[A]:
+        """Return a reading, with the job that writes its entry where there is one to write."""
+        entry = self.entry_of(folded)
+        if entry is None:
+            return Reading(folded.reduction, is_declined=folded.last is not None)
+        write = CacheWrite(self.aggregate, self.cache, key, entry, replaces, replay=replay)
+        return Reading(folded.reduction, write)
 
-    def _fly(
-        self,
-        flight: Flight,
-        key: str,
-        log_id: LogId,
-        store: BaseStore,
-        write: Callable[[str, Kept], bool],
-        wrong: bytes | None,
-        wait: float,
-    ) -> Reduced[A]:
-        # The flight before this one may have landed after this reader's look at the cache.
-        landed = self._pending(key) or self._look(key)
-        if landed is not None and landed != wrong:
-            found, _, _ = self._prove(landed, log_id, store)
-            if found is not None:
-                flight.entry = landed
-                return found
+    def _replay_once(self, miss: Miss, wait: float) -> Reading[A]:
+        """Replay a log, or wait for another reader's replay, for ``wait`` seconds at most."""
+        key, log_id, store, wrong = miss
+        # Code that a fold or a policy calls must not wait for a replay: it may be that very
+        # one, or one whose own code waits for this one.
+        if not wait or _is_nested.get():
+            return self._reading(key, self._replay(log_id, store), replaces=wrong)
+        replay, is_leader = replays.join(key)
+        if is_leader:
+            try:
+                return self._lead(replay, miss, wait)
+            finally:
+                if replay.entry is None:
+                    replays.remove(key, replay)
+                replay.done.set()
+        is_done = replay.done.wait(wait)
+        found, _ = self._prove(replay.entry, log_id, store)
+        if found is None:
+            if is_done:
+                replays.remove(key, replay)
+            found = self._replay(log_id, store)
+        return self._reading(key, found)
+
+    def _lead(self, replay: Replay, miss: Miss, wait: float) -> Reading[A]:
+        """Replay a log for those who wait, unless another leader's entry is there by now."""
+        key, log_id, store, wrong = miss
+        lock = self.lock_class(self.cache, key)
         pages: Iterator[Page] = store.pages(log_id)
-        first = next(pages, ())
-        claimed = False
-        if len(first) >= LONG and self.cache.shared:
-            claimed, raw = self._claim(key, wrong, wait)
-            if raw is not None:
-                found, _, _ = self._prove(raw, log_id, store)
-                if found is not None:
-                    flight.entry = raw
-                    return found
-        kept = False
-        try:
+        entry = self._cached(key)  # it may have been written since this reader looked
+        if entry is None or entry == wrong:
+            first = next(pages, ())
             pages = chain((first,) if first else (), pages)
-            if claimed:
-                pages = self._renewing(key, pages)
-            reduced = self._fold(nothing(self.aggregate, log_id), pages)
-            flight.entry = self.entry_of(reduced)
-            if flight.entry is None:
-                flight.was_in_vain = True
-                return reduced._replace(is_new=False)  # nothing that is worth keeping
-            kept = self._write(write, Kept(self, key, flight.entry, wrong, claimed))
-            return reduced._replace(replaces=wrong, is_kept=kept)
-        finally:
-            if claimed and not kept:
-                self.give_up_claim(key, kept=False)
-
-    def _write(self, write: Callable[[str, Kept], bool], job: Kept) -> bool:
+            entry = None
+            if len(first) >= LONG and self.cache.shared:
+                entry = lock.acquire(wrong=wrong, timeout=wait)
+        found, _ = self._prove(entry, log_id, store)
+        if found is not None:
+            replay.entry = entry
+            return self._reading(key, found)
         try:
-            return write(job.key, job)
-        except (Exception, SystemExit) as error:  # no thread to be had, or a user's refresher
-            self._count("error", FAILED)
-            logger.error(
-                "A reduction of %s could not be kept: %s",
-                self.aggregate.__qualname__,
-                type(error).__name__,
-            )
-            return False
+            if lock.is_held:
+                pages = lock.renewing(pages)
+            folded = self._fold(nothing(self.aggregate, log_id), pages)
+            reading = self._reading(key, folded, replaces=wrong, replay=replay)
+            if isinstance(reading.job, CacheWrite):
+                replay.entry = reading.job.entry
+        finally:
+            if lock.is_held and replay.entry is not None:
+                replay.lock = lock
+                lock.expect_write()
+            elif lock.is_held:
+                lock.decline()
+        return reading
 
-    def _pending(self, key: str) -> bytes | None:
-        job = worker.pending(key)
-        return job.entry if isinstance(job, Kept) and job.reducer.cache is self.cache else None
-
-    def _look(self, key: str) -> bytes | None:
+    def _cached(self, key: str) -> bytes | None:
         try:
             return self.cache.get(key)
         except Unreachable:
             return None
 
-    def _claim(self, key: str, wrong: bytes | None, wait: float) -> tuple[bool, bytes | None]:
-        """Return whether this process is to replay for all, or else what another one kept."""
-        token = secrets.token_bytes(8)
-        until = time.monotonic() + wait
-        pause = FIRST_LOOK
-        try:
-            while time.monotonic() < until:
-                is_mine = self.cache.add(_claim_key(key), token, timeout=CLAIM)
-                raw = self.cache.get(key)
-                if raw is not None and raw != wrong:
-                    if is_mine:
-                        self.cache.delete(_claim_key(key))
-                    return False, raw
-                if is_mine:
-                    return True, None
-                if self.cache.get(_claim_key(key)) == NOTHING_KEPT:
-                    return False, None
-                time.sleep(pause)
-                pause = min(pause * 1.5, LAST_LOOK)
-        except Unreachable:
-            pass
-        return False, None
+    def _declined_mark(self, version: int) -> bytes:
+        return f"{version} {ADDRESS.sub('', repr(self.policy))}".encode()
 
-    def _renewing(self, key: str, pages: Iterable[Page]) -> Iterator[Page]:
-        renewed = time.monotonic()
-        for page in pages:
-            yield page
-            if time.monotonic() - renewed > RENEWAL:
-                renewed = time.monotonic()
-                try:
-                    self.cache.replace(_claim_key(key), b"renewed", timeout=CLAIM)
-                except Unreachable:
-                    continue
-
-    def give_up_claim(self, key: str, *, kept: bool) -> None:
-        """Let other processes go on: to the entry, or to replays of their own."""
-        try:
-            if kept:
-                self.cache.delete(_claim_key(key))
-            else:
-                self.cache.replace(_claim_key(key), NOTHING_KEPT, timeout=CLAIM)
-        except Unreachable:
-            pass  # it runs out by itself
-
-    def _complain(self, why: str) -> None:
-        if not self._complained:
-            self._complained = True
+    def _warn(self, why: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "Reductions of %s cannot be cached: %s.", self.aggregate.__qualname__, why
             )
@@ -536,13 +505,33 @@ class Reducer(Generic[A]):
         counters.count(outcome, reason, aggregate=self.aggregate)
 
 
-def _patience() -> float:
+def label(aggregate: type[Aggregate]) -> str:
+    """Return the name of an aggregate class in messages."""
+    return f"{aggregate.__module__}.{aggregate.__qualname__}"
+
+
+def failed(aggregate: type, error: BaseException) -> None:
+    """Count and log a refresh that failed; not the error's text, which may quote data."""
+    counters.count("error", FAILED, aggregate=aggregate)
+    logger.error("A refresh of %s failed: %s", aggregate.__qualname__, type(error).__name__)
+
+
+@contextmanager
+def _nested() -> Iterator[None]:
+    token = _is_nested.set(True)
+    try:
+        yield
+    finally:
+        _is_nested.reset(token)
+
+
+def _longest_wait() -> float:
     """
-    Return for how many seconds the caller may wait for another's replay.
+    Return for how many seconds the caller may wait for another reader's replay.
 
     A transaction that waits keeps its locks, so that others wait for it. A handler of a
     projection, or any other code with a timer, would use its time up, and be counted as failed.
-    And the thread that asgiref runs the synchronous code of all coroutines in (outside of
+    And the thread in which asgiref runs the synchronous code of all coroutines (outside of
     requests, which have one each) would keep all of them waiting.
     """
     in_transaction = any(
@@ -557,10 +546,9 @@ def _patience() -> float:
     return SHORT_WAIT if in_transaction or has_deadline or is_shared else LONGEST_WAIT
 
 
-def _claim_key(key: str) -> str:
-    return f"{key}.claim"
+def _declined_key(key: str) -> str:
+    return f"{key}.declined"
 
 
-def _at_once(key: str, job: Kept) -> bool:
-    job()
-    return True
+def _kind(store: BaseStore) -> str:
+    return f"{type(store).__module__}.{type(store).__qualname__}"

@@ -1,15 +1,15 @@
 """
-Waypoints: states along a long log, kept for an hour by whoever travelled through it.
+Snapshots: entries of earlier versions of a long log, cached for an hour.
 
-The cache holds a log's latest reduction, which is of no use for what was before it. So a fold
-that passes version 1,000, 2,000, 4,000, … of a log leaves entries there, and whoever comes
-after, or goes on to the next page, folds from the nearest one.
+The cache holds a log's latest reduction, which is of no use for an earlier version. So a fold
+that passes version 1,000, 2,000, 4,000, … of a log returns a snapshot of each to write, and a
+later fold, of the next page say, begins at the nearest one.
 
-Waypoints are entries like any other, signed and proven by the log (see
-``eventlogs.caches.entries``): a wrong one is not used. They are written under the version that
-they are of, at multiples of 1,000 times a power of two, so one look at the cache asks for all
-that can be near, and for some that are farther: at most 2 keys for each doubling of the log's
-length.
+Snapshots are entries like any other: signed, proven by the log (``eventlogs.caches.entries``),
+and written by the same job (``eventlogs.reductions.writes``), which the caller submits to a
+refresher. A wrong one is not used. Their keys end with the version, a multiple of 1,000 times
+a power of two. So one look at the cache asks for all that can be near, and for some that are
+farther: at most 2 keys for each doubling of the log's length.
 """
 
 from __future__ import annotations
@@ -18,131 +18,126 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, Generic, TypeVar
 
-from eventlogs import conf
 from eventlogs.aggregates import Aggregate
 from eventlogs.caches.backends import BaseReductionCache, Unreachable
-from eventlogs.caches.entries import EntryCodec, Untrusted
-from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
-from eventlogs.reductions.reader import Reduced, Reducer
+from eventlogs.reductions.reader import Folded, ReductionReader
 from eventlogs.reductions.timeline import Unavailable, replay
+from eventlogs.reductions.writes import CacheWrite
 from eventlogs.stores.base import BaseStore
-from eventlogs.values import Reduction, StoredEvent
+from eventlogs.values import Reduction
 
 A = TypeVar("A", bound=Aggregate)
 
-GRID: Final = 1_000  # events between two waypoints, at least
-MOST: Final = 64  # waypoints that one walk leaves
-BYTES: Final = 4 << 20  # of all entries that one walk leaves
+INTERVAL: Final = 1_000  # events between two snapshots, at least
+MOST: Final = 64  # snapshots of one fold
+BYTES: Final = 4 << 20  # of all snapshots of one fold
 TIMEOUT: Final = 3_600.0  # seconds, or EVENTLOGS["CACHE_TIMEOUT"] where that is shorter
 
 
-class Waypoints(Generic[A]):
-    """The ways through the logs of one aggregate class, kept in one database."""
+class Snapshots(Generic[A]):
+    """The snapshots of the logs of one aggregate class, kept in one database."""
 
     def __init__(
-        self, aggregate: type[A], using: str, *, cache: str | BaseReductionCache | None = None
+        self,
+        aggregate: type[A],
+        using: str,
+        *,
+        store: BaseStore | None = None,
+        cache: str | BaseReductionCache | None = None,
     ) -> None:
-        self._codec = EntryCodec(aggregate, using)
-        self._reducer = Reducer(aggregate, EventReader(aggregate.event_types), using, cache=cache)
+        self._reader = ReductionReader(aggregate, using=using, store=store, cache=cache)
+        self._wrong: dict[str, bytes] = {}  # what was found in the place of a snapshot
 
     def nearest(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
         """
-        Return the latest state that is to be had without folding, of at most version ``upto``.
+        Return the latest reduction that is cached, of at most version ``upto``.
 
-        None where the cache has none, or the log does not prove it. Nothing that happens to
-        the cache is an error. Two looks at the cache at most, and two at the database.
+        None where the cache has none, or the log does not prove it. Nothing is folded, and
+        nothing that happens to the cache is an error. That takes two looks at the cache at
+        most, and two at the database.
         """
-        latest = self._reducer.cached(log_id, store, upto=upto)
-        if not self._reducer.is_caching or upto < GRID:
+        latest = self._reader.cached(log_id, store, upto=upto)
+        if not self._reader.is_caching or upto < INTERVAL:
             return latest
         nearest = self._nearest(log_id, store, upto)
         if latest is None or (nearest is not None and nearest.version > latest.version):
             return nearest
         return latest
 
-    def walk(
+    def fold(
         self, start: Reduction[A], store: BaseStore, *, version: int
-    ) -> Reduction[A] | Unavailable:
+    ) -> tuple[Reduction[A] | Unavailable, list[CacheWrite]]:
         """
-        Fold a log from ``start``, whose aggregate is used up, to ``version``; leave waypoints.
+        Fold a log from ``start`` to ``version``; return the state, and the snapshots to write.
 
-        Where an event cannot be folded, return Unavailable. Memory is that of one page.
+        ``start.aggregate`` is mutated in place. Where an event cannot be folded, the state is
+        Unavailable. Memory is that of one page, and of at most 4 MiB of snapshots and one more.
         """
-        here = start
-        marks = _marks(start.version, version) if self._reducer.is_caching else set()
+        here, writes = start, list[CacheWrite]()
+        versions = _versions(start.version, version) if self._reader.is_caching else set()
         left, is_covered = BYTES, True
-        for first, end in pairwise(_legs(start.version, version)):
+        for first, end in pairwise(_page_ends(start.version, version)):
             rows = store.events(start.log_id, start=first, limit=end - first)
             state = replay(here, rows)
             if isinstance(state, Unavailable):
-                return state
+                return state, writes
             here = state
-            is_covered = is_covered and self._reducer.covers(rows)
-            if end in marks and end == here.version and left > 0 and is_covered:
-                left -= self._leave(here, rows[-1])
-        return here
+            is_covered = is_covered and self._reader.covers(rows)
+            if end in versions and end == here.version and left > 0 and is_covered:
+                entry = self._reader.entry_of(Folded(here, rows[-1]))
+                left -= BYTES if entry is None else len(entry)
+                if entry is not None:
+                    writes.append(self._write(here, entry))
+        return here, writes
 
     def _nearest(self, log_id: LogId, store: BaseStore, upto: int) -> Reduction[A] | None:
-        keys = {self._key(log_id, mark): mark for mark in _candidates(upto)}
+        keys = {self._key(log_id, version): version for version in _candidates(upto)}
         try:
-            found = self._reducer.cache.get_many(keys)
+            found = self._reader.cache.get_many(keys)
         except Unreachable:
             return None
         for key in sorted(found, key=lambda key: -keys[key]):
-            try:
-                entry = self._codec.decode(found[key], log_id)
-            except Untrusted:
-                continue
-            head = entry.head
-            rows = store.since(log_id, start=head.version - 1, limit=1)
-            if head.version == keys[key] and entry.is_proven_by(rows[0] if rows else None):
-                return Reduction(
-                    log_id, head.version, entry.aggregate, head.reduced_at, head.position
-                )
+            reduction = self._reader.proven(found[key], log_id, store, upto=keys[key])
+            if reduction is not None and reduction.version == keys[key]:
+                return reduction
+            self._wrong[key] = found[key]
         return None
 
-    def _leave(self, here: Reduction[A], last: StoredEvent) -> int:
-        """Keep a waypoint, and return its size; all is said to be taken where none can be."""
-        entry = self._reducer.entry_of(Reduced(here, last, is_new=True))
-        if entry is None:
-            return BYTES
-        timeout = min(TIMEOUT, conf.cache_timeout() or TIMEOUT)
-        try:
-            self._reducer.cache.replace(
-                self._key(here.log_id, here.version), entry, timeout=timeout
-            )
-        except Unreachable:
-            return BYTES
-        return len(entry)
+    def _write(self, here: Reduction[A], entry: bytes) -> CacheWrite:
+        reader, key = self._reader, self._key(here.log_id, here.version)
+        wrong = self._wrong.get(key)
+        return CacheWrite(reader.aggregate, reader.cache, key, entry, wrong, longest=TIMEOUT)
 
     def _key(self, log_id: LogId, version: int) -> str:
-        return f"{self._codec.key(log_id)}@{version}"
+        return f"{self._reader.key(log_id)}@{version}"
 
 
-def _legs(start: int, version: int) -> Iterator[int]:
-    """Yield where the pages of a walk end: each 1,000 events, and at its own ends."""
+def _page_ends(start: int, version: int) -> Iterator[int]:
+    """Yield where the pages of a fold end: each 1,000 events, and at its own ends."""
     yield start
-    yield from range(start // GRID * GRID + GRID, version, GRID)
+    yield from range(start // INTERVAL * INTERVAL + INTERVAL, version, INTERVAL)
     if version > start:
         yield version
 
 
-def _marks(start: int, version: int) -> set[int]:
-    """Return where a walk leaves waypoints: evenly, and the last one that there can be."""
-    step = GRID
+def _versions(start: int, version: int) -> set[int]:
+    """Return the versions of the snapshots of a fold: evenly, and the last one possible."""
+    step = INTERVAL
     while (version - start) // step > MOST:
         step *= 2
-    return {*range(start // step * step + step, version + 1, step), version // GRID * GRID} - {0}
+    last = version // INTERVAL * INTERVAL
+    return {*range(start // step * step + step, version + 1, step), last} - {0}
 
 
 def _candidates(upto: int) -> Iterator[int]:
     """
-    Yield the versions at which a waypoint may be near, up to a version.
+    Yield the versions at which a snapshot may be near, up to a version.
 
-    The nearest multiple of each step; and, where nobody has been so far yet, each step itself.
+    They are the nearest multiple of each step; and each step itself, in case that no fold has
+    been so far yet.
     """
-    step = GRID
+    step = INTERVAL
     while step <= upto:
         yield upto // step * step
         yield step

@@ -1,9 +1,10 @@
 """
-Sweeps: repair what lost messages have left undone in the cache of reductions.
+Sweeps: refresh the cached reductions that are missing or behind, because a message got lost.
 
-A sweep looks at the logs that have had events since the sweep before, or at all logs, and
-refreshes each reduction that is missing or behind. It asks the cache for many entries at
-once, so that logs whose reductions are up to date cost next to nothing.
+A sweep looks at the logs that have had events since the sweep before, or at all logs. It asks
+the cache for many entries at once, so that logs whose reductions are up to date cost next to
+nothing. A log whose reduction the caching policy declined is marked in the cache with its
+version, and not replayed again by the next sweeps (for two days) until it has newer events.
 """
 
 from __future__ import annotations
@@ -18,14 +19,11 @@ from django.db import router
 
 from eventlogs.aggregates import aggregates
 from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for
-from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
-from eventlogs.reductions.reader import Reducer
-from eventlogs.refreshers import failed
-from eventlogs.stores import store_for
+from eventlogs.reductions.reader import ReductionReader, failed
 
 logger = logging.getLogger("eventlogs.reductions")
 
@@ -55,11 +53,11 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
     """
     alias = using or router.db_for_write(EventLog)
     kept = cache_for(cache)
-    reducers: dict[str, list[Reducer[Any]]] = {}
+    readers: dict[str, list[ReductionReader[Any]]] = {}
     for cls in aggregates:
-        reducer: Reducer[Any] = Reducer(cls, EventReader(cls.event_types), alias, cache=cache)
-        if reducer.is_caching:
-            reducers.setdefault(cls.log_type, []).append(reducer)
+        reader = ReductionReader(cls, using=alias, cache=cache)
+        if reader.is_caching:
+            readers.setdefault(cls.log_type, []).append(reader)
     try:
         settled = Feed(alias).settled()
     except FeedUnavailable:
@@ -71,30 +69,32 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
         logs = _logs_since(alias, mark)
     done = Swept(0, 0, 0)
     while batch := list(islice(logs, LOGS_AT_ONCE)):
-        done = _sum(done, _sweep_batch(batch, reducers, alias))
+        done = _sum(done, _sweep_batch(batch, readers))
     if settled is not None:
         kept.replace(_mark_key(alias), b"%d" % settled, timeout=MARK_TIMEOUT)
     return done
 
 
 def _sweep_batch(
-    logs: list[tuple[LogId, int]], reducers: dict[str, list[Reducer[Any]]], alias: str
+    logs: list[tuple[LogId, int]], readers: dict[str, list[ReductionReader[Any]]]
 ) -> Swept:
-    store = store_for(alias)
     refreshed = failures = 0
     for log_type in {log_id.log_type for log_id, _ in logs}:
-        for reducer in reducers.get(log_type, ()):
-            mine = {log_id: version for log_id, version in logs if log_id.log_type == log_type}
-            there = reducer.versions(mine)
-            for log_id, version in mine.items():
-                if there.get(log_id) == version:
-                    continue
+        for reader in readers.get(log_type, ()):
+            versions = {log_id: version for log_id, version in logs if log_id.log_type == log_type}
+            cached = reader.versions(versions)
+            due = {
+                log_id: version
+                for log_id, version in versions.items()
+                if cached.get(log_id) != version
+            }
+            for log_id in due.keys() - reader.declined(due):
                 try:
-                    refreshed += reducer.refresh(log_id, store)
+                    refreshed += reader.refresh(log_id)
                 except Unreachable:
                     raise
                 except (Exception, SystemExit) as error:  # the other logs go on
-                    failed(reducer.aggregate, error)
+                    failed(reader.aggregate, error)
                     failures += 1
     return Swept(len(logs), refreshed, failures)
 

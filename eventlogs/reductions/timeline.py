@@ -1,16 +1,16 @@
 """
-The history of a log, for people: the state after each event, and what each event changed.
+The timeline of a log: the state after each event, and what each event changed.
 
-Pure: it is given stored events and the reduction to start from, and reads nothing. It holds
-what it is given, so a caller goes through a log a page at a time, however long the log is.
+Pure functions: they get stored events and the reduction to start from, and read nothing. They
+keep all of that in memory, so a caller goes through a long log a page at a time.
 
-States are shown as *snapshots*: plain values of JSON, made of an aggregate's fields (and, if
-asked for, its properties). They are for reading, not for storing: a Decimal or a datetime is
-its text, and what is too deep or too large ends in an ellipsis.
+States are shown as *plain values* of JSON, made of an aggregate's fields (and, if asked for,
+its properties). They are for reading, not for storing: a Decimal or a datetime is its text,
+and a value that is too deep or too large ends in an ellipsis.
 
-People must be able to read a log that the code of today cannot fold. Where an event has no
-class here, its data does not fit, or ``apply`` raises, the raw events are still there, and
-from that event on the state is ``Unavailable``, with the class of the error and no payload.
+A log must be readable also where the code of today cannot fold it. Where an event has no class
+here, its data does not fit, or ``apply`` raises, the raw events are still there, and from that
+event on the state is ``Unavailable``, with the class of the error and no payload.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
 from eventlogs.values import EventRecord, Reduction, StoredEvent
 
-MAX_VALUES: Final = 5_000  # of one snapshot
+MAX_VALUES: Final = 5_000  # in one plain value
 MAX_SUMMARY: Final = 120  # characters
 ELLIPSIS: Final = "…"
 
@@ -53,7 +53,7 @@ class Change(NamedTuple):
     """
     One value that an event changed.
 
-    ``path`` are the names and indexes that lead to it; ``old`` and ``new`` are snapshots, or
+    ``path`` are the names and indexes that lead to it; ``old`` and ``new`` are plain values, or
     MISSING where the value was added or removed.
     """
 
@@ -90,7 +90,7 @@ class Step(msgspec.Struct, frozen=True):
     One event of a log, and what it did.
 
     ``record`` is the event as it is stored (``record.event`` is its raw JSON), ``event`` the
-    instance that code of today reads, or None where there is none. ``state`` is the snapshot
+    instance that code of today reads, or None where there is none. ``state`` is the plain value
     after the event, or Unavailable; ``changes`` is what it changed, None where the state
     before or after is unavailable.
     """
@@ -118,7 +118,7 @@ def steps(
     ``start`` is the reduction as of the version where the rows begin (``nothing(Payment,
     log_id)`` for a log's first events); its aggregate is used up. Given Unavailable instead,
     or from a row on that cannot be folded, the steps have no state. With ``properties``,
-    snapshots hold the aggregate's properties as well.
+    states hold the aggregate's properties as well.
 
     Nothing that the project's own classes raise gets out.
     """
@@ -126,7 +126,7 @@ def steps(
     reader = _reader(start)
     before: Any = None
     if isinstance(start, Reduction):
-        before = snapshot(start.aggregate, properties=properties)
+        before = plain_value(start.aggregate, properties=properties)
     for stored in rows:
         (raw,) = reader.records([stored], decode=False)
         event = None
@@ -140,7 +140,7 @@ def steps(
             if isinstance(reduction, Reduction):
                 reduction = Unavailable.of(error, index=raw.index)
         if isinstance(reduction, Reduction):
-            after = snapshot(reduction.aggregate, properties=properties)
+            after = plain_value(reduction.aggregate, properties=properties)
             changes = tuple(diff(before, after))
             before = after
         yield Step(raw, event, before if isinstance(reduction, Reduction) else reduction, changes)
@@ -180,10 +180,10 @@ def _reader(start: Reduction[Any] | Unavailable) -> EventReader:
     return EventReader()
 
 
-# Snapshots
+# Plain values
 
 
-def snapshot(value: Any, *, properties: bool = False) -> Any:
+def plain_value(value: Any, *, properties: bool = False) -> Any:
     """
     Return a value as plain JSON: dicts with str keys, lists, str, int, float, bool and None.
 
@@ -191,10 +191,10 @@ def snapshot(value: Any, *, properties: bool = False) -> Any:
     sets sorted lists, anything else its text. At most 5,000 values are shown, and 64 levels;
     an ellipsis stands for the rest. ``properties`` adds those of the outermost object.
     """
-    return _Snapshot().of(value, 0, properties)
+    return _PlainValues().of(value, 0, properties)
 
 
-class _Snapshot:
+class _PlainValues:
     def __init__(self) -> None:
         self._left = MAX_VALUES
 
@@ -300,7 +300,7 @@ def summarize(aggregate: Aggregate) -> str:
 
 def diff(old: Any, new: Any) -> Iterator[Change]:
     """
-    Yield what differs between two snapshots, outermost first, in the order of their names.
+    Yield what differs between two plain values, outermost first, in the order of their names.
 
     In lists, what is equal at both ends stays; between, values are compared one by one, so a
     value put in or taken out of a list is one change. 1, 1.0 and True differ here.

@@ -29,7 +29,7 @@ CAPACITY: Final = 1_000  # jobs
 LINGER: Final = 5.0  # seconds that a database connection is kept for the next job
 LAST_WORDS: Final = 2.0  # seconds that a process waits at its end for what is still queued
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 Key = Hashable
 
 
@@ -44,8 +44,7 @@ class Worker:
     pool. Where threads do not run, ``submit`` does the job itself.
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self.capacity = capacity
+    def __init__(self) -> None:
         self._renewing = Lock()
         self._has_warned = False
         self._reset()
@@ -58,7 +57,7 @@ class Worker:
         self._changed = Condition()
         self._jobs: dict[Key, tuple[float, Job]] = {}  # when it is due, by the monotonic clock
         self._flushing = 0
-        self._running: tuple[Key, Job] | None = None
+        self._is_running = False
         self._thread: Thread | None = None
 
     def _renew(self) -> None:
@@ -67,9 +66,9 @@ class Worker:
             if self._pid != os.getpid():
                 self._reset()
 
-    def submit(self, key: Key, job: Job, *, delay: float = 0.0) -> bool:
+    def submit(self, key: Key, job: Job, *, delay: float = 0.0, capacity: int = CAPACITY) -> bool:
         """
-        Queue ``job``, and return True; or return False where the queue is full.
+        Queue ``job``, and return True; or return False where ``capacity`` jobs are queued.
 
         It is done in ``delay`` seconds at the earliest, so that one job stands for many. Where
         threads do not run, it is done before this returns.
@@ -85,7 +84,7 @@ class Worker:
             self._renew()
         with self._changed:
             queued = self._jobs.get(key)
-            if queued is None and len(self._jobs) >= self.capacity:
+            if queued is None and len(self._jobs) >= capacity:
                 return False
             due = time.monotonic() + delay
             self._jobs[key] = (due if queued is None else min(due, queued[0])), job
@@ -100,18 +99,6 @@ class Worker:
         """Return whether a job is queued under ``key`` that has not begun."""
         return key in self._jobs and self._pid == os.getpid()
 
-    def pending(self, key: Key) -> Job | None:
-        """Return the job that is queued under ``key``, or being done."""
-        if not self._jobs and self._running is None:
-            return None
-        if self._pid != os.getpid():
-            return None  # the jobs are those of the process that was forked
-        with self._changed:
-            if key in self._jobs:
-                return self._jobs[key][1]
-            running = self._running
-            return running[1] if running is not None and running[0] == key else None
-
     def flush(self, timeout: float) -> bool:
         """
         Have all that is queued done now, and wait for it, ``timeout`` seconds at most.
@@ -125,10 +112,10 @@ class Worker:
             self._flushing += 1
             self._changed.notify_all()
             try:
-                while self._jobs or self._running is not None:
+                while self._jobs or self._is_running:
                     if not self._changed.wait(max(0.0, until - time.monotonic())):
                         break
-                return not self._jobs and self._running is None
+                return not self._jobs and not self._is_running
             finally:
                 self._flushing -= 1
 
@@ -141,7 +128,7 @@ class Worker:
                 for key, (due, job) in self._jobs.items():
                     if due <= now or self._flushing:
                         del self._jobs[key]
-                        self._running = key, job
+                        self._is_running = True
                         return key, job
                     wait = due - now if wait is None else min(wait, due - now)
                 if wait is None and _is_connected():
@@ -162,7 +149,7 @@ class Worker:
             if _is_to_be_closed():
                 _close_all()
             with self._changed:
-                self._running = None
+                self._is_running = False
                 self._changed.notify_all()
 
     def _warn(self) -> None:

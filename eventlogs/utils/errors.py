@@ -45,7 +45,9 @@ def error(cls: type[E]) -> type[E]:
     is more than a template is a ``__str__``. Facts are no part of the repr: an idempotency key
     may be one of them.
     """
-    return dataclass(eq=False, repr=False)(cls)
+    made = dataclass(eq=False, repr=False)(cls)
+    made.__module__ = PUBLIC  # not before: dataclass() looks the class's module up
+    return made
 
 
 class RegistrationError(EventLogError):
@@ -61,8 +63,6 @@ class InvalidLogId(EventLogError, ValueError):
 
     ``expected_type`` is the log type that was expected, or None for any.
     """
-
-    __module__ = PUBLIC
 
     reason: str
     expected_type: str | None = field(default=None, kw_only=True)

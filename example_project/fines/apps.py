@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class FinesConfig(AppConfig):
-    """Fines: a log for each case."""
+    """Road traffic fines: each case has a log."""
 
     name = "example_project.fines"
     label = "fines"

@@ -1,10 +1,10 @@
 """
-What happens to a road traffic fine, and the state that it adds up to.
+The events of a road traffic fine, and the aggregate that they fold into.
 
 The events are those of the "Road Traffic Fine Management Process", a public event log of the
 police of an Italian town (https://doi.org/10.4121/uuid:270fd440-1057-4fb9-89a9-b699b47990f5),
-with all that its columns tell. ``at`` is when it happened, by the file; that it was recorded
-here is another matter, and another time. Amounts are Decimals of the town's currency.
+with all of its columns. ``at`` is the time in the file at which it happened; the time at which
+eventlogs recorded it is another one. Amounts are Decimals of the town's currency.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Created:
     case: str
     amount: Decimal
     article: int  # of the traffic code
-    dismissal: str  # NIL, or a code of why
+    dismissal: str  # NIL, or the code of a reason
     officer: str
     points: int  # taken off the driver's licence
     vehicle_class: str
@@ -37,7 +37,7 @@ class Created:
 @event("fine.sent")
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The fine was sent to the offender, whom it costs the postage as well."""
+    """The fine was sent to the offender, who also pays the postage."""
 
     at: datetime
     expense: Decimal
@@ -56,7 +56,7 @@ class Notified:
 @event("fine.penalty_added")
 @dataclass(frozen=True, slots=True)
 class PenaltyAdded:
-    """The fine was not paid in time. ``amount`` takes the place of the first amount."""
+    """The fine was not paid in time. ``amount`` replaces the first amount."""
 
     at: datetime
     amount: Decimal
@@ -109,7 +109,7 @@ class AppealResultReceived:
 @event("fine.appeal_result_notified")
 @dataclass(frozen=True, slots=True)
 class AppealResultNotified:
-    """The offender was told what the prefecture decided."""
+    """The offender was notified of the prefecture's decision."""
 
     at: datetime
     notification_type: str | None
@@ -147,20 +147,20 @@ class Fine(
 
     case: str = ""
     amount: Decimal = Decimal(0)  # as written by the officer
-    penalty: Decimal = Decimal(0)  # what not paying in time has added to it
+    penalty: Decimal = Decimal(0)  # added because it was not paid in time
     expenses: Decimal = Decimal(0)
     paid: Decimal = Decimal(0)
     dismissal: str = NOT_DISMISSED
-    stage: str = "new"  # how far it has come
+    stage: str = "new"  # the last step of the case
 
     @property
     def total(self) -> Decimal:
-        """What the case costs the offender."""
+        """The total cost of the case for the offender."""
         return self.amount + self.penalty + self.expenses
 
     @property
     def outstanding(self) -> Decimal:
-        """What is still to be paid; negative where more was paid than that."""
+        """The amount still to be paid; negative if too much was paid."""
         return self.total - self.paid
 
     @property
@@ -169,7 +169,7 @@ class Fine(
         return "paid" if self.paid and self.outstanding <= 0 else self.stage
 
     def apply(self, record: EventRecord) -> None:
-        """Add one event."""
+        """Apply one event to the state."""
         match record.event:
             case Created(case=case, amount=amount, dismissal=dismissal):
                 self.case, self.amount, self.dismissal = case, amount, dismissal

@@ -1,4 +1,4 @@
-"""The read model of fines: what each costs, what was paid of it, and how far it has come."""
+"""The read model of fines: the costs, payments and status of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from eventlogs import LogIdField
 
 
 class FineBalance(models.Model):
-    """A fine as of its last event; fields are named like those of the aggregate."""
+    """A fine as of its last event. The fields have the names of the aggregate's."""
 
     log_id = LogIdField(primary_key=True)
     case = models.CharField(max_length=50, db_index=True)

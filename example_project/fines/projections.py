@@ -1,4 +1,4 @@
-"""The projection that keeps the balances of fines."""
+"""The projection that writes the balances of fines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from example_project.fines.models import FineBalance
 
 @projection("fine-balance", version=1)
 class FineBalances(ReductionProjection):
-    """The aggregate as a row, for each fine."""
+    """One row for each fine, with the state of its aggregate."""
 
     aggregate = Fine
     model = FineBalance

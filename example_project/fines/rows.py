@@ -1,8 +1,8 @@
 """
-The rows of the fines file, as events.
+The reader of the fines file: it turns rows into events.
 
-Nothing is lost on the way: a column that a row's event has no place for must be empty, or the
-row is refused. Numbers are read from their text, and never are binary floats.
+No data is lost: a column without a field in the row's event must be empty, or the row is refused.
+Numbers are read from their text, never as binary floats.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LIFECYCLE: Final = "lifecycle:transition"
 
 MAX_TEXT: Final = 100  # characters
 MONEY: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,4})?")
-WHOLE: Final = re.compile(r"([0-9]{1,9})(\.0+)?")  # the file's maker wrote 157 as 157.0
+WHOLE: Final = re.compile(r"([0-9]{1,9})(\.0+)?")  # the file has 157 as 157.0
 
 
 class BadRow(Exception):
-    """A line of the file cannot be read; the message names line and column, and no value."""
+    """A line of the file cannot be read. The message names line and column, never a value."""
 
     def __init__(self, line: int, column: str, reason: str) -> None:
         self.line = line
@@ -47,56 +47,56 @@ class Row:
 
     @property
     def total_paid(self) -> Decimal | None:
-        """The file's own sum of the case's payments, where the row has it."""
+        """The sum of the case's payments as the file has it, None if the row does not have it."""
         total: Decimal | None = getattr(self.event, "total_paid", None)
         return total
 
 
 def text(value: str) -> str:
-    """Read a text that has to be there."""
+    """Read a text that is required."""
     if not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
-        raise ValueError(f"has to hold 1 to {MAX_TEXT} printable characters")
+        raise ValueError(f"must have 1 to {MAX_TEXT} printable characters")
     return value
 
 
 def maybe(value: str) -> str | None:
-    """Read a text that may be missing."""
+    """Read a text that is optional."""
     return text(value) if value else None
 
 
 def money(value: str) -> Decimal:
     """Read an amount of money."""
     if not MONEY.fullmatch(value):
-        raise ValueError("has to be an amount, as in 36.00, with up to 12 digits before the point")
+        raise ValueError("must be an amount such as 36.00, with up to 12 digits before the point")
     return Decimal(value)
 
 
 def whole(value: str) -> int:
     """Read a whole number."""
     if not (match := WHOLE.fullmatch(value)):
-        raise ValueError("has to be a whole number of up to 9 digits")
+        raise ValueError("must be a whole number of up to 9 digits")
     return int(match[1])
 
 
 def moment(value: str) -> datetime:
-    """Read a moment."""
+    """Read a time."""
     try:
         at = datetime.fromisoformat(value)
     except ValueError:
         at = None
     if at is None or at.utcoffset() is None:
-        raise ValueError("has to be a time with its offset, as in 2006-07-12 00:00:00+02:00")
+        raise ValueError("must be a time with its offset, such as 2006-07-12 00:00:00+02:00")
     return at
 
 
 def complete(value: str) -> None:
-    """Read the column that is the same in all rows."""
+    """Read the column that has the same value in all rows."""
     if value != "complete":
-        raise ValueError("has to be: complete")
+        raise ValueError("must be: complete")
 
 
 class Activity(NamedTuple):
-    """What the rows of one activity become; ``fields`` maps columns to fields and readers."""
+    """The event for the rows of one activity; ``fields`` maps columns to its fields and readers."""
 
     event: type
     fields: Mapping[str, tuple[str, Callable[[str], Any]]] = {}
@@ -149,23 +149,23 @@ def read(file: TextIO) -> Iterator[Row]:
     """
     Yield the rows of a CSV file, one at a time.
 
-    The file has to be opened with ``newline=""``. Raise BadRow at the first line that is not as
-    it should be: also where a case does not start with its "Create Fine", or has a second one.
+    Open the file with ``newline=""``. Raise BadRow at the first invalid line, also if a case does
+    not begin with "Create Fine", or has it twice.
     """
     lines = csv.reader(file, strict=True)
     created: set[str] = set()
     header: list[str] | None = None
     try:
-        for cells in filter(None, lines):  # an empty line is no row
+        for cells in filter(None, lines):  # skip empty lines
             if header is None:
                 header = _header(cells)
                 continue
             row = _row(lines.line_num, header, cells)
             creates = isinstance(row.event, events.Created)
             if creates and row.case in created:
-                raise BadRow(row.line, ACTIVITY, f"case {row.case} has been created before")
+                raise BadRow(row.line, ACTIVITY, f"case {row.case} was created before")
             if not creates and row.case not in created:
-                raise BadRow(row.line, ACTIVITY, f"case {row.case} has to start with Create Fine")
+                raise BadRow(row.line, ACTIVITY, f"case {row.case} must start with Create Fine")
             created.add(row.case)
             yield row
     except UnicodeDecodeError:
@@ -173,7 +173,7 @@ def read(file: TextIO) -> Iterator[Row]:
     except csv.Error as error:
         raise BadRow(lines.line_num, "", f"this is not CSV ({error})") from None
     if header is None:
-        raise BadRow(1, "", "the file is empty; a header has to be its first line")
+        raise BadRow(1, "", "the file is empty; its first line must be a header")
 
 
 def _header(cells: list[str]) -> list[str]:
@@ -181,7 +181,7 @@ def _header(cells: list[str]) -> list[str]:
         raise BadRow(1, column, "is missing in the header")
     for place, column in enumerate(cells, 1):
         if column not in COLUMNS:
-            raise BadRow(1, f"number {place}", "has a name in the header that is not known here")
+            raise BadRow(1, f"number {place}", "has an unknown name in the header")
         if cells.count(column) > 1:
             raise BadRow(1, column, "is twice in the header")
     return cells
@@ -193,7 +193,7 @@ def _row(line: int, header: list[str], cells: list[str]) -> Row:
     values = dict(zip(header, cells, strict=True))
     activity = ACTIVITIES.get(values[ACTIVITY])
     if activity is None:
-        raise BadRow(line, ACTIVITY, f"has to be one of: {', '.join(ACTIVITIES)}")
+        raise BadRow(line, ACTIVITY, f"must be one of: {', '.join(ACTIVITIES)}")
     fields = {"at": _read(line, values, TIME, moment)}
     _read(line, values, LIFECYCLE, complete)
     case = _read(line, values, CASE, text)
@@ -202,7 +202,7 @@ def _row(line: int, header: list[str], cells: list[str]) -> Row:
             name, reader = activity.fields[column]
             fields[name] = _read(line, values, column, reader)
         elif values[column] and column not in (CASE, ACTIVITY, TIME, LIFECYCLE):
-            raise BadRow(line, column, f"has to be empty for {values[ACTIVITY]}")
+            raise BadRow(line, column, f"must be empty for {values[ACTIVITY]}")
     return Row(line, case, activity.event(**fields))
 
 

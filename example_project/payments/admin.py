@@ -1,4 +1,4 @@
-"""The read model of payments in the admin: for reading, with the way to each payment's history."""
+"""The read model of payments in the admin: read-only, with a link to each payment's log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 @admin.register(PaymentSummary)
 class PaymentSummaryAdmin(EventLogAdminMixin, Base):
-    """Rows that a projection makes: nobody changes them here."""
+    """Rows that the projection writes, so they cannot be edited."""
 
     list_display = ("log_id", "status", "outstanding", "changed_at", "history_link")
     list_filter = ("status",)

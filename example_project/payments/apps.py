@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class PaymentsConfig(AppConfig):
-    """Payments: a log for each."""
+    """Payments: each has a log."""
 
     name = "example_project.payments"
     label = "payments"

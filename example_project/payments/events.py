@@ -1,8 +1,8 @@
 """
-What happens to a payment, and the state that it adds up to.
+The events of a payment, and the aggregate that they fold into.
 
-Events are facts, in the past tense. They are never refused here: what may happen is decided
-in ``deciders``, before they are stored. Amounts are ints of minor units (cents).
+Events are facts, named in the past tense. An aggregate never refuses an event: ``deciders`` apply
+the rules before an event is stored. Amounts are ints of minor units (cents).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from eventlogs import Aggregate, EventRecord, event, upcaster
 @event("payment.requested")
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """Somebody is to pay an amount."""
+    """A payment of an amount was requested."""
 
     amount: int
 
@@ -24,7 +24,7 @@ class Requested:
 @event("payment.authorized", version=2, aliases=["payment.approved"])
 @dataclass(frozen=True, slots=True)
 class Authorized:
-    """The payer's bank has set an amount aside. It was called "payment.approved" before."""
+    """The payer's bank reserved an amount. The event was named "payment.approved" before."""
 
     amount: int
     approval_code: str | None
@@ -32,14 +32,14 @@ class Authorized:
 
 @upcaster("payment.authorized", from_version=1)
 def add_approval_code(data: dict[str, Any]) -> dict[str, Any]:
-    """Bring data of version 1, which knew no approval codes, to version 2."""
+    """Convert data of version 1, which had no approval code, to version 2."""
     return {**data, "approval_code": None}
 
 
 @event("payment.captured")
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """An amount was taken out of what is authorized."""
+    """A part of the authorized amount was taken."""
 
     amount: int
 
@@ -47,7 +47,7 @@ class Captured:
 @event("payment.refunded")
 @dataclass(frozen=True, slots=True)
 class Refunded:
-    """An amount was given back out of what is captured."""
+    """A part of the captured amount was paid back."""
 
     amount: int
 
@@ -56,8 +56,8 @@ class Refunded:
 class Payment(Aggregate, log_type="payment", events=[Requested, Authorized, Captured, Refunded]):
     """The state of a payment. Its rules are in ``deciders``."""
 
-    version: int = 0  # the number of events seen,
-    position: int = 0  # and that of the last one: a decider can insist on them (If-Match)
+    version: int = 0  # the number of events
+    position: int = 0  # of the last event; the API compares both with If-Match
     amount_requested: int = 0
     amount_approved: int = 0
     amount_captured: int = 0
@@ -65,16 +65,16 @@ class Payment(Aggregate, log_type="payment", events=[Requested, Authorized, Capt
 
     @property
     def amount_outstanding(self) -> int:
-        """What is authorized and not captured yet."""
+        """The amount that is authorized and not yet captured."""
         return self.amount_approved - self.amount_captured
 
     @property
     def amount_refundable(self) -> int:
-        """What is captured and not given back."""
+        """The amount that is captured and not refunded."""
         return self.amount_captured - self.amount_refunded
 
     def apply(self, record: EventRecord) -> None:
-        """Add one event."""
+        """Apply one event to the state."""
         self.version, self.position = record.index + 1, record.position
         match record.event:
             case Requested(amount=amount):

@@ -1,7 +1,7 @@
 """
-What HTTP asks of an API like this: problems, bodies, idempotency keys and preconditions.
+The HTTP side of an API: problems, bodies, query parameters and idempotency keys.
 
-Nothing here knows what a payment is.
+Nothing in this module depends on payments.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from django.http import HttpRequest, JsonResponse
 from django.utils.dateparse import parse_datetime
 
 Reader = Callable[[Any], Any]
-"""Return a field's value (None where it is missing), or raise ValueError with its limit."""
+"""Return the value of a field (None if it is missing), or raise ValueError with its limit."""
 
 Fields = Mapping[str, Reader]
 
-MAX_KEY_LENGTH = 255  # characters: what eventlogs stores
+MAX_KEY_LENGTH = 255  # characters, the limit of eventlogs
 
-# A string of RFC 8941 (Structured Fields, section 3.3.3), as the draft has it; and bare, as many
-# clients send it.
+# The draft asks for a string of RFC 8941 (Structured Fields, section 3.3.3). Many clients send the
+# key without quotes.
 QUOTED_KEY = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"\Z')
 BARE_KEY = re.compile(r"[!#-+\--~]+\Z")
 
 
 class Problem(Exception):
     """
-    An error as an answer: ``application/problem+json`` (RFC 9457).
+    An error response: ``application/problem+json`` (RFC 9457).
 
-    ``detail`` tells a person what to do next. It never quotes the request: problems end in
-    log files. ``kind`` names a problem that its status alone does not tell apart.
+    ``detail`` says what to do next. It never quotes the request, because problems are written to
+    log files. ``kind`` tells problems with the same status apart.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Problem(Exception):
         self.headers = headers or {}
 
     def response(self) -> JsonResponse:
-        """Return the answer."""
+        """Return the response."""
         return JsonResponse(
             {
                 "type": f"urn:example:payments:{self.kind}" if self.kind else "about:blank",
@@ -72,8 +72,8 @@ def read_fields(request: HttpRequest, fields: Fields) -> dict[str, Any]:
     """
     Return the values in a JSON body, each read by its reader.
 
-    Raise a Problem for another media type (415), a body that is too large (413), and for JSON
-    that is malformed, ambiguous, of another shape, or not to a reader's liking (400).
+    Raise a Problem for another media type (415), for a body that is too large (413), and for JSON
+    that is malformed, ambiguous, of another shape, or refused by a reader (400).
     """
     if request.content_type != "application/json":
         raise Problem(
@@ -82,7 +82,7 @@ def read_fields(request: HttpRequest, fields: Fields) -> dict[str, Any]:
             headers={"Accept": "application/json"},
         )
     try:
-        # RFC 8259, section 8.1: JSON is UTF-8.
+        # RFC 8259, section 8.1: JSON is encoded in UTF-8.
         body = json.loads(
             request.body.decode("utf-8"),
             object_pairs_hook=_without_repeats,
@@ -90,14 +90,15 @@ def read_fields(request: HttpRequest, fields: Fields) -> dict[str, Any]:
         )
     except RequestDataTooBig:
         raise Problem(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is larger than this API ever needs."
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "The body is too large for this API.",
         ) from None
     except (ValueError, RecursionError):
         raise Problem(HTTPStatus.BAD_REQUEST, "The body is not valid JSON.") from None
     if not isinstance(body, dict) or body.keys() - fields.keys():
         raise Problem(
             HTTPStatus.BAD_REQUEST,
-            f"The body has to be an object with these fields, and no others: {', '.join(fields)}.",
+            f"The body must be an object with these fields and no others: {', '.join(fields)}.",
         )
     values = {}
     for name, read in fields.items():
@@ -110,10 +111,10 @@ def read_fields(request: HttpRequest, fields: Fields) -> dict[str, Any]:
 
 def idempotency_key(request: HttpRequest) -> str | None:
     """
-    Return the key in the Idempotency-Key header, or None where there is none.
+    Return the key in the Idempotency-Key header, or None without the header.
 
-    The header is draft-ietf-httpapi-idempotency-key-header. All callers of this example share
-    one space of keys; where callers have accounts, put the account's id before the key.
+    The header is defined by draft-ietf-httpapi-idempotency-key-header. All callers of this example
+    share their keys. If your callers have accounts, prefix the key with the id of the account.
     """
     header = request.headers.get("Idempotency-Key")
     if header is None:
@@ -125,7 +126,7 @@ def idempotency_key(request: HttpRequest) -> str | None:
     if not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise Problem(
             HTTPStatus.BAD_REQUEST,
-            f"Idempotency-Key takes one string of 1 to {MAX_KEY_LENGTH} ASCII characters, in "
+            f"Idempotency-Key must be one string of 1 to {MAX_KEY_LENGTH} ASCII characters, in "
             f'double quotes: "8e03978e-40d5-43dd-bc93-6894a57f9324".',
         )
     return key
@@ -133,11 +134,11 @@ def idempotency_key(request: HttpRequest) -> str | None:
 
 def fingerprint(request: HttpRequest, values: Mapping[str, Any]) -> str:
     """
-    Return what two requests have in common exactly if they ask for the same.
+    Return a digest that is equal for two requests exactly if they ask for the same change.
 
-    It goes without the preconditions: a retry may come with another If-Match, or with none. It
-    is stored beside the event's own data, so it gives nothing away and needs no secret key
-    (which, once rotated, would make strangers of retries).
+    Preconditions are left out: a retry may come with another If-Match, or without one. The digest
+    is stored beside the event's own data, so it reveals nothing new and needs no secret key. (After
+    a rotation of a key, retries would no longer be recognised.)
     """
     canonical = json.dumps(
         [request.method, request.path_info, values], sort_keys=True, separators=(",", ":")
@@ -148,55 +149,55 @@ def fingerprint(request: HttpRequest, values: Mapping[str, Any]) -> str:
 def whole_number(
     request: HttpRequest, name: str, *, least: int, most: int = 2**31 - 1
 ) -> int | None:
-    """Read a query parameter, None where it is missing."""
+    """Read a query parameter, None if it is missing."""
     text = request.GET.get(name)
     if text is None:
         return None
     digits = text.isascii() and text.isdigit() and len(text) <= len(str(most))
     if not digits or not least <= int(text) <= most:
         raise Problem(
-            HTTPStatus.BAD_REQUEST, f"{name} has to be a whole number from {least} to {most}."
+            HTTPStatus.BAD_REQUEST, f"{name} must be a whole number from {least} to {most}."
         )
     return int(text)
 
 
 def moment(request: HttpRequest, name: str) -> datetime | None:
-    """Read a query parameter that is a moment, None where it is missing."""
+    """Read a query parameter that is a time, None if it is missing."""
     text = request.GET.get(name)
     if text is None:
         return None
     try:
         at = parse_datetime(text)
-    except ValueError:  # of the right form, but no such day
+    except ValueError:  # the right form, but a day that does not exist
         at = None
     if at is None or at.utcoffset() is None:
         raise Problem(
             HTTPStatus.BAD_REQUEST,
-            f"{name} has to be a moment with its time zone, as in 2026-01-31T12:00:00Z (in an "
+            f"{name} must be a time with its zone, such as 2026-01-31T12:00:00Z (in an "
             f"address, the + of an offset is written %2B).",
         )
     return at
 
 
 def choice(request: HttpRequest, name: str, values: Sequence[str]) -> str | None:
-    """Read a query parameter that is one of some words, None where it is missing."""
+    """Read a query parameter that is one of some words, None if it is missing."""
     text = request.GET.get(name)
     if text is not None and text not in values:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} has to be one of: {', '.join(values)}.")
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be one of: {', '.join(values)}.")
     return text
 
 
 def flag(request: HttpRequest, name: str) -> bool:
-    """Read a query parameter that is true or false, false where it is missing."""
+    """Read a query parameter that is true or false, false if it is missing."""
     text = request.GET.get(name, "false")
     if text not in ("true", "false"):
-        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} has to be true or false.")
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name} must be true or false.")
     return text == "true"
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name is repeated")  # which of the two is meant?
+        raise ValueError("a name is repeated")  # it is unclear which value is meant
     return dict(pairs)
 
 

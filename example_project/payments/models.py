@@ -1,8 +1,8 @@
 """
-The read model of payments: what lists and searches ask.
+The read model of payments, for lists and searches.
 
-A row for each payment, made of its events by ``projections``. Nothing else writes it, and it can
-be made anew at any time.
+It has one row for each payment, which the projection in ``projections`` writes from its events.
+Nothing else writes these rows, and they can be rebuilt at any time.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from eventlogs import LogIdField
 
 
 class PaymentSummary(models.Model):
-    """A payment, as far as lists want to know. Amounts are minor units."""
+    """A row of the list of payments. Amounts are minor units."""
 
     class Status(models.TextChoices):
-        """How far a payment has come."""
+        """The last step of a payment."""
 
         REQUESTED = "requested"
         AUTHORIZED = "authorized"
@@ -29,14 +29,14 @@ class PaymentSummary(models.Model):
     authorized = models.BigIntegerField(default=0)
     captured = models.BigIntegerField(default=0)
     refunded = models.BigIntegerField(default=0)
-    outstanding = models.BigIntegerField(default=0)  # authorized, and not captured
+    outstanding = models.BigIntegerField(default=0)  # authorized and not captured
     requested_at = models.DateTimeField()
     changed_at = models.DateTimeField()
 
     class Meta:
         verbose_name_plural = "payment summaries"
         indexes = [
-            # Ids are in the order of their making: the newest of a status are at its end.
+            # Newer ids sort last, so the newest payments of a status are at the end of its range.
             models.Index(fields=["status", "log_id"], name="payments_by_status"),
         ]
 

@@ -1,4 +1,4 @@
-"""The projection that keeps the read model of payments. Run it: manage.py eventlogs project."""
+"""The projection that writes the read model of payments. Run it: manage.py eventlogs project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from example_project.payments.models import PaymentSummary
 
 @projection("payment-summary", version=1)
 class PaymentSummaries(Projection):
-    """A row for each payment."""
+    """One row for each payment."""
 
     log_types = ["payment"]
     model = PaymentSummary
@@ -17,31 +17,31 @@ class PaymentSummaries(Projection):
 
     @handles(Requested)
     def requested(self, row: PaymentSummary, record: EventRecord) -> None:
-        """A payment begins."""
+        """Start a row."""
         row.requested += record.event.amount
         row.requested_at = record.recorded_at
         self.settle(row, record)
 
     @handles(Authorized)
     def authorized(self, row: PaymentSummary, record: EventRecord) -> None:
-        """An amount is set aside."""
+        """Add an authorized amount."""
         row.authorized += record.event.amount
         self.settle(row, record)
 
     @handles(Captured)
     def captured(self, row: PaymentSummary, record: EventRecord) -> None:
-        """An amount is taken."""
+        """Add a captured amount."""
         row.captured += record.event.amount
         self.settle(row, record)
 
     @handles(Refunded)
     def refunded(self, row: PaymentSummary, record: EventRecord) -> None:
-        """An amount is given back."""
+        """Add a refunded amount."""
         row.refunded += record.event.amount
         self.settle(row, record)
 
     def settle(self, row: PaymentSummary, record: EventRecord) -> None:
-        """Bring what follows from the amounts up to date."""
+        """Compute the fields that depend on the amounts."""
         row.changed_at = record.recorded_at
         row.outstanding = row.authorized - row.captured
         status = PaymentSummary.Status

@@ -3,13 +3,13 @@ The payments API.
 
 A request that changes a payment may carry an idempotency key and a precondition:
 
-    Idempotency-Key: "…"     a retry gets the first answer, whatever happened to the payment since;
-                             422 for another request with the same key
-    If-Match: "…"            the ETag of the payment that the caller saw; 412 if it is another now
+    Idempotency-Key: "…"     a retry gets the response of the first request, even if the payment
+                             has changed since; another request with the same key gets 422
+    If-Match: "…"            the ETag of the payment that the caller saw; 412 if it has changed
 
-An answer is never stored: it is the payment *as of the version* that the request led to, and
-that is the same for as long as the log exists. A refused request (409, 412) stored nothing, its
-key included, and may be tried again with the same key.
+Responses are not stored. The response is the payment *as of the version* that the request led to,
+which stays the same as long as the log exists. A refused request (409, 412) stores nothing, not
+even its key, and can be sent again with the same key.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ from example_project.payments.http import (
 )
 from example_project.payments.models import PaymentSummary
 
-MAX_AMOUNT = 1_000_000_000_000  # minor units; sums of it stay exact in any JSON reader
+MAX_AMOUNT = 1_000_000_000_000  # minor units; sums stay exact in every JSON parser
 MAX_APPROVAL_CODE = 64  # characters
-MAX_LIMIT = 100  # events of a page
+MAX_LIMIT = 100  # events or payments of a page
 
 payments = Payment.logs
 NAMES = {each.cls: each.name for each in Payment.event_types}
@@ -76,27 +76,27 @@ def amount(value: Any) -> int:
 
 
 def approval_code(value: Any) -> str | None:
-    """Read the code that a bank gives with an authorization; it may be missing."""
+    """Read the optional code that a bank returns with an authorization."""
     if value is None:
         return None
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_APPROVAL_CODE:
         raise ValueError(f"may be null, or a string of 1 to {MAX_APPROVAL_CODE} characters")
     if not value.isascii() or not value.isprintable():
-        raise ValueError("may hold printable ASCII characters only")
+        raise ValueError("must have printable ASCII characters only")
     return value
 
 
 # The views
 
 
-# The API has no sessions: it takes no cookie as a caller's identity, so there is none that
-# another site could borrow (https://docs.djangoproject.com/en/stable/ref/csrf/).
+# The API has no sessions. It does not identify callers by cookies, so another site cannot misuse a
+# cookie (https://docs.djangoproject.com/en/stable/ref/csrf/).
 @method_decorator(csrf_exempt, name="dispatch")
 class Api(View):
-    """A view whose errors are problems."""
+    """A view that turns errors into problems."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Answer, and turn the errors that a caller can do something about into problems."""
+        """Respond, and turn errors on which the caller can act into problems."""
         try:
             return super().dispatch(request, *args, **kwargs)
         except Exception as error:
@@ -105,13 +105,13 @@ class Api(View):
             raise
 
     def http_method_not_allowed(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Answer 405."""
+        """Respond with 405."""
         allowed = ", ".join(
             method.upper() for method in self.http_method_names if hasattr(self, method)
         )
         raise Problem(
             HTTPStatus.METHOD_NOT_ALLOWED,
-            f"This address takes {allowed}.",
+            f"This address accepts {allowed}.",
             headers={"Allow": allowed},
         )
 
@@ -121,10 +121,10 @@ class Payments(Api):
 
     def get(self, request: HttpRequest) -> JsonResponse:
         """
-        List payments from the read model, the newest first; ``next`` is the next page's address.
+        List payments from the read model, newest first; ``next`` is the next page's address.
 
-        ``?status=refunded`` keeps those of a status, ``?outstanding=true`` those of which
-        something is outstanding. A page is as fresh as the projection: milliseconds, as a rule.
+        ``?status=refunded`` selects a status, ``?outstanding=true`` payments with an outstanding
+        amount. The rows are usually a few milliseconds behind the events.
         """
         rows = PaymentSummary.objects.order_by("-log_id")
         status = choice(request, "status", PaymentSummary.Status.values)
@@ -164,10 +164,10 @@ class Payments(Api):
 
 
 class Totals(Api):
-    """What is outstanding, by status."""
+    """Outstanding amounts, by status."""
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        """Sum the read model up."""
+        """Return sums over the read model."""
         rows = (
             PaymentSummary.objects.values("status")
             .annotate(payments=Count("pk"), amount_outstanding=Sum("outstanding"))
@@ -177,7 +177,7 @@ class Totals(Api):
 
 
 class Command(Api):
-    """A change to one payment: what ``decider`` makes of the ``fields`` of the body."""
+    """A change of one payment: ``decider`` gets the ``fields`` of the body as arguments."""
 
     decider: Callable[..., Iterator[Any]]
     fields: ClassVar[Fields]
@@ -190,13 +190,13 @@ class Command(Api):
         metadata = {"request": fingerprint(request, values)}
 
         def decide(payment: Payment) -> Iterator[Any]:
-            # Here, and not before: it has to hold for the very version that is appended to.
+            # Compare here, with the version to which execute() appends, not before.
             seen = LogState(log_id, payment.version, payment.position)
             if not seen.matches(request.headers.get("If-Match")):
                 raise Problem(
                     HTTPStatus.PRECONDITION_FAILED,
-                    "The payment has changed. Get it again; if the request still applies, "
-                    "send it with the new ETag, quotes included.",
+                    "The payment has changed. Get it again. If the request still applies, send "
+                    "it with the new ETag, quotes included.",
                 )
             return self.decider(payment, **values)
 
@@ -207,21 +207,21 @@ class Command(Api):
 
 
 class Authorize(Command):
-    """Set an amount aside."""
+    """Authorize an amount."""
 
     decider = staticmethod(deciders.authorize)
     fields: ClassVar[Fields] = {"amount": amount, "approval_code": approval_code}
 
 
 class Capture(Command):
-    """Take an amount out of what is authorized."""
+    """Capture a part of the authorized amount."""
 
     decider = staticmethod(deciders.capture)
     fields: ClassVar[Fields] = {"amount": amount}
 
 
 class Refund(Command):
-    """Give an amount back."""
+    """Refund a part of the captured amount."""
 
     decider = staticmethod(deciders.refund)
     fields: ClassVar[Fields] = {"amount": amount}
@@ -231,24 +231,24 @@ class OnePayment(Api):
     """One payment."""
 
     def get(self, request: HttpRequest, payment_id: str) -> HttpResponseBase | None:
-        """Show it as it is, or as it was: ``?version=2`` or ``?at=2026-01-31T12:00:00Z``."""
+        """Show the current payment, or as of ``?version=2`` or ``?at=2026-01-31T12:00:00Z``."""
         log_id = payments.parse_id(payment_id)
         version = whole_number(request, "version", least=1)
         at = moment(request, "at")
         if version is not None and at is not None:
-            raise Problem(HTTPStatus.BAD_REQUEST, "Ask for a version, or for a moment.")
+            raise Problem(HTTPStatus.BAD_REQUEST, "Give either version or at, not both.")
         reduction = payments.reduce(log_id, version=version, at=at)
-        # If-None-Match: 304
+        # 304 if the ETag matches If-None-Match.
         return get_conditional_response(
             request, etag=reduction.etag, response=representation(reduction)
         )
 
 
 class Events(Api):
-    """What happened to a payment."""
+    """The events of a payment."""
 
     def get(self, request: HttpRequest, payment_id: str) -> JsonResponse:
-        """List a page of events; ``next`` is the address of the one after it, or null."""
+        """List a page of events; ``next`` is the next page's address, or null."""
         log_id = payments.parse_id(payment_id)
         start = whole_number(request, "start", least=0)
         limit = whole_number(request, "limit", least=1, most=MAX_LIMIT) or MAX_LIMIT
@@ -273,7 +273,7 @@ class Events(Api):
 
 
 def answer(state: LogState, status: HTTPStatus = HTTPStatus.OK) -> JsonResponse:
-    """Return the payment as of ``state``: to the first request, and to all of its retries."""
+    """Return the payment as of ``state``, for the first request and all of its retries."""
     return representation(payments.reduce(state.log_id, version=state.version), status)
 
 
@@ -298,7 +298,7 @@ def representation(
 
 
 def summary_as_json(row: PaymentSummary) -> dict[str, Any]:
-    """Return a row of the read model, with the names that a payment has elsewhere."""
+    """Return a row of the read model with the names of the other responses."""
     return {
         "id": str(row.log_id),
         "status": row.status,
@@ -313,22 +313,22 @@ def summary_as_json(row: PaymentSummary) -> dict[str, Any]:
 
 
 def as_json(record: EventRecord) -> dict[str, Any]:
-    """Return an event in its current shape and under its current name, however old it is."""
+    """Return an event with its current fields and name, even if it was stored with older ones."""
     return {
         "index": record.index,
         "type": NAMES.get(type(record.event), record.type),
         "data": asdict(record.event),
-        "recorded_at": record.recorded_at.isoformat(),  # all digits: it can be asked for (?at=)
+        "recorded_at": record.recorded_at.isoformat(),  # with microseconds, for use in ?at=
     }
 
 
 def refuse_reuse(state: LogState, key: str, metadata: Mapping[str, Any]) -> None:
     """
-    Raise IdempotencyKeyReused where the key was used for another request that led to ``state``.
+    Raise IdempotencyKeyReused if the key was used for another request that led to ``state``.
 
-    The events alone cannot tell: capturing 40 is not the same request on another day, and a
-    decider may answer the same request with other events. So the request's fingerprint is in
-    the metadata of the events that it led to, stored with them or not at all.
+    The events are not enough to know: two different requests can lead to equal events, and a
+    decider can yield other events for the same request. So the metadata of the events have the
+    fingerprint of their request, stored with them in one append.
     """
     [last] = payments.load(state.log_id, start=state.version - 1, limit=1)
     if last.idempotency_key == key and last.metadata.get("request") != metadata["request"]:
@@ -336,14 +336,14 @@ def refuse_reuse(state: LogState, key: str, metadata: Mapping[str, Any]) -> None
 
 
 def problem_of(error: Exception) -> Problem | None:
-    """Return the problem that an error is to the caller, or None for a fault of ours."""
+    """Return the problem for an error on which the caller can act, or None for other errors."""
     match error:
         case Problem():
             return error
         case InvalidLogId():
-            return Problem(HTTPStatus.BAD_REQUEST, "The address holds no id of a payment.")
+            return Problem(HTTPStatus.BAD_REQUEST, "The address does not have the id of a payment.")
         case LogNotFound():
-            return Problem(HTTPStatus.NOT_FOUND, "There is no such payment, or was not then.")
+            return Problem(HTTPStatus.NOT_FOUND, "There is, or was then, no such payment.")
         case VersionNotReached():
             return Problem(HTTPStatus.NOT_FOUND, "The payment has not reached that version.")
         case PaymentRefused():
@@ -351,27 +351,28 @@ def problem_of(error: Exception) -> Problem | None:
         case IdempotencyKeyReused():
             return Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                "This Idempotency-Key was used for another request. Make a new key for a new "
+                "This Idempotency-Key was used for another request. Use a new key for a new "
                 "request.",
                 kind="key-reused",
             )
         case IdempotencyKeyUndecided():
             return Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "A new version of this API is being started. Try again, with the same "
-                "Idempotency-Key.",
+                "A new version of this API is being deployed. Send the request again with the "
+                "same Idempotency-Key.",
                 headers={"Retry-After": "10"},
             )
         case ConcurrentAppend():
             return Problem(
                 HTTPStatus.CONFLICT,
-                "Other requests were faster. Try again, with the same Idempotency-Key.",
+                "Other requests changed the payment first. Send the request again with the same "
+                "Idempotency-Key.",
                 kind="lost-race",
             )
         case TransactionMustRetry():
             return Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "The database is busy. Try again, with the same Idempotency-Key.",
+                "The database is busy. Send the request again with the same Idempotency-Key.",
                 headers={"Retry-After": "1"},
             )
     return None

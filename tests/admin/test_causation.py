@@ -1,4 +1,4 @@
-"""From an event to those that belong to it: its cause, its effects, its correlation."""
+"""Links and searches from an event to its cause, its effects and its correlation."""
 
 from __future__ import annotations
 

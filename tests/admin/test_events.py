@@ -1,10 +1,11 @@
-"""All events in the admin: filtered, and paged by positions."""
+"""The list of all events in the admin: filters and paging."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -140,7 +141,7 @@ def test_a_rare_type_is_looked_for_until_time_is_over(
     reader, state, monkeypatch, one_window, up, wanted
 ):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
-    address, found, pages = f"?type={wanted}" + ("&end=1" if up else ""), [], 0
+    address, found, pages = f"?type={wanted}" + ("&end=1" if up else ""), [], 0  # type: ignore[var-annotated]
     while not found:
         page = shown(reader, LIST + address)
         assert re.search(r"Searched positions [\d,]+ to [\d,]+, of [\d,]+ to [\d,]+: ", page)
@@ -251,7 +252,8 @@ def test_an_imported_day_has_all_of_its_events_and_no_other(reader, monkeypatch)
         assert len(truth) > 1
         assert all_pages(reader, query) == truth
         # And back: from the oldest page to the newest.
-        back, address = [], f"{query}&end=1"
+        back: list[Any] = []
+        address = f"{query}&end=1"
         while address:
             back = positions(reader, address) + back if back else positions(reader, address)
             address = links(shown(reader, LIST + address)).get("Newer")

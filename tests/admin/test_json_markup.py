@@ -1,4 +1,4 @@
-"""JSON as HTML: the same JSON, escaped, each text isolated, cut where it is too long."""
+"""JSON as HTML: equal to the JSON, escaped, isolated, and cut if it is too long."""
 
 from __future__ import annotations
 

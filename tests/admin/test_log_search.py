@@ -1,4 +1,4 @@
-"""Logs are found by an id in any writing, a part of one, or an idempotency key."""
+"""The search for logs by an id in any spelling, a part of an id, or an idempotency key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_log_of_another_type_is_not_found(log_id):
 
 
 def test_a_beginning_finds_all_logs_that_have_it_a_page_at_a_time(reader, monkeypatch):
-    monkeypatch.setattr(test_logs.page_of_logs, "LOGS", 2)
+    monkeypatch.setattr(test_logs.page_of_logs, "LOGS", 2)  # type: ignore[attr-defined]
     monkeypatch.setattr(search_of_logs, "FOUND", 2)
     moment = 0x0190_0000_0000 << 80 | 7 << 76 | 2 << 62
     ids = [LogId("account", UUID(int=moment + number)) for number in range(5)]

@@ -1,4 +1,4 @@
-"""Logs in the admin: found, paged by keys, travelled through; by who may see what."""
+"""Logs in the admin: the list, the timeline, and permissions."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_logs_are_listed_the_newest_first_with_their_states(reader):
 
 def test_the_line_of_a_state_is_the_projects_own(rf, admin_user):
     class Own(page_of_logs.LogAdmin):
-        def state_line(self, log_id: LogId, aggregate: Account) -> str:
+        def state_line(self, log_id: LogId, aggregate: Account) -> str:  # type: ignore[override]
             if aggregate.balance:
                 raise ValueError
             return f"{aggregate.owner} {'x' * 200}"
@@ -112,7 +112,7 @@ def test_the_line_of_a_state_is_the_projects_own(rf, admin_user):
     Account.logs.create(Opened("bob"), Deposited(1))
     request = rf.get(LIST)
     request.user = admin_user
-    context = Own(EventLog, site).list_view(request).context_data
+    context = Own(EventLog, site).list_view(request).context_data  # type: ignore[attr-defined]
 
     assert [each["state"] for each in context["logs"]] == ["<ValueError>", f"ada {'x' * 200}"]
 

@@ -1,4 +1,4 @@
-"""The way from a row of a read model to the history behind it."""
+"""Links from a row of a read model to the events of its log."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def sites(settings):
 
     def serve(**with_logs: bool) -> None:
         urls = ModuleType("tests.admin.urls_of_sites")
-        urls.sites = []  # all_sites has weak references
-        urls.urlpatterns = []
+        urls.sites = []  # type: ignore[attr-defined]  # all_sites has weak references
+        urls.urlpatterns = []  # type: ignore[attr-defined]
         for name, has_logs in with_logs.items():
             one = AdminSite(name)
             one.register(PaymentSummary, RowAdmin)

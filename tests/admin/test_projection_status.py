@@ -1,4 +1,4 @@
-"""What the pages say of a projection, in words, and what of it is red."""
+"""The status of a projection in words, and its levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projections in the admin: seen permission to view payloads, operated by who may do that."""
+"""Projections in the admin: pages, actions and permissions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_pages_answer_while_somebody_has_locked_a_table(viewer, monkeypatch,
 
     for text in (page, answer.content.decode()):
         assert "took longer than" in text
-        assert "How projections stand cannot be looked at now." in text
+        assert "The status of the projections cannot be read now." in text
     assert answer.redirect_chain == [(ALL, 302)]
 
 

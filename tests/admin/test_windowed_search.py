@@ -1,9 +1,10 @@
-"""Looking for events that may be rare: none is missed, and how far it got is told."""
+"""Windowed search: it misses no event, and reports which events it searched."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -92,7 +93,7 @@ def test_all_pages_together_have_each_event_once(data, times, name, rare, size, 
         places += [SearchStart(around=order.key_of(each)) for each in events]
         start = data.draw(st.sampled_from(places))
 
-        parts = {"start": [], "older": [], "newer": []}
+        parts: dict[str, list[Any]] = {"start": [], "older": [], "newer": []}
         for part, found in walk(order, start, rare=rare, size=size, span=span, seconds=seconds):
             assert len(found.events) <= size
             if part == "newer":

@@ -120,8 +120,9 @@ class Complaints(list[str]):
         page.on("console", console)
         page.on("pageerror", lambda error: self.append(f"{page.url}: uncaught: {error}"))
         # Without a listener Playwright would dismiss it unseen.
-        page.on(
-            "dialog", lambda dialog: (self.append(f"dialog: {dialog.message}"), dialog.dismiss())
+        page.on(  # type: ignore[call-overload]
+            "dialog",
+            lambda dialog: (self.append(f"dialog: {dialog.message}"), dialog.dismiss()),  # type: ignore[func-returns-value]
         )
 
     @property

@@ -1,4 +1,4 @@
-"""How pages look: pictures of them, and whether their text can be read."""
+"""The appearance of pages: screenshots, and the contrast of their texts."""
 
 from __future__ import annotations
 

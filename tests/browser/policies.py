@@ -1,4 +1,4 @@
-"""A strict policy on what pages may load and run."""
+"""A strict Content-Security-Policy for the tests."""
 
 from __future__ import annotations
 

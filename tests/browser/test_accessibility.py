@@ -1,6 +1,6 @@
 """
-What axe-core finds on the pages, and what it cannot find: sizes of targets on a telephone,
-blocks that scroll, text that is cut off, text from right to left.
+Accessibility: the rules of axe-core, and rules that it does not have: the size of targets on a
+phone, blocks that scroll, text that is cut off, and text from right to left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All events: filtered, and paged through."""
+"""The list of all events: filters and paging."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_makes_no_sense_is_said(page, state):
     page.get_by_label("Metadata").fill("till")
     show(page)
 
-    expect(page.get_by_text("Metadata are asked for as name=value")).to_be_visible()
+    expect(page.get_by_text("Write the metadata filter as name=value")).to_be_visible()
 
 
 def test_pages_of_events_go_both_ways_and_stay_while_events_come(page, state, monkeypatch):

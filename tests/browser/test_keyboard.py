@@ -1,4 +1,4 @@
-"""The keyboard alone."""
+"""Use of the pages by keyboard alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs: found, paged through, travelled through."""
+"""Logs: the search, paging, and the timeline."""
 
 from __future__ import annotations
 
@@ -107,23 +107,23 @@ def test_logs_are_found_by_type_id_end_of_id_and_key(page, state):
         (str(account)[-8:], account),
         ("order 7", parcel),
     ):
-        page.get_by_label("Id, a part of it").fill(asked)
-        page.get_by_label("Id, a part of it").press("Enter")
+        page.get_by_label("Log id, part of an id").fill(asked)
+        page.get_by_label("Log id, part of an id").press("Enter")
         expect(ids(page), asked).to_have_text([str(found)])
-    page.get_by_label("Id, a part of it").fill("nothing of the kind")
+    page.get_by_label("Log id, part of an id").fill("nothing of the kind")
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_text("No log has this id")).to_be_visible()
 
 
 def test_logs_are_found_by_the_day_they_were_made_on(page, state):
     page.goto(LIST)
-    page.get_by_label("Made from").fill("2020-01-01")
+    page.get_by_label("Created from").fill("2020-01-01")
     page.get_by_role("button", name="Show").click()
     expect(ids(page)).to_have_count(1)
     page.get_by_label("to", exact=True).fill("2020-01-02")
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_text("No log matches these filters.")).to_be_visible()
-    expect(page.get_by_label("Made from")).to_have_value("2020-01-01")
+    expect(page.get_by_label("Created from")).to_have_value("2020-01-01")
 
 
 def test_pages_of_logs_go_both_ways_and_stay_while_logs_come(page, monkeypatch):
@@ -198,8 +198,8 @@ def test_the_arrow_keys_are_left_alone_in_fields_and_with_modifiers(page, state,
     page.evaluate("document.addEventListener('click', () => { window.clicked = true; }, true)")
     for keys in ("Shift+ArrowRight", "Control+ArrowRight", "Alt+ArrowUp"):
         page.keyboard.press(keys)
-    page.get_by_label("Id, a part of it").fill("text")
-    page.get_by_label("Id, a part of it").press("ArrowRight")
+    page.get_by_label("Log id, part of an id").fill("text")
+    page.get_by_label("Log id, part of an id").press("ArrowRight")
     page.get_by_label("Type").press("ArrowRight")
 
     assert page.evaluate("window.clicked") is None

@@ -1,4 +1,4 @@
-"""How the pages look: in the light, in the dark, on a telephone."""
+"""The appearance of the pages: light, dark, and on a phone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from the store is text, whatever it says."""
+"""Stored text is shown as text, never as markup."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def test_markup_in_metadata_leads_to_the_events_that_have_it(page, log_id):
 
 def test_markup_that_is_asked_for_is_text_in_the_fields_and_links(page, log_id):
     page.goto(LIST)
-    page.get_by_label("Id, a part of it").fill(EVIL)
+    page.get_by_label("Log id, part of an id").fill(EVIL)
     page.get_by_role("button", name="Show").click()
     expect_text_alone(page, page.url)
-    expect(page.get_by_label("Id, a part of it")).to_have_value(EVIL.strip())
+    expect(page.get_by_label("Log id, part of an id")).to_have_value(EVIL.strip())
     page.goto(EVENTS)
     for label in ("Idempotency key", "Metadata"):
         page.get_by_label(label).fill(EVIL)

@@ -1,4 +1,4 @@
-"""The way from a row of a read model to the history behind it."""
+"""Links from a row of a read model to the events of its log."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_row_leads_to_what_happened_last_and_to_its_history(visit, row):
 def test_a_list_of_rows_leads_to_their_histories(visit, row):
     page = visit(user("view_paymentsummary", *READS))
     page.goto(reverse("admin:payments_paymentsummary_changelist"))
-    page.locator("#result_list").get_by_role("link", name="History").click()
+    page.locator("#result_list").get_by_role("link", name="Show events").click()
 
     expect(page.get_by_role("heading", level=1)).to_contain_text(str(row.log_id))
 

@@ -1,4 +1,4 @@
-"""Projections: operated by who may do that."""
+"""Projections: actions by users with the permission."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_an_event_is_tried_again_by_a_button(page, parked):
     page.goto(ALL)
     page.locator(".el-projections").get_by_role("link", name="payment-summary").click()
     expect(page.locator(".el-parked-event")).to_contain_text("payment.captured")
-    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Retry", exact=True).click()
     expect(page.locator(".messagelist")).to_contain_text("A worker will retry 1 event.")
     PaymentSummaries.catch_up()
     page.reload()
@@ -84,7 +84,7 @@ def test_a_rebuild_is_asked_for(page, parked):
 
     expect(page.get_by_text("A rebuild was requested")).to_be_visible()
     assert ProjectionState.objects.get().rebuild_requested_at is not None
-    assert LogEntry.objects.get().change_message == "Asked for a rebuild."
+    assert LogEntry.objects.get().change_message == "Requested a rebuild."
 
 
 def test_deeds_are_found_in_the_history_of_the_admin(page, parked):

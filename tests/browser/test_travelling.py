@@ -1,4 +1,4 @@
-"""Whoever travels through a log has the event and its state before the eyes."""
+"""Selecting another event of a log keeps the event and its state in view."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCRIPTS = {"with scripts": {}, "without scripts": {"java_script_enabled": False}
 
 @pytest.fixture(params=WINDOWS)
 def window(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return WINDOWS[request.param]
+    return WINDOWS[request.param]  # type: ignore[return-value]
 
 
 @pytest.fixture(params=SCRIPTS)

@@ -1,4 +1,4 @@
-"""All pages work where the browser runs no scripts."""
+"""All pages work in a browser that runs no scripts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_payloads_are_opened_and_no_button_is_there_that_would_do_nothing(page):
 def test_parked_events_are_tried_again(visit, operator, parked):
     page = visit(operator, java_script_enabled=False)
     page.goto(address("change"))
-    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Retry", exact=True).click()
 
     expect(page.locator(".messagelist")).to_contain_text("A worker will retry 1 event.")
     assert LogEntry.objects.count() == 1

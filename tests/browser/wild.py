@@ -1,4 +1,4 @@
-"""A log as large and as mixed as logs get: long names, a long state, text from right to left."""
+"""A log with extreme content: long names, a long state, text from right to left."""
 
 from __future__ import annotations
 

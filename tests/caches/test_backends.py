@@ -122,7 +122,7 @@ def test_a_pickle_bomb_under_our_key_does_nothing(db, alias, tmp_path):
     state = accounts.create(Opened("Ada"), Deposited(5))
     fuse = tmp_path / "exploded"
     raw = cache_for(alias).cache
-    key = accounts._reducer().key(state.log_id)
+    key = accounts._reductions().key(state.log_id)
     raw.replace(key, pickle.dumps(Bomb(fuse)), timeout=60)
 
     reduction = accounts.reduce(state.log_id)
@@ -158,7 +158,7 @@ class TestGuarded:
 
         cache.is_down = False
         now = time.monotonic() + ours.PAUSE
-        monkeypatch.setattr(ours.time, "monotonic", lambda: now)
+        monkeypatch.setattr(ours.time, "monotonic", lambda: now)  # type: ignore[attr-defined]
 
         assert careful.get("a") is None
 

@@ -24,7 +24,7 @@ from django.test.utils import CaptureQueriesContext
 from eventlogs import ANY, ConcurrentAppend, LogId, LogManager, LogNotFound, LogState
 from eventlogs.caches.backends import RedisReductionCache, cache_for, statistics
 from eventlogs.caches.counters import counters
-from eventlogs.reductions.reader import Reducer
+from eventlogs.reductions.reader import ReductionReader
 from eventlogs.reductions.worker import worker
 from tests.accounts import Account, Deposited, Opened
 from tests.reliability import twins
@@ -44,10 +44,10 @@ def alias(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def accounts(alias: str, twin: type[Reducer[Any]] = Reducer) -> LogManager[Account]:
+def accounts(alias: str, twin: type[ReductionReader[Any]] = ReductionReader) -> LogManager[Account]:
     """Return the accounts, whose reductions are written at once."""
     manager = LogManager(Account, cache=alias, refresher=IMMEDIATE)
-    manager._reducers["default"] = twin(Account, manager._reader, "default", cache=alias)
+    manager._reduction_readers["default"] = twin(Account, using="default", cache=alias)
     return manager
 
 
@@ -56,7 +56,7 @@ def misses() -> dict[str, int]:
 
 
 def cached_version(manager: LogManager[Any], log_id: LogId) -> int | None:
-    return manager._reducer().versions([log_id]).get(log_id)
+    return manager._reductions().versions([log_id]).get(log_id)
 
 
 class Unwanted(Exception):
@@ -150,7 +150,7 @@ def restore(tmp_path: Path) -> Callable[[], None]:
             versions = cursor.fetchall()
         return lambda: take_back(position, versions)
 
-    return remember
+    return remember  # type: ignore[return-value]
 
 
 def change_history(*statements: tuple[str, list[Any]]) -> None:
@@ -380,13 +380,13 @@ def test_a_redacted_event_is_gone_from_reductions_once_their_entry_is_deleted(al
     manager.reduce(log_id)
     log, data = log_id.uuid, "jsonb_set(data, '{owner}', '\"erased\"')"
     if connection.vendor == "sqlite":
-        log, data = log_id.uuid.hex, "json_set(data, '$.owner', 'erased')"
+        log, data = log_id.uuid.hex, "json_set(data, '$.owner', 'erased')"  # type: ignore[assignment]
     change_history(
         (f'UPDATE eventlogs_event SET data = {data} WHERE log_id = %s AND "index" = 0', [log])
     )
     assert manager.reduce(log_id).aggregate.owner == "Ada"
 
-    cache_for(alias).delete(manager._reducer().key(log_id))
+    cache_for(alias).delete(manager._reductions().key(log_id))
 
     assert manager.reduce(log_id).aggregate == Account(owner="erased", balance=40)
 
@@ -414,7 +414,7 @@ def test_reducing_a_hundred_times_changes_nothing_and_asks_the_database_once_eac
     log_id = manager.create(Opened("Ada"), *map(Deposited, range(50))).log_id
     first = manager.reduce(log_id)
     assert worker.flush(10)
-    entry = cache_for(alias).get(manager._reducer().key(log_id))
+    entry = cache_for(alias).get(manager._reductions().key(log_id))
     counters.reset()
 
     with CaptureQueriesContext(connection) as queries:
@@ -427,7 +427,7 @@ def test_reducing_a_hundred_times_changes_nothing_and_asks_the_database_once_eac
     assert statistics()["hits"] == 100
     assert (misses(), statistics()["refreshes"]) == ({}, 0)
     assert worker.flush(10)
-    assert cache_for(alias).get(manager._reducer().key(log_id)) == entry
+    assert cache_for(alias).get(manager._reductions().key(log_id)) == entry
 
 
 @pytest.mark.redis
@@ -508,7 +508,7 @@ from tillrelease import Till
 connection.settings_dict["NAME"] = settings.DATABASES["default"]["TEST"]["NAME"]
 manager = LogManager(Till, cache="redis", refresher="eventlogs.refreshers.ImmediateRefresher")
 twin = import_string(sys.argv[1])
-manager._reducers["default"] = twin(Till, manager._reader, "default", cache="redis")
+manager._reduction_readers["default"] = twin(Till, using="default", cache="redis")
 for line in sys.stdin:
     reduction = manager.reduce(line.strip())
     answer = [reduction.version, reduction.aggregate.total, statistics()["hits"]]
@@ -596,7 +596,7 @@ def till(vat: int, sold: type | None = None) -> Any:
 
 @pytest.mark.redis
 def test_two_releases_side_by_side_have_entries_of_their_own(releases, scratch_registry):
-    both = releases("eventlogs.reductions.reader.Reducer")
+    both = releases("eventlogs.reductions.reader.ReductionReader")
 
     answers, truth = interleave(both)
 
@@ -622,15 +622,15 @@ def test_without_the_fingerprint_in_the_key_they_throw_each_other_out(releases, 
 
 
 @pytest.mark.parametrize(
-    ("twin", "expected"), [(Reducer, [100, 120]), (twins.WithoutFingerprint, [100, 100])]
+    ("twin", "expected"), [(ReductionReader, [100, 120]), (twins.WithoutFingerprint, [100, 100])]
 )
 def test_code_that_has_no_file_meets_nobodys_entries(alias, scratch_registry, twin, expected):
     one = till(0)
     classes = [one.Till, till(20, one.Sold).Till]
     managers = [LogManager(cls, cache=alias, refresher=IMMEDIATE) for cls in classes]
     for manager in managers:
-        manager._reducers["default"] = twin(
-            manager.aggregate, manager._reader, "default", cache=alias
+        manager._reduction_readers["default"] = twin(
+            manager.aggregate, using="default", cache=alias
         )
     log_id = managers[0].create(one.Sold(100)).log_id
 

@@ -50,7 +50,7 @@ def test_none_is_lost_between_threads():
 
     with ThreadPoolExecutor(8) as pool:
         for _ in range(8):
-            pool.submit(lambda: [ours.count("hit", aggregate=Account) for _ in range(1_000)])
+            pool.submit(lambda: [ours.count("hit", aggregate=Account) for _ in range(1_000)])  # type: ignore[func-returns-value]
 
     assert ours.statistics()["hits"] == 8_000
 

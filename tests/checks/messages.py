@@ -1,4 +1,4 @@
-"""What the tests of system checks share."""
+"""Helpers for the tests of system checks."""
 
 from __future__ import annotations
 

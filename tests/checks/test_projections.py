@@ -14,6 +14,7 @@ from eventlogs.checks import projections as checks
 from eventlogs.models import ProjectionState
 from example_project.payments.projections import PaymentSummaries
 from tests.checks.messages import found
+from tests.tables import Table
 
 
 @pytest.mark.feed
@@ -101,7 +102,7 @@ class Inherited(ReadModel):
         app_label = "tests_of_checks"
 
 
-class Clocked(models.Model):
+class Clocked(Table):
     log_id = LogIdField(primary_key=True)
     at = models.DateTimeField(db_default=Now())
     state = models.CharField(max_length=9, db_default="new")

@@ -117,6 +117,37 @@ def test_w020_a_worker_that_writes_where_nobody_looks(settings):
     assert found(reductions.check_refresher) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"queue": "reductions"},
+            "EVENTLOGS['REFRESHER'] cannot be used. eventlogs.refreshers.ThreadRefresher has no "
+            "option 'queue'. Its options: 'capacity', 'delay'.",
+        ),
+        (
+            {"capacity": 0},
+            "EVENTLOGS['REFRESHER'] cannot be used. The refresher's option 'capacity' is 0. It "
+            "must be an int from 1 to 1,000,000.",
+        ),
+    ],
+)
+def test_e047_a_refresher_does_not_take_its_options(settings, options, text):
+    path = "eventlogs.refreshers.ThreadRefresher"
+    settings.EVENTLOGS = {"REFRESHER": {"BACKEND": path, "OPTIONS": options}}
+
+    [message] = reductions.check_refresher()
+
+    assert (message.id, message.msg) == ("eventlogs.E047", text)
+
+
+def test_a_refresher_with_its_options_is_fine(settings):
+    path = "eventlogs.refreshers.ThreadRefresher"
+    settings.EVENTLOGS = {"REFRESHER": {"BACKEND": path, "OPTIONS": {"capacity": 10}}}
+
+    assert found(reductions.check_refresher) == []
+
+
 def test_w022_an_aggregate_that_cannot_be_cached(scratch_registry):
     class Plain(Aggregate, log_type="plain", events=[Opened]):
         pass

@@ -121,6 +121,8 @@ def test_e005_use_tz_is_off(settings):
         {"CACHING_POLICY": 3},
         {"REFRESHER": "nowhere.Refresher"},
         {"REFRESHER": None},
+        {"REFRESHER": {"OPTIONS": {}}},
+        {"REFRESHER": {"BACKEND": "nowhere.Refresher"}},
         {"REFRESH_ON_APPEND": 1},
     ],
 )
@@ -138,6 +140,7 @@ def test_e001_values_of_the_cache_that_cannot_be(settings, value):
         {"CACHING_POLICY": NeverCache},
         {"CACHING_POLICY": NeverCache()},
         {"REFRESHER": "eventlogs.refreshers.ImmediateRefresher", "REFRESH_ON_APPEND": True},
+        {"REFRESHER": {"BACKEND": "eventlogs.refreshers.ImmediateRefresher"}},
     ],
 )
 def test_values_of_the_cache_that_can_be(settings, value):

@@ -8,4 +8,6 @@ fixture that it asks for; ``test_stores.py`` does so for the stores of this pack
 import pytest
 
 # Before anything imports it, so that its assertions say what they compared.
-pytest.register_assert_rewrite("tests.contracts.stores", "tests.contracts.transactions")
+pytest.register_assert_rewrite(
+    "tests.contracts.refreshers", "tests.contracts.stores", "tests.contracts.transactions"
+)

@@ -257,7 +257,7 @@ class StoreContract:
         log_id = create(store, *range(10)).log_id
 
         def indexes(**page: int) -> list[int]:
-            return [row.index for row in store.events(log_id, **page)]
+            return [row.index for row in store.events(log_id, **page)]  # type: ignore[arg-type]
 
         assert indexes(start=0, limit=3) == [0, 1, 2]
         assert indexes(start=7, limit=3) == [7, 8, 9]

@@ -493,7 +493,7 @@ def test_a_reader_knows_its_own_events_without_the_registry():
     log_id = put(store, ("tests.unregistered", 1, '{"amount":1}'))
     reader = EventReader([EventType(Deposited, "tests.unregistered", 1, ())])
 
-    [record] = reader.records(log_id, store.events(log_id, start=0, limit=1))
+    [record] = reader.records(store.events(log_id, start=0, limit=1))
 
     assert record.event == Deposited(1)
 

@@ -1,4 +1,4 @@
-"""What the tests of the example project share."""
+"""Helpers for the tests of the example project."""
 
 from __future__ import annotations
 

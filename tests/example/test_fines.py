@@ -123,7 +123,7 @@ def test_each_case_becomes_a_log_and_each_row_an_event(write):
         "events appended": "15",
         "already there": "0",
         "paid in total": "40.3",
-        "done": "Imported. Each log adds up to what the file says was paid.",
+        "done": "Imported. The payments of each log add up to the total in the file.",
     }
     assert EventLog.objects.of_type("fine").count() == 3
     assert [record.index for record in Fine.logs.load(log_of("X1"))] == list(range(7))
@@ -197,7 +197,7 @@ def test_importing_again_appends_nothing_and_says_so(write):
 
     assert (report["events appended"], report["already there"]) == ("0", "15")
     assert report["paid in total"] == "40.3"
-    assert report["done"].startswith("Nothing to append.")
+    assert report["done"].startswith("Nothing to import.")
     assert list(Event.objects.order_by("position").values()) == before
 
 
@@ -224,7 +224,7 @@ def test_a_row_that_was_changed_is_an_error(write, changed, column):
         "99.0" if column == "amount" else "2002-02-03 00:00:00+01:00"
     )
 
-    with pytest.raises(CommandError, match=rf"line {changed + 2}: row \d of case X1 has been"):
+    with pytest.raises(CommandError, match=rf"line {changed + 2}: row \d of case X1 was imported"):
         import_fines(write(rows))
     assert Event.objects.count() == len(ROWS)
 
@@ -286,9 +286,9 @@ def changed(**values: str) -> list[dict[str, str]]:
         (changed(activity="Tow Away"), "line 3, column concept:name"),
         (changed(activity=""), "line 3, column concept:name"),
         (changed(**{"lifecycle:transition": "start"}), "line 3, column lifecycle:transition"),
-        (changed(expense="1.0"), "line 3, column expense: has to be empty for Create Fine"),
-        ([fine("X1"), fine("X1")], "line 3, column concept:name: case X1 has been created"),
-        ([paid("X1", "1.0", "1.0")], "line 2, column concept:name: case X1 has to start"),
+        (changed(expense="1.0"), "line 3, column expense: must be empty for Create Fine"),
+        ([fine("X1"), fine("X1")], "line 3, column concept:name: case X1 was created"),
+        ([paid("X1", "1.0", "1.0")], "line 2, column concept:name: case X1 must start"),
         ([fine("X1"), paid("X1", "", "1.0")], "line 3, column paymentAmount"),
         ([fine("X1"), paid("X1", "1.0", "")], "line 3, column totalPaymentAmount"),
     ],
@@ -305,7 +305,7 @@ def test_a_bad_row_is_named_and_nothing_is_imported(write, rows, complaint):
     ("header", "complaint"),
     [
         (HEADER[1:], "line 1, column amount: is missing"),
-        ([*HEADER, "colour"], "line 1, column number 16: has a name"),
+        ([*HEADER, "colour"], "line 1, column number 16: has an unknown name"),
         ([*HEADER, "amount"], "line 1, column amount: is twice"),
     ],
 )

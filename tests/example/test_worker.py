@@ -30,7 +30,7 @@ for _ in range(20):
     state = payments.append(state, Authorized(amount=1, approval_code=None))
 assert worker.flush(10)
 until = time.monotonic() + 30
-while payments._reducer().versions([state.log_id]) != {state.log_id: 21}:
+while payments._reductions().versions([state.log_id]) != {state.log_id: 21}:
     assert time.monotonic() < until, "the worker did not refresh"
     time.sleep(0.05)
 assert payments.reduce(state.log_id).aggregate.amount_approved == 20

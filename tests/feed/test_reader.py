@@ -6,6 +6,7 @@ import inspect
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -265,7 +266,8 @@ def test_rows_that_are_next_to_nowhere_are_looked_for_a_stretch_at_a_time(deposi
         monkeypatch.setattr("eventlogs.feed.postgresql.SPANS", 2)
     Account.logs.append(deposits[-1].log_id, Withdrawn(1), expected_version=ANY)
 
-    calls, after, rows, more = 0, 0, [], True
+    calls, after, more = 0, 0, True
+    rows: list[Any] = []
     while more:
         found = Feed().read_rows(after, limit=1, types=[Withdrawn])
         assert found.next_after > after
@@ -311,7 +313,7 @@ def test_following_starts_anywhere_and_filters(deposits):
     following = Feed().follow(after=after, types=[Deposited], log_types=["account"])
 
     assert [next(following) for _ in range(52)] == deposits[11:]
-    following.close()
+    following.close()  # type: ignore[attr-defined]
 
 
 def test_a_stop_is_heeded_between_two_events(deposits):
@@ -365,7 +367,7 @@ def test_the_async_twins_answer_the_same():
     async def ask():
         feed = Feed()
         page = await feed.aread(limit=1)
-        rest = []
+        rest: list[Any] = []
         async for record in feed.afollow(after=page.next_after, stop=lambda: len(rest) == 1):
             rest.append(record)
         return [*page, *rest], await feed.asettled(), await feed.aholding_back()

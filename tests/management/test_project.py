@@ -221,7 +221,7 @@ def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
 
 @pytest.mark.feed
 def test_too_little_memory_is_a_mistake(run, db):
-    with pytest.raises(CommandError, match="not an int from 64"):
+    with pytest.raises(CommandError, match="is not an int of at least 64"):
         run("project", "--max-memory", "1")
 
 

@@ -86,7 +86,7 @@ def test_all_that_is_answered_is_json(db):
 
 def test_an_alias_that_there_is_not_is_a_mistake_of_the_caller():
     with pytest.raises(ConnectionDoesNotExist):
-        health("nowhere")
+        health(using="nowhere")
 
 
 def test_the_limits_are_those_of_the_settings_unless_they_are_given(db, settings):

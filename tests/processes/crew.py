@@ -15,7 +15,7 @@ from typing import Any
 from django.db import connection
 
 from tests.processes.forks import CONTEXT, Failure, Place, Process, Processes, ProcessFailed, Signal
-from tests.processes.waiting import PATIENCE
+from tests.processes.waiting import PATIENCE, witnesses
 
 SIZES = (2, 4, 8, 16, 32)  # of the teams that can race
 
@@ -31,6 +31,8 @@ class Crew(Processes):
             self.start(_race, self._barriers, database["OPTIONS"], number=number)
             for number in range(size)
         ]
+        for racer in self._racers:
+            witnesses.remove(racer.story)  # there is nothing to tell between races
 
     def race(
         self, team: int, job: Callable[..., Iterable[Any]], *arguments: Any, **options: Any
@@ -43,7 +45,10 @@ class Crew(Processes):
         racers = self._racers[:team]
         for racer in racers:
             racer.tell((job, team, arguments, options))
+        witnesses.extend(racer.story for racer in racers)
         answers = [racer.next_message(10 * PATIENCE) for racer in racers]
+        for racer in racers:
+            witnesses.remove(racer.story)
         failures = [str(each) for each in answers if isinstance(each, Failure)]
         if None in answers:
             failures.append("a process has ended")

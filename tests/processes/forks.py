@@ -219,7 +219,8 @@ class Process:
 
     def close(self) -> None:
         """End it, and give back what it needed."""
-        witnesses.remove(self.story)
+        if self.story in witnesses:
+            witnesses.remove(self.story)
         self._process.kill()
         self._process.join()
         self._process.close()

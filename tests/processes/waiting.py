@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-PATIENCE = 120.0  # seconds that anything may take; a busy machine needs many of them
+PATIENCE = 240.0  # seconds that anything may take; a busy machine needs many of them
 PAUSES = (0.001, 0.02)  # seconds between two looks: the first ones, and the later ones
 
 # The processes of the current test: each is a function that tells how one of them stands.

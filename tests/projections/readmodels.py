@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import F
@@ -22,9 +23,10 @@ from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import BaseProjection, projections
 from eventlogs.stores.participants import followers
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.tables import Table
 
 
-class Balance(models.Model):
+class Balance(Table):
     """A row for each account."""
 
     log_id = LogIdField(primary_key=True)
@@ -50,7 +52,7 @@ class Balance(models.Model):
         self.seen += 1
 
 
-class Reduced(models.Model):
+class Reduced(Table):
     """The aggregate as a row."""
 
     log_id = LogIdField(primary_key=True)
@@ -64,7 +66,7 @@ class Reduced(models.Model):
         return str(self.log_id)
 
 
-class Day(models.Model):
+class Day(Table):
     """A row for all accounts of an owner."""
 
     owner = models.CharField(max_length=50, primary_key=True)
@@ -77,7 +79,7 @@ class Day(models.Model):
         return self.owner
 
 
-class Inlined(models.Model):
+class Inlined(Table):
     """A row for each account, changed with each append."""
 
     log_id = LogIdField(primary_key=True)
@@ -115,7 +117,7 @@ class Fast:
     timeout = 5.0
     backoff = 60.0  # long: what is to be tried again soon says so
     max_attempts = 3
-    log_types = ["account"]
+    log_types: ClassVar[Iterable[str] | None] = ["account"]
 
 
 @projection("balances", version=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -176,7 +177,7 @@ def test_a_resumed_rebuild_counts_the_events_of_all_its_runs(monkeypatch):
     monkeypatch.setattr(Balances, "batch_size", 4)
     with failing_on(5), pytest.raises(ProjectionFailed):
         Balances.rebuild()
-    told = []
+    told: list[Any] = []
 
     applied = Balances.rebuild(tell=told.append)
 
@@ -197,7 +198,7 @@ def test_a_resumed_inline_rebuild_counts_the_events_of_all_its_runs(monkeypatch)
         InlinedBalances.rebuild(by="ada")
     state = ProjectionState.objects.get(name="inlined-balances")
     assert (state.rebuild_done, state.rebuild_total, state.rebuild_applied) == (4, 6, 4)
-    told = []
+    told: list[Any] = []
 
     assert InlinedBalances.rebuild(by="grace", tell=told.append) == 2
 

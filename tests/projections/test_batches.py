@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
@@ -103,7 +104,7 @@ def test_a_twin_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
 def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_nothing(elsewhere):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
     pid = connection.connection.info.backend_pid
-    kills = []
+    kills: list[Any] = []
 
     def before(record):
         if record.log_id == states[2].log_id and not kills:
@@ -347,8 +348,8 @@ def test_the_order_within_a_log_is_kept_whatever_fails():
     until(lambda: Balances.catch_up() >= 0 and not waiting())
 
     last = [each for each in order if isinstance(each, int)]
-    first_run = last[: last.index(2) + 1]
-    assert first_run == [0, 1, 2]
+    first_run = last[: last.index(2) + 1]  # type: ignore[arg-type]
+    assert first_run == [0, 1, 2]  # type: ignore[comparison-overlap]
     assert sorted(last[-28:]) == last[-28:]
     assert balances() == replayed(state)
 

@@ -22,11 +22,12 @@ from eventlogs.projections import constraints
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.projections.readmodels import until
 from tests.projections.tables import Known, made
+from tests.tables import Table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Owner(models.Model):
+class Owner(Table):
     name = models.CharField(max_length=20, primary_key=True)
 
     class Meta:
@@ -36,16 +37,16 @@ class Owner(models.Model):
         return self.name
 
 
-class Car(models.Model):
+class Car(Table):
     log_id = LogIdField(primary_key=True)
     owner = models.ForeignKey(
         Owner, null=True, on_delete=models.CASCADE, related_name="+", db_column="owned_by"
     )
-    plate = models.CharField(max_length=20, null=True, unique=True)  # noqa: DJ001
+    plate = models.CharField(max_length=20, null=True, unique=True)  # type: ignore[misc]  # noqa: DJ001
     label = models.CharField(max_length=20, default="")
     sold = models.IntegerField(default=0)
     seats = models.PositiveIntegerField(default=0)
-    place = models.CharField(max_length=20, null=True)  # noqa: DJ001
+    place = models.CharField(max_length=20, null=True)  # type: ignore[misc]  # noqa: DJ001
 
     class Meta:
         app_label = "tests_of_constraints"
@@ -73,7 +74,7 @@ class Plain(models.Model):
         return str(self.log_id)
 
 
-class Other(models.Model):
+class Other(Table):
     """What a caller has in the same transaction."""
 
     owner = models.ForeignKey(Owner, on_delete=models.CASCADE, related_name="+")
@@ -163,19 +164,19 @@ def test_a_constraint_that_refuses_an_inline_event_is_named_and_costs_the_caller
                         refused = error
                 raise refused
             Account.logs.create(event, log_id=log_id)
-        error = caught.value
+        raised = caught.value
         if constraint is not ...:
-            assert error.constraint == constraint
-        assert error.fields == fields
-        assert (error.projection, error.log_id) == ("inline-cars", log_id)
-        assert isinstance(error.__cause__, IntegrityError)
-        assert "correct its handler" not in str(error)
-        assert not any(secret in str(error) for secret in ("A 1", "VAN", "nobody", "left", "101"))
-        again = pickle.loads(pickle.dumps(error))
+            assert raised.constraint == constraint
+        assert raised.fields == fields
+        assert (raised.projection, raised.log_id) == ("inline-cars", log_id)
+        assert isinstance(raised.__cause__, IntegrityError)
+        assert "correct its handler" not in str(raised)
+        assert not any(secret in str(raised) for secret in ("A 1", "VAN", "nobody", "left", "101"))
+        again = pickle.loads(pickle.dumps(raised))
         assert (again.constraint, again.fields, str(again)) == (
-            error.constraint,
-            error.fields,
-            str(error),
+            raised.constraint,
+            raised.fields,
+            str(raised),
         )
     assert Owner.objects.filter(name="beside").exists()
     with pytest.raises(LogNotFound):
@@ -207,7 +208,7 @@ def test_a_row_that_points_to_one_of_the_same_transaction_is_taken():
         Owner.objects.create(name="Ada")
         Account.logs.create(Opened("Ada"))
 
-    assert Car.objects.get().owner_id == "Ada"
+    assert Car.objects.get().owner_id == "Ada"  # type: ignore[attr-defined]
 
 
 def test_an_event_whose_row_breaks_a_foreign_key_is_parked_with_its_real_error_and_attempts():
@@ -254,7 +255,7 @@ def test_a_rebuild_says_which_event_a_constraint_refuses():
 
     Owner.objects.create(name="Ada")
     AsyncCars.rebuild()
-    assert Car.objects.get().owner_id == "Ada"
+    assert Car.objects.get().owner_id == "Ada"  # type: ignore[attr-defined]
 
 
 def test_nothing_is_asked_where_the_model_has_no_such_constraint(django_assert_num_queries):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -22,9 +23,10 @@ from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, Projection
 from eventlogs.projections import databases
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.tables import Known, made
+from tests.tables import Table
 
 
-class Row(models.Model):
+class Row(Table):
     log_id = LogIdField(primary_key=True)
     balance = models.IntegerField(default=0)
 
@@ -46,7 +48,7 @@ class InlineRow(models.Model):
         return str(self.log_id)
 
 
-FAILING = []
+FAILING: list[Any] = []
 
 
 class Sums(Projection):
@@ -72,7 +74,7 @@ class InlineSums(Sums):
     mode = Projection.INLINE
 
 
-WRITTEN = []
+WRITTEN: list[Any] = []
 
 
 @projection("letters-of-sums")
@@ -182,8 +184,8 @@ def test_commands_do_what_they_say_in_the_database_that_they_name(second, capsys
     assert WRITTEN == [5]
 
     for model in (Row, InlineRow):
-        model.objects.using("default").all().delete()
-        model.objects.using(second).all().delete()
+        model.objects.using("default").all().delete()  # type: ignore[union-attr]
+        model.objects.using(second).all().delete()  # type: ignore[union-attr]
     out = command("rebuild", "sums", "inline-sums", "--database", second, capsys=capsys)
     assert out.count(repr(second)) == 2
     for model in (Row, InlineRow):

@@ -14,13 +14,14 @@ from eventlogs import LogIdField, Projection, ReductionProjection, handles, proj
 from eventlogs.projections.defaults import fill, is_filled_once, is_unsteady
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.tables import Known, made
+from tests.tables import Table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SINCE = datetime(2024, 2, 29, 12, 30, 0, 123456, tzinfo=timezone.get_current_timezone())
 
 
-class Stock(models.Model):
+class Stock(Table):
     log_id = LogIdField(primary_key=True)
     state = models.CharField(max_length=20, db_default="new")
     low = models.IntegerField(db_default=5)
@@ -41,7 +42,7 @@ class Stock(models.Model):
         return self.code
 
 
-class Clocked(models.Model):
+class Clocked(Table):
     log_id = LogIdField(primary_key=True)
     at = models.DateTimeField(db_default=Now())
     balance = models.IntegerField(default=0)
@@ -53,7 +54,7 @@ class Clocked(models.Model):
         return str(self.log_id)
 
 
-class Reduced(models.Model):
+class Reduced(Table):
     log_id = LogIdField(primary_key=True)
     owner = models.CharField(max_length=50, default="")
     level = models.IntegerField(db_default=3)

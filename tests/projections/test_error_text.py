@@ -40,25 +40,25 @@ def raised(deed):
 
 
 def undefined():
-    return no_such_name  # noqa: F821
+    return no_such_name  # type: ignore[name-defined]  # noqa: F821
 
 
 def imported():
-    import no_such_module  # noqa: F401
+    import no_such_module  # type: ignore[import-not-found]  # noqa: F401
 
 
 def imported_from():
-    from logging import no_such_thing  # noqa: F401
+    from logging import no_such_thing  # type: ignore[attr-defined]  # noqa: F401
 
 
 class TestTexts:
     @pytest.mark.parametrize(
         ("deed", "text"),
         [
-            (lambda: (1).amonut, "AttributeError: 'int' object has no attribute 'amonut'"),
-            (lambda: None.amonut, "AttributeError: 'NoneType' object has no attribute 'amonut'"),
-            (lambda: int.amonut, "AttributeError: type object 'int' has no attribute 'amonut'"),
-            (lambda: logging.amonut, "AttributeError: module 'logging' has no attribute 'amonut'"),
+            (lambda: (1).amonut, "AttributeError: 'int' object has no attribute 'amonut'"),  # type: ignore[attr-defined]
+            (lambda: None.amonut, "AttributeError: 'NoneType' object has no attribute 'amonut'"),  # type: ignore[attr-defined]
+            (lambda: int.amonut, "AttributeError: type object 'int' has no attribute 'amonut'"),  # type: ignore[attr-defined]
+            (lambda: logging.amonut, "AttributeError: module 'logging' has no attribute 'amonut'"),  # type: ignore[attr-defined]
             (undefined, "NameError: name 'no_such_name' is not defined"),
             (imported, "ModuleNotFoundError: no module named 'no_such_module'"),
             (imported_from, "ImportError: cannot import from 'logging'"),
@@ -71,7 +71,7 @@ class TestTexts:
         ("deed", "name"),
         [
             (lambda: int(SECRET), "ValueError"),
-            (lambda: {}[SECRET], "KeyError"),
+            (lambda: {}[SECRET], "KeyError"),  # type: ignore[index]
             (lambda: getattr(1, SECRET), "AttributeError"),
             (lambda: Paid().of_its_own.strip(), "AttributeError"),
             (lambda: (lambda: 1)(**{SECRET: 1}), "TypeError"),

@@ -6,6 +6,7 @@ as a replay of the events that nobody has skipped.
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection
@@ -171,7 +172,7 @@ def rows():
 def replay(logs):
     """Return what rows should be, by a fold that shares no code with the projection."""
     skipped = set(SkippedEvent.objects.values_list("position", flat=True))
-    found = {}
+    found: dict[Any, Any] = {}
     for log_id in logs:
         for record in Account.logs.stream(log_id) if Account.logs.exists(log_id) else ():
             if record.position in skipped:

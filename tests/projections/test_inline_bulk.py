@@ -38,6 +38,7 @@ from tests.projections.readmodels import (
     replayed,
 )
 from tests.projections.tables import Known, made
+from tests.tables import Table
 
 pytestmark = pytest.mark.usefixtures("tables")
 
@@ -51,7 +52,7 @@ class InlinedReductions(ReductionProjection):
     model = Reduced
 
 
-class Taken(models.Model):
+class Taken(Table):
     """A row for each account; an owner has one account only."""
 
     log_id = LogIdField(primary_key=True)

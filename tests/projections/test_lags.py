@@ -71,7 +71,7 @@ class TestOwnEvents:
         lag, before = DepositsByOwner.lag(), Account.logs.load(second.log_id)[0].recorded_at
         assert lag.positions == 2
         assert timedelta() < lag.age
-        assert lag.age <= lags.timezone.now() - before
+        assert lag.age <= lags.timezone.now() - before  # type: ignore[attr-defined]
 
     def test_counting_ends(self, monkeypatch):
         monkeypatch.setattr(lags, "LIMIT", 3)

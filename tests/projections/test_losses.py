@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from django.db import Error, OperationalError, connection, connections
@@ -83,7 +84,7 @@ def asks_nothing():
 def test_an_innocent_event_is_not_parked_by_twenty_lost_connections(projection, then, terminate):
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
     bob = Account.logs.create(Opened("bob"), Deposited(7))
-    losses = []
+    losses: list[Any] = []
 
     def before(record):
         if record.log_id == ada.log_id and record.index == 1 and len(losses) < TIMES:
@@ -162,7 +163,7 @@ def test_nothing_is_given_back_to_an_event_that_somebody_let_be_tried_again():
 def test_a_strict_rebuild_is_resumed_however_often_the_connection_is_lost(terminate):
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
     Balances.catch_up()
-    losses = []
+    losses: list[Any] = []
 
     def before(record):
         if record.index == 1 and len(losses) < TIMES:
@@ -181,7 +182,7 @@ def test_a_strict_rebuild_is_resumed_however_often_the_connection_is_lost(termin
 def test_an_inline_row_is_swept_however_often_the_connection_is_lost(terminate, request):
     ada = Account.logs.create(Deposited(5), Withdrawn(1))
     request.getfixturevalue("inlined")
-    losses = []
+    losses: list[Any] = []
 
     def before(record):
         if len(losses) < TIMES:

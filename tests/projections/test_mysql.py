@@ -28,11 +28,12 @@ from tests.projections.readmodels import (
     balances,
     replayed,
 )
+from tests.tables import Table
 
 pytestmark = pytest.mark.usefixtures("tables", "inlined")
 
 
-class Named(models.Model):
+class Named(Table):
     """Names that only one row may have."""
 
     number = models.IntegerField(primary_key=True)

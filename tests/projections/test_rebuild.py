@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from django.db import connection, connections, transaction
@@ -171,7 +172,7 @@ def killed_before_the_swap():
 
 
 def killed_before_the_commit_of_the_swap():
-    rebuilding._ShadowRebuild._switch = kill_me
+    rebuilding._ShadowRebuild._switch = kill_me  # type: ignore[method-assign]
     Balances.rebuild()
 
 
@@ -237,7 +238,7 @@ def test_a_migration_in_the_middle_of_it_stays(monkeypatch, killed):
     states = some()
     Balances.catch_up()
     table = Balance._meta.db_table
-    done = []
+    done: list[Any] = []
 
     def migrate(progress=None):
         if not done:
@@ -547,7 +548,7 @@ def test_an_inline_projection_is_rebuilt_in_place():
     states = some()
     Inlined.objects.update(balance=99)
     Inlined.objects.create(pk=LogId.new("account"))
-    told = []
+    told: list[Any] = []
 
     assert InlinedBalances.rebuild(tell=told.append) == 5
 
@@ -564,7 +565,7 @@ def test_an_inline_rebuild_that_is_killed_is_resumed(monkeypatch):
     Inlined.objects.update(balance=99)
 
     assert killed_in(lambda: InlinedBalances.rebuild(tell=die_on(2)))
-    told = []
+    told: list[Any] = []
     assert InlinedBalances.rebuild(tell=told.append) == 1
 
     assert told[-1].done == 5

@@ -11,15 +11,16 @@ from django.db import connection, models
 from eventlogs import LogId, LogIdField
 from eventlogs.projections import rows as module
 from eventlogs.projections.rows import Rows, chunks, differences, upsert
+from tests.tables import Table
 
 
-class Sum(models.Model):
+class Sum(Table):
     day = models.DateField(primary_key=True)
     code = models.CharField(max_length=20, unique=True)
     amount = models.DecimalField(max_digits=9, decimal_places=2, default=0)
     rate = models.FloatField(default=0)
     facts = models.JSONField(default=dict)
-    at = models.DateTimeField(null=True)
+    at = models.DateTimeField(null=True)  # type: ignore[misc]
     doubled = models.GeneratedField(
         expression=models.F("rate") * 2, output_field=models.FloatField(), db_persist=True
     )
@@ -33,7 +34,7 @@ class Sum(models.Model):
         return self.code
 
 
-class Bare(models.Model):
+class Bare(Table):
     log_id = LogIdField(primary_key=True)
 
     class Meta:

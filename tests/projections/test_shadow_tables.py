@@ -13,11 +13,12 @@ from django.db.models.functions import Now
 
 from eventlogs import LogId, LogIdField
 from eventlogs.projections import shadow_tables
+from tests.tables import Table
 
 POSTGRESQL = pytest.mark.postgresql
 
 
-class Owner(models.Model):
+class Owner(Table):
     name = models.CharField(max_length=50)
 
     class Meta:
@@ -27,7 +28,7 @@ class Owner(models.Model):
         return self.name
 
 
-class Rich(models.Model):
+class Rich(Table):
     """A row with all that a table can have."""
 
     log_id = LogIdField(primary_key=True)

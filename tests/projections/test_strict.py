@@ -183,7 +183,7 @@ def test_a_fold_that_fails_is_raised(monkeypatch):
 def test_a_handler_that_does_not_end_is_raised(monkeypatch):
     monkeypatch.setattr(Balances, "timeout", 0.2)
     Account.logs.create(Opened("ada"))
-    behaviour["before"] = lambda record: [None for _ in iter(int, 1)]
+    behaviour["before"] = lambda record: [None for _ in iter(int, 1)]  # type: ignore[assignment]
 
     assert isinstance(failure(Balances).__cause__, ProjectionTimedOut)
     assert not ParkedEvent.objects.exists()
@@ -225,7 +225,7 @@ def test_all_projections_at_once_are_strict():
     with pytest.raises(ExceptionGroup) as caught:
         workers.run(strict=True)
 
-    names = {error.projection for error in caught.value.exceptions}
+    names = {error.projection for error in caught.value.exceptions}  # type: ignore[union-attr]
     assert {Balances.name, Letters.name} <= names
     reset()
     assert workers.run(strict=True)[Letters.name] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,7 +19,7 @@ from eventlogs.models import AppliedVersion, Checkpoint, EventLog
 from eventlogs.projections import verify as verifying
 from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Difference, Failure, Run, Verification
-from eventlogs.stores import many
+from eventlogs.stores import bulk_reads
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -228,7 +229,8 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
     states = some(3)
     Balances.catch_up()
     states = [Account.logs.append(state, Deposited(7)) for state in states]
-    replay, replays = verifying.replay, []
+    replay = verifying.replay
+    replays: list[Any] = []
 
     def replay_late(*args, **options):
         answer = replay(*args, **options)
@@ -243,7 +245,7 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
         verifying,
         "differences",
         lambda model, stored, wanted, using: (
-            compared.append(1)
+            compared.append(1)  # type: ignore[func-returns-value]
             or real(model, Balance.objects.filter(pk=stored.pk).first(), wanted, using)
         ),
     )
@@ -252,7 +254,7 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
     assert balances() == replayed(*states)
 
 
-real = verifying.differences
+real = verifying.differences  # type: ignore[attr-defined]
 
 
 @pytest.mark.feed
@@ -369,8 +371,8 @@ def test_chunks_of_any_size_compare_all_logs(each, monkeypatch):
 def test_logs_that_do_not_fit_into_memory_are_compared_in_smaller_steps(each, request, monkeypatch):
     if each is InlinedBalances:
         request.getfixturevalue("inlined")
-    monkeypatch.setattr(many, "EVENTS", 2)
-    monkeypatch.setattr(many, "MEMORY", 200)
+    monkeypatch.setattr(bulk_reads, "EVENTS", 2)
+    monkeypatch.setattr(bulk_reads, "MEMORY", 200)
     states = [Account.logs.create(*[Deposited(1)] * events) for events in (1, 30, 2, 3, 40, 1)]
     each.catch_up()
     each.rebuild()
@@ -429,7 +431,7 @@ def test_logs_behind_an_event_that_waits_are_counted_and_compared_up_to_there(ea
 
 def between_the_reads(monkeypatch, work):
     """Do something once, when checkpoints have been read, and events and rows have not."""
-    reading_of_rows, calls = verifying.reading_of_rows, []
+    reading_of_rows, calls = verifying.reading_of_rows, []  # type: ignore[attr-defined]
 
     def with_work(*args):
         calls.append(1)

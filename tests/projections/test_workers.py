@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
@@ -105,7 +106,7 @@ def test_those_that_fail_do_not_stop_the_others(monkeypatch):
     with pytest.raises(ExceptionGroup) as caught:
         run()
 
-    assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]
+    assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]  # type: ignore[union-attr]
     assert len(balances(Reduced)) == 5
 
 
@@ -144,7 +145,7 @@ def test_a_round_applies_a_batch_of_each_partition(runner, monkeypatch):
 def test_it_tells_how_many_events_it_applied(runner, monkeypatch):
     monkeypatch.setattr(Balances, "batch_size", 4)
     some()
-    told = []
+    told: list[Any] = []
     each = runner(["balances", "letters"], tell=told.append)
     for _ in range(5):
         each.round()

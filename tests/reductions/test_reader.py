@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier, Event
 
 import pytest
 from django.db import transaction
 from msgspec.structs import replace
 
+import eventlogs
 from eventlogs import (
     Aggregate,
     CachingPolicy,
@@ -26,7 +30,8 @@ from eventlogs import (
 )
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
-from eventlogs.reductions.reader import LONG, flights
+from eventlogs.reductions.reader import LONG
+from eventlogs.reductions.single_flight import replays
 from eventlogs.reductions.worker import worker
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Noted, Opened
@@ -142,6 +147,38 @@ def test_only_what_is_newer_is_folded(accounts, state, counting):
     assert accounts.reduce(state.log_id) == reduction
 
 
+DOC = Path(__file__).parents[2] / "docs" / "caching.md"
+SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
+    *("conf", "ids", "policies", "caches/counters", "events/registry", "stores/retries"),
+    *("utils/loaded_modules", "managers", "testing/memory", "testing/recording"),
+}
+
+
+def test_the_walk_of_a_cached_reduce_is_the_one_in_the_documentation(accounts, state):
+    accounts.reduce(state.log_id)
+    accounts.append(state, Deposited(100))
+    root, seen = Path(eventlogs.__file__).parent, []
+
+    def note(frame, event, argument):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(root):
+            seen.append(path.relative_to(root).with_suffix("").as_posix())
+
+    reader = accounts._reductions()
+    store = reader.store
+    sys.setprofile(note)
+    try:
+        reader.read(state.log_id, store)
+    finally:
+        sys.setprofile(None)
+
+    walk = DOC.read_text().partition("in this order:")[2].split("```")[1]
+    listed = re.findall(r"([a-z_/]+)\.py", walk)
+    assert len(listed) == len(set(listed)) <= 9
+    walked = ["logs", *dict.fromkeys(each for each in seen if each not in SMALL)]
+    assert set(walked) == set(listed) - {"stores/postgresql"}  # this store is in memory
+
+
 def test_what_a_caller_does_to_the_aggregate_is_the_callers_own(accounts, state):
     accounts.reduce(state.log_id).aggregate.balance = -1
     accounts.reduce(state.log_id).aggregate.balance = -2
@@ -214,7 +251,7 @@ def test_another_logs_entry_is_a_miss_and_is_replaced(accounts, state, cache):
     other = accounts.create(Opened("Eve"), Deposited(1_000_000))
     accounts.reduce(other.log_id)
     [raw] = entries(cache).values()
-    cache.replace(accounts._reducer().key(state.log_id), raw, timeout=60)
+    cache.replace(accounts._reductions().key(state.log_id), raw, timeout=60)
 
     assert accounts.reduce(state.log_id).aggregate.owner == "Ada"
 
@@ -456,13 +493,13 @@ def test_a_replay_that_fails_lets_the_others_try_for_themselves(cache):
 
 
 def test_processes_agree_on_who_replays_a_long_log(counting, cache):
-    """The claim in the cache is another process': wait for its entry."""
+    """The lock in the cache is another process': wait for its entry."""
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
     accounts.reduce(state.log_id)
     [(key, entry)] = entries(cache).items()
     cache.clear()
-    cache.add(f"{key}.claim", b"another process", timeout=60)
+    cache.add(f"{key}.lock", b"another process", timeout=60)
     counting.pages_from.clear()
     waiting = Event()
 
@@ -470,7 +507,7 @@ def test_processes_agree_on_who_replays_a_long_log(counting, cache):
         assert waiting.wait(10)
         time.sleep(0.1)
         cache.set(key, entry, timeout=60)
-        cache.delete(f"{key}.claim")
+        cache.delete(f"{key}.lock")
 
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(other_process)
@@ -480,22 +517,22 @@ def test_processes_agree_on_who_replays_a_long_log(counting, cache):
 
     # The first page was read before the log was known to be long; nothing was folded.
     assert counting.pages_from == [0, LONG]
-    assert f"{key}.claim" not in cache._values
+    assert f"{key}.lock" not in cache._values
 
 
-def test_a_claim_whose_holder_kept_nothing_keeps_nobody_waiting(counting, cache):
+def test_a_lock_whose_holder_cached_nothing_keeps_nobody_waiting(counting, cache):
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
-    key = accounts._reducer().key(state.log_id)
-    cache.add(f"{key}.claim", b"none", timeout=60)
+    key = accounts._reductions().key(state.log_id)
+    cache.add(f"{key}.lock", b"declined", timeout=60)
 
     assert accounts.reduce(state.log_id).version == LONG + 1
 
 
-def test_a_claim_is_given_up_when_the_entry_is_kept_or_will_not_be(counting, cache):
+def test_a_lock_is_released_when_the_entry_is_written_or_will_not_be(counting, cache):
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
-    key = f"{accounts._reducer().key(state.log_id)}.claim"
+    key = f"{accounts._reductions().key(state.log_id)}.lock"
 
     accounts.reduce(state.log_id)
     assert cache.get(key) is None
@@ -509,21 +546,21 @@ def test_a_claim_is_given_up_when_the_entry_is_kept_or_will_not_be(counting, cac
         caching_policy=LogLengthPolicy.until(3),
     )
     short.reduce(state.log_id)
-    assert cache.get(key) == b"none"
+    assert cache.get(key) == b"declined"
 
 
 @pytest.fixture
-def claimed(counting, cache):
+def locked(counting, cache):
     """A manager, and a long log that another process replays, and never comes to an end."""
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
-    cache.add(f"{accounts._reducer().key(state.log_id)}.claim", b"another process", timeout=600)
+    cache.add(f"{accounts._reductions().key(state.log_id)}.lock", b"another process", timeout=600)
     return accounts, state.log_id
 
 
-def test_nobody_waits_long_inside_of_a_transaction(claimed, transactional_db, elsewhere):
+def test_nobody_waits_long_inside_of_a_transaction(locked, transactional_db, elsewhere):
     """Not for another process, and also where the transaction is in another database."""
-    accounts, log_id = claimed
+    accounts, log_id = locked
 
     def read():
         with transaction.atomic():
@@ -533,26 +570,24 @@ def test_nobody_waits_long_inside_of_a_transaction(claimed, transactional_db, el
 
 
 def test_nobody_waits_long_for_another_thread_inside_of_a_transaction(
-    claimed, transactional_db, elsewhere
+    locked, transactional_db, elsewhere
 ):
-    accounts, log_id = claimed
-    key = accounts._reducer().key(log_id)
-    flight, _ = flights.join(key)
+    accounts, log_id = locked
+    key = accounts._reductions().key(log_id)
+    replay, _ = replays.join(key)  # it stays for as long as it is referred to
 
     def read():
         with transaction.atomic():
             return accounts.reduce(log_id).version
 
-    try:
-        assert elsewhere(read) == LONG + 1
-    finally:
-        flights.land(key, flight)
+    assert elsewhere(read) == LONG + 1
+    assert not replay.done.is_set()
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
-def test_nobody_waits_long_before_a_deadline(claimed):
+def test_nobody_waits_long_before_a_deadline(locked):
     """A projection's handler that waited would be interrupted, and count as failed."""
-    accounts, log_id = claimed
+    accounts, log_id = locked
 
     def interrupt(*args):
         raise TimeoutError
@@ -566,17 +601,17 @@ def test_nobody_waits_long_before_a_deadline(claimed):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_coroutines_do_not_wait_long_in_the_thread_that_they_share(claimed, elsewhere):
-    accounts, log_id = claimed
+def test_coroutines_do_not_wait_long_in_the_thread_that_they_share(locked, elsewhere):
+    accounts, log_id = locked
 
     assert elsewhere(lambda: asyncio.run(accounts.areduce(log_id))).version == LONG + 1
 
 
-def test_a_refresh_does_not_wait_long_for_another_process(claimed, counting, elsewhere):
+def test_a_refresh_does_not_wait_long_for_another_process(locked, counting, elsewhere):
     """What is queued behind it would wait as well."""
-    accounts, log_id = claimed
+    accounts, log_id = locked
 
-    assert elsewhere(lambda: accounts._reducer().refresh(log_id, counting))
+    assert elsewhere(lambda: accounts._reductions().refresh(log_id))
 
 
 class Asking(CachingPolicy):
@@ -612,7 +647,7 @@ def test_a_policy_that_reduces_the_same_log_does_not_wait_for_itself(asking, els
 
     assert policy.asked == 2
     assert len(entries(cache)) == 1
-    assert accounts._reducer().versions([state.log_id]) == {state.log_id: 3}
+    assert accounts._reductions().versions([state.log_id]) == {state.log_id: 3}
 
 
 def test_two_policies_that_reduce_each_others_logs_do_not_wait_for_each_other(asking):
@@ -671,26 +706,26 @@ def test_a_policy_that_exits_ends_no_reduction(asking):
 
 
 def test_refresh_brings_an_entry_up_to_date(accounts, state, counting):
-    reducer = accounts._reducer()
+    reader = accounts._reductions()
 
-    assert reducer.refresh(state.log_id, counting)
-    assert not reducer.refresh(state.log_id, counting)
+    assert reader.refresh(state.log_id)
+    assert not reader.refresh(state.log_id)
     accounts.append(state, Deposited(1))
-    assert reducer.refresh(state.log_id, counting)
+    assert reader.refresh(state.log_id)
 
-    assert reducer.versions([state.log_id, accounts.new_id()]) == {state.log_id: 11}
+    assert reader.versions([state.log_id, accounts.new_id()]) == {state.log_id: 11}
     accounts.reduce(state.log_id)
     assert statistics()["hits"] == 1
 
 
 def test_refresh_of_an_erased_log_removes_its_entry(accounts, state, counting, cache):
-    reducer = accounts._reducer()
-    reducer.refresh(state.log_id, counting)
+    reader = accounts._reductions()
+    reader.refresh(state.log_id)
     counting._logs.clear()
 
-    assert reducer.refresh(state.log_id, counting)
+    assert reader.refresh(state.log_id)
     assert entries(cache) == {}
-    assert not reducer.refresh(state.log_id, counting)
+    assert not reader.refresh(state.log_id)
 
 
 def test_spoilt_entries_have_no_version(accounts, state, cache):
@@ -698,4 +733,4 @@ def test_spoilt_entries_have_no_version(accounts, state, cache):
     [key] = entries(cache)
     cache.replace(key, b"garbage", timeout=60)
 
-    assert accounts._reducer().versions([state.log_id]) == {}
+    assert accounts._reductions().versions([state.log_id]) == {}

@@ -1,4 +1,4 @@
-"""Sweeps: what lost messages have left undone is repaired."""
+"""Sweeps: cached reductions that are missing or behind, because a message got lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from django.core.cache import caches
 from django.db import transaction
 
-from eventlogs import LogManager
+from eventlogs import LogLengthPolicy, LogManager
 from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.exceptions import FeedUnavailable
@@ -53,6 +53,44 @@ def test_a_sweep_with_nothing_to_do_writes_nothing(accounts):
     sweep()
 
     assert sweep(full=True).refreshed == 0
+
+
+class Short(LogLengthPolicy):
+    """A policy whose answers are counted."""
+
+    asked = 0
+
+    def should_cache(self, reduction):
+        type(self).asked += 1
+        return super().should_cache(reduction)
+
+
+def test_a_log_whose_policy_declines_is_not_replayed_by_each_sweep(accounts, settings, monkeypatch):
+    monkeypatch.setattr(Short, "asked", 0)
+    settings.EVENTLOGS = {"CACHING_POLICY": Short.until(2)}
+    short, long = accounts.create(Opened("Ada")), accounts.create(*[Opened("Ada")] * 3)
+    assert sweep().refreshed == 1
+    assert Short.asked == 2
+
+    for _ in range(3):
+        assert sweep(full=True).refreshed == 0
+    assert Short.asked == 2
+
+    accounts.append(long, Deposited(1))
+    accounts.append(short, Deposited(1))
+    assert sweep().refreshed == 1
+    assert Short.asked == 4
+
+
+def test_another_policy_is_asked_again(accounts, settings):
+    settings.EVENTLOGS = {"CACHING_POLICY": LogLengthPolicy.at_least(3)}
+    state = accounts.create(*[Opened("Ada")] * 2)
+    assert sweep().refreshed == 0
+
+    settings.EVENTLOGS = {"CACHING_POLICY": LogLengthPolicy.at_least(2)}
+
+    assert sweep(full=True).refreshed == 1
+    assert hits(accounts, state.log_id) == 1
 
 
 def test_later_sweeps_look_at_logs_with_newer_events(accounts):
@@ -114,7 +152,7 @@ def test_a_full_sweep_finds_what_was_thrown_out(accounts):
     states = [accounts.create(Opened("Ada")) for _ in range(3)]
     for _ in range(3):
         sweep()
-    cache_for().delete(accounts._reducer().key(states[1].log_id))
+    cache_for().delete(accounts._reductions().key(states[1].log_id))
 
     assert sweep().refreshed == 0
     assert sweep(full=True).refreshed == 1

@@ -25,8 +25,8 @@ from eventlogs.reductions.timeline import (
     beginning,
     diff,
     path_text,
+    plain_value,
     replay,
-    snapshot,
     steps,
     summarize,
 )
@@ -197,10 +197,10 @@ class Basket(Aggregate):
         raise KeyError("secret")
 
 
-def test_a_snapshot_is_plain_json():
+def test_a_plain_value_is_json():
     basket = Basket([Line(Decimal("1.50"), NOW)], {"b", "a"}, {Colour.RED: 1, 7: 2}, Plain())
 
-    assert snapshot(basket) == {
+    assert plain_value(basket) == {
         "lines": [{"amount": "1.50", "at": "2026-01-31 12:00:00+00:00"}],
         "tags": ["a", "b"],
         "by_colour": {"Colour.RED": 1, "7": 2},
@@ -209,7 +209,7 @@ def test_a_snapshot_is_plain_json():
 
 
 def test_properties_are_shown_when_asked_for_and_one_that_raises_shows_its_error_only():
-    found = snapshot(Basket([Line(Decimal(2))]), properties=True)
+    found = plain_value(Basket([Line(Decimal(2))]), properties=True)
 
     assert found["total"] == "2"
     assert found["broken"] == "<KeyError>"
@@ -217,15 +217,15 @@ def test_properties_are_shown_when_asked_for_and_one_that_raises_shows_its_error
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5, 10**30, True, None, "x"])
 def test_scalars_are_themselves_or_text(value):
-    assert snapshot(value) in (value, str(value))
+    assert plain_value(value) in (value, str(value))
 
 
-def test_a_snapshot_is_bounded():
+def test_a_plain_value_is_bounded():
     circle: list[Any] = []
     circle.append(circle)
 
-    assert len(snapshot(list(range(10 * MAX_VALUES)))) <= MAX_VALUES + 1
-    assert ELLIPSIS in repr(snapshot(circle))
+    assert len(plain_value(list(range(10 * MAX_VALUES)))) <= MAX_VALUES + 1
+    assert ELLIPSIS in repr(plain_value(circle))
 
 
 def test_a_value_without_text_shows_its_class():
@@ -233,7 +233,7 @@ def test_a_value_without_text_shows_its_class():
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert snapshot([Mute()]) == ["<Mute>"]
+    assert plain_value([Mute()]) == ["<Mute>"]
 
 
 # Differences

@@ -13,13 +13,13 @@ from django.utils.module_loading import import_string
 
 from eventlogs import ANY, ConcurrentAppend, LogId, LogManager
 from eventlogs.caches.backends import BaseReductionCache, statistics
-from eventlogs.reductions.reader import Reducer
+from eventlogs.reductions.reader import ReductionReader
 from eventlogs.reductions.worker import worker
 from tests.processes import Place
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL
 
-REDUCER = "eventlogs.reductions.reader.Reducer"
+READER = "eventlogs.reductions.reader.ReductionReader"
 WRONG = 10  # findings of one process that are enough
 
 
@@ -36,13 +36,13 @@ class Report(NamedTuple):
     statistics: dict[str, Any]
 
 
-def ledgers(twin: str = REDUCER, cache: str = "", **options: Any) -> LogManager[Ledger]:
+def ledgers(twin: str = READER, cache: str = "", **options: Any) -> LogManager[Ledger]:
     """Return the ledgers on the mortal Redis; ``twin`` and ``cache`` are paths of classes."""
     kept: str | BaseReductionCache = import_string(cache)(MORTAL) if cache else MORTAL
     manager = LogManager(Ledger, cache=kept, **options)
-    reducer: type[Reducer[Any]] = import_string(twin)
-    manager._reducers["default"] = reducer(
-        Ledger, manager._reader, "default", cache=kept, policy=manager._policy
+    reader: type[ReductionReader[Any]] = import_string(twin)
+    manager._reduction_readers["default"] = reader(
+        Ledger, using="default", cache=kept, policy=manager._policy
     )
     return manager
 

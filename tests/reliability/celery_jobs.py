@@ -21,8 +21,8 @@ django.setup()
 
 from eventlogs import ANY, LogManager  # noqa: E402
 from eventlogs.caches.backends import statistics  # noqa: E402
+from eventlogs.reductions.reader import label  # noqa: E402
 from eventlogs.reductions.worker import worker  # noqa: E402
-from eventlogs.refreshers import label  # noqa: E402
 from tests.reliability.celery_app import app  # noqa: E402
 from tests.reliability.ledgers import Entered, Ledger  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Broken twins that need Celery; see twins.py."""
+"""Deliberately broken versions that need Celery; see twins.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,20 +34,20 @@ from eventlogs.projections.base import projections
 from eventlogs.stores.participants import Follower, followers
 from tests.processes.stops import passing
 from tests.reliability.ledgers import Entered, Ledger
+from tests.tables import Table
 
 FLAKY = "flaky"  # fails two times of three, at random
 POISON = "poison "  # misbehaves each time, until it is mended; what it does follows
 LARGE = 64 * 2**20  # bytes
 
 
-class LedgerRow(models.Model):
+class LedgerRow(Table):
     """A row for each ledger."""
 
     log_id = LogIdField(primary_key=True)
     chain = models.CharField(max_length=16, default="", db_index=True)
     entries = models.IntegerField(default=0)
     total = models.IntegerField(default=0)
-    objects: ClassVar[models.Manager[LedgerRow]] = models.Manager()
 
     class Meta:
         app_label = "tests_of_reliability"
@@ -56,12 +56,11 @@ class LedgerRow(models.Model):
         return str(self.log_id)
 
 
-class Letter(models.Model):
+class Letter(Table):
     """One for each time that the reactor was called, in order."""
 
     log_id = LogIdField()
     index = models.IntegerField()
-    objects: ClassVar[models.Manager[Letter]] = models.Manager()
 
     class Meta:
         app_label = "tests_of_reliability"
@@ -79,7 +78,7 @@ mended: list[Path] = []
 class Quick:
     """What campaigns do not want to wait for; some processes have another time-out."""
 
-    log_types: ClassVar[Sequence[str]] = ["ledger"]
+    log_types: ClassVar[Iterable[str] | None] = ["ledger"]
     timeout = 1.0
     backoff = 0.02
     max_attempts = 3

@@ -105,7 +105,8 @@ def run(place: Place, names: list[str]) -> str:
 
 def rebuild(place: Place, name: str) -> int:
     read_models.declare([name])
-    return DECLARED[name].rebuild()  # type: ignore[attr-defined,no-any-return]
+    projection: Any = DECLARED[name]
+    return projection.rebuild()
 
 
 def write(

@@ -110,9 +110,9 @@ class Campaign:
         manager = ledgers()
         versions = {log_id: manager.version(log_id) for log_id in log_ids}
         wait_until(
-            lambda: manager._reducer().versions(log_ids) == versions,
+            lambda: manager._reductions().versions(log_ids) == versions,
             lambda: (
-                f"{versions}\n{manager._reducer().versions(log_ids)}\n{self.log.read_text()[-5_000:]}"
+                f"{versions}\n{manager._reductions().versions(log_ids)}\n{self.log.read_text()[-5_000:]}"
             ),
         )
         counters.reset()

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,19 +18,14 @@ from django.db import connection, connections
 from django.test import override_settings
 from django.utils.module_loading import import_string
 
-from eventlogs import Aggregate, LogId, LogManager, LogNotFound
+from eventlogs import LogId, LogManager, LogNotFound
 from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import version_in
-from eventlogs.reductions.reader import Kept
+from eventlogs.reductions.reader import Refresh, RefreshMessage, label
 from eventlogs.reductions.worker import Worker, worker
-from eventlogs.refreshers import (
-    BaseRefresher,
-    MessageRefresher,
-    RefreshRequest,
-    label,
-    refresh_by_names,
-)
+from eventlogs.reductions.writes import CacheWrite
+from eventlogs.refreshers import BaseRefresher, MessageRefresher, refresh_by_names
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.processes import Place, Processes
@@ -98,14 +92,8 @@ def test_a_fork_does_not_wait_for_a_replay_that_only_its_parent_makes():
 class CannotWrite(BaseRefresher):
     """A refresher of somebody's own, with a mistake in it."""
 
-    def refresh(self, request: RefreshRequest) -> None:
-        raise AssertionError("not told of what is kept")
-
-    def write(self, key: str, job: Kept) -> bool:
+    def submit(self, job: CacheWrite | Refresh) -> None:
         raise RuntimeError("a mistake")
-
-    def is_about_to(self, token: tuple[Any, ...]) -> bool:
-        raise RuntimeError("another one")
 
 
 def test_a_refresher_that_cannot_write_is_no_error_to_a_reader_or_a_writer():
@@ -161,7 +149,7 @@ def test_a_refresher_that_is_not_there_does_not_fail_an_append():
     assert manager.version(state.log_id) == 1
 
 
-def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
+def test_a_newer_entry_does_not_leave_the_lock_of_an_older_one_behind():
     cache = RecordingCache()
     manager = LogManager(
         Ledger,
@@ -174,15 +162,15 @@ def test_a_newer_entry_does_not_leave_the_claim_of_an_older_one_behind():
     assert worker.flush(10)
     worker.submit("something slow", gate.wait)
     try:
-        manager.reduce(state.log_id)  # its entry and the end of its claim are queued
+        manager.reduce(state.log_id)  # its entry and the release of its lock are queued
         manager.append(state, Entered("newer"))
         manager.reduce(state.log_id)  # so is this one
     finally:
         gate.set()
     assert worker.flush(10)
 
-    key = manager._reducer().key(state.log_id)
-    assert cache.get(f"{key}.claim") is None
+    key = manager._reductions().key(state.log_id)
+    assert cache.get(f"{key}.lock") is None
     assert version_in(cache.get(key) or b"") == 601
 
 
@@ -247,8 +235,8 @@ def test_tests_on_sqlite_in_memory_are_not_locked_out_by_the_thread(memory_datab
 
     state = manager.create(Entered("first"))
 
-    assert manager._reducer().versions([state.log_id]) == {state.log_id: 1}
-    assert not worker.is_queued((manager._reducer(), state.log_id))
+    assert manager._reductions().versions([state.log_id]) == {state.log_id: 1}
+    assert not worker.is_queued((manager._reductions(), state.log_id))
 
 
 # Messages: the flag comes down before the log is read.
@@ -258,9 +246,10 @@ class Mailbox(MessageRefresher):
     """Keeps its messages until somebody takes them."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[str, str, str, str | None]] = []
+        super().__init__()
+        self.messages: list[RefreshMessage] = []
 
-    def send(self, *message: Any) -> None:
+    def send(self, message: RefreshMessage) -> None:
         self.messages.append(message)
 
 
@@ -298,7 +287,7 @@ def test_an_append_while_a_worker_reads_is_not_forgotten(server, clears_first):
     while mailbox.messages:
         refresh_by_names(*mailbox.messages.pop())
 
-    cached = manager._reducer().versions([log_id])[log_id]
+    cached = manager._reductions().versions([log_id])[log_id]
     assert cached == (2 if clears_first else 1)  # the twin has lost the append
 
 
@@ -369,19 +358,18 @@ def test_an_entry_never_goes_back_whoever_writes(server, cache, goes_back):
 
 
 def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
-    db, scratch_registry, caplog
+    db, monkeypatch, caplog
 ):
     """Celery would log the error and its text, and deliver the message again for nothing."""
 
-    @dataclass
-    class Failing(Aggregate, log_type="ledger", events=[Entered]):
-        def apply(self, record: Any) -> None:
-            raise KeyError(record.event.text)
+    def fail(self: Ledger, record: Any) -> None:
+        raise KeyError(record.event.text)
 
+    monkeypatch.setattr(Ledger, "apply", fail)
     counters.reset()
-    log_id = LogManager(Failing).create(Entered("a secret")).log_id
+    log_id = LogManager(Ledger).create(Entered("a secret")).log_id
 
-    assert refresh_by_names(label(Failing), str(log_id), "default") is False
+    assert refresh_by_names(label(Ledger), str(log_id), "default") is False
     assert statistics()["errors"]["failed"] == 1
     assert "a secret" not in caplog.text
 

@@ -21,14 +21,14 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from eventlogs import LogId, LogLengthPolicy, LogManager
-from eventlogs.reductions.reader import CLAIM
+from eventlogs.reductions.single_flight import LOCK
 from eventlogs.reductions.worker import worker
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.postgresql import PostgreSQLStore
 from eventlogs.values import StoredEvent
 from tests.processes import Place, Processes, until
 from tests.races import COMMITS
-from tests.reliability.cache_jobs import REDUCER
+from tests.reliability.cache_jobs import READER
 from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL, MortalRedis
 
@@ -78,9 +78,9 @@ def miss(
     store.pause = pause
     policy = LogLengthPolicy.until(10) if declines else None
     manager = LogManager(Ledger, store=store, cache=MORTAL, caching_policy=policy)
-    reducer = import_string(twin)
-    using = manager._reducer()._codec.using
-    manager._reducers[using] = reducer(Ledger, manager._reader, using, cache=MORTAL, policy=policy)
+    manager._reduction_readers["default"] = import_string(twin)(
+        Ledger, using="default", store=store, cache=MORTAL, policy=policy
+    )
     barrier = threading.Barrier(threads)
 
     def reduce(_: int) -> tuple[int, str, float]:
@@ -134,7 +134,7 @@ SIZES = [
 @pytest.mark.parametrize(("length", "processes", "threads"), SIZES)
 def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, processes, threads):
     log_id, truth = new_log(length)
-    team.line_up(processes, miss, log_id, threads, 0.05, REDUCER, False)
+    team.line_up(processes, miss, log_id, threads, 0.05, READER, False)
 
     team.go()
     reports = team.reports()
@@ -143,7 +143,7 @@ def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, proc
     assert 1 <= replays(server) <= 2
 
 
-@pytest.mark.parametrize("twin", ["WithoutFlights", "WithoutClaims"])
+@pytest.mark.parametrize("twin", ["WithoutWaiting", "WithoutLocks"])
 def test_those_who_do_not_wait_for_one_another_are_found(server, team, twin):
     log_id, truth = new_log(4_500)
     team.line_up(4, miss, log_id, 10, 0.05, TWIN + twin, False)
@@ -176,13 +176,13 @@ def kill_the_first(
 
 @LONG
 def test_when_the_first_is_killed_one_other_replays(server, team):
-    kill_the_first(server, team, 50_000, 7, 25, REDUCER)
+    kill_the_first(server, team, 50_000, 7, 25, READER)
 
     assert replays(server) == 2
 
 
 @LONG
-def test_a_claim_that_does_not_run_out_is_found(server, team):
+def test_a_lock_that_does_not_run_out_is_found(server, team):
     kill_the_first(server, team, 9_000, 3, 2, TWIN + "WaitsForEver")
 
     assert replays(server) > 2
@@ -190,7 +190,7 @@ def test_a_claim_that_does_not_run_out_is_found(server, team):
 
 @pytest.mark.parametrize(
     ("twin", "waits"),
-    [(REDUCER, False), pytest.param(TWIN + "SaysNothingOfItsFailure", True, marks=LONG)],
+    [(READER, False), pytest.param(TWIN + "SaysNothingOfItsFailure", True, marks=LONG)],
 )
 def test_nobody_waits_for_what_will_not_be_kept(server, team, twin, waits):
     log_id, truth = new_log(2_500)
@@ -200,4 +200,4 @@ def test_nobody_waits_for_what_will_not_be_kept(server, team, twin, waits):
     reports = team.reports()
 
     assert [report.answers for report in reports] == [truth] * 4
-    assert (max(report.slowest for report in reports) >= CLAIM - 1) == waits
+    assert (max(report.slowest for report in reports) >= LOCK - 1) == waits

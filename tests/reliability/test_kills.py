@@ -17,7 +17,7 @@ from tests.reliability.writers import APPLICATION, Writers
 
 pytestmark = [pytest.mark.postgresql, COMMITS]
 
-TWIN = "tests.races.twins."
+BROKEN = "tests.races.twins."
 
 
 def stop_one_backend(how: str) -> None:
@@ -70,22 +70,22 @@ def test_what_was_acknowledged_is_there_once_whoever_is_killed(
 
 
 def test_answers_before_the_commit_are_found(violations, new_logs):
-    logs, twin = new_logs(8), TWIN + "AcknowledgesBeforeCommit"
-    with Writers(dict(connection.settings_dict), twin, logs, count=2) as writers:
+    logs, broken = new_logs(8), BROKEN + "AcknowledgesBeforeCommit"
+    with Writers(dict(connection.settings_dict), broken, logs, count=2) as writers:
         for _ in range(6):
-            writers.work(0.25)
+            # Ten answers lead to a commit: a few more, and some are probably not committed.
+            writers.work_until(len(writers.outcomes) + 25)
             writers.kill_one()
 
     assert kinds(violations(writers.outcomes))["lost"] > 0
 
 
 def test_retries_that_are_stored_again_are_found(violations, new_logs):
-    with Writers(
-        dict(connection.settings_dict), TWIN + "ForgetsKeys", new_logs(3), count=8
-    ) as writers:
-        # A long queue for few logs: most are killed while they wait, and appended all the same.
-        for _ in range(12):
-            writers.work(0.1)
+    writers = Writers(dict(connection.settings_dict), BROKEN + "ForgetsKeys", new_logs(3), count=8)
+    # A long queue for few logs: most are killed while they wait, and appended all the same.
+    with writers:
+        while not writers.taken_over or len(writers.outcomes) < 200:
+            writers.work_until(len(writers.outcomes) + 10)
             writers.kill_one()
         writers.finish()
 

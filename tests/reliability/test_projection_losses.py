@@ -66,7 +66,7 @@ def test_connections_that_are_ended_twenty_times_park_nothing():
                     break
             else:
                 until(terminate)
-            until(lambda position=position: are_at(position))
+            until(lambda position=position: are_at(position))  # type: ignore[misc]
         assert [runner.end() for runner in runners] == ["done"] * 2
 
     assert in_a_batch > 0

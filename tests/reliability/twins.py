@@ -1,5 +1,6 @@
 """
-Broken twins of the reduction cache: each lacks one thing that keeps its answers right or cheap.
+Deliberately broken versions of the reduction cache: each lacks one thing that keeps its answers
+right or cheap.
 
 The campaigns must find what is wrong with each; a test that cannot fail proves nothing.
 """
@@ -24,16 +25,11 @@ from eventlogs.caches.entries import (
     EntryCodec,
     Untrusted,
 )
-from eventlogs.events.codec import EventReader
-from eventlogs.reductions.reader import Reduced, Reducer
-from eventlogs.refreshers import (
-    MessageRefresher,
-    RefreshRequest,
-    label,
-    take_down,
-    told_key,
-)
-from eventlogs.stores import BaseStore, store_for
+from eventlogs.reductions.reader import Folded, Miss, Reading, ReductionReader
+from eventlogs.reductions.single_flight import ReplayLock
+from eventlogs.reductions.writes import CacheWrite
+from eventlogs.refreshers import MessageRefresher, Refresh, clear_flag, sent_key
+from eventlogs.stores import BaseStore
 from eventlogs.values import StoredEvent
 
 
@@ -44,17 +40,17 @@ class Believed(Entry[Any]):
         return True
 
 
-class WithoutProof(Reducer[Any]):
+class WithoutProof(ReductionReader[Any]):
     """It believes every entry with a good signature."""
 
-    def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Reduced[Any] | None:
+    def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Folded[Any] | None:
         return super()._fold_onto(Believed(*entry), log_id, store)
 
 
-class ProofByPosition(Reducer[Any]):
+class ProofByPosition(ReductionReader[Any]):
     """It compares no more than the position of the last event."""
 
-    def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Reduced[Any] | None:
+    def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Folded[Any] | None:
         rows = store.since(log_id, start=entry.head.version - 1, limit=1)
         if not rows or rows[0].position != entry.head.position:
             return None
@@ -72,12 +68,12 @@ class UnsignedCodec(EntryCodec[Any]):
             raise Untrusted(UNDECODABLE) from None
 
 
-class WithoutSignature(Reducer[Any]):
+class WithoutSignature(ReductionReader[Any]):
     """Its entries could be anybody's."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._codec = UnsignedCodec(self._codec.aggregate, self._codec.using)
+        self.codec = UnsignedCodec(self.codec.aggregate, self.codec.using)
 
 
 class CodecOfAnyCode(EntryCodec[Any]):
@@ -92,12 +88,12 @@ class CodecOfAnyCode(EntryCodec[Any]):
         return "any"
 
 
-class WithoutFingerprint(Reducer[Any]):
+class WithoutFingerprint(ReductionReader[Any]):
     """It meets what other code has folded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._codec = CodecOfAnyCode(self._codec.aggregate, self._codec.using)
+        self.codec = CodecOfAnyCode(self.codec.aggregate, self.codec.using)
 
 
 class CodecWithOneKey(EntryCodec[Any]):
@@ -107,50 +103,51 @@ class CodecWithOneKey(EntryCodec[Any]):
         return f"eventlogs.reduction.{log_id}.{hashlib.sha256(self.using.encode()).hexdigest()}"
 
 
-class FingerprintNotInKey(Reducer[Any]):
+class FingerprintNotInKey(ReductionReader[Any]):
     """Its answers are right, and two releases throw out each other's entries."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._codec = CodecWithOneKey(self._codec.aggregate, self._codec.using)
+        self.codec = CodecWithOneKey(self.codec.aggregate, self.codec.using)
 
 
-class WithoutFlights(Reducer[Any]):
+class WithoutWaiting(ReductionReader[Any]):
     """Whoever misses replays."""
 
-    def _replay_once(
-        self,
-        key: str,
-        log_id: LogId,
-        store: BaseStore,
-        write: Any,
-        wrong: bytes | None,
-        wait: float,
-    ) -> Reduced[Any]:
-        return super()._replay_once(key, log_id, store, write, wrong, 0.0)
+    def _replay_once(self, miss: Miss, wait: float) -> Reading[Any]:
+        return super()._replay_once(miss, 0.0)
 
 
-class WithoutClaims(Reducer[Any]):
+class NeverLocks(ReplayLock):
+    def acquire(self, *, wrong: bytes | None, timeout: float) -> bytes | None:
+        return None
+
+
+class WithoutLocks(ReductionReader[Any]):
     """Its threads wait for one another, its processes do not."""
 
-    def _claim(self, key: str, wrong: bytes | None, wait: float) -> tuple[bool, bytes | None]:
-        return False, None
+    lock_class = NeverLocks
 
 
-class WaitsForEver(Reducer[Any]):
-    """Its claim does not run out when its holder dies."""
-
-    def _claim(self, key: str, wrong: bytes | None, wait: float) -> tuple[bool, bytes | None]:
-        if self.cache.add(f"{key}.claim", b"for ever", timeout=86_400):
-            return True, None
-        return super()._claim(key, wrong, wait)
+class LocksForEver(ReplayLock):
+    limit = 86_400.0
 
 
-class SaysNothingOfItsFailure(Reducer[Any]):
-    """Others wait until its claim runs out, also where there is nothing to wait for."""
+class WaitsForEver(ReductionReader[Any]):
+    """Its lock does not run out when its holder dies."""
 
-    def give_up_claim(self, key: str, *, kept: bool) -> None:
+    lock_class = LocksForEver
+
+
+class KeepsQuiet(ReplayLock):
+    def decline(self) -> None:
         return None
+
+
+class SaysNothingOfItsFailure(ReductionReader[Any]):
+    """Others wait until its lock runs out, also where there is nothing to wait for."""
+
+    lock_class = KeepsQuiet
 
 
 class Overwrites(RedisReductionCache):
@@ -208,11 +205,9 @@ class Pickles(BaseReductionCache):
 class SendsEachTime(MessageRefresher):
     """It sends a message for each append: no flag, and nothing is gathered."""
 
-    def is_about_to(self, token: tuple[Any, ...]) -> bool:
-        return False
-
-    def refresh(self, request: RefreshRequest) -> None:
-        self.send(label(request.aggregate), str(request.log_id), request.using, request.cache_alias)
+    def submit(self, job: CacheWrite | Refresh) -> None:
+        if isinstance(job, Refresh) and (message := job.message) is not None:
+            self.send(message)
 
 
 def clears_after_reading(
@@ -222,10 +217,8 @@ def clears_after_reading(
     cache: str | None,
     meanwhile: Callable[[], None],
 ) -> None:
-    """Refresh, and take the flag down afterwards: who appended meanwhile told nobody."""
-    reducer: Reducer[Any] = Reducer(
-        aggregate, EventReader(aggregate.event_types), using, cache=cache
-    )
-    reducer.refresh(log_id, store_for(using))
+    """Refresh, and clear the flag afterwards: an append meanwhile asked for nothing."""
+    reader: ReductionReader[Any] = ReductionReader(aggregate, using=using, cache=cache)
+    reader.refresh(log_id)
     meanwhile()
-    take_down(reducer.cache, told_key(reducer.key(log_id)))
+    clear_flag(reader.cache, sent_key(reader.key(log_id)))

@@ -27,6 +27,7 @@ from eventlogs import (
     TransactionMustRetry,
 )
 from tests.processes import PATIENCE, Place, Process, Processes
+from tests.processes.waiting import stories
 from tests.races.events import batch
 from tests.races.history import Outcome
 from tests.races.stores import races
@@ -74,11 +75,21 @@ class Writers(Processes):
 
     def work(self, seconds: float) -> None:
         """Let them write for a while, and put on record what they say."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            talking = wait([writer.pipe for writer in self._writers], left)
-            for writer in [each for each in self._writers if each.pipe in talking]:
-                assert self._hear(writer), "a writer ended by itself"
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._listen(left)
+
+    def work_until(self, outcomes: int) -> None:
+        """Let them write until so many outcomes are on record."""
+        end = time.monotonic() + PATIENCE
+        while len(self.outcomes) < outcomes:
+            assert time.monotonic() < end, stories("the writers do not write")
+            self._listen(PATIENCE)
+
+    def _listen(self, seconds: float) -> None:
+        talking = wait([writer.pipe for writer in self._writers], seconds)
+        for writer in [each for each in self._writers if each.pipe in talking]:
+            assert self._hear(writer), "a writer ended by itself"
 
     def kill_one(self) -> None:
         """Kill one with SIGKILL, wherever it is, and start its successor."""

@@ -91,7 +91,7 @@ def test_a_taken_key_decides_whatever_the_version_is(expected, taken, error, ver
     found = refusal(request(expected, "k"), taken, version, None)
 
     assert type(found) is error
-    assert (found.log_id, found.index) == (taken.log_id, taken.first_index)
+    assert (found.log_id, found.index) == (taken.log_id, taken.first_index)  # type: ignore[attr-defined]
 
 
 def test_a_claim_knows_the_state_that_its_append_answered():
@@ -103,7 +103,7 @@ def test_a_claim_knows_the_state_that_its_append_answered():
 
 
 def test_a_claim_is_made_from_a_row():
-    taken = claim_of("account", HERE.uuid, 3, 2, memoryview(b"f"), None)
+    taken = claim_of("account", HERE.uuid, 3, 2, memoryview(b"f"), None)  # type: ignore[arg-type]
 
     assert taken == Claim(HERE, 3, 2, b"f", 0)
 

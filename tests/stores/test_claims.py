@@ -63,6 +63,6 @@ def test_a_null_where_there_can_be_none_is_an_error(db):
 @pytest.mark.mariadb
 def test_djangos_own_way_stores_another_key_on_mariadb(db, recwarn):
     """Why there is this module."""
-    QuerySet(IdempotencyKey).bulk_create([key("k" * 256)], ignore_conflicts=True)
+    QuerySet(IdempotencyKey).bulk_create([key("k" * 256)], ignore_conflicts=True)  # type: ignore[arg-type]
 
     assert IdempotencyKey.objects.get().key == "k" * 255

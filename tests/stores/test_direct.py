@@ -46,7 +46,7 @@ class SeesCursors(DatabaseWrapper):
 
     def _cursor(self, name: str | None = None) -> Any:
         self.seen.append("cursor")
-        return super()._cursor(name)
+        return super()._cursor(name)  # type: ignore[misc]
 
 
 def overriding(name: str) -> type[DatabaseWrapper]:
@@ -206,7 +206,7 @@ class OwnCursor(Cursor):
 
     def execute(self, query: Any, *given: Any, **named: Any) -> Any:
         self.seen.append(query)
-        return super().execute(query, *given, **named)
+        return super().execute(query, *given, **named)  # type: ignore[misc]
 
 
 class Proxy:
@@ -233,7 +233,8 @@ def test_cursors_of_an_own_class_see_statements(connect):
 
 
 @pytest.mark.parametrize(
-    "swap", [lambda raw: setattr(raw, "__class__", OwnConnection) or raw, Proxy]
+    "swap",
+    [lambda raw: setattr(raw, "__class__", OwnConnection) or raw, Proxy],  # type: ignore[func-returns-value]
 )
 def test_a_connection_of_another_class_is_gone_through(connect, swap: Callable[[Any], Any]):
     wrapper = connect(DatabaseWrapper)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -122,7 +123,7 @@ class TestSnapshots:
         self, store, on_a_snapshot, is_strict, expected
     ):
         log_id, key = create(store, 1).log_id, new_key()
-        winner = []
+        winner: list[Any] = []
 
         def retry() -> None:
             if is_strict:
@@ -142,13 +143,13 @@ class TestSnapshots:
 
     def test_a_create_whose_key_was_taken_since_is_a_replay(self, store, on_a_snapshot, is_strict):
         key = new_key()
-        winner = []
+        winner: list[Any] = []
 
         def retry() -> None:
             with pytest.raises(TransactionMustRetry if is_strict else IdempotentReplay) as caught:
                 append(store, new_log(), 2, expected=0, key=key)
             if not is_strict:
-                assert caught.value.state == winner[0]
+                assert caught.value.state == winner[0]  # type: ignore[attr-defined]
 
         on_a_snapshot(lambda: winner.append(create(store, 2, key=key)), retry)
 
@@ -173,7 +174,7 @@ class TestSnapshots:
             with pytest.raises(TransactionMustRetry if is_strict else ConcurrentAppend) as caught:
                 append(store, log_id, 3, expected=1)
             if not is_strict:
-                assert caught.value.actual_version == 2
+                assert caught.value.actual_version == 2  # type: ignore[attr-defined]
 
         on_a_snapshot(lambda: append(store, log_id, 2, expected=1), stale)
 

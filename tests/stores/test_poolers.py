@@ -95,7 +95,7 @@ class PgBouncer(PrivateServer):
 @pytest.fixture
 def pooler(transactional_db: None) -> Iterator[PgBouncer]:
     """Have all threads connect through the pooler."""
-    database = connection.get_connection_params()  # type: ignore[attr-defined]
+    database = connection.get_connection_params()
     before, wrapper = connections.databases["default"], connections["default"]
     try:
         server = PgBouncer(database)

@@ -115,7 +115,7 @@ def test_an_append_on_a_warm_connection_is_one_round_trip(store, proxy, shape):
     logs = [create(store, 1).log_id for _ in range(3)]
     shape(store, logs[0])
 
-    assert [round_trips(proxy, lambda each=each: shape(store, each)) for each in logs[1:]] == [1, 1]
+    assert [round_trips(proxy, lambda each=each: shape(store, each)) for each in logs[1:]] == [1, 1]  # type: ignore[misc]
 
 
 @each_shape
@@ -169,7 +169,7 @@ def begun_by_sql() -> AbstractContextManager[Any]:
 
 
 def begun_by_psycopg() -> AbstractContextManager[Any]:
-    return connections["default"].connection.transaction()  # type: ignore[no-any-return]
+    return connections["default"].connection.transaction()
 
 
 @pytest.mark.parametrize("begun", [begun_by_sql, begun_by_psycopg])
@@ -486,7 +486,7 @@ def rows_examined(sql: str, log_id: LogId, start: int) -> int:
     """Return the most rows that any step of the plan went through."""
     parameters = {"log": log_id.uuid, "log_type": log_id.log_type, "start": start, "limit": 100}
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)  # type: ignore[arg-type]
         [[[found]]] = cursor.fetchall()
     steps = [found["Plan"]]
     for step in steps:

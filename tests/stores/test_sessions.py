@@ -54,7 +54,7 @@ def without_table() -> Iterator[None]:
 
 def conninfo() -> dict[str, Any]:
     """Return how to connect to the test database without Django."""
-    parameters = connection.get_connection_params()  # type: ignore[attr-defined]
+    parameters = connection.get_connection_params()
     return {
         key: parameters[key]
         for key in ("dbname", "host", "port", "user", "password")

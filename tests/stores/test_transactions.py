@@ -280,7 +280,8 @@ def test_alone_an_append_that_the_database_gave_up_is_tried_again(
 ):
     """An append waits for a row that is newer than its snapshot once it gets it."""
     log_id = database_accounts.create(Opened("ada")).log_id
-    locked, backends = Event(), []
+    locked = Event()
+    backends: list[Any] = []
 
     def hold_the_log() -> None:
         with transaction.atomic():

@@ -66,7 +66,7 @@ def unreachable(alias: Callable[..., str], tmp_path: Path) -> str:
 
 
 def test_a_database_that_does_not_answer_is_said_and_the_rest_is_looked_at(unreachable):
-    found = health(unreachable)
+    found = health(using=unreachable)
 
     finding = one(found, "database")
     assert finding.must_act
@@ -92,7 +92,7 @@ def test_a_connection_that_the_server_has_closed_is_opened_again(transactional_d
 
 @pytest.mark.sqlite
 def test_a_database_that_was_not_migrated_is_said(alias, tmp_path):
-    finding = one(health(alias(NAME=str(tmp_path / "bare"))), "tables")
+    finding = one(health(using=alias(NAME=str(tmp_path / "bare"))), "tables")
 
     assert finding.command == "manage.py migrate --database elsewhere"
     assert finding.must_act
@@ -108,7 +108,7 @@ def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(second_d
     with connections[second_database].cursor() as cursor:
         cursor.execute(f"DROP TRIGGER {trigger} ON eventlogs_event")
 
-    found = health(second_database)
+    found = health(using=second_database)
 
     finding = one(found, "trigger")
     assert finding.must_act
@@ -118,7 +118,7 @@ def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(second_d
 
     run(finding.command)
 
-    assert not of(health(second_database), "trigger")
+    assert not of(health(using=second_database), "trigger")
 
 
 def run(command):

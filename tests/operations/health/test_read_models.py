@@ -46,7 +46,7 @@ def test_one_bug_in_many_logs_is_one_finding(db):
     finding = one(found, "parked")
     assert "1,804 parked: ZeroDivisionError in captured()" in finding.message
     assert finding.since == NOON
-    assert "mends captured()" in finding.action
+    assert "fix captured()" in finding.action
     assert finding.command == f"manage.py eventlogs parked {NAME} --retry-all"
     assert acts(found) == ["parked"]
 

@@ -26,7 +26,7 @@ def mortal(settings: Any) -> Iterator[MortalRedis]:
         settings.CACHES = server.caches
         settings.EVENTLOGS = {"CACHE": MORTAL}
         yield server
-        caches[MORTAL].client.get_client().connection_pool.disconnect()
+        caches[MORTAL].client.get_client().connection_pool.disconnect()  # type: ignore[attr-defined]
 
 
 @pytest.mark.redis
@@ -55,7 +55,7 @@ def test_a_cache_that_is_full_is_named_with_what_to_do(db, mortal):
 
         finding = one(health(), "cache")
         assert not finding.must_act
-        assert "throws entries out" in finding.message
+        assert "evicts entries" in finding.message
 
 
 @pytest.mark.redis

@@ -1,9 +1,9 @@
 """
 Import the road traffic fines: a log for each case, an event for each row.
 
-Run it as often as you like. A row's idempotency key is its case and its number within the case,
-so a row that is there already is found and not appended again, and a run that was interrupted
-is carried on by the next one.
+You can run it repeatedly. The idempotency key of a row is its case and its number within the case,
+so a row that was imported before is not appended again, and a run continues where an interrupted
+one has stopped.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from example_project.fines.models import FineBalance
 from example_project.fines.projections import FineBalances
 from example_project.fines.rows import BadRow, Row, read
 
-BATCH = 500  # rows of a transaction: what an interrupted run has to append again at most
+BATCH = 500  # rows of one transaction: an interrupted run loses at most these
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Case:
-    """What is remembered of a case while the file is read."""
+    """The progress of a case while the file is read."""
 
     state: LogState
     rows: int
-    total_paid: Decimal  # as of the last row that says so
+    total_paid: Decimal  # of the last row that has it
     line: int  # of that row
 
 
@@ -51,7 +51,7 @@ class Command(BaseCommand):
             "--database",
             default=DEFAULT_DB_ALIAS,
             choices=tuple(connections),
-            help='Where to append: an alias in DATABASES. Defaults to "default".',
+            help='The alias in DATABASES to import into. Defaults to "default".',
         )
 
     def handle(self, *args: Any, file: Path, database: str, **options: Any) -> None:
@@ -61,7 +61,7 @@ class Command(BaseCommand):
         self.cases: dict[str, Case] = {}
         self.appended = 0
         try:
-            # utf-8-sig: spreadsheets put a byte order mark in front
+            # utf-8-sig: spreadsheet programs write a byte order mark
             with file.open(encoding="utf-8-sig", newline="") as rows:
                 self.import_rows(rows)
         except OSError as error:
@@ -69,12 +69,12 @@ class Command(BaseCommand):
         except BadRow as error:
             raise CommandError(f"{file}, {error} Nothing was imported.") from error
         self.report(self.check_totals())
-        # Routers know one database for the read model: another one's logs are not in it.
+        # The routers place the read model in one database. It has no rows for logs of another.
         if database == router.db_for_write(FineBalance):
             self.report_balances()
 
     def import_rows(self, file: TextIO) -> None:
-        """Append the rows of a file that are not there yet, or nothing if a line is bad."""
+        """Append the rows that were not imported before, or none if a line is invalid."""
         for _ in read(file):
             pass
         file.seek(0)
@@ -84,7 +84,7 @@ class Command(BaseCommand):
                     self.import_row(row)
 
     def import_row(self, row: Row) -> None:
-        """Append a row, or find that it has been."""
+        """Append a row, unless it was imported before."""
         case = self.cases.get(row.case)
         number = case.rows + 1 if case else 1
         key = f"{row.case}:{number}"
@@ -98,10 +98,10 @@ class Command(BaseCommand):
                 )
         except IdempotencyKeyReused:
             raise CommandError(
-                f"line {row.line}: row {number} of case {row.case} has been imported before, and "
-                f"was another then. What happened is not changed: put the row back as it was, "
-                f"and add a correction to the end of the case. (If no row was changed, the "
-                f"project's SECRET_KEY was: the old one belongs in SECRET_KEY_FALLBACKS.)"
+                f"line {row.line}: row {number} of case {row.case} was imported before with other "
+                f"values. Stored events are never changed: restore the row, and add a correction "
+                f"at the end of the case. (If no row was changed, SECRET_KEY was: add the old one "
+                f"to SECRET_KEY_FALLBACKS.)"
             ) from None
         except EventLogError as error:
             raise CommandError(f"line {row.line}: case {row.case}: {error}") from error
@@ -117,19 +117,19 @@ class Command(BaseCommand):
             fine = self.fines.reduce(case.state.log_id)
             if fine.version != case.rows:
                 raise CommandError(
-                    f"case {name}: its log has {fine.version} events, and the file has "
-                    f"{case.rows} rows of it. Import the file that has all of them."
+                    f"case {name}: its log has {fine.version} events, but the file has "
+                    f"{case.rows} rows. Import the file with all rows of the case."
                 )
             if fine.aggregate.paid != case.total_paid:
                 raise CommandError(
                     f"case {name}: its payments do not add up to the totalPaymentAmount in line "
-                    f"{case.line}. The log holds what the rows say: the file contradicts itself."
+                    f"{case.line}. The log has the events of the rows: the file contradicts itself."
                 )
             total += fine.aggregate.paid
         return total
 
     def report(self, total: Decimal) -> None:
-        """Say what was done."""
+        """Print the figures of the import."""
         there = sum(case.rows for case in self.cases.values()) - self.appended
         for label, figure in (
             ("cases", f"{len(self.cases):,}"),
@@ -139,16 +139,16 @@ class Command(BaseCommand):
         ):
             self.stdout.write(f"{label:<16}{figure:>16}")
         if self.appended:
-            done = "Imported. Each log adds up to what the file says was paid."
+            done = "Imported. The payments of each log add up to the total in the file."
         else:
-            done = "Nothing to append. Each log still adds up to what the file says was paid."
+            done = "Nothing to import. The payments of each log add up to the total in the file."
         self.stdout.write(done, self.style.SUCCESS)
 
     def report_balances(self) -> None:
-        """Bring the read model up to date, and show what it says."""
+        """Bring the read model up to date, and print its balances."""
         FineBalances.catch_up()
         owed: dict[str, list[Decimal]] = {}
-        # Summed up here: SQLite would do it in binary floats.
+        # Summed up in Python, because SQLite would use binary floats.
         for status, outstanding in FineBalance.objects.values_list("status", "outstanding"):
             owed.setdefault(status, []).append(outstanding)
         self.stdout.write("")
@@ -158,7 +158,7 @@ class Command(BaseCommand):
 
 
 def check_database(alias: str) -> None:
-    """Raise CommandError for a database that does not answer or was not migrated."""
+    """Raise CommandError if a database does not answer or is not migrated."""
     try:
         tables = connections[alias].introspection.table_names()
     except DatabaseError as error:

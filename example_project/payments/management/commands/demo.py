@@ -1,8 +1,8 @@
 """
-Play the life of a payment, and show what eventlogs does about retries, races and old events.
+Demonstrate eventlogs with one payment: retries, races, rules, time travel and old events.
 
-Everything that is shown is done, on an SQLite file of the demo's own: DATABASE_URL and the
-project's database are not touched.
+Everything that is printed really runs, on a separate SQLite file. The demo does not touch the
+project's database or DATABASE_URL.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from example_project.settings import sqlite
 
 ALIAS = "demo"
 WIDTH = 80
-PAUSE = 0.02  # seconds, so that steps have times of their own to travel to
+PAUSE = 0.02  # seconds between steps, so that each has another time
 
 
 class Command(BaseCommand):
-    """Play the life of a payment."""
+    """Demonstrate eventlogs with one payment."""
 
-    help = "Plays the life of a payment on an SQLite file, and explains each step."
-    requires_system_checks = ()  # they would look into the project's own database
+    help = "Demonstrates eventlogs with one payment on an SQLite file, and explains each step."
+    requires_system_checks = ()  # they would read the project's own database
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--database",
             type=Path,
             metavar="FILE",
-            help="The SQLite file to play on, kept afterwards. By default, a temporary one.",
+            help="The SQLite file to use, which is kept. By default, a temporary file.",
         )
 
     def handle(self, *args: Any, database: Path | None, **options: Any) -> None:
         if database is not None:
             self.play(database.resolve())
-            self.stdout.write("The file is kept. This serves it, with the payment at")
+            self.stdout.write("The file is kept. This command serves it, with the payment at")
             self.stdout.write(f"http://127.0.0.1:8000/payments/{self.log_id}/")
             self.stdout.write(
                 f"  DATABASE_URL=sqlite:///{database.resolve()} python manage.py runserver",
@@ -68,10 +68,10 @@ class Command(BaseCommand):
             return
         with tempfile.TemporaryDirectory() as directory:
             self.play(Path(directory, "demo.sqlite3"))
-        self.stdout.write("The file is gone. To keep one: python manage.py demo --database FILE")
+        self.stdout.write("The file is deleted. To keep it: python manage.py demo --database FILE")
 
     def play(self, path: Path) -> None:
-        """Play all scenes on one file."""
+        """Run all scenes on one file."""
         self.stdout.write("The life of a payment", self.style.MIGRATE_HEADING)
         self.stdout.write(f"on SQLite, in {path}")
         with demo_database(path):
@@ -80,7 +80,7 @@ class Command(BaseCommand):
             except DatabaseError as error:
                 raise CommandError(f"{path} cannot be used: {error}.") from error
             self.payments = LogManager(Payment, using=ALIAS)
-            # A new key for each run: a file that is played on again has the old ones.
+            # A new key for each run, because a file that is used again has the old keys.
             self.key = f"order-{self.payments.new_id().uuid.hex[-6:]}"
             state = self.create_and_authorize()
             self.log_id = state.log_id
@@ -96,13 +96,13 @@ class Command(BaseCommand):
     # Scenes
 
     def create_and_authorize(self) -> LogState:
-        """A log grows by events."""
+        """Create a log and append an event."""
         payments, key = self.payments, self.key
         self.scene(
-            "A log is the history of one payment",
+            "A log holds the events of one payment",
             """
-            A payment begins with its first event. The version of a log is the number of
-            its events; the state after an append is what the next append expects.
+            The first event creates the log. The version of a log is the number of its
+            events. An append returns the new state, which the next append expects.
             """,
         )
         self.write_code(
@@ -120,20 +120,20 @@ class Command(BaseCommand):
         return state
 
     def repeat_a_request(self, log_id: LogId) -> None:
-        """A retry answers the first answer."""
+        """Repeat a request with its idempotency key."""
         payments, key = self.payments, self.key
         self.scene(
-            "A request that is sent twice is done once",
+            "A repeated request is processed once",
             """
-            The answer got lost, so the client asks again with the same key. It gets the
-            first answer, and nothing is appended. get_or_create() and get_or_append()
-            return that answer; create() and append() raise it.
+            The response was lost, so the client repeats its request with the same key. It
+            gets the first result, and nothing is appended. get_or_create() and
+            get_or_append() return it; create() and append() raise an error that has it.
             """,
         )
         self.write_code("payments.get_or_create(Requested(amount=10_000), idempotency_key=key)")
         again, created = payments.get_or_create(Requested(amount=10_000), idempotency_key=key)
         self.write_result(f"log       {again.log_id}, created: {created}")
-        self.write_result(f"version   {again.version}, as it was then")
+        self.write_result(f"version   {again.version}, as after the first call")
         self.write_result(f"events    {payments.version(log_id)}, as before")
 
         self.write_code("payments.create(Requested(amount=10_000), idempotency_key=key)")
@@ -145,13 +145,14 @@ class Command(BaseCommand):
             payments.create(Requested(amount=99), idempotency_key=key)
 
     def lose_a_race(self, log_id: LogId) -> None:
-        """Two writers, one version."""
+        """Append twice to one version."""
         payments = self.payments
         self.scene(
-            "Two writers cannot both be right",
+            "Concurrent writers do not overwrite each other",
             """
-            Two tills see the same payment, and each takes 6000 of its 10000. Whoever is
-            second learns that the payment is another one now, and looks again.
+            Two writers read the same payment, and each captures 6000 of its 10000. The
+            second append is refused, because the payment has changed. Its writer reads the
+            payment again.
             """,
         )
         self.write_code(
@@ -173,14 +174,14 @@ class Command(BaseCommand):
         self.show(payments.append(two, Captured(amount=two.aggregate.amount_outstanding)))
 
     def decide(self, log_id: LogId) -> None:
-        """Rules are plain functions."""
+        """Append by way of a decider."""
         payments, key = self.payments, f"{self.key}-refund"
         self.scene(
             "Rules are plain functions",
             """
-            A decider looks at the payment and says what happens, or refuses. execute()
-            reduces, asks it, appends, and starts again when it loses a race. With a key, a
-            retry answers what the first call answered.
+            A decider gets the payment, and yields events or raises an error. execute()
+            reduces the log, calls the decider, appends the events, and repeats that if
+            another writer was faster. A retry with the same key returns the first result.
             """,
         )
         self.write_code("payments.execute(log_id, capture, amount=1)")
@@ -196,16 +197,16 @@ class Command(BaseCommand):
 
         self.write_code("payments.execute(log_id, refund, amount=2_500, idempotency_key=key)")
         again = payments.execute(log_id, refund, amount=2_500, idempotency_key=key)
-        self.write_result(f"version   {again.version}, as it was then")
+        self.write_result(f"version   {again.version}, as after the first call")
         self.write_result(f"events    {payments.version(log_id)}, as before")
 
     def travel_in_time(self, log_id: LogId) -> None:
-        """Every earlier state is still there."""
+        """Reduce to earlier states."""
         payments = self.payments
         self.scene(
             "Nothing is overwritten",
             """
-            Every earlier state can be had again: as of a version, or as of a moment.
+            You can rebuild any earlier state: as of a version, or as of a time.
             """,
         )
         self.write_code("payments.reduce(log_id, version=2)")
@@ -219,14 +220,14 @@ class Command(BaseCommand):
         self.write_payment(payments.reduce(log_id, at=at))
 
     def read_an_old_event(self) -> None:
-        """Old data, new code."""
+        """Read an event that older code has stored."""
         payments = self.payments
         self.scene(
             "Old events stay readable",
             """
-            Last year's code called an event payment.approved, and knew no approval codes.
-            What it stored is not touched: an alias finds the class of today, and an
-            upcaster brings the data up to its version 2.
+            Older code stored an event as payment.approved, without an approval code. The
+            stored event is not changed: an alias finds today's class, and an upcaster
+            converts the data to version 2.
             """,
         )
         state = payments.create(Requested(amount=500))
@@ -237,19 +238,19 @@ class Command(BaseCommand):
         [raw] = payments.load(state.log_id, start=1, decode=False)
         self.write_result(f"{raw.type}, schema version {raw.schema_version}: {raw.event}")
 
-        self.write_code("payments.load(old_id, start=1)[0]                 # as it is read today")
+        self.write_code("payments.load(old_id, start=1)[0]                 # as it is decoded")
         [record] = payments.load(state.log_id, start=1)
         self.write_result(f"{record.event}")
         self.write_payment(payments.reduce(state.log_id))
 
     def refuse_bad_input(self, log_id: LogId) -> None:
-        """What would not come back equal is not stored."""
+        """Append invalid data."""
         payments = self.payments
         self.scene(
             "Bad data is refused before it is stored",
             """
-            An event that would not come back as it went in is an error, which names the
-            place and the rule, and never shows the value.
+            An event whose data would not be equal after decoding is refused. The error
+            names the path and the rule, and never shows the value.
             """,
         )
         self.write_code("state = payments.reduce(log_id)")
@@ -262,12 +263,12 @@ class Command(BaseCommand):
                 payments.append(state, Captured(amount=amount))
 
     def explain(self, log_id: LogId) -> None:
-        """The log explains the state."""
+        """Read the events."""
         payments = self.payments
         self.scene(
-            "The history explains the payment",
+            "The events explain the payment",
             """
-            Events are read a page at a time, here the newest first.
+            Events are loaded in pages, here newest first.
             """,
         )
         self.write_code("page = payments.load(log_id, reverse=True, limit=3)")
@@ -289,18 +290,18 @@ class Command(BaseCommand):
         self.stdout.write(dedent(text).strip())
 
     def write_code(self, *lines: str) -> None:
-        """Write what is done next."""
+        """Write the next statements."""
         time.sleep(PAUSE)
         self.stdout.write("")
         for line in lines:
             self.stdout.write(f"  >>> {line}", self.style.SQL_KEYWORD)
 
     def write_result(self, text: str) -> None:
-        """Write what came of it."""
+        """Write a result."""
         self.stdout.write(f"      {text}")
 
     def show(self, state: LogState) -> None:
-        """Write the last event of a log, its version, and what it adds up to."""
+        """Write the last event of a log, and the payment as of it."""
         [record] = self.payments.load(state.log_id, start=state.version - 1)
         self.write_event(record)
         self.write_payment(self.payments.reduce(state.log_id, version=state.version))
@@ -324,7 +325,7 @@ class Command(BaseCommand):
 
     @contextmanager
     def refused(self, error: type[Exception]) -> Iterator[None]:
-        """Expect an error, and write it."""
+        """Expect an error, and write its message."""
         try:
             yield
         except error as refusal:
@@ -339,7 +340,8 @@ class Command(BaseCommand):
 
 @contextmanager
 def demo_database(path: Path) -> Iterator[None]:
-    """Add a database to the project's for as long as the demo is played."""
+    """Add a database to the project's while the demo runs."""
+    # Django has no documented way to add a database at run time.
     settings = connections.configure_settings({DEFAULT_DB_ALIAS: sqlite(path)})
     connections.settings[ALIAS] = settings[DEFAULT_DB_ALIAS]
     try:
