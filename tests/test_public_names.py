@@ -96,7 +96,7 @@ def test_the_names_of_the_contract_are_public():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'eventlogs' has no attribute 'Unknown'"):
-        _ = eventlogs.Unknown
+        _ = eventlogs.Unknown  # type: ignore[attr-defined]
     with pytest.raises(ImportError):
         exec("from eventlogs import Unknown")
 
