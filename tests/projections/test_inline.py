@@ -549,7 +549,7 @@ def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
     options = connection.settings_dict["OPTIONS"]
     monkeypatch.setitem(options, "options", f"-c default_transaction_isolation={level}")
     lock_log = inline.lock_log
-    appended: list[Any] = []
+    appended: list[int] = []
 
     def lock_after_an_append(log_id, using):
         if connection.in_atomic_block and not appended:

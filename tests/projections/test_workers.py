@@ -205,14 +205,14 @@ def test_a_value_that_a_column_refuses_does_not_end_it(runner, monkeypatch):
 def test_one_that_cannot_go_on_does_not_stop_the_others(runner, monkeypatch, caplog):
     states = some()
 
-    def fail(rows, reached):
+    def fail(upto=None):
         raise LookupError("no such table of rates")
 
     each = runner(["balances", "reduced-balances"])
     each.round()
     for place, advancer in each._advancers.items():
         if place[0] == "balances":
-            monkeypatch.setattr(advancer, "_advance", fail)
+            monkeypatch.setattr(advancer, "step", fail)
     states += some()
     each.round()
 
