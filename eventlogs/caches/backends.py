@@ -17,6 +17,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import field
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Final
@@ -31,6 +32,7 @@ from eventlogs import conf
 from eventlogs.caches.counters import cache_used, counters
 from eventlogs.caches.entries import version_in
 from eventlogs.ids import LogId
+from eventlogs.utils.errors import EventLogError, error
 
 __all__ = [
     "BaseReductionCache",
@@ -85,8 +87,15 @@ def statistics() -> dict[str, Any]:
     return counters.statistics()
 
 
-class Unreachable(Exception):
-    """The cache failed, or has just failed and is not called; its error is the cause."""
+@error
+class Unreachable(EventLogError):
+    """The cache does not answer; nothing was written. The error of its client is the cause."""
+
+    alias: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        cache = "The reduction cache" if self.alias is None else f"CACHES[{self.alias!r}]"
+        return f"{cache} does not answer. Check its server, then try again."
 
 
 class BaseReductionCache(ABC):
@@ -237,14 +246,15 @@ class RedisReductionCache(BaseReductionCache):
     def __init__(self, alias: str) -> None:
         self.alias = alias
 
-    def _client(self, key: str, *, write: bool) -> tuple[Any, str]:
+    def client_for(self, key: str, *, write: bool) -> tuple[Any, str]:
+        """Return the client that has a key, and the key as it is stored."""
         cache: Any = caches[self.alias]
         if isinstance(cache, RedisCache):
             return cache._cache.get_client(key, write=write), cache.make_key(key)
         return cache.client.get_client(write=write), str(cache.client.make_key(key))
 
     def get(self, key: str) -> bytes | None:
-        client, name = self._client(key, write=False)
+        client, name = self.client_for(key, write=False)
         # Not GET, which is an error where somebody has put anything but a string.
         found: bytes | None = client.mget([name])[0]
         return found
@@ -253,31 +263,31 @@ class RedisReductionCache(BaseReductionCache):
         keys = list(keys)
         if not keys:
             return {}
-        client, _ = self._client(keys[0], write=False)
-        found = client.mget([self._client(key, write=False)[1] for key in keys])
+        client, _ = self.client_for(keys[0], write=False)
+        found = client.mget([self.client_for(key, write=False)[1] for key in keys])
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
     def set(
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         milliseconds = "" if timeout is None else str(max(1, round(timeout * 1000)))
         return bool(client.eval(SET_IF_NEWER, 1, name, entry, replaces or b"", milliseconds))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         return bool(client.set(name, value, px=max(1, round(timeout * 1000)), nx=True))
 
     def replace(self, key: str, value: bytes, *, timeout: float) -> None:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.set(name, value, px=max(1, round(timeout * 1000)))
 
     def delete(self, key: str) -> None:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.delete(name)
 
     def forget(self, part: str) -> int | None:
-        client, _ = self._client(part, write=True)
+        client, _ = self.client_for(part, write=True)
         # Under each prefix and version: also those that the settings had before.
         found = list(client.scan_iter(match=f"*{part}*", count=1_000))
         for start in range(0, len(found), 500):
@@ -434,7 +444,7 @@ def forget(log_id: LogId | str) -> int:
         try:
             found += _for_alias(alias).cache.forget(f"eventlogs.reduction.{log_id}.") or 0
         except Exception as error:
-            raise Unreachable(f"CACHES[{alias!r}] does not answer.") from error
+            raise Unreachable(alias=alias) from error
     return found
 
 

@@ -8,6 +8,7 @@ System checks of the cache of reductions.
     W021  the cache is Redis without time-outs
     W022  reductions of an aggregate cannot be cached
     W023  reductions are not cached, because the code that computes them is not known
+    E047  EVENTLOGS["REFRESHER"] names an option that its refresher does not have
 """
 
 from __future__ import annotations

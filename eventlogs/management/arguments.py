@@ -1,4 +1,4 @@
-"""What is typed on a command line, read: log ids, moments, ages. For argparse's ``type=``."""
+"""Parse arguments of a command line: log ids, moments, ages. For argparse's ``type=``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AGE: Final = re.compile(r"([0-9]{1,9})([smhdw])\Z")
 
 
 def log_id(text: str) -> LogId:
-    """Read a log id, in capitals too, or that of an event, which says its log."""
+    """Read a log id, in any case, or an event id, which names its log."""
     try:
         return pasted_ids.log_id(text)
     except InvalidLogId as error:
@@ -45,7 +45,7 @@ def moment(text: str) -> datetime:
         value = None
     if value is None:
         raise ArgumentTypeError(
-            "this is not a moment. Write one as 2026-01-31, 2026-01-31T12:00 or "
+            "this is not a moment. Write it as 2026-01-31, 2026-01-31T12:00 or "
             "2026-01-31T12:00:00.000001+01:00."
         )
     return timezone.make_aware(value) if timezone.is_naive(value) else value
@@ -59,21 +59,21 @@ def age(text: str) -> timedelta:
             return value
     except OverflowError:
         pass
-    raise ArgumentTypeError("this is not an age. Write one as 90d: a number and s, m, h, d or w.")
+    raise ArgumentTypeError("this is not an age. Write it as 90d: a number and s, m, h, d or w.")
 
 
 def field(text: str) -> tuple[str, ...]:
-    """Read where an event has a value: data.at, metadata.request.started_at."""
+    """Read the path of a field of an event: data.at, metadata.request.started_at."""
     root, *names = text.strip().split(".")
     if root not in ("data", "metadata") or not names or not all(names):
         raise ArgumentTypeError(
-            "this is not a field of an event. Write one as data.at or metadata.request.started_at."
+            "this is not a field of an event. Write it as data.at or metadata.request.started_at."
         )
     return root, *names
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
-    """Return the reader of an int from ``lowest`` on."""
+    """Return the parser of an int that is at least ``lowest``."""
 
     def read(text: str) -> int:
         try:
@@ -81,7 +81,7 @@ def at_least(lowest: int) -> Callable[[str], int]:
         except ValueError:
             value = lowest - 1
         if value < lowest:
-            raise ArgumentTypeError(f"this is not an int from {lowest}.")
+            raise ArgumentTypeError(f"{text!r} is not an int of at least {lowest:,}.")
         return value
 
     return read
@@ -89,17 +89,17 @@ def at_least(lowest: int) -> Callable[[str], int]:
 
 def aggregate_of(log_type: str, name: str | None) -> type[Aggregate] | None:
     """
-    Return the class to fold logs of a type with, or None where there is none.
+    Return the aggregate class of a log type, or None if there is none.
 
-    ``name`` chooses among several. Raise CommandError for a name that none has, and where
-    there are several and no name.
+    ``name`` chooses one of several. Raise CommandError for an unknown name, and if there are
+    several and ``name`` is None.
     """
     classes = aggregates.of(log_type)
     if name is not None:
         chosen = [each for each in classes if name in (each.__qualname__, _path(each))]
         if len(chosen) != 1:
             known = ", ".join(_path(each) for each in classes) or "none"
-            raise mistake(f"No aggregate {name!r} folds {log_type} logs. There is: {known}.")
+            raise mistake(f"No aggregate {name!r} folds {log_type} logs. Aggregates: {known}.")
         return chosen[0]
     if len(classes) > 1:
         known = ", ".join(_path(each) for each in classes)

@@ -1,4 +1,4 @@
-"""Exit codes, and the one way in which a subcommand says that it cannot be done."""
+"""Exit codes, and the errors that end a subcommand with them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TERMINATED: Final = 143  # as a shell reports SIGTERM
 
 
 def mistake(message: str) -> CommandError:
-    """Return the error for what a user can put right: a message, no traceback, exit code 2."""
+    """Return the error for a mistake of the user: a message, no traceback, exit code 2."""
     return CommandError(message, returncode=NOT_DONE)
 
 
 def findings(message: str) -> CommandError:
-    """Return the error for a job that was done and found something wrong: exit code 1."""
+    """Return the error for a finished job that has findings: exit code 1."""
     return CommandError(message, returncode=FINDINGS)

@@ -24,17 +24,17 @@ from eventlogs.models import Event, EventLog
 from eventlogs.policies import policy_from
 from eventlogs.reductions.reader import ReductionReader
 
-NEWEST: Final = 5_000  # positions, of whose events the logs are looked at
+NEWEST: Final = 5_000  # positions whose events' logs are checked
 LOGS: Final = 500  # of each log type, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Caching:
     """
-    How the cache stands with the logs of one aggregate class.
+    The cached reductions of one aggregate class.
 
-    ``logs`` were looked at; ``current`` of them are cached at their version, ``behind`` at an
-    earlier one, so that some events are folded on top, and the others not at all. ``bytes`` is
+    ``logs`` were checked; ``current`` of them are cached at their version, ``behind`` at an
+    earlier one, so that a reader folds some events, and ``absent`` not at all. ``bytes`` is
     the size of all their entries.
     """
 
@@ -49,9 +49,9 @@ class Caching:
 @dataclass(frozen=True, slots=True)
 class CacheFigures:
     """
-    The cache of the EVENTLOGS setting, and how it stands with the newest logs.
+    The cache of the EVENTLOGS setting, and its entries of the newest logs.
 
-    ``is_shared`` is False for a cache that only its own process sees: no figures then.
+    ``is_shared`` is False for a cache in the memory of one process: it has no figures.
     """
 
     alias: str | None
@@ -63,13 +63,13 @@ class CacheFigures:
 
 
 def cache_figures(using: str) -> CacheFigures:
-    """Look at the cache; one that cannot be reached is a figure, too."""
+    """Return the figures of the cache; ``is_reachable`` is False if it does not answer."""
     alias = conf.cache()
     try:
         cache = cache_for()
         backend = "" if alias is None else _name(type(caches[alias]))
         policy = str(policy_from(conf.caching_policy()))
-    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check tells more
+    except (InvalidCacheBackendError, ImportError, TypeError):  # a system check has the details
         return CacheFigures(alias, "", "misconfigured", True, False, [])
     found = CacheFigures(alias, backend, policy, cache.shared, True, [])
     if not cache.shared:

@@ -1,5 +1,5 @@
 """
-Erasure: what was made of a log's events is made anew, or removed, after SQL has changed them.
+Erasure: rebuild or remove the copies of a log's events after SQL has changed or deleted them.
 
 Events are erased or redacted by the owner of the tables, see docs/storage.md. Copies of them are
 in other places: rows of read models, shadow tables of rebuilds, texts of errors, caches. This
@@ -16,31 +16,32 @@ from eventlogs.caches import backends
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ParkedEvent, SkippedEvent
 from eventlogs.projections import actions, rebuild
-from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.base import RowProjection, projections
 
 
 class Forgotten(NamedTuple):
-    """What was done about the copies of a log's events, and what is left to do."""
+    """The copies of a log's events that were rebuilt or removed, and those that were not."""
 
-    rows: tuple[str, ...]  # projections whose row was made anew, or removed
+    rows: tuple[str, ...]  # projections whose row was rebuilt or removed
     entries: int  # of caches that were deleted
-    to_rebuild: tuple[str, ...]  # projections whose rows must all be made anew, with restart
+    to_rebuild: tuple[str, ...]  # projections whose rows must all be rebuilt, with restart
 
 
 def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten:
     """
-    Make anew what was made of a log whose events were redacted; remove it where it was erased.
+    Rebuild the copies of a log whose events were redacted; remove them if it was erased.
 
     Call it after the transaction that changed the events, and once more a minute later: a
-    process may have been about to write what it had read before. ``using`` is the log's database,
-    by default the one that logs are written to.
+    process may write a copy of an event that it read before the change. ``using`` is the log's
+    database, by default the one that logs are written to.
 
-    ``to_rebuild`` names what it cannot do: rows that several logs share, and rebuilds that are
-    under way. Run ``manage.py eventlogs rebuild NAME --restart`` for each. Read models whose
-    projections are not declared any more are not known here.
+    ``to_rebuild`` names the projections that this function cannot rebuild: rows that several
+    logs share, and rebuilds in progress. For each, run
+    ``manage.py eventlogs rebuild NAME --restart``. Read models without a declared projection
+    are not known here.
 
-    Raise ProjectionFailed where a projection cannot apply an event as it is now, and
-    eventlogs.caches.Unreachable where a cache does not answer. Calling it again is safe.
+    Raise ProjectionFailed if a projection cannot apply a redacted event, and
+    eventlogs.caches.Unreachable if a cache does not answer. Calling it again is safe.
     """
     log = LogId.parse(log_id) if isinstance(log_id, str) else log_id
     alias = using or router.db_for_write(EventLog)
@@ -51,25 +52,25 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     rows: list[str] = []
     to_rebuild: list[str] = []
     for name, each in sorted(projections.items()):
-        if not issubclass(each, RowProjection) or not each._keeps_rows_in(alias):
+        if not issubclass(each, RowProjection) or not each.keeps_rows_in(alias):
             continue
-        log_types = each._log_types()
+        log_types = each.log_types_read()
         if log_types is not None and log.log_type not in log_types:
             continue
-        if not rebuild.forget(each, alias) or each.has_shared_rows():
+        if not rebuild.discard_unfinished(each, alias) or each.has_shared_rows():
             to_rebuild.append(name)
         if each.has_shared_rows():
             continue
         if is_there:
-            each.rebuild(log, using=alias)
+            rebuild.rebuild_log(each, log, using=alias)
         else:
-            rebuild.remove_log(each, log, alias)
+            rebuild.remove_row(each, log, alias)
         rows.append(name)
     return Forgotten(tuple(rows), entries, tuple(to_rebuild))
 
 
 def _forget_failures(log: LogId, using: str, *, is_there: bool) -> None:
-    """Remove what tells of events that failed: the text of an error may hold their data."""
+    """Remove the traces of failed events: the text of an error may contain their data."""
     failures = ParkedEvent.objects.using(using).filter(log_id=log)
     if is_there:
         failures.update(details="")

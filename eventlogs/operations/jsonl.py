@@ -1,16 +1,15 @@
 """
-Logs as JSON lines: out of one database, into another.
+Logs as JSON lines, for exports from one database and imports into another.
 
-The first line is a header, ``{"format": "eventlogs", "version": 1, …}``; then an event a line,
-in the order of positions, with the names that ``EventPage.as_json`` uses; the last line is a
-footer, ``{"end": true, "events": …}``, so that a file that was cut off can be told from one
-that is complete. The first event of an append carries its idempotency key's row as ``claim``:
-how many events the append had, its fingerprint, and when. Data and metadata are the stored
-JSON, untouched: nothing is decoded, so events without a class here travel as well. Event 0 has
-its log's created_at with it.
+The first line is a header, ``{"format": "eventlogs", "version": 1, …}``; each event is a line,
+in the order of positions, with the keys of ``EventPage.as_json``; the last line is a footer,
+``{"end": true, "events": …}``, which shows that the file is complete. The first event of an
+append carries its idempotency key's row as ``claim``: the append's number of events, fingerprint
+and time. Data and metadata are the stored JSON. They are not decoded, so events without a class
+are exported as well. Event 0 carries its log's created_at.
 
-Fingerprints are HMACs with the project's SECRET_KEY. They are carried as they are, and of use
-where the importing project has the same key, or has it among SECRET_KEY_FALLBACKS.
+Fingerprints are HMACs with the project's SECRET_KEY, and are exported unchanged. The importing
+project can verify them if it has the same key, also among SECRET_KEY_FALLBACKS.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ FOOTER_START: Final = b'{"end"'
 
 @dataclass
 class Imported:
-    """What came of an import, so far."""
+    """The counts of an import so far."""
 
     stored: int = 0
     present: int = 0
@@ -105,22 +104,22 @@ class Imported:
 
     @property
     def events(self) -> int:
-        """How many events were read."""
+        """The number of events that were read."""
         return self.stored + self.present
 
 
 def header(*, after: int) -> str:
-    """Return the first line of an export of the positions behind ``after``."""
+    """Return the first line of an export of the positions after ``after``."""
     return _encode(Header(FORMAT, VERSION, timezone.now(), after))
 
 
 def footer(*, events: int, until: int) -> str:
-    """Return the last line of an export of so many events, up to the position ``until``."""
+    """Return the last line of an export of ``events`` events, up to the position ``until``."""
     return _encode(Footer(True, events, until))
 
 
 class Lines(NamedTuple):
-    """Lines, an event each, and the position that they go up to."""
+    """Lines, an event each, and the last position that they cover."""
 
     lines: list[str]
     position: int
@@ -154,7 +153,7 @@ def export_pages_of_a_moment(
     Yield pages of lines, in the order of positions, all as of one moment.
 
     For databases without a feed: one transaction stays open, until the last page is read. The
-    last position says nothing about what is committed later; do not go on from there.
+    last position says nothing about later commits; do not resume an export from it.
     """
     with scans.a_moment(using):
         if logs:
@@ -188,10 +187,10 @@ def _encode(value: Any) -> str:
 
 def last_position(lines: Iterable[bytes]) -> tuple[int, int, bool, int]:
     """
-    Return what an export that was cut off holds: where to go on from.
+    Return the point from which to resume an interrupted export.
 
-    That is the bytes of its whole lines, how many events they are, whether it is complete
-    and the position of its last event. Raise InvalidExport where it is no export.
+    That is the number of bytes of its complete lines, their number of events, whether the file
+    is complete, and the position of its last event. Raise InvalidExport if it is no export.
     """
     length = events = position = 0
     for number, line in enumerate(lines, start=1):
@@ -212,7 +211,7 @@ def read_header(line: bytes) -> Header:
     """
     Return the header in the first line of an export.
 
-    Raise InvalidExport where it is not one, or of a version that is not known here.
+    Raise InvalidExport if it is no header, or of another version of the format.
     """
     found: Header = _parse(HEADERS, line, 1, "this is not an export of eventlogs")
     if found.format != FORMAT:
@@ -232,15 +231,15 @@ def import_lines(
     tell: Callable[[int], None] | None = None,
 ) -> Imported:
     """
-    Restore the events of an export that are not there yet, and return how many those were.
+    Restore the events of an export that the database lacks, and return the counts.
 
     A batch of about 1,000 events is a transaction; a batch ends where an append ends, so that
-    no reader sees half of one. An import that was interrupted, by whatever means, is done again
-    from the start of the file: what is there is compared and skipped. ``tell`` is called with
-    the number of events after each batch, and ``imported`` is kept up to date for it.
+    no reader sees half of one. To resume an interrupted import, import the file again from its
+    start: stored events are compared and skipped. ``tell`` is called with the number of events
+    after each batch, when ``imported`` is up to date.
 
     Raise InvalidExport for a line that cannot be read and for a file that ends too early, and
-    HistoryDiffers where the database has another history; the batches before are stored.
+    HistoryDiffers if the database has other events; the batches before it are stored.
     """
     imported = imported if imported is not None else Imported()
     for batch, line in batches(lines):
@@ -272,7 +271,7 @@ def batches(lines: Iterable[bytes]) -> Iterator[tuple[list[ExportedEvent], int]]
 
 
 def _goes_on(last: StoredEvent, event: StoredEvent) -> bool:
-    """Return whether two events may be of one append: it gives all of them one time."""
+    """Return whether two events may be of one append, whose events all have one time."""
     return (
         event.log_id == last.log_id
         and event.recorded_at == last.recorded_at
@@ -284,8 +283,8 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[int, ExportedEvent]]:
     """
     Yield the events of an export with the numbers of their lines.
 
-    Raise InvalidExport at the first line that cannot be read, and at the end where the footer
-    is missing.
+    Raise InvalidExport at the first line that cannot be read, and at the end if the footer is
+    missing.
     """
     number = events = 0
     ended = False

@@ -1,12 +1,12 @@
 """
-Log ids and event ids in what a person pastes or types, in any writing.
+Log ids and event ids in text that a person pastes or types, in any form.
 
-An id is found with its log type or without, in capitals, with the letters that Crockford's
+An id is found with or without its log type, in capitals, with the letters that Crockford's
 base32 takes for digits (O for 0, I and L for 1: https://www.crockford.com/base32.html), as a
 UUID with or without hyphens, in an address, between quotes, in the middle of a sentence.
 ``LogId.parse`` stays strict: this is for people, not for programs.
 
-Nothing here asks a database. Without its log type, an id says which UUID, and not which log.
+This module queries no database. An id without its log type is a UUID, and not yet a log.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LENIENT: Final = str.maketrans("oil", "011")
 MINUS: Final = "\N{MINUS SIGN}"  # which is no dash to Unicode, and looks like one
 WHOLE: Final = 26  # characters; the first one has 3 bits, the others 5 each
 SHORTEST: Final = 6  # characters of a part of an id: 30 bits, or 24 of a UUID's digits
-READ: Final = 10_000  # characters of a text that are looked at
-MOST: Final = 50  # ids of a text that are looked for
+READ: Final = 10_000  # characters of a text that are read
+MOST: Final = 50  # ids of a text that are returned
 
 TYPE: Final = rf"[a-z](?:[a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?"
 TYPED: Final = rf"(?P<type>{TYPE})_(?P<typed>[0-7oil][0-9a-z]{{{WHOLE - 1}}})"
@@ -39,7 +39,7 @@ INDEX: Final = r"(?::(?P<index>[0-9]{1,10})(?![0-9a-z]))?"
 ID: Final = re.compile(
     rf"(?<![0-9a-z])(?:{TYPED}|{HEX}|{BARE})(?![0-9a-z]){INDEX}", re.ASCII | re.IGNORECASE
 )
-# Where an address of the admin says which event of the log.
+# The part of an admin address that names an event of the log.
 EVENT: Final = re.compile(r"[^\s#]*[?&#]event[=-](?P<index>[0-9]{1,10})(?![0-9a-z])", re.ASCII)
 PART: Final = re.compile(rf"(?:(?P<type>{TYPE})_)?(?P<part>[0-9a-z]{{1,{WHOLE - 1}}})", re.ASCII)
 HEX_PART: Final = re.compile("[0-9a-f][0-9a-f-]*[0-9a-f]", re.ASCII)
@@ -49,16 +49,16 @@ AROUND: Final = re.compile(r"\A[\W_]+|[\W_]+\Z")  # spaces, quotes, brackets, an
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A log that a text names, and the index of an event of it where the text names one."""
+    """A log that a text names, and the index of an event if the text names one."""
 
     uuid: UUID
-    log_type: str | None = None  # None where the text has none
+    log_type: str | None = None  # None if the text has none
     index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The UUIDs of all ids that begin like a text: from the lowest to the highest."""
+    """The range of UUIDs whose ids begin with a text."""
 
     lowest: UUID
     highest: UUID
@@ -67,7 +67,7 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How ids end that end like a text: ``digits`` of the UUID, and ``text`` of a log id."""
+    """The end of ids that end with a text: ``digits`` of the UUID, ``text`` of a log id."""
 
     digits: str  # hexadecimal, the whole ones
     text: str = ""  # of the log id; a character of it may have bits beside the whole digits
@@ -75,7 +75,7 @@ class End:
 
 
 def names_in(text: str) -> list[Named]:
-    """Return the logs and events whose whole ids stand in a text, in order, each once."""
+    """Return the logs and events whose complete ids are in a text, in order, each once."""
     text = _plain(text)
     # Django's admin writes "_5F" for "_" and "_3A" for ":" in its addresses.
     of_admin = text.replace("_5F", "_").replace("_3A", ":")
@@ -89,12 +89,12 @@ def log_id(text: str) -> LogId:
     """
     Read one log id with its log type: ``PAYMENT_01H455VB4PEX5VSKNK084SN02Q``, or an event's id.
 
-    Raise InvalidLogId where the text is anything else, or has anything else in it.
+    Raise InvalidLogId if the text is anything else, or has anything else in it.
     """
     match = ID.fullmatch(_bare(text))
     named = _named(match) if match else None
     if named is None:
-        return LogId.parse(text)  # which says what is wrong
+        return LogId.parse(text)  # raises with the reason
     if named.log_type is None:
         raise InvalidLogId(
             "This id lacks its log type. Write it in front, as in "
@@ -105,7 +105,7 @@ def log_id(text: str) -> LogId:
 
 
 def beginnings(text: str) -> list[Beginning]:
-    """Return what a text can be the beginning of: a log id, with its type or without, a UUID."""
+    """Return the ranges of ids that can begin with a text: log ids and UUIDs."""
     found = []
     text = _bare(text).lower()
     match = PART.fullmatch(text)
@@ -119,7 +119,7 @@ def beginnings(text: str) -> list[Beginning]:
 
 
 def ends(text: str) -> list[End]:
-    """Return what a text can be the end of: a log id, a UUID."""
+    """Return the ends of ids that a text can be: of log ids and UUIDs."""
     found = []
     text = _bare(text).lower()
     match = PART.fullmatch(text)
@@ -135,7 +135,7 @@ def ends(text: str) -> list[End]:
 
 
 def _plain(text: str) -> str:
-    """Return a text without what is not seen in it, and with plain hyphens and letters."""
+    """Return a text without invisible characters, and with plain hyphens and letters."""
     found = []
     for character in unicodedata.normalize("NFKC", unquote(text[:READ])):
         category = unicodedata.category(character)
@@ -147,7 +147,7 @@ def _plain(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return a text without what is around it."""
+    """Return a text without the spaces and punctuation around it."""
     return AROUND.sub("", _plain(text))
 
 
@@ -201,7 +201,7 @@ def _between(value: int, bits: int, log_type: str | None) -> Beginning:
 
 
 def _digits(text: str, *, from_the_end: bool) -> str | None:
-    """Return the digits of a part of a UUID, whose hyphens, if any, stand where they belong."""
+    """Return the digits of a part of a UUID, or None if its hyphens are misplaced."""
     if not HEX_PART.fullmatch(text):
         return None
     digits = text.replace("-", "")

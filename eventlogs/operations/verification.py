@@ -1,14 +1,12 @@
 """
-Verifiers: they look whether what is stored is what it should be, and yield findings.
+Verifiers check stored data against the promises of docs/guarantees.md, and yield findings.
 
-Each promise of docs/guarantees.md that can be seen in the tables is looked at: indexes without
-a hole, versions that count the events, times and positions that do not run backwards, keys that
-point at their events, events that can be decoded. Memory is constant, nothing is locked, and
-appends go on meanwhile: a log that seems wrong is looked at again, in one statement, before it
+They check that indexes have no holes, versions count the events, times and positions do not run
+backwards, keys point at their events, and events can be decoded. Memory is constant, nothing is
+locked, and appends continue meanwhile: a suspect log is read again, in one statement, before it
 is a finding.
 
-Another part of a project adds its own check by ``VERIFIERS.append(…)``, e.g. of a cache or a
-read model against a replay.
+A project adds its own verifier by ``VERIFIERS.append(…)``, e.g. of a read model.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
-from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.base import RowProjection, projections
 from eventlogs.projections.verify import Difference, Failure, Run
 from eventlogs.values import StoredEvent
 
@@ -47,7 +45,7 @@ PAIRS: Final = 200  # (log, index) pairs looked up by one statement
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    One thing that is wrong: which check found it, on what, and what it is.
+    One problem: the check that found it, its subject, and a message.
 
     ``subject`` is a log id, or a key; ``message`` shows no payload data.
     """
@@ -65,11 +63,11 @@ def _nobody(_: int) -> None:
 @dataclass(slots=True)
 class Scope:
     """
-    What to look at.
+    The part of a database to verify.
 
-    ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all).
-    ``tell`` is called with how many events were looked at since the last call; ``reached`` is
-    the last log that is done, from where a verification can be taken up again.
+    ``after`` skips the logs up to that one, ``log_types`` selects some types (empty: all).
+    ``tell`` is called with the number of events checked since the last call; ``reached`` is
+    the last log that is done: pass it as ``after`` to resume.
     """
 
     using: str
@@ -81,7 +79,7 @@ class Scope:
 
 
 class Verifier(Protocol):
-    """Looks at a database and yields what is wrong with it."""
+    """Verifies one aspect of a database."""
 
     name: str
 
@@ -98,8 +96,8 @@ class LogVerifier:
         """
         Walk over logs and events side by side, both in the order of the logs' UUIDs.
 
-        With ``log_types``, over those logs one by one: the others' events are not read, and
-        events without a log are not seen.
+        With ``log_types``, check those logs one by one: events of other logs are not read, and
+        events without a log are not found.
         """
         after = scope.after.uuid if scope.after is not None else None
         logs = _each(scans.logs_by_id(scope.using, after=after, log_types=scope.log_types))
@@ -159,7 +157,7 @@ class LogVerifier:
         scope.reached = log.log_id
 
     def _check_again(self, scope: Scope, log: LogRow) -> Iterator[Finding]:
-        """Look at a log and its events in one statement: appends went on since it was read."""
+        """Check a log and its events in one statement: appends continued since it was read."""
         found = (
             EventLog.objects.using(scope.using)
             .filter(pk=log.log_id.uuid)
@@ -189,7 +187,7 @@ class LogVerifier:
 
 
 class _Reader:
-    """Decodes events one by one; a type that nobody knows is one finding, not one an event."""
+    """Decodes events one by one; an unknown type is one finding, not one for each event."""
 
     def __init__(self, scope: Scope) -> None:
         self._reader = EventReader()
@@ -254,11 +252,10 @@ class CacheVerifier:
     """
     Cached reductions against a replay of their logs.
 
-    Only what a reader would believe is looked at: an entry that is not signed, of other code,
-    or not proven by its log is a miss to everybody, and no finding. What is found here is a
-    fold that gives another state each time: an ``apply`` that looks at a clock, a setting or
-    another row. The cache is that of the EVENTLOGS setting; managers with one of their own are
-    not looked at.
+    Only entries that a reader would use are checked: an entry that is not signed, of other code,
+    or not proven by its log is a miss for every reader, and no finding. A finding means that the
+    fold is not pure: an ``apply`` that reads a clock, a setting or another row. The cache is that
+    of the EVENTLOGS setting; caches of single managers are not checked.
     """
 
     name = "caches"
@@ -273,7 +270,9 @@ class CacheVerifier:
                 if not scope.log_types or aggregate.log_type in scope.log_types:
                     yield from self._verify(scope, cache, aggregate)
         except Unreachable:
-            yield Finding("caches", "all logs", "the cache cannot be read, so nothing is known")
+            yield Finding(
+                "caches", "all logs", "the cache cannot be read, so its entries were not checked"
+            )
 
     def _verify(
         self, scope: Scope, cache: GuardedCache, aggregate: type[Aggregate]
@@ -329,13 +328,13 @@ class CacheVerifier:
             yield Finding(
                 "caches",
                 str(log_id),
-                f"the {aggregate.__qualname__} that is cached at version {entry.head.version} is "
-                f"another one than a replay gives",
+                f"the {aggregate.__qualname__} that is cached at version {entry.head.version} "
+                f"differs from a replay",
             )
 
 
 class RowsOfProjection:
-    """The rows of one read model against a replay of their logs; a count of what was compared."""
+    """The rows of one read model against a replay of their logs, with counts."""
 
     def __init__(self, name: str, run: Run) -> None:
         self.name = name
@@ -346,10 +345,10 @@ class RowsOfProjection:
     @property
     def figures(self) -> dict[str, int]:
         """
-        How many logs were looked at, and what of them was found or left out.
+        The numbers of logs that were checked, and of differences.
 
-        ``held`` are compared only up to an event that is parked or waits; ``failed`` are not
-        compared.
+        Logs in ``held`` are compared only up to an event that is parked or waits; logs in
+        ``failed`` are not compared.
         """
         return {
             "logs": self.run.checked,
@@ -374,7 +373,7 @@ class RowsOfProjection:
             why = f"its row in {self.name} is not compared: an event{at} fails with {found.error}"
             return Finding("projections", subject, why)
         self.differences += 1
-        done = ", and was put right" if found.is_repaired else ""
+        done = ", and was repaired" if found.is_repaired else ""
         fields = ", ".join(found.fields)
         return Finding("projections", subject, f"its row in {self.name} differs in {fields}{done}")
 
@@ -385,7 +384,7 @@ class ProjectionVerifier:
     name = "projections"
 
     def __init__(self, *, sample: int | None = None, repair: bool = False) -> None:
-        """Look at so many logs, by default at all; put right what differs, or only say so."""
+        """Check ``sample`` random logs, by default all; ``repair`` rows that differ."""
         self._sample = sample
         self._repair = repair
 
@@ -402,7 +401,7 @@ class ProjectionVerifier:
         for name, projection in sorted(projections.items()):
             if not issubclass(projection, RowProjection) or projection.has_shared_rows():
                 continue
-            if not projection._keeps_rows_in(scope.using):
+            if not projection.keeps_rows_in(scope.using):
                 continue
             try:
                 run = Run(
@@ -423,7 +422,7 @@ VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]
 
 
 def verify(scope: Scope, verifiers: Iterable[Verifier] = ()) -> Iterator[Finding]:
-    """Yield what all of VERIFIERS find, and then these."""
+    """Yield the findings of VERIFIERS, then those of ``verifiers``."""
     for verifier in (*VERIFIERS, *verifiers):
         yield from verifier.verify(scope)
 

@@ -1,14 +1,14 @@
 """
-Logs as XES, which process mining reads (ProM, PM4Py, Disco, Celonis).
+Logs as XES, for process mining (ProM, PM4Py, Disco, Celonis).
 
 XES is IEEE Std 1849-2016 (https://www.xes-standard.org). A log is a trace, an event an event:
-``concept:name`` is its type, ``time:timestamp`` its recorded_at or what a field of it says,
-``lifecycle:transition`` always ``complete``, ``org:resource`` who did it, as far as the metadata
-say. The fields of its data are attributes with XES types; nested ones get dotted names
-(``address.city``), arrays are JSON text. Data is what is stored: XES has no decimals, so an amount
-that is stored as a string stays one.
+``concept:name`` is its type, ``time:timestamp`` its recorded_at or the value of a chosen field,
+``lifecycle:transition`` always ``complete``, ``org:resource`` the actor in its metadata, if any.
+The fields of its data are attributes with XES types; nested ones get dotted names
+(``address.city``), arrays are JSON text. XES has no decimals, so an amount that is stored as a
+string stays a string.
 
-A document that was cut off has no ``</log>``, so no parser of XML takes it for a whole one.
+An incomplete document has no ``</log>``, so XML parsers refuse it.
 """
 
 from __future__ import annotations
@@ -58,19 +58,19 @@ NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
 MOMENT: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})\Z"
 )
-# What XML 1.0 cannot hold, escaped or not (https://www.w3.org/TR/xml/#charsets).
+# Characters that XML 1.0 cannot hold, escaped or not (https://www.w3.org/TR/xml/#charsets).
 NOT_IN_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 Path = tuple[str, ...]
-"""Where an event has a value: ``data`` or ``metadata``, and the names that lead to it."""
+"""The path of a value in an event: ``data`` or ``metadata``, then field names."""
 
 
 class Piece(NamedTuple):
     """
-    A piece of a document, and how many traces and events it completes.
+    A piece of a document, and the numbers of traces and events that it completes.
 
-    ``fallbacks`` are those of the events that have no time where one was asked for.
+    ``fallbacks`` counts the events without a time in the chosen field.
     """
 
     text: str
@@ -90,8 +90,8 @@ def document(
     Yield an XES document in pieces, in constant memory; by default of all logs.
 
     Each log is as it was when its row was read: events appended later are left out.
-    ``timestamp`` names the field that holds when an event happened, e.g. ``("data", "at")``.
-    An event without one, or with one that is no moment and no day, has its recorded_at.
+    ``timestamp`` names the field with the time of an event, e.g. ``("data", "at")``. Its
+    recorded_at is used for an event without that field, and if it holds no moment and no day.
     """
     yield Piece(START)
     for log, events in scans.logs_with_events(using, _logs(using, log_types, logs)):
@@ -155,7 +155,7 @@ def event(stored: StoredEvent, timestamp: Path | None = None) -> Piece:
 
 
 def _moment_at(value: Any, path: Path) -> datetime | None:
-    """Return the moment that a field holds; a day, and a time without an offset, are local."""
+    """Return the moment in a field; a day, and a time without an offset, are local."""
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     if not isinstance(value, str):
@@ -172,7 +172,7 @@ def _moment_at(value: Any, path: Path) -> datetime | None:
 
 
 def typed(key: str, value: Any) -> str:
-    """Return an attribute of the XES type that a JSON value has."""
+    """Return an attribute with the XES type of a JSON value."""
     if isinstance(value, bool):
         return attribute("boolean", key, "true" if value else "false")
     if isinstance(value, int) and -(2**63) <= value < 2**63:
@@ -185,13 +185,13 @@ def typed(key: str, value: Any) -> str:
 
 
 def attribute(kind: str, key: str, value: str, indent: int = 6) -> str:
-    """Return one attribute; what XML cannot hold is replaced."""
+    """Return one attribute; characters that XML cannot hold are replaced."""
     escaped = quoteattr(NOT_IN_XML.sub("\ufffd", value))
     return f'{" " * indent}<{kind} key="{key}" value={escaped}/>\n'
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is in an object under dotted names; null is left out."""
+    """Yield the values of an object under dotted names, without nulls."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield from _flat(f"{prefix}.{name}" if prefix else name, each)

@@ -1,10 +1,10 @@
 """
-Times as text for people: always with a time zone, and the same in the admin and in commands.
+Times as text for people: with their time zone, the same in the admin and in commands.
 
 The zone is Django's current one: TIME_ZONE, or the one that a project's middleware activated.
 It is written as its distance from UTC, because abbreviations are not unique: IST is a time in
 India, in Ireland and in Israel. Programs get ISO 8601 in UTC instead; see
-``eventlogs.management.output.iso``.
+``eventlogs.management.json_values.plain``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def time_text(moment: datetime | None, *, timespec: str = "seconds") -> str:
 
 
 def zone_text(moment: datetime) -> str:
-    """Return how far a moment's time zone is from UTC: ``UTC``, ``UTC+01:00``, ``UTC-03:30``."""
+    """Return the offset of a moment's time zone: ``UTC``, ``UTC+01:00``, ``UTC-03:30``."""
     offset = localized(moment).utcoffset() or timedelta()
     minutes = round(offset / timedelta(minutes=1))
     if not minutes:
@@ -47,7 +47,7 @@ def localized(moment: datetime) -> datetime:
 
 
 def duration(value: timedelta | float) -> str:
-    """Return how long something takes: "3.2 s", "4 min 10 s", "2 h 3 min", "5 d 2 h"."""
+    """Return a duration as text: "3.2 s", "4 min 10 s", "2 h 3 min", "5 d 2 h"."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if seconds < 60:
         return f"{max(seconds, 0):.1f} s"

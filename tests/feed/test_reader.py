@@ -313,7 +313,7 @@ def test_following_starts_anywhere_and_filters(deposits):
     following = Feed().follow(after=after, types=[Deposited], log_types=["account"])
 
     assert [next(following) for _ in range(52)] == deposits[11:]
-    following.close()  # type: ignore[attr-defined]
+    following.close()
 
 
 def test_a_stop_is_heeded_between_two_events(deposits):

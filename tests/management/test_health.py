@@ -68,7 +68,7 @@ def test_what_is_wrong_since_when_and_who_must_act(db):
     at = lines.index(next(line for line in lines if line.startswith("parked  payment-summary")))
     assert "since 2026-11-23 12:00:00 UTC" in lines[at]
     assert "1,804 parked: ZeroDivisionError in captured()" in lines[at + 1]
-    assert "A developer mends captured() and deploys that." in lines[at + 2]
+    assert "Developer: fix captured() and deploy the fix." in lines[at + 2]
     assert lines[at + 3] == "    manage.py eventlogs parked payment-summary --retry-all"
     assert said == "Somebody must act: parked of payment-summary."
 

@@ -48,7 +48,7 @@ def test_one_bug_comes_first_and_then_the_first_of_its_events(run, db):
         "60 parked: ZeroDivisionError in captured()",
         "  payment-summary, payment.captured version 1; first failed 2026-11-23 12:00:00 UTC, "
         "last 2026-11-23 12:00:00 UTC",
-        "Mend the cause, then let them be tried again:",
+        "Fix the cause, then retry the events:",
         "  manage.py eventlogs parked payment-summary --retry-all",
     ]
     assert sum("payment_" in line for line in shown) == 50
@@ -86,7 +86,7 @@ def hold(count):
 
 
 def test_an_event_is_retried(run, state):
-    assert "1 events are tried again" in run("parked", "payment-summary", "--retry", state.log_id)
+    assert "1 event will be retried" in run("parked", "payment-summary", "--retry", state.log_id)
     PaymentSummaries.catch_up()
 
     row = PaymentSummary.objects.get()
@@ -116,7 +116,7 @@ def test_an_event_is_skipped_by_who_means_it(run, state):
 
 
 def test_who_did_what_is_shown_the_newest_first(run, run_json, state, monkeypatch):
-    assert "Nothing was done yet." in run("parked", "--history")
+    assert "The history is empty." in run("parked", "--history")
     monkeypatch.setenv("LOGNAME", "grace")
     run("parked", "payment-summary", "--retry-all")
     run("parked", "payment-summary", "--skip", state.log_id, "--yes")

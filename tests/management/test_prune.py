@@ -48,7 +48,7 @@ def test_the_setting_says_how_old_is_old(keys, run, settings):
 
 
 def test_without_an_age_nothing_is_pruned(keys, run):
-    with pytest.raises(CommandError, match="how old is old"):
+    with pytest.raises(CommandError, match="No age is set"):
         run("prune")
 
     assert len(left()) == 3

@@ -50,7 +50,7 @@ def test_a_log_type_without_an_aggregate_is_a_mistake(run, db):
 def test_an_aggregate_is_chosen_by_its_name(account, run):
     assert json.loads(run("reduce", account, "--aggregate", "Account"))["version"] == 3
     assert json.loads(run("reduce", account, "--aggregate", "tests.accounts.Account"))
-    with pytest.raises(CommandError, match=r"There is: tests\.accounts\.Account"):
+    with pytest.raises(CommandError, match=r"Aggregates: tests\.accounts\.Account"):
         run("reduce", account, "--aggregate", "Ledger")
 
 

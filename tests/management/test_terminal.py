@@ -131,7 +131,7 @@ def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
     assert "Verifying" in shown
     assert shown.count(UP_AND_ERASED) == shown.count("\n") - 1
     result = ESCAPES.sub("", shown.rpartition(UP_AND_ERASED)[2])
-    assert result == "3 events were looked at. Nothing is wrong.\n"
+    assert result == "3 events were checked. No findings.\n"
 
 
 @pytest.mark.feed
@@ -147,7 +147,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(terminal, account):
     assert child.exitstatus == 130
 
 
-def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_db):
+def test_ctrl_c_ends_an_import_and_says_how_to_resume(terminal, transactional_db):
     pytest.importorskip("rich")
     child = terminal("import", "-")
     child.expect("Importing")
@@ -156,7 +156,7 @@ def test_ctrl_c_ends_an_import_and_says_how_to_carry_on(terminal, transactional_
 
     shown = finish(child)
 
-    assert "Import the same file again to carry on." in shown
+    assert "Import the same file again to resume." in shown
     assert "Traceback" not in shown
     assert child.exitstatus == 130
 

@@ -27,7 +27,7 @@ def broken(account):
 
 
 def test_a_sound_database(account, run, run_json):
-    assert "3 events were looked at. Nothing is wrong." in run("verify")
+    assert "3 events were checked. No findings." in run("verify")
     assert run_json("verify") == {"events": 3, "findings": 0, "checks": {}}
 
 
@@ -59,8 +59,8 @@ def test_a_verification_is_taken_up_where_it_was_left(broken, run):
     with pytest.raises(CommandError):
         run("verify", "--log-type", "account")
 
-    assert "1 events were looked at" in run("verify", "--after", broken)
-    assert "0 events were looked at" in run("verify", "--log-type", "parcel")
+    assert "1 events were checked" in run("verify", "--after", broken)
+    assert "0 events were checked" in run("verify", "--log-type", "parcel")
 
 
 def test_where_it_is_is_told_when_asked_for(account, run, monkeypatch, capsys):
@@ -78,7 +78,7 @@ def test_events_need_not_be_decoded(account, run):
 
     with pytest.raises(CommandError, match="1 of decoding"):
         run("verify")
-    assert "Nothing is wrong" in run("verify", "--no-decode")
+    assert "No findings." in run("verify", "--no-decode")
 
 
 # Read models

@@ -327,7 +327,7 @@ def test_reductions_that_are_cached_are_compared_with_a_replay(reduction_cache, 
 
     (finding,) = of_caches()
     assert (finding.check, finding.subject) == ("caches", str(log_ids[1]))
-    assert "cached at version 4 is another one" in finding.message
+    assert "cached at version 4 differs from a replay" in finding.message
     assert "99" not in finding.message
 
 
@@ -355,7 +355,7 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
 
     monkeypatch.setattr(verification, "cache_for", lambda: GuardedCache(Away()))
     assert [each.message for each in of_caches()] == [
-        "the cache cannot be read, so nothing is known"
+        "the cache cannot be read, so its entries were not checked"
     ]
 
 
@@ -370,7 +370,7 @@ def test_rows_of_read_models_are_compared_with_a_replay(db):
     message = "its row in payment-summary differs in requested"
     [finding] = verify(scope, [ProjectionVerifier(repair=True)])
     assert (finding.check, finding.subject) == ("projections", str(state.log_id))
-    assert finding.message == f"{message}, and was put right"
+    assert finding.message == f"{message}, and was repaired"
     assert list(verify(scope, [ProjectionVerifier(sample=5)])) == []
 
 

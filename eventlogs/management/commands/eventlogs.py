@@ -1,14 +1,14 @@
 """
 ``manage.py eventlogs <subcommand>``: one command, a module for each of its subcommands.
 
-What is here concerns them all: the common options, the exit codes, and what happens when
-somebody presses Ctrl-C, closes the pipe, or makes a mistake.
+This module has what they share: the common options, the exit codes, and the handling of Ctrl-C,
+of closed pipes and of errors.
 
     0    done
-    1    done, and the answer is bad news: ``verify`` has findings, ``health`` wants a person
+    1    done, with findings: of ``verify``, or of ``health`` if somebody must act
     2    not done: a wrong option, an unknown log, a database that does not answer
-    130  interrupted by Ctrl-C; running it again carries on where that is possible
-    141  whoever read the output went away (``| head``)
+    130  interrupted by Ctrl-C; run it again to resume, if the subcommand can
+    141  the reader of the output has closed the pipe (``| head``)
     143  ended by SIGTERM
 """
 
@@ -33,15 +33,15 @@ from eventlogs.models import Event, EventLog
 
 EPILOG = (
     f"Exit codes: 0 done; {FINDINGS} done, with findings; {NOT_DONE} not done; "
-    f"{INTERRUPTED} interrupted; {PIPE_CLOSED} the reader of the output went away."
+    f"{INTERRUPTED} interrupted; {PIPE_CLOSED} the reader closed the pipe."
 )
 
 
-WITHOUT_TABLES = {"health"}  # it says so itself, where there are none
+WITHOUT_TABLES = {"health"}  # missing tables are one of its findings
 
 
 class Command(BaseCommand):
-    """Read, check and carry logs of events."""
+    """Read, check, export and import logs of events."""
 
     help = "Read, check, export and import logs of events."
     requires_system_checks = ()  # logs must be readable while another app's check fails
@@ -62,7 +62,7 @@ class Command(BaseCommand):
             add_common_arguments(each)
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
-        """Run a subcommand; whatever a user can put right is a CommandError."""
+        """Run a subcommand; a mistake of the user is a CommandError."""
         using = options.pop("database") or router.db_for_write(EventLog)
         out = Output(self, as_json=options.pop("json"), force_color=options["force_color"])
         try:
@@ -83,7 +83,7 @@ class Command(BaseCommand):
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # What is left in the buffer has nowhere to go, and must not fail at exit
+            # The rest of the buffer cannot be written, and must not fail at exit
             # (https://docs.python.org/3/library/signal.html#note-on-sigpipe).
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(PIPE_CLOSED)
@@ -95,10 +95,10 @@ class Command(BaseCommand):
 @contextmanager
 def no_list_of_statements() -> Iterator[None]:
     """
-    Let Django keep no list of the statements that are executed.
+    Turn off Django's list of executed statements.
 
-    With DEBUG it keeps the last 9,000 of each connection, with their parameters: of an import,
-    that is all of the file. Where somebody captures them (assertNumQueries), they are kept.
+    With DEBUG it keeps the last 9,000 of each connection, with their parameters: in an import,
+    that is the whole file. It stays on while a test captures them (assertNumQueries).
     """
     lists = {
         connection: connection.queries_log
@@ -115,7 +115,7 @@ def no_list_of_statements() -> Iterator[None]:
 
 
 def add_common_arguments(parser: CommandParser) -> None:
-    """Add what every subcommand takes; Django's own options work behind its name as well."""
+    """Add the common options; Django's own also work after the subcommand's name."""
     parser.add_argument(
         "--database",
         choices=tuple(connections),
@@ -132,12 +132,12 @@ def add_common_arguments(parser: CommandParser) -> None:
     }
     for option, arguments in djangos.items():
         names = ("-v", option) if option == "--verbosity" else (option,)
-        # Without a default: the one of the main parser, or what was given to it, stays.
+        # Without a default here, the value of the main parser stays.
         parser.add_argument(*names, default=SUPPRESS, help=SUPPRESS, **arguments)
 
 
 def check_tables(using: str) -> None:
-    """Raise CommandError where the database does not answer, or was not migrated."""
+    """Raise CommandError if the database does not answer, or was not migrated."""
     tables = connections[using].introspection.table_names()
     if Event._meta.db_table not in tables:
         raise mistake(

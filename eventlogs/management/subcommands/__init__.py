@@ -2,13 +2,14 @@
 The subcommands of ``manage.py eventlogs``, a module each.
 
 A module has HELP (one sentence), ``add_arguments(parser)`` and ``run(out, *, using, …)``, whose
-keywords are the options' names. It parses, calls one thing below, and reports: text through
-``out.line`` and ``out.table``, or with ``out.as_json`` JSON through ``out.document`` (one) or
-``out.record`` (a line each). What a user can put right is ``raise mistake("…")``, bad news is
-``raise findings("…")`` at the end (see ``mistakes.py``). Long work runs inside of
-``with out.progress("Doing", total=…, unit="events") as progress: progress.advance(n)``.
+keywords are the options' names. It parses, calls one function of a lower floor, and reports:
+text by ``out.line``, ``out.paragraph`` and ``out.table``, or with ``out.as_json`` JSON by
+``out.document`` (one) or ``out.record`` (one a line). A mistake of the user is
+``raise mistake("…")``; a finished job with findings is ``raise findings("…")`` (``mistakes.py``).
+Long work runs in ``with out.progress("Doing", total=…, unit="events") as progress`` and calls
+``progress.advance(n)``.
 
-To add one: write its module, and name it in SUBCOMMANDS.
+To add a subcommand, write its module and add it to SUBCOMMANDS.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from eventlogs.management.subcommands import (
 
 
 class Subcommand(Protocol):
-    """What each of the modules is."""
+    """The interface of the modules."""
 
     HELP: str
 
@@ -45,7 +46,7 @@ class Subcommand(Protocol):
         """Add the subcommand's own options."""
 
     def run(self, out: Output, *args: Any, **options: Any) -> None:
-        """Do it. ``using`` is the database alias, the rest what the options say."""
+        """Run it. ``using`` is the database alias; the rest are the options."""
 
 
 SUBCOMMANDS: dict[str, Subcommand] = {

@@ -22,16 +22,19 @@ from eventlogs.management.mistakes import TERMINATED, mistake
 from eventlogs.management.output import Output
 from eventlogs.operations import jsonl, xes
 
-HELP = "Export logs as JSON lines, which `import` reads, or as XES, which process mining reads."
+HELP = "Export logs as JSON lines, for `import`, or as XES, for process mining."
 
 STDOUT = "-"
-PART = ".part"  # behind the name of a file that is not whole yet
+PART = ".part"  # suffix of an incomplete file
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add the file, the format, and what goes into it."""
+    """Add the file, the format, and which events to export."""
     parser.add_argument(
-        "file", nargs="?", default=STDOUT, help="The file to write; - (the default): the output."
+        "file",
+        nargs="?",
+        default=STDOUT,
+        help="The file to write; by default -, the standard output.",
     )
     parser.add_argument(
         "--format",
@@ -56,19 +59,19 @@ def add_arguments(parser: CommandParser) -> None:
         type=arguments.at_least(0),
         default=0,
         metavar="POSITION",
-        help="Only events behind this position, e.g. the `until` of an earlier export.",
+        help="Only events after this position, e.g. the `until` of an earlier export.",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="Carry on with a file whose export was interrupted.",
+        help="Resume an interrupted export to FILE.",
     )
     parser.add_argument(
         "--timestamp",
         type=arguments.field,
         metavar="FIELD",
-        help="For xes: the field that holds when an event happened, e.g. data.at or metadata.at; "
-        "by default, and where an event has none there, recorded_at.",
+        help="For xes: the field with the time of an event, e.g. data.at or metadata.at. The "
+        "default, also for events without that field, is recorded_at.",
     )
 
 
@@ -85,16 +88,16 @@ def run(
     timestamp: tuple[str, ...] | None,
     **options: Any,
 ) -> None:
-    """Export, and say what was written where it is not written to the output."""
+    """Export; if FILE is not the standard output, report how much was written."""
     path = None if file == STDOUT else Path(file)
     if resume and (path is None or file_format != "jsonl"):
         raise mistake("--resume needs a FILE of JSON lines.")
     if after and file_format != "jsonl":
-        raise mistake("--after cuts logs in two, and XES has whole ones. Leave it out.")
+        raise mistake("--after would cut logs in two, and XES needs whole logs. Leave it out.")
     if timestamp is not None and file_format != "xes":
-        raise mistake("--timestamp is for --format xes: JSON lines have all fields.")
+        raise mistake("--timestamp needs --format xes: JSON lines have all fields.")
     if path is not None and path.exists() and not resume:
-        raise mistake(f"{file} is there already. Choose another name, or --resume its export.")
+        raise mistake(f"{file} already exists. Choose another name, or pass --resume.")
     try:
         if file_format == "xes":
             done = write_xes(out, path, using, log_type, log, timestamp)
@@ -108,7 +111,7 @@ def run(
     if fallbacks and timestamp is not None:
         out.note(
             f"{fallbacks:,} of {done['events']:,} events have no time in {'.'.join(timestamp)}: "
-            f"they have recorded_at."
+            f"recorded_at is used for them."
         )
     if path is None:
         return
@@ -129,18 +132,18 @@ def write_lines(
     after: int,
     resume: bool,
 ) -> dict[str, int]:
-    """Write JSON lines, all of them or those that an interrupted export lacks."""
+    """Write JSON lines, or those that an interrupted export lacks."""
     events = length = 0
     resume = resume and path is not None and path.exists()
     if resume and path is not None and path.stat().st_size:
         with path.open("rb") as stream:
             length, events, complete, after = jsonl.last_position(stream)
         if complete:
-            raise mistake(f"{path} is complete: there is nothing to carry on with.")
+            raise mistake(f"{path} is complete: there is nothing to resume.")
     until = settled(using)
     if until is None and (after or resume):
         raise mistake(
-            f"The database {using!r} has no feed, so an export there is of one moment, and whole. "
+            f"The database {using!r} has no feed: it can only be exported as a whole. "
             f"Leave out --after and --resume."
         )
     with (
@@ -168,7 +171,7 @@ def write_lines(
 
 
 def settled(using: str) -> int | None:
-    """Return how far the feed of a database is settled; None where it has none."""
+    """Return the settled position of a database's feed, or None if it has no feed."""
     try:
         return Feed(using).settled()
     except FeedUnavailable as error:
@@ -188,8 +191,8 @@ def write_xes(
     """
     Write XES.
 
-    A file is there only once it is whole. What goes to the output and is interrupted ends with a
-    comment that says so, and without the end of the document.
+    A file appears only when it is complete. An interrupted export to the standard output ends
+    with a comment that says so, and without the end of the document.
     """
     events = traces = fallbacks = 0
     with (
@@ -218,7 +221,7 @@ def write_xes(
 
 @contextmanager
 def terminated() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does, so that it cleans up."""
+    """Let SIGTERM raise SystemExit, so that the process cleans up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -236,9 +239,9 @@ def terminated() -> Iterator[None]:
 @contextmanager
 def whole(path: Path | None) -> Iterator[TextIO]:
     """
-    Open a file that gets its name once it is whole; or the output.
+    Open a file that gets its name when it is complete; or the standard output.
 
-    Until then it is called ``<name>.part``. What goes wrong, or interrupts it, removes it.
+    Until then its name is ``<name>.part``. Errors and interrupts remove it.
     """
     if path is None:
         with opened(None) as stream:
@@ -247,8 +250,8 @@ def whole(path: Path | None) -> Iterator[TextIO]:
     part = path.with_name(path.name + PART)
     if part.exists():
         raise mistake(
-            f"{part} is there already: another export writes it, or was killed. Delete it, if "
-            f"none does."
+            f"{part} already exists: another export is writing it, or was killed. Delete it if "
+            f"no export is running."
         )
     is_ours = False
     try:
@@ -256,7 +259,7 @@ def whole(path: Path | None) -> Iterator[TextIO]:
             is_ours = True
             yield stream
         if path.exists():
-            raise mistake(f"{path} has come to be meanwhile. Choose another name.")
+            raise mistake(f"{path} was created meanwhile. Choose another name.")
         part.rename(path)
         sync_directory(path.parent)
     finally:
@@ -265,7 +268,7 @@ def whole(path: Path | None) -> Iterator[TextIO]:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have a name on the disk, where the system can do that."""
+    """Sync a directory, so that a new name in it survives a crash, if the system can."""
     with suppress(OSError):
         number = os.open(directory, os.O_RDONLY)
         try:
@@ -277,9 +280,9 @@ def sync_directory(directory: Path) -> None:
 @contextmanager
 def opened(path: Path | None, length: int | None = None) -> Iterator[TextIO]:
     """
-    Open a new file, or one to carry on with behind its first ``length`` bytes; or the output.
+    Open a new file, or one to resume after its first ``length`` bytes; or the standard output.
 
-    A file is on the disk, and not only in the system's cache, when this is left.
+    The file is synced to the disk at the end.
     """
     if path is None:
         with nullcontext(sys.stdout) as stream:

@@ -1,9 +1,9 @@
 """
-``eventlogs grants``: the SQL by which a role that owns nothing can do its work.
+``eventlogs grants``: the SQL that grants a database role the privileges of the application.
 
-The tables come from the models and from the projections that are declared, their schemas and
-sequences from the database. So the grants are those that today's code needs, in whatever schema
-the tables are. Grants on a partitioned table hold for its partitions, too.
+The tables are those of the models and of declared projections; their schemas and sequences come
+from the database. So the grants are those that this release needs, in any schema. Grants on a
+partitioned table apply to its partitions, too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from django.db import connections, models, router
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction
-from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.base import RowProjection, projections
 
-HELP = "Print the SQL that grants a database role what it needs, and no more (PostgreSQL)."
+HELP = "Print the SQL that grants a database role the privileges it needs (PostgreSQL)."
 
-# What history needs. All other tables are for projections, which change and remove rows.
+# Tables of logs and events. All others are for projections, which change and delete rows.
 HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     EventLog: ("SELECT", "INSERT", "UPDATE"),  # an append raises the version of its log
     Event: ("SELECT", "INSERT"),
@@ -51,11 +51,11 @@ ORDER BY 1, 2
 
 
 class Table(NamedTuple):
-    """A table that the role is to use, and what for."""
+    """A table that the role uses, and its privileges."""
 
     model: type[models.Model]
     privileges: tuple[str, ...]
-    projection: str | None = None  # whose rows are in it
+    projection: str | None = None  # the read model's
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -64,24 +64,24 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(out: Output, *, using: str, role: str, **options: Any) -> None:
-    """Print the grants; nothing is changed."""
+    """Print the grants; change nothing."""
     if connections[using].vendor != "postgresql":
-        raise mistake(f"The database {using!r} is not PostgreSQL: there is nothing to grant.")
+        raise mistake(f"The database {using!r} is not PostgreSQL: it needs no grants.")
     if not role or "\0" in role:
         raise mistake("Name the role that the application connects as.")
     statements, absent = grants(using, role)
     if out.as_json:
         out.document({"role": role, "statements": statements, "absent": absent})
     else:
-        out.line("-- To be run by the owner of the tables. It may be run again.")
+        out.line("-- Run this as the owner of the tables. Running it again is safe.")
         for statement in statements:
             out.line(statement)
     for table in absent:
-        out.note(f"The table {table} is not there yet. Migrate, then print the grants again.")
+        out.note(f"The table {table} does not exist yet. Migrate, then print the grants again.")
 
 
 def tables(using: str) -> Iterator[Table]:
-    """Yield the tables of a database that the application uses, each once."""
+    """Yield each table of a database that the application uses."""
     for model in apps.get_app_config("eventlogs").get_models():
         if router.allow_migrate_model(using, model):
             yield Table(model, HISTORY.get(model, ROWS))
@@ -94,7 +94,7 @@ def tables(using: str) -> Iterator[Table]:
 
 
 def grants(using: str, role: str) -> tuple[list[str], list[str]]:
-    """Return the statements, and the names of tables that are not there."""
+    """Return the statements, and the names of missing tables."""
     connection = connections[using]
     schemas: dict[str, None] = {}
     statements, absent = [], []
@@ -127,5 +127,5 @@ def grants(using: str, role: str) -> tuple[list[str], list[str]]:
 
 
 def quoted(*names: str) -> str:
-    """Return a name of PostgreSQL, with its schema if there is one, as an SQL identifier."""
+    """Return a name, with its schema if given, as a quoted SQL identifier."""
     return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)

@@ -1,4 +1,4 @@
-"""``eventlogs health``: whether anything is wrong, what, since when, and who must act."""
+"""``eventlogs health``: problems, since when they exist, and who must act."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from eventlogs.operations.health import Finding, Health, health
 from eventlogs.operations.health.findings import counted, seconds
 from eventlogs.utils.times import duration, time_text
 
-HELP = "Say whether anything is wrong, what, since when, and who must act. Exit code 1: somebody."
+HELP = "Show problems, since when they exist, and who must act. Exit code 1: somebody must act."
 
 NAMED = 5  # findings in the message at the end
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add the limits beyond which somebody must act."""
+    """Add the limits above which somebody must act."""
     for option, what in (
-        ("--max-lag", "an event may wait for a projection N seconds"),
-        ("--max-held", "a transaction may hold the feed back N seconds"),
+        ("--max-lag", "an event may wait N seconds for a projection"),
+        ("--max-held", "a transaction may hold the feed back for N seconds"),
         ("--max-parked", "N logs of a projection may be held by parked events"),
-        ("--max-deploy", "two releases may run side by side N seconds"),
+        ("--max-deploy", "two releases may run side by side for N seconds"),
     ):
         parser.add_argument(
             option,
             type=limit,
             metavar="N",
-            help=f'Within limits, {what}. By default, that of EVENTLOGS["HEALTH"].',
+            help=f'Limit: {what}. By default, that of EVENTLOGS["HEALTH"].',
         )
 
 
@@ -55,7 +55,7 @@ def run(
     max_deploy: float | None,
     **options: Any,
 ) -> None:
-    """Write what was found; raise CommandError with exit code 1 where somebody must act."""
+    """Write the findings; raise CommandError with exit code 1 if somebody must act."""
     found = health(
         using=using,
         max_lag=max_lag,
@@ -74,7 +74,7 @@ def run(
 
 
 def write(out: Output, found: Health) -> None:
-    """Write findings, those that need a person first, and how projections stand."""
+    """Write findings, those that need an action first, and the status of projections."""
     acts = [each for each in found.findings if each.must_act]
     infos = [each for each in found.findings if not each.must_act]
     if acts:
@@ -92,7 +92,7 @@ def write(out: Output, found: Health) -> None:
 
 
 def write_finding(out: Output, found: Health, each: Finding) -> None:
-    """Write a paragraph: what, of what, since when; who must act; a command by itself."""
+    """Write a finding: code, subject and age; message; action; a command on its own line."""
     paint = out.style.ERROR if each.must_act else out.style.MIGRATE_LABEL
     since = ""
     if each.since is not None:
@@ -109,7 +109,7 @@ def write_finding(out: Output, found: Health, each: Finding) -> None:
 
 
 def write_projections(out: Output, found: Health) -> None:
-    """Write a row for each projection, also where nothing is wrong."""
+    """Write a row for each projection, also if nothing is wrong."""
     if not found.projections:
         return
     out.heading(counted(len(found.projections), "projection"))
@@ -131,12 +131,12 @@ def write_projections(out: Output, found: Health) -> None:
 
 
 def behind(figures: Any) -> str:
-    """Return how many events a projection is behind, with a plus for "at least"."""
+    """Return how many events a projection is behind; a plus marks a lower bound."""
     if figures.get("is_at_least") and not figures.get("events_behind"):
-        return "?"  # none was found among those that were looked at
+        return "?"  # none was found among the events that were read
     return figure(figures, "events_behind") + ("+" if figures.get("is_at_least") else "")
 
 
 def figure(figures: Any, name: str) -> str:
-    """Return a figure, or a question mark where it is not known."""
+    """Return a figure, or a question mark if it is not known."""
     return f"{figures[name]:,.0f}" if name in figures else "?"

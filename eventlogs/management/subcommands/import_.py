@@ -1,4 +1,4 @@
-"""``eventlogs import FILE``: bring exported logs in."""
+"""``eventlogs import FILE``: import exported logs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from eventlogs.management.output import Output
 from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
 from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
-from eventlogs.projections.declarations import Reactor
 from eventlogs.projections.from_now import is_behind
+from eventlogs.projections.kinds import Reactor
 
-HELP = "Import an export. Doing it again, or after it was interrupted, imports what is missing."
+HELP = "Import an export. Import the same file again to resume: only missing events are stored."
 
 STDIN = "-"
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the file."""
-    parser.add_argument("file", help="A file that `eventlogs export` wrote, or - for the input.")
+    parser.add_argument("file", help="A file of `eventlogs export`, or - for the standard input.")
 
 
 def run(out: Output, *, using: str, file: str, **options: Any) -> None:
-    """Import a file, and say how many events were new."""
+    """Import a file, and report how many events were new."""
     imported = Imported()
     try:
         with open_file(file) as stream, progress_of(out, file) as progress:
@@ -43,7 +43,7 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
     except EventLogError as error:
         raise mistake(f"{error} {so_far(imported)}") from error
     except KeyboardInterrupt:
-        out.note(f"\n{so_far(imported)} Import the same file again to carry on.")
+        out.note(f"\n{so_far(imported)} Import the same file again to resume.")
         raise
     if out.as_json:
         out.document({"stored": imported.stored, "present": imported.present})
@@ -54,37 +54,37 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
 
 
 def tell_of_reactors(out: Output, using: str) -> None:
-    """Say which reactors would react to what was imported, as if it happened now."""
+    """Name the reactors that would react to imported events as if they happened now."""
     names: list[str] = []
-    with suppress(FeedUnavailable):  # then no reactor can run, either
+    with suppress(FeedUnavailable):  # without a feed no reactor can run
         names = [each.name for each in existing(using, Reactor) if is_behind(each, using)]
     if names:
         option = "" if using == router.db_for_write(EventLog) else f" --database {using}"
         out.note(
-            f"Reactors that have events to react to, imported ones among them: {', '.join(names)}. "
-            f"To pass over all events up to now, before you start their workers: "
+            f"Reactors that would react to imported events: {', '.join(names)}. "
+            f"To pass over all events up to now, before you start their workers, run: "
             f"manage.py eventlogs project {' '.join(names)} --from-now{option}"
         )
 
 
 def so_far(imported: Imported) -> str:
-    """Say what came of it."""
-    return f"{imported.stored:,} events imported, {imported.present:,} were there before."
+    """Return the result so far as a sentence."""
+    return f"{imported.stored:,} events imported, {imported.present:,} were already stored."
 
 
 def open_file(name: str) -> Any:
-    """Open the file, in bytes: what is not UTF-8 is the error of its line."""
+    """Open the file as bytes: invalid UTF-8 is then an error of its line."""
     return nullcontext(sys.stdin.buffer) if name == STDIN else Path(name).open("rb")
 
 
 def progress_of(out: Output, name: str) -> Any:
-    """Show progress in bytes, where the file's size is known."""
+    """Show progress in bytes, of the file's size if it is known."""
     total = Path(name).stat().st_size if name != STDIN and Path(name).is_file() else None
     return out.progress("Importing", total=total, unit="B")
 
 
 def lines_of(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
-    """Yield lines; one that is longer than any event can be comes in pieces, and is refused."""
+    """Yield lines; one longer than MAX_LINE is yielded in pieces, which the import refuses."""
     while line := stream.readline(MAX_LINE):
         yield line
         progress.advance(len(line))

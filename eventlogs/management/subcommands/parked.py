@@ -1,4 +1,4 @@
-"""``eventlogs parked``: events that projections could not apply, and what to do about them."""
+"""``eventlogs parked``: events that projections could not apply: list, retry, skip; history."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import EventLines, Output, clean
 from eventlogs.models import ParkedEvent, ProjectionAction
+from eventlogs.operations.health.findings import counted
 from eventlogs.projections import actions
-from eventlogs.projections.declarations import BaseProjection, projections
+from eventlogs.projections.base import projections
 from eventlogs.projections.held_causes import PARKED, HeldGroup, groups
+from eventlogs.projections.operations import Operations
 from eventlogs.utils.times import duration, time_text
 
 HELP = (
-    "Show the events that projections could not apply; retry or skip them. Show who retried, "
-    "skipped and rebuilt."
+    "Show the events that projections could not apply; retry or skip them. Show the history of "
+    "retries, skips and rebuilds."
 )
 
 LIMIT: Final = 50  # events that are shown, unless --limit or --all
@@ -36,10 +38,10 @@ ACTION_FIELDS: Final = (
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add which, and what to do."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Of which projections; all.")
+    """Add which events, and the action."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Only these projections.")
     parser.add_argument(
-        "--details", action="store_true", help="With what was raised, which may show data."
+        "--details", action="store_true", help="Show tracebacks, which may contain payload data."
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
@@ -51,21 +53,21 @@ def add_arguments(parser: CommandParser) -> None:
     shown.add_argument("--all", action="store_true", help="Show all events.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
-        "--retry", type=arguments.log_id, metavar="LOG", help="Try the event of this log again."
+        "--retry", type=arguments.log_id, metavar="LOG", help="Retry the event that holds this log."
     )
-    action.add_argument("--retry-all", action="store_true", help="Try all of them again.")
+    action.add_argument("--retry-all", action="store_true", help="Retry all events.")
     action.add_argument(
         "--skip",
         type=arguments.log_id,
         metavar="LOG",
-        help="Pass over the event of this log for good, also in rebuilds. Needs --yes.",
+        help="Skip the event that holds this log permanently, also in rebuilds. Needs --yes.",
     )
     action.add_argument(
         "--history",
         action="store_true",
         help="Show who did what with projections: retries, skips, events passed over, rebuilds.",
     )
-    parser.add_argument("--yes", action="store_true", help="To skip is what is meant.")
+    parser.add_argument("--yes", action="store_true", help="Confirm --skip.")
 
 
 def run(
@@ -83,25 +85,25 @@ def run(
     history: bool,
     **options: Any,
 ) -> None:
-    """Write what waits or what was done, or act on it."""
+    """Write the events that wait or the history, or retry or skip events."""
     if limit is None and not all and not out.as_json:
         limit = LIMIT
     if history:
         write_history(out, names, using, limit)
         return
-    chosen = choose(names, using, BaseProjection)
+    chosen = choose(names, using, Operations)
     known = [each.name for each in chosen]
     if skip is not None:
         if len(names) != 1:
             raise mistake("Name the one projection whose event is to be skipped.")
         if not yes:
             raise mistake(
-                "To skip an event leaves its effect out of the rows for good. Add --yes if that "
-                "is what you mean; to try it again, use --retry."
+                "A skipped event is missing from the rows permanently. Add --yes to confirm, or "
+                "use --retry to try it again."
             )
         if not chosen[0].skip(skip, by=operator(), using=using):
             raise mistake(f"No event of {skip} waits in {names[0]!r}.")
-        out.line(f"Skipped. The later events of {skip} are applied now, by whoever runs it.")
+        out.line(f"Skipped. The workers of the projection apply the later events of {skip} now.")
         return
     if retry is not None or retry_all:
         count = sum(each.retry(retry, by=operator(), using=using) for each in chosen)
@@ -110,13 +112,13 @@ def run(
         if out.as_json:
             out.document({"retried": count})
         else:
-            out.line(f"{count:,} events are tried again now, by whoever runs the projection.")
+            out.line(f"{counted(count, 'event')} will be retried now, by the workers.")
         return
     write(out, known, using, details, limit)
 
 
 def write(out: Output, names: list[str], using: str, details: bool, limit: int | None) -> None:
-    """Write what holds logs and how many, and then a row for each event, up to a limit."""
+    """Write the causes that hold logs, then the events, up to a limit."""
     found = (
         ParkedEvent.objects.using(using)
         .filter(projection__in=names, is_rebuild=False)
@@ -154,12 +156,12 @@ def write_groups(out: Output, held: list[HeldGroup], using: str) -> None:
     parked = sorted({each.projection for each in held if each.state == PARKED})
     if parked:
         on = "" if using == router.db_for_write(ParkedEvent) else f" --database {using}"
-        out.line("Mend the cause, then let them be tried again:")
+        out.line("Fix the cause, then retry the events:")
         out.line(f"  manage.py eventlogs parked {' '.join(parked)} --retry-all{on}")
 
 
 def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None:
-    """Write a line for each event; with ``details``, what was raised below it."""
+    """Write a line for each event; with ``details``, its traceback below."""
     EventLines(out, painted=3).write(
         (
             (each.projection, f"{each.log_id}:{each.index}", each.type, state_of(each)),
@@ -173,7 +175,7 @@ def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None
 
 def write_history(out: Output, names: list[str], using: str, limit: int | None) -> None:
     """
-    Write what was done with projections and by whom, the newest first.
+    Write the history of projections: who did what, the newest first.
 
     ``names`` may also be those of projections that are no longer declared. Raise CommandError
     for a name that has neither a projection nor a history.
@@ -181,7 +183,7 @@ def write_history(out: Output, names: list[str], using: str, limit: int | None) 
     found = actions.of(None, using)
     for name in names:
         if name not in projections and not actions.of(name, using).exists():
-            choose([name], using, BaseProjection)
+            choose([name], using, Operations)
     if names:
         found = found.filter(projection__in=names)
     entries = list(found if limit is None else found[: limit + 1])
@@ -192,7 +194,7 @@ def write_history(out: Output, names: list[str], using: str, limit: int | None) 
             out.record(values(each, ACTION_FIELDS))
         return
     if not entries and not more:
-        out.line("Nothing was done yet.")
+        out.line("The history is empty.")
     EventLines(out, painted=3).write(
         (
             (time_text(each.at), each.by or "?", each.projection, each.action),
@@ -206,7 +208,7 @@ def write_history(out: Output, names: list[str], using: str, limit: int | None) 
 
 
 def facts_of(action: ProjectionAction) -> tuple[str, ...]:
-    """Return the event or log that an action was about, how many, how long it took, and why."""
+    """Return the event or log of an action, its count, its duration and its note."""
     place = "" if action.log_id is None else str(action.log_id)
     return (
         place if action.index is None else f"{place}:{action.index}",
@@ -217,7 +219,7 @@ def facts_of(action: ProjectionAction) -> tuple[str, ...]:
 
 
 def state_of(waiting: ParkedEvent) -> str:
-    """Return what an event waits for, in a word or two."""
+    """Return the state of an event in a few words."""
     if waiting.awaits_release:
         return "needs a release"
     return "parked" if waiting.is_parked else "waits"

@@ -1,4 +1,4 @@
-"""``eventlogs project``: run projections, until it is stopped."""
+"""``eventlogs project``: run projections until a signal stops the process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from eventlogs.management import arguments
 from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.projections.declarations import BaseProjection, Reactor
-from eventlogs.projections.workers import Runner
+from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.kinds import Reactor
+from eventlogs.projections.workers import Worker
 from eventlogs.projections.workers import run as run_once
 from eventlogs.utils.times import time_text
 
@@ -35,38 +36,42 @@ except ModuleNotFoundError:  # not a POSIX system
 HELP = "Keep read models up to date and let reactors react, until SIGTERM or Ctrl-C."
 
 TOLD_EVERY: Final = 5.0  # seconds
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that died is started again
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a dead worker is replaced
 LOOKS: Final = 0.2  # seconds between two looks at the workers, or at the parent
-GRACE: Final = 20.0  # seconds that a worker has to end; then it is interrupted, then killed
+GRACE: Final = 20.0  # seconds for a worker to end; then it is interrupted, then killed
 STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add which, how many processes, and for how long."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="By default, all that there are.")
+    """Add which projections, how many processes, and for how long."""
     parser.add_argument(
-        "--once", action="store_true", help="Apply what there is, then end. For cron, and tests."
+        "names", nargs="*", metavar="NAME", help="Run these projections. By default, all."
+    )
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="Apply all settled events, then end. For cron, and tests.",
     )
     parser.add_argument(
         "--from-now",
         action="store_true",
-        help="Let the reactors NAME pass over all events up to now, for good, then end: e.g. after "
-        "an import. Needs --yes.",
+        help="Let the reactors NAME pass over all events up to now, permanently, then end: e.g. "
+        "after an import. Needs --yes.",
     )
-    parser.add_argument("--yes", action="store_true", help="To pass over them is what is meant.")
+    parser.add_argument("--yes", action="store_true", help="Confirm --from-now.")
     parser.add_argument(
         "--workers",
         type=arguments.at_least(1),
         default=1,
         metavar="N",
-        help="Processes that share the work; one that dies is started again. Worth it with "
-        "several projections, or with partitions.",
+        help="Share the work between N processes; one that dies is replaced. Useful for several "
+        "projections, or for partitions.",
     )
     parser.add_argument(
         "--max-memory",
         type=megabytes,
         metavar="MIB",
-        help="An event for which a worker wants more memory than this fails, as one that raises.",
+        help="Limit a worker's memory. An event that needs more fails, as one that raises.",
     )
 
 
@@ -89,14 +94,14 @@ def run(
     max_memory: int | None,
     **options: Any,
 ) -> None:
-    """Run in this process, or in several that this one looks after."""
+    """Run in this process, or in several that this one supervises."""
     if from_now:
         if not names:
             raise mistake("Name the reactors that are to pass over all events up to now.")
         begin_from_now(out, choose(names, using, Reactor), using, yes=yes)
         return
     chosen = [each.name for each in choose(names, using, BaseProjection)]
-    feed_source_for(using)  # it says so where there can be none, and is not waited for
+    feed_source_for(using)  # raises FeedUnavailable in a database that cannot have a feed
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
@@ -105,7 +110,7 @@ def run(
     if not out.as_json:
         what = ", ".join(chosen)
         by = f" by {workers} workers" if workers > 1 else ""
-        out.line(f"Running {what}{by}. Ctrl-C or SIGTERM ends it.", out.style.MIGRATE_HEADING)
+        out.line(f"Running {what}{by}. Stop with Ctrl-C or SIGTERM.", out.style.MIGRATE_HEADING)
         out.flush()
     if workers == 1:
         work(out, chosen, using)
@@ -114,7 +119,7 @@ def run(
 
 
 def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes: bool) -> None:
-    """Let reactors pass over all events up to now; without ``yes``, only say how many."""
+    """Let reactors pass over all events up to now; without ``yes``, only count them."""
     for each in chosen:
         found = each.pass_over(dry_run=not yes, by=operator(), using=using)
         if out.as_json:
@@ -125,14 +130,11 @@ def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes:
         if found.waiting:
             out.line(
                 f"{each.name}: {found.waiting:,} logs are held by an event that waits or is "
-                f"parked; what they hold is {done}, too.",
+                f"parked; their events are {done}, too.",
                 out.style.WARNING,
             )
     if not yes:
-        raise mistake(
-            "The reactors never react to events that are passed over. Add --yes if that is what "
-            "you mean."
-        )
+        raise mistake("Reactors never react to events that they pass over. Add --yes to confirm.")
 
 
 def work(
@@ -144,15 +146,15 @@ def work(
     mask: Iterable[int] | None = None,
 ) -> None:
     """
-    Run projections until a signal says to stop, or the parent is gone.
+    Run projections until a signal arrives, or the parent process has ended.
 
-    ``mask`` are the signals to block, once there are handlers for the others.
+    ``mask`` is the signal mask to set once the handlers are installed.
     """
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt  # somebody is in a hurry: what is not committed is taken back
+            raise KeyboardInterrupt  # the second signal: roll back and end at once
         stop.set()
 
     before = {each: signal.signal(each, end) for each in STOPS}
@@ -161,19 +163,19 @@ def work(
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
-        Runner(names, stop=stop, tell=Teller(out), using=using).run()
+        Worker(names, stop=stop, tell=Teller(out), using=using).run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
 
 
 def watch(parent: int, stop: threading.Event) -> None:
-    """End this process when the parent is gone: nobody would look after it."""
+    """End this process when its parent has ended: nothing would supervise it."""
     while os.getppid() == parent:
         time.sleep(LOOKS)
     stop.set()
     time.sleep(GRACE)
-    os.kill(os.getpid(), signal.SIGTERM)  # the second one: it interrupts what goes on
+    os.kill(os.getpid(), signal.SIGTERM)  # the second signal interrupts the batch
     time.sleep(GRACE)
     os._exit(1)
 
@@ -182,8 +184,8 @@ def leave_databases() -> None:
     """
     Close all connections and pools of this process, so that none of them passes a fork.
 
-    Two processes that use one connection read each other's answers. A pool gives a forked process
-    connections of its parent, and waits for threads that the fork has not copied.
+    Two processes on one connection would read each other's answers. A forked pool would hand out
+    connections of the parent, and wait for threads that the fork has not copied.
     """
     for each in connections.all():
         # Closing a connection of SQLAlchemy's pools would give it back to its pool.
@@ -197,7 +199,7 @@ def leave_databases() -> None:
 
 
 class Teller:
-    """Says now and then what was applied."""
+    """Reports now and then how many events were applied."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -205,7 +207,7 @@ class Teller:
         self._next = time.monotonic()
 
     def __call__(self, applied: dict[str, int]) -> None:
-        """Count, and say it where the last time is a while ago."""
+        """Count, and write a line if the last one is TOLD_EVERY seconds old."""
         for name, count in applied.items():
             self._applied[name] = self._applied.get(name, 0) + count
         if time.monotonic() < self._next:
@@ -226,11 +228,11 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
 
 
 class Crew:
-    """Worker processes, and one that starts those again which die."""
+    """Supervises worker processes, and replaces those that die."""
 
     def __init__(self, out: Output, names: list[str], using: str, count: int) -> None:
         if not hasattr(os, "fork"):
-            raise mistake("This system has no fork(): run the command several times instead.")
+            raise mistake("This system has no fork(): start the command several times instead.")
         self._out = out
         self._names = names
         self._using = using
@@ -241,7 +243,7 @@ class Crew:
         self._is_urgent = False
 
     def run(self) -> None:
-        """Keep so many workers running, until a signal says to stop; then wait for them."""
+        """Keep the workers running until a signal arrives; then wait for them to end."""
         before = {each: signal.signal(each, self._stop) for each in STOPS}
         leave_databases()
         pause, next_start = FIRST_PAUSE, 0.0
@@ -272,13 +274,13 @@ class Crew:
 
     def _start(self) -> None:
         self._out.flush()
-        # Until the worker has handlers of its own, it has this process': a signal that came then
-        # would be lost, and the worker would go on for good. Until this process has noted the
-        # worker, it would not pass a signal on.
+        # Block signals. Until the worker has installed its own handlers, it runs this process's:
+        # a signal would be lost, and the worker would never stop. Until this process has recorded
+        # the worker's pid, it would not pass a signal on to it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         parent, pid = os.getpid(), -1
         try:
-            if not self._stopping:  # it may have come just before
+            if not self._stopping:  # a signal may have arrived just before
                 pid = os.fork()
                 if pid:
                     self._workers[pid] = time.monotonic()
@@ -289,7 +291,7 @@ class Crew:
             return
         code = 1
         try:
-            self._workers.clear()  # they are the parent's
+            self._workers.clear()  # they are children of the parent
             work(self._out, self._names, self._using, parent=parent, mask=mask)
             leave_databases()
             code = 0
@@ -299,7 +301,7 @@ class Crew:
             sys.stderr.write(f"A worker failed with {type(error).__name__}.\n")
         finally:
             self._out.flush()
-            os._exit(code)  # what the parent has open is the parent's to close
+            os._exit(code)  # no clean-up: open files belong to the parent
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -307,7 +309,7 @@ class Crew:
         self._tell_all(signal.SIGTERM)
 
     def _hurry(self) -> None:
-        """Tell workers again that do not end: first that interrupts them, then it kills them."""
+        """Signal workers that do not end: the next SIGTERM interrupts them, then SIGKILL."""
         if not self._stopping or time.monotonic() < self._hurry_at:
             return
         self._hurry_at = time.monotonic() + GRACE

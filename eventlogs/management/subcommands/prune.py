@@ -1,4 +1,4 @@
-"""``eventlogs prune``: forget old idempotency keys."""
+"""``eventlogs prune``: delete old idempotency keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eventlogs.management.output import Output
 from eventlogs.models import IdempotencyKey
 from eventlogs.utils.times import time_text
 
-HELP = "Forget idempotency keys that are older than an age."
+HELP = "Delete idempotency keys that are older than an age."
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -26,28 +26,28 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="AGE",
         help='E.g. 90d. By default, EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"].',
     )
-    parser.add_argument("--dry-run", action="store_true", help="Only count them.")
+    parser.add_argument("--dry-run", action="store_true", help="Only count the keys.")
 
 
 def run(
     out: Output, *, using: str, older_than: timedelta | None, dry_run: bool, **options: Any
 ) -> None:
-    """Prune, or count what would be pruned."""
+    """Prune keys, or with ``dry_run`` count them."""
     age = older_than or conf.idempotency_key_retention()
     if age is None:
         raise mistake(
-            'Nothing says how old is old: pass --older-than, or set EVENTLOGS["IDEMPOTENCY_'
-            'KEY_RETENTION"]. A request that is retried after its key is gone is a new request.'
+            'No age is set: pass --older-than, or set EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"]. '
+            "A request that is retried after its key was deleted is a new request."
         )
     try:
         before = timezone.now() - age
     except OverflowError:
-        raise mistake("No key can be as old as that.") from None
+        raise mistake(f"--older-than reaches before the year 1: {age.days:,} days.") from None
     keys = IdempotencyKey.objects.using(using)
     old = keys.filter(created_at__lt=before)
     pruned = old.count() if dry_run else keys.prune(older_than=age)
     if out.as_json:
         out.document({"keys": pruned, "dry_run": dry_run, "before": before})
         return
-    done = "would be forgotten" if dry_run else "forgotten"
+    done = "would be deleted" if dry_run else "deleted"
     out.line(f"{pruned:,} keys from before {time_text(before)} {done}.")

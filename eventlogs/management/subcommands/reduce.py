@@ -18,24 +18,26 @@ HELP = "Fold a log's events and write its state as JSON."
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add the log, and as of when."""
+    """Add the log, and the version."""
     parser.add_argument("log", type=arguments.log_id, help="A log id.")
     add_state_arguments(parser)
 
 
 def add_state_arguments(parser: CommandParser) -> None:
-    """Add the options that say which state is wanted; ``show`` has them too."""
+    """Add the options that choose a state; ``show`` has them too."""
     when = parser.add_mutually_exclusive_group()
     when.add_argument(
         "--version",
         dest="at_version",
         metavar="N",
         type=arguments.at_least(1),
-        help="As of the first N events.",
+        help="The state after the first N events.",
     )
-    when.add_argument("--at", metavar="MOMENT", type=arguments.moment, help="As of a moment.")
+    when.add_argument(
+        "--at", metavar="MOMENT", type=arguments.moment, help="The state at a moment, in ISO 8601."
+    )
     parser.add_argument(
-        "--aggregate", metavar="CLASS", help="The class to fold with, where a log type has several."
+        "--aggregate", metavar="CLASS", help="The aggregate class, if a log type has several."
     )
 
 

@@ -1,4 +1,4 @@
-"""``eventlogs show LOG``: a log's events, and the state that they fold into."""
+"""``eventlogs show LOG``: a log's events and its state."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from eventlogs.stores import BaseStore
 from eventlogs.utils.times import time_text
 from eventlogs.values import EventRecord, Reduction, StoredEvent
 
-HELP = "Show a log: its events as a timeline, and its state."
+HELP = "Show a log: its timeline and its state."
 
-Marked = Sequence[tuple[Change, bool]]  # of an event, each with whether a property changed
-Changes = Mapping[int, Marked | None]  # by the events' indexes; None where they are not known
+Marked = Sequence[tuple[Change, bool]]  # an event's changes; True for those of properties
+Changes = Mapping[int, Marked | None]  # by the events' indexes; None if they are not known
 
-LAST = 50  # events of the timeline, where the caller does not say
+LAST = 50  # events of the timeline, by default
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add the log, as of when, and how much of it."""
+    """Add the log, the version, and how many events."""
     parser.add_argument("log", type=arguments.log_id, help="A log id.")
     add_state_arguments(parser)
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="N",
         type=arguments.at_least(0),
         default=LAST,
-        help=f"Show the last N events ({LAST} by default); the state is that of all.",
+        help=f"Show the last N events ({LAST} by default). The state includes all events.",
     )
     parser.add_argument(
         "--diff", action="store_true", help="Show what each event changed in the state."
@@ -62,7 +62,7 @@ def run(
     diff: bool = False,
     **options: Any,
 ) -> None:
-    """Show the log as of a version or moment, or as it is."""
+    """Show the log as of a version or moment, or as it is now."""
     store = EventLog.objects.store(using=using)
     actual = store.version(log)
     if not actual:
@@ -131,14 +131,14 @@ def state_as_of(
     """
     Return the fields and the properties of the state at a version.
 
-    Or why there is none: the raw events can still be shown.
+    If there is none, the third value says why: the raw events can still be shown.
     """
     try:
         cls = arguments.aggregate_of(log.log_type, aggregate)
     except CommandError as error:
         if aggregate is not None:
             raise
-        return None, None, str(error)  # there are several: the events can be shown all the same
+        return None, None, str(error)  # there are several; the events can still be shown
     if cls is None:
         why_not = f"No aggregate folds {log.log_type} logs here. Is its app in INSTALLED_APPS?"
         return None, None, why_not
@@ -153,14 +153,14 @@ def changes_of(
     store: BaseStore, using: str, log: LogId, rows: Sequence[StoredEvent], aggregate: str | None
 ) -> Changes:
     """
-    Return what each event changed, by its index: None where the state is not known.
+    Return the changes of each event, by its index: None if the state is not known.
 
-    What is before the first of ``rows`` is folded, from a snapshot where there is one.
+    Events before the first of ``rows`` are folded, from a snapshot if there is one.
     """
     try:
         cls = arguments.aggregate_of(log.log_type, aggregate)
     except CommandError:
-        cls = None  # several: the state says so
+        cls = None  # there are several; the state says so
     if cls is None:
         return {}
     first = rows[0].index
@@ -181,9 +181,9 @@ def changes_of(
 
 def as_pairs(changes: Marked | None) -> list[dict[str, Any]] | None:
     """
-    Return changes as JSON has them; what was not there before, or is not after, is left out.
+    Return changes as JSON: no "old" for an added value, no "new" for a removed one.
 
-    Changes of properties say that they are computed.
+    Changes of properties have ``"computed": true``.
     """
     if changes is None:
         return None
@@ -210,7 +210,7 @@ def as_line(change: Change, is_computed: bool) -> str:
 
 
 def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
-    """Write which log this is."""
+    """Write the log's ids and version."""
     of = f" of {actual:,}" if version != actual else ""
     out.line(f"{out.style.MIGRATE_HEADING(str(log))}  version {version:,}{of}")
     out.line(f"id made {time_text(log.created_at)}, uuid {log.uuid}")
@@ -219,7 +219,7 @@ def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
 def write_timeline(
     out: Output, records: list[EventRecord], version: int, changed: Changes | None
 ) -> None:
-    """Write each event; with ``changed``, what it changed below it."""
+    """Write each event; with ``changed``, its changes below it."""
     if not records:
         return
     earlier = records[0].index
@@ -268,7 +268,7 @@ def write_state(
     version: int,
     actual: int,
 ) -> None:
-    """Write the fields of the state and its properties, or why there is none."""
+    """Write the fields of the state and its properties, or the reason why there is none."""
     out.heading(f"State as of version {version:,}" if version != actual else "State")
     if state is None:
         out.line(why_not or "", out.style.WARNING)

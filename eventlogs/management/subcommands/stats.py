@@ -1,8 +1,9 @@
-"""``eventlogs stats``: how much there is, of what, and how large it is on disk."""
+"""``eventlogs stats``: numbers of events and logs, cache, projections, sizes on disk."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import ceil
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -12,8 +13,8 @@ from eventlogs.management.choosing import existing
 from eventlogs.management.output import Output
 from eventlogs.operations.cache_figures import CacheFigures, cache_figures
 from eventlogs.operations.figures import NEWEST, Figures, TableFigures, as_json, figures
-from eventlogs.projections.declarations import BaseProjection
-from eventlogs.projections.status import Standing, standings
+from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.utils.times import duration
 
 HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
@@ -23,7 +24,7 @@ BAR = 24  # columns of the longest bar
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add whether to scan, and how many days to show."""
+    """Add --exact and --days."""
     parser.add_argument(
         "--exact", action="store_true", help="Read whole tables, however large they are."
     )
@@ -40,7 +41,7 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
     """Write the figures; a ``~`` marks an estimate, a ``≥`` a figure that may be higher."""
     found = figures(using, exact=exact)
     cached = cache_figures(using)
-    stand = standings(existing(using, BaseProjection), using=using)
+    stand = statuses(existing(using, BaseProjection), using=using)
     if out.as_json:
         out.document({**as_json(found), "cache": asdict(cached), "projections": stand})
         return
@@ -76,10 +77,14 @@ def write_events(out: Output, found: Figures, days: int) -> None:
     )
     last = sorted(found.by_day.items())[-days:] if days else []
     if last:
-        most = max(count for _, count in last)
+        most, first = max(count for _, count in last), min(found.by_day)
+        oldest = "≥" if found.tables["events"].mark else ""  # its first events were not read
         out.heading(f"Days (UTC), the last {len(last)} of {len(found.by_day):,}")
         out.table(
-            [(day, count, "█" * max(round(BAR * count / most), 1)) for day, count in last],
+            [
+                (day, f"{oldest if day == first else ''}{count:,}", "█" * ceil(BAR * count / most))
+                for day, count in last
+            ],
             head=("day", "events", ""),
             right=(1,),
         )
@@ -99,17 +104,17 @@ def write_logs(out: Output, found: Figures) -> None:
 
 
 def write_cache(out: Output, found: CacheFigures) -> None:
-    """Write how the cache stands with the logs of the newest events."""
+    """Write how many logs of the newest events the cache has."""
     if found.alias is None:
         return
     out.heading(f"Cache {found.alias!r}, {found.policy}")
     if not found.is_shared:
         name = found.backend.rpartition(".")[2]
-        out.line(f"{name} is in the memory of each process: nobody else sees it.")
+        out.line(f"{name} is in the memory of each process: this command cannot see it.")
     elif not found.is_reachable:
-        out.line("It cannot be reached: logs are replayed.", out.style.ERROR)
+        out.line("It cannot be reached: each reduction replays its log.", out.style.ERROR)
     elif not found.aggregates:
-        out.line("None of the newest logs is of a class that is cached.")
+        out.line("No aggregate of the newest logs is cached.")
     if not found.aggregates:
         return
     out.table(
@@ -127,7 +132,7 @@ def write_cache(out: Output, found: CacheFigures) -> None:
     )
 
 
-def write_projections(out: Output, stand: list[Standing]) -> None:
+def write_projections(out: Output, stand: list[ProjectionStatus]) -> None:
     """Write a row for each projection."""
     if not stand:
         return
@@ -157,15 +162,15 @@ def write_projections(out: Output, stand: list[Standing]) -> None:
         )
 
 
-def behind(each: Standing) -> str:
-    """Return how many events a projection is behind; a plus marks a number that may be higher."""
+def behind(each: ProjectionStatus) -> str:
+    """Return how many events a projection is behind; a plus marks a lower bound."""
     if each.positions_behind is None or (each.at_least and not each.positions_behind):
         return "?"
     return f"{each.positions_behind:,}{'+' if each.at_least else ''}"
 
 
 def write_tables(out: Output, found: Figures) -> None:
-    """Write sizes, where the database tells them."""
+    """Write sizes, if the database has them."""
     if not any(each.table_bytes for each in found.tables.values()):
         return
     out.heading("On disk")

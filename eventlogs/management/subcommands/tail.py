@@ -1,4 +1,4 @@
-"""``eventlogs tail``: the newest events of all logs, and those to come."""
+"""``eventlogs tail``: the newest events of all logs, and with --follow later ones."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from eventlogs.operations.jsonl import MAX_POSITION
 from eventlogs.utils.times import time_text
 from eventlogs.values import EventRecord
 
-HELP = "Show the newest events of all logs; with --follow, those to come as well."
+HELP = "Show the newest events of all logs; with --follow, also later ones as they come."
 
 NEWEST = 10  # events
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add how many, and which."""
+    """Add which events to show."""
     parser.add_argument(
         "--lines",
         "-n",
         type=arguments.at_least(0),
         default=NEWEST,
         metavar="N",
-        help=f"Begin with the newest N events ({NEWEST} by default).",
+        help=f"Start with the newest N events ({NEWEST} by default).",
     )
     parser.add_argument(
-        "--follow", "-f", action="store_true", help="Wait for further events, until Ctrl-C."
+        "--follow", "-f", action="store_true", help="Wait for later events, until Ctrl-C."
     )
     parser.add_argument(
         "--after",
         type=arguments.at_least(0),
         metavar="POSITION",
-        help="Begin behind this position, instead of with the newest.",
+        help="Start after this position instead.",
     )
     parser.add_argument(
         "--type",
@@ -52,7 +52,7 @@ def add_arguments(parser: CommandParser) -> None:
         default=[],
         dest="types",
         metavar="TYPE",
-        help="Only events of this type, under all its names. May be repeated.",
+        help="Only events of this type or its aliases. May be repeated.",
     )
     parser.add_argument(
         "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
@@ -93,7 +93,7 @@ def run(
                 f"The database {using!r} has no feed, so events cannot be followed there. "
                 f"`tail` without --follow and --after works, and so do `show` and `export`."
             ) from error
-        settled = MAX_POSITION  # the newest that are committed; later ones may come below them
+        settled = MAX_POSITION  # the newest that are committed; later ones may have lower positions
     show = partial(write, EventLines(out, painted=1, cut=True), out)
     if after is None:
         show(newest(using, until=settled, limit=lines, types=types, log_types=log_type, logs=log))
@@ -132,7 +132,7 @@ def newest(
 def pages(
     feed: Feed, after: int, types: Sequence[str] | None, log_types: Sequence[str] | None
 ) -> Iterator[FeedPage]:
-    """Yield the pages of the feed behind a position, up to its end."""
+    """Yield the pages of the feed after a position, up to its end."""
     more = True
     while more:
         page = feed.read(after=after, types=types, log_types=log_types, decode=False)
@@ -141,7 +141,7 @@ def pages(
 
 
 def write(lines: EventLines, out: Output, records: Sequence[EventRecord]) -> None:
-    """Write events as they come, in columns that only ever get wider."""
+    """Write events; columns get wider with later events, and never narrower."""
     if out.as_json:
         for record in records:
             out.record(event_as_json(record))

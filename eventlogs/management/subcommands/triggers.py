@@ -1,9 +1,9 @@
 """
 ``eventlogs triggers``: create the triggers of the events table again (PostgreSQL).
 
-A restored backup, logical replication or a hand may leave them out or switched off. To run their
-migrations again is no way: Django takes the migrations of other apps that depend on later ones of
-eventlogs for unapplied then.
+A restored backup, logical replication or manual SQL may drop or disable them. Do not run their
+migrations again instead: Django would treat migrations of other apps that depend on later ones of
+eventlogs as unapplied.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ MIGRATIONS: Final = ("0002_append_only_events", "0003_fence_of_the_feed")
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add nothing: it is safe to run at any time."""
+    """Add no options: the command is safe to run at any time."""
 
 
 def run(out: Output, *, using: str, **options: Any) -> None:
     """
-    Create what is missing, and what is there once more, ENABLE ALWAYS, in one transaction.
+    Create all triggers again, ENABLE ALWAYS, in one transaction.
 
-    It waits for open transactions that have appended, and appends wait for it. It needs the role
-    that owns the table.
+    The transaction waits for open transactions that have appended, and appends wait for it. It
+    needs the role that owns the table. Raise CommandError on another database than PostgreSQL.
     """
     connection = connections[using]
     if connection.vendor != "postgresql":
-        raise mistake(f"The database {using!r} is not PostgreSQL: there are no triggers of ours.")
+        raise mistake(f"The database {using!r} is not PostgreSQL: eventlogs has no triggers there.")
     with connection.schema_editor(atomic=True) as editor:
         for name in MIGRATIONS:
             import_module(f"eventlogs.migrations.{name}").install(apps, editor)
     if out.as_json:
         out.document({"database": using, "triggers": "created"})
     else:
-        out.line(f"The triggers of eventlogs_event in {using!r} are there.", out.style.SUCCESS)
+        out.line(f"The triggers of eventlogs_event in {using!r} were created.", out.style.SUCCESS)

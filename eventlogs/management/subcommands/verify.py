@@ -1,4 +1,4 @@
-"""``eventlogs verify``: look for what is not as it should be."""
+"""``eventlogs verify``: check logs, events and keys, and on request caches and read models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLD_EVERY = 1_000_000  # events, with --verbosity 2
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add what to look at."""
+    """Add the scope."""
     parser.add_argument(
         "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
     )
@@ -38,17 +38,17 @@ def add_arguments(parser: CommandParser) -> None:
         "--after",
         type=arguments.log_id,
         metavar="LOG",
-        help="Leave out the logs up to this one, where an earlier run got to.",
+        help="Skip the logs up to this one, which an earlier run has checked.",
     )
     parser.add_argument(
         "--no-decode",
         action="store_true",
-        help="Do not decode events: faster, and for where their classes are not installed.",
+        help="Do not decode events: faster, and works without their classes.",
     )
     parser.add_argument(
         "--caches",
         action="store_true",
-        help="Also replay every log of which a reduction is cached, and compare.",
+        help="Also replay every log that has a cached reduction, and compare.",
     )
     parser.add_argument(
         "--projections",
@@ -59,10 +59,10 @@ def add_arguments(parser: CommandParser) -> None:
         "--sample",
         type=arguments.at_least(1),
         metavar="N",
-        help="With --projections: N logs of each, at random. By default, all.",
+        help="With --projections: check N random logs of each. By default, all.",
     )
     parser.add_argument(
-        "--repair", action="store_true", help="With --projections: put right the rows that differ."
+        "--repair", action="store_true", help="With --projections: repair rows that differ."
     )
     parser.add_argument(
         "--limit",
@@ -90,7 +90,7 @@ def run(
 ) -> None:
     """Write findings as they are found; raise CommandError with exit code 1 if there were any."""
     if (repair or sample is not None) and not projections:
-        raise mistake("--sample and --repair go with --projections.")
+        raise mistake("--sample and --repair need --projections.")
     also: list[Verifier] = [CacheVerifier()] if caches else []
     found: Counter[str] = Counter()
     looked_at = 0
@@ -115,7 +115,7 @@ def run(
             before, looked_at = looked_at, looked_at + count
             progress.advance(count)
             if verbosity > 1 and before // TOLD_EVERY != looked_at // TOLD_EVERY:
-                out.note(f"{looked_at:,} events; --after {scope.reached} carries on from here")
+                out.note(f"{looked_at:,} events; --after {scope.reached} resumes here")
 
         scope = Scope(using, after, log_type, not no_decode, tell)
         try:
@@ -123,7 +123,7 @@ def run(
                 show(finding)
         except KeyboardInterrupt:
             if scope.reached is not None:
-                out.note(f"\nTo carry on: --after {scope.reached}")
+                out.note(f"\nTo resume: --after {scope.reached}")
             raise
     figures: dict[str, dict[str, int]] = {}
     if projections:
@@ -133,15 +133,15 @@ def run(
         out.record({**summary, "projections": figures} if projections else summary)
     if found:
         each = ", ".join(f"{count:,} of {check}" for check, count in found.most_common())
-        raise findings(f"{looked_at:,} events were looked at, with findings: {each}.")
+        raise findings(f"{looked_at:,} events were checked, with findings: {each}.")
     if not out.as_json:
-        out.line(f"{looked_at:,} events were looked at. Nothing is wrong.", out.style.SUCCESS)
+        out.line(f"{looked_at:,} events were checked. No findings.", out.style.SUCCESS)
 
 
 def _compare(
     out: Output, scope: Scope, verifier: ProjectionVerifier, show: Callable[[Finding], None]
 ) -> dict[str, dict[str, int]]:
-    """Compare the rows of all read models; say of each what was compared, and what left out."""
+    """Compare the rows of all read models; report what was compared and what was not."""
     figures = {}
     for each in verifier.read_models(scope):
         if isinstance(each, Finding):

@@ -1,10 +1,10 @@
 """
-Health: whether anything is wrong, what it is, since when, and who must act.
+Health: problems of a project's logs, since when, and who must act.
 
-One call looks at a database, its feed, its projections and their workers, and at the cache. It
-asks for what has an index and for the rows of projections, never for a count of all events: some
-fifty short statements for a few projections, however many events there are. It changes nothing but
-one tiny entry of the cache.
+One call checks a database, its feed, its projections and their workers, and the cache. Its
+statements use an index or read the small tables of projections, and never count all events: some
+fifty for a few projections, however many events there are. It changes nothing but one tiny entry
+of the cache.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def health(
     max_deploy: float | None = None,
 ) -> Health:
     """
-    Return what is wrong with the logs of a database and what is made of them, and who must act.
+    Return the problems of a database's logs, projections and cache, and who must act.
 
-    ``using`` is the alias of a database, by default the one that logs are written to. The limits
-    are those of ``EVENTLOGS["HEALTH"]`` unless they are given: ``max_lag`` is how many seconds an
+    ``using`` is the alias of a database, by default the one that logs are written to. Limits that
+    are None are those of ``EVENTLOGS["HEALTH"]``: ``max_lag`` is how many seconds an
     event may wait for a projection, ``max_held`` how many seconds a transaction may hold the feed
     back, ``max_parked`` how many logs may be held by parked events of one projection, and
     ``max_deploy`` how many seconds a deployment may take.
 
-    Nothing is raised for what cannot be looked at: that is a finding. Raise
+    A part that cannot be checked is a finding, and raises nothing. Raise
     ConnectionDoesNotExist for an alias that DATABASES does not have.
     """
     given = {
@@ -61,7 +61,7 @@ def health(
         found += _safely(look, "The projections", look_at_projections)
         found += unknown_types(look)
     found += _safely(look, "The cache of reductions", look_at_cache)
-    # What a person must act on comes first; causes come before what follows from them.
+    # The sort is stable: of one level, causes come before their consequences.
     found.sort(key=lambda each: not each.must_act)
     return Health(look.using, look.now, tuple(found), look.figures, look.by_projection)
 

@@ -1,4 +1,4 @@
-"""Whether a database answers, has its triggers, and what its feed and its newest events tell."""
+"""The health of a database: connection, tables, triggers, feed, types of the newest events."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from eventlogs.models import Checkpoint, Event
 from eventlogs.operations.health.findings import ACT, INFO, Finding, counted, seconds
 from eventlogs.operations.health.look import Look, Unknown, ask
 
-NEWEST: Final = 2_000  # events, of which the types are looked at
-TEXT: Final = 300  # characters of a database's own words
+NEWEST: Final = 2_000  # events whose types are checked
+TEXT: Final = 300  # characters of a database's error message
 
-# Of system checks: what each is called here, and whether somebody must act.
+# The codes and levels here of system checks.
 CHECKS: Final = {
     "eventlogs.W008": ("trigger", ACT),
     "eventlogs.W011": ("trigger", ACT),
@@ -42,7 +42,7 @@ SETVAL: Final = (
 
 
 def look_at_database(look: Look) -> Iterator[Finding]:
-    """Yield what is found in the database; nothing more where it does not answer."""
+    """Yield the findings about a database; only one if it does not answer."""
     unreachable = _reach(look)
     if unreachable is not None:
         yield unreachable
@@ -57,7 +57,7 @@ def look_at_database(look: Look) -> Iterator[Finding]:
 
 
 def _reach(look: Look) -> Finding | None:
-    """Return why the database cannot be looked at, or None."""
+    """Return the finding that the database cannot be read, or None."""
     connection = look.connection
     try:
         try:
@@ -69,7 +69,7 @@ def _reach(look: Look) -> Finding | None:
             connection.close()
             tables = connection.introspection.table_names()
     except Exception as error:
-        # No statement of ours was under way that holds payload: this is the server's own text.
+        # No statement of ours with payload was running: this is the server's own text.
         why = " ".join(str(error).split())[:TEXT]
         with suppress(Exception):
             if not connection.in_atomic_block:
@@ -79,8 +79,8 @@ def _reach(look: Look) -> Finding | None:
             ACT,
             look.using,
             f"The database {look.using!r} does not answer: {type(error).__name__}: {why}",
-            action="Whoever runs the database starts it, or mends the network or the credentials "
-            f"in DATABASES[{look.using!r}].",
+            action="Database administrator: start the database, or repair the network or the "
+            f"credentials in DATABASES[{look.using!r}].",
         )
     if Event._meta.db_table not in tables:
         return Finding(
@@ -88,13 +88,13 @@ def _reach(look: Look) -> Finding | None:
             ACT,
             look.using,
             f"The database {look.using!r} has no tables of eventlogs.",
-            action="Whoever deploys migrates the database:",
+            action="Deployer: migrate the database:",
             command=f"manage.py migrate --database {look.using}",
         )
     return None
 
 
-# Triggers, and what else system checks find in a database
+# Triggers and other findings of system checks
 
 
 def _checks(look: Look) -> Iterator[Finding]:
@@ -113,13 +113,13 @@ def _checks(look: Look) -> Iterator[Finding]:
 
 
 def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
-    """Return who must act, and the command of a hint by itself: it is to be pasted."""
+    """Return the action of a check's hint, and its command by itself, to be pasted."""
     hint = str(message.hint)
     command = postgresql.create_triggers(alias)
     if f"Run: {command}." in hint:
         more = hint.replace(f"Run: {command}.", "").strip()
-        return f"Whoever deploys creates it again{f'. {more}' if more else ':'}", command
-    return f"Whoever runs the database: {hint}", ""
+        return f"Deployer: create it again{f'. {more}' if more else ':'}", command
+    return f"Database administrator: {hint}", ""
 
 
 # The feed
@@ -153,21 +153,21 @@ def _without_feed(look: Look) -> Iterator[Finding]:
             INFO,
             look.using,
             f"The database {look.using!r} has no feed, so nothing runs {', '.join(names)}.",
-            action="A developer makes them inline, or keeps logs in PostgreSQL (eventlogs.E033).",
+            action="Developer: make them inline, or keep logs in PostgreSQL (eventlogs.E033).",
         )
 
 
 def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
     if refusal.reason in ("fence", "sequence", "distributed", "subscriber"):
-        return  # the system check has said so, with what to do
+        return  # the finding of the system check says so
     if refusal.reason == "isolation":
         yield Finding(
             "feed",
             INFO,
             look.using,
-            "How far the feed is cannot be known inside of a REPEATABLE READ or SERIALIZABLE "
+            "The end of the feed cannot be known inside of a REPEATABLE READ or SERIALIZABLE "
             "transaction.",
-            action="Call health() outside of the transaction, or under READ COMMITTED.",
+            action="Developer: call health() outside of the transaction, or under READ COMMITTED.",
         )
         return
     is_replica = refusal.reason == "replica"
@@ -176,13 +176,13 @@ def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
         INFO if is_replica else ACT,
         look.using,
         str(refusal),
-        action="Look at the primary." if is_replica else "The owner of the tables acts:",
+        action="Check the primary instead." if is_replica else "Table owner: grant the privileges:",
         command="" if is_replica else look.command(f"grants {look.role}"),
     )
 
 
 def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
-    """Yield what a restore to an earlier moment has left behind."""
+    """Yield sequences and checkpoints that do not fit the events, as after a restore."""
     newest = look.newest or 0
     if given_out < newest:
         yield Finding(
@@ -191,7 +191,7 @@ def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
             look.using,
             f"The sequence of positions is at {given_out:,}, and events are stored up to "
             f"{newest:,}: appends will fail. A backup was restored without its sequences.",
-            action="Whoever runs the database sets the sequence to the newest event:",
+            action="Database administrator: set the sequence to the newest event:",
             command=SETVAL if look.is_postgresql else "",
             figures={"sequence": given_out, "newest_position": newest},
         )
@@ -205,13 +205,13 @@ def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
             "restored",
             ACT,
             name,
-            f"The checkpoint of {name} is at position {position:,}, which was never given out "
+            f"The checkpoint of {name} is at position {position:,}, which was never assigned "
             f"here; the newest event is at {newest:,}. The database was restored to an earlier "
             "moment, or the events come from another one.",
-            action="Whoever restored the backup has the rows rebuilt:"
+            action="Database administrator: rebuild the rows:"
             if keeps_rows
-            else "Whoever restored the backup decides which events are to be reacted to again. To "
-            "go on behind the newest one:",
+            else "Database administrator: decide which events the reactor must handle again. To "
+            "continue after the newest one:",
             command=look.command(f"rebuild {name} --restart")
             if keeps_rows
             else f"UPDATE eventlogs_checkpoint SET position = {newest}, token = token + 1, "
@@ -226,7 +226,7 @@ def _quoted(name: str) -> str:
 
 def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
     """
-    Yield the transactions for which an event, or another session, waits for too long.
+    Yield the transactions that make an event, or another session, wait for too long.
 
     The age of a transaction says little: one that is open for an hour may have appended a
     millisecond ago. An event behind it was appended after that, so its age is how long the
@@ -234,9 +234,9 @@ def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
     they append is no event yet.
     """
     limit = look.limits["MAX_HELD"]
-    named = min(limit, look.limits["MAX_LAG"])  # what waits for the feed refers to it
+    named = min(limit, look.limits["MAX_LAG"])  # findings of a lag refer to it
     blocked = _blocked(look, holders, limit)
-    for holder in holders:  # the first one, behind which events wait longest, comes first
+    for holder in holders:  # events wait longest behind the first one
         behind = Event.objects.using(look.using).filter(position__gt=holder.position)
         since = behind.order_by("position").values_list("recorded_at", flat=True).first()
         held = 0.0 if since is None else _past(look, since)
@@ -245,7 +245,7 @@ def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
         waiting = 0.0 if waits is None else _past(look, waits.since)
         age = max(held, waiting) if holder.age is None else holder.age.total_seconds()
         if max(age, held, waiting) <= named:
-            continue  # an append that is under way
+            continue  # a running append
         harm = []
         if held > limit:
             harm.append(f"what was appended after it has waited for {seconds(held)}")
@@ -283,7 +283,7 @@ def _past(look: Look, since: datetime) -> float:
 def _blocked(
     look: Look, holders: Sequence[FeedHolder], limit: float
 ) -> dict[tuple[int | None, str | None], Blocked]:
-    """Return who waits for transactions, where one is open for long, or nobody knows how long."""
+    """Return the sessions that wait, if a transaction is open for long or for an unknown time."""
     if all(each.age is not None and each.age.total_seconds() <= limit for each in holders):
         return {}
     found = feed_source_for(look.using).blocked()
@@ -306,13 +306,10 @@ def _name(holder: FeedHolder) -> str:
 def _release(holder: FeedHolder) -> str:
     if holder.prepared_as is not None:
         return (
-            "Whoever prepared it commits it, or rolls it back, which takes its events back. It "
+            "Database administrator: commit it, or roll it back, which removes its events. It "
             "survives a restart of the server:"
         )
-    return (
-        "Whoever runs that process lets it commit or roll back. To end it, which takes its events "
-        "back:"
-    )
+    return "Operator: let that process commit or roll back. To end it, which removes its events:"
 
 
 def _command(holder: FeedHolder) -> str:
@@ -321,7 +318,7 @@ def _command(holder: FeedHolder) -> str:
     return f"SELECT pg_terminate_backend({holder.pid});"
 
 
-# Event types without a class, in the newest events
+# Event types without a class among the newest events
 
 
 def _newest_types(look: Look) -> Iterable[Finding]:
@@ -338,7 +335,7 @@ def _newest_types(look: Look) -> Iterable[Finding]:
 
 
 def is_known(name: str, schema_version: int) -> bool:
-    """Return whether this process can read events of a type and version, or passes over them."""
+    """Return whether this process can decode events of a type and version, or skips them."""
     kind = registry.by_name(name)
     return registry.is_retired(name) or (kind is not None and schema_version <= kind.version)
 
@@ -347,8 +344,8 @@ def unknown_types(look: Look) -> Iterator[Finding]:
     """
     Yield a finding for each event type, or version of one, that this release does not know.
 
-    They were found among the newest events, and among those that hold a log. Logs of types that
-    no aggregate here has may be another project's, and no business of this one.
+    They are from the newest events, and from those that hold a log. Logs of a type that no
+    aggregate here has may be another project's: nobody has to act on those.
     """
     for (name, version), found in sorted(look.unknown.items()):
         kind = registry.by_name(name)
@@ -372,11 +369,11 @@ def unknown_types(look: Look) -> Iterator[Finding]:
         )
 
 
-OTHERS: Final = "Nobody has to act where another project writes these logs: no aggregate here does."
+OTHERS: Final = "No action needed if another project writes these logs: no aggregate here does."
 
 
 def _bring_out(can_retire: bool) -> str:
-    act = "Whoever deploys brings the release that knows it to all processes."
+    act = "Deployer: deploy the release that knows it to all processes."
     if can_retire:
-        act += " Where its class was deleted for good, a developer declares in an events module:"
+        act += " Developer: if its class was deleted for good, declare in an events module:"
     return act

@@ -1,4 +1,4 @@
-"""What a look at a project's logs answers: findings, and figures; as values, and as JSON."""
+"""The result of a look: findings and figures, as values and as JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ INFO: Final = "info"
 @dataclass(frozen=True, slots=True)
 class Finding:
     """
-    One thing that a person on call wants to know.
+    One fact that a person on call needs.
 
     ``code`` is stable, one of those in docs/health.md. ``level`` is "act" (somebody must act) or
-    "info" (for information). ``subject`` is what it is about: the name of a projection, a
-    database or cache alias, an event type, a worker. ``message`` is one sentence, without payload
-    data. ``since`` is when it began, None where that is not known. ``action`` says who must act,
-    and what to do; ``command`` is a command or SQL to paste, "" where there is none. ``figures``
+    "info" (for information). ``subject`` is the name of a projection, a database or cache alias,
+    an event type or a worker. ``message`` is one sentence, without payload
+    data. ``since`` is when it began, None if that is not known. ``action`` names a role and what it
+    must do; ``command`` is a command or SQL to paste, "" if there is none. ``figures``
     are numbers by name; names that end in ``_seconds`` are durations.
     """
 
@@ -55,11 +55,11 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Health:
     """
-    What ``health()`` has found in one database, at one moment.
+    The answer of ``health()``: one database, at one moment.
 
-    ``findings`` has those first on which somebody must act. ``figures`` are numbers of the
-    database, ``projections`` those of each projection by its name: also where nothing is wrong,
-    for a graph. A figure that is not known is left out.
+    Findings on which somebody must act come first. ``figures`` are numbers of the database,
+    ``projections`` those of each projection by its name, also if nothing is wrong, for a graph.
+    A figure that is not known is left out.
     """
 
     using: str

@@ -1,8 +1,8 @@
 """
-One look at a database: what its parts share, and how a part that fails stays the only one.
+One look at a database: the state that its parts share, and errors of a part as findings.
 
-In PostgreSQL each part reads in a transaction of its own, READ ONLY and with a limit of time:
-a look changes nothing, and a table that somebody has locked delays it by a few seconds.
+In PostgreSQL each part reads in a transaction of its own, READ ONLY and with a statement_timeout:
+a look changes nothing, and a locked table delays it by a few seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from shlex import quote
 from typing import Any, Final
 
@@ -19,13 +19,13 @@ from django.db import DatabaseError, ProgrammingError, connections, router, tran
 from eventlogs.exceptions import EventLogError
 from eventlogs.models import Event
 from eventlogs.operations.health.findings import ACT, Finding
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
 
 PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
 CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # likewise
 
-# Whoever has a lock that keeps readers of our tables out; none where the database is slow.
+# Sessions with a lock that excludes readers of our tables; none if the database is slow.
 LOCKS: Final = (
     "SELECT relation::regclass, pid, usename, application_name, state, xact_start FROM pg_locks "
     "LEFT JOIN pg_stat_activity USING (pid) WHERE granted AND mode = 'AccessExclusiveLock' "
@@ -45,7 +45,7 @@ SELECT set_config('statement_timeout', CASE
 
 @dataclass(slots=True)
 class Unknown:
-    """What is known of an event type that this release does not know."""
+    """An event type that this release does not know, and its events."""
 
     since: datetime
     events: int = 0  # of the newest ones
@@ -57,10 +57,10 @@ class Unknown:
 @dataclass(slots=True)
 class Look:
     """
-    What the parts of a look share: where, since when, the limits, and what was found so far.
+    The state that the parts of a look share: database, time, limits, and results so far.
 
     ``settled`` and ``newest`` are positions, None where they cannot be known. ``is_held`` says
-    that an event has waited long for a transaction that holds the feed back: a finding says so.
+    that an event has waited long for a transaction that holds the feed back.
     """
 
     using: str
@@ -89,6 +89,11 @@ class Look:
         """The database role of this process, as a shell reads it."""
         return quote(str(self.connection.settings_dict.get("USER") or "ROLE"))
 
+    @property
+    def max_deploy(self) -> timedelta:
+        """How long a deployment may take."""
+        return timedelta(seconds=self.limits["MAX_DEPLOY"])
+
     def command(self, text: str) -> str:
         """Return a subcommand that can be pasted, for this database."""
         where = "" if self.using == router.db_for_write(Event) else f" --database {self.using}"
@@ -99,7 +104,7 @@ class Look:
         return {
             name: each
             for name, each in sorted(projections.items())
-            if not issubclass(each, RowProjection) or each._keeps_rows_in(self.using)
+            if not issubclass(each, RowProjection) or each.keeps_rows_in(self.using)
         }
 
 
@@ -107,7 +112,7 @@ Part = Callable[[Look], Iterable[Finding]]
 
 
 def ask(look: Look, what: str, part: Part) -> Iterator[Finding]:
-    """Yield what a part finds; where it fails, that is a finding, too."""
+    """Yield the findings of a part; if it fails, a finding about that."""
     if not look.is_there:
         return
     found: list[Finding] = []
@@ -119,13 +124,13 @@ def ask(look: Look, what: str, part: Part) -> Iterator[Finding]:
         connection = look.connection
         if not connection.in_atomic_block and not connection.is_usable():
             connection.close()
-            look.is_there = False  # it was, and is not any more
+            look.is_there = False  # the connection was lost meanwhile
     yield from found
 
 
 @contextmanager
 def reading(look: Look) -> Iterator[None]:
-    """Read in a transaction of its own, or in the caller's so that an error leaves it usable."""
+    """Read in a new transaction, or in a savepoint of the caller's: an error leaves it usable."""
     connection = look.connection
     if connection.in_atomic_block:
         with transaction.atomic(using=look.using):
@@ -138,12 +143,12 @@ def reading(look: Look) -> Iterator[None]:
                 cursor.execute(LIMIT, {"limit": limit, "interval": f"{limit} ms"})
             yield
     else:
-        # SQLite would take its write lock for a transaction.
+        # No transaction: SQLite would take its write lock.
         yield
 
 
 def unknown(look: Look, what: str, error: Exception) -> Finding:
-    """Return the finding that says that something could not be looked at."""
+    """Return the finding about a part that failed."""
     cause: Any = error.__cause__
     state = getattr(cause, "sqlstate", None)
     if state == INSUFFICIENT_PRIVILEGE:
@@ -151,8 +156,8 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             "permission",
             ACT,
             look.using,
-            f"{what} cannot be looked at: the database role may not read what that takes.",
-            action="The owner of the tables grants the role what this command prints:",
+            f"{what} cannot be checked: the database role may not read the tables.",
+            action="Table owner: run the SQL that this command prints:",
             command=look.command(f"grants {look.role}"),
         )
     if state == CANCELLED:
@@ -160,9 +165,9 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             "unknown",
             ACT,
             look.using,
-            f"{what} cannot be looked at: the database took longer than {PATIENCE:.0f} seconds.",
-            action="Whoever runs the database looks for what locks the tables of eventlogs, or "
-            "why it is slow:",
+            f"{what} cannot be checked: the database took longer than {PATIENCE:.0f} seconds.",
+            action="Database administrator: find the session that locks tables of eventlogs, or "
+            "the reason why the database is slow:",
             command=LOCKS,
         )
     if isinstance(error, ProgrammingError):
@@ -170,12 +175,12 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
             "tables",
             ACT,
             look.using,
-            f"{what} cannot be looked at: the tables are not those of this release "
+            f"{what} cannot be checked: the tables are not those of this release "
             f"({type(error).__name__}).",
-            action="Whoever deploys migrates the database:",
+            action="Deployer: migrate the database:",
             command=f"manage.py migrate eventlogs --database {look.using}",
         )
-    # The text of another error may quote what it was given.
+    # The text of another error may quote payload data.
     why = f" {error}" if isinstance(error, EventLogError) else ""
     kind = (
         "the database gave an error" if isinstance(error, DatabaseError) else "there was an error"
@@ -184,6 +189,6 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
         "unknown",
         ACT,
         look.using,
-        f"{what} cannot be looked at: {kind} ({type(error).__name__}).{why}",
-        action="A developer looks into the log of this process.",
+        f"{what} cannot be checked: {kind} ({type(error).__name__}).{why}",
+        action="Developer: read the log of this process.",
     )

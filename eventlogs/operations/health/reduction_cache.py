@@ -1,4 +1,4 @@
-"""Whether the cache of reductions can be reached, takes what is written, and has room."""
+"""The health of the reduction cache: reachable, writable, and with free memory."""
 
 from __future__ import annotations
 
@@ -26,15 +26,13 @@ KEY: Final = "eventlogs.health"
 VALUE: Final = b"1"
 KEPT: Final = 10.0  # seconds that the tiny entry of a probe lives
 PATIENCE: Final = 2.0  # seconds that a probe may take
-NEARLY: Final = 0.95  # of the memory, from which on a cache is said to be full
+NEARLY: Final = 0.95  # share of the memory above which a cache counts as full
 
-MORE_MEMORY: Final = (
-    "Whoever runs the cache gives it more memory, or lets it throw out old entries:"
-)
+MORE_MEMORY: Final = "Cache administrator: add memory, or let the cache evict old entries:"
 
 
 class Answer(NamedTuple):
-    """What a probe has found: the error of a read or a write, and what Redis says of itself."""
+    """The result of a probe: the error of a read or a write, and Redis' own figures."""
 
     error: Exception | None = None
     is_readable: bool = False
@@ -43,119 +41,80 @@ class Answer(NamedTuple):
 
 
 def look_at_cache(look: Look) -> Iterator[Finding]:
-    """Yield what is found in the cache that EVENTLOGS["CACHE"] names."""
+    """Yield the findings about the cache that EVENTLOGS["CACHE"] names."""
     alias = conf.cache()
     if alias is None:
         return
-    for message in check_reduction_cache():
-        level = ACT if message.id in ("eventlogs.E003", "eventlogs.E009") else INFO
-        yield Finding(
-            "cache", level, alias, str(message.msg), action=f"A developer acts: {message.hint}"
-        )
+    for check in check_reduction_cache():
+        level = ACT if check.id in ("eventlogs.E003", "eventlogs.E009") else INFO
+        yield Finding("cache", level, alias, str(check.msg), action=f"Developer: {check.hint}")
         if level == ACT:
             return
     cache = cache_for(alias).cache
+    named = f"The cache of reductions, CACHES[{alias!r}],"
+    level, command, figures = INFO, "", dict[str, float]()
     if isinstance(cache, NoReductionCache):
-        yield Finding(
-            "cache",
-            INFO,
-            alias,
-            f"CACHES[{alias!r}] keeps nothing: each reduction replays its log.",
-            action='Nobody has to act. A developer may name another alias in EVENTLOGS["CACHE"].',
-        )
-        return
-    if not cache.shared:
-        yield Finding(
-            "cache",
-            INFO,
-            alias,
+        message = f"CACHES[{alias!r}] keeps nothing: each reduction replays its log."
+        action = 'No action needed. A developer may set EVENTLOGS["CACHE"] to another alias.'
+    elif not cache.shared:
+        message = (
             f"Reductions are cached in the memory of each process (CACHES[{alias!r}]): each "
-            "replays logs for itself.",
-            action="Nobody has to act. For many processes, a developer names an alias of Redis in "
-            'EVENTLOGS["CACHE"].',
+            "replays logs for itself."
         )
-        return
-    answer = _probe(alias)
+        action = (
+            "No action needed. For many processes, set EVENTLOGS['CACHE'] to an alias of Redis."
+        )
+    elif (answer := _probe(alias)) is None or answer.error is not None:
+        level = ACT
+        why, is_full = _why(answer)
+        is_readable = answer is not None and answer.is_readable
+        effect = "its entries get out of date" if is_readable else "each reduction replays its log"
+        message = f"{named} {why}: answers stay right, and {effect}."
+        action = "Cache administrator: start the cache, or repair the network or its settings."
+        if answer is not None:
+            figures = _figures(answer)
+            if is_full:
+                action, command = MORE_MEMORY, _evict(answer)
+    else:
+        figures = _figures(answer)
+        look.figures.update({f"cache_{name}": value for name, value in figures.items()})
+        limit = figures.get("maxmemory_bytes", 0)
+        if not limit or figures.get("used_bytes", 0) < NEARLY * limit:
+            return
+        if (answer.info or {}).get("maxmemory_policy") == "noeviction":
+            level, action, command = ACT, MORE_MEMORY, _evict(answer)
+            message = (
+                f"{named} is nearly full, and its maxmemory-policy is noeviction: it will take no "
+                "writes."
+            )
+        else:
+            evicted = counted(figures.get("evicted_keys", 0), "entry", "entries")
+            message = (
+                f"{named} is full and evicts entries ({evicted} since it started): logs are "
+                "replayed more often."
+            )
+            action = "No action needed. Add memory, or use a caching policy that keeps less."
+    yield Finding("cache", level, alias, message, None, action, command, figures)
+
+
+def _why(answer: Answer | None) -> tuple[str, bool]:
+    """Return why a cache fails, and whether the reason is that it is full."""
     if answer is None:
-        yield _failing(alias, f"did not answer within {PATIENCE:.0f} seconds", is_readable=False)
-    elif answer.error is not None:
-        yield _failing(
-            alias, *_why(answer), is_readable=answer.is_readable, figures=_figures(answer)
-        )
-    elif answer.info:
-        look.figures.update({f"cache_{name}": value for name, value in _figures(answer).items()})
-        yield from _filling(alias, answer)
-
-
-def _why(answer: Answer) -> tuple[str, str]:
+        return f"did not answer within {PATIENCE:.0f} seconds", False
     kind = type(answer.error).__name__
     if kind == "OutOfMemoryError" or str(answer.error).startswith("OOM"):
-        return (
-            "is full, and takes no writes (its maxmemory-policy throws nothing out)",
-            _let_go(answer),
-        )
+        return "is full, and takes no writes (its maxmemory-policy evicts nothing)", True
     if answer.is_readable:
-        return f"can be read and takes no writes ({kind})", ""
-    return f"cannot be reached ({kind})", ""
+        return f"can be read and takes no writes ({kind})", False
+    return f"cannot be reached ({kind})", False
 
 
-def _let_go(answer: Answer) -> str:
-    # Not allkeys-lru: messages of a broker in the same Redis have no time-out, entries have one.
+def _evict(answer: Answer) -> str:
+    """Return the command that lets Redis evict entries, which all have a time-out."""
+    # Not allkeys-lru: it may evict messages of a broker in the same Redis. Only entries expire.
     if conf.cache_timeout() is None:
         return ""
     return f"redis-cli {answer.address}CONFIG SET maxmemory-policy volatile-lru"
-
-
-def _failing(
-    alias: str,
-    what: str,
-    command: str = "",
-    *,
-    is_readable: bool,
-    figures: dict[str, float] | None = None,
-) -> Finding:
-    effect = "what is in it grows old" if is_readable else "each reduction replays its log"
-    return Finding(
-        "cache",
-        ACT,
-        alias,
-        f"The cache of reductions, CACHES[{alias!r}], {what}: answers stay right, and {effect}.",
-        action=MORE_MEMORY
-        if "is full" in what
-        else "Whoever runs the cache starts it, or mends the network or its settings.",
-        command=command,
-        figures=figures or {},
-    )
-
-
-def _filling(alias: str, answer: Answer) -> Iterator[Finding]:
-    figures = _figures(answer)
-    limit, used = figures.get("maxmemory_bytes", 0), figures.get("used_bytes", 0)
-    if not limit or used < NEARLY * limit:
-        return
-    policy = str((answer.info or {}).get("maxmemory_policy", ""))
-    if policy == "noeviction":
-        yield Finding(
-            "cache",
-            ACT,
-            alias,
-            f"The cache of reductions, CACHES[{alias!r}], is nearly full, and its "
-            "maxmemory-policy is noeviction: it will take no writes.",
-            action=MORE_MEMORY,
-            command=_let_go(answer),
-            figures=figures,
-        )
-    else:
-        evicted = counted(figures.get("evicted_keys", 0), "entry", "entries")
-        yield Finding(
-            "cache",
-            INFO,
-            alias,
-            f"The cache of reductions, CACHES[{alias!r}], is full and throws entries out to make "
-            f"room ({evicted} since it started): logs are replayed more often.",
-            action="Nobody has to act. More memory, or a caching policy that keeps less, helps.",
-            figures=figures,
-        )
 
 
 def _figures(answer: Answer) -> dict[str, float]:
@@ -168,7 +127,7 @@ def _figures(answer: Answer) -> dict[str, float]:
     return {ours: info[name] for name, ours in names.items() if isinstance(info.get(name), int)}
 
 
-# A probe: in a thread of its own, since a cache without time-outs may hang
+# A probe runs in a thread of its own, since a cache without time-outs may hang
 
 
 _under_way: set[str] = set()
@@ -176,10 +135,10 @@ _lock = Lock()
 
 
 def _probe(alias: str) -> Answer | None:
-    """Return what a read and a write have found; None where there is no answer in time."""
+    """Return the result of a read and a write, or None if there is no answer in time."""
     with _lock:
         if alias in _under_way:
-            return None  # the probe before still hangs
+            return None  # the previous probe still hangs
         _under_way.add(alias)
     answers: SimpleQueue[Answer] = SimpleQueue()
     Thread(target=_ask, args=(alias, answers), daemon=True, name="eventlogs-health").start()
@@ -208,21 +167,21 @@ def _ask(alias: str, answers: SimpleQueue[Answer]) -> None:
 
 
 def _info(cache: Any) -> dict[str, Any] | None:
-    """Return what Redis says of its memory, where it may be asked."""
+    """Return Redis' figures about its memory, or None."""
     if not isinstance(cache, RedisReductionCache):
         return None
     with suppress(Exception):
-        client, _ = cache._client(KEY, write=True)
+        client, _ = cache.client_for(KEY, write=True)
         return {**client.info("memory"), **client.info("stats")}
     return None
 
 
 def _address(cache: Any) -> str:
-    """Return the options of redis-cli that lead to a server; never its user or password."""
+    """Return the options of redis-cli for this server; never its user or password."""
     if not isinstance(cache, RedisReductionCache):
         return ""
     with suppress(Exception):
-        client, _ = cache._client(KEY, write=True)
+        client, _ = cache.client_for(KEY, write=True)
         pool = client.connection_pool
         settings = pool.connection_kwargs
         if settings.get("path"):
@@ -239,6 +198,6 @@ def _close(alias: str) -> None:
     """Close the connections that Django keeps for this thread alone."""
     cache: Any = caches[alias]
     if is_raw_redis(cache):
-        client, _ = RedisReductionCache(alias)._client(KEY, write=True)
+        client, _ = RedisReductionCache(alias).client_for(KEY, write=True)
         client.close()
         client.connection_pool.disconnect()

@@ -55,7 +55,7 @@ def test_a_cache_that_is_full_is_named_with_what_to_do(db, mortal):
 
         finding = one(health(), "cache")
         assert not finding.must_act
-        assert "throws entries out" in finding.message
+        assert "evicts entries" in finding.message
 
 
 @pytest.mark.redis
