@@ -6,7 +6,7 @@ from django.db import models
 
 from benchmarks.domain import Authorized, Captured, Payment, Refunded, Requested
 from eventlogs import LogIdField, Projection, ReductionProjection, handles, projection
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 
 
 class Total(models.Model):
@@ -88,7 +88,7 @@ class InlineTotals(Totals):
     mode = Projection.INLINE
 
 
-followers.pop("inline-totals")  # it takes no part in the appends that are measured
+registered.pop("inline-totals")  # it takes no part in the appends that are measured
 
 
 @projection("kinds")

@@ -172,7 +172,7 @@ class LogManager(Generic[A]):
         classes and compared. Raise IdempotencyKeyUndecided if they cannot be decoded.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
-        return self._append(log_id, (event, *more), 0, None, idempotency_key, metadata)
+        return self._store_events(log_id, (event, *more), 0, None, idempotency_key, metadata)
 
     def append(
         self,
@@ -197,7 +197,7 @@ class LogManager(Generic[A]):
         """
         log_id, expected, position = self._expectation(to, expected_version)
         try:
-            return self._append(log_id, events, expected, position, idempotency_key, metadata)
+            return self._store_events(log_id, events, expected, position, idempotency_key, metadata)
         except IdempotentReplay as replay:
             # With version 0 the store handles the append as a create, which may find the key on
             # another log. Here the caller names the log, so that log's state is no answer.
@@ -335,7 +335,7 @@ class LogManager(Generic[A]):
         if self._writing_store().claim(self.log_type, idempotency_key) is None:
             raise given_up(self._write_alias())
 
-    def _append(
+    def _store_events(
         self,
         log_id: LogId,
         events: tuple[Any, ...],

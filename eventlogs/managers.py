@@ -150,10 +150,10 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
             expected_position,
         )
         store = store or self.store(using=using)
-        if participants.followers and store.using is not None:
-            taking_part = participants.followers_of(log_id.log_type)
+        if participants.registered and store.using is not None:
+            taking_part = participants.participants_of(log_id.log_type)
             if taking_part:
-                return participants.append(store, store.using, request, taking_part)
+                return participants.append_with(taking_part, store, store.using, request)
         return store.append(request)
 
     aappend = AsyncTwin(append)

@@ -381,7 +381,7 @@ def test_a_refresher_is_named_by_its_path_and_made_once():
 
 
 def test_a_dict_names_the_backend_and_its_options():
-    one: Any = refresher_for({"BACKEND": THREAD, "OPTIONS": {"capacity": 5, "delay": 0.25}})
+    one = refresher_for({"BACKEND": THREAD, "OPTIONS": {"capacity": 5, "delay": 0.25}})
 
     assert isinstance(one, ThreadRefresher)
     assert (one.capacity, one.delay) == (5, 0.25)

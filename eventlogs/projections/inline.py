@@ -52,14 +52,14 @@ from eventlogs.projections.log_events import page_of
 from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
 from eventlogs.stores.base import AppendRequest
-from eventlogs.stores.participants import Follower, Refused
+from eventlogs.stores.participants import Participant, Refused
 from eventlogs.stores.retries import must_retry
 from eventlogs.values import EventRecord, LogState, StoredEvent
 
 
-def follower(projection: type[RowProjection]) -> Follower:
+def participant(projection: type[RowProjection]) -> Participant:
     """Return how an inline projection takes part in appends."""
-    return Follower(projection.log_types_read(), partial(follow, projection))
+    return Participant(projection.log_types_read(), partial(follow, projection))
 
 
 def follow(

@@ -25,7 +25,7 @@ from eventlogs.projections.base import Failed, RowProjection, projections
 from eventlogs.projections.defaults import fill
 from eventlogs.projections.operations import Operations, ReactorOperations, RowOperations
 from eventlogs.projections.rows import Rows
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 from eventlogs.values import EventRecord, Reduction
 
 MAX_REDUCTIONS: Final = 5_000  # that a worker keeps in memory
@@ -284,9 +284,9 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
         cls.name, cls.version = name, version
         cls.check_declaration()
         projections[name] = cls
-        followers.pop(name, None)
+        registered.pop(name, None)
         if issubclass(cls, RowProjection) and cls.mode == cls.INLINE:
-            followers[name] = inline.follower(cls)
+            registered[name] = inline.participant(cls)
         return cls
 
     return register

@@ -46,7 +46,7 @@ def events_of_rows(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
     events = []
     for log_type, log, *fields in rows:
         log_id = log_ids.get(log)
-        if log_id is None:
+        if log_id is None or log_id.log_type != log_type:  # verify finds rows that contradict
             log_id = log_ids[log] = LogId.stored(log_type, log)
         events.append(StoredEvent(log_id, *fields))
     return events

@@ -1,8 +1,8 @@
 """
-Appends that something else is part of: read models that are kept inline.
+Participants of an append: code that runs in the append's own transaction, e.g. inline projections.
 
-Who keeps one registers a function here, and is called in the append's own transaction, while
-the log's row is locked. This is a door from below: stores and managers know no projections.
+A participant is called while the log's row is locked, and what it stores is committed with the
+events, or not at all. It registers itself here, so that stores and managers import no projections.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from eventlogs.stores.retries import run_again
 from eventlogs.values import LogState
 
 
-class Follower(NamedTuple):
-    """Something that is done with each append to logs of some types (None: of all)."""
+class Participant(NamedTuple):
+    """A function that takes part in each append to logs of some types (None: of all)."""
 
     log_types: Collection[str] | None
-    follow: Callable[[str, LogState, AppendRequest], None]  # a database alias, …
+    take_part: Callable[[str, LogState, AppendRequest], None]  # a database alias, …
 
 
 class Refused(Exception):
     """
-    A follower refuses an append; ``explain`` returns the error that the caller gets.
+    A participant refuses an append; ``explain`` returns the error that the caller gets.
 
-    It is called after the append was taken back, when the database can be asked again.
+    It is called after the append was rolled back, when the database can be asked again.
     """
 
     def __init__(self, explain: Callable[[], Exception]) -> None:
@@ -38,33 +38,33 @@ class Refused(Exception):
         self.explain = explain
 
 
-followers: Final[dict[str, Follower]] = {}
+registered: Final[dict[str, Participant]] = {}
 
 
-def followers_of(log_type: str) -> list[Follower]:
-    """Return who takes part in appends to logs of a type."""
+def participants_of(log_type: str) -> list[Participant]:
+    """Return the participants of appends to logs of a type."""
     return [
-        each for each in followers.values() if each.log_types is None or log_type in each.log_types
+        each for each in registered.values() if each.log_types is None or log_type in each.log_types
     ]
 
 
-def append(
-    store: BaseStore, using: str, request: AppendRequest, taking_part: list[Follower]
+def append_with(
+    participants: list[Participant], store: BaseStore, using: str, request: AppendRequest
 ) -> LogState:
     """
-    Append, and let followers take part: all of it is stored, or nothing.
+    Append to a store together with participants: all of it is stored, or nothing.
 
-    Raise what the append and the followers raise; a caller's transaction stays usable.
+    Raise what the store and the participants raise; a caller's transaction stays usable.
     """
 
     def attempt(connection: BaseDatabaseWrapper) -> LogState:
         try:
-            # Inside of a caller's transaction this is a savepoint: what a follower refuses is
-            # taken back, and no more.
+            # Inside of a caller's transaction this is a savepoint: what a participant refuses is
+            # rolled back, and no more.
             with transaction.atomic(using=using):
                 state = store.append(request)
-                for each in taking_part:
-                    each.follow(using, state, request)
+                for each in participants:
+                    each.take_part(using, state, request)
                 return state
         except Refused as refused:
             raise refused.explain() from refused.__cause__

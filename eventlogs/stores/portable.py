@@ -61,12 +61,12 @@ class PortableStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_again(self.using, lambda connection: self._append(connection, request))
+        answer = run_again(self.using, lambda connection: self._attempt(connection, request))
         if isinstance(answer, EventLogError):
             raise answer
         return answer
 
-    def _append(
+    def _attempt(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
         """Return the new state or the refusal; raising it would roll a caller's block back."""
@@ -74,11 +74,11 @@ class PortableStore(BaseStore):
         if refused is not None:
             return refused
         if in_transaction(connection):
-            return self._try_append(connection, request)
+            return self._claim_and_insert(connection, request)
         with transaction.atomic(using=self.using):
-            return self._try_append(connection, request)
+            return self._claim_and_insert(connection, request)
 
-    def _try_append(
+    def _claim_and_insert(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
         log_id, key, count = request.log_id, request.idempotency_key, len(request.events)

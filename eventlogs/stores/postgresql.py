@@ -60,19 +60,19 @@ class PostgreSQLStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_again(self.using, self._append, request)
+        answer = run_again(self.using, self._attempt, request)
         if isinstance(answer, EventLogError):
             raise answer
         return answer
 
-    def _append(
+    def _attempt(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
         for _ in range(LOOKS):
             if request.expected_version == 0:
-                state = self._create(connection, request)
+                state = self._create_log(connection, request)
             else:
-                state = self._append_to(connection, request)
+                state = self._add_to_log(connection, request)
             if state is not None:
                 return state
             refused = self._why_refused(connection, request)
@@ -80,7 +80,7 @@ class PostgreSQLStore(BaseStore):
                 return refused
         raise given_up(self.using)
 
-    def _append_to(
+    def _add_to_log(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | None:
         parameters: dict[str, Any] = {
@@ -108,7 +108,9 @@ class PostgreSQLStore(BaseStore):
         position, version = answer
         return LogState(request.log_id, cast("int", version), cast("int", position))
 
-    def _create(self, connection: BaseDatabaseWrapper, request: AppendRequest) -> LogState | None:
+    def _create_log(
+        self, connection: BaseDatabaseWrapper, request: AppendRequest
+    ) -> LogState | None:
         alone = _is_alone(connection)
         parameters: dict[str, Any] = {
             "log": request.log_id.uuid,

@@ -265,12 +265,12 @@ def test_an_event_that_is_redacted_is_nowhere_and_its_log_goes_on(accounts, sett
 def change_key(log_id):
     """Delete a key, with the trigger disabled, as the statements around it on the page do."""
     if connection.vendor == "sqlite":
-        change("If the idempotency key", log_id)
+        change("If the idempotency key itself", log_id)
         return
     with connection.cursor() as cursor:
         trigger = "TRIGGER eventlogs_event_refuse_change"
         cursor.execute(f"ALTER TABLE eventlogs_event DISABLE {trigger}")
-        change("If the idempotency key", log_id)
+        change("If the idempotency key itself", log_id)
         cursor.execute(f"ALTER TABLE eventlogs_event ENABLE ALWAYS {trigger}")
 
 

@@ -127,6 +127,16 @@ def test_a_log_that_no_id_can_name_is_found(spoil):
     assert checks() == [("ids", None)]
 
 
+def test_an_event_with_another_log_type_than_its_log_is_found(spoil):
+    log_id = make_log()
+    raw(Event).filter(log_id=log_id.uuid, index=2).update(log_type="parcel")
+
+    finding, *of_keys = found()
+    assert (finding.check, finding.subject, finding.index) == ("ids", str(log_id), 2)
+    assert {each.check for each in of_keys} <= {"keys"}
+    assert "stored as of a parcel log" in finding.message
+
+
 def test_a_wrong_version_is_found(spoil):
     broken = make_log()
     raw(EventLog).filter(pk=broken.uuid).update(version=7)

@@ -40,7 +40,7 @@ def declared():
 @pytest.fixture
 def inlined(monkeypatch):
     """The projection that is inline takes part in appends."""
-    monkeypatch.setitem(participants.followers, "inlined-balances", readmodels.FOLLOWER)
+    monkeypatch.setitem(participants.registered, "inlined-balances", readmodels.PARTICIPANT)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from eventlogs import (
 )
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import BaseProjection, projections
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.tables import Table
 
@@ -245,6 +245,6 @@ DECLARED = {
     each.name: each
     for each in (Balances, ReducedBalances, DepositsByOwner, InlinedBalances, Letters)
 }
-FOLLOWER = followers.pop("inlined-balances")
+PARTICIPANT = registered.pop("inlined-balances")
 for name in DECLARED:
     del projections[name]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from django.db import connections, models
 
 from eventlogs.projections.base import BaseProjection, projections
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 
 
 @contextmanager
@@ -32,7 +32,9 @@ class Known:
 
     def __init__(self, *classes: type[BaseProjection]) -> None:
         self.classes = {each.name: each for each in classes}
-        self.followers = {name: followers.pop(name) for name in self.classes if name in followers}
+        self.registered = {
+            name: registered.pop(name) for name in self.classes if name in registered
+        }
         for name in self.classes:
             del projections[name]
 
@@ -41,10 +43,10 @@ class Known:
         """Declare some of them, by default all."""
         chosen = names or tuple(self.classes)
         projections.update({name: self.classes[name] for name in chosen})
-        followers.update({n: f for n, f in self.followers.items() if n in chosen})
+        registered.update({n: f for n, f in self.registered.items() if n in chosen})
         try:
             yield
         finally:
             for name in chosen:
                 projections.pop(name, None)
-                followers.pop(name, None)
+                registered.pop(name, None)

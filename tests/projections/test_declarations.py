@@ -40,11 +40,11 @@ from tests.projections.readmodels import (
 
 @pytest.fixture(autouse=True)
 def _scratch():
-    followers = dict(participants.followers)
+    followers = dict(participants.registered)
     with readmodels.declaring({}):
         yield
-    participants.followers.clear()
-    participants.followers.update(followers)
+    participants.registered.clear()
+    participants.registered.update(followers)
 
 
 # Names
@@ -164,9 +164,9 @@ def test_one_that_is_inline_takes_part_in_appends_until_it_is_declared_otherwise
         projection("each")(type("Each", (Projection,), {"model": Inlined, "mode": mode}))
 
     declare("inline")
-    assert "each" in participants.followers
+    assert "each" in participants.registered
     declare("async")
-    assert "each" not in participants.followers
+    assert "each" not in participants.registered
 
 
 def test_rows_in_another_database_than_the_events_are_refused(monkeypatch):

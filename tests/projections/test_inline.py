@@ -243,7 +243,7 @@ def test_what_was_appended_without_it_is_made_up_for_by_a_worker(request, monkey
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     request.getfixturevalue("inlined")
     bob = Account.logs.create(Deposited(7))
-    monkeypatch.setattr("eventlogs.stores.participants.followers", {})
+    monkeypatch.setattr("eventlogs.stores.participants.registered", {})
     bob = Account.logs.append(bob, Deposited(1), Withdrawn(2))
     assert rows() == {bob.log_id: 7}
 
@@ -295,7 +295,7 @@ def test_a_row_that_was_kept_from_the_feed_is_made_anew(request, monkeypatch):
 @pytest.mark.usefixtures("inlined")
 def test_the_way_back_to_the_feed_is_refused_until_it_is_rebuilt(monkeypatch):
     ada = Account.logs.create(Deposited(5))
-    monkeypatch.setattr("eventlogs.stores.participants.followers", {})
+    monkeypatch.setattr("eventlogs.stores.participants.registered", {})
     monkeypatch.setattr(InlinedBalances, "mode", "async")
 
     with pytest.raises(ProjectionUnavailable) as caught:
@@ -547,7 +547,8 @@ def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
     connections.close_all()
     options = connection.settings_dict["OPTIONS"]
     monkeypatch.setitem(options, "options", f"-c default_transaction_isolation={level}")
-    lock_log, appended = inline.lock_log, []
+    lock_log = inline.lock_log
+    appended: list[Any] = []
 
     def lock_after_an_append(log_id, using):
         if connection.in_atomic_block and not appended:

@@ -15,7 +15,7 @@ from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, Projection
 from eventlogs.projections import checkpoints, lags
 from eventlogs.projections.lags import NO_LAG, Lag
 from eventlogs.projections.status import status_of, statuses
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections.readmodels import (
     Balances,
@@ -203,11 +203,11 @@ class TestInline:
 
     def without_it(self, *events):
         """Append as a process does that does not have the projection."""
-        follower = followers.pop(InlinedBalances.name)
+        participant = registered.pop(InlinedBalances.name)
         try:
             return Account.logs.create(*events)
         finally:
-            followers[InlinedBalances.name] = follower
+            registered[InlinedBalances.name] = participant
 
     def test_rows_that_are_right_have_no_lag_without_a_worker(self):
         state = Account.logs.create(Opened("ada"), Deposited(1))
@@ -232,9 +232,9 @@ class TestInline:
 
     def test_events_of_a_log_that_it_has_begun_count_from_there(self):
         state = Account.logs.create(Deposited(1), Deposited(1))
-        follower = followers.pop(InlinedBalances.name)
+        participant = registered.pop(InlinedBalances.name)
         Account.logs.append(state, Noted("x"), Deposited(1))
-        followers[InlinedBalances.name] = follower
+        registered[InlinedBalances.name] = participant
 
         assert InlinedBalances.lag().positions == 1
 

@@ -159,7 +159,7 @@ class TestSnapshots:
     def test_a_version_that_was_applied_since_is_not_applied_twice(self, elsewhere, monkeypatch):
         ada = Account.logs.create(Deposited(5))
         with monkeypatch.context() as patch:
-            patch.setattr("eventlogs.stores.participants.followers", {})
+            patch.setattr("eventlogs.stores.participants.registered", {})
             ada = Account.logs.append(ada, Deposited(2))
 
         with transaction.atomic():

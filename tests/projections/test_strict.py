@@ -11,7 +11,7 @@ from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, UnknownEv
 from eventlogs.models import Checkpoint, ParkedEvent
 from eventlogs.projections import workers
 from eventlogs.projections.lags import NO_LAG
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.readmodels import (
     Balances,
@@ -201,8 +201,8 @@ def test_a_constraint_that_a_reactor_meets_is_raised():
 
 
 def test_an_inline_projection_that_lacks_events_is_strict_as_well(monkeypatch):
-    monkeypatch.setitem(followers, InlinedBalances.name, None)
-    del followers[InlinedBalances.name]
+    monkeypatch.setitem(registered, InlinedBalances.name, None)
+    del registered[InlinedBalances.name]
     first = Account.logs.create(Deposited(1))
     state = Account.logs.create(Deposited(1), Withdrawn(1), Deposited(1))
     buggy(Withdrawn)

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs.feed.sources import partition_of
 from eventlogs.models import Checkpoint, Event
-from eventlogs.stores.participants import followers
+from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent
 from tests.projections.readmodels import Balances, DepositsByOwner, InlinedBalances, fail_on, reset
 
@@ -119,9 +119,9 @@ class TestInline:
         state = Account.logs.create(Deposited(1), Noted("x"))
         assert InlinedBalances.wait_for(state.position, timeout=0)
 
-        follower = followers.pop(InlinedBalances.name)
+        participant = registered.pop(InlinedBalances.name)
         later = Account.logs.append(state, Deposited(1), Noted("x"))
-        followers[InlinedBalances.name] = follower
+        registered[InlinedBalances.name] = participant
         assert InlinedBalances.wait_for(state.position, timeout=0)
         assert not InlinedBalances.wait_for(later.position, timeout=0)
 

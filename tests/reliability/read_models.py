@@ -31,7 +31,7 @@ from eventlogs import (
 from eventlogs.models import Event, EventLog, ParkedEvent
 from eventlogs.projections import checkpoints
 from eventlogs.projections.base import projections
-from eventlogs.stores.participants import Follower, followers
+from eventlogs.stores.participants import Participant, registered
 from tests.processes.stops import passing
 from tests.reliability.ledgers import Entered, Ledger
 from tests.tables import Table
@@ -142,7 +142,9 @@ DECLARED = {
     each.name: each
     for each in (LedgerRows, SharedLedgerRows, InlineLedgerRows, Letters, SharedLetters)
 }
-FOLLOWERS: dict[str, Follower] = {InlineLedgerRows.name: followers.pop(InlineLedgerRows.name)}
+PARTICIPANTS: dict[str, Participant] = {
+    InlineLedgerRows.name: registered.pop(InlineLedgerRows.name)
+}
 for name in DECLARED:
     del projections[name]
 
@@ -152,8 +154,8 @@ def declare(names: list[str]) -> None:
     projections.clear()
     for each in names:
         projections[each] = DECLARED[each]
-        if each in FOLLOWERS:
-            followers[each] = FOLLOWERS[each]
+        if each in PARTICIPANTS:
+            registered[each] = PARTICIPANTS[each]
 
 
 # How handlers misbehave.

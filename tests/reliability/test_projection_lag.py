@@ -16,7 +16,7 @@ from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.management.test_eventlogs import ROOT
 from tests.processes import Processes
 from tests.projections.conftest import tables  # noqa: F401 (a fixture)
-from tests.projections.readmodels import FOLLOWER, Balances, Inlined, InlinedBalances
+from tests.projections.readmodels import PARTICIPANT, Balances, Inlined, InlinedBalances
 from tests.races import COMMITS
 
 pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("tables")]
@@ -75,7 +75,7 @@ def append_inline(place, log_ids) -> int:
     """Append to logs of which a row is kept inline, in transactions of several."""
     from django.db import transaction
 
-    participants.followers[InlinedBalances.name] = FOLLOWER
+    participants.registered[InlinedBalances.name] = PARTICIPANT
     choices, count = random.Random(f"inline {place.number}"), 0
     while not place.is_set():
         with transaction.atomic():

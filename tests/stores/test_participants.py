@@ -8,7 +8,7 @@ from django.db import IntegrityError, OperationalError, connection, connections,
 from eventlogs import ANY, ConcurrentAppend, TransactionMustRetry
 from eventlogs.models import Event
 from eventlogs.stores import participants
-from eventlogs.stores.participants import Follower
+from eventlogs.stores.participants import Participant
 from tests.accounts import Account, Deposited, Parcel, Sent
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -20,13 +20,13 @@ def follow(monkeypatch):
 
     def add(function, log_types=("account",)):
         monkeypatch.setitem(
-            participants.followers, function.__name__, Follower(log_types, function)
+            participants.registered, function.__name__, Participant(log_types, function)
         )
 
     return add
 
 
-def test_a_follower_is_called_in_the_appends_transaction_with_its_state(follow):
+def test_a_participant_is_called_in_the_appends_transaction_with_its_state(follow):
     calls = []
 
     def note(using, state, request):
@@ -39,7 +39,7 @@ def test_a_follower_is_called_in_the_appends_transaction_with_its_state(follow):
     assert calls == [("default", state, 2, True)]
 
 
-def test_a_follower_of_no_types_takes_part_in_all_appends(follow):
+def test_a_participant_of_no_types_takes_part_in_all_appends(follow):
     calls = []
 
     def note(using, state, request):
@@ -53,7 +53,7 @@ def test_a_follower_of_no_types_takes_part_in_all_appends(follow):
 
 
 @pytest.mark.parametrize("error", [ValueError, IntegrityError, KeyboardInterrupt])
-def test_what_a_follower_raises_takes_the_append_back_and_no_more(follow, error):
+def test_what_a_participant_raises_takes_the_append_back_and_no_more(follow, error):
     def refuse(using, state, request):
         raise error
 
@@ -62,14 +62,14 @@ def test_what_a_follower_raises_takes_the_append_back_and_no_more(follow, error)
     with transaction.atomic():
         with pytest.raises(error):
             Account.logs.append(first, Deposited(2))
-        participants.followers.pop("refuse")
+        participants.registered.pop("refuse")
         Account.logs.append(first, Deposited(3))
 
     assert [event.data["amount"] for event in Event.objects.order_by("position")] == [1, 3]
 
 
 @pytest.mark.postgresql
-def test_an_append_that_the_database_gives_up_is_done_again_with_its_followers(follow):
+def test_an_append_that_the_database_gives_up_is_done_again_with_its_participants(follow):
     calls = []
 
     def give_up(using, state, request):
@@ -125,15 +125,15 @@ def test_inside_of_a_callers_transaction_only_the_caller_can_do_it_again(follow)
     assert Event.objects.count() == 0
 
 
-def append_and_follow_afterwards(store, using, request, taking_part):
+def append_and_take_part_afterwards(taking_part, store, using, request):
     state = store.append(request)
     for each in taking_part:
-        each.follow(using, state, request)
+        each.take_part(using, state, request)
     return state
 
 
-def test_a_twin_that_follows_after_the_append_keeps_what_was_refused(follow, monkeypatch):
-    monkeypatch.setattr(participants, "append", append_and_follow_afterwards)
+def test_a_broken_version_outside_of_the_transaction_keeps_what_was_refused(follow, monkeypatch):
+    monkeypatch.setattr(participants, "append_with", append_and_take_part_afterwards)
 
     with pytest.raises(ConcurrentAppend):
-        test_what_a_follower_raises_takes_the_append_back_and_no_more(follow, ValueError)
+        test_what_a_participant_raises_takes_the_append_back_and_no_more(follow, ValueError)
