@@ -34,7 +34,7 @@ def round_trips(call: Callable[[], Any]) -> tuple[int, int]:
 
     from eventlogs.caches.backends import RedisReductionCache
 
-    redis, _ = RedisReductionCache("redis")._client("", write=False)
+    redis, _ = RedisReductionCache("redis").client_for("", write=False)
     call()
     before = redis.info("stats")["total_commands_processed"]
     with CaptureQueriesContext(connection) as queries:
@@ -66,7 +66,7 @@ def run_reads() -> bool:
 
     reader = payments._reductions()
     key = reader.key(log_id)
-    client, name = reader.cache.cache._client(key, write=False)  # type: ignore[attr-defined]
+    client, name = reader.cache.cache.client_for(key, write=False)  # type: ignore[attr-defined]
     client.set("raw", msgspec.json.encode(payments.reduce(log_id).aggregate))
     decoder = msgspec.json.Decoder(Payment)
     heading("entry", "raw GET")

@@ -50,7 +50,7 @@ def run_projections() -> bool:
 
 def check(projection: Any, applied: int) -> None:
     """Stop where the rows are wrong: speed is nothing then."""
-    if applied != EVENTS or (not projection.has_shared_rows() and not projection.verify(50)):
+    if applied != EVENTS or (not projection.has_shared_rows() and not projection.verify(sample=50)):
         raise AssertionError(f"The rows of {projection.name} are wrong.")
 
 
@@ -95,7 +95,7 @@ def run_runner(stop: Any) -> None:
     """Keep rows up to date until told to stop."""
     configure()
     from benchmarks.totals import Totals
-    from eventlogs.projections.workers import Runner
+    from eventlogs.projections.workers import Worker
 
     ends = threading.Event()
 
@@ -104,7 +104,7 @@ def run_runner(stop: Any) -> None:
         ends.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    Runner([Totals.name], stop=ends).run()
+    Worker([Totals.name], stop=ends).run()
 
 
 def append_at_a_pace(stop: Any) -> None:

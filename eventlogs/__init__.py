@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from eventlogs.pages import *
     from eventlogs.policies import *
     from eventlogs.projections import *
+
+    __all__: list[str]
 else:  # so that type checkers know the names above, and no others
 
     def __getattr__(name: str) -> Any:

@@ -418,8 +418,10 @@ class LogManager(Generic[A]):
                     f"own expectation: {to.version}. Leave expected_version out, or pass the log "
                     f"id with it."
                 )
-            check_int("version", to.version, highest=MAX_VERSION)
-            check_int("position", to.position, highest=MAX_POSITION)
+            # Compared here as well: two calls would cost an append more than the comparison does.
+            if not (0 <= to.version <= MAX_VERSION and 0 <= to.position <= MAX_POSITION):
+                check_int("version", to.version, highest=MAX_VERSION)
+                check_int("position", to.position, highest=MAX_POSITION)
             return self.parse_id(to.log_id), to.version, to.position or None
         check_target(to)
         if expected_version is None:

@@ -1,7 +1,7 @@
 """
-Caching policies: which reductions are worth keeping in the cache.
+Caching policies: they decide which reductions are written to the cache.
 
-A policy never changes an answer, only how fast it comes. Combine policies with ``&``, ``|``
+A policy never changes an answer, only how long it takes. Combine policies with ``&``, ``|``
 and ``~``, or write one: a class with ``should_cache``.
 """
 

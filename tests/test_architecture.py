@@ -34,15 +34,7 @@ MOST_FLOORS = 9
 
 # Imports that break the rule, each to be removed; a new one is an error, and so is one that is
 # listed here and gone.
-KNOWN = {
-    *(
-        (f"projections/{name}", "projections/declarations")
-        for name in [
-            *["batches", "catch_up", "from_now", "inline", "inline_bulk", "lags", "rebuild"],
-            *["releases", "replays", "verify", "waiting"],
-        ]
-    ),
-}
+KNOWN: set[tuple[str, str]] = set()
 
 THIRD_PARTIES = {
     # package: the modules that may import it
@@ -223,6 +215,32 @@ def test_the_known_exceptions_are_still_there():
     assert {(each.module, imported) for each, imported in INTERNAL} >= KNOWN
 
 
+# From the bottom up: a file imports from those before it, for types, too.
+PROJECTIONS = [
+    *["actions", "databases", "deadlines", "defaults", "error_text", "held_causes", "mysql"],
+    *["base", "constraints", "rows", "releases", "log_events", "held_logs"],
+    *["checkpoints", "leases", "starting"],
+    *["lost_connections", "partitions", "failed_events", "one_by_one"],
+    *["replays", "inline", "inline_bulk", "inline_batches", "row_batches", "reactions", "batches"],
+    *["catch_up", "verify", "shadow_tables", "rebuild", "held_actions", "from_now"],
+    *["lags", "waiting", "status", "workers"],
+    *["operations", "kinds", "", "declarations"],
+]
+
+
+def test_the_files_of_projections_import_from_below():
+    ranks = {f"projections/{name}".rstrip("/"): at for at, name in enumerate(PROJECTIONS)}
+
+    upwards = [
+        describe(each)
+        for each, imported in INTERNAL
+        if each.module in ranks and imported in ranks and ranks[imported] >= ranks[each.module]
+    ]
+
+    assert upwards == []
+    assert {module for module in MODULES if module.startswith("projections")} == set(ranks)
+
+
 def test_the_lazy_door_is_used_by_aggregates_only():
     through_the_door = {each.module for each, imported in INTERNAL if imported == ""}
 
@@ -272,7 +290,7 @@ NUMBERED = {
     **dict.fromkeys(["parts", "named", "names"], "parts of a text"),
     **dict.fromkeys(["values", "prepared", "shapes"], "two of a kind, which are compared"),
     **dict.fromkeys(["place", "known", "kept", "waiting", "running", "_jobs"], "a module's pair"),
-    "_client": "what django-redis returns",
+    "client_for": "what django-redis returns",
 }
 
 
@@ -326,6 +344,64 @@ def test_settings_are_read_in_conf_only():
     }
 
     assert readers <= {"conf"}
+
+
+NAMED_TUPLES = {"_asdict", "_fields", "_replace"}  # have public names that begin like this
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES
+
+
+def private_names_in(tree: ast.AST) -> set[str]:
+    """Return the private names that a module defines: functions, classes, variables, attributes."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                found.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                found.add(node.id)
+            case ast.Attribute(ctx=ast.Store()):
+                found.add(node.attr)
+            case ast.Call(func=ast.Name(id="setattr" | "getattr")):
+                found |= {each.value for each in node.args if isinstance(each, ast.Constant)}
+    return {name for name in found if isinstance(name, str) and is_private(name)}
+
+
+def private_names_used(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the private names that a module imports, or asks an object or a module for."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute() if is_private(node.attr):
+                yield node.attr, node.lineno
+            case ast.ImportFrom():
+                yield from (
+                    (each.name, node.lineno) for each in node.names if is_private(each.name)
+                )
+
+
+def test_private_names_are_used_in_their_own_file_only():
+    """Names that no file of the package defines are Django's or Python's: ``model._meta``."""
+    trees = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+    defined = {module: private_names_in(tree) for module, tree in trees.items()}
+    anywhere = set[str]().union(*defined.values())
+
+    foreign = [
+        f"eventlogs/{module}, line {line}: uses {name}"
+        for module, tree in trees.items()
+        for name, line in private_names_used(tree)
+        if name in anywhere - defined[module]
+    ]
+
+    assert foreign == []
+
+
+@pytest.mark.parametrize(
+    "source", ["from eventlogs.x import _a", "x._a()", "class C:\n    def f(self): self.b._a = 1"]
+)
+def test_a_private_name_that_is_used_would_be_seen(source):
+    assert [name for name, _ in private_names_used(ast.parse(source))] == ["_a"]
 
 
 def test_every_module_says_what_it_is():

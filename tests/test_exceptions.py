@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pickle
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
@@ -147,7 +149,7 @@ def all_errors() -> set[type]:
 
 def test_every_error_is_tried_here_and_is_public():
     assert {type(error) for error, _ in EXAMPLES} == all_errors()
-    assert {error.__name__ for error in all_errors()} <= set(eventlogs.__all__)
+    assert {error.__name__ for error in all_errors()} <= set(eventlogs.__all__)  # type: ignore[attr-defined]
 
 
 @each_error
@@ -199,3 +201,33 @@ def test_neither_an_idempotency_key_nor_data_is_part_of_a_message():
     reuse = exceptions.IdempotencyKeyReused("k-7f3a", log_id=LOG_ID, index=0)
 
     assert "k-7f3a" not in f"{replay}{reuse}"
+
+
+# Signals between modules of this package. Each is caught below the public API, which raises an
+# error of the tree in its place.
+SIGNALS = {
+    "Failed",  # a batch of a projection: the event at fault, to be tried again or parked
+    "Finding",  # the validation of a value: becomes InvalidEvent or InvalidIdempotencyKey
+    "HandlerTimedOut",  # interrupts a handler: becomes ProjectionTimedOut
+    "LeaseLost",  # another worker has the partition: the worker goes on with another one
+    "Refused",  # an inline projection refuses an append: becomes ProjectionFailed
+    "RolledBack",  # ends the transaction of a batch that is to be taken back
+    "Unknown",  # the code of an aggregate cannot be known: its reductions are not cached
+    "Unstorable",  # a reduction that cannot be cached: it is counted
+    "Untrusted",  # an entry that is not used: it is a miss
+    "_TakenBack",
+}
+
+
+def test_every_other_error_is_in_the_tree_or_a_signal():
+    package = Path(eventlogs.__file__).parent
+    declared = {
+        (each.name, ast.unparse(base))
+        for path in package.rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.ClassDef)
+        for base in each.bases
+    }
+    outside = {name for name, base in declared if base in ("Exception", "BaseException")}
+
+    assert outside - SIGNALS == {"EventLogError"}

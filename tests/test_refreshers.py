@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.util import find_spec
+from typing import Any
 
 import django
 import pytest
@@ -382,10 +383,12 @@ def test_a_refresher_is_named_by_its_path_and_made_once():
 def test_a_dict_names_the_backend_and_its_options():
     one = refresher_for({"BACKEND": THREAD, "OPTIONS": {"capacity": 5, "delay": 0.25}})
 
+    assert isinstance(one, ThreadRefresher)
     assert (one.capacity, one.delay) == (5, 0.25)
     assert refresher_for({"BACKEND": THREAD, "OPTIONS": {"delay": 0.25, "capacity": 5}}) is one
     assert refresher_for({"BACKEND": THREAD, "OPTIONS": {"capacity": 6}}) is not one
-    assert refresher_for({"BACKEND": THREAD}).capacity == 1_000
+    default: Any = refresher_for({"BACKEND": THREAD})
+    assert default.capacity == 1_000
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests import servers
+from tests.processes import until
 from tests.servers import MariaDB, PostgreSQL, Redis, ServerError, private_directory, servers_needed
 
 ROOT = Path(__file__).parent.parent
@@ -35,13 +35,6 @@ def pytest_with(**environ):
     """Run one quick test in a pytest of its own."""
     quick = f"{Path(__file__).relative_to(ROOT)}::test_a_run_on_sqlite_needs_no_server"
     return run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", quick, **environ)
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def is_running(pid):
@@ -144,7 +137,7 @@ class TestPostgreSQL:
 
             starter.kill()
             starter.wait()
-            wait_until(lambda: not is_running(pid))
+            until(lambda: not is_running(pid))
             os.killpg(starter.pid, signal.SIGKILL)  # the command, which goes on
 
         servers.remove_abandoned_directories("postgresql")

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from eventlogs import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from tests.projections.readmodels import Letters
 
 LONG_NAME = "letters-" + "of-accounts-that-were-closed-" * 3 + "x"

@@ -14,9 +14,9 @@ from eventlogs.exceptions import EventLogError
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, ProjectionAction, ProjectionState
 from eventlogs.operations.health import Finding, Health
-from eventlogs.projections import checkpoints
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
-from eventlogs.projections.status import Standing
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.leases import is_live
+from eventlogs.projections.status import ProjectionStatus
 from eventlogs.utils.times import duration
 
 # The levels of a condition: a person must act; it passes without action; it is as it should be.
@@ -55,7 +55,7 @@ class Progress(NamedTuple):
     is_known: bool  # False: whether a process runs it is unknown
 
 
-def conditions(standing: Standing, alarms: Collection[str]) -> list[Condition]:
+def conditions(standing: ProjectionStatus, alarms: Collection[str]) -> list[Condition]:
     """
     Return the conditions of a projection.
 
@@ -110,7 +110,7 @@ def conditions(standing: Standing, alarms: Collection[str]) -> list[Condition]:
     return found
 
 
-def _behind(standing: Standing) -> str:
+def _behind(standing: ProjectionStatus) -> str:
     """Return in words how far a projection is behind."""
     count = standing.positions_behind or 0
     if not count:
@@ -150,9 +150,7 @@ def progress(
         total = Feed(using).settled()
     except EventLogError:
         total = 0
-    owners = {
-        each.owner for each in places if each.owner and checkpoints.is_live(each, using=using)
-    }
+    owners = {each.owner for each in places if each.owner and is_live(each, using=using)}
     return Progress(
         done=number(done),
         total=number(total) if total else "?",
@@ -166,7 +164,7 @@ def progress(
     )
 
 
-def row(standing: Standing, alarms: Collection[str]) -> dict[str, Any]:
+def row(standing: ProjectionStatus, alarms: Collection[str]) -> dict[str, Any]:
     """Return the row of a projection in the list of projections."""
     age, rate = standing.age, standing.rate
     return {
@@ -186,7 +184,7 @@ def row(standing: Standing, alarms: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _run_by(standing: Standing) -> str:
+def _run_by(standing: ProjectionStatus) -> str:
     if standing.owners:
         workers = ngettext("%s worker", "%s workers", len(standing.owners)) % len(standing.owners)
         return _("%(workers)s for %(partitions)s") % {

@@ -50,10 +50,11 @@ from eventlogs.models import Checkpoint, Event, ProjectionState
 from eventlogs.operations.health import health
 from eventlogs.operations.health.look import Look, reading
 from eventlogs.projections import actions
-from eventlogs.projections.catch_up import retry
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.held_actions import retry, skip
 from eventlogs.projections.held_causes import groups, within
-from eventlogs.projections.status import standing, standings
+from eventlogs.projections.operations import RowOperations
+from eventlogs.projections.status import status_of, statuses
 from eventlogs.utils.times import duration
 
 OPERATE = "eventlogs.operate_projections"
@@ -95,7 +96,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         rows: list[dict[str, Any]] | None = None  # None: they cannot be read; a finding says why
         holders: list[dict[str, Any]] = []
         with suppress(DatabaseError), reading(Look(using, checked.looked_at, {})):
-            found = standings(each for _name, each in sorted(projections.items()))
+            found = statuses(each for _name, each in sorted(projections.items()))
             rows = [row(each, alarms_of(checked, each.name)) for each in found]
             holders = self._holders(using, checked.looked_at)
         acts = shown_findings(checked, lambda each: each.must_act)
@@ -115,7 +116,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def one_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the status of a projection, and its held events by cause."""
         projection = self._find(name)
-        using = projection._using()
+        using = projection.database_alias()
         try:
             with reading(Look(using, timezone.now(), {})):
                 context = self._one(projection, using)
@@ -145,7 +146,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         held = groups(using, [projection.name])
         return {
             "title": projection.name,
-            "standing": standing(projection),
+            "standing": status_of(projection),
             "state": state,
             "keeps_rows": issubclass(projection, RowProjection),
             "doc": (projection.__doc__ or "").strip().splitlines()[:1],
@@ -161,7 +162,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def held_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show a page of the events that hold logs, of all causes or of one."""
         projection = self._find(name)
-        using = projection._using()
+        using = projection.database_alias()
         cause = read_cause(request.GET)
         held = groups(using, [projection.name])
         if cause is not None:
@@ -240,14 +241,16 @@ class ProjectionAdmin(ReadOnlyAdmin):
         """Ask for confirmation, then skip the event that holds a log, permanently."""
         projection = self._operate(request, name)
         log_id = self._log_id(request)
-        event = held_events(projection.name, projection._using()).filter(log_id=log_id).first()
+        event = (
+            held_events(projection.name, projection.database_alias()).filter(log_id=log_id).first()
+        )
         if event is None:
             messages.warning(request, _("No event holds this log any more."))
             return self._back(projection)
         if request.method != "POST" or request.POST.get("index") != str(event.index):
             context = {"title": _("Skip this event permanently?"), "name": name, "event": event}
             return self.page(request, "projections/skip", context)
-        if projection.skip(log_id, by=request.user.get_username()):
+        if skip(projection, log_id, by=request.user.get_username()):
             self._note(
                 request,
                 projection,
@@ -261,9 +264,9 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def rebuild_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Ask for confirmation, then request that a worker rebuilds the rows."""
         projection = self._operate(request, name)
-        if not issubclass(projection, RowProjection):
+        if not issubclass(projection, RowOperations):
             raise Http404(_("A reactor has no rows to rebuild."))
-        if connections[projection._using()].vendor not in BY_VENDOR:
+        if connections[projection.database_alias()].vendor not in BY_VENDOR:
             text = _("This database has no workers. Run: manage.py eventlogs rebuild %(name)s")
             messages.error(request, text % {"name": projection.name})
             return self._back(projection)

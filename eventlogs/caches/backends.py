@@ -1,12 +1,12 @@
 """
-Where reductions are kept: small byte strings by key, in a Django cache or one of your own.
+Cache backends for reductions: byte strings by key, in a Django cache or one of your own.
 
-What is in a cache is never trusted. ``eventlogs.caches.entries`` signs what goes in, and the log
-itself proves what comes out; a cache only has to be quick. Nothing here raises to a reader:
-what cannot be reached is a miss.
+Nothing that a cache returns is trusted. ``eventlogs.caches.entries`` signs an entry before it is
+written, and checks it after it was read; the log proves it. A cache that cannot be reached is a
+miss for a reader, not an error.
 
-Bytes go to Redis by its raw client, past the serializer of the Django cache: django-redis and
-Django itself would read them with ``pickle``, and so run whatever somebody has put there
+Bytes go to Redis by its raw client, past the serializer of the Django cache. django-redis and
+Django itself would read them with ``pickle``, which runs any code that somebody has put there
 (https://docs.python.org/3/library/pickle.html).
 """
 
@@ -17,6 +17,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import field
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Final
@@ -31,6 +32,7 @@ from eventlogs import conf
 from eventlogs.caches.counters import cache_used, counters
 from eventlogs.caches.entries import version_in
 from eventlogs.ids import LogId
+from eventlogs.utils.errors import EventLogError, error
 
 __all__ = [
     "BaseReductionCache",
@@ -45,12 +47,12 @@ __all__ = [
 
 logger = logging.getLogger("eventlogs.caches")
 
-PAUSE: Final = 1.0  # seconds for which a cache that could not be reached is left alone
+PAUSE: Final = 1.0  # seconds for which a cache that failed is not called
 
-# Keep the newer of two entries. A version stands in bytes 4 to 7 (see entries.py): the strings
-# are compared, which for big-endian numbers of one length is to compare the numbers. What is no
-# entry of ours (a list, say: pcall) gives way to any other, and so does the very entry that the
-# caller found to be wrong.
+# Keep the newer of two entries. The version is in bytes 4 to 7 (see entries.py). It is big-endian,
+# so comparing the bytes from the first on compares the numbers. A value that is not an entry of
+# ours (a list, say: therefore pcall) is replaced by any entry, and so is the entry that the caller
+# found to be wrong.
 # https://redis.io/docs/latest/develop/programmability/eval-intro/ (a script runs alone)
 SET_IF_NEWER: Final = """
 local there = redis.pcall('GET', KEYS[1])
@@ -74,40 +76,46 @@ return 1
 
 def statistics() -> dict[str, Any]:
     """
-    Return what the reduction caches of this process have done since it started.
+    Return the counters of the reduction caches in this process, since it started.
 
-    ``hits`` are reductions that were there, with nothing newer to fold; ``misses`` counts the
-    others by reason: absent, behind (newer events were folded on top), foreign_fingerprint,
+    ``hits`` counts reductions that were cached, with nothing newer to fold; ``misses`` counts
+    the others by reason: absent, behind (newer events were folded on top), foreign_fingerprint,
     foreign_log, foreign_history, bad_signature, undecodable, unreachable. ``refreshes`` are
-    entries written. ``errors`` counts what went wrong and cost no more than time, by reason:
+    entries written. ``errors`` counts failures that made no answer wrong, by reason:
     unwritable, unstorable, dropped, unsent, failed.
     """
     return counters.statistics()
 
 
-class Unreachable(Exception):
-    """The cache did not answer, or not now; the error that it raised is the cause."""
+@error
+class Unreachable(EventLogError):
+    """The cache does not answer; nothing was written. The error of its client is the cause."""
+
+    alias: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        cache = "The reduction cache" if self.alias is None else f"CACHES[{self.alias!r}]"
+        return f"{cache} does not answer. Check its server, then try again."
 
 
 class BaseReductionCache(ABC):
     """
     A cache of reductions: the interface for your own.
 
-    Keys are up to 200 characters of ASCII without spaces, values are bytes. It may forget
-    whatever it likes, whenever it likes; what it returns is checked. Any method may raise
-    whatever it likes: that counts as a cache that is not reachable now. It must pass the
-    contract suite in ``tests/contracts``.
+    Keys are up to 200 characters of ASCII without spaces, values are bytes. It may lose any
+    value at any time, and what it returns is checked. Any method may raise any exception: the
+    cache then counts as unreachable. It must pass the contract suite in ``tests/contracts``.
     """
 
     shared = True
-    """Whether other processes see what is kept here."""
+    """Whether other processes see what is written here."""
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
-        """Return what was kept under ``key``, or None."""
+        """Return the value of ``key``, or None."""
 
     def get_many(self, keys: Iterable[str]) -> Mapping[str, bytes]:
-        """Return what was kept under each of ``keys``, without those that are not there."""
+        """Return the values of ``keys``, without those that are not there."""
         found = {key: self.get(key) for key in keys}
         return {key: value for key, value in found.items() if value is not None}
 
@@ -116,40 +124,40 @@ class BaseReductionCache(ABC):
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
         """
-        Keep an entry, unless one of the same or a higher version is there.
+        Write an entry, unless one of the same or a higher version is there.
 
-        ``eventlogs.caches.entries.version_in`` tells versions. ``replaces`` are bytes that were
-        found to be wrong: they give way, whatever version they name. ``timeout`` is in
-        seconds, None for no limit. Return whether the entry was written.
+        ``eventlogs.caches.entries.version_in`` returns the version in an entry. ``replaces``
+        is an entry that was found to be wrong: it is replaced whatever version it has.
+        ``timeout`` is in seconds, None for no limit. Return whether the entry was written.
         """
 
     @abstractmethod
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
         """
-        Keep ``value`` (a flag) for ``timeout`` seconds, unless there is something already.
+        Write ``value`` (a flag) for ``timeout`` seconds, unless ``key`` has a value.
 
-        Return False only where there is; exactly one of those who call at once gets True.
+        Return False only if it has one. Of several callers at once, exactly one gets True.
         """
 
     @abstractmethod
     def replace(self, key: str, value: bytes, *, timeout: float) -> None:
-        """Keep ``value`` (a flag, or a mark) for ``timeout`` seconds, whatever is there."""
+        """Write ``value`` (a flag, or a mark) for ``timeout`` seconds, whatever is there."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Forget what was kept under ``key``, if anything was."""
+        """Delete the value of ``key``, if it has one."""
 
     def forget(self, part: str) -> int | None:
         """
-        Forget all whose keys hold ``part``, e.g. a log's id; return how many there were.
+        Delete all values whose keys contain ``part``, e.g. a log's id; return their number.
 
-        Return None where the cache cannot look for keys: entries stay until they run out.
+        Return None if the cache cannot search keys: its entries stay until they expire.
         """
         return None
 
 
 class NoReductionCache(BaseReductionCache):
-    """Keeps nothing: for ``EVENTLOGS["CACHE"] = None``."""
+    """A cache that stores nothing: for ``EVENTLOGS["CACHE"] = None``."""
 
     shared = False
 
@@ -178,7 +186,7 @@ class DjangoReductionCache(BaseReductionCache):
     """
     Entries in a Django cache, by its ordinary methods: for the local memory of one process.
 
-    Threads are kept from one another by a lock: in LocMemCache, nobody else writes.
+    A lock makes the comparison and the write one step: only threads of this process write here.
     """
 
     shared = False
@@ -189,7 +197,7 @@ class DjangoReductionCache(BaseReductionCache):
 
     @classmethod
     def unlock(cls) -> None:
-        """Have a lock that nobody holds: in a fork, its holder may not be there."""
+        """Make a new lock: after a fork, the thread that holds the old one does not exist."""
         cls._lock = Lock()
 
     @property
@@ -238,14 +246,15 @@ class RedisReductionCache(BaseReductionCache):
     def __init__(self, alias: str) -> None:
         self.alias = alias
 
-    def _client(self, key: str, *, write: bool) -> tuple[Any, str]:
+    def client_for(self, key: str, *, write: bool) -> tuple[Any, str]:
+        """Return the client that has a key, and the key as it is stored."""
         cache: Any = caches[self.alias]
         if isinstance(cache, RedisCache):
             return cache._cache.get_client(key, write=write), cache.make_key(key)
         return cache.client.get_client(write=write), str(cache.client.make_key(key))
 
     def get(self, key: str) -> bytes | None:
-        client, name = self._client(key, write=False)
+        client, name = self.client_for(key, write=False)
         # Not GET, which is an error where somebody has put anything but a string.
         found: bytes | None = client.mget([name])[0]
         return found
@@ -254,31 +263,31 @@ class RedisReductionCache(BaseReductionCache):
         keys = list(keys)
         if not keys:
             return {}
-        client, _ = self._client(keys[0], write=False)
-        found = client.mget([self._client(key, write=False)[1] for key in keys])
+        client, _ = self.client_for(keys[0], write=False)
+        found = client.mget([self.client_for(key, write=False)[1] for key in keys])
         return {key: value for key, value in zip(keys, found, strict=True) if value is not None}
 
     def set(
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         milliseconds = "" if timeout is None else str(max(1, round(timeout * 1000)))
         return bool(client.eval(SET_IF_NEWER, 1, name, entry, replaces or b"", milliseconds))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         return bool(client.set(name, value, px=max(1, round(timeout * 1000)), nx=True))
 
     def replace(self, key: str, value: bytes, *, timeout: float) -> None:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.set(name, value, px=max(1, round(timeout * 1000)))
 
     def delete(self, key: str) -> None:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.delete(name)
 
     def forget(self, part: str) -> int | None:
-        client, _ = self._client(part, write=True)
+        client, _ = self.client_for(part, write=True)
         # Under each prefix and version: also those that the settings had before.
         found = list(client.scan_iter(match=f"*{part}*", count=1_000))
         for start in range(0, len(found), 500):
@@ -288,18 +297,18 @@ class RedisReductionCache(BaseReductionCache):
 
 class GuardedCache:
     """
-    A cache that is left alone for a second after it could not be reached.
+    A cache behind circuit breakers: after a failure it is not called for a second.
 
-    Every method raises Unreachable, and nothing else. Without the pause, each reader in turn
-    would wait for the time-outs of a server that is down. One that takes no writes (it is
-    full, or a replica by now) is read all the same.
+    Every method raises Unreachable, and nothing else. Without the breakers each reader would
+    wait for the time-outs of a server that is down. Reads and writes have a breaker each, so
+    that a cache that refuses writes (it is full, or has become a replica) is still read.
     """
 
     def __init__(self, cache: BaseReductionCache) -> None:
         self.cache = cache
         self.shared = cache.shared
-        self._reading = Pause("reached", "logs are replayed")
-        self._writing = Pause("written", "what is in it grows old")
+        self._reading = CircuitBreaker("reached", "logs are replayed")
+        self._writing = CircuitBreaker("written", "its entries are not renewed")
 
     def get(self, key: str) -> bytes | None:
         found = self._read(self.cache.get, key)
@@ -328,13 +337,13 @@ class GuardedCache:
         return self._reading.call(method, *args)
 
     def _write(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._reading.is_on:
+        if self._reading.is_open:
             raise Unreachable
         return self._writing.call(method, *args, **kwargs)
 
 
-class Pause:
-    """A second in which something is not tried again, because it has just failed."""
+class CircuitBreaker:
+    """Calls methods of a cache, but not for a second after one failed."""
 
     def __init__(self, what: str, meanwhile: str) -> None:
         self._what, self._meanwhile = what, meanwhile
@@ -342,13 +351,13 @@ class Pause:
         self._is_down = False
 
     @property
-    def is_on(self) -> bool:
-        """Return whether to leave it alone for now."""
+    def is_open(self) -> bool:
+        """Return whether calls are refused for now."""
         return time.monotonic() < self._until
 
     def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return what ``method`` returns. Raise Unreachable: it failed, now or just before."""
-        if self.is_on:
+        """Return what ``method`` returns. Raise Unreachable if it fails, or one has just failed."""
+        if self.is_open:
             raise Unreachable
         try:
             answer = method(*args, **kwargs)
@@ -357,7 +366,7 @@ class Pause:
             if not self._is_down:
                 self._is_down = True
                 logger.warning(
-                    "The reduction cache cannot be %s (%s); %s, and it is tried again every %s s.",
+                    "The reduction cache cannot be %s (%s): %s. It is tried again every %s s.",
                     self._what,
                     type(error).__name__,
                     self._meanwhile,
@@ -371,7 +380,7 @@ class Pause:
 
 
 def is_raw_redis(cache: BaseCache) -> bool:
-    """Return whether a Django cache gives out a raw Redis client."""
+    """Return whether a Django cache has a raw Redis client."""
     if isinstance(cache, RedisCache):
         return True
     client = getattr(cache, "client", None)  # as django-redis has it, in most of its clients
@@ -379,7 +388,7 @@ def is_raw_redis(cache: BaseCache) -> bool:
 
 
 def is_safe(cache: BaseCache) -> bool:
-    """Return whether entries in a Django cache would never come through a foreign pickle."""
+    """Return whether entries in a Django cache are never read with pickle from a server."""
     return isinstance(cache, LocMemCache | DummyCache) or is_raw_redis(cache)
 
 
@@ -399,23 +408,23 @@ def _for_alias(alias: str) -> GuardedCache:
 
 
 @lru_cache(maxsize=64)
-def _careful(cache: BaseReductionCache) -> GuardedCache:
+def _guarded(cache: BaseReductionCache) -> GuardedCache:
     return GuardedCache(cache)
 
 
 def cache_for(cache: str | BaseReductionCache | None = None) -> GuardedCache:
     """
-    Return the cache of an alias in CACHES, or around one of your own.
+    Return the guarded cache of an alias in CACHES, or of a cache of your own.
 
     None is ``EVENTLOGS["CACHE"]``. Raise InvalidCacheBackendError for an unknown alias.
     """
     if isinstance(cache, BaseReductionCache):
-        return _careful(cache)
+        return _guarded(cache)
     alias = conf.cache() if cache is None else cache
     return _NONE if alias is None else _for_alias(alias)
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting in ("CACHES", "EVENTLOGS"):
         _for_alias.cache_clear()
 
@@ -424,21 +433,21 @@ def forget(log_id: LogId | str) -> int:
     """
     Delete all cached reductions and snapshots of a log; return how many there were.
 
-    All of CACHES are looked through in which reductions can be, under each prefix and version.
-    Of a cache in the memory of processes, only this one's is reached. A process that has just
-    read the log may write an entry afterwards: call it again a minute later.
+    All of CACHES that can hold reductions are searched, under each prefix and version. Of a
+    cache in the memory of processes, only this process' one is. A process that has just read
+    the log may write an entry afterwards: call it again a minute later.
 
-    Raise Unreachable where a cache does not answer.
+    Raise Unreachable if a cache does not answer.
     """
     found = 0
     for alias in caches.settings:
         try:
             found += _for_alias(alias).cache.forget(f"eventlogs.reduction.{log_id}.") or 0
         except Exception as error:
-            raise Unreachable(f"CACHES[{alias!r}] does not answer.") from error
+            raise Unreachable(alias=alias) from error
     return found
 
 
 _NONE: Final = GuardedCache(NoReductionCache())
 os.register_at_fork(after_in_child=DjangoReductionCache.unlock)
-setting_changed.connect(_forget)
+setting_changed.connect(_setting_changed)

@@ -1,8 +1,8 @@
 """
 Counters of the reduction cache, for people and for metrics.
 
-They count in this process, from its start. For metrics across processes, receive the signal
-``cache_used``, which is sent for each of the things that are counted.
+They count in one process, from its start. For metrics across processes, receive the signal
+``cache_used``, which is sent each time that something is counted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from django.dispatch import Signal
 
-# Why a reduction was not simply there. Each is counted, and the answer is right all the same.
+# Why a reduction did not come from the cache alone. The answer is right in each case.
 ABSENT: Final = "absent"
-BEHIND: Final = "behind"  # it was there, and newer events were folded on top
+BEHIND: Final = "behind"  # an entry was there, and newer events were folded on top
 FOREIGN_FINGERPRINT: Final = "foreign_fingerprint"  # made by other code than this
 FOREIGN_LOG: Final = "foreign_log"  # another log's entry, or another database's
 FOREIGN_HISTORY: Final = "foreign_history"  # of events that the log does not have (any more)
-BAD_SIGNATURE: Final = "bad_signature"  # cut off, garbled, forged, or of a forgotten SECRET_KEY
+BAD_SIGNATURE: Final = "bad_signature"  # garbled, forged, or of an unknown SECRET_KEY
 UNDECODABLE: Final = "undecodable"
 UNREACHABLE: Final = "unreachable"
 MISSES: Final = (
@@ -34,7 +34,7 @@ MISSES: Final = (
     UNREACHABLE,
 )
 
-# What went wrong on the way, and cost no more than time.
+# Failures that made no answer wrong.
 UNWRITABLE: Final = "unwritable"  # the cache could not be written
 UNSTORABLE: Final = "unstorable"  # the aggregate would not come back equal
 DROPPED: Final = "dropped"  # the refresher's queue was full
@@ -66,14 +66,14 @@ class Counters:
         self._lock = Lock()
 
     def count(self, outcome: str, reason: str = "", *, aggregate: type) -> None:
-        """Count one use, and tell whoever listens to ``cache_used``."""
+        """Count one use, and send ``cache_used`` if it has receivers."""
         with self._lock:
             self._counts[outcome, reason] += 1
         if cache_used.has_listeners(aggregate):
             cache_used.send_robust(aggregate, outcome=outcome, reason=reason)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what was counted: see ``eventlogs.caches.statistics``."""
+        """Return the counters; see ``eventlogs.caches.statistics``."""
         with self._lock:
             counts = self._counts.copy()
         return {

@@ -1,16 +1,16 @@
 """
-Cache entries: the bytes that a reduction is kept as, and the proof that they can be trusted.
+Cache entries: the bytes in which a reduction is cached, and the checks that they must pass.
 
-An entry is made here and read here; it is never a pickle, and nothing in it is believed
-before its signature was found good. It proves itself three times:
+Entries are made and read by this module only. An entry is never a pickle, and nothing in it is
+used before its signature was checked. There are three checks:
 
-- by its *signature* (HMAC-SHA-256, RFC 2104, by SECRET_KEY or one of its fallbacks): nobody
+- of its *signature* (HMAC-SHA-256, RFC 2104, by SECRET_KEY or one of its fallbacks): nobody
   else has written or changed a byte of it;
-- by what is *signed*: the log, the database alias, and the aggregate's fingerprint. It is not
-  another log's entry, and no other code's;
-- by its *proof*: a digest of the last event that was folded in, with its index, position and
-  time. The log has that very event today: not one that a transaction rolled back, or one of
-  a history that a restored backup has taken back.
+- of what is *signed*: the log, the database alias, and the aggregate's code fingerprint. So an
+  entry of another log or of other code is refused;
+- of its *proof*, a digest of the last event that was folded, with its index, position and
+  time. The log must have that event today, so an entry of a transaction that was rolled back,
+  or of a history that a restored backup has undone, is refused.
 
 An entry is a header, a body and the signature of both::
 
@@ -59,11 +59,11 @@ ENCODER: Final = msgspec.json.Encoder(decimal_format="string")
 
 
 class Unstorable(Exception):
-    """An aggregate that would not come back as it is: the place, and the reason."""
+    """An aggregate that would not be equal after decoding: the place, and the reason."""
 
 
 class Untrusted(Exception):
-    """An entry that is not to be used; ``reason`` is one of the reasons for a miss."""
+    """An entry that must not be used; ``reason`` is one of the reasons for a miss."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -71,7 +71,7 @@ class Untrusted(Exception):
 
 
 class Head(NamedTuple):
-    """What an entry says about itself."""
+    """The signed facts of an entry, before the aggregate."""
 
     fingerprint: str
     using: str
@@ -83,14 +83,14 @@ class Head(NamedTuple):
 
 
 class Entry(NamedTuple, Generic[A]):
-    """An entry whose signature is good. Whether its proof holds is for the log to say."""
+    """An entry whose signature is good; the log has still to prove it."""
 
     raw: bytes
     head: Head
     aggregate: A
 
     def is_proven_by(self, event: StoredEvent | None) -> bool:
-        """Return whether ``event`` is the last event that was folded in."""
+        """Return whether ``event`` is the last event that was folded."""
         return (
             event is not None
             and event.index == self.head.version - 1
@@ -129,9 +129,9 @@ class EntryCodec(Generic[A]):
     @property
     def fingerprint(self) -> str:
         """
-        The aggregate's, as of the code that runs here.
+        The code fingerprint of the aggregate in this process.
 
-        Where that cannot be known (any more), it is one that no entry has.
+        If the code cannot be known (any more), it is a value that no entry has.
         """
         return code_fingerprint(self.aggregate) or secrets.token_hex(16)
 
@@ -142,17 +142,17 @@ class EntryCodec(Generic[A]):
         )
 
     def key(self, log_id: LogId) -> str:
-        """Return the key that a log's entry has: other code never meets it."""
+        """Return the key of a log's entry, which is another one for other code."""
         names = f"{self.aggregate.__module__}.{self.aggregate.__qualname__}"
         place = hashlib.sha256(f"{self.fingerprint}\n{self.using}\n{names}".encode()).hexdigest()
         return f"eventlogs.reduction.{log_id}.{place[:32]}"
 
     def encode(self, reduction: Reduction[A], last: StoredEvent) -> bytes:
         """
-        Return ``reduction`` as an entry; ``last`` is the last event folded in.
+        Return ``reduction`` as an entry; ``last`` is the last event that was folded.
 
-        Raise Unstorable for an aggregate that would come back as anything but itself: then
-        a fold on top of it would give another state than a full replay.
+        Raise Unstorable for an aggregate that would not be equal after decoding: a fold on top
+        of it could give another state than a full replay.
         """
         try:
             body = ENCODER.encode(reduction.aggregate)
@@ -177,7 +177,7 @@ class EntryCodec(Generic[A]):
         """
         Return the entry of ``log_id`` in ``raw``.
 
-        Raise Untrusted for anything else, whatever it is.
+        Raise Untrusted for any other bytes.
         """
         head, body = opened(raw)
         if head.log_id != str(log_id) or head.using != self.using:
@@ -196,7 +196,7 @@ class EntryCodec(Generic[A]):
 
 
 def why_not(aggregate: type[Aggregate]) -> str | None:
-    """Return why no reduction of an aggregate class can be kept, or None."""
+    """Return why no reduction of an aggregate class can be cached, or None."""
     if "__dataclass_fields__" not in vars(aggregate):
         return "it is not a dataclass"
     try:
@@ -222,7 +222,7 @@ def opened(raw: bytes) -> tuple[Head, bytes]:
 
 
 def version_in(raw: bytes) -> int:
-    """Return the version that bytes claim to be an entry of; -1 where they are none."""
+    """Return the version in an entry, unchecked; -1 for bytes that are no entry."""
     if raw[: len(MAGIC)] != MAGIC or len(raw) < HEADER_BYTES + SIGNATURE_BYTES:
         return -1
     return int.from_bytes(raw[len(MAGIC) : HEADER_BYTES], "big")
@@ -252,7 +252,7 @@ def _signature(signed: bytes, secret: bytes) -> bytes:
 
 def _compare(value: Any, came_back: Any, path: str, seen: set[int]) -> None:
     """
-    Raise Unstorable unless ``came_back`` can stand for ``value`` in every fold to come.
+    Raise Unstorable unless ``came_back`` can replace ``value`` in every later fold.
 
     Equality is not enough: a defaultdict equals the dict that it comes back as, until a key
     is missing; and a list that two fields share is two lists afterwards.
@@ -295,7 +295,7 @@ def _attributes(value: Any, came_back: Any, path: str) -> list[tuple[str, Any, A
     names = list(getattr(value, "__struct_fields__", ())) or [
         field.name for field in dataclasses.fields(value)
     ]
-    # What is no field is not encoded, and whoever relies on it would miss it.
+    # Attributes that are not fields are not encoded, and apply() may rely on them.
     if set(getattr(value, "__dict__", ())) - set(names):
         raise Unstorable(f"{path} has attributes that are not fields; declare them as fields")
     try:

@@ -24,8 +24,8 @@ from eventlogs.checks.databases import holds_logs
 from eventlogs.feed.sources import BY_VENDOR
 from eventlogs.fields import LogIdField
 from eventlogs.models import Event, EventLog, ProjectionState
+from eventlogs.projections.base import RowProjection, projections
 from eventlogs.projections.databases import may_have_rows
-from eventlogs.projections.declarations import RowProjection, projections
 from eventlogs.projections.defaults import is_unsteady
 
 
@@ -121,7 +121,7 @@ def check_rebuilds(
         each = projections.get(state.name)
         if each is None or not issubclass(each, RowProjection) or state.version > each.version:
             continue
-        if each.is_rebuild_due():
+        if each.needs_rebuild(state):
             old, new = (f" in {mode} mode" for mode in (state.mode, each.mode))
             old, new = ("", "") if old == new else (old, new)
             yield Warning(
@@ -152,7 +152,7 @@ def check_further_databases(
             model = each.model
             has_rows = model._meta.db_table in tables and may_have_rows(model, using)
             logs = EventLog.objects.using(using)
-            if (log_types := each._log_types()) is not None:
+            if (log_types := each.log_types_read()) is not None:
                 logs = logs.filter(log_type__in=log_types)
             if (has_rows and name in known) or not logs.exists():
                 continue

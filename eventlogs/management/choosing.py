@@ -6,17 +6,14 @@ import getpass
 from typing import Final, TypeVar
 
 from eventlogs.management.mistakes import mistake
-from eventlogs.projections.declarations import (
-    BaseProjection,
-    Reactor,
-    RowProjection,
-    projections,
-)
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.kinds import Reactor
+from eventlogs.projections.operations import RowOperations
 
 P = TypeVar("P", bound=BaseProjection)
 
 NOT_OF_KIND: Final[dict[type[BaseProjection], str]] = {
-    RowProjection: "is a reactor: it keeps no rows.",
+    RowOperations: "is a reactor: it keeps no rows.",
     Reactor: "keeps rows, which need every event: it cannot start later.",
 }
 
@@ -27,7 +24,7 @@ def existing(using: str, kind: type[P]) -> list[type[P]]:
         each
         for _, each in sorted(projections.items())
         if issubclass(each, kind)
-        and (not issubclass(each, RowProjection) or each._keeps_rows_in(using))
+        and (not issubclass(each, RowProjection) or each.keeps_rows_in(using))
     ]
 
 

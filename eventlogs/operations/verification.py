@@ -35,7 +35,7 @@ from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
-from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.base import RowProjection, projections
 from eventlogs.projections.verify import Difference, Failure, Run
 from eventlogs.values import StoredEvent
 
@@ -401,7 +401,7 @@ class ProjectionVerifier:
         for name, projection in sorted(projections.items()):
             if not issubclass(projection, RowProjection) or projection.has_shared_rows():
                 continue
-            if not projection._keeps_rows_in(scope.using):
+            if not projection.keeps_rows_in(scope.using):
                 continue
             try:
                 run = Run(

@@ -1,30 +1,14 @@
 """
 Projections: read models that are made of the feed, each event exactly once.
 
-The public names are loaded when they are first used, so that the modules of this package can
-import one another.
+``base`` holds what a projection declares, ``kinds`` the classes to subclass, and ``operations``
+the methods to call on them. The other modules are the engine; they import ``base`` and each other,
+downwards only.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import (
-        Projection,
-        Reactor,
-        ReductionProjection,
-        handles,
-        projection,
-    )
+from eventlogs.projections.base import handles
+from eventlogs.projections.kinds import Projection, Reactor, ReductionProjection, projection
 
 __all__ = ["Projection", "Reactor", "ReductionProjection", "handles", "projection"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("eventlogs.projections.declarations"), name)
-    globals()[name] = value
-    return value

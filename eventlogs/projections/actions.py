@@ -1,8 +1,8 @@
 """
-Who did what with a projection: retries, skips, events passed over, rebuilds.
+The history of a projection: retries, skips, events passed over and rebuilds, and by which person.
 
-A row is written in the transaction of what it tells of: either both are there, or neither is. It
-holds no payload, and of an error its class alone, or a message of this package.
+An entry is written in the transaction of its action: both are stored, or neither is. It holds no
+payload. Of an error it holds the class alone, or a message of this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add(
     **more: Any,
 ) -> None:
     """
-    Write down what somebody did, in the caller's transaction.
+    Record an action, in the caller's transaction.
 
     ``action`` is one of ProjectionAction's constants, ``by`` a name that people know. ``more``
     are further fields: ``log_id``, ``index``, ``count``, ``seconds``, ``note``.
@@ -47,7 +47,7 @@ def of(projection: str | None, using: str) -> models.QuerySet[ProjectionAction]:
 
 
 def requested_by(projection: str, using: str) -> str:
-    """Return who asked for the last rebuild; "" for nobody who was named."""
+    """Return the name of the person who asked for the last rebuild, or ""."""
     asked = of(projection, using).filter(action=ProjectionAction.REBUILD_REQUESTED)
     return asked.values_list("by", flat=True).first() or ""
 

@@ -4,7 +4,7 @@ Constraints of read models: checked before the COMMIT, and named in errors.
 Django's foreign keys are DEFERRABLE INITIALLY DEFERRED, and unique constraints can be: the
 database checks them at the COMMIT, past every savepoint and every handler. So they are checked
 here as soon as rows are written. Only those of the read model's own table are: others may be
-violated for a moment in the transaction of a caller, who puts them right later on.
+violated for a moment in a caller's transaction, and satisfied before its COMMIT.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def deadline(seconds: float) -> Iterator[None]:
         yield
         return
     if any(signal.getitimer(signal.ITIMER_REAL)):
-        yield  # somebody else's clock is running, e.g. that of a test
+        yield  # another timer is running, e.g. a test's
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,5 @@
 """
-What a log line may say of an error: where it was raised, and its text where that holds no data.
+Texts of errors for log lines and the database: where one was raised, and its text if it is safe.
 
 An exception's text may quote what the code was working on: ``int(data)`` and ``amounts[key]``
 put the value into it, and so do databases. Events hold what must not end in a log file. So an
@@ -17,19 +17,27 @@ has no variables and no notes.
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
 from eventlogs import exceptions
 from eventlogs.exceptions import EventLogError, RegistrationError
 
+MAX_DETAILS: Final = 10_000  # characters
 LONGEST: Final = 10_000  # characters of a traceback; the end is kept
 CHAIN: Final = 5  # errors that are told of one chain
 CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
-FREE_TEXT: Final = (EventLogError, RegistrationError)  # whoever raises them writes their text
+NOT_A_HANDLER: Final = frozenset({"eventlogs", "django"})  # packages
+LIBRARIES: Final = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+
+FREE_TEXT: Final = (EventLogError, RegistrationError)  # their text is written where they are raised
 
 
 def described(error: BaseException) -> str:
@@ -90,3 +98,32 @@ def _owner(value: object) -> str:
     if isinstance(value, type):
         return f"type object {value.__name__!r}"
     return f"{type(value).__name__!r} object"
+
+
+def handler_of(error: BaseException) -> str:
+    """
+    Return the name of the function of the project's own code that raised an error, or "".
+
+    It is the innermost frame that is neither of this package nor of an installed library. Where
+    the project is an installed library itself, it is the function that this package called.
+    """
+    frames = [
+        frame
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in NOT_A_HANDLER
+    ]
+    own = [frame for frame in frames if not frame.f_code.co_filename.startswith(LIBRARIES)]
+    if not frames:
+        return ""
+    code = (own[-1] if own else frames[0]).f_code
+    # Without what has no name of its own: "captured.<locals>.<lambda>" is captured.
+    named = [part for part in code.co_qualname.split(".") if not part.startswith("<")]
+    return named[-1][:200] if named else ""
+
+
+def details_of(error: BaseException) -> str:
+    """Return an error with its traceback and its text, for the database; at most MAX_DETAILS."""
+    # Neither a nul nor half of a surrogate pair is in any text of a database's.
+    lines: Iterator[str] = traceback.TracebackException.from_exception(error).format()
+    text = "".join(lines).replace("\0", "�")
+    return text.encode(errors="backslashreplace").decode()[-MAX_DETAILS:]

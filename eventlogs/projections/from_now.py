@@ -1,8 +1,8 @@
 """
-Passing over history: a reactor's checkpoints are moved to the end of the feed, for good.
+Passing over old events: a reactor's checkpoints are moved to the end of the feed, for good.
 
-After an import of old logs the feed has events of years ago. Rows want them; a reactor would
-send e-mails for them. A person says so by ``eventlogs project NAME --from-now``.
+After an import of old logs the feed has events of years ago. Rows need them; a reactor would
+send e-mails for them. ``eventlogs project NAME --from-now`` passes over them.
 
 One short transaction locks the checkpoints, as a worker's batch does, moves them and raises their
 tokens. A worker that has a lease finds its token out of date at its next transaction, and takes
@@ -12,7 +12,7 @@ is called; no further event up to the new position is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from django.db import models, transaction
 from django.db.models import F
@@ -20,16 +20,13 @@ from django.db.models import F
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionAction, SkippedEvent
 from eventlogs.projections import actions, checkpoints
-from eventlogs.projections.batches import parking_of
-from eventlogs.projections.catch_up import begin
-from eventlogs.projections.held_logs import skipped_event
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import Reactor
+from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.held_logs import HeldLogs, skipped_event
+from eventlogs.projections.starting import begin
 
 
 class PassedOver(NamedTuple):
-    """What a reactor does not react to any more: up to a position, how many events."""
+    """The events that a reactor passed over: up to which position, and how many."""
 
     position: int
     events: int  # behind the checkpoint; of several partitions, behind the one that is last
@@ -37,11 +34,11 @@ class PassedOver(NamedTuple):
 
 
 def pass_over(
-    reactor: type[Reactor], using: str, *, dry_run: bool = False, by: str = ""
+    reactor: type[BaseProjection], using: str, *, dry_run: bool = False, by: str = ""
 ) -> PassedOver:
-    """See ``Reactor.pass_over``."""
+    """See ``ReactorOperations.pass_over``."""
     target = Feed(using).settled()
-    held = parking_of(reactor, using).rows().filter(position__lte=target)
+    held = HeldLogs(reactor, using).rows().filter(position__lte=target)
     if dry_run:
         first, waiting = _reached(reactor, target, using), held.count()
     else:
@@ -69,26 +66,26 @@ def pass_over(
 
 
 def _passed_over(
-    reactor: type[Reactor], first: int, target: int, waiting: int, using: str
+    reactor: type[BaseProjection], first: int, target: int, waiting: int, using: str
 ) -> PassedOver:
     return PassedOver(max(first, target), _between(reactor, first, target, using).count(), waiting)
 
 
-def is_behind(reactor: type[Reactor], using: str) -> bool:
-    """Return whether a reactor has events to react to; nothing is changed."""
+def is_behind(reactor: type[BaseProjection], using: str) -> bool:
+    """Return whether a reactor has events to react to."""
     target = Feed(using).settled()
     return _between(reactor, _reached(reactor, target, using), target, using).exists()
 
 
-def _reached(reactor: type[Reactor], target: int, using: str) -> int:
-    """Return where a reactor is, or would begin."""
+def _reached(reactor: type[BaseProjection], target: int, using: str) -> int:
+    """Return the position of a reactor, or the one where it would begin."""
     if checkpoints.state_of(reactor.name, using) is None:
-        return target if reactor.start == reactor.NOW else 0
+        return target if reactor.starts_now() else 0
     return checkpoints.position(reactor.name, using)
 
 
 def _let_go(held: list[ParkedEvent], using: str) -> int:
-    """Let held logs go; keep a trace of the events that were tried and failed."""
+    """End the holds of logs; keep the events that were tried and failed as skipped ones."""
     SkippedEvent.objects.using(using).bulk_create(
         [skipped_event(each) for each in held if each.attempts],
         ignore_conflicts=True,
@@ -97,10 +94,12 @@ def _let_go(held: list[ParkedEvent], using: str) -> int:
     return len(held)
 
 
-def _between(reactor: type[Reactor], first: int, last: int, using: str) -> models.QuerySet[Event]:
+def _between(
+    reactor: type[BaseProjection], first: int, last: int, using: str
+) -> models.QuerySet[Event]:
     events = Event.objects.using(using).filter(position__gt=first, position__lte=last)
-    if (types := reactor._types()) is not None:
+    if (types := reactor.event_types_read()) is not None:
         events = events.filter(type__in=types)
-    if (log_types := reactor._log_types()) is not None:
+    if (log_types := reactor.log_types_read()) is not None:
         events = events.filter(log_type__in=log_types)
     return events

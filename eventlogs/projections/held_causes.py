@@ -54,7 +54,7 @@ class HeldGroup:
 
     @property
     def cause(self) -> str:
-        """What holds the logs, in a few words: "ZeroDivisionError in captured()"."""
+        """The cause in a few words: "ZeroDivisionError in captured()"."""
         if self.state == RELEASE:
             return f"{self.type} version {self.schema_version}"
         if not self.error:
@@ -91,7 +91,7 @@ def groups(using: str, projections: Collection[str] | None = None) -> list[HeldG
 
 
 def within(state: str, error: str, handler: str, type_: str, schema_version: int) -> Q:
-    """Return what finds the rows of ParkedEvent that are in a group, of one projection."""
+    """Return the condition on ParkedEvent for the rows of a group, of one projection."""
     found = Q(type=type_, schema_version=schema_version)
     if state == RELEASE:
         return found & ~Q(awaits="")
@@ -100,5 +100,5 @@ def within(state: str, error: str, handler: str, type_: str, schema_version: int
 
 
 def _unless_left(field: str) -> Case:
-    # What an attempt of other code has left there is not why the event waits.
+    # The error of an earlier attempt is not why the event waits for a release.
     return Case(When(awaits="", then=F(field)), default=Value(""), output_field=TextField())

@@ -5,24 +5,25 @@ For each log it is kept which version of it is in the row (AppliedVersion). An a
 from there, and not from its own first event: so what was appended without the projection (by a
 process with older code, by an import) is made up for by the next append to that log, or by a
 worker that goes through the feed, whichever is first. A row whose version is not known, e.g.
-because the projection was not inline before, is made anew from the log's start.
+because the projection was not inline before, is rebuilt from the log's start.
 
 It is also kept which version of the *projection* has made the row. Code of an older version does
 not touch it: its append fails, and says that a deployment is under way. This is looked at with
 each append, under the lock of the log: a rebuild, too, makes each row under that lock. A row that
-is older than the last rebuild (an old process made it at the rebuild's end) is made anew.
+is older than the last rebuild (an old process made it at the rebuild's end) is rebuilt.
 
-Why it is right: whoever changes a row holds the lock on the log's row in eventlogs_eventlog
-until the end of the transaction. An append has it anyway. So for one log all of this happens
+Why it is right: each transaction that changes a row holds the lock on the log's row in
+eventlogs_eventlog until its end. An append has it anyway. So for one log all of this happens
 one after the other, and a version only grows. A worker never waits for the lock of one log while
 it holds another's, and so is part of no deadlock: it takes one log in each transaction, or many
-that nobody else has locked (see ``inline_many.py``).
+that no other transaction has locked (see ``inline_bulk.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from django.db import (
     Error,
@@ -45,18 +46,20 @@ from eventlogs.exceptions import (
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catch_up as catching_up
-from eventlogs.projections import constraints, mysql
-from eventlogs.projections.batches import Failed, history
+from eventlogs.projections import constraints, mysql, starting
+from eventlogs.projections.base import Failed, RowProjection
+from eventlogs.projections.log_events import page_of
 from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
-from eventlogs.stores import participants as appends
 from eventlogs.stores.base import AppendRequest
+from eventlogs.stores.participants import Participant, Refused
 from eventlogs.stores.retries import must_retry
 from eventlogs.values import EventRecord, LogState, StoredEvent
 
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
+
+def participant(projection: type[RowProjection]) -> Participant:
+    """Return how an inline projection takes part in appends."""
+    return Participant(projection.log_types_read(), partial(follow, projection))
 
 
 def follow(
@@ -65,14 +68,14 @@ def follow(
     """
     Take part in an append; raise ProjectionFailed where its events cannot be applied.
 
-    Where a constraint refuses the row, raise appends.Refused, which becomes ConstraintViolated:
+    Where a constraint refuses the row, raise Refused, which becomes ConstraintViolated:
     the database tells which fields the constraint is on only after the append is taken back.
     The append's transaction holds the lock of the log's row. Raise ProjectionUnavailable where
     the row was made by a newer release, or its log has events that only a newer one can read.
     """
-    if not projection._keeps_rows_in(using):
+    if not projection.keeps_rows_in(using):
         return  # there is no table for them; a system check says so
-    types = projection._types()
+    types = projection.event_types_read()
     if types is not None and not any(event.type in types for event in request.events):
         return
     first = state.version - len(request.events)
@@ -99,10 +102,10 @@ def _refused(
 ) -> Exception:
     if not constraints.refuses(error):
         return ProjectionFailed(projection.name, log_id, position)
-    return appends.Refused(lambda: constraints.failure(projection, log_id, position, error, using))
+    return Refused(lambda: constraints.failure(projection, log_id, position, error, using))
 
 
-def catch_up(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:
+def update_row(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:
     """
     Bring the row of one log to a version at least.
 
@@ -145,13 +148,19 @@ def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
     return AppliedVersion.objects.using(using).filter(projection=name)
 
 
+def applied_version(projection: RowProjection, log_id: LogId, using: str) -> int:
+    """Return which version of a log is in its row; 0 for no row."""
+    found = applied_versions(projection.name, using).filter(log_id=log_id)
+    return found.values_list("version", flat=True).first() or 0
+
+
 def refuse_newer(projection: RowProjection, log_id: LogId, using: str) -> None:
     """Raise ProjectionUnavailable where a newer release has made the row. The log is locked."""
     _known(projection, log_id, using, is_new=False)
 
 
 class _Known(NamedTuple):
-    """What is known of the row of a log."""
+    """The stored facts about the row of a log."""
 
     rebuilt_by: int  # the version of the projection that has rebuilt all rows
     version: int | None  # of the log, that is in the row; None for a row that is not known
@@ -180,7 +189,7 @@ def _known(projection: RowProjection, log_id: LogId, using: str, *, is_new: bool
             "version", Subquery(row.values("version")[:1]), Subquery(row.values("made_by")[:1])
         ).first()
     if found is None:
-        catching_up.begin(type(projection), using)  # before its first row is changed
+        starting.begin(type(projection), using)  # before its first row is changed
         return _known(projection, log_id, using, is_new=is_new)
     known = _Known(found[0], found[1], found[2] or 0)
     if projection.version < max(known.rebuilt_by, known.made_by):
@@ -218,7 +227,7 @@ def _apply(
 def note(
     projection: RowProjection, log_id: LogId, version: int, using: str, *, made_by: int
 ) -> None:
-    """Keep that a row is at a version of its log, and who made it. The log is locked."""
+    """Store the log's version that a row is at, and its maker's. The log is locked."""
     AppliedVersion.objects.using(using).bulk_create(
         [
             AppliedVersion(
@@ -235,13 +244,13 @@ def _pages(
     projection: RowProjection, log_id: LogId, start: int, upto: int, skipped: set[int], using: str
 ) -> Iterator[list[EventRecord]]:
     reading, feed = own_reading(type(projection)), Feed(using)
-    while start < upto and (page := history(log_id, start, using)):
+    while start < upto and (page := page_of(log_id, start, using)):
         start = page[-1].index + 1
         records: list[EventRecord] = []
         for row in page:
             if row.index >= upto or row.index in skipped:
                 continue
-            verdict = reading.verdict(row.log_id.log_type, row.type, row.schema_version)
+            verdict = reading.verdict(row.log_type, row.type, row.schema_version)
             if verdict is PASS:
                 continue
             try:

@@ -5,18 +5,18 @@ Inline rows of many logs, changed in one transaction: behind an import, and in a
 holds the locks of many logs, beside appends: those lock one log each, and several, in any order,
 inside a caller's transaction. Why there is no deadlock:
 
-- The locks of the logs are taken by one statement with SKIP LOCKED. A log that somebody else has
-  locked is left out, and not waited for; the caller comes to it afterwards, one by one. SQLite has
+- The locks of the logs are taken by one statement with SKIP LOCKED. A log that another transaction
+  has locked is left out, and not waited for; the caller does it afterwards, one by one. SQLite has
   one lock for all, which the transaction has anyway.
 - After that, what is changed belongs to the logs that are locked: their rows, their applied
-  versions. Everybody else who changes those holds the lock of the log.
+  versions. Every other transaction that changes those holds the lock of the log.
 - What remains are waits that a read model adds of its own: a unique value that an open
   transaction has taken as well, a foreign key. On PostgreSQL these end after ``LONGEST_WAIT``, well
   before the server looks for deadlocks (``deadlock_timeout``, 1 s): then all of it is taken back,
   and done one by one. InnoDB finds a deadlock at once; an append runs again then, or raises
   TransactionMustRetry inside a caller's transaction, as it does beside other transactions.
 
-A log that cannot be applied takes nobody with it. Where an event is to be held or cannot be
+A log that cannot be applied does not affect the others. Where an event is to be held or cannot be
 decoded, its log is left to the caller. Where a handler raises, nothing is stored, and the caller
 goes through the logs one by one.
 """
@@ -24,7 +24,7 @@ goes through the logs one by one.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from django.db import connections, transaction
 from django.db.models import QuerySet
@@ -35,9 +35,9 @@ from eventlogs.feed.reader import Feed
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ProjectionState
-from eventlogs.projections import catch_up as catching_up
-from eventlogs.projections import inline, mysql
-from eventlogs.projections.batches import parking_of
+from eventlogs.projections import inline, mysql, starting
+from eventlogs.projections.base import RowProjection
+from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.releases import APPLY, HOLD, Reading, own_reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer, skipped_of
 from eventlogs.projections.rows import chunks, upsert
@@ -45,14 +45,11 @@ from eventlogs.stores.bulk_reads import Part, events_of_logs, whole_logs
 from eventlogs.stores.retries import in_transaction
 from eventlogs.values import EventRecord, StoredEvent
 
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
-
 LONGEST_WAIT: Final = 100  # milliseconds, for a lock that a read model asks for
 
 
 class Outcome(NamedTuple):
-    """What became of some logs; those in neither are to be done one by one."""
+    """The result for some logs; logs in neither field have to be done one by one."""
 
     done: set[LogId]
     later: list[LogId]  # too much for one transaction: to be asked for again
@@ -69,7 +66,7 @@ def is_possible(using: str) -> bool:
 
 
 def lock_free(log_ids: Collection[LogId], using: str) -> dict[LogId, int]:
-    """Lock those of some logs that nobody else has locked; return their versions."""
+    """Lock the logs that no other transaction has locked; return their versions."""
     features = connections[using].features
     logs: QuerySet[EventLog] = QuerySet(EventLog, using=using).filter(
         pk__in=[each.uuid for each in log_ids]
@@ -89,7 +86,7 @@ def limit_waits(using: str) -> None:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(LONGEST_WAIT)])
 
 
-def catch_up(
+def update_rows(
     projection: RowProjection,
     wanted: Mapping[LogId, int],
     using: str,
@@ -143,14 +140,14 @@ def catch_up(
     return outcome
 
 
-def rebuild(
+def rebuild_rows(
     cls: type[RowProjection], logs: Sequence[LogRow], using: str, *, downgrade: bool
 ) -> dict[LogId, int]:
     """
     Rebuild the rows of many logs; return of how many events each is made.
 
-    Those that somebody else has locked, that are gone, that are long, and that do not fit into
-    memory are not in the answer. Raise what ``rebuilding.rebuild_log`` does; nothing is stored
+    Logs that another transaction has locked, that are gone, that are long, and that do not fit into
+    memory are not in the answer. Raise what ``rebuild.rebuild_log`` does; nothing is stored
     then.
     """
     projection = cls()
@@ -166,7 +163,7 @@ def rebuild(
             _refuse_newer(projection, versions, using)
         events = whole_logs(using, versions)
         versions = {each: versions[each] for each in events}
-        parking_of(cls, using).rows().filter(log_id__in=list(versions)).delete()
+        HeldLogs(cls, using).rows().filter(log_id__in=list(versions)).delete()
         replayer = Replayer(projection, reading_of_rows(cls, using), using)
         skipped = skipped_of(cls.name, versions, using)
         counts, rows, gone = {}, [], []
@@ -191,7 +188,7 @@ def note(
     *,
     made_by: Mapping[LogId, int],
 ) -> None:
-    """Keep which versions of logs are in their rows, and who made them. The logs are locked."""
+    """Store the logs' versions that rows are at, and their makers'. The logs are locked."""
     AppliedVersion.objects.using(using).bulk_create(
         [
             AppliedVersion(
@@ -212,7 +209,7 @@ def _rebuilt_by(projection: RowProjection, using: str) -> int:
     )
     version: int | None = states.values_list("version", flat=True).first()
     if version is None:
-        catching_up.begin(type(projection), using)  # before its first row is changed
+        starting.begin(type(projection), using)  # before its first row is changed
         return _rebuilt_by(projection, using)
     if projection.version < version:
         raise ProjectionUnavailable("newer", projection=projection.name)
@@ -276,7 +273,7 @@ def _kept(
     for row in rows:
         if skipped and row.index in skipped:
             continue
-        verdict = reading.verdict(row.log_id.log_type, row.type, row.schema_version)
+        verdict = reading.verdict(row.log_type, row.type, row.schema_version)
         if verdict is HOLD:
             return None
         if verdict is APPLY:

@@ -5,7 +5,7 @@ The lag is counted in a projection's own events (of the types and log types that
 the newest one that is *committed*. The feed may be held back by an open transaction: events that
 wait for its end are in no row, so they are lag, too.
 
-What is asked is bounded, however large the tables are. No index leads to the events of one type,
+The queries are bounded, however large the tables are. No index leads to the events of one type,
 so at most ``SPAN`` positions behind the checkpoint are looked through for events of its own, and
 at most ``LIMIT`` of them are counted. Where there may be more, the answer says "at least".
 
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -31,10 +31,8 @@ from eventlogs.exceptions import EventLogError, FeedUnavailable
 from eventlogs.feed.sources import feed_source_for, partition_of
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Checkpoint, Event, ParkedEvent, ProjectionState
+from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.rows import chunks
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import BaseProjection
 
 LIMIT: Final = 10_000  # events of its own that are counted
 SPAN: Final = 300_000  # positions behind a checkpoint that are looked through for them
@@ -85,7 +83,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is stored of projections."""
+    """The stored rows about projections."""
 
     states: Mapping[str, ProjectionState]
     checkpoints: Mapping[str, Sequence[Checkpoint]]
@@ -218,11 +216,11 @@ class _Place:
     def reads_anything(self) -> bool:
         """Whether any event can be its own: a reactor that starts now has none before it runs."""
         has_begun = self.name in self.known.states or bool(self.checkpoints)
-        starts_now = getattr(self.projection, "start", None) == "now"
+        starts_now = self.projection.starts_now()
         return (
             (has_begun or not starts_now)
-            and self.projection._types() != []
-            and self.projection._log_types() != []
+            and self.projection.event_types_read() != []
+            and self.projection.log_types_read() != []
         )
 
     def take(self, rows: Iterable[_Own]) -> None:
@@ -365,8 +363,8 @@ def _own(place: _Place, after: int, upto: int | None) -> tuple[str, list[Any]]:
         parameters.append(upto)
     values: list[Any] = [*parameters]
     for column, names in (
-        ("type", place.projection._types()),
-        ("log_type", place.projection._log_types()),
+        ("type", place.projection.event_types_read()),
+        ("log_type", place.projection.log_types_read()),
     ):
         if names is not None:
             conditions.append(f"{column} IN ({', '.join(['%s'] * len(names))})")

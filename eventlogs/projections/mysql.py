@@ -1,5 +1,5 @@
 """
-What MySQL and MariaDB want otherwise of projections that are inline.
+The differences of MySQL and MariaDB for inline projections.
 
 Their ON DUPLICATE KEY UPDATE names no key: a new row whose other unique value is taken would
 overwrite the row that has it. And under REPEATABLE READ a plain read answers from a snapshot that

@@ -1,5 +1,5 @@
 """
-Rebuilding: rows made anew from all events, while the old ones serve.
+Rebuilding: new rows are made of all events, while the old ones serve.
 
 The new rows are made in a shadow table, batch by batch, each with its checkpoint, as a worker
 does it: so a rebuild that is killed goes on where it was. When it has caught up, one short
@@ -8,7 +8,7 @@ has settled meanwhile, lets the tables change places, and makes the rebuild's ch
 the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
 
 An inline projection is rebuilt in place, some hundred logs at a time, under the locks that their
-appends take (see ``inline_many.py``): readers see each row as it was, or as it is to be.
+appends take (see ``inline_bulk.py``): readers see each row as it was, or the new one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from django.db import (
     Error,
@@ -27,6 +27,7 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
@@ -48,14 +49,15 @@ from eventlogs.projections import (
     checkpoints,
     inline,
     inline_bulk,
+    leases,
     shadow_tables,
     verify,
 )
-from eventlogs.projections.batches import Advancer, parking_of
-from eventlogs.projections.checkpoints import GRACE, Lease, LeaseLost
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
+from eventlogs.projections.base import RowProjection
+from eventlogs.projections.batches import Advancer
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.stores.retries import run_again
 
 SWAPS: Final = 30  # tries to have the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
@@ -87,10 +89,10 @@ Steps = Generator[Progress, None, int]
 
 
 def nobody(_: Progress) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""
 
 
-def rebuild(
+def rebuild_projection(
     cls: type[RowProjection],
     *,
     restart: bool,
@@ -100,8 +102,10 @@ def rebuild(
     by: str = "",
     using: str | None = None,
 ) -> int:
-    """See ``RowProjection.rebuild``."""
-    under_way = steps(cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using)
+    """See ``RowOperations.rebuild``."""
+    under_way = rebuild_steps(
+        cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using
+    )
     while True:
         try:
             progress = next(under_way)
@@ -110,7 +114,7 @@ def rebuild(
         tell(progress)
 
 
-def steps(
+def rebuild_steps(
     cls: type[RowProjection],
     *,
     restart: bool = False,
@@ -120,12 +124,12 @@ def steps(
     using: str | None = None,
 ) -> Steps:
     """
-    Rebuild step by step: a batch each time, for who has other things to do between two of them.
+    Rebuild step by step, one batch each: a worker does other work between two of them.
 
     The generator's value is how many events were applied in this call. Closed in the middle, it
     leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
     """
-    using = cls._using(using)
+    using = cls.database_alias(using)
     state = checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -140,7 +144,7 @@ def steps(
         return (yield from shadow_one.steps(restart=restart))
     except (Exception, KeyboardInterrupt) as error:
         if not (isinstance(error, ProjectionUnavailable) and error.reason == "busy"):
-            # What has ended it is the error to raise, also where the database is gone.
+            # The error that ended it is the one to raise, also where the database is gone.
             with suppress(Error), transaction.atomic(using=using):
                 actions.add(
                     cls.name,
@@ -153,9 +157,9 @@ def steps(
         raise
 
 
-def request(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
+def request_rebuild(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
     """Let a worker rebuild; one that was interrupted is resumed."""
-    using = cls._using(using)
+    using = cls.database_alias(using)
     checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -166,15 +170,15 @@ def request(cls: type[RowProjection], *, by: str = "", using: str | None = None)
         actions.add(cls.name, ProjectionAction.REBUILD_REQUESTED, using=using, by=by)
 
 
-def requested(using: str) -> set[str]:
+def requested_rebuilds(using: str) -> set[str]:
     """Return the names of the projections that a worker is to rebuild."""
     states = ProjectionState.objects.using(using).exclude(rebuild_requested_at=None)
     return set(states.values_list("name", flat=True))
 
 
-def ended(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
+def end_request(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
     """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
-    ProjectionState.objects.using(cls._using(using)).filter(name=cls.name).update(
+    ProjectionState.objects.using(cls.database_alias(using)).filter(name=cls.name).update(
         rebuild_requested_at=None, rebuild_error=why
     )
 
@@ -188,27 +192,41 @@ def rebuild_log(
     using: str | None = None,
 ) -> int:
     """
-    Make the row of one log anew; return of how many events.
+    Rebuild the row of one log; return the number of its events that were applied.
 
-    With ``by``, it is written down as something that somebody did.
+    The row of a log that was erased is removed. With ``by``, the action is recorded. The
+    transaction is run again where the database gives it up, e.g. because an append to the log
+    committed meanwhile and the isolation level is REPEATABLE READ.
 
-    The row of a log that was erased is removed. Raise LogNotFound where there is neither, and
-    ProjectionUnavailable where a newer release has made the row, unless ``downgrade``.
+    Raise LogNotFound where there is neither log nor row, ProjectionUnavailable where a newer
+    release has made the row, unless ``downgrade``, and TransactionMustRetry inside of a caller's
+    transaction that has to be run again.
     """
-    using = cls._using(using)
+    using = cls.database_alias(using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
     if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
-        if not remove_log(cls, log_id, using):
+        if not remove_row(cls, log_id, using):
             raise LogNotFound(log_id)
         return 0
-    projection = cls()
+    return run_again(using, _rebuild_log, cls, log_id, downgrade=downgrade, by=by)
+
+
+def _rebuild_log(
+    connection: BaseDatabaseWrapper,
+    cls: type[RowProjection],
+    log_id: LogId,
+    *,
+    downgrade: bool,
+    by: str | None,
+) -> int:
+    projection, using = cls(), connection.alias
     with ExitStack() as stack:
         upto = verify.at_rest(stack, projection, log_id, using)
         if projection.is_inline and not downgrade:
             inline.refuse_newer(projection, log_id, using)
         if projection.is_inline:
-            parking_of(cls, using).rows().filter(log_id=log_id).delete()
+            HeldLogs(cls, using).rows().filter(log_id=log_id).delete()
         row, count = verify.replay(projection, log_id, using, upto=upto)
         verify.put_right(projection, log_id, row, using)
         if projection.is_inline:
@@ -226,7 +244,7 @@ def rebuild_log(
     return count
 
 
-def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
+def remove_row(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
     """Remove the row of a log that is erased; return whether there was one."""
     rows = cls.model._base_manager.using(using).filter(pk=log_id)
     if not rows.exists():
@@ -238,9 +256,9 @@ def remove_log(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
     return True
 
 
-def forget(cls: type[RowProjection], using: str) -> bool:
+def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
-    Drop what an interrupted rebuild has made, so that the next one begins anew.
+    Drop the rows of an interrupted rebuild, so that the next one begins from the start.
 
     Return False where a rebuild is under way: it was left alone.
     """
@@ -248,7 +266,7 @@ def forget(cls: type[RowProjection], using: str) -> bool:
         states = ProjectionState.objects.using(using).filter(name=cls.name)
         states.update(version=F("version"))  # one at a time, as a rebuild begins
         try:
-            _ShadowRebuild(cls, using, is_strict=True)._refuse_if_busy()
+            _ShadowRebuild(cls, using, is_strict=True).refuse_if_busy()
         except ProjectionUnavailable:
             return False
         if cls.mode != cls.INLINE:
@@ -270,7 +288,7 @@ class _ShadowRebuild:
         self._by = by
         self._begun = time.monotonic()
         self._feed = Feed(using)
-        self._owner = checkpoints.new_owner()
+        self._owner = leases.new_owner()
         self._table_owner = shadow_tables.owner(cls.model, using)
         self._applied = 0
         self._first = 0  # the position, and the events applied, when this call took it up
@@ -320,7 +338,7 @@ class _ShadowRebuild:
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
-            self._refuse_if_busy()
+            self.refuse_if_busy()
             partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
             if (
                 restart
@@ -341,7 +359,7 @@ class _ShadowRebuild:
 
     @contextmanager
     def _as_owner(self) -> Iterator[None]:
-        """Tell who may do what this database role may not."""
+        """Name the table's owner in the error, where this database role may not replace it."""
         try:
             yield
         except ProgrammingError as error:
@@ -358,16 +376,16 @@ class _ShadowRebuild:
         )
         return sum(rows.values_list("applied", flat=True))
 
-    def _refuse_if_busy(self) -> None:
+    def refuse_if_busy(self) -> None:
         rows = Checkpoint.objects.using(self._using).filter(
             projection=self._cls.name, is_rebuild=True
         )
-        if any(checkpoints.is_live(each, using=self._using) for each in rows.exclude(owner="")):
+        if any(leases.is_live(each, using=self._using) for each in rows.exclude(owner="")):
             raise ProjectionUnavailable("busy", projection=self._cls.name)
 
     def _take(self) -> list[Lease]:
         taken = [
-            checkpoints.acquire(
+            leases.acquire(
                 self._cls.name,
                 number,
                 using=self._using,
@@ -426,7 +444,7 @@ class _ShadowRebuild:
                     before = each.applied
                     while each.position < upto and each.step(upto):
                         pass
-                    each.stand_at(upto)
+                    each.move_to(upto)
                     self._applied += each.applied - before
                 with self._as_owner():
                     shadow_tables.swap(self._cls.model, using)
@@ -499,7 +517,7 @@ class _InlineRebuild:
             )
         state = states.get()
         before = state.rebuild_applied
-        log_types = cls._log_types()
+        log_types = cls.log_types_read()
         logs = EventLog.objects.using(using)
         if log_types is not None:
             logs = logs.filter(log_type__in=log_types)
@@ -537,7 +555,7 @@ class _InlineRebuild:
                 seconds=time.monotonic() - self._begun,
                 note=RESUMED if before else "",
             )
-        # What old processes have made meanwhile, of logs whose ids we were past. They make no
+        # Rows that old processes have made meanwhile, of logs whose ids we were past. They make no
         # more: they find the new version; or they have not committed yet, and a worker comes to
         # their events later.
         for log_id in self._made_by_others(downgrade):
@@ -562,7 +580,7 @@ class _InlineRebuild:
         if len(logs) > 1 and inline_bulk.is_possible(self._using):
             # Where one of them cannot be rebuilt, the next loop says which one, and why.
             with suppress(Exception, SystemExit):
-                counts = inline_bulk.rebuild(self._cls, logs, self._using, downgrade=downgrade)
+                counts = inline_bulk.rebuild_rows(self._cls, logs, self._using, downgrade=downgrade)
         others = [log.log_id for log in logs if log.log_id not in counts]
         return sum(counts.values()) + sum(self._rebuild(each, downgrade) for each in others)
 

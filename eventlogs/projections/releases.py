@@ -39,7 +39,7 @@ from datetime import timedelta
 from enum import Enum
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from django.db import transaction
@@ -59,10 +59,8 @@ from eventlogs.feed.sources import UnknownTypes
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import mysql
+from eventlogs.projections.base import BaseProjection
 from eventlogs.stores.retries import run_again
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import BaseProjection
 
 KEPT: Final = 300.0  # seconds for which a declaration counts after its process was seen last
 RENEWED: Final = 60.0  # seconds after which a process in the middle of its work is seen again
@@ -72,7 +70,7 @@ MARK: Final = secrets.token_hex(8)  # of this process, in what it leaves to othe
 
 
 class Verdict(Enum):
-    """What a release does with an event."""
+    """The decision of a release about an event."""
 
     APPLY = "apply"
     HOLD = "hold"
@@ -84,7 +82,7 @@ APPLY, HOLD, PASS = Verdict.APPLY, Verdict.HOLD, Verdict.PASS
 
 class Handles(NamedTuple):
     """
-    What one release of a projection handles.
+    The events that one release of a projection handles.
 
     ``types`` are event types under all of their names, each with the newest schema version that
     the release can read. ``all_types`` says that it takes the other types of its logs as well.
@@ -143,7 +141,7 @@ def stored(value: Mapping[str, Any]) -> Handles:
 
 def handles_of(projection: type[BaseProjection]) -> Handles:
     """Return what this process' release of a projection handles."""
-    names, log_types = projection._types(), projection._log_types()
+    names, log_types = projection.event_types_read(), projection.log_types_read()
     if names is None:
         read = [] if log_types is None else log_types
         classes = [each for log_type in read for each in aggregates.of(log_type)]
@@ -152,7 +150,7 @@ def handles_of(projection: type[BaseProjection]) -> Handles:
         projection.version,
         None if log_types is None else frozenset(log_types),
         {name: kind.version for name in names if (kind := registry.by_name(name)) is not None},
-        projection._types() is None,
+        projection.event_types_read() is None,
     )
 
 
@@ -179,7 +177,7 @@ class Reading:
     @cached_property
     def mark(self) -> str:
         """
-        What is noted on an event that is left to other code.
+        The mark of this process on events that it leaves to other releases.
 
         A process with another mark looks at the event again: another process, or this one when
         other releases run beside it than before.
@@ -283,7 +281,7 @@ def declare(
 
     ``seconds`` is for how long it counts as a worker that takes its share. Where no declaration
     counts that says the same, its own included, the leases of its projections are taken away:
-    whoever held one reads the declarations again.
+    the workers that held one read the declarations again.
     """
 
     def attempt(_: BaseDatabaseWrapper) -> None:
@@ -330,7 +328,7 @@ def ended(using: str, worker: str) -> None:
     """
     Note that a process has ended in good order.
 
-    What it handles is kept: the worker that comes after it may take a moment.
+    Its declaration is kept: the worker that comes after it may take a moment.
     """
     ProjectionWorker.objects.using(using).filter(
         name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
@@ -439,8 +437,8 @@ def declared_by(row: ProjectionWorker, name: str) -> Handles | None:
 
 def _take_leases_away(name: str, using: str) -> None:
     # The position stays: a batch under way fails by its token, and is read again.
-    # Its name stays: it may have died of an event, and who comes next is to be careful. First those
-    # of the rows that serve, as the end of a rebuild locks them.
+    # Its name stays: it may have died of an event, and the next holder must be
+    # careful. First those of the rows that serve, as the end of a rebuild locks them.
     for is_rebuild in (False, True):
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild).update(
             token=F("token") + 1, leased_until=None

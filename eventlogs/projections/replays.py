@@ -1,5 +1,5 @@
 """
-Many logs replayed at once: the rows that they should have, made of events that have been read.
+Replaying many logs: the rows that they should have, made of events that have been read.
 
 Which of the events are in a row is decided here, for verifying and for rebuilding: those that this
 release applies, without those that a person has said to skip.
@@ -8,18 +8,15 @@ release applies, without those that a person has said to skip.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
-from eventlogs.projections.batches import Failed
+from eventlogs.projections.base import Failed, RowProjection
 from eventlogs.projections.releases import APPLY, HOLD, Reading
 from eventlogs.projections.rows import chunks
 from eventlogs.values import StoredEvent
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
 
 NONE: Final[frozenset[int]] = frozenset()
 
@@ -70,7 +67,7 @@ class Replayer:
 
         records = self._reader.records(told())  # one by one, as they are asked for
         try:
-            return self._projection.row_at_once(log_id, records, self._using), count
+            return self._projection.row_in_memory(log_id, records, self._using), count
         except Failed:
             raise
         except (Exception, SystemExit) as error:
@@ -83,7 +80,7 @@ class Replayer:
         for row in rows:
             if skipped and row.index in skipped:
                 continue
-            found = verdict(row.log_id.log_type, row.type, row.schema_version)
+            found = verdict(row.log_type, row.type, row.schema_version)
             if found is APPLY:
                 applied.append(row)
             elif found is HOLD:

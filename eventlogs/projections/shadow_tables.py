@@ -3,7 +3,7 @@ Shadow tables: where the rows of a rebuild are made, until they take the place o
 
 In PostgreSQL the tables are swapped: the old one is dropped, the new one and its indexes get the
 old names. That needs an exclusive lock, and no time that grows with the table. It is waited for
-a second at most, because whoever comes meanwhile queues up behind. Where something hangs on the
+a second at most, because other statements queue up behind it. Where something hangs on the
 table that would not come along (a view, a foreign key that points to it, a trigger, grants for
 columns), and on SQLite, the rows are moved instead, in the same transaction: readers see the old
 ones until it commits. So it is where REPEATABLE READ is the default: a snapshot from before the
@@ -24,7 +24,7 @@ MAX_NAME: Final = 63  # bytes, in PostgreSQL
 
 _models: dict[type[models.Model], type[models.Model]] = {}
 
-# What would be lost, or would go on to belong to the old table. One row with one boolean.
+# Objects that would be lost, or would stay with the old table. One row with one boolean.
 HANGS_ON = """
 SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
                WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = %(table)s::regclass)
@@ -127,7 +127,7 @@ def shadow_of(model: type[models.Model]) -> type[models.Model]:
     Return a model of the same rows in the shadow table.
 
     It is a proxy of the model, so rows have its methods and properties, in a registry of its
-    own, so that nobody else meets it.
+    own, so that no other code finds it.
     """
     shadow = _models.get(model)
     if shadow is None:
@@ -286,7 +286,7 @@ def _swap_tables(
     quote = connection.ops.quote_name
     pairs = [(one[0], other[0]) for one, other in zip(made, wanted, strict=True)]
     for number, (have, _) in enumerate(pairs):
-        # By way of names that nobody has: one may have the name that another one is to get.
+        # By way of names that are free: one may have the name that another one is to get.
         cursor.execute(f"ALTER INDEX {quote(have)} RENAME TO {quote(_between(number, model))}")
     for number, (_, want) in enumerate(pairs):
         cursor.execute(f"ALTER INDEX {quote(_between(number, model))} RENAME TO {quote(want)}")

@@ -1,4 +1,4 @@
-"""How projections stand, for people: the command ``stats`` and the admin."""
+"""Projection status, for the command ``stats`` and the admin."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from django.db.models import Count
 
 from eventlogs.exceptions import EventLogError
 from eventlogs.models import ParkedEvent
-from eventlogs.projections import lags as lagging
-from eventlogs.projections.declarations import BaseProjection, RowProjection
-from eventlogs.projections.lags import Held
+from eventlogs.projections.base import BaseProjection, RowProjection
+from eventlogs.projections.lags import Held, lags, load
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ProjectionStatus:
     """
-    How a projection stands; ``problem`` says why nothing more is known.
+    The status of a projection; ``problem`` says why its lag is unknown.
 
     ``positions_behind``, ``age`` and ``at_least`` are what ``lag()`` answers as ``positions``,
-    ``age`` and ``at_least``, None where there is a problem; see ``lagging.Lag``.
+    ``age`` and ``at_least``, None where there is a problem; see ``lags.Lag``.
     """
 
     name: str
@@ -43,46 +42,46 @@ class Standing:
     at_least: bool = False  # there may be more than positions_behind
 
 
-def standing(projection: type[BaseProjection], *, using: str | None = None) -> Standing:
-    """Return how a projection stands."""
-    [found] = standings([projection], using=using)
+def status_of(projection: type[BaseProjection], *, using: str | None = None) -> ProjectionStatus:
+    """Return the status of a projection."""
+    [found] = statuses([projection], using=using)
     return found
 
 
-def standings(
+def statuses(
     wanted: Iterable[type[BaseProjection]], *, using: str | None = None
-) -> list[Standing]:
+) -> list[ProjectionStatus]:
     """
-    Return how projections stand, in the order given: by 7 queries for each database, or fewer.
+    Return the status of projections, in the order given: by 7 queries for each database, or fewer.
 
     One more is for the rows of inline projections, of which each 10,000 logs (SQLite: fewer), and
-    what they hold, take another one; see ``lagging.py``.
+    what they hold, take another one; see ``lags.py``.
     """
     by_database: dict[str, list[type[BaseProjection]]] = {}
     wanted = list(wanted)
     for each in wanted:
-        by_database.setdefault(each._using(using), []).append(each)
-    found: dict[str, Standing] = {}
+        by_database.setdefault(each.database_alias(using), []).append(each)
+    found: dict[str, ProjectionStatus] = {}
     for database, some in by_database.items():
-        found |= _standings(database, some)
+        found |= _statuses(database, some)
     return [found[each.name] for each in wanted]
 
 
-def _standings(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Standing]:
-    known = lagging.load(using, [each.name for each in wanted])
-    lags = lagging.lags(using, wanted, known)
-    found: dict[str, Standing] = {}
+def _statuses(using: str, wanted: list[type[BaseProjection]]) -> dict[str, ProjectionStatus]:
+    known = load(using, [each.name for each in wanted])
+    found_lags = lags(using, wanted, known)
+    found: dict[str, ProjectionStatus] = {}
     for each in wanted:
-        name, state, lag = each.name, known.states.get(each.name), lags[each.name]
+        name, state, lag = each.name, known.states.get(each.name), found_lags[each.name]
         places, held = known.checkpoints[name], known.held.get(name, Held())
         problem = str(lag) if isinstance(lag, EventLogError) else ""
         stand = None if isinstance(lag, EventLogError) else lag
-        found[name] = Standing(
+        found[name] = ProjectionStatus(
             name=name,
             kind=kind_of(each),
             version=each.version,
             rows_version=None if state is None else state.version,
-            is_rebuild_due=issubclass(each, RowProjection) and each.is_made_otherwise(state),
+            is_rebuild_due=issubclass(each, RowProjection) and each.needs_rebuild(state),
             partitions=len(places) or each.partitions,
             position=min((place.position for place in places), default=0),
             positions_behind=None if stand is None else stand.positions,
@@ -110,14 +109,14 @@ class Awaited:
 
 
 def awaited(using: str) -> list[Awaited]:
-    """Return what the projections of a database wait for until a release runs that knows it."""
+    """Return the event types that the projections of a database leave to another release."""
     left = ParkedEvent.objects.using(using).filter(is_rebuild=False).exclude(awaits="").order_by()
     kinds = left.values_list("projection", "type", "schema_version").annotate(logs=Count("pk"))
     return [Awaited(*each) for each in kinds.order_by("projection", "type", "schema_version")]
 
 
 def kind_of(projection: type[BaseProjection]) -> str:
-    """Return what kind of projection it is, for people."""
+    """Return the kind of a projection: "reactor", "inline" or "rows"."""
     if not issubclass(projection, RowProjection):
         return "reactor"
     return "inline" if projection.mode == projection.INLINE else "rows"

@@ -1,15 +1,14 @@
 """
-Rows against a replay: whether they are what their logs say.
+Verification: rows are compared with a replay of their logs.
 
 Logs are looked at in chunks that fit into memory. All that concerns a chunk is read in one
 snapshot: checkpoints, declared releases, what waits, what was skipped, applied versions, rows and
 events. Then the events are replayed and compared, with no transaction open. Long logs are looked
 at one by one, a page at a time, as is what is put right: first without a lock, with the row and
-the checkpoint of one snapshot, and where the row differs, again under the lock of those who change
-it.
+the checkpoint of one snapshot, and where the row differs, again under the lock of its writers.
 
-Why no right row is reported, beside workers and appends. Whoever changes a row stores in the same
-transaction how far the row is: a worker moves its checkpoint, an append and an inline rebuild
+Why no right row is reported, beside workers and appends. Each transaction that changes a row also
+stores how far the row is: a worker moves its checkpoint, an append and an inline rebuild
 store the applied version, and both store what is held. A snapshot shows all of a transaction or
 nothing of it. So each row is compared with the events that its own transaction says are in it.
 The same holds for a release beside this one: it declares itself before it changes its first row. A
@@ -33,7 +32,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import (
@@ -55,18 +54,17 @@ from eventlogs.feed.scans import LogRow
 from eventlogs.feed.sources import partition_of
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, SkippedEvent
-from eventlogs.projections import catch_up, checkpoints, inline, mysql, replays
-from eventlogs.projections.batches import Failed, history, parking_of
+from eventlogs.projections import checkpoints, inline, mysql, replays, starting
+from eventlogs.projections.base import Failed, RowProjection
 from eventlogs.projections.constraints import failure
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.log_events import page_of
 from eventlogs.projections.releases import APPLY, HOLD, Reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer
 from eventlogs.projections.rows import chunks, differences, upsert
 from eventlogs.stores.bulk_reads import whole_logs
 from eventlogs.stores.retries import in_transaction
 from eventlogs.values import EventRecord, StoredEvent
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import RowProjection
 
 NEAR, DRAWN = 200, 10  # so many logs are drawn from those of so many events in a row
 TRIES: Final = 4  # times as many draws as need be: some are drawn twice
@@ -120,10 +118,10 @@ class Verification:
         return not self.failed and all(each.is_repaired for each in self.differences)
 
 
-def verify(
+def verify_rows(
     projection: type[RowProjection], *, sample: int | None, repair: bool, using: str | None = None
 ) -> Verification:
-    """See ``RowProjection.verify``."""
+    """See ``RowOperations.verify``."""
     run = Run(projection, sample=sample, repair=repair, using=using)
     found = list(run.findings())
     return Verification(
@@ -135,7 +133,7 @@ def verify(
 
 
 class Moment(NamedTuple):
-    """What a snapshot shows of some logs, and of their rows."""
+    """One snapshot of some logs, and of their rows."""
 
     reading: Reading
     events: Mapping[LogId, Sequence[StoredEvent]]
@@ -187,19 +185,19 @@ class Run:
         self.checked = 0
         self.held = 0
         self._cls = projection
-        self._using = projection._using(using)
+        self._using = projection.database_alias(using)
         self._sample = sample
         self._repair = repair
         self._after = after
         self._is_limited = bool(log_types) or after is not None
-        self._log_types = projection._log_types()
+        self._log_types = projection.log_types_read()
         if log_types and self._log_types is not None:
             self._log_types = [each for each in self._log_types if each in log_types]
         elif log_types:
             self._log_types = list(log_types)
         if projection.has_shared_rows():
             raise ProjectionUnavailable("shared rows", projection=projection.name)
-        catch_up.begin(projection, self._using)
+        starting.begin(projection, self._using)
 
     def total(self) -> int:
         """Return how many logs there are to look at, about."""
@@ -219,7 +217,7 @@ class Run:
         Yield what differs, and what cannot be compared, as it is found.
 
         ``tell`` is called with how many logs were looked at since the last call. Raise
-        ProjectionUnavailable as ``RowProjection.verify`` does.
+        ProjectionUnavailable as ``RowOperations.verify`` does.
         """
         for some in in_chunks(self._logs(), LOGS_AT_ONCE, EVENTS_AT_ONCE):
             if some[0].version > scans.PAGE:
@@ -284,7 +282,7 @@ class Run:
     def _moment(self, versions: Mapping[LogId, int]) -> Moment:
         while (moment := self._seen(versions)) is None:
             # It has become another one since. Raise what is to be said of that, or look again.
-            catch_up.begin(self._cls, self._using)
+            starting.begin(self._cls, self._using)
         return moment
 
     def _seen(self, versions: Mapping[LogId, int]) -> Moment | None:
@@ -300,7 +298,7 @@ class Run:
             events = whole_logs(using, versions)
             log_ids = list(events)
             applied = self._applied_versions(log_ids) if cls.mode == cls.INLINE else {}
-            waiting = parking_of(cls, using).rows().filter(log_id__in=log_ids)
+            waiting = HeldLogs(cls, using).rows().filter(log_id__in=log_ids)
             moment = Moment(
                 reading=reading_of_rows(cls, using),
                 events=events,
@@ -331,7 +329,7 @@ class Run:
 
     def _one(self, log_id: LogId) -> Iterator[Difference | Failure]:
         """Look at a long log, a page at a time."""
-        waiting = parking_of(self._cls, self._using).rows().filter(log_id=log_id)
+        waiting = HeldLogs(self._cls, self._using).rows().filter(log_id=log_id)
         self.held += waiting.exists()
         yield from self._again(log_id)
 
@@ -420,21 +418,21 @@ def records(
 ) -> Iterator[EventRecord]:
     """Yield the records of a log that are in its row, if the row is at a position."""
     reading, feed = reading_of_rows(type(projection), using), Feed(using)
-    waiting = parking_of(projection, using).rows().filter(log_id=log_id).first()
+    waiting = HeldLogs(projection, using).rows().filter(log_id=log_id).first()
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     if projection.is_inline and versions.exists():
         waiting = None  # the version says what is in the row
     skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
     skipped = set(skips.values_list("index", flat=True))
     start = 0
-    while page := history(log_id, start, using):
+    while page := page_of(log_id, start, using):
         start = page[-1].index + 1
         for row in page:
             if row.position > upto or (waiting is not None and row.index >= waiting.index):
                 return
             if row.index in skipped:
                 continue
-            verdict = reading.verdict(row.log_id.log_type, row.type, row.schema_version)
+            verdict = reading.verdict(row.log_type, row.type, row.schema_version)
             if verdict is HOLD:  # not to be compared: another release may have applied it
                 raise reading.why_held(log_id, row.index, row.type, row.schema_version)
             if verdict is APPLY:
@@ -466,7 +464,7 @@ def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: s
         version = inline.lock_log(log_id, using)
         mysql.refuse_old_snapshot(log_id, version, using)
         return EVERYTHING
-    catch_up.begin(type(projection), using)
+    starting.begin(type(projection), using)
     checkpoint = stack.enter_context(checkpoints.locked(projection.name, log_id, using=using))
     return checkpoint.position
 
@@ -476,9 +474,9 @@ def _look(
 ) -> Difference | None:
     projection = cls()
     manager = projection.model._base_manager.using(using)
-    # First without a lock: most rows are right, and then nobody has to wait.
+    # First without a lock: most rows are right, and then nothing has to wait.
     if not projection.is_inline:
-        catch_up.begin(cls, using)
+        starting.begin(cls, using)
         with snapshot(cls, using):
             positions = checkpoints.positions(projection.name, using)
             stored = manager.filter(pk=log_id).first()
@@ -512,7 +510,7 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     known = mysql.latest(versions, using).first()
     if known is None:  # it was kept by the feed, up to there
         return checkpoints.position(projection.name, using)
-    page = history(log_id, known.version - 1, using)
+    page = page_of(log_id, known.version - 1, using)
     return page[0].position if page else 0
 
 

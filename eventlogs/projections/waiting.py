@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db.models import Exists, F, IntegerField, Q, Value
@@ -19,9 +19,7 @@ from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import MAX_PARTITIONS, feed_source_for
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, Checkpoint, Event, ParkedEvent
-
-if TYPE_CHECKING:
-    from eventlogs.projections.declarations import BaseProjection
+from eventlogs.projections.base import BaseProjection
 
 NAP: Final = 0.02  # seconds between the first two looks
 LONGEST_NAP: Final = 0.1
@@ -39,7 +37,7 @@ class Target(NamedTuple):
 def wait_for(
     projection: type[BaseProjection], position: int, timeout: float, *, using: str
 ) -> bool:
-    """See ``BaseProjection.wait_for``."""
+    """See ``Operations.wait_for``."""
     waiting = Waiting(projection, position, timeout, using)
     while (answer := waiting.look()) is None:
         time.sleep(waiting.nap())
@@ -49,7 +47,7 @@ def wait_for(
 async def await_for(
     projection: type[BaseProjection], position: int, timeout: float, *, using: str
 ) -> bool:
-    """See ``BaseProjection.await_for``. Between two looks the thread for the database is free."""
+    """See ``Operations.await_for``. Between two looks the thread for the database is free."""
     waiting = Waiting(projection, position, timeout, using)
     look = sync_to_async(waiting.look, thread_sensitive=True)
     while (answer := await look()) is None:
@@ -113,7 +111,7 @@ def _target(projection: type[BaseProjection], position: int, using: str) -> Targ
     if found is None:
         return None
     log_type, log, index = found
-    types, log_types = projection._types(), projection._log_types()
+    types, log_types = projection.event_types_read(), projection.log_types_read()
     if log_types is not None and log_type not in log_types:
         return True
     if types is not None:
@@ -130,7 +128,7 @@ def _settled(using: str) -> int:
     try:
         return feed_source_for(using).watermark().settled
     except FeedUnavailable:
-        return 0  # nobody knows
+        return 0  # unknown
 
 
 def _is_applied(projection: type[BaseProjection], target: Target, using: str) -> bool:

@@ -32,20 +32,21 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed.reader import Feed
 from eventlogs.models import ParkedEvent, ProjectionState
-from eventlogs.projections import actions, checkpoints, releases
-from eventlogs.projections import rebuild as rebuilding
+from eventlogs.projections import actions, leases, releases
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.catch_up import begin, catch_up, divide, lease
-from eventlogs.projections.checkpoints import LeaseLost
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.catch_up import catch_up_projection, divide
 from eventlogs.projections.error_text import described, traceback_of
-from eventlogs.projections.held_logs import pay_back
+from eventlogs.projections.held_logs import uncount_lost_attempts
+from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.rebuild import end_request, rebuild_steps, requested_rebuilds
 from eventlogs.projections.releases import Handles
+from eventlogs.projections.starting import begin, lease_partition
 
 logger = logging.getLogger("eventlogs.projections")
 
 ASIDE_EVERY, ASIDE_FOR = 15.0, 3.0  # seconds
-BEAT: Final = 1.0  # seconds between two looks at who is alive
+BEAT: Final = 1.0  # seconds between two looks at the workers that are alive
 ALIVE: Final = 10.0  # seconds for which a worker counts as alive after its last sign
 SHORTEST_PAUSE: Final = 0.02  # seconds between two looks at feeds that have just moved
 LONGEST_PAUSE: Final = 1.0  # seconds, at feeds that rest
@@ -54,7 +55,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds after an error of the database, 
 
 OVER: Final = object()
 
-# What passes by itself: a database that is gone, a checkpoint that somebody keeps locked.
+# Errors that pass: a database that is gone, a checkpoint that another transaction locks.
 # With psycopg 3.1, a signal that is handled while it waits for the server raises InterruptedError.
 WAITED_OUT: Final = (Error, FeedUnavailable, ProjectionTimedOut, InterruptedError)
 
@@ -62,7 +63,7 @@ Place = tuple[str, int]  # a projection's name, and the number of a partition
 
 
 class Share(NamedTuple):
-    """What somebody runs."""
+    """The projections that a worker runs."""
 
     worker: str
     projections: frozenset[str]
@@ -83,19 +84,19 @@ def run(
     """
     Let projections catch up, by default all; return the number of events applied, by name.
 
-    What another worker has at the moment is left to it. Where some fail, the others catch up
+    Partitions that another worker has leased are left to it. Where some fail, the others catch up
     all the same, and an ExceptionGroup of the errors is raised in the end. With ``strict``, an
-    event that is not applied is such an error: a ProjectionFailed, see ``catch_up``. Raise
-    KeyError for a name that no imported module declares.
+    event that is not applied is such an error: a ProjectionFailed, see ``Operations.catch_up``.
+    Raise KeyError for a name that no imported module declares.
     """
     applied: dict[str, int] = {}
     errors: list[Exception] = []
     for name, each in chosen(names).items():
         try:
             if issubclass(each, RowProjection):  # first: it may be what the rest waits for
-                for _ in rebuild(each, using=using):
+                for _ in rebuild_as_requested(each, using=using):
                     pass
-            applied[name] = catch_up(each, wait=False, strict=strict, using=using)
+            applied[name] = catch_up_projection(each, wait=False, strict=strict, using=using)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -103,34 +104,34 @@ def run(
     return applied
 
 
-def rebuild(
+def rebuild_as_requested(
     projection: type[RowProjection], *, using: str | None = None
 ) -> Generator[None, None, None]:
     """
-    Rebuild as somebody has asked for, step by step, and note how it ends.
+    Do a requested rebuild, step by step, and store how it ends.
 
     Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
     not keep other projections from going on.
     """
-    using = projection._using(using)
-    if projection.name not in rebuilding.requested(using):
+    using = projection.database_alias(using)
+    if projection.name not in requested_rebuilds(using):
         return  # another worker has done it meanwhile
     why = ""
     try:
         by = actions.requested_by(projection.name, using)
-        for _ in rebuilding.steps(projection, by=by, using=using):
+        for _ in rebuild_steps(projection, by=by, using=using):
             yield
     except Exception as error:
         if isinstance(error, ProjectionUnavailable) and error.reason == "busy":
-            return  # whoever is at it; if that comes to nothing, it is tried again
+            return  # another process rebuilds; if that fails, the next round tries again
         if isinstance(error, Error) and not connections[using].is_usable():
             raise
         why = _short(error)
         logger.error("The rebuild of %s has ended: %s", projection.name, why)
-    rebuilding.ended(projection, why, using=using)
+    end_request(projection, why, using=using)
 
 
-class Runner:
+class Worker:
     """Runs projections until it is told to stop."""
 
     def __init__(
@@ -153,7 +154,7 @@ class Runner:
         self._using = using
         self._stop = stop or Flag()
         self._tell = tell
-        self._owner = checkpoints.new_owner()
+        self._owner = leases.new_owner()
         self._advancers: dict[Place, Advancer] = {}
         self._instances: dict[Place, BaseProjection] = {}
         self._rebuilds: dict[str, Generator[None, None, None]] = {}
@@ -250,12 +251,12 @@ class Runner:
                 releases.ended(using, self._owner)
         self._forget()
 
-    # Who does what
+    # Sharing the work
 
     def _beat(self) -> None:
         self._next_beat = time.monotonic() + BEAT
         for using, own in self._databases().items():
-            pay_back(using)
+            uncount_lost_attempts(using)
             states = {name: state for name in own if (state := self._begin(own[name], using))}
             # Only what can run here: the others leave it to us.
             self._declare(using, {name: releases.handles_of(own[name]) for name in states})
@@ -263,15 +264,15 @@ class Runner:
             chosen = releases.preferred(
                 each
                 for each in workers
-                if each.name == self._owner or not checkpoints.is_dead(each.name)
+                if each.name == self._owner or not leases.is_dead(each.name)
             )
             shares = [Share(name, names) for name, names in chosen.items()]
             self._take_share(using, own, states, shares)
-            for name in rebuilding.requested(using) & own.keys() - self._rebuilds.keys():
-                # Who has the first partition does it, or anybody where it cannot run before.
+            for name in requested_rebuilds(using) & own.keys() - self._rebuilds.keys():
+                # The worker that has the first partition does it; any, where it cannot run yet.
                 projection, mine = own[name], (name, 0) in self._advancers or name not in states
                 if mine and issubclass(projection, RowProjection):
-                    self._rebuilds[name] = rebuild(projection, using=using)
+                    self._rebuilds[name] = rebuild_as_requested(projection, using=using)
 
     def _declare(self, using: str, handles: dict[str, Handles]) -> None:
         needed = releases.needed_for(self._projections[name] for name in handles)
@@ -315,7 +316,7 @@ class Runner:
                 if not all_of_it <= ours:
                     if not is_time_to_step_aside():
                         continue
-                    # Whoever knows of the new number lets go at the same time.
+                    # All workers that know the new number give back at the same time.
                     self._give_back_all(name)
                     ours -= all_of_it
                 if divides:
@@ -323,7 +324,7 @@ class Runner:
         for place in sorted(ours - set(self._advancers)):
             name, number = place
             try:
-                taken = lease(own[name], number, using=using, owner=self._owner)
+                taken = lease_partition(own[name], number, using=using, owner=self._owner)
             except ProjectionUnavailable:
                 continue  # since a moment ago: the next beat says so
             if taken is not None:
@@ -385,13 +386,13 @@ class Runner:
     def _databases(self) -> dict[str, dict[str, type[BaseProjection]]]:
         found: dict[str, dict[str, type[BaseProjection]]] = {}
         for name, each in self._projections.items():
-            found.setdefault(each._using(self._using), {})[name] = each
+            found.setdefault(each.database_alias(self._using), {})[name] = each
         return found
 
 
 def is_time_to_step_aside() -> bool:
     """
-    Return whether workers let go of a projection that is to be divided anew: now and then.
+    Return whether workers let go of a projection whose number of partitions changes.
 
     Only then can one of them have all of its partitions. A worker with older code does not let
     go, so in between they go on as before. Clocks that differ make it fail, and nothing worse.

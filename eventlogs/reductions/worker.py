@@ -1,11 +1,11 @@
 """
-Work that nobody waits for: a short queue, and one thread a process that goes through it.
+A bounded queue of jobs, and one thread in each process that does them.
 
-What is queued may get lost (a full queue, a killed process): only what can be made up for
-belongs here. Writing a cache is such work.
+A queued job may get lost (a full queue, a killed process), so only jobs that can be lost without
+harm belong here, such as writing a cache.
 
-uWSGI runs Python's threads only with ``enable-threads``. Without it, what would be queued is done
-at once by the caller, and a warning says so.
+uWSGI runs Python's threads only with ``enable-threads``. Without it, the caller does each job at
+once, and a warning says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("eventlogs.reductions")
 
 CAPACITY: Final = 1_000  # jobs
 LINGER: Final = 5.0  # seconds that a database connection is kept for the next job
-LAST_WORDS: Final = 2.0  # seconds that a process waits at its end for what is still queued
+LAST_WORDS: Final = 2.0  # seconds that a process waits at its end for the queued jobs
 
 Job = Callable[[], object]
 Key = Hashable
@@ -37,11 +37,11 @@ class Worker:
     """
     A bounded queue of jobs, one for each key, and the thread that does them in their order.
 
-    A job takes the place of one that is queued under the same key, and keeps the time at which
-    that one was due. What a job raises is logged, and ends nothing, whatever it is. The thread is
-    started by the first job, in each process for itself. Its database connections are closed
-    when there was nothing to do for five seconds; at once in tests, and where they belong to a
-    pool. Where threads do not run, ``submit`` does the job itself.
+    A job replaces one that is queued under the same key, and is due when that one was. An
+    exception of a job, of any kind, is logged, and the thread goes on. The first job in a
+    process starts the thread. Its database connections are closed when there was no job for
+    five seconds; at once in tests, and if they belong to a pool. Where threads do not run,
+    ``submit`` does the job itself.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Worker:
         self._thread: Thread | None = None
 
     def _renew(self) -> None:
-        """Begin anew in a process that was forked in C, as uWSGI forks: no hook is called there."""
+        """Start afresh after a fork in C, as uWSGI makes them: no hook is called there."""
         with self._renewing:
             if self._pid != os.getpid():
                 self._reset()
@@ -70,8 +70,8 @@ class Worker:
         """
         Queue ``job``, and return True; or return False where ``capacity`` jobs are queued.
 
-        It is done in ``delay`` seconds at the earliest, so that one job stands for many. Where
-        threads do not run, it is done before this returns.
+        The job is done in ``delay`` seconds at the earliest, so that one job can replace many.
+        Where threads do not run, it is done before this returns.
         """
         if not runs_threads():
             self._warn()
@@ -96,14 +96,14 @@ class Worker:
         return True
 
     def is_queued(self, key: Key) -> bool:
-        """Return whether a job is queued under ``key`` that has not begun."""
+        """Return whether a job is queued under ``key`` and has not begun."""
         return key in self._jobs and self._pid == os.getpid()
 
     def flush(self, timeout: float) -> bool:
         """
-        Have all that is queued done now, and wait for it, ``timeout`` seconds at most.
+        Have all queued jobs done now, and wait for them, ``timeout`` seconds at most.
 
-        Return whether nothing is left to do.
+        Return whether no job is left.
         """
         if self._pid != os.getpid():
             self._renew()
@@ -143,8 +143,8 @@ class Worker:
             try:
                 job()
             except BaseException as error:
-                # Also a SystemExit of a project's apply(): it would end this thread, and what is
-                # queued would wait for the next job. No signal is handled in a thread.
+                # Also a SystemExit of a project's apply(): it would end this thread, and the queued
+                # jobs would wait for a next one to start it. No signal is handled in a thread.
                 _log(error)
             if _is_to_be_closed():
                 _close_all()
@@ -204,10 +204,10 @@ def _is_connected() -> bool:
 
 def _is_to_be_closed() -> bool:
     """
-    Return whether this thread has a connection that is not to be kept for the next job.
+    Return whether this thread has a connection that must not stay open for the next job.
 
-    One that had an error may be lost, one to a database that Django made for tests would keep
-    that from being dropped, and one of a pool is lacking there.
+    A connection that had an error may be lost, one to a database that Django made for tests
+    would keep it from being dropped, and one of a pool is missing in the pool.
     """
     for each in connections.all(initialized_only=True):
         if each.connection is not None and _is_pooled(each):

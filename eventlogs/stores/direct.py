@@ -22,6 +22,9 @@ A connection does not pass a fork either: see ``_leave_parents_connections``.
 from __future__ import annotations
 
 import os
+
+# Documented for event loops to use; the public get_running_loop() raises an error for each append
+# of sync code, which costs more than the rest of the check.
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from operator import attrgetter
@@ -158,7 +161,8 @@ def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
     # Django's check for async code, which ensure_connection() has, costs an exception each time.
     if connection.connection is None or get_running_loop() is not None:
         connection.ensure_connection()
-    # Without the lock that is taken there. (The stubs of Django lack the attribute.)
+    # The public validate_thread_sharing() takes a lock each time: it is called only where it could
+    # refuse. (The stubs of Django lack the attribute.)
     if connection._thread_ident != get_ident():  # type: ignore[attr-defined]
         connection.validate_thread_sharing()
     if connection.needs_rollback:

@@ -109,6 +109,7 @@ class PortableStore(BaseStore):
             refused = self._claim_key(request, key, version)
         if refused is not None:
             if claimed_log and version == 0:
+                # The public delete() is refused here, and would load the row first.
                 logs._raw_delete(self.using)
             return refused
 

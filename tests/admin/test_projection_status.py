@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from eventlogs.admin.projection_status import FINE, PASSING, URGENT, conditions, row
-from eventlogs.projections.status import Standing
+from eventlogs.projections.status import ProjectionStatus
 
 
-def standing(**more: Any) -> Standing:
-    return Standing(
+def status_of(**more: Any) -> ProjectionStatus:
+    return ProjectionStatus(
         **{
             "name": "x",
             "kind": "rows",
@@ -61,23 +61,23 @@ def standing(**more: Any) -> Standing:
     ],
 )
 def test_how_a_projection_stands_is_said_in_words(facts, said):
-    assert [each.text for each in conditions(standing(**facts), ())] == said
+    assert [each.text for each in conditions(status_of(**facts), ())] == said
 
 
 def test_only_what_somebody_must_act_on_is_red():
-    held = standing(parked=2, waiting=1, is_rebuild_due=True, rows_version=0)
+    held = status_of(parked=2, waiting=1, is_rebuild_due=True, rows_version=0)
 
     assert [each.level for each in conditions(held, ())] == [PASSING, PASSING, PASSING, FINE]
     found = conditions(held, {"parked", "rebuild-due"})
     assert [each.level for each in found] == [URGENT, URGENT, PASSING, FINE]
-    assert conditions(standing(), {"rebuild-failed"})[0].level == URGENT
+    assert conditions(status_of(), {"rebuild-failed"})[0].level == URGENT
 
 
 def test_figures_have_separators_and_say_what_is_not_known():
-    found = row(standing(position=1_333_500, positions_behind=None, age=None), ())
+    found = row(status_of(position=1_333_500, positions_behind=None, age=None), ())
 
     assert (found["position"], found["behind"], found["lag"]) == ("1,333,500", "?", "")
     assert found["run_by"] == "no worker"
-    assert row(standing(positions_behind=0, at_least=True), ())["behind"] == "?"
-    assert row(standing(kind="inline"), ())["run_by"] == "each append"
-    assert row(standing(owners=("a",), partitions=4), ())["run_by"] == "1 worker for 4 partitions"
+    assert row(status_of(positions_behind=0, at_least=True), ())["behind"] == "?"
+    assert row(status_of(kind="inline"), ())["run_by"] == "each append"
+    assert row(status_of(owners=("a",), partitions=4), ())["run_by"] == "1 worker for 4 partitions"

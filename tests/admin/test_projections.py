@@ -17,7 +17,7 @@ from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, Ski
 from eventlogs.operations.health import health
 from eventlogs.projections import actions
 from eventlogs.projections import rebuild as rebuilding
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from eventlogs.projections.workers import run
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
@@ -401,7 +401,7 @@ def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(
 @pytest.mark.feed
 def test_an_interrupted_rebuild_is_shown_with_how_far_it_is_and_how_to_resume_it(operator, parked):
     ParkedEvent.objects.all().delete()
-    steps = rebuilding.steps(PaymentSummaries)
+    steps = rebuilding.rebuild_steps(PaymentSummaries)
     next(steps)
     under_way = operator.get(address("change")).content.decode()
     steps.close()

@@ -441,7 +441,7 @@ def test_reducing_a_hundred_times_asks_redis_once_each(settings, backend):
             "private": {"BACKEND": backend, "LOCATION": server.url},
         }
         manager = accounts("private")
-        client, _ = RedisReductionCache("private")._client("any", write=True)
+        client, _ = RedisReductionCache("private").client_for("any", write=True)
         log_id = manager.create(Opened("Ada"), *map(Deposited, range(50))).log_id
         manager.reduce(log_id)
         manager.reduce(log_id)

@@ -13,10 +13,9 @@ from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connection, connections, transaction
 
 from eventlogs import Feed, FeedUnavailable, IdempotentReplay, LogManager, ProjectionUnavailable
-from eventlogs.management import choosing as management
 from eventlogs.management.subcommands import grants
 from eventlogs.models import Event, IdempotencyKey, ProjectionState
-from eventlogs.projections import declarations, rebuild, workers
+from eventlogs.projections import rebuild, workers
 from eventlogs.stores.portable import PortableStore
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import conftest as projections
@@ -56,10 +55,10 @@ def connected_as(user: str, password: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def known(monkeypatch):
+def known():
     """The projections of the tests, the inline one included, are those of the project."""
-    for module in (declarations, workers, grants, management):
-        monkeypatch.setattr(module, "projections", readmodels.DECLARED)
+    with readmodels.declaring(readmodels.DECLARED):
+        yield
 
 
 @pytest.fixture
@@ -192,7 +191,7 @@ def test_a_rebuild_by_such_a_role_says_who_has_to_run_it(as_owner, run):
     with pytest.raises(CommandError, match="as the owner of the table"):
         run("rebuild", "balances")
     # A worker goes on, and whoever asked for the rebuild can read why it did not come about.
-    rebuild.request(Balances)
+    rebuild.request_rebuild(Balances)
     assert workers.run()["reduced-balances"] == 2
     assert "owner of the table" in ProjectionState.objects.get(name="balances").rebuild_error
 

@@ -37,6 +37,7 @@ from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.management.histories import fill, held
 from tests.management.test_eventlogs import ROOT
+from tests.processes import until
 
 
 @pytest.fixture
@@ -275,7 +276,7 @@ def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, 
     child = start_import(str(connections[second_database].settings_dict["NAME"]))
     child.stdin.write(b"".join(lines[:2_500]))
     child.stdin.flush()
-    wait_for(lambda: Event.objects.using(second_database).exists())
+    until(lambda: Event.objects.using(second_database).exists())
 
     os.kill(child.pid, signal.SIGKILL)
     child.wait(timeout=30)
@@ -288,13 +289,6 @@ def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, 
     assert done == {"stored": 3_000 - before, "present": before}
     assert held(second_database) == held()
     assert "No findings." in run("verify", database=second_database)
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def events_of(path) -> list:

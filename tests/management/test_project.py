@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from django.core.management import CommandError
@@ -15,11 +14,12 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from eventlogs.models import Checkpoint, ProjectionWorker
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.management.test_eventlogs import ROOT
+from tests.processes import until
 
 MANAGE = [sys.executable, "-W", "error", "-m", "tests.management.manage"]
 
@@ -48,15 +48,6 @@ def start(transactional_db):
         process.communicate()
 
 
-def eventually(condition, seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def captured(state) -> int:
     found = PaymentSummary.objects.filter(pk=state.log_id)
     return found.values_list("captured", flat=True).first() or 0
@@ -74,7 +65,7 @@ def test_once_applies_what_there_is(run, run_json, db):
 def test_it_keeps_rows_up_to_date_until_sigterm(start):
     state = Payment.logs.create(Requested(amount=5))
     process = start("payment-summary")
-    assert eventually(lambda: PaymentSummary.objects.exists())
+    until(lambda: PaymentSummary.objects.exists())
 
     state = Payment.logs.append(state, Captured(amount=3))
     assert PaymentSummaries.wait_for(state.position, timeout=10)
@@ -101,7 +92,7 @@ def test_json_is_for_programs(start):
 @pytest.mark.postgresql
 def test_workers_that_die_are_started_again(start):
     process = start("--workers", "2")
-    assert eventually(lambda: ProjectionWorker.objects.count() == 2)
+    until(lambda: ProjectionWorker.objects.count() == 2)
     victims = {int(each.name.split(":")[1]) for each in ProjectionWorker.objects.all()}
     assert process.pid not in victims
 
@@ -109,7 +100,7 @@ def test_workers_that_die_are_started_again(start):
         os.kill(victim, signal.SIGKILL)
     state = Payment.logs.create(Requested(amount=5), Captured(amount=4))
 
-    assert eventually(lambda: captured(state) == 4, 40)
+    until(lambda: captured(state) == 4)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0
@@ -120,11 +111,11 @@ def test_workers_that_die_are_started_again(start):
 @pytest.mark.postgresql
 def test_workers_end_when_nobody_looks_after_them(start):
     process = start("--workers", "2")
-    assert eventually(lambda: ProjectionWorker.objects.count() == 2)
+    until(lambda: ProjectionWorker.objects.count() == 2)
 
     process.kill()
 
-    assert eventually(lambda: not any_worker())
+    until(lambda: not any_worker())
 
 
 def any_worker() -> bool:
@@ -150,7 +141,7 @@ def test_workers_share_no_pool(start, pool):
     pytest.importorskip("psycopg_pool" if "OPTIONS" in pool else "dj_db_conn_pool")
     states = [Payment.logs.create(Requested(amount=9)) for _ in range(20)]
     process = start("--workers", "3", **pool)
-    assert eventually(lambda: ProjectionWorker.objects.count() == 3)
+    until(lambda: ProjectionWorker.objects.count() == 3)
 
     for amount in range(1, 4):
         states = [Payment.logs.append(each, Captured(amount=amount)) for each in states]
@@ -181,7 +172,7 @@ def test_a_worker_that_is_not_noted_yet_is_told_as_well(start):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_worker_that_does_not_end_is_interrupted(start, number):
     process = start("--workers", "2", moment="later")
-    assert eventually(lambda: ProjectionWorker.objects.count() == 2)
+    until(lambda: ProjectionWorker.objects.count() == 2)
     others = (
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -198,13 +189,13 @@ def test_a_worker_that_does_not_end_is_interrupted(start, number):
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE payments_paymentsummary")
         Payment.logs.append(state, Captured(amount=4))
-        assert eventually(lambda: count(others) > 0)
+        until(lambda: count(others) > 0)
         process.send_signal(number)
         ended(process, code=0 if number == signal.SIGTERM else -number)
         # It is gone while the lock is still held. Where a signal comes while psycopg 3.1 waits, it
         # leaves the statement to the server, which looks for its client when it has the lock.
         if number == signal.SIGKILL or tuple(map(int, psycopg.__version__.split(".")[:2])) > (3, 1):
-            assert eventually(lambda: count(others) == 0)
+            until(lambda: count(others) == 0)
 
 
 @pytest.mark.feed

@@ -11,7 +11,7 @@ from django.core.management import CommandError
 from eventlogs.management.terminal import Lines, Progress
 from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.projections import rebuild
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import projections
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -80,7 +80,7 @@ def test_what_an_interrupted_run_has_applied_is_counted_and_no_speed_is_made_of_
     for _ in range(4):
         Payment.logs.create(Requested(amount=5), Captured(amount=3))
     monkeypatch.setattr(PaymentSummaries, "batch_size", 2)
-    interrupted = rebuild.steps(PaymentSummaries)
+    interrupted = rebuild.rebuild_steps(PaymentSummaries)
     next(interrupted)
     interrupted.close()
     told = []

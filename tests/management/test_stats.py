@@ -14,7 +14,7 @@ from eventlogs.models import Event
 from eventlogs.operations import cache_figures as caching
 from eventlogs.operations import figures
 from tests.accounts import Account, Deposited, Opened
-from tests.admin.test_projection_status import standing
+from tests.admin.test_projection_status import status_of
 
 FROM_OURS = re.compile(r" FROM [\"`]eventlogs_")
 
@@ -65,10 +65,10 @@ def test_an_estimate_has_no_more_digits_than_it_is_worth(rows, mark, text):
 
 
 def test_how_far_a_projection_is_behind_says_whether_it_may_be_further():
-    assert behind(standing(positions_behind=None)) == "?"
-    assert behind(standing(positions_behind=0, at_least=True)) == "?"
-    assert behind(standing(positions_behind=1_200)) == "1,200"
-    assert behind(standing(positions_behind=10_000, at_least=True)) == "10,000+"
+    assert behind(status_of(positions_behind=None)) == "?"
+    assert behind(status_of(positions_behind=0, at_least=True)) == "?"
+    assert behind(status_of(positions_behind=1_200)) == "1,200"
+    assert behind(status_of(positions_behind=10_000, at_least=True)) == "10,000+"
 
 
 def test_an_empty_database_has_figures_too(run, run_json, db):

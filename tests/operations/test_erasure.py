@@ -19,12 +19,12 @@ from eventlogs import (
     handles,
     projection,
 )
+from eventlogs.aggregates import nothing
 from eventlogs.caches import backends
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.operations.erasure import forget_copies
 from eventlogs.projections import rebuild, shadow_tables
 from eventlogs.reductions.snapshots import Snapshots
-from eventlogs.reductions.timeline import beginning
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.projections.tables import Known, made
@@ -213,11 +213,8 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    _, writes = Snapshots(Account, "default").fold(
-        beginning(Account, state.log_id),
-        store_for("default"),
-        version=1_100,  # type: ignore[arg-type]
-    )
+    start = nothing(Account, state.log_id)
+    _, writes = Snapshots(Account, "default").fold(start, store_for("default"), version=1_100)
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id
 
@@ -228,7 +225,7 @@ def test_a_log_that_is_erased_is_nowhere(accounts, settings):
     assert {"cache", Row._meta.db_table, ParkedEvent._meta.db_table} <= set(places(cache))
 
     with KNOWN.declared():
-        change("**Erase a log**", log_id)
+        change("**Erase a whole log:**", log_id)
         done = forget_copies(log_id)
         assert done.rows == ("erased-inline", "erased-owners", "erased-reduced")
         assert done.to_rebuild == ("erased-shared",)
@@ -268,19 +265,19 @@ def test_an_event_that_is_redacted_is_nowhere_and_its_log_goes_on(accounts, sett
 def change_key(log_id):
     """Delete a key, with the trigger disabled, as the statements around it on the page do."""
     if connection.vendor == "sqlite":
-        change("Where the idempotency key", log_id)
+        change("If the idempotency key itself", log_id)
         return
     with connection.cursor() as cursor:
         trigger = "TRIGGER eventlogs_event_refuse_change"
         cursor.execute(f"ALTER TABLE eventlogs_event DISABLE {trigger}")
-        change("Where the idempotency key", log_id)
+        change("If the idempotency key itself", log_id)
         cursor.execute(f"ALTER TABLE eventlogs_event ENABLE ALWAYS {trigger}")
 
 
 def test_without_the_third_step_the_text_stays(accounts, settings):
     log_id, _ = fill(accounts)
 
-    change("**Erase a log**", log_id)
+    change("**Erase a whole log:**", log_id)
 
     assert {"cache", Row._meta.db_table} <= set(places(settings.EVENTLOGS["CACHE"]))
 
@@ -289,8 +286,8 @@ def test_the_row_of_an_erased_log_can_be_removed_from_code(accounts):
     with KNOWN.declared("erased-owners", "erased-inline"):
         one, two = (accounts.create(Opened(SECRET)).log_id for _ in range(2))
         AsyncOwners.catch_up()
-        change("**Erase a log**", one)
-        change("**Erase a log**", two)
+        change("**Erase a whole log:**", one)
+        change("**Erase a whole log:**", two)
 
         for each in (AsyncOwners, InlineOwners):
             assert each.rebuild(one) == 0
@@ -306,12 +303,12 @@ def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
         accounts.create(Opened("Mary"))
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()
-        steps = rebuild.steps(AsyncOwners)
+        steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
         steps.close()
         assert shadow_tables.exists(Row, "default")
 
-        change("**Erase a log**", state.log_id)
+        change("**Erase a whole log:**", state.log_id)
         assert forget_copies(state.log_id).to_rebuild == ()
 
         assert places() == []
@@ -324,10 +321,10 @@ def test_a_rebuild_that_is_under_way_is_left_alone_and_named(accounts):
     with KNOWN.declared("erased-owners"):
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()
-        steps = rebuild.steps(AsyncOwners)
+        steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
 
-        change("**Erase a log**", state.log_id)
+        change("**Erase a whole log:**", state.log_id)
         assert forget_copies(state.log_id).to_rebuild == ("erased-owners",)
 
         steps.close()

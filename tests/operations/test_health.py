@@ -108,7 +108,7 @@ def test_a_part_that_fails_is_a_finding_and_the_others_are_looked_at(
             cursor.execute("SELECT secret_column FROM eventlogs_event")
 
     hold()
-    monkeypatch.setattr(read_models, "standings", fail)
+    monkeypatch.setattr(read_models, "statuses", fail)
     if is_in_a_transaction:
         with transaction.atomic():
             found = health()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
-from eventlogs.projections import declarations, workers
 from eventlogs.stores import participants
 from tests.projections import readmodels
 
@@ -27,15 +26,15 @@ def tables(transactional_db):
 
 
 @pytest.fixture
-def declared(monkeypatch):
+def declared():
     """All projections of the tests are declared, but for the one that is inline."""
     known = {
         name: each
         for name, each in readmodels.DECLARED.items()
         if each is not readmodels.InlinedBalances
     }
-    for module in (declarations, workers):
-        monkeypatch.setattr(module, "projections", known)
+    with readmodels.declaring(known):
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
 from django.db import models
@@ -19,7 +20,7 @@ from eventlogs import (
     projection,
 )
 from eventlogs.models import ParkedEvent
-from eventlogs.projections.declarations import projections
+from eventlogs.projections.base import BaseProjection, projections
 from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.tables import Table
@@ -195,6 +196,19 @@ class Letters(Fast, Reactor):
     def write(self, record):
         behaviour["before"](record)
         reactions.append((record.type, record.position))
+
+
+@contextmanager
+def declaring(known: Mapping[str, type[BaseProjection]]) -> Iterator[None]:
+    """Let these projections be the ones that are declared, and no others."""
+    before = dict(projections)
+    projections.clear()
+    projections.update(known)
+    try:
+        yield
+    finally:
+        projections.clear()
+        projections.update(before)
 
 
 def balances(model=Balance):

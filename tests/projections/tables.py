@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from django.db import connections, models
 
-from eventlogs.projections.declarations import BaseProjection, projections
+from eventlogs.projections.base import BaseProjection, projections
 from eventlogs.stores.participants import registered
 
 

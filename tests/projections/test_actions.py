@@ -12,6 +12,7 @@ from django.db import transaction
 from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
 from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState, SkippedEvent
 from eventlogs.projections import actions, workers
+from eventlogs.projections.base import projections
 from tests.accounts import Account, Deposited, Opened
 from tests.projections import readmodels
 from tests.projections.readmodels import Balances, InlinedBalances, Letters
@@ -117,7 +118,7 @@ def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
 @pytest.mark.feed
 def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(1))
-    monkeypatch.setitem(workers.projections, "balances", Balances)  # type: ignore[attr-defined]
+    monkeypatch.setitem(projections, "balances", Balances)
 
     Balances.request_rebuild(by="grace")
     workers.run(["balances"])

@@ -15,10 +15,12 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.exceptions import ProjectionFailed
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Checkpoint, EventLog, ParkedEvent, SkippedEvent
-from eventlogs.projections import batches, checkpoints
+from eventlogs.projections import batches, leases, one_by_one, partitions
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.catch_up import begin, lease
-from eventlogs.projections.checkpoints import LeaseLost
+from eventlogs.projections.failed_events import FailedEvents
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.crashes import kill_me, killed_in
@@ -44,7 +46,7 @@ def seen():
 
 def advancer(each=Balances, **options):
     begin(each, "default")
-    taken = lease(each, 0, using="default", owner=checkpoints.new_owner())
+    taken = lease_partition(each, 0, using="default", owner=leases.new_owner())
     assert taken is not None
     return Advancer(each(), taken, Feed(), **options)
 
@@ -92,7 +94,7 @@ def test_a_twin_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
         rows = Checkpoint.objects.filter(pk=lease.pk, token=lease.token)
         rows.update(owner="", leased_until=None, position=0)
 
-    monkeypatch.setattr(checkpoints, "release", release)
+    monkeypatch.setattr(leases, "release", release)
 
     with pytest.raises(AssertionError):
         test_a_batch_that_is_interrupted_after_a_failure_is_not_applied_again()
@@ -211,12 +213,11 @@ def test_a_worker_whose_lease_was_taken_over_before_its_transaction_changes_noth
 def test_a_worker_that_read_before_another_one_applied_changes_nothing():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     paused = advancer()
-    rows = Feed().read_rows(0, limit=10).rows
     Checkpoint.objects.update(leased_until=None)
     Balances.catch_up()
 
     with pytest.raises(LeaseLost):
-        paused._attempt(rows, rows[-1].position)
+        paused.step()  # it reads behind the checkpoint that it knows
 
     assert seen() == {ada.log_id: 2}
 
@@ -227,7 +228,7 @@ def move_whoever_asks(lease, position, **figures):
 
 
 def test_a_twin_that_ignores_the_token_counts_twice(monkeypatch):
-    monkeypatch.setattr(checkpoints, "move", move_whoever_asks)
+    monkeypatch.setattr(leases, "move", move_whoever_asks)
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_worker_that_read_before_another_one_applied_changes_nothing()
@@ -245,7 +246,7 @@ def checkpoint_in_a_transaction_of_its_own(lease, position=None, **figures):
 def test_a_twin_with_the_checkpoint_in_a_transaction_of_its_own_counts_twice(monkeypatch):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "fenced", checkpoint_in_a_transaction_of_its_own)
+        patch.setattr(partitions, "fenced", checkpoint_in_a_transaction_of_its_own)
         assert killed_in(Balances.catch_up)
 
     Balances.catch_up()
@@ -313,7 +314,7 @@ def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
 
 
 def test_a_twin_that_passes_over_no_held_logs_breaks_the_order(monkeypatch):
-    monkeypatch.setattr(batches.Parking, "held", lambda self, among=None: set())  # type: ignore[attr-defined]
+    monkeypatch.setattr(HeldLogs, "held", lambda self, among=None: set())
     bob = Account.logs.create(Opened("bob"), Withdrawn(2))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -474,8 +475,7 @@ def test_a_worker_without_a_deadline_that_stands_still_in_a_transaction_is_ended
     monkeypatch, elsewhere
 ):
     """In a thread: PostgreSQL ends the session, and the event is found out and parked."""
-    monkeypatch.setattr(checkpoints, "GRACE", 0)
-    monkeypatch.setattr("eventlogs.projections.catch_up.GRACE", 0)
+    monkeypatch.setattr("eventlogs.projections.starting.GRACE", 0)
     monkeypatch.setattr(Balances, "timeout", 0.2)
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Withdrawn(1))
@@ -538,7 +538,7 @@ def test_attempts_come_ever_later_up_to_five_minutes(monkeypatch):
 
 def test_everything_that_is_due_is_tried_in_one_call(monkeypatch):
     monkeypatch.setattr(batches, "LOGS", 2)
-    monkeypatch.setattr(batches, "RETRIES", 2)
+    monkeypatch.setattr(one_by_one, "RETRIES", 2)
     states = [
         Account.logs.create(Withdrawn(1), *[Deposited(number) for number in range(5)])
         for _ in range(5)
@@ -555,45 +555,34 @@ def test_everything_that_is_due_is_tried_in_one_call(monkeypatch):
     assert Balances.catch_up() == 0
 
 
-def test_an_event_that_is_skipped_while_it_is_tried_again_is_skipped(elsewhere):
-    ada = Account.logs.create(Opened("ada"), Withdrawn(2), Deposited(1))
-    fail_on(Withdrawn)
-    Balances.catch_up()
-    readmodels.reset()
-    worker = advancer()
-    ParkedEvent.objects.update(attempts=0, retry_at=ParkedEvent.objects.get().first_failed_at)
-    count = worker._begin
+def skip_when_an_attempt_is_counted(monkeypatch, log_id):
+    begin_attempt = FailedEvents.begin_attempt
 
-    def begin_then_skip(pk):
-        begun = count(pk)
+    def begin_then_skip(self, pk):
+        begun = begin_attempt(self, pk)
         if not SkippedEvent.objects.exists():
-            assert Balances.skip(ada.log_id)
+            assert Balances.skip(log_id)
         return begun
 
-    worker._begin = begin_then_skip
-    worker.settle()
-    worker.close()
-    Balances.catch_up()
-
-    assert balances() == {ada.log_id: 1}
-    assert Balances.verify(sample=None)
+    monkeypatch.setattr(FailedEvents, "begin_attempt", begin_then_skip)
 
 
-def test_an_event_that_is_skipped_while_its_attempt_fails_stays_skipped():
+@pytest.mark.parametrize("fails_again", [False, True])
+def test_an_event_that_is_skipped_while_it_is_retried_is_skipped(monkeypatch, fails_again):
     ada = Account.logs.create(Opened("ada"), Withdrawn(2), Deposited(1))
     fail_on(Withdrawn)
     Balances.catch_up()
-    worker = advancer()
-    ParkedEvent.objects.update(retry_at=ParkedEvent.objects.get().first_failed_at)
-    begun = worker._begin(ParkedEvent.objects.get().pk)
-    assert begun is not None
-    assert Balances.skip(ada.log_id)
-
-    worker.parking.failed(begun, ValueError(), batches.row_at(ada.log_id, 1, "default"))
-    worker.close()
+    if not fails_again:
+        readmodels.reset()
+    ParkedEvent.objects.update(attempts=0, retry_at=ParkedEvent.objects.get().first_failed_at)
+    skip_when_an_attempt_is_counted(monkeypatch, ada.log_id)
+    Balances.catch_up()
 
     Balances.catch_up()
+
+    assert SkippedEvent.objects.count() == 1
     assert balances() == {ada.log_id: 1}
+    assert Balances.verify(sample=None)
 
 
 def test_an_event_whose_log_is_erased_waits_no_more():
@@ -645,7 +634,7 @@ def test_partitions_apply_each_event_once_together(monkeypatch):
     begin(Balances, "default")
     applied = 0
     for number in range(4):
-        taken = lease(Balances, number, using="default", owner=checkpoints.new_owner())
+        taken = lease_partition(Balances, number, using="default", owner=leases.new_owner())
         worker = Advancer(Balances(), taken, Feed())
         worker.settle()
         worker.close()

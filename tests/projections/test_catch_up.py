@@ -9,10 +9,11 @@ import pytest
 from django.db import connections
 
 from eventlogs import Feed, LogManager, LogNotFound
-from eventlogs.projections import checkpoints
+from eventlogs.projections import checkpoints, leases
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.catch_up import begin, catch_up, lease
+from eventlogs.projections.catch_up import catch_up_projection
 from eventlogs.projections.releases import declare_run
+from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -152,9 +153,9 @@ def test_a_partition_that_another_worker_has_is_waited_for():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     begin(Balances, "default")
     declare_run(Balances, "default")  # as whoever takes a lease does
-    taken = lease(Balances, 0, using="default", owner=checkpoints.new_owner())
+    taken = lease_partition(Balances, 0, using="default", owner=leases.new_owner())
 
-    assert catch_up(Balances, wait=False) == 0
+    assert catch_up_projection(Balances, wait=False) == 0
 
     def work():
         time.sleep(0.2)
@@ -173,7 +174,7 @@ def test_a_partition_that_another_worker_has_is_waited_for():
 def test_a_partition_whose_worker_lets_its_lease_run_out_is_taken_over():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     begin(Balances, "default")
-    assert checkpoints.acquire("balances", 0, using="default", owner="elsewhere:1:x", seconds=0.3)
+    assert leases.acquire("balances", 0, using="default", owner="elsewhere:1:x", seconds=0.3)
 
     assert Balances.catch_up() == 2
     assert balances() == replayed(ada)
@@ -183,7 +184,7 @@ def test_partitions_that_are_at_different_positions_are_brought_to_one_and_divid
     monkeypatch.setattr(Balances, "partitions", 3)
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(20)]
     begin(Balances, "default")
-    taken = lease(Balances, 1, using="default", owner=checkpoints.new_owner())
+    taken = lease_partition(Balances, 1, using="default", owner=leases.new_owner())
     advancer = Advancer(Balances(), taken, Feed())
     advancer.settle()
     advancer.close()
@@ -200,12 +201,12 @@ def test_partitions_that_are_at_different_positions_are_brought_to_one_and_divid
 def test_while_a_partition_is_at_work_nothing_is_divided(monkeypatch):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
     Balances.catch_up()
-    held = lease(Balances, 0, using="default", owner="elsewhere:1:x")
+    held = lease_partition(Balances, 0, using="default", owner="elsewhere:1:x")
     monkeypatch.setattr(Balances, "partitions", 5)
 
-    assert catch_up(Balances, wait=False) == 0
+    assert catch_up_projection(Balances, wait=False) == 0
     assert len(checkpoints.positions("balances", "default")) == 1
-    checkpoints.release(held)
+    leases.release(held)
     Balances.catch_up()
     assert len(checkpoints.positions("balances", "default")) == 5
     assert balances() == replayed(*states)

@@ -16,8 +16,8 @@ from eventlogs import LogId
 from eventlogs.exceptions import ProjectionUnavailable
 from eventlogs.feed.sources import partition_of
 from eventlogs.models import Checkpoint
-from eventlogs.projections import checkpoints
-from eventlogs.projections.checkpoints import LeaseLost
+from eventlogs.projections import checkpoints, leases
+from eventlogs.projections.leases import LeaseLost
 from tests.projections.crashes import killed_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -31,9 +31,7 @@ def _partitions():
 
 
 def acquire(owner="ada:1:x", number=0, seconds=30.0, **options):
-    return checkpoints.acquire(
-        NAME, number, using="default", owner=owner, seconds=seconds, **options
-    )
+    return leases.acquire(NAME, number, using="default", owner=owner, seconds=seconds, **options)
 
 
 def checkpoint(number=0):
@@ -45,7 +43,7 @@ def test_each_lease_has_a_higher_token():
     for owner in ["ada:1:x", "bob:1:x", "ada:1:x"]:
         lease = acquire(owner)
         tokens.append(lease.token)
-        checkpoints.release(lease)
+        leases.release(lease)
 
     assert tokens == [1, 2, 3]
 
@@ -62,7 +60,7 @@ def test_a_worker_takes_its_own_lease_again_and_is_told_that_it_did_not_give_it_
 
     assert (first.was_abandoned, again.was_abandoned) == (False, True)
     with pytest.raises(LeaseLost), transaction.atomic():
-        checkpoints.move(first, 5)
+        leases.move(first, 5)
 
 
 def test_a_lease_that_has_run_out_is_taken_over():
@@ -75,32 +73,32 @@ def test_a_lease_that_has_run_out_is_taken_over():
 
 
 def test_the_lease_of_a_process_that_is_dead_is_taken_over_at_once():
-    assert killed_in(lambda: acquire(checkpoints.new_owner()) and os.kill(os.getpid(), 9))  # type: ignore[func-returns-value]
+    assert killed_in(lambda: acquire(leases.new_owner()) and os.kill(os.getpid(), 9))
     assert checkpoint().owner
 
     assert acquire("bob:1:x").was_abandoned
 
 
 def test_the_lease_of_a_process_of_another_machine_is_not_known_to_be_dead():
-    assert not checkpoints.is_dead(f"elsewhere:{2**22 + 1}:x")
-    assert checkpoints.is_dead(f"{checkpoints.HOST}:{2**22 + 1}:x")
-    assert not checkpoints.is_dead(checkpoints.new_owner())
-    for owner in ["", "x", "a:b", f"{checkpoints.HOST}:not a number:x", f"{checkpoints.HOST}:1:x"]:
-        assert not checkpoints.is_dead(owner)
+    assert not leases.is_dead(f"elsewhere:{2**22 + 1}:x")
+    assert leases.is_dead(f"{leases.HOST}:{2**22 + 1}:x")
+    assert not leases.is_dead(leases.new_owner())
+    for owner in ["", "x", "a:b", f"{leases.HOST}:not a number:x", f"{leases.HOST}:1:x"]:
+        assert not leases.is_dead(owner)
 
 
 def test_processes_whose_ids_mean_something_else_have_another_host(monkeypatch):
     """As in containers that share the name of their machine, and nothing else."""
-    owner = checkpoints.new_owner()
-    monkeypatch.setattr(checkpoints.Path, "readlink", lambda path: "pid:[1]")  # type: ignore[attr-defined]
-    monkeypatch.setattr(checkpoints, "HOST", checkpoints._host())
+    owner = leases.new_owner()
+    monkeypatch.setattr(leases.Path, "readlink", lambda path: "pid:[1]")
+    monkeypatch.setattr(leases, "HOST", leases._host())
 
-    assert not checkpoints.is_dead(owner.replace(str(os.getpid()), str(2**22 + 1)))
+    assert not leases.is_dead(owner.replace(str(os.getpid()), str(2**22 + 1)))
     assert len(f"{'x' * 50}.12345678:{2**22}:12345678") <= 100
 
 
 def test_a_lease_that_is_given_back_is_free_and_not_abandoned():
-    checkpoints.release(acquire("ada:1:x"), 7)
+    leases.release(acquire("ada:1:x"), 7)
 
     taken = acquire("bob:1:x")
 
@@ -108,37 +106,37 @@ def test_a_lease_that_is_given_back_is_free_and_not_abandoned():
 
 
 def test_a_lease_that_is_abandoned_is_free_at_once_and_known_to_be():
-    checkpoints.abandon(acquire("ada:1:x"))
+    leases.abandon(acquire("ada:1:x"))
 
     assert acquire("bob:1:x").was_abandoned
 
 
 def test_giving_back_never_lowers_the_position():
     lease = acquire()
-    with checkpoints.fenced(lease, 9) as moved:
+    with leases.fenced(lease, 9) as moved:
         pass
-    checkpoints.release(moved, 4)
+    leases.release(moved, 4)
 
     assert checkpoint().position == 9
 
 
 def test_a_lease_whose_transaction_was_taken_back_is_given_back_where_it_stands():
     lease = acquire()
-    with pytest.raises(ZeroDivisionError), checkpoints.fenced(lease, 9) as moved:
+    with pytest.raises(ZeroDivisionError), leases.fenced(lease, 9) as moved:
         raise ZeroDivisionError
 
-    checkpoints.release(moved, 12)
+    leases.release(moved, 12)
 
     assert (checkpoint().position, checkpoint().owner) == (0, "")
 
 
 def test_who_has_lost_the_lease_gives_nothing_back():
     lost = acquire("ada:1:x")
-    checkpoints.abandon(lost)
+    leases.abandon(lost)
     acquire("bob:1:x")
 
-    checkpoints.release(lost, 9)
-    checkpoints.abandon(lost)
+    leases.release(lost, 9)
+    leases.abandon(lost)
 
     assert (checkpoint().owner, checkpoint().position) == ("bob:1:x", 0)
     assert checkpoint().leased_until is not None
@@ -148,11 +146,11 @@ def test_who_has_lost_the_lease_gives_nothing_back():
 def test_with_a_token_or_position_that_is_not_the_stored_one_nothing_moves(wrong):
     lease = acquire()
 
-    with pytest.raises(LeaseLost), checkpoints.fenced(replace(lease, **wrong), 9):
+    with pytest.raises(LeaseLost), leases.fenced(replace(lease, **wrong), 9):
         pytest.fail("not reached")
 
     assert checkpoint().position == 0
-    with checkpoints.fenced(lease, 9):
+    with leases.fenced(lease, 9):
         pass
     assert checkpoint().position == 9
 
@@ -163,7 +161,7 @@ def test_moving_renews_the_lease_and_what_is_moved_holds_only_with_the_transacti
     time.sleep(0.2)
     assert lease.is_half_over
 
-    with checkpoints.fenced(lease, 3, applied=7) as moved:
+    with leases.fenced(lease, 3, applied=7) as moved:
         assert not moved.is_half_over
     time.sleep(0.15)
 
@@ -185,7 +183,7 @@ def test_a_row_that_is_locked_is_not_waited_for(elsewhere):
 
 
 def test_workers_that_race_for_a_partition_leave_it_to_one(race):
-    answers = race(*[lambda: acquire(checkpoints.new_owner())] * 8)
+    answers = race(*[lambda: acquire(leases.new_owner())] * 8)
 
     assert [each for each in answers if isinstance(each, Exception)] == []
     assert len([each for each in answers if each]) == 1
@@ -222,7 +220,7 @@ def repartition(partitions, owner="ada:1:x"):
 def test_dividing_anew_keeps_the_position_and_the_count_and_raises_the_tokens():
     for number in (0, 1):
         lease = acquire(number=number)
-        with checkpoints.fenced(lease, 9, applied=4):
+        with leases.fenced(lease, 9, applied=4):
             pass
 
     assert repartition(5)
@@ -232,12 +230,12 @@ def test_dividing_anew_keeps_the_position_and_the_count_and_raises_the_tokens():
     found = Checkpoint.objects.filter(projection=NAME)
     assert sum(found.values_list("applied", flat=True)) == 8
     assert set(found.values_list("token", "owner", "partitions")) == {(2, "", 5)}
-    with pytest.raises(LeaseLost), checkpoints.fenced(lease, 12):
+    with pytest.raises(LeaseLost), leases.fenced(lease, 12):
         pass
 
 
 def test_while_positions_differ_nothing_is_divided():
-    with checkpoints.fenced(acquire(), 9):
+    with leases.fenced(acquire(), 9):
         pass
 
     assert not repartition(5)
@@ -257,7 +255,7 @@ def test_to_become_inline_takes_all_leases_away():
     checkpoints.become_inline(NAME, using="default")
 
     assert checkpoints.state_of(NAME, "default").mode == "inline"
-    with pytest.raises(LeaseLost), checkpoints.fenced(lease, 9):
+    with pytest.raises(LeaseLost), leases.fenced(lease, 9):
         pass
 
 
@@ -321,7 +319,7 @@ def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server():
     lease = acquire(seconds=0.2)
     with (
         pytest.raises(Error, match="idle-in-transaction"),
-        checkpoints.fenced(lease, 9),
+        leases.fenced(lease, 9),
     ):
         time.sleep(0.6)
         Checkpoint.objects.count()
@@ -332,6 +330,6 @@ def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server():
 
 def test_a_lease_is_live_while_it_has_not_run_out_and_its_owner_is_not_dead():
     acquire("ada:1:x")
-    assert checkpoints.is_live(checkpoint(), using="default")
+    assert leases.is_live(checkpoint(), using="default")
     Checkpoint.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
-    assert not checkpoints.is_live(checkpoint(), using="default")
+    assert not leases.is_live(checkpoint(), using="default")

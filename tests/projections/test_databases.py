@@ -20,7 +20,7 @@ from eventlogs import (
 )
 from eventlogs.checks import projections as system_checks
 from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
-from eventlogs.projections import databases, workers
+from eventlogs.projections import databases
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections.tables import Known, made
 from tests.tables import Table
@@ -90,9 +90,8 @@ KNOWN = Known(AsyncSums, InlineSums, Letters)
 
 
 @pytest.fixture
-def second(second_alias, monkeypatch):
+def second(second_alias):
     """A second database with the tables of read models."""
-    monkeypatch.setattr(workers, "projections", system_checks.projections)  # type: ignore[attr-defined]
     with made(Row, InlineRow), made(Row, InlineRow, using=second_alias), KNOWN.declared():
         yield second_alias
     FAILING.clear()

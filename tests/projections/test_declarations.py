@@ -18,8 +18,9 @@ from eventlogs import (
     projection,
 )
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
-from eventlogs.projections import declarations
-from eventlogs.projections.declarations import Lag, projections  # type: ignore[attr-defined]
+from eventlogs.projections import declarations, kinds
+from eventlogs.projections.base import projections
+from eventlogs.projections.lags import Lag
 from eventlogs.stores import participants
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections import readmodels
@@ -38,9 +39,12 @@ from tests.projections.readmodels import (
 
 
 @pytest.fixture(autouse=True)
-def _scratch(monkeypatch):
-    monkeypatch.setattr(declarations, "projections", {})
-    monkeypatch.setattr(participants, "registered", dict(participants.registered))
+def _scratch():
+    registered = dict(participants.registered)
+    with readmodels.declaring({}):
+        yield
+    participants.registered.clear()
+    participants.registered.update(registered)
 
 
 # Names
@@ -65,7 +69,7 @@ def test_a_module_that_is_loaded_again_declares_its_classes_again():
         class Again(Projection):
             model = Balance
 
-    assert declarations.projections["again"] is Again
+    assert projections["again"] is Again
 
 
 def test_an_undecorated_projection_says_what_is_missing():
@@ -98,10 +102,10 @@ def test_a_version_is_a_number_that_is_counted_up(version):
         (Projection, {}, "needs model"),
         (ReductionProjection, {"model": Reduced}, "needs aggregate"),
         (Projection, {"model": Balance, "mode": "both"}, "mode must be"),
-        (Projection, {"model": Balance, "partitions": 0}, "partitions must be"),
-        (Projection, {"model": Balance, "partitions": 257}, "partitions must be"),
-        (Projection, {"model": Balance, "batch_size": 0}, "batch_size must be"),
-        (Projection, {"model": Balance, "batch_size": 10_001}, "batch_size must be"),
+        (Projection, {"model": Balance, "partitions": 0}, "partitions is 0. It must be"),
+        (Projection, {"model": Balance, "partitions": 257}, "partitions is 257. It must be"),
+        (Projection, {"model": Balance, "batch_size": 0}, "batch_size is 0. It must be"),
+        (Projection, {"model": Balance, "batch_size": 10_001}, "batch_size is 10001. It must be"),
         (Projection, {"model": Balance, "timeout": 0}, "timeout must be positive"),
         (Projection, {"model": Balance, "max_attempts": 0}, "max_attempts from 1"),
         (Projection, {"model": Balance, "backoff": -1}, "backoff"),
@@ -115,7 +119,7 @@ def test_a_version_is_a_number_that_is_counted_up(version):
 def test_a_class_that_cannot_work_is_refused(base, attributes, message):
     with pytest.raises(RegistrationError, match=message):
         projection("each")(type("Each", (base,), attributes))
-    assert declarations.projections == {}
+    assert projections == {}
 
 
 def test_an_event_that_two_methods_handle_is_refused():
@@ -146,9 +150,13 @@ def test_handlers_are_inherited_overridden_and_mixed_in():
         @handles(Opened)
         def opened(self, row, record): ...
 
-    assert Each._handlers == {Deposited: "both", Opened: "opened", Withdrawn: "withdrawn"}
-    assert Base._handlers == {Deposited: "both", Opened: "both"}
-    assert set(Each._types()) == {"account.deposited", "account.opened", "account.withdrawn"}
+    assert Each.event_handlers == {Deposited: "both", Opened: "opened", Withdrawn: "withdrawn"}
+    assert Base.event_handlers == {Deposited: "both", Opened: "both"}
+    assert set(Each.event_types_read()) == {
+        "account.deposited",
+        "account.opened",
+        "account.withdrawn",
+    }
 
 
 def test_one_that_is_inline_takes_part_in_appends_until_it_is_declared_otherwise():
@@ -171,8 +179,10 @@ def test_rows_in_another_database_than_the_events_are_refused(monkeypatch):
         Balances.catch_up()
 
 
-def test_projections_of_the_tests_are_known_to_no_other_tests():
-    assert not set(readmodels.DECLARED) & set(projections)
+def test_the_path_of_the_first_layout_has_the_same_names():
+    from_there = [getattr(declarations, name) for name in declarations.__all__]
+
+    assert from_there == [Projection, Reactor, ReductionProjection, handles, projection]
 
 
 # What they do
@@ -277,7 +287,7 @@ class TestAtWork:
         assert balances(Reduced) == ({} if form == "none" else {ada.log_id: 210})
 
     def test_a_worker_keeps_a_bounded_number_of_aggregates(self, monkeypatch):
-        monkeypatch.setattr(declarations, "MAX_REDUCTIONS", 2)
+        monkeypatch.setattr(kinds, "MAX_REDUCTIONS", 2)
         states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
         each = ReducedBalances()
         records = [record for state in states for record in Account.logs.stream(state.log_id)]

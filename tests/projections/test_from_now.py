@@ -10,13 +10,11 @@ from django.core.management import CommandError, call_command
 
 from eventlogs import Reactor
 from eventlogs.feed.reader import Feed
-from eventlogs.management import choosing
-from eventlogs.management.subcommands import SUBCOMMANDS
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState, SkippedEvent
-from eventlogs.projections import checkpoints
+from eventlogs.projections import leases
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.catch_up import begin, lease
-from eventlogs.projections.checkpoints import LeaseLost
+from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import Letters, reactions
@@ -25,10 +23,10 @@ pytestmark = pytest.mark.usefixtures("tables")
 
 
 @pytest.fixture
-def _known(declared, monkeypatch):
+def _known():
     """Commands know the projections of the tests, too."""
-    for module in (choosing, SUBCOMMANDS["parked"]):
-        monkeypatch.setattr(module, "projections", readmodels.DECLARED)
+    with readmodels.declaring(readmodels.DECLARED):
+        yield
 
 
 def command(*arguments):
@@ -94,7 +92,7 @@ def test_what_waits_is_passed_over_and_what_had_failed_leaves_a_trace():
 def test_a_worker_that_has_a_lease_moves_nothing_any_more():
     Account.logs.create(*[Deposited(n) for n in range(1, 6)])
     begin(Letters, "default")
-    taken = lease(Letters, 0, using="default", owner=checkpoints.new_owner())
+    taken = lease_partition(Letters, 0, using="default", owner=leases.new_owner())
     worker = Advancer(Letters(), taken, Feed())
 
     def before(record):

@@ -1,4 +1,4 @@
-"""Parking: attempts are counted before they are made, and an event waits for its time."""
+"""Held logs: attempts are counted before they are made, and an event waits for its time."""
 
 from __future__ import annotations
 
@@ -10,22 +10,32 @@ from django.utils import timezone
 
 from eventlogs import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
-from eventlogs.projections import held_logs as module
-from eventlogs.projections.held_logs import IN_FLIGHT, MAX_DETAILS, Parking
+from eventlogs.projections import error_text
+from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.error_text import MAX_DETAILS
+from eventlogs.projections.held_logs import IN_FLIGHT, LONGEST_WAIT, HeldLogs
 from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
-NOW = timezone.now()
 
 
 def row(log_id=None, index=3, position=7):
-    log_id = log_id or LogId.new("account")
-    return StoredEvent(log_id, index, position, "account.noted", 1, "{}", "{}", None, NOW)
+    return StoredEvent(
+        log_id=log_id or LogId.new("account"),
+        index=index,
+        position=position,
+        type="account.noted",
+        schema_version=1,
+        data="{}",
+        metadata="{}",
+        idempotency_key=None,
+        recorded_at=timezone.now(),
+    )
 
 
-def parking(**options):
-    options = {"is_rebuild": False, "max_attempts": 3, "backoff": 10.0, **options}
-    return Parking("each", "default", **options)
+def held_logs(*, max_attempts=3, backoff=10.0, is_rebuild=False):
+    options = {"name": "each", "max_attempts": max_attempts, "backoff": backoff}
+    return HeldLogs(type("Each", (BaseProjection,), options), "default", is_rebuild=is_rebuild)
 
 
 def wait_over(waiting):
@@ -34,7 +44,7 @@ def wait_over(waiting):
 
 
 def test_an_attempt_is_counted_before_it_is_made():
-    each = parking()
+    each = held_logs()
     log_id = LogId.new("account")
 
     waiting = each.hold(row(log_id))
@@ -46,20 +56,20 @@ def test_an_attempt_is_counted_before_it_is_made():
 
 
 def test_an_event_is_due_when_its_time_has_come_and_the_checkpoint_has():
-    each = parking()
+    each = held_logs()
     waiting = each.hold(row(position=7))
     wait_over(waiting)
 
     assert each.due(6) == []
     assert each.due(7) == [(waiting.pk, waiting.log_id)]
-    assert each.begin(waiting)
+    assert each.begin_attempt(waiting)
     waiting.refresh_from_db()
     assert (waiting.attempts, waiting.error) == (2, IN_FLIGHT)
     assert each.due(7) == []
 
 
 def test_what_is_due_longest_comes_first():
-    each = parking()
+    each = held_logs()
     events = [each.hold(row()) for _ in range(3)]
     for number, waiting in enumerate(events):
         waiting.retry_at = timezone.now() - timedelta(days=3 - number)
@@ -68,14 +78,14 @@ def test_what_is_due_longest_comes_first():
 
 
 def test_after_the_last_attempt_it_is_parked():
-    each = parking()
+    each = held_logs()
     failing = row()
     waiting = each.hold(failing)
     for _ in range(2):
-        each.failed(waiting, ValueError("secret"), failing)
+        each.note_failure(waiting, ValueError("secret"), failing)
         assert not waiting.is_parked
-        assert each.begin(waiting)
-    each.failed(waiting, ValueError("secret"), failing)
+        assert each.begin_attempt(waiting)
+    each.note_failure(waiting, ValueError("secret"), failing)
 
     waiting.refresh_from_db()
     assert (waiting.is_parked, waiting.attempts, waiting.error) == (True, 3, "ValueError")
@@ -83,16 +93,16 @@ def test_after_the_last_attempt_it_is_parked():
 
 
 def test_one_whose_attempts_ended_in_crashes_is_parked_without_another_one():
-    each = parking(max_attempts=1)
+    each = held_logs(max_attempts=1)
     waiting = each.hold(row())
 
-    assert not each.begin(waiting)
+    assert not each.begin_attempt(waiting)
     assert waiting.is_parked
 
 
 def test_a_log_is_held_by_one_event_in_a_projection_and_its_rebuild_apart():
     log_id = LogId.new("account")
-    live, rebuild = parking(), parking(is_rebuild=True)
+    live, rebuild = held_logs(), held_logs(is_rebuild=True)
     live.hold(row(log_id))
 
     assert rebuild.held() == set()
@@ -101,55 +111,55 @@ def test_a_log_is_held_by_one_event_in_a_projection_and_its_rebuild_apart():
 
 
 def test_an_event_that_is_applied_makes_way_for_the_one_behind_it():
-    each = parking()
+    each = held_logs()
     log_id = LogId.new("account")
     waiting = each.hold(row(log_id, index=3, position=7))
 
-    each.release(waiting, row(log_id, index=4, position=9))
+    each.continue_with(row(log_id, index=4, position=9), waiting)
     waiting.refresh_from_db()
     assert (waiting.index, waiting.position, waiting.attempts, waiting.error) == (4, 9, 0, "")
     assert [pk for pk, _ in each.due(9)] == [waiting.pk]
 
-    each.release(waiting, None)
+    each.continue_with(None, waiting)
     assert each.held() == set()
 
 
 def test_what_somebody_has_skipped_meanwhile_does_not_come_back():
-    each = parking()
+    each = held_logs()
     failing = row()
     waiting = each.hold(failing)
     other = ParkedEvent.objects.get(pk=waiting.pk)
     each.skip(other, None)
 
     assert not each.is_held_by(waiting)
-    each.failed(waiting, ValueError(), failing)
+    each.note_failure(waiting, ValueError(), failing)
 
     assert not ParkedEvent.objects.exists()
-    assert each.skipped(7, 7) == {7}
-    assert each.skipped(8, 99) == set()
+    assert each.skipped_positions(7, 7) == {7}
+    assert each.skipped_positions(8, 99) == set()
     each.skip(other, None)  # twice is once
     assert SkippedEvent.objects.count() == 1
 
 
 def test_to_try_again_gives_all_attempts_back():
-    each = parking(max_attempts=1)
+    each = held_logs(max_attempts=1)
     failing = row()
     waiting = each.hold(failing)
     each.hold(row())
-    each.failed(waiting, ValueError(), failing)
+    each.note_failure(waiting, ValueError(), failing)
 
-    assert each.try_again(LogId.new("account")) == 0
-    assert each.try_again(waiting.log_id) == 1
+    assert each.retry(LogId.new("account")) == 0
+    assert each.retry(waiting.log_id) == 1
     waiting.refresh_from_db()
     assert (waiting.attempts, waiting.is_parked) == (0, False)
-    assert each.try_again() == 2
+    assert each.retry() == 2
 
 
 def test_no_wait_is_longer_than_five_minutes():
-    each = parking(backoff=10.0)
+    each = held_logs(backoff=10.0)
     assert each._delay(1) == timedelta(seconds=10)
     assert each._delay(3) == timedelta(seconds=40)
-    assert each._delay(5_000) == timedelta(seconds=module.LONGEST_WAIT)
+    assert each._delay(5_000) == timedelta(seconds=LONGEST_WAIT)
 
 
 class Unspeakable(Exception):
@@ -161,11 +171,11 @@ class Unspeakable(Exception):
     "error", [Unspeakable(), ValueError("\ud800"), ValueError("a\0b"), ValueError("x" * 99_999)]
 )
 def test_whatever_an_error_says_it_can_be_stored(error):
-    each = parking()
+    each = held_logs()
     failing = row()
     waiting = each.hold(failing)
 
-    each.failed(waiting, error, failing)
+    each.note_failure(waiting, error, failing)
 
     waiting.refresh_from_db()
     assert 0 < len(waiting.details) <= MAX_DETAILS
@@ -173,11 +183,11 @@ def test_whatever_an_error_says_it_can_be_stored(error):
 
 def test_one_that_is_tried_again_during_its_last_attempt_is_not_parked():
     """Somebody has mended the cause while the attempt was under way that was to be the last."""
-    each = parking(max_attempts=1)
+    each = held_logs(max_attempts=1)
     failing = row()
     waiting = each.hold(failing)
-    assert each.try_again(waiting.log_id) == 1
-    each.failed(waiting, ValueError(), failing)
+    assert each.retry(waiting.log_id) == 1
+    each.note_failure(waiting, ValueError(), failing)
 
     waiting.refresh_from_db()
     assert (waiting.attempts, waiting.is_parked) == (0, False)
@@ -185,33 +195,33 @@ def test_one_that_is_tried_again_during_its_last_attempt_is_not_parked():
 
 
 def test_one_that_is_tried_again_as_it_is_to_be_parked_is_not():
-    each = parking(max_attempts=1)
+    each = held_logs(max_attempts=1)
     waiting = each.hold(row())
-    each.try_again()
+    each.retry()
 
-    assert not each.begin(waiting)
+    assert not each.begin_attempt(waiting)
     waiting.refresh_from_db()
     assert not waiting.is_parked
-    assert each.begin(waiting)
+    assert each.begin_attempt(waiting)
 
 
 def test_attempts_are_counted_on_top_of_what_is_counted_by_now():
-    each = parking()
+    each = held_logs()
     waiting = each.hold(row())
     other = ParkedEvent.objects.get(pk=waiting.pk)
-    each.begin(other)
-    each.try_again()
+    each.begin_attempt(other)
+    each.retry()
 
-    assert each.begin(waiting)
+    assert each.begin_attempt(waiting)
     assert waiting.attempts == 1
 
 
 def test_what_somebody_has_skipped_is_not_begun():
-    each = parking()
+    each = held_logs()
     waiting = each.hold(row())
     each.skip(ParkedEvent.objects.get(pk=waiting.pk), None)
 
-    assert not each.begin(waiting)
+    assert not each.begin_attempt(waiting)
 
 
 class TakesNoNought(Exception):
@@ -246,42 +256,42 @@ class Handlers:
     ],
 )
 def test_a_failure_names_the_function_of_the_project_that_raised_it(handler, expected):
-    each = parking()
+    each = held_logs()
     failing = row()
     waiting = each.hold(failing)
 
     try:
         getattr(Handlers(), handler)()
     except Exception as error:
-        each.failed(waiting, error, failing)
+        each.note_failure(waiting, error, failing)
 
     waiting.refresh_from_db()
     assert waiting.handler == expected
 
 
 def test_an_error_without_a_traceback_names_no_function():
-    assert module.handler_of(TakesNoNought()) == ""
+    assert error_text.handler_of(TakesNoNought()) == ""
 
 
 def test_a_project_that_is_installed_like_a_library_is_named_all_the_same(monkeypatch):
-    monkeypatch.setattr(module, "LIBRARIES", ("/",))
+    monkeypatch.setattr(error_text, "LIBRARIES", ("/",))
     try:
         Handlers().captured()
     except ZeroDivisionError as error:
         # The function that was called: which of the further ones is the project's is not known.
         called = error.with_traceback(error.__traceback__.tb_next)
-        assert module.handler_of(called) == "captured"
+        assert error_text.handler_of(called) == "captured"
 
 
 def test_the_function_is_forgotten_with_the_failure():
-    each = parking()
+    each = held_logs()
     failing = row()
     waiting = each.hold(failing)
     try:
         Handlers().captured()
     except ZeroDivisionError as error:
-        each.failed(waiting, error, failing)
+        each.note_failure(waiting, error, failing)
 
-    each.begin(waiting)
+    each.begin_attempt(waiting)
     waiting.refresh_from_db()
     assert (waiting.error, waiting.handler) == (IN_FLIGHT, "")

@@ -22,10 +22,10 @@ from eventlogs.models import (
     ProjectionState,
     SkippedEvent,
 )
-from eventlogs.projections import catch_up as catching_up
-from eventlogs.projections import checkpoints
+from eventlogs.projections import checkpoints, leases
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.held_logs import Parking
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import Balance, Balances
@@ -99,9 +99,9 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def crash_and_leave_the_lease(self):
         """As a worker that is killed does: it gives nothing back, and its process is gone."""
-        state = catching_up.begin(Balances, "default")
+        state = begin(Balances, "default")
         for number in range(state.partitions):
-            taken = catching_up.lease(Balances, number, using="default", owner=DEAD)
+            taken = lease_partition(Balances, number, using="default", owner=DEAD)
             if taken is not None:
                 with suppress(Crash):
                     Advancer(Balances(), taken, Feed()).settle()
@@ -145,7 +145,7 @@ class Histories(RuleBasedStateMachine):
         assert rows() == replay(self.logs)
 
 
-DEAD = f"{checkpoints.HOST}:{2**22 + 1}:dead"
+DEAD = f"{leases.HOST}:{2**22 + 1}:dead"
 
 
 def erase_all_logs():
@@ -227,9 +227,13 @@ def release_at_the_beginning(lease, position=None):
 
 
 TWINS = {
-    "a checkpoint that goes back": (checkpoints, "release", release_at_the_beginning),
-    "held logs that are not passed over": (Parking, "held", lambda self, among=None: set()),
-    "skipped events that are applied": (Parking, "skipped", lambda self, first, last: set()),
+    "a checkpoint that goes back": (leases, "release", release_at_the_beginning),
+    "held logs that are not passed over": (HeldLogs, "held", lambda self, among=None: set()),
+    "skipped events that are applied": (
+        HeldLogs,
+        "skipped_positions",
+        lambda self, first, last: set(),
+    ),
 }
 
 

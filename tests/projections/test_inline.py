@@ -26,8 +26,8 @@ from eventlogs import (
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, Event, EventLog, ParkedEvent
 from eventlogs.operations import jsonl
-from eventlogs.projections import checkpoints, inline
-from eventlogs.projections.catch_up import begin, lease
+from eventlogs.projections import checkpoints, inline, leases
+from eventlogs.projections.starting import begin, lease_partition
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Opened, Withdrawn, withdraw
@@ -317,7 +317,7 @@ def test_a_worker_of_the_old_mode_gets_no_lease_any_more(monkeypatch):
     checkpoints.become_inline("inlined-balances", using="default")
 
     with pytest.raises(ProjectionUnavailable):
-        lease(InlinedBalances, 0, using="default", owner=checkpoints.new_owner())
+        lease_partition(InlinedBalances, 0, using="default", owner=leases.new_owner())
     assert Checkpoint.objects.get(projection="inlined-balances").owner == ""
 
 
@@ -538,6 +538,37 @@ def test_no_row_is_made_of_a_snapshot_that_is_older_than_its_log(
         connections.close_all()
 
 
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("inlined")
+@pytest.mark.parametrize("level", [r"repeatable\ read", "serializable"])
+def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
+    level, monkeypatch, elsewhere
+):
+    connections.close_all()
+    options = connection.settings_dict["OPTIONS"]
+    monkeypatch.setitem(options, "options", f"-c default_transaction_isolation={level}")
+    lock_log, appended = inline.lock_log, []
+
+    def lock_after_an_append(log_id, using):
+        if connection.in_atomic_block and not appended:
+            appended.append(EventLog.objects.count())  # takes the snapshot
+            elsewhere(lambda: Account.logs.append(log_id, Deposited(5), expected_version=ANY))
+        return lock_log(log_id, using)
+
+    try:
+        ada = Account.logs.create(Deposited(1))
+        Inlined.objects.update(balance=99)
+        monkeypatch.setattr(inline, "lock_log", lock_after_an_append)
+
+        assert InlinedBalances.rebuild() == 2
+
+        assert appended == [1]
+        assert rows() == {ada.log_id: 6}
+    finally:
+        monkeypatch.undo()
+        connections.close_all()
+
+
 # Broken twins
 
 
@@ -558,9 +589,9 @@ def test_a_twin_that_counts_from_its_own_first_event_misses_what_was_appended(re
 def test_a_twin_whose_worker_does_not_look_at_versions_counts_twice(request, monkeypatch):
     monkeypatch.setattr(inline, "_apply", count_from_its_own_first_event)
     monkeypatch.setattr(
-        InlinedBalances,
+        inline,
         "missing",
-        lambda self, rows, using: list({row.log_id: row for row in rows}.values()),
+        lambda projection, rows, using: list({row.log_id: row for row in rows}.values()),
     )
     request.getfixturevalue("inlined")
     ada = Account.logs.create(Deposited(5))

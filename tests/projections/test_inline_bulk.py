@@ -23,9 +23,9 @@ from eventlogs import (
 )
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog, ParkedEvent
-from eventlogs.projections import batches, inline_bulk
+from eventlogs.projections import inline_batches, inline_bulk
 from eventlogs.projections import rebuild as rebuilding
-from eventlogs.projections.catch_up import begin
+from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Verification
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
@@ -136,7 +136,7 @@ def test_a_rebuild_is_done_by_statements_that_grow_with_chunks(each):
 def test_batches_of_any_size_apply_each_event_once(batch_size, request, monkeypatch):
     states = [state for events in range(1, 9) for state in some(2, events)]
     monkeypatch.setattr(InlinedBalances, "batch_size", batch_size)
-    monkeypatch.setattr(batches, "MANY", 3)
+    monkeypatch.setattr(inline_batches, "MANY", 3)
     request.getfixturevalue("inlined")
     states[0] = Account.logs.append(states[0], Withdrawn(1))
 
@@ -281,7 +281,7 @@ def test_a_log_that_was_locked_is_done_afterwards(request, monkeypatch):
     begin(InlinedBalances, "default")  # or the append's transaction would hold its state, too
     request.getfixturevalue("inlined")
     done_at_once = []
-    rebuild = inline_bulk.rebuild
+    rebuild = inline_bulk.rebuild_rows
 
     with Holding(lambda: append(states[2], Deposited(7))) as other:
 
@@ -290,7 +290,7 @@ def test_a_log_that_was_locked_is_done_afterwards(request, monkeypatch):
             other.go_on()
             return done_at_once[-1]
 
-        monkeypatch.setattr(inline_bulk, "rebuild", then_commit)
+        monkeypatch.setattr(inline_bulk, "rebuild_rows", then_commit)
         InlinedBalances.rebuild()
 
     assert [set(each) for each in done_at_once] == [

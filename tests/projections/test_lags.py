@@ -14,7 +14,7 @@ from eventlogs.feed.sources import partition_of
 from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
 from eventlogs.projections import checkpoints, lags
 from eventlogs.projections.lags import NO_LAG, Lag
-from eventlogs.projections.status import standing, standings
+from eventlogs.projections.status import status_of, statuses
 from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
 from tests.projections.readmodels import (
@@ -158,7 +158,7 @@ class TestOwnEvents:
         monkeypatch.setattr(lags, "LIMIT", 3)
         Account.logs.create(*[Deposited(1)] * 4)
 
-        found = standing(DepositsByOwner)
+        found = status_of(DepositsByOwner)
         assert (found.positions_behind, found.at_least) == (3, True)
         assert found.age <= DepositsByOwner.lag().age
 
@@ -188,7 +188,7 @@ def test_what_an_open_transaction_holds_back_is_lag(tables, declared):
         lag = Balances.lag()
         assert (lag.positions, lag.at_least) == (5, False)
         assert lag.age > timedelta()
-        assert standing(Balances).positions_behind == 5
+        assert status_of(Balances).positions_behind == 5
     finally:
         end.set()
         thread.join()
@@ -216,7 +216,7 @@ class TestInline:
         others(3)
 
         assert InlinedBalances.lag() == NO_LAG
-        found = standing(InlinedBalances)
+        found = status_of(InlinedBalances)
         assert (found.positions_behind, found.age, found.problem) == (0, timedelta(), "")
 
     def test_events_that_were_appended_without_it_are_lag(self):
@@ -281,7 +281,7 @@ class TestInline:
         Account.logs.create(Deposited(1))
 
         assert InlinedBalances.lag() == NO_LAG
-        found = standings([InlinedBalances, Balances])
+        found = statuses([InlinedBalances, Balances])
         assert [bool(each.problem) for each in found] == [False, True]
 
     @no_feed
@@ -294,9 +294,9 @@ class TestInline:
             [InlinedBalances, Letters],
             [InlinedBalances, Balances, ReducedBalances, DepositsByOwner, Letters],
         ):
-            standings(wanted)
+            statuses(wanted)
             with CaptureQueriesContext(connection) as context:
-                standings(wanted)
+                statuses(wanted)
             counts.append(len(context))
 
         assert counts[0] == counts[1] <= 8

@@ -29,10 +29,10 @@ TIMES = 20
 
 @pytest.fixture(autouse=True)
 def _nothing_owed():
-    held_logs._debts.clear()
+    held_logs._lost_attempts.clear()
     held_logs._losses.clear()
     yield
-    held_logs._debts.clear()
+    held_logs._lost_attempts.clear()
     held_logs._losses.clear()
 
 
@@ -121,27 +121,28 @@ def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, mon
     with pytest.raises(OperationalError):
         Balances.catch_up()
     monkeypatch.setitem(connection.settings_dict, "PORT", port)
-    assert (ParkedEvent.objects.get().attempts, len(held_logs._debts)) == (2, 1)
+    assert (ParkedEvent.objects.get().attempts, len(held_logs._lost_attempts)) == (2, 1)
 
     Balances.catch_up()
 
     waiting = ParkedEvent.objects.get()
-    assert (waiting.attempts, waiting.error, held_logs._debts) == (1, "", [])
+    assert (waiting.attempts, waiting.error, held_logs._lost_attempts) == (1, "", [])
 
 
-def test_an_attempt_is_given_back_to_an_event_that_another_worker_has_parked_for_it(terminate):
+def test_an_attempt_is_given_back_to_an_event_that_another_worker_has_parked_for_it(
+    terminate, monkeypatch
+):
     Account.logs.create(Opened("ada"), Deposited(5))
     readmodels.fail_on(Deposited)
     Balances.catch_up()
     waiting = ParkedEvent.objects.get()
-    places = held_logs.Parking(
-        Balances.name, "default", is_rebuild=False, max_attempts=2, backoff=60.0
-    )
-    assert places.begin(waiting)  # counted: this one ends with the connection
-    assert not places.begin(ParkedEvent.objects.get())  # … and another worker parks it
+    monkeypatch.setattr(Balances, "max_attempts", 2)
+    places = held_logs.HeldLogs(Balances, "default")
+    assert places.begin_attempt(waiting)  # counted: this one ends with the connection
+    assert not places.begin_attempt(ParkedEvent.objects.get())  # … and another worker parks it
     assert ParkedEvent.objects.get().is_parked
 
-    places.give_back(waiting)
+    places.uncount_attempt(waiting)
 
     assert not ParkedEvent.objects.get().is_parked
     assert ParkedEvent.objects.get().attempts == 1
@@ -154,9 +155,7 @@ def test_nothing_is_given_back_to_an_event_that_somebody_let_be_tried_again():
     waiting = ParkedEvent.objects.get()
     Balances.retry()
 
-    held_logs.Parking(
-        Balances.name, "default", is_rebuild=False, max_attempts=3, backoff=60.0
-    ).give_back(waiting)
+    held_logs.HeldLogs(Balances, "default").uncount_attempt(waiting)
 
     assert ParkedEvent.objects.get().attempts == 0
 

@@ -12,7 +12,7 @@ from django.db import connection, connections, transaction
 from eventlogs import LogId, ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed.reader import Feed
 from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
-from eventlogs.projections import checkpoints, shadow_tables
+from eventlogs.projections import checkpoints, leases, shadow_tables
 from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.batches import Advancer
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
@@ -125,15 +125,13 @@ def test_a_live_worker_goes_on_meanwhile_and_afterwards(elsewhere):
 def test_a_worker_that_holds_a_lease_through_the_swap_changes_nothing():
     states = some()
     Balances.catch_up()
-    taken = checkpoints.acquire(
-        "balances", 0, using="default", owner=checkpoints.new_owner(), seconds=30
-    )
+    taken = leases.acquire("balances", 0, using="default", owner=leases.new_owner(), seconds=30)
     worker = Advancer(Balances(), taken, Feed())
 
     Balances.rebuild()
     states.append(Account.logs.create(Opened("eve"), Deposited(7)))
 
-    with pytest.raises(checkpoints.LeaseLost):
+    with pytest.raises(leases.LeaseLost):
         worker.settle()
     Balances.catch_up()
     assert balances() == replayed(*states)
@@ -580,7 +578,7 @@ def test_an_inline_rebuild_lets_a_worker_do_other_things_in_between(monkeypatch)
     monkeypatch.setattr(rebuilding, "LOGS_AT_ONCE", 2)
     some(5)
 
-    assert [each.done for each in rebuilding.steps(InlinedBalances)] == [2, 4, 5]
+    assert [each.done for each in rebuilding.rebuild_steps(InlinedBalances)] == [2, 4, 5]
 
 
 def test_rows_that_were_kept_from_the_feed_are_rebuilt_inline(request):

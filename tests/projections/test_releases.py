@@ -12,8 +12,9 @@ from django.db import connection
 from django.db.models import F
 
 from eventlogs.models import Checkpoint, ProjectionWorker
-from eventlogs.projections import catch_up, checkpoints, releases
+from eventlogs.projections import leases, releases
 from eventlogs.projections.releases import Handles, preferred
+from eventlogs.projections.starting import begin, lease_partition
 from tests.processes import until
 from tests.projections.readmodels import Balances
 from tests.projections.release import Release
@@ -27,7 +28,7 @@ from pathlib import Path
 from django.db import connection, models, transaction
 from eventlogs import *
 from eventlogs.projections import releases
-from eventlogs.projections.workers import Runner
+from eventlogs.projections.workers import Worker
 
 class Seat(models.Model):
     log_id = LogIdField(primary_key=True)
@@ -468,7 +469,7 @@ def test_a_rebuild_that_is_under_way_asks_what_a_release_handles_that_begins(rel
     old, new = read_models(release)
     old.do("Booking.logs.create(Charged(1))")
     old.do("exec('from eventlogs.projections import rebuild', globals())")
-    old.do("exec('steps = rebuild.steps(Seats, park=True); next(steps)', globals())")
+    old.do("exec('steps = rebuild.rebuild_steps(Seats, park=True); next(steps)', globals())")
     new.do("Booking.logs.create(Charged(10), Refunded(3))")
     new.do("Seats.catch_up()")
 
@@ -605,7 +606,7 @@ def test_rows_that_old_processes_make_behind_a_rebuild_are_made_anew_in_its_end(
     early = old.do("str(Booking.logs.new_id())")
     old.do("Booking.logs.create(Charged(1))")
     new.do("exec('from eventlogs.projections import rebuild', globals())")
-    new.do("exec('steps = rebuild.steps(Seats); next(steps)', globals())")
+    new.do("exec('steps = rebuild.rebuild_steps(Seats); next(steps)', globals())")
     # Its id is below those that the rebuild has come to.
     old.do(f"Booking.logs.create(Charged(2), log_id={early!r})")
     new.do("Seats.catch_up()")
@@ -620,7 +621,7 @@ def test_an_old_rebuild_does_not_end_behind_a_newer_one(release, seats):
     old, new = inline_releases(release)
     log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
     old.do("exec('from eventlogs.projections import rebuild', globals())")
-    old.do("exec('steps = rebuild.steps(Seats); next(steps)', globals())")
+    old.do("exec('steps = rebuild.rebuild_steps(Seats); next(steps)', globals())")
     new.do("Seats.rebuild()")
 
     assert_says_deployment(old.do("list(steps)"))
@@ -718,9 +719,9 @@ def do(deed, do=do):
 
 # Declarations count for a second, and no event takes longer than half of one.
 SHORT = """
-from eventlogs.projections import batches
+from eventlogs.projections import partitions
 releases.KEPT = 1.0
-releases.RENEWED = batches.RENEWED = 0.2
+releases.RENEWED = partitions.RENEWED = 0.2
 Letters.timeout = 0.5
 """
 
@@ -759,7 +760,7 @@ def test_what_a_worker_has_declared_counts_in_a_round_that_takes_long(release, d
     old, new = narrow_and_wide(release, new=SLEEPY)
     old.do(f"exec({SHORT!r}, globals())")
     new.do(f"exec({SHORT!r}, globals())")
-    new.do("exec('runner = Runner([\"letters\"]); runner.round()', globals())")
+    new.do("exec('runner = Worker([\"letters\"]); runner.round()', globals())")
     old.do("[Booking.logs.create(Charged(n)) for n in range(20)] and None")
     ProjectionWorker.objects.update(seen_until=F("seen_until") - timedelta(seconds=10))
 
@@ -781,7 +782,7 @@ def do(deed, do=do):
 """
     old, new = narrow_and_wide(release, old=wait)
     new.do(
-        "exec('runner = Runner([\"letters\"]); runner.round(); runner._advancers.clear()', "
+        "exec('runner = Worker([\"letters\"]); runner.round(); runner._advancers.clear()', "
         "globals())"
     )
     old.do("Letters.catch_up()")  # it declares itself, and so removes what is out of date
@@ -840,10 +841,10 @@ def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, d
         domain(BOOKED, BILLED, REFUNDED, names=names)
         + reactor(charge="Charged", refund="Refunded"),
     )
-    old.do("background(Runner(['letters']).run)")
+    old.do("background(Worker(['letters']).run)")
     old.do("Booking.logs.create(Charged(0))")
     until(lambda: deeds() == ["charge 0"], what="the old worker does nothing")
-    new.do("background(Runner(['letters']).run)")
+    new.do("background(Worker(['letters']).run)")
     until(lambda: ProjectionWorker.objects.count() == 2, what="the new worker does not begin")
 
     for number in range(1, 21):
@@ -859,13 +860,13 @@ def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, d
 
 def test_who_begins_after_a_worker_that_died_is_careful_however_late_it_is(tables):
     """An event that kills its worker is counted, also where nobody ran for longer than KEPT."""
-    catch_up.begin(Balances, "default")
-    dead = f"{checkpoints.HOST}:{2**22 + 1}:dead"
-    assert catch_up.lease(Balances, 0, using="default", owner=dead)
+    begin(Balances, "default")
+    dead = f"{leases.HOST}:{2**22 + 1}:dead"
+    assert lease_partition(Balances, 0, using="default", owner=dead)
 
     releases.declare_run(Balances, "default")
 
-    taken = catch_up.lease(Balances, 0, using="default", owner="next")
+    taken = lease_partition(Balances, 0, using="default", owner="next")
     assert taken is not None
     assert taken.was_abandoned
 

@@ -13,7 +13,7 @@ from eventlogs import LogId
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import feed_source_for, partition_of
 from eventlogs.models import Checkpoint, Event, ParkedEvent, ProjectionState
-from eventlogs.projections.status import standing, standings
+from eventlogs.projections.status import status_of, statuses
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent
 from tests.projections.readmodels import Balances, DepositsByOwner, Letters, ReducedBalances
 
@@ -52,7 +52,7 @@ def last():
 
 
 def test_one_that_has_never_run_is_behind_all_that_there_is(last):
-    found = standing(Balances)
+    found = status_of(Balances)
 
     assert (found.name, found.kind, found.rows_version) == ("balances", "rows", None)
     assert (found.position, found.positions_behind, found.at_least) == (0, 3, False)
@@ -64,7 +64,7 @@ def test_one_that_has_never_run_is_behind_all_that_there_is(last):
 def test_one_that_has_applied_all_is_not_behind(last):
     at(Balances, last, last, applied=5, rate=2.5, owner="ada:1:x")
 
-    found = standing(Balances)
+    found = status_of(Balances)
     assert (found.positions_behind, found.age) == (0, timedelta())
     assert (found.partitions, found.applied, found.rate) == (2, 10, 5.0)
     assert found.owners == ("ada:1:x",)
@@ -76,7 +76,7 @@ def test_the_partition_that_is_last_counts(last):
     places[partition_of(event.log_id, 2)] = last - 1
     at(Balances, *places)
 
-    found = standing(Balances)
+    found = status_of(Balances)
     waited_for = timezone.now() - event.recorded_at
     assert (found.position, found.positions_behind) == (last - 1, 1)
     assert timedelta() <= waited_for - found.age < timedelta(seconds=5)
@@ -86,7 +86,7 @@ def test_events_of_others_are_nothing_to_wait_for(last):
     at(Balances, last)
     Parcel.logs.create(Sent("Rome"))
 
-    found = standing(Balances)
+    found = status_of(Balances)
     assert (found.positions_behind, found.age) == (0, timedelta())
 
 
@@ -96,7 +96,7 @@ def test_each_is_behind_for_itself(last):
 
     found = {
         each.name: each.positions_behind
-        for each in standings([Balances, ReducedBalances, DepositsByOwner])
+        for each in statuses([Balances, ReducedBalances, DepositsByOwner])
     }
     assert found == {Balances.name: 0, ReducedBalances.name: 1, DepositsByOwner.name: 2}
 
@@ -109,7 +109,7 @@ def test_what_waits_and_what_is_parked_are_counted_apart(last):
     parked(DepositsByOwner, retry_at=now)
 
     found = {
-        each.name: (each.parked, each.waiting) for each in standings([Balances, DepositsByOwner])
+        each.name: (each.parked, each.waiting) for each in statuses([Balances, DepositsByOwner])
     }
     assert found == {Balances.name: (2, 1), DepositsByOwner.name: (0, 1)}
 
@@ -117,15 +117,15 @@ def test_what_waits_and_what_is_parked_are_counted_apart(last):
 def test_a_rebuild_is_due_where_rows_are_of_another_version(last):
     ProjectionState.objects.create(name=Balances.name, version=99, mode=Balances.mode, partitions=1)
 
-    found = standing(Balances)
+    found = status_of(Balances)
     assert (found.rows_version, found.is_rebuild_due) == (99, True)
-    assert not standing(Letters).is_rebuild_due
+    assert not status_of(Letters).is_rebuild_due
 
 
 def test_a_feed_that_was_taken_back_is_a_problem(last):
     at(Balances, last + 1_000_000)
 
-    found = standing(Balances)
+    found = status_of(Balances)
     assert (found.positions_behind, found.age) == (None, None)
     assert "position" in found.problem or "ahead" in found.problem
 
@@ -136,7 +136,7 @@ def test_a_feed_that_cannot_be_read_is_a_problem_of_all(last, monkeypatch):
 
     monkeypatch.setattr(type(feed_source_for("default")), "watermark", unavailable)
 
-    for found in standings([Balances, DepositsByOwner]):
+    for found in statuses([Balances, DepositsByOwner]):
         assert found.positions_behind is None
         assert found.problem
 
@@ -145,13 +145,13 @@ def test_the_queries_are_as_many_for_all_as_for_one(last):
     Account.logs.create(Opened("Grace"), Noted("x"))
     counts = []
     for wanted in ([Balances], [Balances, ReducedBalances, DepositsByOwner, Letters]):
-        standings(wanted)
+        statuses(wanted)
         with CaptureQueriesContext(connection) as context:
-            standings(wanted)
+            statuses(wanted)
         counts.append(len(context))
 
     assert counts[0] == counts[1] <= 8
 
 
 def test_without_events_nobody_is_behind():
-    assert [each.positions_behind for each in standings([Balances, Letters])] == [0, 0]
+    assert [each.positions_behind for each in statuses([Balances, Letters])] == [0, 0]

@@ -17,7 +17,7 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.feed import scans
 from eventlogs.models import AppliedVersion, Checkpoint, EventLog
 from eventlogs.projections import verify as verifying
-from eventlogs.projections.catch_up import begin
+from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Difference, Failure, Run, Verification
 from eventlogs.stores import bulk_reads
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn

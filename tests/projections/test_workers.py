@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import workers as running
-from eventlogs.projections.workers import Runner, Share, chosen, divided, run
+from eventlogs.projections.workers import Share, Worker, chosen, divided, run
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -47,7 +47,7 @@ def runner():
     made = []
 
     def make(names=NAMES, **options):
-        made.append(Runner(names, **options))
+        made.append(Worker(names, **options))
         return made[-1]
 
     yield make
@@ -93,7 +93,7 @@ def test_named_ones_catch_up_and_an_unknown_name_is_refused():
     with pytest.raises(KeyError):
         run(["unknown"])
     with pytest.raises(KeyError):
-        Runner(["unknown"])
+        Worker(["unknown"])
     assert set(chosen()) == {"balances", "reduced-balances", "deposits-by-owner", "letters"}
 
 
@@ -159,7 +159,7 @@ def test_it_runs_until_it_is_told_to_stop_and_gives_its_leases_back():
     states = some()
 
     def work():
-        Runner(NAMES, stop=stop).run()
+        Worker(NAMES, stop=stop).run()
         connections.close_all()
 
     thread = threading.Thread(target=work)
@@ -253,7 +253,7 @@ def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypat
     child = os.fork()
     if child == 0:
         try:
-            other = Runner(NAMES)
+            other = Worker(NAMES)
             other.round()
             os.write(writing, b"x")
             time.sleep(30)
@@ -350,7 +350,7 @@ def test_an_error_of_the_database_is_waited_out(monkeypatch, caplog):
     expected = replayed(*some())
 
     def work():
-        each = Runner(NAMES, stop=stop)
+        each = Worker(NAMES, stop=stop)
         each.round()
         pids.append(connection.connection.info.backend_pid)
         each.run()
@@ -398,7 +398,7 @@ def test_a_stop_that_leaves_a_statement_to_the_server_is_no_error(monkeypatch, c
     expected = replayed(*some())
 
     def work():
-        each = Runner(NAMES, stop=stop)
+        each = Worker(NAMES, stop=stop)
         each.round()
 
         def leave():  # as psycopg 3.1 does where a signal breaks into its wait

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from eventlogs import (
     LogState,
     TransactionMustRetry,
 )
+from tests.processes import until
 from tests.races import COMMITS, jobs
 from tests.races.events import batch
 from tests.races.history import Outcome
@@ -89,12 +89,10 @@ def blocked(transactional_db) -> Iterator[Session]:
 
 
 def wait_until_blocked(session: Session) -> None:
-    for _ in range(500):
-        waits = Session.sql("SELECT cardinality(pg_blocking_pids(%s))", session.pid)
-        if waits:
-            return
-        time.sleep(0.01)
-    raise AssertionError("nothing holds it up")
+    until(
+        lambda: Session.sql("SELECT cardinality(pg_blocking_pids(%s))", session.pid),
+        what="a session that is blocked",
+    )
 
 
 # Behind a transaction that rolls back.

@@ -21,17 +21,17 @@ from django.utils.module_loading import import_string
 from eventlogs.feed.sources import BY_VENDOR, Watermark
 from eventlogs.models import Checkpoint, EventLog
 from eventlogs.projections import (
-    batches,
+    checkpoints,
     inline,
     inline_bulk,
+    leases,
+    partitions,
     rebuild,
     workers,
 )
-from eventlogs.projections import (
-    checkpoints as leases,
-)
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.held_logs import Parking
+from eventlogs.projections.held_logs import HeldLogs
+from eventlogs.projections.reactions import Reactions
 from tests.processes.stops import passing
 
 
@@ -47,28 +47,28 @@ def rows_and_checkpoint_apart() -> None:
         with transaction.atomic():
             leases.move(lease, reached, **figures)
 
-    batches.fenced = apart  # type: ignore[attr-defined]
+    partitions.fenced = apart
 
 
 def reacts_afterwards() -> None:
     """A reactor is called when the checkpoint has moved: at most once."""
-    original = Advancer._react
+    original = Reactions.before_transaction
 
-    def later(self: Advancer, row: Any) -> Any:
-        advancing_past = self._transact(lambda lease: None, row.position)
+    def later(self: Reactions, row: Any) -> Any:
+        advancing_past = self.partition.transact(lambda lease: None, row.position)
         return advancing_past or original(self, row)
 
-    Advancer._react = later  # type: ignore[method-assign]
+    Reactions.before_transaction = later  # type: ignore[method-assign]
 
 
 def without_fencing_token() -> None:
     """A checkpoint is moved by whoever had a lease on it once."""
-    leases._mine = lambda lease: Checkpoint.objects.filter(pk=lease.pk)
+    leases.own_checkpoint = lambda lease: Checkpoint.objects.filter(pk=lease.pk)
 
 
 def without_limit_of_idleness() -> None:
     """A transaction that stands still is left alone."""
-    leases.limit_standstill = lambda using, seconds: None
+    leases.limit_idle_time = lambda using, seconds: None
 
 
 def without_care() -> None:
@@ -84,7 +84,7 @@ def without_care() -> None:
 
 def without_holding() -> None:
     """The later events of a log do not wait for the one that is parked."""
-    Parking.held = lambda self, among=None: set()  # type: ignore[method-assign]
+    HeldLogs.held = lambda self, among=None: set()  # type: ignore[method-assign]
 
 
 def rebuilds_in_place() -> None:
@@ -93,10 +93,10 @@ def rebuilds_in_place() -> None:
     def steps(self: Any, *, restart: bool) -> Any:
         yield from ()
         with transaction.atomic():
-            leases.lock_all(self._cls.name, using=self._using)
+            checkpoints.lock_all(self._cls.name, using=self._using)
             self._cls.model.objects.all().delete()
-            checkpoints = Checkpoint.objects.filter(projection=self._cls.name)
-            checkpoints.update(position=0, token=F("token") + 1, owner="", leased_until=None)
+            rows = Checkpoint.objects.filter(projection=self._cls.name)
+            rows.update(position=0, token=F("token") + 1, owner="", leased_until=None)
         return 1
 
     rebuild._ShadowRebuild.steps = steps  # type: ignore[method-assign]

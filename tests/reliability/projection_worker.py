@@ -14,14 +14,14 @@ def main(database: str, name: str) -> None:
     """Run until SIGTERM."""
     settings.DATABASES["default"]["NAME"] = database
     django.setup()
-    from eventlogs.projections import declarations
-    from eventlogs.projections.workers import Runner
+    from eventlogs.projections.base import projections
+    from eventlogs.projections.workers import Worker
     from tests.projections import readmodels
 
-    declarations.projections.update(readmodels.DECLARED)
+    projections.update(readmodels.DECLARED)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    Runner([name], stop=stop).run()
+    Worker([name], stop=stop).run()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from eventlogs import (
     projection,
 )
 from eventlogs.models import Event, EventLog, ParkedEvent
-from eventlogs.projections import checkpoints, declarations
+from eventlogs.projections import checkpoints
+from eventlogs.projections.base import projections
 from eventlogs.stores.participants import Participant, registered
 from tests.processes.stops import passing
 from tests.reliability.ledgers import Entered, Ledger
@@ -145,14 +146,14 @@ PARTICIPANTS: dict[str, Participant] = {
     InlineLedgerRows.name: registered.pop(InlineLedgerRows.name)
 }
 for name in DECLARED:
-    del declarations.projections[name]
+    del projections[name]
 
 
 def declare(names: list[str]) -> None:
     """Let projections be known in this process."""
-    declarations.projections.clear()
+    projections.clear()
     for each in names:
-        declarations.projections[each] = DECLARED[each]
+        projections[each] = DECLARED[each]
         if each in PARTICIPANTS:
             registered[each] = PARTICIPANTS[each]
 

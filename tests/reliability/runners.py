@@ -19,15 +19,15 @@ from django.utils.module_loading import import_string
 
 from eventlogs import ANY, LogId
 from eventlogs.projections import (
-    catch_up,
-    checkpoints,
     held_logs,
+    leases,
+    starting,
     workers,
 )
 from eventlogs.projections import (
     rebuild as rebuilding,
 )
-from eventlogs.projections.workers import Runner
+from eventlogs.projections.workers import Worker
 from tests.processes import Place, Process, Processes, Stop
 from tests.processes.stops import order
 from tests.reliability import read_models, steps
@@ -76,14 +76,14 @@ class Campaign(Processes):
 
 def prepare(conditions: Conditions, place: Place) -> None:
     """Put a process under its conditions."""
-    for module in (catch_up, rebuilding):
+    for module in (starting, rebuilding):
         module.GRACE = GRACE  # type: ignore[attr-defined]
     workers.BEAT, workers.ALIVE, workers.FIRST_WAIT = 0.1, LEASE, 0.05  # type: ignore[misc]
     Quick.timeout = conditions.timeout
     held_logs.MAX_LOSSES = conditions.losses  # type: ignore[misc]
     steps.install()
     if conditions.host:
-        checkpoints.HOST = conditions.host  # type: ignore[misc]
+        leases.HOST = conditions.host  # type: ignore[misc]
     if conditions.mended:
         read_models.mended.append(Path(conditions.mended))
     if conditions.memory:
@@ -99,7 +99,7 @@ def prepare(conditions: Conditions, place: Place) -> None:
 def run(place: Place, names: list[str]) -> str:
     read_models.declare(names)
     stop: Any = place  # it looks at no more than is_set() and wait()
-    Runner(names, stop=stop).run()
+    Worker(names, stop=stop).run()
     return "done"
 
 

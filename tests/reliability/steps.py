@@ -7,21 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from eventlogs.feed.reader import Feed
-from eventlogs.projections import batches, checkpoints, rebuild, rows, shadow_tables
+from eventlogs.projections import leases, partitions, rebuild, rows, shadow_tables
 from eventlogs.projections.batches import Advancer
-from eventlogs.projections.held_logs import Parking
+from eventlogs.projections.held_logs import HeldLogs
 from tests.processes.stops import passing
 
 
 def install() -> None:
     """Let the machinery of projections pass steps."""
     _around(rows.Rows, "write", "the rows are written")
-    _around(checkpoints, "move", "the checkpoint moves")
-    _around(Parking, "hold", "a log is held")
-    _around(Parking, "begin", "an attempt is counted")
-    _around(Parking, "failed", "a failure is noted")
-    _around(Parking, "_park", "an event is parked")
-    _around(Parking, "release", "a log is let go")
+    _around(leases, "move", "the checkpoint moves")
+    _around(HeldLogs, "hold", "a log is held")
+    _around(HeldLogs, "begin_attempt", "an attempt is counted")
+    _around(HeldLogs, "note_failure", "a failure is noted")
+    _around(HeldLogs, "park", "an event is parked")
+    _around(HeldLogs, "continue_with", "a log is let go")
     _around(Feed, "read_rows", "the feed is read")
     _around(Advancer, "rest", "a rest")
     _around(rebuild._ShadowRebuild, "_prepare", "the preparation")
@@ -29,7 +29,7 @@ def install() -> None:
     _around(rebuild._ShadowRebuild, "_swap", "the swap")
     _around(shadow_tables, "create", "the shadow is made")
     _around(shadow_tables, "swap", "the tables are swapped")
-    batches.fenced = checkpoints.fenced = _commits(checkpoints.fenced)  # type: ignore[attr-defined]
+    partitions.fenced = leases.fenced = _commits(leases.fenced)
 
 
 def _around(owner: Any, name: str, step: str) -> None:

@@ -13,8 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,8 @@ from django.test import override_settings
 from eventlogs import LogId, LogManager
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
+from tests.processes import until
+from tests.processes.waiting import witnesses
 from tests.races import COMMITS
 from tests.reliability.cache_jobs import ledgers
 from tests.reliability.ledgers import Entered, Ledger
@@ -37,7 +38,6 @@ from tests.servers import die_with_parent
 pytestmark = [pytest.mark.redis, COMMITS]
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60  # seconds
 BROKERS = ["redis"] + (["amqp"] if "AMQP_URL" in os.environ else [])
 FEW = 250  # tasks, for 1,000 appends to 10 logs by 2 processes
 
@@ -109,25 +109,18 @@ class Campaign:
         """Wait until what is cached is up to date, and find it right."""
         manager = ledgers()
         versions = {log_id: manager.version(log_id) for log_id in log_ids}
-        wait_until(
+        witnesses.append(self.log.read_text)
+        until(
             lambda: manager._reductions().versions(log_ids) == versions,
-            lambda: (
-                f"{versions}\n{manager._reductions().versions(log_ids)}\n{self.log.read_text()[-5_000:]}"
-            ),
+            what=f"{versions} in the cache",
         )
+        witnesses.remove(self.log.read_text)
         counters.reset()
         for log_id in log_ids:
             found, truth = manager.reduce(log_id), manager.reduce(log_id, fresh=True)
             assert found.aggregate == truth.aggregate
         assert statistics()["hits"] == len(log_ids)
         assert "Traceback" not in self.log.read_text()
-
-
-def wait_until(condition: Callable[[], Any], story: Callable[[], str] = lambda: "") -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, story()
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -186,7 +179,7 @@ def test_without_the_flag_there_are_many_tasks(campaign):
     )
 
     campaign.converges(log_ids)
-    wait_until(lambda: campaign.tasks() > FEW)
+    until(lambda: campaign.tasks() > FEW)
 
 
 @pytest.mark.parametrize("pool", ["solo", pytest.param("prefork", marks=pytest.mark.long)])
@@ -196,7 +189,7 @@ def test_a_worker_that_is_killed_in_a_task_is_made_up_for_by_one_sweep(campaign,
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("LOCK TABLE eventlogs_event IN ACCESS EXCLUSIVE MODE")
         campaign.start_worker(pool)
-        wait_until(lambda: is_waited_for("eventlogs_event"))
+        until(lambda: is_waited_for("eventlogs_event"))
         campaign.kill_worker()
     assert campaign.tasks("succeeded") == 0
 
@@ -222,7 +215,7 @@ def test_messages_that_come_three_times_and_out_of_order_do_no_harm(campaign):
 
     campaign.run("append_and_repeat", 50, *log_ids)
 
-    wait_until(lambda: campaign.tasks("succeeded") == 150)
+    until(lambda: campaign.tasks("succeeded") == 150)
     campaign.converges(log_ids)
 
 

@@ -31,7 +31,7 @@ from eventlogs.testing import MemoryStore, RecordingCache
 from tests.processes import Place, Processes
 from tests.races import COMMITS
 from tests.reliability import twins
-from tests.reliability.ledgers import Entered, Ledger
+from tests.reliability.ledgers import Entered, Ledger, tell_in_an_error
 from tests.reliability.redises import MORTAL, MortalRedis
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,7 +46,7 @@ django.setup()
 from eventlogs import LogManager
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
-from tests.reliability.ledgers import Entered, Ledger
+from tests.reliability.ledgers import Entered, Ledger, tell_in_an_error
 
 class Slow(MemoryStore):
     reading, gate = threading.Event(), threading.Event()
@@ -362,10 +362,7 @@ def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
 ):
     """Celery would log the error and its text, and deliver the message again for nothing."""
 
-    def fail(self: Ledger, record: Any) -> None:
-        raise KeyError(record.event.text)
-
-    monkeypatch.setattr(Ledger, "apply", fail)
+    monkeypatch.setattr(Ledger, "apply", tell_in_an_error)
     counters.reset()
     log_id = LogManager(Ledger).create(Entered("a secret")).log_id
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -18,6 +17,7 @@ from eventlogs.checks.postgresql import check_feed
 from eventlogs.feed.sources import feed_source_for
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Opened
+from tests.processes import until
 from tests.servers import PostgreSQL, run_as
 from tests.settings import database_from_url
 
@@ -96,14 +96,6 @@ def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
     with connections[alias].cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
-
-
-def wait_until(holds: Callable[[], bool], timeout: float = 60) -> None:
-    """Return once something holds; fail after ``timeout`` seconds."""
-    end = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def read(alias: str, after: int = 0) -> list[object]:
@@ -279,7 +271,7 @@ def test_a_subscriber_of_logical_replication_is_refused(primary, server):
                 "SELECT (SELECT count(*) FROM eventlogs_event),"
                 " (SELECT max(version) FROM eventlogs_eventlog)"
             )
-            wait_until(lambda: sql(subscriber, copied) == [(2, 2)])
+            until(lambda: sql(subscriber, copied) == [(2, 2)])
             feed = Feed(subscriber)
             for ask in (feed.read, feed.settled, feed.holding_back):
                 with pytest.raises(FeedUnavailable) as caught:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 from itertools import cycle, islice
 
 import pytest
@@ -60,6 +59,18 @@ def append(place, name, log_ids, is_old: bool) -> tuple[int, int]:
     return count, retries
 
 
+def sessions() -> int:
+    """Return how many sessions there are in this database."""
+    if connection.vendor != "postgresql":
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type = 'client backend'"
+        )
+        return cursor.fetchone()[0]
+
+
 def deadlocks() -> int:
     """Return how many deadlocks there were in this database, of sessions that have ended."""
     if connection.vendor != "postgresql":
@@ -103,7 +114,7 @@ def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kill
     assert versions == {each: ledgers().version(each) for each in log_ids}
     assert min(count for count, _ in reports) > 0
     assert sum(retries for _, retries in reports) == 0
-    time.sleep(0.1)
+    until(lambda: sessions() <= 1, what="the end of all other sessions")
     assert deadlocks() == before
 
 
@@ -113,7 +124,7 @@ def test_rows_of_appends_that_all_know_the_projection_need_nobody_else():
         first = campaign.begin(create, log_ids)
         assert first.heard() == 2
         crowd = [campaign.begin(append, f"writer-{n}", log_ids, False) for n in range(4)]
-        time.sleep(1.0)
+        until(lambda: all(ledgers().version(each) > 20 for each in log_ids))
         for each in crowd:
             each.kill()
 

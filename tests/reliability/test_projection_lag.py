@@ -56,18 +56,17 @@ def unrelated(second_database):
     here.close()
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_an_unrelated_transaction_does_not_hold_rows_back(unrelated, worker, seconds):
+@pytest.mark.parametrize("count", [10, pytest.param(500, marks=pytest.mark.long)])
+def test_an_unrelated_transaction_does_not_hold_rows_back(unrelated, worker, count):
     [log_id] = new_accounts(1)
     state = Account.logs.append(log_id, Deposited(1), expected_version=ANY)
     assert Balances.wait_for(state.position, timeout=30)  # until it is at work
-    slowest, end = 0.0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    slowest = 0.0
+    for _ in range(count):
         state = Account.logs.append(state, Deposited(1))
         began = time.monotonic()
         assert Balances.wait_for(state.position, timeout=10)
         slowest = max(slowest, time.monotonic() - began)
-        time.sleep(0.2)
 
     assert slowest < 1.0  # second: what was promised; milliseconds, as a rule
 

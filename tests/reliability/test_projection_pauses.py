@@ -15,7 +15,7 @@ from django.db import connection, transaction
 
 from eventlogs import ANY, LogId
 from eventlogs.models import ParkedEvent
-from eventlogs.projections import checkpoints
+from eventlogs.projections import leases
 from tests.processes import Process, Stop, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
@@ -139,7 +139,7 @@ def test_a_limit_for_statements_becomes_no_longer(own, then):
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [own])
 
-        checkpoints.limit_standstill("default", 2)
+        leases.limit_idle_time("default", 2)
 
         cursor.execute("SELECT current_setting('statement_timeout')")
         assert cursor.fetchone() == (then,)

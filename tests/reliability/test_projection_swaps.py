@@ -151,7 +151,10 @@ def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
         with transaction.atomic():
             list(LedgerRow.objects.all())  # it keeps its lock on the table
             rebuild = campaign.rebuild(LedgerRows.name)
-            time.sleep(2.5)
+            # It gives way to others, and tries again.
+            until(swap_is_waiting)
+            until(lambda: not swap_is_waiting())
+            until(swap_is_waiting)
             assert rebuild.is_alive
             position = ledgers().append(log_ids[0], Entered("meanwhile"), expected_version=10)
         assert rebuild.heard() > 0
@@ -160,6 +163,16 @@ def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
         assert runner.end() == "done"
 
     assert wrong_rows() == []
+
+
+def swap_is_waiting() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
+            " AND mode = 'AccessExclusiveLock')",
+            [LedgerRow._meta.db_table],
+        )
+        return cursor.fetchone()[0]
 
 
 @pytest.fixture(params=["of the server", "of Django"])

@@ -156,7 +156,7 @@ class Overwrites(RedisReductionCache):
     def set(
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
     ) -> bool:
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.set(name, entry)
         return True
 
@@ -171,7 +171,7 @@ class LooksThenSets(RedisReductionCache):
         if there is not None and there[:7] >= entry[:7]:
             return False
         time.sleep(0.001)
-        client, name = self._client(key, write=True)
+        client, name = self.client_for(key, write=True)
         client.set(name, entry)
         return True
 

@@ -18,7 +18,7 @@ from django.db import connections, models, router
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction
-from eventlogs.projections.declarations import RowProjection, projections
+from eventlogs.projections.base import RowProjection, projections
 
 HELP = "Print the SQL that grants a database role the privileges it needs (PostgreSQL)."
 

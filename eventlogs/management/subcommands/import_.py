@@ -18,8 +18,8 @@ from eventlogs.management.output import Output
 from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
 from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
-from eventlogs.projections.declarations import Reactor
 from eventlogs.projections.from_now import is_behind
+from eventlogs.projections.kinds import Reactor
 
 HELP = "Import an export. Import the same file again to resume: only missing events are stored."
 

@@ -16,8 +16,9 @@ from eventlogs.management.output import EventLines, Output, clean
 from eventlogs.models import ParkedEvent, ProjectionAction
 from eventlogs.operations.health.findings import counted
 from eventlogs.projections import actions
-from eventlogs.projections.declarations import BaseProjection, projections
+from eventlogs.projections.base import projections
 from eventlogs.projections.held_causes import PARKED, HeldGroup, groups
+from eventlogs.projections.operations import Operations
 from eventlogs.utils.times import duration, time_text
 
 HELP = (
@@ -90,7 +91,7 @@ def run(
     if history:
         write_history(out, names, using, limit)
         return
-    chosen = choose(names, using, BaseProjection)
+    chosen = choose(names, using, Operations)
     known = [each.name for each in chosen]
     if skip is not None:
         if len(names) != 1:
@@ -182,7 +183,7 @@ def write_history(out: Output, names: list[str], using: str, limit: int | None) 
     found = actions.of(None, using)
     for name in names:
         if name not in projections and not actions.of(name, using).exists():
-            choose([name], using, BaseProjection)
+            choose([name], using, Operations)
     if names:
         found = found.filter(projection__in=names)
     entries = list(found if limit is None else found[: limit + 1])

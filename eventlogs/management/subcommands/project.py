@@ -22,8 +22,9 @@ from eventlogs.management import arguments
 from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.projections.declarations import BaseProjection, Reactor
-from eventlogs.projections.workers import Runner
+from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.kinds import Reactor
+from eventlogs.projections.workers import Worker
 from eventlogs.projections.workers import run as run_once
 from eventlogs.utils.times import time_text
 
@@ -162,7 +163,7 @@ def work(
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
-        Runner(names, stop=stop, tell=Teller(out), using=using).run()
+        Worker(names, stop=stop, tell=Teller(out), using=using).run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -13,7 +13,7 @@ from eventlogs.management.choosing import choose, existing, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import EventLog, ParkedEvent
-from eventlogs.projections.declarations import RowProjection
+from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.rebuild import Progress
 
 HELP = (
@@ -54,11 +54,11 @@ def run(
 ) -> None:
     """Rebuild one read model after the other."""
     if not names and not due:
-        known = ", ".join(each.name for each in choose([], using, RowProjection))
+        known = ", ".join(each.name for each in choose([], using, RowOperations))
         raise mistake(f"Name the read models to rebuild, or pass --due. Read models: {known}.")
-    chosen = choose(names, using, RowProjection) if names else []
+    chosen = choose(names, using, RowOperations) if names else []
     if due:
-        chosen += [e for e in existing(using, RowProjection) if e.is_rebuild_due(using=using)]
+        chosen += [e for e in existing(using, RowOperations) if e.is_rebuild_due(using=using)]
     how = {name: options[name] for name in ("restart", "park", "downgrade")}
     for each in dict.fromkeys(chosen):
         rebuild(out, each, using, log, how)
@@ -68,14 +68,14 @@ def run(
 
 def rebuild(
     out: Output,
-    projection: type[RowProjection],
+    projection: type[RowOperations],
     using: str,
     log: LogId | None,
     how: dict[str, Any],
 ) -> None:
     """Rebuild one read model, or one of its rows, in one database."""
     name = projection.name
-    is_home = using == projection._using()
+    is_home = using == projection.database_alias()
     option = "" if is_home else f" --database {using}"
     before = 0
     if log is not None:
@@ -123,10 +123,10 @@ def rebuild(
         )
 
 
-def extent(projection: type[RowProjection], using: str) -> tuple[int, str]:
+def extent(projection: type[RowOperations], using: str) -> tuple[int, str]:
     """Return the size of a rebuild, and its unit."""
     if projection.mode != projection.INLINE:
         return Feed(using).settled(), "positions"
     logs = EventLog.objects.using(using)
-    log_types = projection._log_types()
+    log_types = projection.log_types_read()
     return (logs if log_types is None else logs.filter(log_type__in=log_types)).count(), "logs"

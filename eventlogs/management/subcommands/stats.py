@@ -13,8 +13,8 @@ from eventlogs.management.choosing import existing
 from eventlogs.management.output import Output
 from eventlogs.operations.cache_figures import CacheFigures, cache_figures
 from eventlogs.operations.figures import NEWEST, Figures, TableFigures, as_json, figures
-from eventlogs.projections.declarations import BaseProjection
-from eventlogs.projections.status import Standing, standings
+from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.utils.times import duration
 
 HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
@@ -41,7 +41,7 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
     """Write the figures; a ``~`` marks an estimate, a ``≥`` a figure that may be higher."""
     found = figures(using, exact=exact)
     cached = cache_figures(using)
-    stand = standings(existing(using, BaseProjection), using=using)
+    stand = statuses(existing(using, BaseProjection), using=using)
     if out.as_json:
         out.document({**as_json(found), "cache": asdict(cached), "projections": stand})
         return
@@ -132,7 +132,7 @@ def write_cache(out: Output, found: CacheFigures) -> None:
     )
 
 
-def write_projections(out: Output, stand: list[Standing]) -> None:
+def write_projections(out: Output, stand: list[ProjectionStatus]) -> None:
     """Write a row for each projection."""
     if not stand:
         return
@@ -162,7 +162,7 @@ def write_projections(out: Output, stand: list[Standing]) -> None:
         )
 
 
-def behind(each: Standing) -> str:
+def behind(each: ProjectionStatus) -> str:
     """Return how many events a projection is behind; a plus marks a lower bound."""
     if each.positions_behind is None or (each.at_least and not each.positions_behind):
         return "?"

@@ -19,7 +19,7 @@ from django.db import DatabaseError, ProgrammingError, connections, router, tran
 from eventlogs.exceptions import EventLogError
 from eventlogs.models import Event
 from eventlogs.operations.health.findings import ACT, Finding
-from eventlogs.projections.declarations import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, RowProjection, projections
 
 PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
 CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
@@ -104,7 +104,7 @@ class Look:
         return {
             name: each
             for name, each in sorted(projections.items())
-            if not issubclass(each, RowProjection) or each._keeps_rows_in(self.using)
+            if not issubclass(each, RowProjection) or each.keeps_rows_in(self.using)
         }
 
 

@@ -16,10 +16,10 @@ from eventlogs.operations.health.databases import is_known
 from eventlogs.operations.health.findings import ACT, INFO, Finding, counted, seconds
 from eventlogs.operations.health.look import Look, Unknown, ask
 from eventlogs.projections import releases
-from eventlogs.projections.checkpoints import is_dead
-from eventlogs.projections.declarations import BaseProjection, RowProjection
+from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.held_causes import PARKED, RELEASE, HeldGroup, groups
-from eventlogs.projections.status import Standing, standings
+from eventlogs.projections.leases import is_dead
+from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.projections.workers import ALIVE
 
 LATELY: Final = timedelta(hours=1)  # a worker that died is reported for so long
@@ -95,7 +95,7 @@ def _each(look: Look) -> Iterator[Finding]:
     here = look.projections()
     states = ProjectionState.objects.using(look.using).in_bulk(field_name="name")
     overdue = _overdue(look)
-    for stand in standings(here.values(), using=look.using):
+    for stand in statuses(here.values(), using=look.using):
         projection, state = here[stand.name], states.get(stand.name)
         look.by_projection[stand.name] = _figures(stand, crew)
         if state is not None and issubclass(projection, RowProjection):
@@ -105,7 +105,7 @@ def _each(look: Look) -> Iterator[Finding]:
     yield from _workers(look, crew)
 
 
-def _figures(stand: Standing, crew: Crew) -> dict[str, float]:
+def _figures(stand: ProjectionStatus, crew: Crew) -> dict[str, float]:
     figures: dict[str, float] = {
         "position": stand.position,
         "parked": stand.parked,
@@ -141,7 +141,7 @@ class Delay:
     """
 
     def __init__(
-        self, look: Look, stand: Standing, overdue: int = 0, due: datetime | None = None
+        self, look: Look, stand: ProjectionStatus, overdue: int = 0, due: datetime | None = None
     ) -> None:
         self.age = 0.0 if stand.age is None else max(stand.age.total_seconds(), 0.0)
         self.behind = stand.positions_behind or 0
@@ -165,7 +165,7 @@ class Delay:
 
 
 def _behind(
-    look: Look, crew: Crew, projection: type[BaseProjection], stand: Standing, delay: Delay
+    look: Look, crew: Crew, projection: type[BaseProjection], stand: ProjectionStatus, delay: Delay
 ) -> Iterator[Finding]:
     name, age = stand.name, delay.age
     if stand.problem:
@@ -223,7 +223,7 @@ def _behind(
     )
 
 
-def _no_worker(look: Look, crew: Crew, stand: Standing, delay: Delay) -> Finding:
+def _no_worker(look: Look, crew: Crew, stand: ProjectionStatus, delay: Delay) -> Finding:
     name = stand.name
     seen = crew.last_seen(name)
     if stand.rows_version is None:
@@ -252,7 +252,7 @@ def _no_worker(look: Look, crew: Crew, stand: Standing, delay: Delay) -> Finding
 
 def _has_logs(look: Look, projection: type[BaseProjection]) -> bool:
     """Return whether there is a log of a type that a projection reads."""
-    log_types = projection._log_types()
+    log_types = projection.log_types_read()
     logs = EventLog.objects.using(look.using)
     return log_types is None or logs.filter(log_type__in=log_types).exists()
 
@@ -264,7 +264,7 @@ def _rebuild(
     look: Look,
     crew: Crew,
     projection: type[RowProjection],
-    stand: Standing,
+    stand: ProjectionStatus,
     state: ProjectionState,
 ) -> Iterator[Finding]:
     name = stand.name

@@ -171,7 +171,7 @@ def _info(cache: Any) -> dict[str, Any] | None:
     if not isinstance(cache, RedisReductionCache):
         return None
     with suppress(Exception):
-        client, _ = cache._client(KEY, write=True)
+        client, _ = cache.client_for(KEY, write=True)
         return {**client.info("memory"), **client.info("stats")}
     return None
 
@@ -181,7 +181,7 @@ def _address(cache: Any) -> str:
     if not isinstance(cache, RedisReductionCache):
         return ""
     with suppress(Exception):
-        client, _ = cache._client(KEY, write=True)
+        client, _ = cache.client_for(KEY, write=True)
         pool = client.connection_pool
         settings = pool.connection_kwargs
         if settings.get("path"):
@@ -198,6 +198,6 @@ def _close(alias: str) -> None:
     """Close the connections that Django keeps for this thread alone."""
     cache: Any = caches[alias]
     if is_raw_redis(cache):
-        client, _ = RedisReductionCache(alias)._client(KEY, write=True)
+        client, _ = RedisReductionCache(alias).client_for(KEY, write=True)
         client.close()
         client.connection_pool.disconnect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.operations.health.wrong import (
 )
 from tests.parked import parked_payment
 from tests.projections import conftest
-from tests.projections.readmodels import InlinedBalances, fail_on
+from tests.projections.readmodels import InlinedBalances, declaring, fail_on
 from tests.projections.release import Release
 
 tables, inlined = conftest.tables, conftest.inlined
@@ -188,7 +189,7 @@ OLD = """
 import sys
 from dataclasses import dataclass
 from eventlogs import *
-from eventlogs.projections.workers import Runner
+from eventlogs.projections.workers import Worker
 
 @event("booking.booked")
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def test_a_worker_of_an_old_release_is_named_and_acted_on_when_something_waits_f
         Release(database, tmp_path / "old", OLD) as old,
         Release(database, tmp_path / "new", NEW) as new,
     ):
-        old.do("exec('runner = Runner([\"letters\"]); runner.round()', globals())")
+        old.do("exec('runner = Worker([\"letters\"]); runner.round()', globals())")
         [[level, message]] = new.do("findings('old-release')")
         assert (level, "nothing waits for it" in message) == ("info", True)
 
@@ -248,7 +249,7 @@ def test_a_worker_of_an_old_release_is_named_and_acted_on_when_something_waits_f
         [[level, message]] = old.do("findings('unknown-type', max_deploy=0)")
         assert (level, "1 log held in letters" in message) == ("act", True)
 
-        new.do("exec('runner = Runner([\"letters\"]); runner.round()', globals())")
+        new.do("exec('runner = Worker([\"letters\"]); runner.round()', globals())")
         new.do("runner.round()")
         [[level, message]] = old.do("findings('old-release')")
         assert (level, "newer release" in message) == ("info", True)
@@ -325,10 +326,10 @@ def test_rows_of_a_newer_version_say_that_this_process_is_of_an_old_release(stat
 
 
 @pytest.fixture
-def inline(tables: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def inline(tables: None) -> Iterator[None]:
     """An inline projection is the only one that there is."""
-    known = {"inlined-balances": InlinedBalances}
-    monkeypatch.setattr("eventlogs.operations.health.look.projections", known)
+    with declaring({"inlined-balances": InlinedBalances}):
+        yield
 
 
 def test_an_inline_projection_whose_rows_are_right_needs_no_worker(inline, inlined):

@@ -14,14 +14,14 @@ from django.utils import timezone
 
 from eventlogs import Finding, Health, LogId
 from eventlogs.models import ParkedEvent, ProjectionWorker
-from eventlogs.projections import checkpoints, releases
-from eventlogs.projections.workers import Runner
+from eventlogs.projections import leases, releases
+from eventlogs.projections.workers import Worker
 from example_project.payments.events import Payment, Requested
 from example_project.payments.projections import PaymentSummaries
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NAME = "payment-summary"
-DEAD = f"{checkpoints.HOST}:{2**22 + 1}:dead"  # no process has such a number
+DEAD = f"{leases.HOST}:{2**22 + 1}:dead"  # no process has such a number
 
 
 def of(found: Health, code: str) -> list[Finding]:
@@ -43,9 +43,9 @@ def pay(count: int = 1) -> Any:
     return state
 
 
-def work() -> Runner:
+def work() -> Worker:
     """Return a worker of all projections, after a round."""
-    runner = Runner()
+    runner = Worker()
     runner.round()
     return runner
 

@@ -1,0 +1,250 @@
+"""
+Declarations of projections: name, version, events to read, handlers; and the registry of them.
+
+The classes here hold declarations only. The modules that run projections import this one, never
+the other way round. The methods that users call are in ``operations.py``, the
+classes that users subclass are in ``kinds.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Final, TypeVar
+
+from django.db import models, router
+
+from eventlogs.events.registry import registry
+from eventlogs.exceptions import ProjectionUnavailable, RegistrationError
+from eventlogs.ids import LogId
+from eventlogs.models import Event, ProjectionState
+from eventlogs.projections.databases import has_table
+from eventlogs.values import EventRecord
+
+BATCH: Final = 1_000  # events that are applied in one transaction
+TIMEOUT: Final = 30.0  # seconds that a transaction, or a reactor's handler, may take
+MAX_ATTEMPTS: Final = 5
+BACKOFF: Final = 1.0  # seconds before the second attempt, doubled for each further one
+MAX_PARTITIONS: Final = 256
+MAX_BATCH: Final = 10_000
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Failed(Exception):
+    """
+    An event could not be applied.
+
+    ``position`` is None where it is not known which event it was. ``is_lost`` says that the
+    database connection was lost during the attempt, and that a new one works.
+    """
+
+    def __init__(
+        self, position: int | None, error: BaseException, *, is_lost: bool = False
+    ) -> None:
+        super().__init__(position)
+        self.position = position
+        self.error = error
+        self.is_lost = is_lost
+
+
+class BaseProjection:
+    """
+    Base of projections and reactors; each reads the feed of the events' database.
+
+    Class attributes: ``log_types`` are the types of the logs to read (None: all).
+    ``partitions`` is how many workers can share the work, by parts of the logs. ``batch_size``
+    is how many events are applied in one transaction. ``timeout`` is how many seconds that
+    transaction, or a reactor's handler, may take before it is interrupted; a lease has that
+    length. An event that fails is tried ``max_attempts`` times, the second time after ``backoff``
+    seconds, doubled each time up to five minutes. Then it is parked.
+
+    Methods take ``using``, the alias of the database whose logs are meant. By default it is the
+    one that logs are written to. Rows and checkpoints are in that database, too.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    ASYNC: Final = "async"
+    INLINE: Final = "inline"
+    mode: ClassVar[str] = ASYNC
+    log_types: ClassVar[Iterable[str] | None] = None
+    partitions: ClassVar[int] = 1
+    batch_size: ClassVar[int] = BATCH
+    timeout: ClassVar[float] = TIMEOUT
+    max_attempts: ClassVar[int] = MAX_ATTEMPTS
+    backoff: ClassVar[float] = BACKOFF
+    is_transactional: ClassVar[bool] = True
+    event_handlers: ClassVar[Mapping[type, str]] = {}  # event classes and names of methods
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Collect the handlers."""
+        super().__init_subclass__(**kwargs)
+        handlers: dict[type, str] = {}
+        for base in reversed(cls.__mro__):  # mixins have handlers, too
+            own: dict[type, str] = {}
+            for name, value in vars(base).items():
+                for event in getattr(value, "_eventlogs_handles", ()):
+                    if event in own:
+                        raise RegistrationError(
+                            f"{base.__qualname__} handles {event.__name__} twice, by "
+                            f"{own[event]}() and {name}(): let one of them call the other."
+                        )
+                    own[event] = name
+            handlers |= own
+        cls.event_handlers = handlers
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether its rows change in the appends' own transactions."""
+        return self.mode == self.INLINE
+
+    def apply(self, records: Sequence[EventRecord], using: str) -> None:
+        """Apply records; raise Failed with the position of one that cannot be applied."""
+        raise NotImplementedError
+
+    def call_handler(self, name: str, record: EventRecord, *args: Any) -> Any:
+        """Call a method of the user's with a record; raise Failed where it raises."""
+        try:
+            return getattr(self, name)(*args, record)
+        except (Exception, SystemExit) as error:
+            raise Failed(record.position, error) from error
+
+    @classmethod
+    def event_types_read(cls) -> list[str] | None:
+        """Return the names of the event types that it handles; None for all."""
+        return registry.names_of(cls.event_handlers)
+
+    @classmethod
+    def log_types_read(cls) -> list[str] | None:
+        """Return the types of the logs that it reads; None for all."""
+        if cls.log_types is None:
+            return None
+        return [cls.log_types] if isinstance(cls.log_types, str) else list(cls.log_types)
+
+    @classmethod
+    def starts_now(cls) -> bool:
+        """Return whether its first run begins behind all events that are settled by then."""
+        return False
+
+    @classmethod
+    def database_alias(cls, using: str | None = None) -> str:
+        """
+        Return the alias of the database to work on, by default the one that logs are written to.
+
+        Raise RegistrationError for a class without ``@projection()``, and for rows that are
+        routed to another database; ProjectionUnavailable for a database without its table.
+        """
+        if not cls.name:
+            raise RegistrationError(f"{cls.__qualname__} has no name: decorate it, @projection().")
+        return router.db_for_write(Event) if using is None else using
+
+    @classmethod
+    def check_declaration(cls) -> None:
+        """Raise RegistrationError for a class that cannot work as it is written."""
+        if cls.mode not in (cls.ASYNC, cls.INLINE):
+            raise RegistrationError(
+                f"{cls.__qualname__}: mode must be Projection.ASYNC or Projection.INLINE."
+            )
+        if not (isinstance(cls.partitions, int) and 1 <= cls.partitions <= MAX_PARTITIONS):
+            raise RegistrationError(
+                f"{cls.__qualname__}: partitions is {cls.partitions!r}. It must be an int from 1 "
+                f"to {MAX_PARTITIONS}."
+            )
+        if not (isinstance(cls.batch_size, int) and 1 <= cls.batch_size <= MAX_BATCH):
+            raise RegistrationError(
+                f"{cls.__qualname__}: batch_size is {cls.batch_size!r}. It must be an int from 1 "
+                f"to {MAX_BATCH:,}."
+            )
+        if cls.timeout <= 0 or cls.max_attempts < 1 or cls.backoff < 0:
+            raise RegistrationError(
+                f"{cls.__qualname__}: timeout must be positive, max_attempts from 1, and "
+                f"backoff not negative."
+            )
+        for each in cls.event_handlers:
+            if registry.by_class(each) is None:
+                raise RegistrationError(
+                    f"{cls.__qualname__} handles {each!r}, which is no event: put @event('…') "
+                    f"above its @dataclass."
+                )
+
+
+class RowProjection(BaseProjection):
+    """A projection that keeps rows."""
+
+    model: ClassVar[type[models.Model]]
+    folds_whole_logs: ClassVar[bool] = False  # also the events that a person has said to skip
+
+    def __init__(self, model: type[models.Model] | None = None) -> None:
+        """Keep the rows in another table than the model's, where ``model`` says so."""
+        if model is not None:
+            self.model = model  # type: ignore[misc]
+
+    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
+        """Apply records inside of a transaction; ``anew`` begins with blank rows."""
+        raise NotImplementedError
+
+    def apply(self, records: Sequence[EventRecord], using: str) -> None:
+        self.change(records, using)
+
+    def row_of(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        """Return the row that a log should have, made of all of its records; None for none."""
+        raise NotImplementedError
+
+    def row_in_memory(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
+        """Return what ``row_of`` does, of records that are all in memory: nothing is read."""
+        return self.row_of(log_id, records, using)
+
+    @classmethod
+    def has_shared_rows(cls) -> bool:
+        """Return whether events of several logs change one row."""
+        return False
+
+    @classmethod
+    def needs_rebuild(cls, state: ProjectionState | None) -> bool:
+        """Return whether the rows of this state were made by another version, or mode."""
+        return state is not None and (state.version != cls.version or state.mode != cls.mode)
+
+    @classmethod
+    def keeps_rows_in(cls, using: str) -> bool:
+        """
+        Return whether there can be rows for the logs of a database.
+
+        Raise RegistrationError where the rows of the default one are routed elsewhere.
+        """
+        if using == super().database_alias():
+            return cls.database_alias() == using
+        return has_table(cls.model, using)
+
+    @classmethod
+    def database_alias(cls, using: str | None = None) -> str:
+        home = super().database_alias()
+        if using is not None and using != home:
+            if not has_table(cls.model, using):
+                raise ProjectionUnavailable("table", projection=cls.name)
+            return using
+        if router.db_for_write(cls.model) != home:
+            raise RegistrationError(
+                f"{cls.model.__qualname__} is in another database than the events: rows and "
+                f"checkpoint could not be committed together. Route it to {home!r}."
+            )
+        return home
+
+    @classmethod
+    def check_declaration(cls) -> None:
+        super().check_declaration()
+        if not hasattr(cls, "model"):
+            raise RegistrationError(f"{cls.__qualname__} needs model = …, the read model's.")
+
+
+projections: Final[dict[str, type[BaseProjection]]] = {}
+"""The projections and reactors that are declared, by name."""
+
+
+def handles(*events: type) -> Callable[[F], F]:
+    """Let a method ``(self, row, record)`` change the row of a log for events of a class."""
+
+    def mark(method: F) -> F:
+        method._eventlogs_handles = events  # type: ignore[attr-defined]
+        return method
+
+    return mark
