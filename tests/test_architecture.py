@@ -32,10 +32,6 @@ FLOORS = [
 ]
 MOST_FLOORS = 9
 
-# Imports that break the rule, each to be removed; a new one is an error, and so is one that is
-# listed here and gone.
-KNOWN: set[tuple[str, str]] = set()
-
 THIRD_PARTIES = {
     # package: the modules that may import it
     "psycopg": {
@@ -196,7 +192,6 @@ def test_imports_run_down_only():
         describe(each)
         for each, imported in INTERNAL
         if imported and not goes_down(each.module, imported)
-        if (each.module, imported) not in KNOWN
     ]
 
     assert upwards == []
@@ -205,14 +200,10 @@ def test_imports_run_down_only():
 def test_no_imports_go_in_circles():
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
     for each, imported in INTERNAL:
-        if imported and (each.module, imported) not in KNOWN:
+        if imported:
             graph[each.module].add(imported)
 
     assert find_circles(graph) == []
-
-
-def test_the_known_exceptions_are_still_there():
-    assert {(each.module, imported) for each, imported in INTERNAL} >= KNOWN
 
 
 # From the bottom up: a file imports from those before it, for types, too.
@@ -365,8 +356,12 @@ def private_names_in(tree: ast.AST) -> set[str]:
             case ast.Attribute(ctx=ast.Store()):
                 found.add(node.attr)
             case ast.Call(func=ast.Name(id="setattr" | "getattr")):
-                found |= {each.value for each in node.args if isinstance(each, ast.Constant)}
-    return {name for name in found if isinstance(name, str) and is_private(name)}
+                found |= {
+                    each.value
+                    for each in node.args
+                    if isinstance(each, ast.Constant) and isinstance(each.value, str)
+                }
+    return {name for name in found if is_private(name)}
 
 
 def private_names_used(tree: ast.AST) -> Iterator[tuple[str, int]]:

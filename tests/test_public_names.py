@@ -29,7 +29,7 @@ def printed_by(program: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", eventlogs.__all__)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", eventlogs.__all__)
 def test_every_public_name_can_be_imported(name):
     namespace: dict[str, object] = {}
 
@@ -42,7 +42,7 @@ def test_each_name_is_listed_by_the_one_module_that_is_its_home():
     lists = [import_module(f"eventlogs.{home}").__all__ for home in eventlogs.HOMES]
     names = [name for each in lists for name in each]
 
-    assert sorted(names) == eventlogs.__all__  # type: ignore[attr-defined]
+    assert sorted(names) == eventlogs.__all__
     assert len(names) == len(set(names))
     assert all(each == sorted(each) for each in map(list, lists))
     assert set(names) <= set(dir(eventlogs))
@@ -91,7 +91,7 @@ def test_the_names_of_the_contract_are_public():
         "upcaster",
     }
 
-    assert contract <= set(eventlogs.__all__)  # type: ignore[attr-defined]
+    assert contract <= set(eventlogs.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.db import Error, connection, connections, transaction
@@ -73,7 +74,7 @@ def test_a_lease_that_has_run_out_is_taken_over():
 
 
 def test_the_lease_of_a_process_that_is_dead_is_taken_over_at_once():
-    assert killed_in(lambda: acquire(leases.new_owner()) and os.kill(os.getpid(), 9))
+    assert killed_in(lambda: acquire(leases.new_owner()) and os.kill(os.getpid(), 9))  # type: ignore[func-returns-value]
     assert checkpoint().owner
 
     assert acquire("bob:1:x").was_abandoned
@@ -90,7 +91,7 @@ def test_the_lease_of_a_process_of_another_machine_is_not_known_to_be_dead():
 def test_processes_whose_ids_mean_something_else_have_another_host(monkeypatch):
     """As in containers that share the name of their machine, and nothing else."""
     owner = leases.new_owner()
-    monkeypatch.setattr(leases.Path, "readlink", lambda path: "pid:[1]")
+    monkeypatch.setattr(Path, "readlink", lambda path: "pid:[1]")
     monkeypatch.setattr(leases, "HOST", leases._host())
 
     assert not leases.is_dead(owner.replace(str(os.getpid()), str(2**22 + 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -547,7 +548,8 @@ def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
     connections.close_all()
     options = connection.settings_dict["OPTIONS"]
     monkeypatch.setitem(options, "options", f"-c default_transaction_isolation={level}")
-    lock_log, appended = inline.lock_log, []
+    lock_log = inline.lock_log
+    appended: list[Any] = []
 
     def lock_after_an_append(log_id, using):
         if connection.in_atomic_block and not appended:

@@ -47,7 +47,7 @@ def rows_and_checkpoint_apart() -> None:
         with transaction.atomic():
             leases.move(lease, reached, **figures)
 
-    partitions.fenced = apart
+    partitions.fenced = apart  # type: ignore[attr-defined]
 
 
 def reacts_afterwards() -> None:

@@ -29,7 +29,7 @@ def install() -> None:
     _around(rebuild._ShadowRebuild, "_swap", "the swap")
     _around(shadow_tables, "create", "the shadow is made")
     _around(shadow_tables, "swap", "the tables are swapped")
-    partitions.fenced = leases.fenced = _commits(leases.fenced)
+    partitions.fenced = leases.fenced = _commits(leases.fenced)  # type: ignore[attr-defined]
 
 
 def _around(owner: Any, name: str, step: str) -> None:
