@@ -40,11 +40,11 @@ from tests.projections.readmodels import (
 
 @pytest.fixture(autouse=True)
 def _scratch():
-    followers = dict(participants.registered)
+    registered = dict(participants.registered)
     with readmodels.declaring({}):
         yield
     participants.registered.clear()
-    participants.registered.update(followers)
+    participants.registered.update(registered)
 
 
 # Names

@@ -17,7 +17,6 @@ from eventlogs.projections.held_logs import IN_FLIGHT, LONGEST_WAIT, HeldLogs
 from eventlogs.values import StoredEvent
 
 pytestmark = pytest.mark.django_db
-NOW = timezone.now()
 
 
 def row(log_id=None, index=3, position=7):
