@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
