@@ -74,14 +74,14 @@ def replay() -> None:
     """Read all events of the feed, and fold them: the least that can be done."""
     from benchmarks.domain import Payment
     from eventlogs import Feed, LogId
-    from eventlogs.aggregates import fold, nothing
+    from eventlogs.aggregates import fold
 
     states: dict[LogId, Any] = {}
     feed, after, more = Feed(), 0, True
     while more:
         page = feed.read(after=after, limit=2_000)
         for record in page:
-            state = states.get(record.log_id) or nothing(Payment, record.log_id)
+            state = states.get(record.log_id) or Payment.without_events(record.log_id)
             states[record.log_id] = fold(state, [record])
         after, more = page.next_after, page.more
     if len(states) != VERIFIED:

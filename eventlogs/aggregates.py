@@ -184,11 +184,6 @@ def _latest(classes: Iterable[type[Aggregate]]) -> list[type[Aggregate]]:
 aggregates = AggregateRegistry()
 
 
-def nothing(aggregate: type[A], log_id: LogId) -> Reduction[A]:
-    """Return ``aggregate.without_events(log_id)``."""
-    return aggregate.without_events(log_id)
-
-
 def fold(start: Reduction[A], records: Iterable[EventRecord]) -> Reduction[A]:
     """
     Fold ``records``, in order, from ``start``; ``start.aggregate`` is changed in place.

@@ -21,7 +21,7 @@ from django.db import connections, router, transaction
 from django.utils import timezone
 
 from eventlogs import conf
-from eventlogs.aggregates import ANY, Aggregate, Anything, fold, nothing
+from eventlogs.aggregates import ANY, Aggregate, Anything, fold
 from eventlogs.caches.backends import BaseReductionCache
 from eventlogs.caches.counters import DROPPED, counters
 from eventlogs.conf import (
@@ -518,7 +518,7 @@ class LogManager(Generic[A]):
         if version == 0:
             raise LogNotFound(log_id, reason="has no events at version 0")
         records = islice(self._records(log_id, store, 0, page=min(version, STREAM_PAGE)), version)
-        reduction = fold(nothing(self.aggregate, log_id), records)
+        reduction = fold(self.aggregate.without_events(log_id), records)
         if not reduction.version:
             raise LogNotFound(log_id)
         if reduction.version < version:
@@ -529,7 +529,7 @@ class LogManager(Generic[A]):
         if timezone.is_naive(at):
             raise ValueError(f"at is {at!r}. It must be a datetime with a time zone.")
         records = self._records(log_id, store, 0)
-        reduction = fold(nothing(self.aggregate, log_id), _until(records, at))
+        reduction = fold(self.aggregate.without_events(log_id), _until(records, at))
         if not reduction.version:
             raise LogNotFound(log_id, reason=f"did not exist at {at.isoformat()}")
         return reduction

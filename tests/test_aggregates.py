@@ -21,7 +21,7 @@ from eventlogs import (
     RegistrationError,
     fold,
 )
-from eventlogs.aggregates import aggregates, nothing
+from eventlogs.aggregates import aggregates
 from eventlogs.events.registry import registry
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
 
@@ -61,7 +61,8 @@ def records(*events: Any, start: int = 0) -> list[EventRecord]:
 def test_folding_applies_the_events_in_order():
     before = datetime.now(UTC)
 
-    reduction = fold(nothing(Account, LOG_ID), records(Opened("ada"), Deposited(5), Withdrawn(2)))
+    start = Account.without_events(LOG_ID)
+    reduction = fold(start, records(Opened("ada"), Deposited(5), Withdrawn(2)))
 
     assert reduction.aggregate == Account(owner="ada", balance=3)
     assert (reduction.log_id, reduction.version, reduction.position) == (LOG_ID, 3, 30)
@@ -69,14 +70,14 @@ def test_folding_applies_the_events_in_order():
 
 
 def test_folding_nothing_returns_the_start():
-    start = nothing(Account, LOG_ID)
+    start = Account.without_events(LOG_ID)
 
     assert fold(start, []) is start
     assert (start.version, start.position, start.aggregate) == (0, 0, Account())
 
 
 def test_folding_goes_on_from_where_the_start_is():
-    start = fold(nothing(Account, LOG_ID), records(Opened("ada"), Deposited(5)))
+    start = fold(Account.without_events(LOG_ID), records(Opened("ada"), Deposited(5)))
 
     reduction = fold(start, records(Deposited(7), start=2))
 
@@ -89,7 +90,7 @@ def test_folding_in_two_steps_is_folding_in_one():
     history = records(Opened("ada"), Deposited(5), Withdrawn(2), Deposited(1))
 
     for cut in range(len(history) + 1):
-        halfway = fold(nothing(Account, LOG_ID), history[:cut])
+        halfway = fold(Account.without_events(LOG_ID), history[:cut])
         whole = fold(halfway, history[cut:])
         assert (whole.version, whole.aggregate) == (4, Account(owner="ada", balance=4))
 
@@ -104,7 +105,7 @@ def test_folding_in_two_steps_is_folding_in_one():
 )
 def test_a_hole_or_a_repeat_is_not_folded(history, expected, actual):
     with pytest.raises(LogCorrupted) as caught:
-        fold(nothing(Account, LOG_ID), history)
+        fold(Account.without_events(LOG_ID), history)
 
     assert caught.value.log_id == LOG_ID
     assert (caught.value.expected_index, caught.value.actual_index) == (expected, actual)
@@ -116,11 +117,11 @@ def test_what_apply_raises_is_not_caught():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fold(nothing(Careful, LOG_ID), records(Deposited(1)))
+        fold(Careful.without_events(LOG_ID), records(Deposited(1)))
 
 
 def test_folding_takes_any_iterable():
-    assert fold(nothing(Account, LOG_ID), iter(records(Deposited(1)))).version == 1
+    assert fold(Account.without_events(LOG_ID), iter(records(Deposited(1)))).version == 1
 
 
 # Values
@@ -232,7 +233,7 @@ def test_logs_of_a_subclass_fold_into_the_subclass():
 
 def test_a_slotted_dataclass_is_registered_once():
     assert aggregates.of("slotted") == (Slotted,)
-    assert fold(nothing(Slotted, LOG_ID), records(Sent("ada"))).aggregate.to == "ada"
+    assert fold(Slotted.without_events(LOG_ID), records(Sent("ada"))).aggregate.to == "ada"
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -274,7 +275,7 @@ def test_what_is_no_event_class_is_refused(thing):
 
 def test_an_aggregate_must_define_apply():
     with pytest.raises(NotImplementedError, match="must define apply"):
-        fold(nothing(Aggregate, LOG_ID), records(Deposited(1)))
+        fold(Aggregate.without_events(LOG_ID), records(Deposited(1)))
 
 
 def test_a_reduction_is_made_without_a_database():

@@ -27,21 +27,10 @@ ALLOWED = {
     ("aretry", "log_id"): THE_OBJECT,
     ("arebuild", "log_id"): THE_OBJECT,
     ("run", "names"): THE_OBJECT,
+    ("Worker", "names"): THE_OBJECT,
     ("chosen", "names"): THE_OBJECT,
     ("refresher_for", "refresher"): THE_OBJECT,
     ("refresh_by_names", "cache"): "the message of a task, whose arguments are a list",
-    # To become keyword-only.
-    ("wait_for", "timeout"): "",
-    ("await_for", "timeout"): "",
-    ("verify", "sample"): "",
-    ("verify", "repair"): "",
-    ("averify", "sample"): "",
-    ("averify", "repair"): "",
-    ("Feed", "using"): "",
-    ("Projection", "model"): "",
-    ("RowProjection", "model"): "",
-    ("ReductionProjection", "model"): "",
-    ("Runner", "names"): "",
 }
 
 

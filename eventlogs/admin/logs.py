@@ -37,7 +37,7 @@ from eventlogs.admin.log_search import event_in, search
 from eventlogs.admin.parameters import choices, days_from, number_from, parameters, uuid_from
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
-from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
+from eventlogs.aggregates import Aggregate, aggregates, fold
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
 from eventlogs.feed import scans
@@ -137,7 +137,7 @@ class LogAdmin(ReadOnlyAdmin):
             [cls] = classes[log.log_id.log_type]
             try:
                 records = EventReader(cls.event_types).records(events)
-                aggregate = fold(nothing(cls, log.log_id), records).aggregate
+                aggregate = fold(cls.without_events(log.log_id), records).aggregate
                 states[log.log_id.uuid] = self.state_line(log.log_id, aggregate)
             except Exception as error:  # whatever the project's own classes raise
                 states[log.log_id.uuid] = f"<{type(error).__name__}>"

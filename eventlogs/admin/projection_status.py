@@ -147,7 +147,7 @@ def progress(
     )
     done = min((each.position for each in places), default=0)
     try:
-        total = Feed(using).settled()
+        total = Feed(using=using).settled()
     except EventLogError:
         total = 0
     owners = {each.owner for each in places if each.owner and is_live(each, using=using)}

@@ -301,7 +301,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def _holders(self, using: str, now: datetime) -> list[dict[str, Any]]:
         """Return the transactions that have held the feed back for more than QUIET."""
         try:
-            found = Feed(using).holding_back()
+            found = Feed(using=using).holding_back()
         except EventLogError:
             return []
         shown = []

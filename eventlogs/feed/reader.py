@@ -171,7 +171,7 @@ class Following(Iterator[EventRecord]):
 class Feed:
     """The events of all logs of one database, in the order of their positions."""
 
-    def __init__(self, using: str | None = None) -> None:
+    def __init__(self, *, using: str | None = None) -> None:
         """
         Read the feed of the database alias ``using``, by default the alias that events go to.
 

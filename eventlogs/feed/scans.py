@@ -61,7 +61,7 @@ def events_by_position(
     ``until`` has to be a settled position, or events may be skipped that are still to come.
     ``log_types`` keeps some; empty means all. Raise FeedUnavailable as the feed does.
     """
-    feed = Feed(using)
+    feed = Feed(using=using)
     while after < until:
         found = feed.read_rows(after, limit=PAGE, log_types=log_types or None)
         after = min(found.next_after, until)

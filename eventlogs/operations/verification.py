@@ -20,7 +20,7 @@ from uuid import UUID
 
 from django.db.models import Count, Max, Min, Q
 
-from eventlogs.aggregates import Aggregate, aggregates, fold, nothing
+from eventlogs.aggregates import Aggregate, aggregates, fold
 from eventlogs.caches.backends import GuardedCache, NoReductionCache, Unreachable, cache_for
 from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
 from eventlogs.events.codec import EventReader
@@ -315,7 +315,7 @@ class CacheVerifier:
 
         aggregate = type(entry.aggregate)
         try:
-            replay = fold(nothing(aggregate, log_id), reader.records(stored())).aggregate
+            replay = fold(aggregate.without_events(log_id), reader.records(stored())).aggregate
         except (UnknownEventType, UndecodableEvent, LogCorrupted):
             return  # a finding of the logs
         except Exception as error:  # apply() is the project's own code

@@ -127,7 +127,7 @@ class BaseProjection:
         return False
 
     @classmethod
-    def database_alias(cls, using: str | None = None) -> str:
+    def database_alias(cls, *, using: str | None = None) -> str:
         """
         Return the alias of the database to work on, by default the one that logs are written to.
 
@@ -174,7 +174,7 @@ class RowProjection(BaseProjection):
     model: ClassVar[type[models.Model]]
     folds_whole_logs: ClassVar[bool] = False  # also the events that a person has said to skip
 
-    def __init__(self, model: type[models.Model] | None = None) -> None:
+    def __init__(self, *, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
         if model is not None:
             self.model = model  # type: ignore[misc]
@@ -216,7 +216,7 @@ class RowProjection(BaseProjection):
         return has_table(cls.model, using)
 
     @classmethod
-    def database_alias(cls, using: str | None = None) -> str:
+    def database_alias(cls, *, using: str | None = None) -> str:
         home = super().database_alias()
         if using is not None and using != home:
             if not has_table(cls.model, using):

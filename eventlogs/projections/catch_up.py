@@ -35,13 +35,13 @@ def catch_up_projection(
     With ``strict``, raise ProjectionFailed where any event is not applied; see
     ``Operations.catch_up``.
     """
-    using = projection.database_alias(using)
+    using = projection.database_alias(using=using)
     uncount_lost_attempts(using)
     state = begin(projection, using)
     releases.declare_run(projection, using)
     declared_at = time.monotonic()
     HeldLogs(projection, using).make_readable_due(releases.reading_of(projection, using))
-    feed, owner = Feed(using), leases.new_owner()
+    feed, owner = Feed(using=using), leases.new_owner()
     target = feed.settled()
     applied = 0
     if not strict and not _has_work(projection, state, using, target):
@@ -141,7 +141,7 @@ def divide(
     projection: type[BaseProjection], state: ProjectionState, *, using: str, owner: str
 ) -> None:
     """Bring all partitions to one position, and divide there. Nothing, where one is at work."""
-    feed = Feed(using)
+    feed = Feed(using=using)
     taken = [
         lease_partition(projection, number, using=using, owner=owner)
         for number in range(state.partitions)

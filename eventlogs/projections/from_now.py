@@ -37,7 +37,7 @@ def pass_over(
     reactor: type[BaseProjection], using: str, *, dry_run: bool = False, by: str = ""
 ) -> PassedOver:
     """See ``ReactorOperations.pass_over``."""
-    target = Feed(using).settled()
+    target = Feed(using=using).settled()
     held = HeldLogs(reactor, using).rows().filter(position__lte=target)
     if dry_run:
         first, waiting = _reached(reactor, target, using), held.count()
@@ -73,7 +73,7 @@ def _passed_over(
 
 def is_behind(reactor: type[BaseProjection], using: str) -> bool:
     """Return whether a reactor has events to react to."""
-    target = Feed(using).settled()
+    target = Feed(using=using).settled()
     return _between(reactor, _reached(reactor, target, using), target, using).exists()
 
 

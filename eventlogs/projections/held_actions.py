@@ -28,7 +28,7 @@ def retry(
 
     ``among`` chooses some by the fields of ParkedEvent; ``note`` is stored with the action.
     """
-    using = projection.database_alias(using)
+    using = projection.database_alias(using=using)
     with transaction.atomic(using=using):
         count = HeldLogs(projection, using).retry(log_id, among)
         if count:
@@ -48,7 +48,7 @@ def skip(
     projection: type[BaseProjection], log_id: LogId, *, by: str = "", using: str | None = None
 ) -> bool:
     """Skip the event that a log is held by, for good; return whether there was one."""
-    using = projection.database_alias(using)
+    using = projection.database_alias(using=using)
     begin(projection, using)
     held_logs = HeldLogs(projection, using)
     with checkpoints.locked(projection.name, log_id, using=using) as checkpoint:

@@ -243,7 +243,7 @@ def note(
 def _pages(
     projection: RowProjection, log_id: LogId, start: int, upto: int, skipped: set[int], using: str
 ) -> Iterator[list[EventRecord]]:
-    reading, feed = own_reading(type(projection)), Feed(using)
+    reading, feed = own_reading(type(projection)), Feed(using=using)
     while start < upto and (page := page_of(log_id, start, using)):
         start = page[-1].index + 1
         records: list[EventRecord] = []

@@ -242,7 +242,7 @@ def _records(
     using: str,
 ) -> dict[LogId, list[EventRecord]]:
     """Return what to apply, by log; without the logs that have to be done one by one."""
-    reading, feed = own_reading(type(projection)), Feed(using)
+    reading, feed = own_reading(type(projection)), Feed(using=using)
     # Whole logs are read by fewer statements, where the database is asked in the portable way.
     events = events_of_logs(
         using,

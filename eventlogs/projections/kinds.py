@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models
 
-from eventlogs.aggregates import Aggregate, fold, nothing
+from eventlogs.aggregates import Aggregate, fold
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogCorrupted, RegistrationError
@@ -95,9 +95,9 @@ class ReductionProjection(RowOperations):
     aggregate: ClassVar[type[Aggregate]]
     folds_whole_logs = True
 
-    def __init__(self, model: type[models.Model] | None = None) -> None:
+    def __init__(self, *, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
-        super().__init__(model)
+        super().__init__(model=model)
         # Of logs that were at work lately. A reduction of a version is the same for good, so
         # what a transaction takes back need not be taken back here.
         self._reductions: OrderedDict[LogId, Reduction[Any]] = OrderedDict()
@@ -141,7 +141,7 @@ class ReductionProjection(RowOperations):
         return self._row(reduction, using)
 
     def row_in_memory(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
-        return self._row(fold(nothing(self.aggregate, log_id), records), using)
+        return self._row(fold(self.aggregate.without_events(log_id), records), using)
 
     def _reductions_of(
         self, by_log: dict[LogId, list[EventRecord]], using: str
@@ -151,7 +151,7 @@ class ReductionProjection(RowOperations):
         for log_id, records in by_log.items():
             kept = self._reductions.pop(log_id, None)
             if kept is None and records[0].index == 0:
-                kept = nothing(self.aggregate, log_id)
+                kept = self.aggregate.without_events(log_id)
             if kept is None or kept.version != records[0].index:
                 missing.append(log_id)
                 continue
@@ -188,7 +188,7 @@ class ReductionProjection(RowOperations):
         for log, events in scans.logs_with_events(using, short):
             stored = [each for each in events if each.index < log.version]
             try:
-                start = nothing(self.aggregate, log.log_id)
+                start = self.aggregate.without_events(log.log_id)
                 yield log.log_id, fold(start, reader.records(stored))
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log.log_id][0].position, error) from error

@@ -65,7 +65,7 @@ class Operations(BaseProjection):
 
         Raise FeedUnavailable as the feed does, unless it is inline.
         """
-        return lags.lag(cls, cls.database_alias(using))
+        return lags.lag(cls, cls.database_alias(using=using))
 
     @classmethod
     def wait_for(cls, position: int, *, timeout: float = 5.0, using: str | None = None) -> bool:
@@ -83,19 +83,20 @@ class Operations(BaseProjection):
         False at once where the event can never appear: its append was rolled back, or its log is
         erased.
         """
-        return waiting.wait_for(cls, position, timeout, using=cls.database_alias(using))
+        return waiting.wait_for(cls, position, timeout, using=cls.database_alias(using=using))
 
     @classmethod
     async def await_for(
         cls, position: int, *, timeout: float = 5.0, using: str | None = None
     ) -> bool:
         """Do the same as ``wait_for``, for async code. No thread is occupied while it waits."""
-        return await waiting.await_for(cls, position, timeout, using=cls.database_alias(using))
+        alias = cls.database_alias(using=using)
+        return await waiting.await_for(cls, position, timeout, using=alias)
 
     @classmethod
     def parked(cls, *, using: str | None = None) -> list[ParkedEvent]:
         """Return the parked events, the oldest first; each holds its log."""
-        held = HeldLogs(cls, cls.database_alias(using)).rows()
+        held = HeldLogs(cls, cls.database_alias(using=using)).rows()
         return list(held.filter(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
@@ -106,7 +107,7 @@ class Operations(BaseProjection):
         Each holds its log: until its next attempt, or, with ``awaits``, until a release runs that
         can apply it.
         """
-        held = HeldLogs(cls, cls.database_alias(using)).rows()
+        held = HeldLogs(cls, cls.database_alias(using=using)).rows()
         return list(held.exclude(retry_at=None, awaits="").order_by("position"))
 
     @classmethod
@@ -220,7 +221,7 @@ class RowOperations(Operations, RowProjection):
     @classmethod
     def is_rebuild_due(cls, *, using: str | None = None) -> bool:
         """Return whether the rows were made by another version of the projection."""
-        return cls.needs_rebuild(checkpoints.state_of(cls.name, cls.database_alias(using)))
+        return cls.needs_rebuild(checkpoints.state_of(cls.name, cls.database_alias(using=using)))
 
     arebuild = AsyncTwin(rebuild)
     arequest_rebuild = AsyncTwin(request_rebuild)
@@ -246,7 +247,7 @@ class ReactorOperations(Operations):
 
         Raise FeedUnavailable as the feed does.
         """
-        return from_now.pass_over(cls, cls.database_alias(using), dry_run=dry_run, by=by)
+        return from_now.pass_over(cls, cls.database_alias(using=using), dry_run=dry_run, by=by)
 
     apass_over = AsyncTwin(pass_over)
 

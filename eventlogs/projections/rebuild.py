@@ -129,7 +129,7 @@ def rebuild_steps(
     The generator's value is how many events were applied in this call. Closed in the middle, it
     leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
     """
-    using = cls.database_alias(using)
+    using = cls.database_alias(using=using)
     state = checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -159,7 +159,7 @@ def rebuild_steps(
 
 def request_rebuild(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
     """Let a worker rebuild; one that was interrupted is resumed."""
-    using = cls.database_alias(using)
+    using = cls.database_alias(using=using)
     checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -178,7 +178,7 @@ def requested_rebuilds(using: str) -> set[str]:
 
 def end_request(cls: type[RowProjection], why: str = "", *, using: str | None = None) -> None:
     """Note that a rebuild that was asked for is over, and why, if it came to nothing."""
-    ProjectionState.objects.using(cls.database_alias(using)).filter(name=cls.name).update(
+    ProjectionState.objects.using(cls.database_alias(using=using)).filter(name=cls.name).update(
         rebuild_requested_at=None, rebuild_error=why
     )
 
@@ -202,7 +202,7 @@ def rebuild_log(
     release has made the row, unless ``downgrade``, and TransactionMustRetry inside of a caller's
     transaction that has to be run again.
     """
-    using = cls.database_alias(using)
+    using = cls.database_alias(using=using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
     if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
@@ -287,7 +287,7 @@ class _ShadowRebuild:
         self._is_strict = is_strict
         self._by = by
         self._begun = time.monotonic()
-        self._feed = Feed(using)
+        self._feed = Feed(using=using)
         self._owner = leases.new_owner()
         self._table_owner = shadow_tables.owner(cls.model, using)
         self._applied = 0
@@ -406,7 +406,7 @@ class _ShadowRebuild:
     def _at_work(self, taken: list[Lease]) -> list[Advancer]:
         shadow = shadow_tables.shadow_of(self._cls.model)
         return [
-            Advancer(self._cls(shadow), each, self._feed, is_strict=self._is_strict)
+            Advancer(self._cls(model=shadow), each, self._feed, is_strict=self._is_strict)
             for each in taken
         ]
 

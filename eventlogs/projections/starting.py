@@ -22,7 +22,7 @@ def begin(projection: type[BaseProjection], using: str) -> ProjectionState:
         version=projection.version,
         mode=projection.mode,
         partitions=projection.partitions,
-        start=Feed(using).settled if projection.starts_now() else int,
+        start=Feed(using=using).settled if projection.starts_now() else int,
     )
     _refuse(projection, state)
     if state.mode != projection.mode:

@@ -60,7 +60,7 @@ def statuses(
     by_database: dict[str, list[type[BaseProjection]]] = {}
     wanted = list(wanted)
     for each in wanted:
-        by_database.setdefault(each.database_alias(using), []).append(each)
+        by_database.setdefault(each.database_alias(using=using), []).append(each)
     found: dict[str, ProjectionStatus] = {}
     for database, some in by_database.items():
         found |= _statuses(database, some)

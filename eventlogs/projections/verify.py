@@ -185,7 +185,7 @@ class Run:
         self.checked = 0
         self.held = 0
         self._cls = projection
-        self._using = projection.database_alias(using)
+        self._using = projection.database_alias(using=using)
         self._sample = sample
         self._repair = repair
         self._after = after
@@ -417,7 +417,7 @@ def records(
     projection: RowProjection, log_id: LogId, using: str, *, upto: int
 ) -> Iterator[EventRecord]:
     """Yield the records of a log that are in its row, if the row is at a position."""
-    reading, feed = reading_of_rows(type(projection), using), Feed(using)
+    reading, feed = reading_of_rows(type(projection), using), Feed(using=using)
     waiting = HeldLogs(projection, using).rows().filter(log_id=log_id).first()
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     if projection.is_inline and versions.exists():

@@ -113,7 +113,7 @@ def rebuild_as_requested(
     Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
     not keep other projections from going on.
     """
-    using = projection.database_alias(using)
+    using = projection.database_alias(using=using)
     if projection.name not in requested_rebuilds(using):
         return  # another worker has done it meanwhile
     why = ""
@@ -204,7 +204,7 @@ class Worker:
             advancer = self._advancers[place]
             using = advancer.lease.using
             if using not in settled:
-                settled[using], due[using] = Feed(using).settled(), are_due(using)
+                settled[using], due[using] = Feed(using=using).settled(), are_due(using)
             before = advancer.applied
             try:
                 if advancer.position < settled[using]:
@@ -329,7 +329,10 @@ class Worker:
                 continue  # since a moment ago: the next beat says so
             if taken is not None:
                 self._advancers[place] = Advancer(
-                    self._instance(place), taken, Feed(using), renew=partial(self._is_busy, using)
+                    self._instance(place),
+                    taken,
+                    Feed(using=using),
+                    renew=partial(self._is_busy, using),
                 )
 
     def _begin(self, projection: type[BaseProjection], using: str) -> ProjectionState | None:
@@ -386,7 +389,7 @@ class Worker:
     def _databases(self) -> dict[str, dict[str, type[BaseProjection]]]:
         found: dict[str, dict[str, type[BaseProjection]]] = {}
         for name, each in self._projections.items():
-            found.setdefault(each.database_alias(self._using), {})[name] = each
+            found.setdefault(each.database_alias(using=self._using), {})[name] = each
         return found
 
 

@@ -27,7 +27,7 @@ from asgiref.sync import SyncToAsync
 from django.db import connections
 
 from eventlogs import conf
-from eventlogs.aggregates import Aggregate, fold, nothing
+from eventlogs.aggregates import Aggregate, fold
 from eventlogs.caches.backends import (
     BaseReductionCache,
     GuardedCache,
@@ -403,7 +403,7 @@ class ReductionReader(Generic[A]):
         return found if self.codec.fingerprint == head.fingerprint else None
 
     def _replay(self, log_id: LogId, store: BaseStore) -> Folded[A]:
-        return self._fold(nothing(self.aggregate, log_id), store.pages(log_id))
+        return self._fold(self.aggregate.without_events(log_id), store.pages(log_id))
 
     def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Folded[A]:
         reduction, last, is_covered = start, None, True
@@ -473,7 +473,7 @@ class ReductionReader(Generic[A]):
         try:
             if lock.is_held:
                 pages = lock.renewing(pages)
-            folded = self._fold(nothing(self.aggregate, log_id), pages)
+            folded = self._fold(self.aggregate.without_events(log_id), pages)
             reading = self._reading(key, folded, replaces=wrong, replay=replay)
             if isinstance(reading.job, CacheWrite):
                 replay.entry = reading.job.entry

@@ -59,7 +59,7 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
         if reader.is_caching:
             readers.setdefault(cls.log_type, []).append(reader)
     try:
-        settled = Feed(alias).settled()
+        settled = Feed(using=alias).settled()
     except FeedUnavailable:
         settled = None
     mark = _mark(kept, alias)

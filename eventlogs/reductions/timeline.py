@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from eventlogs.aggregates import Aggregate, fold, nothing
+from eventlogs.aggregates import Aggregate, fold
 from eventlogs.conf import MAX_DEPTH
 from eventlogs.events.codec import EventReader
 from eventlogs.ids import LogId
@@ -115,8 +115,9 @@ def steps(
     """
     Yield a Step for each of ``rows``, consecutive events of one log, in order.
 
-    ``start`` is the reduction as of the version where the rows begin (``nothing(Payment,
-    log_id)`` for a log's first events); its aggregate is used up. Given Unavailable instead,
+    ``start`` is the reduction as of the version where the rows begin
+    (``Payment.without_events(log_id)`` for a log's first events); its aggregate is changed in
+    place. Given Unavailable instead,
     or from a row on that cannot be folded, the steps have no state. With ``properties``,
     states hold the aggregate's properties as well.
 
@@ -169,7 +170,7 @@ def replay(start: Reduction[Any], rows: Iterable[StoredEvent]) -> Reduction[Any]
 def beginning(aggregate: type[Aggregate], log_id: LogId) -> Reduction[Any] | Unavailable:
     """Return the reduction of a log without events, or why its class cannot be made."""
     try:
-        return nothing(aggregate, log_id)
+        return aggregate.without_events(log_id)
     except Exception as error:
         return Unavailable.of(error)
 

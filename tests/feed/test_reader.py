@@ -208,8 +208,8 @@ def test_reading_takes_four_statements_however_many_events(deposits, django_asse
 def test_another_database_has_a_feed_of_its_own(second_database):
     state = LogManager(Account, using=second_database).create(Opened("ada"))
 
-    assert events(Feed(second_database).read()) == [Opened("ada")]
-    assert Feed(second_database).settled() == state.position
+    assert events(Feed(using=second_database).read()) == [Opened("ada")]
+    assert Feed(using=second_database).settled() == state.position
     assert Feed(using=second_database).using == second_database
     assert Feed().using == "default"
 
@@ -542,5 +542,5 @@ def test_a_sequence_with_another_name_is_found(second_database):
         )
     LogManager(Account, using=second_database).create(Opened("ada"))
 
-    assert events(Feed(second_database).read()) == [Opened("ada")]
-    assert Feed(second_database).holding_back() == []
+    assert events(Feed(using=second_database).read()) == [Opened("ada")]
+    assert Feed(using=second_database).holding_back() == []

@@ -81,7 +81,7 @@ def test_without_a_feed_it_says_what_works(account, run, option):
 
 
 @pytest.fixture
-def participant(transactional_db):
+def follower(transactional_db):
     """A function that starts ``tail --follow`` in a process of its own."""
     started = []
 

@@ -19,7 +19,6 @@ from eventlogs import (
     handles,
     projection,
 )
-from eventlogs.aggregates import nothing
 from eventlogs.caches import backends
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
 from eventlogs.operations.erasure import forget_copies
@@ -213,7 +212,7 @@ def fill(accounts):
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()
     accounts.reduce(state.log_id)
-    start = nothing(Account, state.log_id)
+    start = Account.without_events(state.log_id)
     _, writes = Snapshots(Account, "default").fold(start, store_for("default"), version=1_100)
     assert [write() for write in writes] == [True]
     return many.log_id, kept.log_id

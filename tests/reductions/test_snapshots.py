@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 
 from eventlogs import Aggregate, EventRecord, LogManager, Reduction
-from eventlogs.aggregates import nothing
 from eventlogs.reductions import snapshots as module
 from eventlogs.reductions.snapshots import Snapshots
 from eventlogs.reductions.timeline import Unavailable
@@ -62,7 +61,7 @@ def fold(snapshots, start, store, version):
 
 
 def folded(snapshots, log_id, store, version):
-    return fold(snapshots, nothing(Account, log_id), store, version)
+    return fold(snapshots, Account.without_events(log_id), store, version)
 
 
 def kept(cache):
@@ -217,7 +216,7 @@ def test_an_aggregate_that_cannot_be_cached_is_folded_all_the_same(
             self.seen += 1
 
     snapshots = of(Odd, counting, cache)
-    found = fold(snapshots, nothing(Odd, log_id), counting, 100)
+    found = fold(snapshots, Odd.without_events(log_id), counting, 100)
 
     assert found.aggregate.seen == 100
     assert cache.calls == []
@@ -236,7 +235,7 @@ class Brittle(Aggregate, log_type="brittle", events=[Opened, Deposited]):
 
 def test_an_event_that_cannot_be_folded_ends_the_fold(log_id, counting, cache):
     snapshots = of(Brittle, counting, cache)
-    found = fold(snapshots, nothing(Brittle, log_id), counting, 100)
+    found = fold(snapshots, Brittle.without_events(log_id), counting, 100)
 
     assert found == Unavailable("ValueError", 42)
     assert list(kept(cache)) == [10, 20, 30, 40]

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventlogs import Aggregate, EventRecord, LogId, Reduction
-from eventlogs.aggregates import nothing
 from eventlogs.reductions.timeline import (
     ELLIPSIS,
     MAX_SUMMARY,
@@ -55,7 +54,7 @@ def account_id() -> LogId:
 
 
 def test_each_step_has_the_state_after_its_event_and_what_the_event_changed(account_id):
-    first, second = steps(nothing(Account, account_id), [OPENED, DEPOSITED])
+    first, second = steps(Account.without_events(account_id), [OPENED, DEPOSITED])
 
     assert first.state == {"owner": "Ada", "balance": 0, "notes": 0}
     assert first.changes == (Change(("owner",), "", "Ada"),)
@@ -68,7 +67,7 @@ def test_each_step_has_the_state_after_its_event_and_what_the_event_changed(acco
 
 
 def test_a_page_in_the_middle_starts_from_the_reduction_before_it(account_id):
-    before = replay(nothing(Account, account_id), [OPENED])
+    before = replay(Account.without_events(account_id), [OPENED])
     assert isinstance(before, Reduction)
 
     (step,) = steps(before, [DEPOSITED])
@@ -83,7 +82,7 @@ def test_only_what_is_asked_for_is_read(account_id):
         for index in range(1, 10**9):
             yield row(index, "account.deposited", '{"amount":1}')
 
-    page = list(islice(steps(nothing(Account, account_id), endless()), 5))
+    page = list(islice(steps(Account.without_events(account_id), endless()), 5))
 
     assert [step.state["balance"] for step in page] == [0, 1, 2, 3, 4]
 
@@ -91,19 +90,19 @@ def test_only_what_is_asked_for_is_read(account_id):
 def test_from_an_unknown_type_on_raw_events_are_shown_without_a_state(account_id):
     rows = [OPENED, DEPOSITED, UNKNOWN, AFTER]
 
-    found = list(steps(nothing(Account, account_id), rows))
+    found = list(steps(Account.without_events(account_id), rows))
 
     why = Unavailable("UnknownEventType", 2)
     assert [step.state for step in found[2:]] == [why, why]
     assert [step.changes for step in found[2:]] == [None, None]
     assert [step.event for step in found[2:]] == [None, Deposited(2)]
     assert found[2].record.event == {"secret": "4711"}
-    assert replay(nothing(Account, account_id), rows) == why
+    assert replay(Account.without_events(account_id), rows) == why
 
 
 def test_the_reason_shows_no_payload(account_id):
     (step,) = steps(
-        nothing(Account, account_id),
+        Account.without_events(account_id),
         [row(0, "account.deposited", '{"amount":"secret 4711"}')],
     )
 
@@ -125,12 +124,12 @@ def test_an_apply_that_raises_ends_the_states_but_not_the_events():
     log_id = LogId.new("fussy")
     rows = [row(at, "account.deposited", f'{{"amount":{n}}}') for at, n in enumerate([1, 13, 2])]
 
-    found = list(steps(nothing(Fussy, log_id), rows))
+    found = list(steps(Fussy.without_events(log_id), rows))
 
     assert found[0].state == {"total": 1}
     assert [step.state for step in found[1:]] == [Unavailable("ZeroDivisionError", 1)] * 2
     assert found[2].event == Deposited(2)
-    assert replay(nothing(Fussy, log_id), rows) == Unavailable("ZeroDivisionError", 1)
+    assert replay(Fussy.without_events(log_id), rows) == Unavailable("ZeroDivisionError", 1)
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -149,7 +148,7 @@ def test_a_class_that_cannot_be_made_is_a_reason_too():
 
 
 def test_a_hole_in_a_log_is_seen(account_id):
-    _, after = steps(nothing(Account, account_id), [OPENED, AFTER])
+    _, after = steps(Account.without_events(account_id), [OPENED, AFTER])
 
     assert after.state == Unavailable("LogCorrupted", 3)
 
@@ -157,7 +156,7 @@ def test_a_hole_in_a_log_is_seen(account_id):
 def test_an_event_that_changes_nothing_says_so(account_id):
     again = row(1, "account.opened", '{"owner":"Ada"}')
 
-    _, step = steps(nothing(Account, account_id), [OPENED, again])
+    _, step = steps(Account.without_events(account_id), [OPENED, again])
 
     assert step.changes == ()
 
@@ -312,7 +311,7 @@ def test_a_summary_is_short_and_never_an_error():
 def test_a_note_of_any_shape_is_shown(account_id):
     noted = row(1, "account.noted", '{"note":{"deep":[1,{"er":null}]}}')
 
-    *_, step = steps(nothing(Account, account_id), [OPENED, noted])
+    *_, step = steps(Account.without_events(account_id), [OPENED, noted])
 
     assert step.event == Noted({"deep": [1, {"er": None}]})
     assert step.changes == (Change(("notes",), 0, 1),)

@@ -71,7 +71,7 @@ def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def events(alias: str, after: int = 0) -> list[object]:
-    return [record.event for record in Feed(alias).read(after=after)]
+    return [record.event for record in Feed(using=alias).read(after=after)]
 
 
 def test_an_open_append_in_one_schema_does_not_hold_back_the_feed_of_another(schemas):
@@ -81,11 +81,11 @@ def test_an_open_append_in_one_schema_does_not_hold_back_the_feed_of_another(sch
         state = LogManager(Account, using=bob).create(Opened("bob"))
         LogManager(Account, using=another_ann).create(Opened("early"))
 
-        assert Feed(bob).settled() == state.position
+        assert Feed(using=bob).settled() == state.position
         assert events(bob) == [Opened("bob")]
-        assert Feed(bob).holding_back() == []
-        assert Feed(another_ann).settled() < late.position
-        assert len(Feed(another_ann).holding_back()) == 1
+        assert Feed(using=bob).holding_back() == []
+        assert Feed(using=another_ann).settled() < late.position
+        assert len(Feed(using=another_ann).holding_back()) == 1
 
     assert events(another_ann) == [Opened("late"), Opened("early")]
 
@@ -117,7 +117,7 @@ def test_a_connection_that_changes_its_schema_reads_the_feed_of_the_new_one(sche
         sql(alias, "SET search_path = bob")
         LogManager(Account, using=alias).create(Opened("early"))
         assert events(alias) == []
-        assert len(Feed(alias).holding_back()) == 1
+        assert len(Feed(using=alias).holding_back()) == 1
 
     assert events(alias) == [Opened("late"), Opened("early")]
     sql(alias, "SET search_path = ann")
@@ -127,7 +127,7 @@ def test_a_connection_that_changes_its_schema_reads_the_feed_of_the_new_one(sche
 def test_one_transaction_that_appends_in_two_schemas_has_a_fence_in_each(schemas):
     ann, bob, both = schemas("ann"), schemas("bob"), schemas("ann")
     LogManager(Account, using=bob).create(Opened("bob"), *[Deposited(n) for n in range(50)])
-    settled = Feed(bob).settled()
+    settled = Feed(using=bob).settled()
     with transaction.atomic(using=both):
         for number in range(3):
             LogManager(Account, using=both).create(Opened(f"ann {number}"))
@@ -137,8 +137,8 @@ def test_one_transaction_that_appends_in_two_schemas_has_a_fence_in_each(schemas
 
         assert len(sql(both, NUMBERS)) == 2
         # The fence in bob is below bob's own positions, not as low as the one in ann.
-        assert Feed(bob).settled() == settled
-        assert Feed(ann).settled() == 0
+        assert Feed(using=bob).settled() == settled
+        assert Feed(using=ann).settled() == 0
 
     assert len(events(ann)) == 3
     assert len(events(bob, after=settled)) == 3
@@ -153,8 +153,8 @@ def test_the_fence_is_that_of_the_table_whatever_the_search_path(schemas, search
         sql(writer, INSERT.format(schema="ann"))
         LogManager(Account, using=ann).create(Opened("early"))
 
-        assert Feed(ann).settled() == 0
-        assert Feed(bob).settled() == 1
+        assert Feed(using=ann).settled() == 0
+        assert Feed(using=bob).settled() == 1
 
 
 def test_a_trigger_that_calls_the_function_of_another_schema_is_right_as_well(schemas):
@@ -171,8 +171,8 @@ def test_a_trigger_that_calls_the_function_of_another_schema_is_right_as_well(sc
         late = LogManager(Account, using=writer).create(Opened("late"))
         LogManager(Account, using=ann).create(Opened("early"))
 
-        assert Feed(ann).settled() < late.position
-        assert Feed(bob).settled() == 51
+        assert Feed(using=ann).settled() < late.position
+        assert Feed(using=bob).settled() == 51
 
     assert events(ann) == [Opened("late"), Opened("early")]
 
@@ -191,7 +191,7 @@ def test_oids_that_are_those_of_something_else_in_a_copy_are_not_believed(schema
         late = LogManager(Account, using=writer).create(Opened("late"))
         LogManager(Account, using=ann).create(Opened("early"))
 
-        assert Feed(ann).settled() < late.position
+        assert Feed(using=ann).settled() < late.position
 
     assert events(ann) == [Opened("late"), Opened("early")]
 
@@ -212,7 +212,7 @@ def test_a_table_that_takes_the_place_of_another_has_the_fence_of_its_own_sequen
         LogManager(Account, using=ann).create(Opened("early"))
 
         assert late.position == 1
-        assert Feed(ann).settled() == 0
+        assert Feed(using=ann).settled() == 0
 
     assert events(ann) == [Opened("late"), Opened("early")]
 
@@ -227,6 +227,6 @@ def test_a_renamed_table_or_sequence_keeps_its_fence(schemas):
         late = LogManager(Account, using=writer).create(Opened("late"))
         LogManager(Account, using=ann).create(Opened("early"))
 
-        assert Feed(ann).settled() < late.position
+        assert Feed(using=ann).settled() < late.position
 
     assert events(ann) == [Opened("late"), Opened("early")]

@@ -99,7 +99,7 @@ def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
 
 
 def read(alias: str, after: int = 0) -> list[object]:
-    return [record.event for record in Feed(alias).read(after=after)]
+    return [record.event for record in Feed(using=alias).read(after=after)]
 
 
 def program(server: Server, name: str) -> str:
@@ -158,8 +158,8 @@ def test_a_prepared_transaction_holds_the_feed_back_until_it_is_decided(primary,
     accounts.create(Opened("after"))
 
     assert read(primary) == [Opened("before")]
-    assert Feed(primary).settled() < late.position
-    [holder] = Feed(primary).holding_back()
+    assert Feed(using=primary).settled() < late.position
+    [holder] = Feed(using=primary).holding_back()
     assert (holder.pid, holder.state, holder.prepared_as) == (None, "prepared", "undecided")
     assert holder.user == "postgres"
     assert holder.age is not None
@@ -167,7 +167,7 @@ def test_a_prepared_transaction_holds_the_feed_back_until_it_is_decided(primary,
     sql(primary, f"{end} PREPARED 'undecided'")
     decided = [Opened("prepared")] if end == "COMMIT" else []
     assert read(primary) == [Opened("before"), *decided, Opened("after")]
-    assert Feed(primary).holding_back() == []
+    assert Feed(using=primary).holding_back() == []
 
 
 def test_a_transaction_in_another_database_does_not_hold_the_feed_back(primary, server):
@@ -190,7 +190,7 @@ def test_a_replica_is_refused(primary, server):
 
     with Replica(server) as standby, alias_of(standby, name) as replica:
         assert sql(replica, "SELECT pg_is_in_recovery()") == [(True,)]
-        feed = Feed(replica)
+        feed = Feed(using=replica)
         # Its own locks would say that nothing holds the feed back: holding_back() is refused, too.
         for ask in (feed.read, feed.settled, feed.follow().__next__, feed.holding_back):
             with pytest.raises(FeedUnavailable) as caught:
@@ -221,7 +221,7 @@ def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(pri
             with transaction.atomic(using=late):
                 first = LogManager(Account, using=late).create(Opened("late"))
                 LogManager(Account, using=restored).create(Opened("early"))
-                assert Feed(restored).settled() < first.position
+                assert Feed(using=restored).settled() < first.position
             assert read(restored, after=first.position - 1) == [Opened("late"), Opened("early")]
 
 
@@ -244,7 +244,7 @@ def test_a_copy_of_a_schema_under_another_name_has_a_feed_of_its_own(primary, se
         with transaction.atomic(using=late):
             first = LogManager(Account, using=late).create(Opened("late"))
             LogManager(Account, using=clone).create(Opened("early"))
-            assert Feed(clone).settled() < first.position
+            assert Feed(using=clone).settled() < first.position
             assert len(read(primary)) == 19
 
         assert read(clone, after=first.position - 1) == [Opened("late"), Opened("early")]
@@ -272,7 +272,7 @@ def test_a_subscriber_of_logical_replication_is_refused(primary, server):
                 " (SELECT max(version) FROM eventlogs_eventlog)"
             )
             until(lambda: sql(subscriber, copied) == [(2, 2)])
-            feed = Feed(subscriber)
+            feed = Feed(using=subscriber)
             for ask in (feed.read, feed.settled, feed.holding_back):
                 with pytest.raises(FeedUnavailable) as caught:
                     ask()

@@ -100,7 +100,7 @@ def cost_of(alias: str, work: Any) -> tuple[int, int]:
 
 
 def test_the_feed_of_a_partitioned_table_reads_by_position(partitioned):
-    feed = Feed(partitioned)
+    feed = Feed(using=partitioned)
     last = feed.settled()
     assert last == EVENTS
 
@@ -150,7 +150,7 @@ def test_stats_of_a_partitioned_table_are_summed(partitioned, monkeypatch):
 
 
 def test_a_partitioned_table_keeps_every_promise(partitioned):
-    accounts, feed = LogManager(Account, using=partitioned), Feed(partitioned)
+    accounts, feed = LogManager(Account, using=partitioned), Feed(using=partitioned)
     last = feed.settled()
     assert [each for each in run_checks(databases=[partitioned]) if "eventlogs" in each.id] == []
     assert sql(partitioned, "SELECT count(*) FROM pg_partition_tree('eventlogs_event')") == [(17,)]

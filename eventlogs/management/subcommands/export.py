@@ -173,7 +173,7 @@ def write_lines(
 def settled(using: str) -> int | None:
     """Return the settled position of a database's feed, or None if it has no feed."""
     try:
-        return Feed(using).settled()
+        return Feed(using=using).settled()
     except FeedUnavailable as error:
         if error.reason != "database":
             raise

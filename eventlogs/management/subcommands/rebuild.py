@@ -126,7 +126,7 @@ def rebuild(
 def extent(projection: type[RowOperations], using: str) -> tuple[int, str]:
     """Return the size of a rebuild, and its unit."""
     if projection.mode != projection.INLINE:
-        return Feed(using).settled(), "positions"
+        return Feed(using=using).settled(), "positions"
     logs = EventLog.objects.using(using)
     log_types = projection.log_types_read()
     return (logs if log_types is None else logs.filter(log_type__in=log_types)).count(), "logs"

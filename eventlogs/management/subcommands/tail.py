@@ -80,7 +80,7 @@ def run(
     **options: Any,
 ) -> None:
     """Write a line for each event, the oldest first."""
-    feed = Feed(using)
+    feed = Feed(using=using)
     wanted = frozenset(log)
     log_types = log_type or sorted({each.log_type for each in log}) or None
     try:
