@@ -25,11 +25,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timezone
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -247,7 +248,13 @@ def proof_of(event: StoredEvent) -> str:
 
 
 def _signature(signed: bytes, secret: bytes) -> bytes:
-    return salted_hmac(SALT, signed, secret, algorithm="sha256").digest()
+    return hmac.digest(_signing_key(secret), signed, "sha256")
+
+
+# salted_hmac() takes 5 microseconds a call, a tenth of a cached reduce; hmac.digest() takes 1.
+@lru_cache(maxsize=16)
+def _signing_key(secret: bytes) -> bytes:
+    return salted_hmac(SALT, b"", secret, algorithm="sha256").digest()
 
 
 def _compare(value: Any, came_back: Any, path: str, seen: set[int]) -> None:
