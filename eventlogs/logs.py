@@ -488,7 +488,7 @@ class LogManager(Generic[A]):
         if connection is None or not connection.in_atomic_block:
             submit(job, refresher=self._refresher)
         elif len(connection.run_on_commit) < MAX_JOBS:
-            # Robust: the application's own hooks run, whatever becomes of this one.
+            # Robust: the application's own hooks run, even where this one fails.
             transaction.on_commit(
                 lambda: submit(job, refresher=self._refresher), using=connection.alias, robust=True
             )

@@ -38,16 +38,15 @@ class CachingPolicy(ABC):
         """
         Return whether to keep ``reduction``.
 
-        It is asked after the fold, each time there is something new to keep. It should be
-        quick, and must not change the aggregate. What it raises is counted and logged, and
-        the reduction is not kept.
+        It is called after a fold of newer events. It should be quick, and must not change the
+        aggregate. An exception is counted and logged, and the reduction is not kept.
         """
 
     def __and__(self, other: CachingPolicy) -> CachingPolicy:
-        return _Both(self, other) if isinstance(other, CachingPolicy) else NotImplemented
+        return _Combined(self, "&", other) if isinstance(other, CachingPolicy) else NotImplemented
 
     def __or__(self, other: CachingPolicy) -> CachingPolicy:
-        return _Either(self, other) if isinstance(other, CachingPolicy) else NotImplemented
+        return _Combined(self, "|", other) if isinstance(other, CachingPolicy) else NotImplemented
 
     def __invert__(self) -> CachingPolicy:
         return _Not(self)
@@ -65,7 +64,7 @@ class AlwaysCache(CachingPolicy):
 
 
 class NeverCache(CachingPolicy):
-    """Keep none; the cache is not even looked at."""
+    """Keep none; the cache is not read either."""
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         """Return False."""
@@ -153,28 +152,21 @@ class LogAgePolicy(CachingPolicy):
         return f"LogAgePolicy(youngest={self.youngest!r}, oldest={self.oldest!r})"
 
 
-class _Both(CachingPolicy):
-    def __init__(self, one: CachingPolicy, other: CachingPolicy) -> None:
-        self.one, self.other = one, other
+class _Combined(CachingPolicy):
+    """Two policies: both must keep a reduction (``&``), or one of them (``|``)."""
+
+    def __init__(self, one: CachingPolicy, symbol: str, other: CachingPolicy) -> None:
+        self.one, self.symbol, self.other = one, symbol, other
         self.depends_on_time = one.depends_on_time or other.depends_on_time
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
-        return self.one.should_cache(reduction) and self.other.should_cache(reduction)
+        keeps = self.one.should_cache(reduction)
+        if keeps if self.symbol == "|" else not keeps:
+            return keeps
+        return self.other.should_cache(reduction)
 
     def __repr__(self) -> str:
-        return f"({self.one!r} & {self.other!r})"
-
-
-class _Either(CachingPolicy):
-    def __init__(self, one: CachingPolicy, other: CachingPolicy) -> None:
-        self.one, self.other = one, other
-        self.depends_on_time = one.depends_on_time or other.depends_on_time
-
-    def should_cache(self, reduction: Reduction[Any]) -> bool:
-        return self.one.should_cache(reduction) or self.other.should_cache(reduction)
-
-    def __repr__(self) -> str:
-        return f"({self.one!r} | {self.other!r})"
+        return f"({self.one!r} {self.symbol} {self.other!r})"
 
 
 class _Not(CachingPolicy):

@@ -33,9 +33,10 @@ from eventlogs.caches.backends import GuardedCache
 from eventlogs.caches.counters import DROPPED, FAILED, UNSENT, counters
 from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
-from eventlogs.reductions.reader import ReductionReader, Refresh, RefreshMessage, failed, label
+from eventlogs.reductions.reader import ReductionReader, Refresh, RefreshMessage, failed
 from eventlogs.reductions.worker import CAPACITY, worker
 from eventlogs.reductions.writes import CacheWrite
+from eventlogs.utils.names import dotted
 
 __all__ = [
     "BaseRefresher",
@@ -343,7 +344,7 @@ def _is_in_memory(using: str) -> bool:
 
 def _aggregate(name: str) -> type[Aggregate] | None:
     """Return the aggregate class of a name; its module is imported, if an app's, to find it."""
-    found = {label(each): each for each in aggregates}.get(name)
+    found = {dotted(each): each for each in aggregates}.get(name)
     if found is None:
         module = name.rpartition(".")[0]
         if any(f"{module}.".startswith(f"{app.name}.") for app in apps.get_app_configs()):
@@ -351,5 +352,5 @@ def _aggregate(name: str) -> type[Aggregate] | None:
                 import_module(module)
             except ImportError:
                 return None
-            found = {label(each): each for each in aggregates}.get(name)
+            found = {dotted(each): each for each in aggregates}.get(name)
     return found

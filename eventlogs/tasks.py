@@ -111,8 +111,8 @@ def run_projections(names: list[str] | None = None, using: str | None = None) ->
 
     ``using`` is the database whose logs are meant, by default the one they are written to.
 
-    For Celery beat: what fails is taken up by the next run. Safe to run at once with another, and
-    what a running one has is left to it, so that messages which have piled up end quickly.
+    For Celery beat: the next run retries what failed. Safe to run beside another: a run skips the
+    projections and partitions that another one holds, so a backlog of messages ends quickly.
     """
     return run(names, using=using)
 
@@ -123,10 +123,9 @@ class CeleryRefresher(MessageRefresher):
 
     ``queue`` is the queue to send to; None leaves that to Celery's routes. ``countdown`` is for
     how many seconds (0 to 3,600) a message waits, so that one stands for many appends, and
-    ``expires`` (1 to 604,800) after how many seconds a message that nobody took is worth
-    nothing. ``retries`` (0 to 1,000) is how often a worker tries again while the cache or the
-    database cannot be reached. ``capacity`` and ``delay`` are those of ThreadRefresher, for
-    the thread that sends.
+    ``expires`` (1 to 604,800) after how many seconds a worker discards it. ``retries`` (0 to
+    1,000) is how often a worker tries again while the cache or the database cannot be reached.
+    ``capacity`` and ``delay`` are those of ThreadRefresher, for the thread that sends.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from django.db import transaction
 from eventlogs import AlwaysCache, LogManager
 from eventlogs.caches.backends import cache_for, statistics
 from eventlogs.caches.counters import counters
-from eventlogs.reductions.reader import Refresh, label
+from eventlogs.reductions.reader import Refresh
 from eventlogs.reductions.worker import worker
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import (
@@ -27,6 +27,7 @@ from eventlogs.refreshers import (
     sent_key,
 )
 from eventlogs.testing import MemoryStore, RecordingCache
+from eventlogs.utils.names import dotted
 from tests.accounts import Account, Deposited, Opened
 
 IMMEDIATE = "eventlogs.refreshers.ImmediateRefresher"
@@ -330,7 +331,7 @@ class TestMessages:
             return refresh(self, log_id)
 
         monkeypatch.setattr(type(reader), "refresh", look)
-        refresh_by_names(label(Account), str(state.log_id), "default")
+        refresh_by_names(dotted(Account), str(state.log_id), "default")
 
         assert seen == [None]
 
@@ -394,7 +395,7 @@ class TestByNames:
     def test_a_log_that_does_not_exist_has_nothing_to_refresh(self, db):
         log_id = LogManager(Account).new_id()
 
-        assert not refresh_by_names(label(Account), str(log_id), "default")
+        assert not refresh_by_names(dotted(Account), str(log_id), "default")
 
     def test_what_no_repetition_would_mend_is_counted(self, transactional_db, monkeypatch):
         accounts = LogManager(Account, refresher=IMMEDIATE)
@@ -402,7 +403,7 @@ class TestByNames:
         monkeypatch.setattr("eventlogs.events.codec.registry.by_name", lambda name: None)
         monkeypatch.setattr(Account, "event_types", ())
 
-        assert not refresh_by_names(label(Account), str(state.log_id), "default")
+        assert not refresh_by_names(dotted(Account), str(state.log_id), "default")
         assert statistics()["errors"]["failed"] == 1
 
     def test_an_apply_that_exits_does_not_end_the_worker(self, transactional_db, monkeypatch):
@@ -414,7 +415,7 @@ class TestByNames:
 
         monkeypatch.setattr(Account, "apply", leave)
 
-        assert not refresh_by_names(label(Account), str(state.log_id), "default")
+        assert not refresh_by_names(dotted(Account), str(state.log_id), "default")
         assert statistics()["errors"]["failed"] == 1
 
 

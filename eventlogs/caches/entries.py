@@ -46,6 +46,7 @@ from eventlogs.caches.counters import (
 )
 from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
 from eventlogs.ids import LogId
+from eventlogs.utils.names import dotted
 from eventlogs.values import Reduction, StoredEvent
 
 A = TypeVar("A", bound=Aggregate)
@@ -110,6 +111,7 @@ class EntryCodec(Generic[A]):
     def __init__(self, aggregate: type[A], using: str) -> None:
         self.aggregate = aggregate
         self.using = using
+        self._name = dotted(aggregate)
         self._decoder: msgspec.json.Decoder[A] | None = None
         self._own = {name for each in aggregate.event_types for name in each.names}
 
@@ -144,8 +146,8 @@ class EntryCodec(Generic[A]):
 
     def key(self, log_id: LogId) -> str:
         """Return the key of a log's entry, which is another one for other code."""
-        names = f"{self.aggregate.__module__}.{self.aggregate.__qualname__}"
-        place = hashlib.sha256(f"{self.fingerprint}\n{self.using}\n{names}".encode()).hexdigest()
+        text = f"{self.fingerprint}\n{self.using}\n{self._name}"
+        place = hashlib.sha256(text.encode()).hexdigest()
         return f"eventlogs.reduction.{log_id}.{place[:32]}"
 
     def encode(self, reduction: Reduction[A], last: StoredEvent) -> bytes:
@@ -290,12 +292,16 @@ def _children(value: Any, came_back: Any, path: str) -> list[tuple[str, Any, Any
             raise Unstorable(f"at {path}, a {type(value).__name__} comes back longer or shorter")
         return [(f"[{at}]", each, came_back[at]) for at, each in enumerate(value)]
     if isinstance(value, set | frozenset):
-        if value != came_back or sorted(map(_kind, value)) != sorted(map(_kind, came_back)):
+        if value != came_back or _kinds(value) != _kinds(came_back):
             raise Unstorable(f"at {path}, a {type(value).__name__} comes back as another")
         return []
     if dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct):
         return _attributes(value, came_back, path)
     return None
+
+
+def _kinds(values: Iterable[Any]) -> list[str]:
+    return sorted(dotted(type(each)) for each in values)
 
 
 def _attributes(value: Any, came_back: Any, path: str) -> list[tuple[str, Any, Any]]:
@@ -338,10 +344,6 @@ def _is_fixed(value: datetime) -> bool:
 def _is_frozen(value: Any) -> bool:
     parameters = getattr(value, "__dataclass_params__", None)
     return isinstance(value, tuple | frozenset) or getattr(parameters, "frozen", False)
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 _HEAD: Final[msgspec.json.Decoder[Head]] = msgspec.json.Decoder(Head)

@@ -48,6 +48,7 @@ from eventlogs.events.registry import EventType, registry
 from eventlogs.utils import distributions, loaded_modules, sources
 from eventlogs.utils.distributions import Distribution
 from eventlogs.utils.loaded_modules import State
+from eventlogs.utils.names import dotted
 from eventlogs.utils.sources import COMPILED, Source, Unknown
 
 OURS: Final = "eventlogs"
@@ -190,7 +191,7 @@ class _Walk:
         for text in (
             f"eventlogs {eventlogs.__version__}",
             f"{platform.python_implementation()} {platform.python_version()}",
-            f"{_place(aggregate)} {aggregate.aggregate_version}",
+            f"{dotted(aggregate)} {aggregate.aggregate_version}",
             *(_registration(event_type) for event_type in aggregate.event_types),
             *(line for cls in classes for line in _fields(cls)),
             *(f"{name} {digest}" for name, digest in sorted(self._digests.items())),
@@ -304,7 +305,7 @@ def _misplaced(cls: type) -> str | None:
     if found is cls:
         return None
     return (
-        f"{_place(cls)} is not a class that its module has under that name: one that is made "
+        f"{dotted(cls)} is not a class that its module has under that name: one that is made "
         f"inside of a function may depend on more than its source"
     )
 
@@ -314,7 +315,7 @@ def _registration(event_type: EventType) -> str:
         registry.upcaster(event_type.names, version) for version in range(1, event_type.version)
     ]
     return repr(
-        (event_type.names, event_type.version, _place(event_type.cls), [*map(_place, chain)])
+        (event_type.names, event_type.version, dotted(event_type.cls), [*map(dotted, chain)])
     )
 
 
@@ -335,11 +336,7 @@ def _fields(cls: type) -> Iterator[str]:
     except Exception:  # an annotation is code of the project's, which may raise anything
         return
     for name, hint in hints.items():
-        yield f"{_place(cls)}.{name}: {ADDRESS.sub('', repr(hint))}"
-
-
-def _place(thing: Any) -> str:
-    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+        yield f"{dotted(cls)}.{name}: {ADDRESS.sub('', repr(hint))}"
 
 
 # Modules

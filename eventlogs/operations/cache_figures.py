@@ -24,6 +24,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
 from eventlogs.policies import policy_from
 from eventlogs.reductions.reader import ReductionReader
+from eventlogs.utils.names import dotted
 
 NEWEST: Final = 5_000  # positions whose events' logs are checked
 LOGS: Final = 500  # of each log type, at most
@@ -68,7 +69,7 @@ def cache_figures(using: str) -> CacheFigures:
     alias = conf.cache()
     try:
         cache = cache_for()
-        backend = "" if alias is None else _name(type(caches[alias]))
+        backend = "" if alias is None else dotted(type(caches[alias]))
         policy = str(policy_from(conf.caching_policy()))
     except (InvalidCacheBackendError, ImportError, TypeError):  # a system check has the details
         return CacheFigures(alias, "", "misconfigured", True, False, [])
@@ -101,18 +102,8 @@ def _look(cls: type[Aggregate], reader: ReductionReader[Any], logs: dict[LogId, 
         # It may be ahead of what was read here a moment ago.
         current += head.version >= version
         behind += head.version < version
-    return Caching(
-        _name(cls),
-        len(logs),
-        current,
-        behind,
-        len(logs) - current - behind,
-        size,
-    )
-
-
-def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    absent = len(logs) - current - behind
+    return Caching(dotted(cls), len(logs), current, behind, absent, size)
 
 
 def _newest_logs(using: str) -> dict[str, dict[LogId, int]]:

@@ -54,6 +54,7 @@ from eventlogs.reductions.writes import CacheWrite
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
 from eventlogs.stores.retries import in_transaction
+from eventlogs.utils.names import dotted
 from eventlogs.values import Reduction, StoredEvent
 
 logger = logging.getLogger("eventlogs.reductions")
@@ -161,7 +162,7 @@ class ReductionReader(Generic[A]):
     ) -> None:
         self.aggregate = aggregate
         self.using = using
-        self.codec = EntryCodec(aggregate, using if store is None else f"in {_kind(store)}")
+        self.codec = EntryCodec(aggregate, using if store is None else f"in {dotted(type(store))}")
         self._events = EventReader(aggregate.event_types) if events is None else events
         self._store = store
         self._cache = cache
@@ -213,7 +214,7 @@ class ReductionReader(Generic[A]):
         cache = self._cache
         if self._store or self._policy or not (cache is None or isinstance(cache, str)):
             return None
-        return RefreshMessage(label(self.aggregate), str(log_id), self.using, cache)
+        return RefreshMessage(dotted(self.aggregate), str(log_id), self.using, cache)
 
     # Reading
 
@@ -511,11 +512,6 @@ class ReductionReader(Generic[A]):
         counters.count(outcome, reason, aggregate=self.aggregate)
 
 
-def label(aggregate: type[Aggregate]) -> str:
-    """Return the name of an aggregate class in messages."""
-    return f"{aggregate.__module__}.{aggregate.__qualname__}"
-
-
 def failed(aggregate: type, error: BaseException) -> None:
     """Count and log a refresh that failed; not the error's text, which may quote data."""
     counters.count("error", FAILED, aggregate=aggregate)
@@ -554,7 +550,3 @@ def _longest_wait() -> float:
 
 def _declined_key(key: str) -> str:
     return f"{key}.declined"
-
-
-def _kind(store: BaseStore) -> str:
-    return f"{type(store).__module__}.{type(store).__qualname__}"

@@ -1,5 +1,5 @@
 """
-Single flight: of the readers who miss one log at once, one leads, and the others wait for it.
+Single flight: of the readers that miss one log at once, one leads, and the others wait for it.
 
 The leader replays the log. Inside a process, the waiters take its entry from memory. Between
 processes, for long logs, the leader holds a lock with a time limit in the cache, and the
@@ -60,7 +60,7 @@ class Replays:
 
     def __init__(self) -> None:
         self._reset()
-        # In a fork the leaders' threads are not there, nor who would release the lock.
+        # A fork has no copy of the leaders' threads, nor of a thread that holds the lock.
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
@@ -90,9 +90,9 @@ class ReplayLock:
     """
     The lock in the cache whose holder replays a log for all processes.
 
-    It has a time limit, so that nobody waits for a process that was killed. A holder that is
+    It has a time limit, so that no reader waits for a process that was killed. A holder that is
     slower than the limit may lose it to another one, which costs a further replay. Nothing is
-    raised: a cache that cannot be reached is a lock that nobody gets.
+    raised: while the cache cannot be reached, no reader gets the lock.
     """
 
     limit = LOCK
@@ -143,7 +143,7 @@ class ReplayLock:
         self._set(HELD, WRITING)
 
     def decline(self) -> None:
-        """Release the lock, and have nobody wait for this log for a while: no entry will come."""
+        """Release the lock, and let no reader wait for this log for 10 s: no entry will come."""
         self._set(DECLINED, LOCK)
 
     def release(self) -> None:

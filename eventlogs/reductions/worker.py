@@ -27,7 +27,7 @@ logger = logging.getLogger("eventlogs.reductions")
 
 CAPACITY: Final = 1_000  # jobs
 LINGER: Final = 5.0  # seconds that a database connection is kept for the next job
-LAST_WORDS: Final = 2.0  # seconds that a process waits at its end for the queued jobs
+EXIT_WAIT: Final = 2.0  # seconds that a process waits at its end for the queued jobs
 
 Job = Callable[[], object]
 Key = Hashable
@@ -48,9 +48,9 @@ class Worker:
         self._renewing = Lock()
         self._has_warned = False
         self._reset()
-        # A thread does not survive a fork, and its lock may be held in the child for ever.
+        # A fork has no copy of the thread, and in the child its lock may stay held for ever.
         os.register_at_fork(after_in_child=self._reset)
-        atexit.register(self.flush, LAST_WORDS)
+        atexit.register(self.flush, EXIT_WAIT)
 
     def _reset(self) -> None:
         self._pid = os.getpid()

@@ -684,14 +684,15 @@ def test_a_refresh_that_a_policy_causes_marks_nothing_as_declined(asking):
     assert reader.declined({other.log_id: 1}) == set()
 
 
-def test_a_reader_who_waited_in_vain_replaces_the_wrong_entry(counting, cache, elsewhere):
+def test_a_reader_who_waited_in_vain_replaces_the_wrong_entry(counting, cache):
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"))
     reader = accounts._reductions()
     key = reader.key(state.log_id)
-    wrong = accounts.reduce(state.log_id) and cache.get(key)
-    wrong = wrong[:6] + b"\x09" + wrong[7:]  # of a higher version, and garbled
-    cache.replace(key, wrong, timeout=60)
+    accounts.reduce(state.log_id)
+    good = cache.get(key)
+    assert good is not None
+    cache.replace(key, good[:6] + b"\x09" + good[7:], timeout=60)  # a higher version, and garbled
     replay, _ = replays.join(key)
     replay.done.set()  # its leader failed
 

@@ -21,8 +21,8 @@ django.setup()
 
 from eventlogs import ANY, LogManager  # noqa: E402
 from eventlogs.caches.backends import statistics  # noqa: E402
-from eventlogs.reductions.reader import label  # noqa: E402
 from eventlogs.reductions.worker import worker  # noqa: E402
+from eventlogs.utils.names import dotted  # noqa: E402
 from tests.reliability.celery_app import app  # noqa: E402
 from tests.reliability.ledgers import Entered, Ledger  # noqa: E402
 
@@ -49,7 +49,7 @@ def append_and_repeat(count: str, *log_ids: str) -> dict[str, Any]:
         for _ in range(3):
             app.send_task(
                 "eventlogs.refresh_reduction",
-                (label(Ledger), log_id, "default", None),
+                (dotted(Ledger), log_id, "default", None),
                 countdown=choices.random(),
             )
     return {}

@@ -22,12 +22,13 @@ from eventlogs import LogId, LogManager, LogNotFound
 from eventlogs.caches.backends import BaseReductionCache, statistics
 from eventlogs.caches.counters import counters
 from eventlogs.caches.entries import version_in
-from eventlogs.reductions.reader import Refresh, RefreshMessage, label
+from eventlogs.reductions.reader import Refresh, RefreshMessage
 from eventlogs.reductions.worker import Worker, worker
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, MessageRefresher, refresh_by_names
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
+from eventlogs.utils.names import dotted
 from tests.processes import Place, Processes
 from tests.races import COMMITS
 from tests.reliability import twins
@@ -366,7 +367,7 @@ def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
     counters.reset()
     log_id = LogManager(Ledger).create(Entered("a secret")).log_id
 
-    assert refresh_by_names(label(Ledger), str(log_id), "default") is False
+    assert refresh_by_names(dotted(Ledger), str(log_id), "default") is False
     assert statistics()["errors"]["failed"] == 1
     assert "a secret" not in caplog.text
 
