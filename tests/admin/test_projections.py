@@ -215,7 +215,7 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
 
 @pytest.mark.feed
 def test_nobody_adds_changes_or_deletes(admin_client):
-    for what in ("add/", "payment-summary/delete/", "x/actions/", "x/held/"):
+    for what in ("add/", "payment-summary/delete/", "x/history/", "x/held/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 
