@@ -241,10 +241,12 @@ class LogAlreadyExists(ConcurrentAppend):
     """The log to create has events already; nothing was stored."""
 
     expected_version: int = field(default=0, init=False)
-    template = (
-        "{log_id} exists already, at version {actual_version}. "
-        "Append to it, or create a log with another id."
-    )
+
+    def __str__(self) -> str:  # not a template: the base class has a message of its own
+        return (
+            f"{self.log_id} exists already, at version {self.actual_version}. "
+            f"Append to it, or create a log with another id."
+        )
 
 
 @error
@@ -481,6 +483,7 @@ class ConstraintViolated(ProjectionFailed):
     the ``__cause__``; its text may show data.
     """
 
+    _: KW_ONLY
     constraint: str | None
     fields: tuple[str, ...]
 
