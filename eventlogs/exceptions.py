@@ -22,6 +22,7 @@ Every error that eventlogs raises, in one tree.
     ├── InvalidExport                (ValueError) a line of an import cannot be read
     ├── TransactionMustRetry         the database aborted the whole transaction
     ├── FeedUnavailable              reading the feed here could skip events
+    ├── Unreachable                  the reduction cache does not answer
     ├── ProjectionFailed             a projection could not apply an event
     │   └── ConstraintViolated       … because a constraint of the read model refused the row
     ├── ProjectionTimedOut           a handler of a projection ran longer than its timeout
@@ -70,6 +71,7 @@ __all__ = [
     "TransactionMustRetry",
     "UndecodableEvent",
     "UnknownEventType",
+    "Unreachable",
     "VersionNotReached",
 ]
 
@@ -378,6 +380,21 @@ class TransactionMustRetry(EventLogError):
             f"Database {self.using!r} aborted the transaction in favour of another one{code}. "
             f"Run it again from its start."
         )
+
+
+@error
+class Unreachable(EventLogError):
+    """
+    The reduction cache does not answer; the error of its client is the cause.
+
+    ``alias`` is its alias in CACHES, where it is known. No log was changed.
+    """
+
+    alias: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        cache = "The reduction cache" if self.alias is None else f"CACHES[{self.alias!r}]"
+        return f"{cache} does not answer. Check its server, then try again."
 
 
 @error
