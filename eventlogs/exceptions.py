@@ -433,7 +433,7 @@ class FeedUnavailable(EventLogError):
         ),
         "fence": (
             "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
-            "Run manage.py check --database, which prints the SQL to restore it"
+            "Run manage.py eventlogs triggers as the owner of the table, which creates it again"
         ),
         "distributed": (
             "the events are on several servers, and no query sees the locks and sequences of all "

@@ -44,7 +44,11 @@ def add_arguments(parser: CommandParser) -> None:
         help="jsonl (the default), or xes: IEEE 1849, a trace for each log.",
     )
     parser.add_argument(
-        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
+        "--log-type",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="Only logs of this type. May be repeated.",
     )
     parser.add_argument(
         "--log",

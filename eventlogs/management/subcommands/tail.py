@@ -55,7 +55,11 @@ def add_arguments(parser: CommandParser) -> None:
         help="Only events of this type or its aliases. May be repeated.",
     )
     parser.add_argument(
-        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
+        "--log-type",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="Only logs of this type. May be repeated.",
     )
     parser.add_argument(
         "--log",

@@ -32,7 +32,11 @@ TOLD_EVERY = 1_000_000  # events, with --verbosity 2
 def add_arguments(parser: CommandParser) -> None:
     """Add the scope."""
     parser.add_argument(
-        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
+        "--log-type",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="Only logs of this type. May be repeated.",
     )
     parser.add_argument(
         "--after",
