@@ -35,7 +35,7 @@ class ProjectionStatus:
     applied: int
     rate: float
     parked: int
-    waiting: int  # for another attempt, or for a release that can apply them
+    waiting: int  # for a retry, or for a release that can apply them
     awaiting_release: int  # of those, the logs that wait for a release
     owners: tuple[str, ...]
     problem: str = ""
