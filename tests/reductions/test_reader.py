@@ -674,7 +674,9 @@ def test_a_reader_who_waited_in_vain_replaces_the_wrong_entry(counting, cache, e
     state = accounts.create(Opened("Ada"))
     reader = accounts._reductions()
     key = reader.key(state.log_id)
-    wrong = accounts.reduce(state.log_id) and cache.get(key)
+    accounts.reduce(state.log_id)
+    wrong = cache.get(key)
+    assert wrong is not None
     wrong = wrong[:6] + b"\x09" + wrong[7:]  # of a higher version, and garbled
     cache.replace(key, wrong, timeout=60)
     replay, _ = replays.join(key)

@@ -9,9 +9,9 @@ from django.core.cache import caches
 from django.db import transaction
 
 from eventlogs import CachingPolicy, LogAgePolicy, LogLengthPolicy, LogManager
-from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for, statistics
+from eventlogs.caches.backends import GuardedCache, cache_for, statistics
 from eventlogs.caches.counters import counters
-from eventlogs.exceptions import FeedUnavailable
+from eventlogs.exceptions import FeedUnavailable, Unreachable
 from eventlogs.reductions.sweeps import sweep
 from eventlogs.reductions.worker import worker
 from eventlogs.testing import RecordingCache
