@@ -243,10 +243,12 @@ class LogAlreadyExists(ConcurrentAppend):
     """The log to create has events already; nothing was stored."""
 
     expected_version: int = field(default=0, init=False)
-    template = (
-        "{log_id} exists already, at version {actual_version}. "
-        "Append to it, or create a log with another id."
-    )
+
+    def __str__(self) -> str:  # not a template: the base class has a message of its own
+        return (
+            f"{self.log_id} exists already, at version {self.actual_version}. "
+            f"Append to it, or create a log with another id."
+        )
 
 
 @error
@@ -431,7 +433,7 @@ class FeedUnavailable(EventLogError):
         ),
         "fence": (
             "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
-            "Run manage.py check --database, which prints the SQL to restore it"
+            "Run manage.py eventlogs triggers as the owner of the table, which creates it again"
         ),
         "distributed": (
             "the events are on several servers, and no query sees the locks and sequences of all "
@@ -498,6 +500,7 @@ class ConstraintViolated(ProjectionFailed):
     the ``__cause__``; its text may show data.
     """
 
+    _: KW_ONLY
     constraint: str | None
     fields: tuple[str, ...]
 

@@ -48,8 +48,6 @@ __all__ = [
     "TasksRefresher",
     "ThreadRefresher",
     "refresh_by_names",
-    "refresher_for",
-    "submit",
 ]
 
 logger = logging.getLogger("eventlogs.refreshers")

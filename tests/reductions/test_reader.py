@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Barrier, Event
 from typing import Any, ClassVar
 
@@ -18,7 +15,6 @@ import pytest
 from django.db import transaction
 from msgspec.structs import replace
 
-import eventlogs
 from eventlogs import (
     Aggregate,
     CachingPolicy,
@@ -36,6 +32,7 @@ from eventlogs.reductions.single_flight import replays
 from eventlogs.reductions.worker import worker
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Noted, Opened
+from tests.walks import listed, walked
 
 IMMEDIATE = "eventlogs.refreshers.ImmediateRefresher"
 
@@ -148,7 +145,6 @@ def test_only_what_is_newer_is_folded(accounts, state, counting):
     assert accounts.reduce(state.log_id) == reduction
 
 
-DOC = Path(__file__).parents[2] / "docs" / "caching.md"
 SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
     *("conf", "ids", "policies", "caches/counters", "events/registry", "stores/retries"),
     *("utils/loaded_modules", "managers", "testing/memory", "testing/recording"),
@@ -158,26 +154,15 @@ SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
 def test_the_walk_of_a_cached_reduce_is_the_one_in_the_documentation(accounts, state):
     accounts.reduce(state.log_id)
     accounts.append(state, Deposited(100))
-    root, seen = Path(eventlogs.__file__).parent, []
-
-    def note(frame, event, argument):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(root):
-            seen.append(path.relative_to(root).with_suffix("").as_posix())
-
     reader = accounts._reductions()
     store = reader.store
-    sys.setprofile(note)
-    try:
-        reader.read(state.log_id, store)
-    finally:
-        sys.setprofile(None)
 
-    walk = DOC.read_text().partition("in this order:")[2].split("```")[1]
-    listed = re.findall(r"([a-z_/]+)\.py", walk)
-    assert len(listed) == len(set(listed)) <= 9
-    walked = ["logs", *dict.fromkeys(each for each in seen if each not in SMALL)]
-    assert set(walked) == set(listed) - {"stores/postgresql"}  # this store is in memory
+    files = walked(lambda: reader.read(state.log_id, store))
+
+    documented = listed("caching.md", "in this order:")
+    assert len(documented) == len(set(documented)) <= 9
+    of_the_walk = {"logs.py", *files} - {f"{each}.py" for each in SMALL}
+    assert of_the_walk == set(documented) - {"stores/postgresql.py"}  # this store is in memory
 
 
 def test_what_a_caller_does_to_the_aggregate_is_the_callers_own(accounts, state):
