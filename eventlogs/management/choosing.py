@@ -53,7 +53,7 @@ def choose(names: list[str], using: str, kind: type[P]) -> list[type[P]]:
         chosen.append(each)
     if not projections:
         raise mistake(
-            "No projection is declared. Put them into a module `projections` of an app in "
+            "No projection is declared. Put projections into a module `projections` of an app in "
             "INSTALLED_APPS, each with @projection('…')."
         )
     if not able:
