@@ -110,6 +110,7 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.FeedUnavailable("replica", using="default"),
         {"reason": "replica", "using": "default"},
     ),
+    (exceptions.Unreachable(alias="redis"), {"alias": "redis"}),
     (
         exceptions.ProjectionFailed("balances", LOG_ID, 5),
         {"projection": "balances", "log_id": LOG_ID, "position": 5},

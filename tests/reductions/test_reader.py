@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier, Event
+from typing import Any, ClassVar
 
 import pytest
 from django.db import transaction
@@ -633,6 +634,57 @@ def test_a_policy_that_reduces_the_same_log_does_not_wait_for_itself(asking, els
     assert policy.asked == 2
     assert len(entries(cache)) == 1
     assert accounts._reductions().versions([state.log_id]) == {state.log_id: 3}
+
+
+@dataclass
+class Summing(Aggregate, log_type="summing", events=[Opened]):
+    """Its apply reduces another log: slow, but no reason to replay that log each time."""
+
+    n: int = 0
+    other: ClassVar[Any] = None
+
+    def apply(self, record):
+        self.n += self.other().version
+
+
+def test_what_an_apply_reduces_is_cached(counting, cache, monkeypatch):
+    parts = {"store": counting, "cache": cache, "refresher": IMMEDIATE}
+    accounts, sums = LogManager(Account, **parts), LogManager(Summing, **parts)
+    state, total = accounts.create(Opened("Ada"), Deposited(1)), sums.create(Opened("Eve"))
+    monkeypatch.setattr(Summing, "other", staticmethod(lambda: accounts.reduce(state.log_id)))
+
+    assert sums.reduce(total.log_id).aggregate.n == 2
+
+    assert accounts._reductions().versions([state.log_id]) == {state.log_id: 2}
+
+
+def test_a_refresh_that_a_policy_causes_marks_nothing_as_declined(asking):
+    policy, accounts = asking
+    state, other = accounts.create(Opened("Ada")), accounts.create(Opened("Eve"))
+    reader = accounts._reductions()
+    policy.ask = lambda reduction: reader.refresh(other.log_id)
+
+    accounts.reduce(state.log_id)
+
+    assert reader.declined({other.log_id: 1}) == set()
+
+
+def test_a_reader_who_waited_in_vain_replaces_the_wrong_entry(counting, cache, elsewhere):
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"))
+    reader = accounts._reductions()
+    key = reader.key(state.log_id)
+    accounts.reduce(state.log_id)
+    wrong = cache.get(key)
+    assert wrong is not None
+    wrong = wrong[:6] + b"\x09" + wrong[7:]  # of a higher version, and garbled
+    cache.replace(key, wrong, timeout=60)
+    replay, _ = replays.join(key)
+    replay.done.set()  # its leader failed
+
+    assert accounts.reduce(state.log_id).version == 1
+
+    assert reader.versions([state.log_id]) == {state.log_id: 1}
 
 
 def test_two_policies_that_reduce_each_others_logs_do_not_wait_for_each_other(asking):
