@@ -1,5 +1,5 @@
 """
-Querysets and managers of the tables: for reading, and one way in.
+Querysets and managers of the tables: for reading, and ``append()``, the one way to write.
 
 ``EventLog.objects`` speaks in rows, a ``LogManager`` in your classes.
 """
@@ -29,7 +29,7 @@ PRUNE_BATCH = 1_000  # rows deleted by one statement
 
 
 class AppendOnlyQuerySet(models.QuerySet[M], Generic[M]):
-    """A queryset for reading: whatever would write raises AppendOnlyError."""
+    """A queryset for reading: every method that would write raises AppendOnlyError."""
 
     def _refuse(self, operation: str) -> NoReturn:
         raise AppendOnlyError(self.model.__name__, f"objects.{operation}()")
@@ -105,10 +105,10 @@ class EventLogQuerySet(AppendOnlyQuerySet[M]):
 
 
 class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: ignore[misc]
-    """Logs, for reading, and the one way into them: ``append()``."""
+    """Logs, for reading, and ``append()``, the one way to write them."""
 
     def store(self, *, using: str | None = None) -> BaseStore:
-        """Return the store of a database alias, by default the one that is written to."""
+        """Return the store of a database alias, by default the alias that appends go to."""
         return store_for(using or self._db or router.db_for_write(self.model))
 
     def append(
@@ -160,7 +160,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
 
 
 class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):
-    """Idempotency keys, for reading, and for forgetting old ones."""
+    """Idempotency keys, for reading, and ``prune()``, which deletes old ones."""
 
     def prune(self, *, older_than: timedelta | None = None) -> int:
         """

@@ -2,9 +2,8 @@
 The tables: logs, their events, the idempotency keys of appends, and how far projections are.
 
 Read logs, events and keys like any other Django model. They are written through
-``EventLog.objects.append()``;
-saving, updating or deleting raises AppendOnlyError, and in PostgreSQL triggers refuse it to
-everybody else as well.
+``EventLog.objects.append()``. Saving, updating or deleting them raises AppendOnlyError; in
+PostgreSQL, triggers also refuse it to all other clients.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from eventlogs.managers import EventLogManager, EventQuerySet, IdempotencyKeyQue
 
 
 class AppendOnlyModel(models.Model):
-    """A model whose rows only a store writes."""
+    """A model whose rows are written by stores only."""
 
     class Meta:
         abstract = True
@@ -81,7 +80,7 @@ class Event(AppendOnlyModel):
         editable=False,
         related_name="events",
     )
-    # That of the log, which never changes: readers of the feed need no look at the log for it.
+    # A copy of the log's type, which never changes: the feed reads it without a look at the log.
     log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
     index = models.IntegerField(editable=False)
     type = ExactCharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
@@ -95,7 +94,7 @@ class Event(AppendOnlyModel):
     objects = EventQuerySet.as_manager()
 
     class Meta:
-        base_manager_name = "objects"  # also behind related managers, nothing writes
+        base_manager_name = "objects"  # so that related managers refuse to write, too
         permissions = [("view_payload", "Can see payloads, metadata and states")]
         constraints = [
             # Unique constraints name the log or the position, and nothing else, so that the
@@ -104,8 +103,7 @@ class Event(AppendOnlyModel):
                 fields=["log", "index"], name="eventlogs_event_one_per_log_and_index"
             ),
         ]
-        # For the days that people ask for. Positions are not in the order of times after an
-        # import or a restore.
+        # For queries by day. After an import, positions are not in the order of times.
         indexes = [models.Index(fields=["recorded_at", "position"], name="eventlogs_event_by_time")]
 
     def __str__(self) -> str:
@@ -134,7 +132,7 @@ class IdempotencyKey(AppendOnlyModel):
     objects = IdempotencyKeyQuerySet.as_manager()
 
     class Meta:
-        base_manager_name = "objects"  # also behind related managers, nothing writes
+        base_manager_name = "objects"  # so that related managers refuse to write, too
         constraints = [
             models.UniqueConstraint(
                 fields=["log_type", "key"], name="eventlogs_idempotencykey_used_once_per_log_type"
@@ -153,14 +151,14 @@ class ProjectionState(models.Model):
     mode = ExactCharField(max_length=10, editable=False)
     partitions = models.IntegerField(editable=False)
     rebuilt_at = models.DateTimeField(null=True, editable=False)
-    # A rebuild that a worker is to begin, and why the last one ended early.
+    # A rebuild that a worker should start, and the error that ended the last one.
     rebuild_requested_at = models.DateTimeField(null=True, editable=False)
     rebuild_error = models.TextField(default="", editable=False)
-    # A rebuild that is under way, or was given up in the middle.
+    # A rebuild that is running, or was interrupted.
     rebuild_version = models.IntegerField(null=True, editable=False)
     rebuild_started_at = models.DateTimeField(null=True, editable=False)
-    # Of a projection that is inline: the log that its rebuild has reached, how many it has done
-    # of how many, and of how many events.
+    # For an inline projection: the log that its rebuild has reached, how many logs of how many are
+    # rebuilt, and from how many events.
     rebuild_reached = models.UUIDField(null=True, editable=False)
     rebuild_done = models.BigIntegerField(default=0, editable=False)
     rebuild_total = models.BigIntegerField(default=0, editable=False)
@@ -176,10 +174,10 @@ class ProjectionState(models.Model):
 
 class Checkpoint(models.Model):
     """
-    How far one partition of a projection is, and who may move it.
+    The position of one partition of a projection, and the lease of the worker that moves it.
 
-    All events up to ``position`` are in its rows, or behind a parked one. ``token`` is raised
-    with each lease: whoever holds an older one changes nothing any more.
+    All events up to ``position`` are applied, or wait behind a parked one. ``token`` increases
+    with each lease: a worker with an older token can change nothing.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -191,7 +189,7 @@ class Checkpoint(models.Model):
     token = models.BigIntegerField(default=0, editable=False)
     owner = ExactCharField(max_length=100, default="", editable=False)
     leased_until = models.DateTimeField(null=True, editable=False)
-    applied = models.BigIntegerField(default=0, editable=False)  # events, for the eye
+    applied = models.BigIntegerField(default=0, editable=False)  # events, shown in the admin
     rate = models.FloatField(default=0, editable=False)  # events/s of the last batch, likewise
     moved_at = models.DateTimeField(null=True, editable=False)
 
@@ -214,8 +212,9 @@ class ParkedEvent(models.Model):
     With a ``retry_at`` it is tried again then, without one it is parked for a person. A row is
     written before an attempt is made, so that attempts that end in a crash count as well.
 
-    With ``awaits`` the event is left to other code: this release does not know its type, or has
-    an older version of it. It is no attempt, and not parked; code that knows it takes it up.
+    With ``awaits`` the event waits for other code: this release does not know its type, or has an
+    older version of it. That is no attempt and not parked; a release that knows the type applies
+    it.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -228,7 +227,7 @@ class ParkedEvent(models.Model):
     schema_version = models.IntegerField(default=1, editable=False)
     attempts = models.IntegerField(default=0, editable=False)
     retry_at = models.DateTimeField(null=True, editable=False)
-    # A mark of the process that has left the event to other code; see projections/releases.py.
+    # A mark of the process that cannot apply the event; see projections/releases.py.
     awaits = ExactCharField(max_length=32, default="", editable=False)
     # The class of the last error, and its text with where it was raised, which may show data.
     error = ExactCharField(max_length=200, default="", editable=False)
@@ -261,7 +260,7 @@ class ParkedEvent(models.Model):
 
 
 class SkippedEvent(models.Model):
-    """An event that a person told a projection to pass over; a rebuild does so, too."""
+    """An event that an operator made a projection skip; a rebuild skips it, too."""
 
     id = models.BigAutoField(primary_key=True)
     projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
@@ -285,9 +284,9 @@ class SkippedEvent(models.Model):
 
 class ProjectionAction(models.Model):
     """
-    What somebody did with a projection: retried, skipped, passed over, asked for a rebuild.
+    An operator's action on a projection: a retry, a skip, a requested rebuild and so on.
 
-    The ends of rebuilds are here, too. A row is written in the transaction of what it tells of.
+    The ends of rebuilds are recorded as well. A row is written in the transaction of its action.
     """
 
     RETRIED = "retried"
@@ -300,13 +299,13 @@ class ProjectionAction(models.Model):
     id = models.BigAutoField(primary_key=True)
     projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     action = ExactCharField(max_length=20, editable=False)
-    by = ExactCharField(max_length=200, default="", editable=False)  # "" where nobody was named
+    by = ExactCharField(max_length=200, default="", editable=False)  # "" for no name
     at = models.DateTimeField(editable=False)
-    # Of what concerns one log; removed where the log is erased.
+    # For actions on one log; removed if the log is erased.
     log_id = LogIdField(null=True, editable=False)  # type: ignore[misc]
     index = models.IntegerField(null=True, editable=False)
     count = models.BigIntegerField(null=True, editable=False)  # events, or logs that are retried
-    seconds = models.FloatField(null=True, editable=False)  # that a rebuild has taken
+    seconds = models.FloatField(null=True, editable=False)  # that a rebuild took
     note = models.TextField(default="", editable=False)  # never payload data
 
     class Meta:
@@ -317,13 +316,13 @@ class ProjectionAction(models.Model):
 
 
 class AppliedVersion(models.Model):
-    """The version of a log that is in the row of a projection that is inline."""
+    """The version of a log up to which its row of an inline projection is made."""
 
     id = models.BigAutoField(primary_key=True)
     projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     log_id = LogIdField(editable=False)
     version = models.IntegerField(editable=False)
-    # Which version of the projection has made the row.
+    # The version of the projection that made the row.
     made_by = models.IntegerField(default=1, editable=False)
 
     class Meta:
@@ -339,16 +338,16 @@ class AppliedVersion(models.Model):
 
 class ProjectionWorker(models.Model):
     """
-    A process that runs projections: the others leave it its share, and what only it can apply.
+    A process that runs projections: others leave it its partitions, and events only it can apply.
 
-    ``projections`` says what it handles, by their names; see projections/releases.py.
+    ``projections`` describes what it handles, by their names; see projections/releases.py.
     """
 
     name = ExactCharField(primary_key=True, max_length=100, editable=False)
     projections = models.JSONField(editable=False)
-    seen_until = models.DateTimeField(editable=False)  # then it is taken for dead
-    declared_at = models.DateTimeField(null=True, editable=False)  # first: since when it runs
-    ended_at = models.DateTimeField(null=True, editable=False)  # in good order
+    seen_until = models.DateTimeField(editable=False)  # after that it counts as dead
+    declared_at = models.DateTimeField(null=True, editable=False)  # when it began to run
+    ended_at = models.DateTimeField(null=True, editable=False)  # by a regular end
 
     def __str__(self) -> str:
         return str(self.name)

@@ -1,9 +1,9 @@
 """
-The values that the whole package speaks in: a stored event, a record of it, a state, a reduction.
+The values that all modules use: a stored event, a record of it, a log's state, a reduction.
 
-A store answers with StoredEvents, whose data is JSON text. An EventRecord is the same event with
-its data decoded; ``eventlogs.events.codec.EventReader`` makes the one of the other. All of them
-are frozen, and none knows a database.
+A store returns StoredEvents, whose data is JSON text. An EventRecord is the same event with its
+data decoded by ``eventlogs.events.codec.EventReader``. All of them are frozen, and none uses a
+database.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ A = TypeVar("A")
 # the garbage collector need not follow the 100,000 events of a long log.
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """
-    One event as it lies in the store; what every store answers and every reader takes.
+    One event as it is stored; every store returns it, and every reader takes it.
 
     ``data`` and ``metadata`` are JSON text. ``position`` is the event's place in the feed of the
     database that was read; in an event that is to be restored, it is that of the database where

@@ -1,22 +1,22 @@
 """
-The feed of a PostgreSQL database: nothing skipped, and no lock that anybody waits for.
+The feed of a PostgreSQL database: it skips no event, and no session waits for its locks.
 
-Positions come from a sequence, and a transaction that was given a lower one may commit after
-one that was given a higher one: a reader that goes by "position > last" skips it for good. So
-every append puts up a *fence* before it is given a position (migration 0003): a shared advisory
-lock, until its transaction ends, whose key is below all positions that it can still be given. The
-key's highest bits tell the table, so that schemas of one database do not wait for each other.
+Positions come from a sequence, and a transaction with a lower position may commit after one with a
+higher position: a reader that asks for "position > last" then skips it forever. So every append
+takes a *fence* before its positions are assigned (migration 0003): a shared advisory lock, held
+until its transaction ends, whose key is below all positions that can still be assigned to it. The
+key's highest bits identify the table, so that schemas of one database do not wait for each other.
 
 A reader runs three statements, in this order, each with a snapshot of its own:
 
-1. L, the last position that the sequence has given out;
-2. m, the lowest fence that is up for this table;
+1. L, the last position that the sequence has assigned;
+2. m, the lowest fence that is held for this table;
 3. the events with a position of at most least(L, m).
 
-Say that a position p <= least(L, m) belongs to an event that (3) does not show. It was given
-out before (1), because p <= L; so its fence, below p, went up before (1). At (2) that fence was
-down, because p <= m. Fences come down after the transaction's rows have become visible, or have
-become void. So either (3) does show the event, or there will never be one.
+Let p <= least(L, m) be the position of an event that (3) does not show. It was assigned before
+(1), because p <= L; so its fence, below p, was taken before (1). At (2) that fence was released,
+because p <= m. A fence is released after the transaction's rows have become visible, or were rolled
+back. So either (3) shows the event, or there will never be one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from eventlogs.stores.retries import run_again
 from eventlogs.stores.statements import Row, Statement, raw_connection
 from eventlogs.values import StoredEvent
 
-# What one call of rows() looks through, so that it ends soon where next to nothing is wanted.
+# The positions that one call of events() examines: it ends soon also where few of them match.
 MAX_SPAN = 65_536  # positions a statement
 SPANS = 16  # statements
 
-# Reasons for which the locks of this server tell nothing about who holds the feed back.
-NOBODY_KNOWS = {"replica", "distributed", "subscriber", "sequence", "permission"}
+# Reasons for which the locks of this server do not show which transactions hold the feed back.
+HOLDERS_UNKNOWN = {"replica", "distributed", "subscriber", "sequence", "permission"}
 
 NOT_PERMITTED = "<insufficient privilege>"  # what pg_stat_activity has for others' queries
 
@@ -59,7 +59,7 @@ NEXT_EVENT = Statement("feed_next_event")
 
 
 class Look(NamedTuple):
-    """What the first statement of a reader finds out."""
+    """The row of the first statement of a reader."""
 
     given_out: int | None  # None where this role may not read the sequence
     is_replica: bool
@@ -91,7 +91,8 @@ class PostgreSQLFeedSource(FeedSource):
             return [refusal.reason]
 
     def _look(self) -> Look:
-        # Asked once: what a server is does not change, and its other statements may not run there.
+        # Asked once: the kind of a server does not change. Asked first: on other kinds of servers
+        # the next statements may fail.
         if not self._is_one_server:
             [(version, has_yugabyte)] = self._run(SERVER)
             if has_yugabyte or any(name in version for name in DISTRIBUTED_SERVERS):
@@ -104,7 +105,7 @@ class PostgreSQLFeedSource(FeedSource):
         return Look(*look)
 
     def _refusals(self, look: Look) -> Iterator[str]:
-        """Yield the reasons not to read here; those that nobody can mend here come first."""
+        """Yield the reasons not to read here; those that cannot be corrected here come first."""
         if look.is_replica:
             yield "replica"
         if look.has_citus and self._run(DISTRIBUTED) == [(True,)]:
@@ -156,7 +157,7 @@ class PostgreSQLFeedSource(FeedSource):
 
     def holding_back(self) -> list[FeedHolder]:
         for reason in self._refusals(self._look()):
-            if reason in NOBODY_KNOWS:
+            if reason in HOLDERS_UNKNOWN:
                 raise FeedUnavailable(reason, using=self.using)
         return [
             FeedHolder(

@@ -47,10 +47,10 @@ NAP: Final = 0.1  # seconds between two calls of a stop function
 Stop = Flag | Callable[[], bool]
 
 
-class FeedRows(NamedTuple):
-    """What ``Feed.read_rows`` returns: stored events, and the position to continue from."""
+class StoredPage(NamedTuple):
+    """What ``Feed.read_stored`` returns: stored events, and the position to continue from."""
 
-    rows: list[StoredEvent]
+    events: list[StoredEvent]
     next_after: int
     more: bool
     settled: int
@@ -62,7 +62,7 @@ class Pace:
     def __init__(self) -> None:
         self._next = SHORTEST_PAUSE
 
-    def pause(self, found: FeedRows, after: int) -> float:
+    def pause(self, found: StoredPage, after: int) -> float:
         """Return the seconds to wait after a read from ``after`` on; 0 if there are more events."""
         if found.next_after > after:
             self._next = SHORTEST_PAUSE
@@ -119,7 +119,7 @@ class Following(Iterator[EventRecord]):
 
     def __init__(
         self,
-        read: Callable[[int], FeedRows],
+        read: Callable[[int], StoredPage],
         decode: Callable[[list[StoredEvent]], Iterator[EventRecord]],
         *,
         after: int,
@@ -142,7 +142,7 @@ class Following(Iterator[EventRecord]):
     def _follow(self) -> Generator[EventRecord, None, None]:
         while not _stopped(self._stop):
             found = self._read(self._after)
-            for record in self._decode(found.rows):
+            for record in self._decode(found.events):
                 yield record
                 if _stopped(self._stop):
                     return
@@ -152,7 +152,7 @@ class Following(Iterator[EventRecord]):
         read = sync_to_async(self._read, thread_sensitive=True)
         while not _stopped(self._stop):
             found = await read(self._after)
-            for record in self._decode(found.rows):
+            for record in self._decode(found.events):
                 yield record
                 if _stopped(self._stop):
                     return
@@ -161,7 +161,7 @@ class Following(Iterator[EventRecord]):
                 await asyncio.sleep(min(pause, NAP))
                 pause -= NAP
 
-    def _advance(self, found: FeedRows) -> float:
+    def _advance(self, found: StoredPage) -> float:
         """Continue after a page, and return the seconds to wait before the next one."""
         pause = self._pace.pause(found, self._after)
         self._after = found.next_after
@@ -212,15 +212,15 @@ class Feed:
         """
         limit = _check(after, conf.page_size() if limit is None else limit)
         names, log_types = _names(types), _listed(log_types)
-        rows: list[StoredEvent] = []
+        events: list[StoredEvent] = []
         next_after = after
         while True:
-            found = self._read(next_after, limit - len(rows), names, log_types, None)
-            rows += found.rows
+            found = self._read(next_after, limit - len(events), names, log_types, None)
+            events += found.events
             next_after = found.next_after
-            if len(rows) == limit or not found.more:
+            if len(events) == limit or not found.more:
                 break
-        records = self._reader.records(rows, decode=decode)
+        records = self._reader.records(events, decode=decode)
         return FeedPage(records, next_after=next_after, more=found.more, settled=found.settled)
 
     def settled(self) -> int:
@@ -255,7 +255,7 @@ class Feed:
         _check(after, FOLLOW_PAGE)
         names, log_types = _names(types), _listed(log_types)
 
-        def read(after: int) -> FeedRows:
+        def read(after: int) -> StoredPage:
             return self._read(after, FOLLOW_PAGE, names, log_types, None)
 
         return Following(read, partial(self._reader.records, decode=decode), after=after, stop=stop)
@@ -272,7 +272,7 @@ class Feed:
         """
         return self._source().holding_back()
 
-    def read_rows(
+    def read_stored(
         self,
         after: int,
         *,
@@ -281,17 +281,17 @@ class Feed:
         log_types: Iterable[str] | None = None,
         partition: tuple[int, int] | None = None,
         unknown: UnknownTypes | None = None,
-    ) -> FeedRows:
+    ) -> StoredPage:
         """
-        Return settled rows undecoded, for workers that share the feed.
+        Return settled events undecoded, for workers that share the feed.
 
         ``unknown`` selects unknown types to be read in addition to ``types``.
         ``partition`` is ``(number, of)``: only the logs of that partition, numbered 0 to
         ``of - 1``, of at most 65,536. A log is in the same partition on every database, see
         ``partition_of``. A call examines a limited number of positions, so it may return fewer
-        rows than ``limit``, or none, with ``more`` True: continue from ``next_after``.
+        events than ``limit``, or none, with ``more`` True: continue from ``next_after``.
 
-        Raise what ``read`` raises before decoding; ``records`` decodes the rows.
+        Raise what ``read`` raises before decoding; ``records`` decodes the events.
         """
         limit = _check(after, limit)
         if partition is not None:
@@ -314,7 +314,7 @@ class Feed:
         log_types: list[str] | None,
         partition: tuple[int, int] | None,
         unknown: UnknownTypes | None = None,
-    ) -> FeedRows:
+    ) -> StoredPage:
         source = self._source()
         mark = source.watermark()
         if after > mark.given_out:
@@ -323,12 +323,12 @@ class Feed:
         # continued after such a position would skip the event, so the feed ends at its last event.
         last = source.last(mark.settled)
         if after >= last:
-            return FeedRows([], after, False, last)
+            return StoredPage([], after, False, last)
         query = FeedQuery(after, last, limit, names, log_types, partition, unknown)
-        rows, reached = source.events(query)
-        if reached < last and not (rows and rows[-1].position == reached):
+        events, reached = source.events(query)
+        if reached < last and not (events and events[-1].position == reached):
             reached = max(after, source.last(reached))
-        return FeedRows(rows, reached, reached < last, last)
+        return StoredPage(events, reached, reached < last, last)
 
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)

@@ -1,9 +1,9 @@
 """
-Walks over all events, for jobs that take as long as they take: export and verification.
+Scans of all events, for long jobs: export and verification.
 
-Constant memory, by keyset pages over an index, so that a walk can be taken up again where it
-was left. No transaction stays open between two pages, except in ``events_of_a_moment``. Rows come
-as they are stored.
+A scan reads keyset pages over an index, so its memory is constant and it can be resumed after any
+page. No transaction stays open between two pages, except in ``events_of_a_moment``. Events are not
+decoded.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ def events_by_position(
     """
     Yield the events with ``after < position <= until``, in the order of positions.
 
-    ``until`` has to be a settled position, or events may be skipped that are still to come.
-    ``log_types`` keeps some; empty means all. Raise FeedUnavailable as the feed does.
+    ``until`` must be a settled position, or events that are committed later may be skipped.
+    ``log_types`` selects logs of these types; empty means all. Raise FeedUnavailable as the feed
+    does.
     """
     feed = Feed(using=using)
     while after < until:
-        found = feed.read_rows(after, limit=PAGE, log_types=log_types or None)
+        found = feed.read_stored(after, limit=PAGE, log_types=log_types or None)
         after = min(found.next_after, until)
-        yield Stretch([each for each in found.rows if each.position <= until], after)
+        yield Stretch([each for each in found.events if each.position <= until], after)
         if not found.more:
             return
 
@@ -75,7 +76,7 @@ def a_moment(using: str) -> Iterator[None]:
     """
     Read everything inside as of one moment, in a REPEATABLE READ transaction.
 
-    Inside of a caller's transaction, what is read is what that one's isolation shows.
+    Inside of a caller's transaction, the isolation level of that one applies.
     """
     connection = connections[using]
     is_ours = not in_transaction(connection)
@@ -107,7 +108,7 @@ def events_of_a_moment(using: str, *, log_types: Collection[str] = ()) -> Iterat
     """
     Yield all events in the order of positions, inside of ``a_moment``.
 
-    It needs no feed: what is committed later, at whatever position, is not of that moment.
+    It needs no feed: events that are committed later, at any position, are not of that moment.
     """
     after, events = 0, events_of(using).order_by("position")
     if log_types:

@@ -67,9 +67,9 @@ class UnknownTypes(NamedTuple):
 
 class FeedQuery(NamedTuple):
     """
-    Which rows to read: those with ``after < position <= upto``, and what else is asked.
+    The events to read: those with ``after < position <= upto`` that match the other conditions.
 
-    With ``unknown``, rows of those types are wanted beside the rows of ``types``.
+    With ``unknown``, events of unknown types are read in addition to those of ``types``.
     """
 
     after: int
@@ -82,9 +82,9 @@ class FeedQuery(NamedTuple):
 
 
 class Watermark(NamedTuple):
-    """How far a feed is, at a moment."""
+    """How far the positions of a feed are assigned and settled, at one moment."""
 
-    given_out: int  # the highest position that any append has been given
+    given_out: int  # the highest position that was assigned to an append
     settled: int  # no further event can appear at or below it
 
 
@@ -106,11 +106,11 @@ class FeedSource(ABC):
     @abstractmethod
     def watermark(self) -> Watermark:
         """
-        Return how far the feed is given out and settled.
+        Return how far the positions of the feed are assigned and settled.
 
         Use it for reading now, by ``events``. Never store it: after a crash of the server,
-        positions above the last event may be given out again. Raise FeedUnavailable where the
-        feed cannot be read rightly.
+        positions above the last event may be assigned again. Raise FeedUnavailable where reading
+        could skip events.
         """
 
     def refusals(self) -> list[str]:
@@ -122,8 +122,9 @@ class FeedSource(ABC):
         """
         Return at most ``query.limit`` events in the order of positions, and how far they go.
 
-        The second is a position: no other event that is asked for is at or below it. Where it is
-        below ``query.upto`` and there are fewer events than the limit, there was much to skip.
+        The second value is a position: no other event of the query is at or below it. If it is
+        below ``query.upto`` with fewer events than the limit, the read ended early, because many
+        positions were skipped.
         """
 
     @abstractmethod
@@ -132,10 +133,10 @@ class FeedSource(ABC):
 
     @abstractmethod
     def holding_back(self) -> list[FeedHolder]:
-        """Return the transactions that hold the feed back, the first one first."""
+        """Return the transactions that hold the feed back, in the order of their positions."""
 
     def blocked(self) -> list[Blocked]:
-        """Return who waits for open transactions, where the database can tell."""
+        """Return the sessions that wait for open transactions; none if the database cannot tell."""
         return []
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from eventlogs.feed.reader import Feed, FeedRows
+from eventlogs.feed.reader import Feed, StoredPage
 from eventlogs.projections import leases
 from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.failed_events import HoldLog, RaiseFailure
@@ -77,7 +77,7 @@ class Advancer:
         """
         partition = self._partition
         reading, lease = partition.reading, partition.lease
-        found = partition.feed.read_rows(
+        found = partition.feed.read_stored(
             partition.seen,
             limit=partition.projection.batch_size,
             types=reading.types,
@@ -87,14 +87,14 @@ class Advancer:
         )
         if upto is not None:
             found = _cut(found, upto)
-        rows = [row for row in found.rows if partition.verdict(row) is not PASS]
-        if rows and lease.is_rebuild:
+        events = [each for each in found.events if partition.verdict(each) is not PASS]
+        if events and lease.is_rebuild:
             # A person has said to skip them: they could not be applied before, either.
-            first, last = rows[0].position, rows[-1].position
+            first, last = events[0].position, events[-1].position
             skipped = partition.held_logs.skipped_positions(first, last)
-            rows = [row for row in rows if row.position not in skipped]
-        if rows:
-            self._batches.advance(rows, found.next_after)
+            events = [each for each in events if each.position not in skipped]
+        if events:
+            self._batches.advance(events, found.next_after)
         partition.seen = max(partition.seen, found.next_after)
         partition.keep_up()
         return found.more
@@ -143,7 +143,7 @@ def _batches_of(partition: Partition, policy: type[HoldLog]) -> OneByOne:
     return (RowBatches if projection.is_transactional else Reactions)(partition, policy)
 
 
-def _cut(found: FeedRows, upto: int) -> FeedRows:
-    rows = [row for row in found.rows if row.position <= upto]
+def _cut(found: StoredPage, upto: int) -> StoredPage:
+    events = [each for each in found.events if each.position <= upto]
     reached = min(found.next_after, upto)
-    return found._replace(rows=rows, next_after=reached, more=found.more and reached < upto)
+    return found._replace(events=events, next_after=reached, more=found.more and reached < upto)

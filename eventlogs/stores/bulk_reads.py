@@ -1,8 +1,8 @@
 """
-Events of many logs, read at once: one statement for hundreds of logs, not one for each.
+Reads of many logs at once: one statement for hundreds of logs, not one for each.
 
-What is read is in memory as a whole, so a caller gives each log a bound. How large events are is
-not known before they are read; ``whole_logs`` reads as many logs as fit.
+All events that are read are in memory together, so a caller limits the part of each log. The size
+of events is not known before they are read; ``whole_logs`` reads as many logs as fit.
 """
 
 from __future__ import annotations

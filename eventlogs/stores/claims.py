@@ -1,12 +1,13 @@
 """
-Rows that are inserted unless they are there: how a store claims a log or a key.
+Inserts of rows unless they exist: how a store claims a log or a key.
 
 Django's ``ignore_conflicts`` does that in PostgreSQL (ON CONFLICT DO NOTHING) and SQLite (INSERT OR
 IGNORE): a row is stored as it was given, or it is not stored. On MySQL and MariaDB it is INSERT
 IGNORE, which turns errors into warnings and stores another row: text that is too long is cut, a
-NULL becomes a default (https://mariadb.com/kb/en/insert-ignore/). There, a row that is there is
-"updated" to what it holds, and every other error stays one. That also locks the row as a writer
-does; INSERT IGNORE locks it as a reader, and two of those who then want to write are a deadlock.
+NULL becomes a default (https://mariadb.com/kb/en/insert-ignore/). So on these two, an existing row
+is "updated" to the values that it has, and every other error stays an error. The update also takes
+an exclusive lock on the row; INSERT IGNORE takes a shared one, and two transactions that hold it
+and then both write are a deadlock.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ BATCH = 500  # rows of one statement
 
 def insert_missing(using: str, rows: Sequence[Any]) -> None:
     """
-    Insert rows of one model; leave alone those that a unique constraint finds there.
+    Insert rows of one model, except those that violate a unique constraint.
 
-    On MySQL and MariaDB the caller has a transaction open: it is to hold the locks.
+    On MySQL and MariaDB the caller must have a transaction open, which holds the locks.
     """
     if not rows:
         return

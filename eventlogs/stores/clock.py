@@ -1,8 +1,8 @@
 """
-The database's clock, as the stores write it down.
+The time of the database's clock, as the stores write it.
 
 Django's ``Now()`` is the time of the session's zone on MySQL and MariaDB, while the columns hold
-UTC: with a session that is not in UTC, every time would be off by the difference.
+UTC: in a session of another zone, every time would be wrong by the difference.
 """
 
 from __future__ import annotations

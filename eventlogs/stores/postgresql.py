@@ -30,8 +30,8 @@ from eventlogs.stores.retries import given_up, in_transaction, run_after, run_ag
 from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
 from eventlogs.values import LogState, StoredEvent
 
-# A refusal is looked into at most so often before somebody else has to try again: each look
-# that finds nothing wrong means that another writer came and went in between.
+# How often one call attempts a refused append whose refusal has no visible reason, because another
+# writer came and went in between. After that, the caller must retry.
 LOOKS = 20
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)

@@ -197,7 +197,7 @@ unprepared: set[str] = set()
 
 
 class Session:
-    """What is known of a psycopg connection; it goes when the connection goes."""
+    """The state that is kept for a psycopg connection, as long as the connection exists."""
 
     __slots__ = ("_doubtful", "_poll", "is_under_way", "prepared")
 
@@ -266,7 +266,7 @@ class Session:
 
 
 def session_of(raw: RawConnection) -> Session:
-    """Return what is kept for a connection."""
+    """Return the session of a connection."""
     # On the connection itself: a WeakKeyDictionary costs as much as all other checks together.
     kept = vars(raw)
     session: Session | None = kept.get("_eventlogs_session")
@@ -295,10 +295,11 @@ def settled_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
 
 def break_off(connection: BaseDatabaseWrapper) -> None:
     """
-    Leave a connection usable, or closed, after an exception has broken into a statement.
+    Make a connection usable, or close it, after an exception has interrupted a statement.
 
     Outside of a transaction the statement has either taken effect or not. A caller's transaction
-    is rolled back as a whole: it may lack the statement, and the caller may go on all the same.
+    is rolled back as a whole: it may lack the statement, and the caller may catch the exception
+    and continue.
     """
     if connection.in_atomic_block:
         connection.needs_rollback = True
@@ -317,7 +318,7 @@ def break_off(connection: BaseDatabaseWrapper) -> None:
 
 
 def break_off_if_broken(connection: BaseDatabaseWrapper) -> None:
-    """Do the same after an exception that may have come before or after the statement."""
+    """Call ``break_off`` unless the exception came before or after the statement."""
     pgconn = getattr(connection.connection, "pgconn", None)
     if pgconn is None:
         return
@@ -356,20 +357,20 @@ def stop_preparing(alias: str) -> None:
         return
     unprepared.add(alias)
     logger.warning(
-        "Statements that are prepared on database %r get lost or are there already, as behind a "
-        "pooler that shares sessions between clients. They go unprepared until this process "
-        "ends. To spare the attempts, set EVENTLOGS['PREPARED_STATEMENTS'] = False.",
+        "Prepared statements on database %r get lost or exist already, as behind a pooler that "
+        "shares sessions between clients. Statements are sent unprepared until this process "
+        "ends. To avoid the attempts, set EVENTLOGS['PREPARED_STATEMENTS'] = False.",
         alias,
     )
 
 
-# Connections and pools of the process that this one was forked from. They are kept: closing them
-# here, or letting go of them, could end the parent's sessions.
+# Connections and pools of the process that this one was forked from. References are kept: closing
+# or freeing them here could end the parent's sessions.
 _of_parent: list[Any] = []
 
 
 class _OfParent:
-    """Stands in for a connection that is not ours to use, and not ours to close."""
+    """A placeholder for a connection of the parent, which must be neither used nor closed."""
 
     @property
     def _pool(self) -> _OfParent:
@@ -387,7 +388,7 @@ class _OfParent:
 
 def _leave_parents_connections() -> None:
     """
-    In a forked process, have Django connect anew: no connection and no pool passes the fork.
+    In a forked process, make Django connect again: no connection and no pool passes the fork.
 
     Two processes that use one connection read each other's answers, and the threads of a pool are
     in the parent alone. A transaction that the parent is in counts as broken here: statements in
@@ -400,7 +401,7 @@ def _leave_parents_connections() -> None:
         if each.connection is not None and each.vendor == DatabaseWrapper.vendor:
             _of_parent.append(each.connection)
             each.connection = _OfParent()
-            each.close()  # wrappers forget here what they know of their connection
+            each.close()  # wrappers reset here what they know of their connection
 
 
 os.register_at_fork(after_in_child=_leave_parents_connections)

@@ -1,13 +1,14 @@
 """
-Bringing back logs that were exported, from this database or another one.
+Restoring exported logs, those of this database or of another one.
 
-It is not an append: the times are the export's, and there is no expectation. It takes the same
-locks, though, and gives the same promise: indexes without a hole, versions that count them,
-recorded_at that does not run backwards. What is there already is compared, never written again,
-so that restoring twice restores once; where it is not the same, nothing is restored.
+It is not an append: the times are the export's, and no version is expected. But it takes the same
+locks and keeps the same guarantees: indexes without a hole, versions that count the events,
+recorded_at that never decreases within a log. Events that are stored already are compared, never
+written again, so a second restore of an export changes nothing; if one of them differs, nothing is
+restored.
 
-What differs between databases is how events are inserted and versions raised. The rest goes
-through the ORM.
+Events are inserted and versions raised by the store, in the SQL of its database. Everything else
+uses the ORM.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def restore(
 
     Right because: the rows of the logs are locked, in the order of their ids, before anything
     is compared, so that no append and no other restore comes in between. A new log's row is
-    claimed first, and makes a racing creator wait; it never stays at version 0, since either
-    its event 0 is in the batch or the batch is refused and rolled back.
+    claimed first, which makes a concurrent creator wait. It never stays at version 0: either its
+    event 0 is in the batch, or the batch is refused and rolled back.
     """
     if not events:
         return Restored(0, 0)

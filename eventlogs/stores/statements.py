@@ -53,8 +53,8 @@ TEXT: Final = 0
 BINARY: Final = 1
 IDLE: Final = pq.TransactionStatus.IDLE
 
-# By the name of a PostgreSQL type, how a value travels as it; binary is what the server reads
-# fastest, except for text and JSON, whose binary forms are the text.
+# How a value is sent, by the name of its PostgreSQL type. The server reads binary values fastest;
+# the binary forms of text and JSON are the text.
 ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "uuid": (attrgetter("bytes"), BINARY),
     "bytea": (bytes, BINARY),
@@ -65,8 +65,8 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "jsonb": (str.encode, TEXT),
 }
 
-# Somebody has thrown the connection's statements away (DISCARD ALL, DEALLOCATE), the pooler has
-# another session for us by now, or the tables were changed so that other types come back.
+# The connection's statements were deallocated (DISCARD ALL, DEALLOCATE), the pooler has assigned
+# another session, or the tables were changed so that other types are returned.
 PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
 
 
@@ -179,9 +179,9 @@ class HotStatement(Statement):
             session = session_of(raw)
             session.is_under_way = True
             try:
-                # Inside of a transaction, a prepared statement that somebody has thrown away, or
-                # that the pooler's server never had, would break the transaction: there, it goes
-                # parsed and bound in one.
+                # Inside of a transaction, a prepared statement that was deallocated, or that the
+                # pooler's server never had, would break the transaction: there, the statement is
+                # parsed, bound and run in one.
                 if (
                     pgconn.transaction_status != IDLE
                     or not conf.prepared_statements()

@@ -26,7 +26,7 @@ from eventlogs import (
     event,
 )
 from eventlogs.events.registry import registry
-from eventlogs.feed.reader import LONGEST_PAUSE, SHORTEST_PAUSE, FeedRows, Pace
+from eventlogs.feed.reader import LONGEST_PAUSE, SHORTEST_PAUSE, Pace, StoredPage
 from eventlogs.feed.sources import feed_source_for, partition_of
 from eventlogs.models import Event
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
@@ -121,7 +121,7 @@ def test_positions_that_nobody_has_do_no_harm(deposits):
 
     assert events(read_all(Feed(), limit=10)[-2:]) == [Deposited(19), Opened("dan")]
     assert events(Feed().read(after=deposits[-1].position)) == [Opened("dan")]
-    assert Feed().read_rows(0, limit=100, types=[Opened]).next_after == state.position
+    assert Feed().read_stored(0, limit=100, types=[Opened]).next_after == state.position
 
 
 def test_types_are_given_by_name_or_class(deposits):
@@ -145,9 +145,9 @@ def test_a_class_stands_for_its_older_names_too(deposits):
     class PaidIn:
         amount: int
 
-    found = Feed().read_rows(0, limit=100, types=[PaidIn])
+    found = Feed().read_stored(0, limit=100, types=[PaidIn])
 
-    assert len(found.rows) == 60
+    assert len(found.events) == 60
 
 
 def test_log_types_are_given_by_name(deposits):
@@ -218,13 +218,13 @@ def test_another_database_has_a_feed_of_its_own(second_database):
 
 
 def test_partitions_share_the_feed_among_them(deposits):
-    parts = [Feed().read_rows(0, limit=100, partition=(number, 4)) for number in range(4)]
+    parts = [Feed().read_stored(0, limit=100, partition=(number, 4)) for number in range(4)]
 
-    rows = sorted((row for part in parts for row in part.rows), key=lambda row: row.position)
+    rows = sorted((row for part in parts for row in part.events), key=lambda row: row.position)
     assert list(Feed().records(rows)) == deposits
     assert {part.next_after for part in parts} == {deposits[-1].position}
     for number, part in enumerate(parts):
-        assert all(partition_of(row.log_id.uuid, 4) == number for row in part.rows)
+        assert all(partition_of(row.log_id.uuid, 4) == number for row in part.events)
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7, 256, 1000, 65_536])
@@ -233,11 +233,11 @@ def test_a_log_is_in_the_same_partition_on_every_database(db, of):
         log_id = Account.logs.create(Opened("ada")).log_id
         mine = partition_of(log_id.uuid, of)
 
-        rows = Feed().read_rows(0, limit=100, partition=(mine, of)).rows
+        rows = Feed().read_stored(0, limit=100, partition=(mine, of)).events
 
         assert log_id.uuid in {row.log_id.uuid for row in rows}
         if of > 1:
-            others = Feed().read_rows(0, limit=100, partition=((mine + 1) % of, of)).rows
+            others = Feed().read_stored(0, limit=100, partition=((mine + 1) % of, of)).events
             assert log_id.uuid not in {row.log_id.uuid for row in others}
 
 
@@ -257,10 +257,10 @@ def test_partitions_are_about_as_large_as_each_other():
 @pytest.mark.parametrize("partition", [(1, 1), (-1, 2), (0, 0), (0, 65_537)])
 def test_a_partition_that_cannot_be_is_refused(partition):
     with pytest.raises(ValueError, match="partition"):
-        Feed().read_rows(0, limit=1, partition=partition)
+        Feed().read_stored(0, limit=1, partition=partition)
 
 
-def test_rows_that_are_next_to_nowhere_are_looked_for_a_stretch_at_a_time(deposits, monkeypatch):
+def test_rare_events_are_looked_for_a_stretch_at_a_time(deposits, monkeypatch):
     if connection.vendor == "postgresql":
         monkeypatch.setattr("eventlogs.feed.postgresql.MAX_SPAN", 5)
         monkeypatch.setattr("eventlogs.feed.postgresql.SPANS", 2)
@@ -269,9 +269,9 @@ def test_rows_that_are_next_to_nowhere_are_looked_for_a_stretch_at_a_time(deposi
     calls, after, more = 0, 0, True
     rows: list[Any] = []
     while more:
-        found = Feed().read_rows(after, limit=1, types=[Withdrawn])
+        found = Feed().read_stored(after, limit=1, types=[Withdrawn])
         assert found.next_after > after
-        rows, after, more, calls = rows + found.rows, found.next_after, found.more, calls + 1
+        rows, after, more, calls = rows + found.events, found.next_after, found.more, calls + 1
 
     assert len(rows) == 1
     assert calls > 3 or connection.vendor == "sqlite"
@@ -342,9 +342,9 @@ def test_following_refuses_what_reading_refuses_at_once():
 
 def test_the_pace_slows_down_while_nothing_comes_and_quickens_at_once():
     nothing, something, rest = (
-        FeedRows([], 5, False, 5),
-        FeedRows([], 9, False, 9),
-        FeedRows([], 7, True, 9),
+        StoredPage([], 5, False, 5),
+        StoredPage([], 9, False, 9),
+        StoredPage([], 7, True, 9),
     )
     pace = Pace()
 

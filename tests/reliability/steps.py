@@ -22,7 +22,7 @@ def install() -> None:
     _around(HeldLogs, "note_failure", "a failure is noted")
     _around(HeldLogs, "park", "an event is parked")
     _around(HeldLogs, "continue_with", "a log is let go")
-    _around(Feed, "read_rows", "the feed is read")
+    _around(Feed, "read_stored", "the feed is read")
     _around(Advancer, "rest", "a rest")
     _around(rebuild._ShadowRebuild, "_prepare", "the preparation")
     _around(rebuild._ShadowRebuild, "_switch", "the checkpoints are switched")

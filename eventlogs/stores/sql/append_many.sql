@@ -1,7 +1,8 @@
 -- Append several events, without an idempotency key.
 --
--- Right because: see append_one.sql, also on the position; the batch counts by its length. Events are numbered by
--- their place in the array, and inserted in that order, so that their positions increase.
+-- Right because: see append_one.sql, also on the position; the version is raised by the length of
+-- the batch. Events are numbered by their place in the array, and inserted in that order, so that
+-- their positions increase.
 WITH bumped AS (
     UPDATE eventlogs_eventlog
     SET version = version + %(count)s::integer, updated_at = greatest(clock_timestamp(), updated_at)
@@ -16,8 +17,8 @@ WITH bumped AS (
     RETURNING version - %(count)s::integer AS first_index, updated_at
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0, (item -> 1)::integer,
-           item -> 2, %(metadata)s::jsonb, NULL, updated_at
+    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
+           (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, NULL, updated_at
     FROM bumped, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number
     RETURNING position, index

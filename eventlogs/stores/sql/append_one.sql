@@ -27,7 +27,7 @@ WITH bumped AS (
     RETURNING version, updated_at
 )
 INSERT INTO eventlogs_event ({inserted})
-SELECT %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text, %(schema_version)s::integer, %(data)s::jsonb,
-       %(metadata)s::jsonb, NULL, updated_at
+SELECT %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text,
+       %(schema_version)s::integer, %(data)s::jsonb, %(metadata)s::jsonb, NULL, updated_at
 FROM bumped
 RETURNING position, index + 1

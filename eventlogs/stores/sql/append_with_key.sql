@@ -1,8 +1,9 @@
 -- Append any number of events with an idempotency key.
 --
 -- Right because: `locked` takes the log's row lock, and finds no row where the version is not
--- the expected one, or the position is not (see append_one.sql). Only then is the key claimed; ON CONFLICT waits for
--- a racing transaction that claims the same key, and finds no row once that has committed.
+-- the expected one, or the position is not (see append_one.sql). Only then is the key claimed;
+-- ON CONFLICT waits for a racing transaction that claims the same key, and finds no row once that
+-- has committed.
 -- Everything further comes from those rows, so that with either missing nothing is written.
 -- The parts share one snapshot and hand rows to one another only by RETURNING
 -- (https://www.postgresql.org/docs/current/queries-with.html#QUERIES-WITH-MODIFYING).
@@ -34,8 +35,8 @@ WITH locked AS MATERIALIZED (
     RETURNING locked.version AS first_index, log.updated_at
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0, (item -> 1)::integer,
-           item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
+    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
+           (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
     FROM bumped, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number
     RETURNING position, index

@@ -1,6 +1,6 @@
--- Who waits for other transactions to end, by the transaction: for each, how many sessions, and
--- since when the first of them. A prepared transaction has no process; its locks share the virtual
--- id with the lock on its own id, also those of its savepoints.
+-- The transactions that other sessions wait for: for each, the number of those sessions, and the
+-- time since which the first of them waits. A prepared transaction has no process; its locks, also
+-- those of its savepoints, share the virtual id with the lock on its own id.
 SELECT holder.pid, prepared.gid, count(DISTINCT waiter.pid), min(waiter.waitstart)
 FROM pg_locks AS waiter
 JOIN pg_locks AS holder

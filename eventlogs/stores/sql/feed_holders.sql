@@ -1,5 +1,5 @@
--- Who holds the feed back: the transactions whose fence is below the last position given out.
--- A prepared transaction is found by the lock on its own id, which it keeps, too.
+-- The transactions that hold the feed back: their fence is below the last assigned position.
+-- A prepared transaction is found by the lock on its own id, which it also keeps.
 -- A query that this user may not see is shown as "<insufficient privilege>".
 SELECT fence.position, fence.pid,
        clock_timestamp() - coalesce(activity.xact_start, prepared.prepared),

@@ -1,12 +1,13 @@
--- The feed, first: L, the last position that was given out, and whether reading is right here.
+-- The feed, first: L, the last position that was assigned, and whether reading here could
+-- skip events.
 --
 -- The sequence is looked up from the table each time, because one alias may go through several
 -- schemas (tenants). No row: the table has none. pg_sequence_last_value is NULL for a sequence that
--- was never called and, in PostgreSQL 17 and newer, for a role that may not read it: hence the
--- question.
+-- was never called and, in PostgreSQL 17 and newer, for a role that may not read it: so the
+-- privilege is looked up as well.
 --
--- This statement is planned at each look, so what is rare is asked cheaply here: where there ever
--- was a subscription, or where there is Citus, another statement asks whether it matters.
+-- This statement is planned each time, so rare cases get a cheap test here: if there ever was a
+-- subscription, or if Citus is installed, another statement finds out whether that matters.
 SELECT CASE WHEN has_sequence_privilege(seqrelid, 'SELECT')
             THEN coalesce(pg_sequence_last_value(seqrelid), 0) END,
        pg_is_in_recovery(),

@@ -1,2 +1,2 @@
--- The position of the first event above a bound; behind a gap, it may be far.
+-- The position of the first event above a bound; after a gap, it may be far above.
 SELECT min(position) FROM eventlogs_event WHERE position > %(after)s::bigint

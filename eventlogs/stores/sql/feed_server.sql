@@ -1,2 +1,2 @@
--- What kind of server this is: some that speak PostgreSQL's protocol are many servers in one.
+-- The kind of this server: some servers with PostgreSQL's protocol are a cluster of servers.
 SELECT version(), to_regproc('yb_servers') IS NOT NULL

@@ -1,5 +1,5 @@
 -- Whether a subscription of logical replication fills the table, or a partition of it. Such rows
--- fire no statement trigger, and are at positions that another server has given out
+-- fire no statement trigger, and are at positions that another server has assigned
 -- (https://www.postgresql.org/docs/current/logical-replication-architecture.html).
 SELECT EXISTS (
     SELECT FROM pg_subscription_rel

@@ -1,5 +1,5 @@
--- What stands in the way of an append: who holds its key, the version of its log, and the position
--- of the log's last event.
+-- The facts behind a refused append: the append that holds its key, the version of its log, and the
+-- position of the log's last event.
 SELECT key.log_id, key.first_index, key.count, key.fingerprint,
        (SELECT position FROM eventlogs_event AS event
         WHERE event.log_id = key.log_id AND event.index = key.first_index + key.count - 1),
