@@ -77,7 +77,7 @@ class Held(NamedTuple):
     """The numbers of logs that a projection holds, by the reason."""
 
     parked: int = 0
-    waiting: int = 0  # for another attempt, or for a release that can apply their event
+    waiting: int = 0  # for a retry, or for a release that can apply their event
     awaiting_release: int = 0  # of those, for a release
 
 

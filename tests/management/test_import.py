@@ -250,7 +250,7 @@ def test_a_batch_does_not_end_within_an_append(second_database, run, tmp_path, m
     monkeypatch.setattr(jsonl, "BATCH", 5)
 
     with (tmp_path / "all.jsonl").open("rb") as lines:
-        sizes = [len(batch) for batch, _ in jsonl.batches(lines)]
+        sizes = [len(batch) for batch in jsonl.batches(lines)]
 
     assert sizes == [7, 4]
 
@@ -293,7 +293,7 @@ def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, 
 
 def events_of(path) -> list:
     with path.open("rb") as lines:
-        return [exported for _, exported in jsonl.read_events(lines)]
+        return list(jsonl.read_events(lines))
 
 
 def test_two_imports_of_one_file_at_once_import_it_once(export, second_database, race):
@@ -327,7 +327,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     # In the smallest batches there are: what was one append is never cut in two.
     monkeypatch.setattr(jsonl, "BATCH", 1)
     with export.open("rb") as lines:
-        batches = [batch for batch, _ in jsonl.batches(lines)]
+        batches = list(jsonl.batches(lines))
     assert len(batches) > 1
 
     def import_it() -> object:
@@ -349,11 +349,11 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     assert "No findings." in run("verify", "--no-decode", database=second_database)
 
 
-# Broken twins: the tests above have to find them.
+# Deliberately broken versions: the tests above have to find them.
 
 
 class AppendsAnything(PortableStore):
-    """A twin: it imports as a naive script would, by appending what the file says."""
+    """A broken version: it imports as a naive script would, by appending what the file says."""
 
     def restore(self, events):
         for event, _, _ in events:
@@ -375,18 +375,18 @@ def import_with(store: BaseStore, path) -> None:
 
 
 def test_an_import_that_is_not_idempotent_is_found(export, second_database):
-    twin = AppendsAnything(second_database)
+    variant = AppendsAnything(second_database)
 
-    import_with(twin, export)
+    import_with(variant, export)
     once = len(held(second_database)["events in order"])
-    import_with(twin, export)
+    import_with(variant, export)
 
     assert len(held(second_database)["events in order"]) == 2 * once
     assert held(second_database) != held()
 
 
 def look_without_locking(using, events):
-    """A twin of ``restoring._lock``."""
+    """A broken version of ``restoring._lock``, which locks nothing."""
     rows = restoring.rows(using, "EventLog").filter(
         pk__in={each.event.log_id.uuid for each in events}
     )

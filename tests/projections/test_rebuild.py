@@ -141,7 +141,7 @@ def swap_forgets_the_checkpoints(self, live):
     Checkpoint.objects.filter(projection=self._cls.name, is_rebuild=True).delete()
 
 
-def test_a_twin_whose_swap_forgets_the_checkpoints_counts_twice(monkeypatch):
+def test_a_broken_version_whose_swap_forgets_the_checkpoints_counts_twice(monkeypatch):
     states = some()
     Balances.catch_up()
     Checkpoint.objects.update(position=0)  # an old worker was not that far yet
