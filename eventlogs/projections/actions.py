@@ -41,7 +41,7 @@ def add(
 
 
 def of(projection: str | None, using: str) -> models.QuerySet[ProjectionAction]:
-    """Return what was done with a projection, or with any, the newest first."""
+    """Return the actions on a projection, or on all, the newest first."""
     found = ProjectionAction.objects.using(using).order_by("-id")
     return found if projection is None else found.filter(projection=projection)
 
@@ -53,12 +53,12 @@ def requested_by(projection: str, using: str) -> str:
 
 
 def forget(log_id: LogId, using: str) -> None:
-    """Remove the id of a log that was erased; what was done stays, and by whom."""
+    """Remove the id of a log that was erased; the action and its person stay."""
     rows = ProjectionAction.objects.using(using)
     rows.filter(log_id=log_id).update(log_id=None, index=None)
     rows.filter(note__contains=str(log_id)).update(note="")
 
 
 def reason(error: BaseException) -> str:
-    """Return what an error says that is no data: the text of another package may quote a row."""
+    """Return an error's text without data: the text of another package may quote a row."""
     return str(error) if isinstance(error, EventLogError) else type(error).__qualname__

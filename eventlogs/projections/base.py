@@ -179,8 +179,8 @@ class RowProjection(BaseProjection):
         if model is not None:
             self.model = model  # type: ignore[misc]
 
-    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
-        """Apply records inside of a transaction; ``anew`` begins with blank rows."""
+    def change(self, records: Sequence[EventRecord], using: str, *, blank: bool = False) -> None:
+        """Apply records inside of a transaction; ``blank`` begins with blank rows."""
         raise NotImplementedError
 
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
@@ -191,7 +191,7 @@ class RowProjection(BaseProjection):
         raise NotImplementedError
 
     def row_in_memory(self, log_id: LogId, records: Iterable[EventRecord], using: str) -> Any:
-        """Return what ``row_of`` does, of records that are all in memory: nothing is read."""
+        """Do the same as ``row_of``, for records that are all in memory: nothing is read."""
         return self.row_of(log_id, records, using)
 
     @classmethod

@@ -29,7 +29,7 @@ def catch_up_projection(
     using: str | None = None,
 ) -> int:
     """
-    Apply what is settled, and return how many events were applied here.
+    Apply all settled events, and return how many were applied here.
 
     Where another worker has a partition, wait until that is done, unless ``wait`` is False.
     With ``strict``, raise ProjectionFailed where any event is not applied; see

@@ -61,7 +61,7 @@ class Violated(NamedTuple):
 
 def check_deferred(model: type[models.Model], rows: Sequence[Any], using: str) -> None:
     """
-    Check rows that were just written against what the database would check at the COMMIT.
+    Check new rows against the constraints that the database would check at the COMMIT.
 
     Raise IntegrityError. What passes here cannot fail at the COMMIT: PostgreSQL has locked the
     rows that are pointed to, and SQLite has one writer. Nothing is asked where the model has no
@@ -129,7 +129,7 @@ def failure(
 
 def violated(error: BaseException, model: type[models.Model], using: str) -> Violated:
     """
-    Return which constraint an error is of, as far as the database tells.
+    Return the constraint that an error is about, as far as the database names it.
 
     It may ask the database, so a transaction that the error broke must have been rolled back.
     """
@@ -169,8 +169,8 @@ def _of_sqlite(cause: Any, model: type[models.Model]) -> Violated:
     if cause.sqlite_errorname == "SQLITE_CONSTRAINT_CHECK":
         if any(each.name == what for each in model._meta.constraints):
             return Violated(what, _declared(model, what))
-        # It has no name, as that of a PositiveIntegerField: its condition is told instead, of
-        # which SQLite cuts all behind a quoted name that it begins with.
+        # It has no name, as that of a PositiveIntegerField: SQLite names its condition instead, and
+        # cuts all behind a quoted name at its beginning.
         columns = [
             column
             for column in (str(each.column) for each in model._meta.concrete_fields)

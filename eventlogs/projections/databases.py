@@ -21,7 +21,7 @@ LOOK_AGAIN: Final = 60.0  # seconds until a table that was missing is looked for
 Place = tuple[str, object, str]  # a database, the schema that its backend is in, and a table
 
 _found: set[Place] = set()
-_missing: dict[Place, float] = {}  # until when nobody looks again, by the monotonic clock
+_missing: dict[Place, float] = {}  # no second look before that time, by the monotonic clock
 
 
 def may_have_rows(model: type[models.Model], using: str) -> bool:

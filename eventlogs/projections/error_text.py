@@ -3,7 +3,7 @@ Texts of errors for log lines and the database: where one was raised, and its te
 
 An exception's text may quote what the code was working on: ``int(data)`` and ``amounts[key]``
 put the value into it, and so do databases. Events hold what must not end in a log file. So an
-error is named by its class, and its text is told for two kinds only:
+error is named by its class, and its text is shown for two kinds only:
 
 - An error of eventlogs.exceptions that is not about a value that was given (a ValueError), and
   whose text its class writes.
@@ -28,7 +28,7 @@ from eventlogs.exceptions import EventLogError, RegistrationError
 
 MAX_DETAILS: Final = 10_000  # characters
 LONGEST: Final = 10_000  # characters of a traceback; the end is kept
-CHAIN: Final = 5  # errors that are told of one chain
+CHAIN: Final = 5  # errors of one chain that are shown
 CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
 CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
@@ -50,11 +50,11 @@ def described(error: BaseException) -> str:
 def traceback_of(error: BaseException) -> str:
     """Return an error's traceback and those of its causes, without values; "" for none."""
     parts: list[str] = []
-    told: set[int] = set()
+    seen: set[int] = set()
     following, is_anything = "", False
     each: BaseException | None = error
-    while each is not None and id(each) not in told and len(told) < CHAIN:
-        told.add(id(each))
+    while each is not None and id(each) not in seen and len(seen) < CHAIN:
+        seen.add(id(each))
         frames = traceback.extract_tb(each.__traceback__)
         is_anything |= bool(frames)
         lines = ["Traceback (most recent call last):\n", *frames.format()] if frames else []
@@ -116,7 +116,7 @@ def handler_of(error: BaseException) -> str:
     if not frames:
         return ""
     code = (own[-1] if own else frames[0]).f_code
-    # Without what has no name of its own: "captured.<locals>.<lambda>" is captured.
+    # Without parts that have no name of their own: "captured.<locals>.<lambda>" is captured.
     named = [part for part in code.co_qualname.split(".") if not part.startswith("<")]
     return named[-1][:200] if named else ""
 

@@ -145,7 +145,7 @@ class FailedEvents:
     def note(
         self, row: StoredEvent, position: int, waiting: ParkedEvent | None, error: BaseException
     ) -> None:
-        """Note that an event failed, and move the checkpoint; ``waiting`` is what holds its log."""
+        """Note that an event failed, and move the checkpoint; ``waiting`` holds its log."""
 
         def note(lease: Lease) -> None:
             if waiting is None:
@@ -195,7 +195,7 @@ class HoldLog:
         return self._partition.feed.settled() if self._partition.lease.was_abandoned else 0
 
     def resumed(self, row: StoredEvent) -> ParkedEvent | None:
-        """Return what holds an event that comes again with its batch, its attempt counted."""
+        """Return the hold of an event that comes again with its batch, its attempt counted."""
         return None
 
     def to_retry(self) -> Iterable[int]:

@@ -2,7 +2,7 @@
 Held logs: events that could not be applied are tried again, then parked.
 
 While an event of a log waits here, the log is *held*: its later events are passed over. They are
-read from the log itself when the event has been applied or skipped. Other logs go on.
+read from the log itself when the event has been applied or skipped. Other logs are not affected.
 
 An event whose type or schema version this release does not know waits for another release: its
 log is held, without an attempt, until a process can apply it (see ``releases.py``).
@@ -206,7 +206,7 @@ class HeldLogs:
         """
         Uncount an attempt in which the connection was lost; the event is due again soon.
 
-        It is not due at once, so that other projections go on where the event ends each
+        It is not due at once, so that other projections continue where the event ends each
         connection. Return False where that was done MAX_LOSSES times for this event: the attempt
         counts. Nothing is raised where the database does not answer yet. Nothing is uncounted
         where the event was skipped, or a person has asked for another attempt.
@@ -374,7 +374,7 @@ def uncount_lost_attempts(using: str) -> None:
 
 
 def skipped_event(waiting: ParkedEvent) -> SkippedEvent:
-    """Return the row that says that a held event is passed over for good."""
+    """Return the row that says that a held event is skipped for good."""
     return SkippedEvent(
         projection=waiting.projection,
         log_id=waiting.log_id,

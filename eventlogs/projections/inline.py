@@ -1,14 +1,14 @@
 """
 Projections that are inline: their rows change in the append's own transaction.
 
-For each log it is kept which version of it is in the row (AppliedVersion). An append goes on
-from there, and not from its own first event: so what was appended without the projection (by a
-process with older code, by an import) is made up for by the next append to that log, or by a
+For each log, the version of it that is in the row is stored (AppliedVersion). An append continues
+from there, and not from its own first event: so events that were appended without the projection
+(by a process with older code, by an import) are applied by the next append to that log, or by a
 worker that goes through the feed, whichever is first. A row whose version is not known, e.g.
 because the projection was not inline before, is rebuilt from the log's start.
 
-It is also kept which version of the *projection* has made the row. Code of an older version does
-not touch it: its append fails, and says that a deployment is under way. This is looked at with
+The version of the *projection* that has made the row is stored, too. Code of an older version does
+not touch it: its append fails, and says that a deployment is under way. This is checked in
 each append, under the lock of the log: a rebuild, too, makes each row under that lock. A row that
 is older than the last rebuild (an old process made it at the rebuild's end) is rebuilt.
 
@@ -69,7 +69,7 @@ def follow(
     Take part in an append; raise ProjectionFailed where its events cannot be applied.
 
     Where a constraint refuses the row, raise Refused, which becomes ConstraintViolated:
-    the database tells which fields the constraint is on only after the append is taken back.
+    the fields of the constraint can be read only after the append is rolled back.
     The append's transaction holds the lock of the log's row. Raise ProjectionUnavailable where
     the row was made by a newer release, or its log has events that only a newer one can read.
     """
@@ -169,7 +169,7 @@ class _Known(NamedTuple):
 
 def _known(projection: RowProjection, log_id: LogId, using: str, *, is_new: bool) -> _Known:
     """
-    Return what is known of the row of a log, once the projection is known to be inline.
+    Return the stored facts about the row of a log; make the projection inline, if it is not yet.
 
     A log that ``is_new`` has no row. Raise ProjectionUnavailable where a newer release has made
     the row, or all rows.
@@ -201,26 +201,26 @@ def _apply(
     projection: RowProjection, log_id: LogId, using: str, *, upto: int, since: int | None = None
 ) -> None:
     """
-    Apply what is missing of a log, up to a version. The log is locked.
+    Apply the missing events of a log, up to a version. The log is locked.
 
     ``since`` is the version before the caller's own append, where it is one: a row that is
     that far lacks nothing else, and a log that had no events has no row.
     """
     known = _known(projection, log_id, using, is_new=since == 0)
-    start, anew, made_by = known.version or 0, False, known.made_by
+    start, blank, made_by = known.version or 0, False, known.made_by
     if known.version is None or made_by < known.rebuilt_by:
-        start, anew, made_by = 0, True, projection.version
+        start, blank, made_by = 0, True, projection.version
     if start >= upto:
         return
     skipped: set[int] = set()
     if start != since:
         skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
         skipped = set(skips.values_list("index", flat=True))
-        if anew:  # it was kept otherwise before, or made by hand
+        if blank:  # its row came from the feed before, or was made by hand
             projection.model._base_manager.using(using).filter(pk=log_id).delete()
     for records in _pages(projection, log_id, start, upto, skipped, using):
-        projection.change(records, using, anew=anew)
-        anew = False
+        projection.change(records, using, blank=blank)
+        blank = False
     note(projection, log_id, upto, using, made_by=made_by)
 
 

@@ -12,7 +12,7 @@ inside a caller's transaction. Why there is no deadlock:
   versions. Every other transaction that changes those holds the lock of the log.
 - What remains are waits that a read model adds of its own: a unique value that an open
   transaction has taken as well, a foreign key. On PostgreSQL these end after ``LONGEST_WAIT``, well
-  before the server looks for deadlocks (``deadlock_timeout``, 1 s): then all of it is taken back,
+  before the server looks for deadlocks (``deadlock_timeout``, 1 s): then all of it is rolled back,
   and done one by one. InnoDB finds a deadlock at once; an append runs again then, or raises
   TransactionMustRetry inside a caller's transaction, as it does beside other transactions.
 
@@ -99,7 +99,7 @@ def update_rows(
 
     At most about ``most`` events are applied. ``is_own`` says that the transaction is no
     caller's. Raise Failed where a handler raises, and ProjectionUnavailable where a newer
-    release has made the rows; the transaction has to be taken back then.
+    release has made the rows; the transaction has to be rolled back then.
     """
     if is_own:
         limit_waits(using)
@@ -130,10 +130,10 @@ def update_rows(
         return outcome
     records = _records(projection, parts, versions, using)
     makers = {each: known[each][1] for each in records if parts[each].start}
-    anew = [each for each in records if each not in makers]
-    for some in chunks(anew):  # rows that were kept otherwise before, or made by hand
+    unknown = [each for each in records if each not in makers]
+    for some in chunks(unknown):  # rows that came from the feed before, or were made by hand
         projection.model._base_manager.using(using).filter(pk__in=some).delete()
-    makers.update(dict.fromkeys(anew, projection.version))
+    makers.update(dict.fromkeys(unknown, projection.version))
     projection.change([each for some in records.values() for each in some], using)
     note(projection, {each: parts[each].end for each in records}, using, made_by=makers)
     outcome.done.update(records)
@@ -219,7 +219,7 @@ def _rebuilt_by(projection: RowProjection, using: str) -> int:
 def _known(
     projection: RowProjection, log_ids: Collection[LogId], using: str
 ) -> dict[LogId, tuple[int, int]]:
-    """Return which versions of logs are in their rows, and who has made them."""
+    """Return the versions of logs that are in their rows, and the versions that made the rows."""
     known: dict[LogId, tuple[int, int]] = {}
     applied = inline.applied_versions(projection.name, using)
     for some in chunks(log_ids):
@@ -241,7 +241,7 @@ def _records(
     versions: Mapping[LogId, int],
     using: str,
 ) -> dict[LogId, list[EventRecord]]:
-    """Return what to apply, by log; without the logs that have to be done one by one."""
+    """Return the records to apply, by log; without logs that have to be done one by one."""
     reading, feed = own_reading(type(projection)), Feed(using=using)
     # Whole logs are read by fewer statements, where the database is asked in the portable way.
     events = events_of_logs(

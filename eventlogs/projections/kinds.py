@@ -56,9 +56,9 @@ class Projection(RowOperations):
         """Let a handler delete its row; a later event of the log begins with a new one."""
         self._rows.delete(row)
 
-    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
+    def change(self, records: Sequence[EventRecord], using: str, *, blank: bool = False) -> None:
         keys = [self.call_handler("key", record) for record in records]
-        loaded = () if anew else (key for key in keys if key is not None)
+        loaded = () if blank else (key for key in keys if key is not None)
         rows = self._rows = Rows(self.model, loaded, using)
         handlers = self.event_handlers
         for key, record in zip(keys, records, strict=True):
@@ -98,8 +98,8 @@ class ReductionProjection(RowOperations):
     def __init__(self, *, model: type[models.Model] | None = None) -> None:
         """Keep the rows in another table than the model's, where ``model`` says so."""
         super().__init__(model=model)
-        # Of logs that were at work lately. A reduction of a version is the same for good, so
-        # what a transaction takes back need not be taken back here.
+        # Of logs that had events lately. A reduction of a version never changes, so it stays valid
+        # when the transaction is rolled back.
         self._reductions: OrderedDict[LogId, Reduction[Any]] = OrderedDict()
 
     def to_row(self, reduction: Reduction[Any]) -> Any:
@@ -114,7 +114,7 @@ class ReductionProjection(RowOperations):
             if not field.primary_key and hasattr(reduction.aggregate, field.attname)
         }
 
-    def change(self, records: Sequence[EventRecord], using: str, *, anew: bool = False) -> None:
+    def change(self, records: Sequence[EventRecord], using: str, *, blank: bool = False) -> None:
         by_log: dict[LogId, list[EventRecord]] = {}
         for record in records:
             by_log.setdefault(record.log_id, []).append(record)

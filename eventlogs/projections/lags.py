@@ -9,7 +9,7 @@ The queries are bounded, however large the tables are. No index leads to the eve
 so at most ``SPAN`` positions behind the checkpoint are looked through for events of its own, and
 at most ``LIMIT`` of them are counted. Where there may be more, the answer says "at least".
 
-An inline projection needs no worker, so its checkpoint may stand still while its rows are right.
+An inline projection needs no worker, so its checkpoint may not move although its rows are right.
 Its lag is counted in events that are not in the row of their log (see ``AppliedVersion``).
 """
 
@@ -74,7 +74,7 @@ NO_LAG: Final = Lag(0, timedelta())
 
 
 class Held(NamedTuple):
-    """How many logs a projection holds, by what they wait for."""
+    """The numbers of logs that a projection holds, by the reason."""
 
     parked: int = 0
     waiting: int = 0  # for a retry, or for a release that can apply their event
@@ -91,7 +91,7 @@ class Known:
 
 
 def load(using: str, names: Sequence[str]) -> Known:
-    """Return what is stored of projections, by 3 queries."""
+    """Return the stored rows about projections, by 3 queries."""
     checkpoints: dict[str, list[Checkpoint]] = {name: [] for name in names}
     for place in Checkpoint.objects.using(using).filter(is_rebuild=False, projection__in=names):
         checkpoints[place.projection].append(place)
@@ -153,7 +153,7 @@ def lags(
 
 
 def _given_out(using: str, wanted: Iterable[type[BaseProjection]]) -> int | EventLogError | None:
-    """Return the last position that was given out, None where nobody reads the feed."""
+    """Return the last position that was given out, None where no projection reads the feed."""
     if all(each.mode == each.INLINE for each in wanted):
         return None
     try:
@@ -173,7 +173,7 @@ class _Own(NamedTuple):
 
 @dataclass(slots=True)
 class _Place:
-    """A projection, and what is found out about it."""
+    """A projection, and the facts that its lag is made of."""
 
     projection: type[BaseProjection]
     known: Known
@@ -240,8 +240,8 @@ class _Place:
         )
 
 
-# What a statement answers: the place and the part of it, how many events, the time of the first
-# one, and of a single event its position, log type, log and index.
+# A statement returns the place and the part of it, the number of events, the time of the first one,
+# and of a single event its position, log type, log and index.
 COUNT = """
 SELECT {at}, COUNT(*), MIN(recorded_at), 0, '', '', 0
 FROM (SELECT recorded_at FROM eventlogs_event WHERE {where}
@@ -320,8 +320,8 @@ def _answers(
     """
     Return a statement's rows.
 
-    PostgreSQL takes a long look for a costly one, and compiles it: that takes far longer than the
-    look, which ends at the first so many events. So it is told not to, for this transaction.
+    PostgreSQL estimates a long look as costly, and compiles it: that takes far longer than the
+    look, which ends at the first LIMIT events. So JIT is turned off for this transaction.
     """
     connection = connections[using]
     with ExitStack() as stack:
@@ -382,7 +382,7 @@ def _join(place: _Place, oldest: list[_Own], newest: list[_Own]) -> None:
 
 
 def _look_at_rows(using: str, places: Sequence[_Place]) -> None:
-    """Count what is not in the rows of inline projections."""
+    """Count the events that are not in the rows of inline projections."""
     held = [place for place in places if place.held]
     if held:
         _add_held(using, held)

@@ -7,7 +7,7 @@ checkpoint, whose condition is the worker's own token and the position that it k
 does three things at once: it locks the row until the transaction ends, so transactions that
 change rows of the partition run one after the other; it moves the checkpoint, which is thereby
 committed with the rows; and it finds no row where another worker has taken over. So a worker
-that was paused for longer than its lease changes nothing when it goes on: its token is out of
+that was paused for longer than its lease changes nothing when it continues: its token is out of
 date.
 
 The lease expires by the database's clock. That only decides when another worker *may* take over.
@@ -44,7 +44,7 @@ from eventlogs.projections.checkpoints import run_in_transaction
 
 
 def _host() -> str:
-    """Return a name for what process ids are unique in: containers may share a host's name."""
+    """Return a name of this host's process ids: containers may share a host's name."""
     inside = ""
     with suppress(OSError):
         inside = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
@@ -100,7 +100,7 @@ class Lease:
 
 
 def new_owner() -> str:
-    """Return a name for a worker that tells a person where it is; no other one has it."""
+    """Return a unique name for a worker, with its host and process id."""
     return f"{HOST}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
@@ -200,7 +200,7 @@ def count(lease: Lease, events: int) -> None:
 
 
 def abandon(lease: Lease) -> None:
-    """Let others have a lease at once, and know that it was not given back in good order."""
+    """Let others have a lease at once; they see that it was not given back in good order."""
     rows = Checkpoint.objects.using(lease.using).filter(pk=lease.pk, token=lease.token)
     rows.update(leased_until=None)
 
@@ -214,7 +214,7 @@ def release(lease: Lease, position: int | None = None) -> None:
     reached = lease.position if position is None else max(lease.position, position)
     given_back = own_checkpoint(lease).update(owner="", leased_until=None, position=reached)
     if not given_back:
-        # It may stand elsewhere than we believe, where a transaction was taken back.
+        # The checkpoint may be at another position, where a transaction was rolled back.
         rows = Checkpoint.objects.using(lease.using).filter(pk=lease.pk, token=lease.token)
         rows.update(owner="", leased_until=None)
 

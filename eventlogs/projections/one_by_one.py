@@ -46,7 +46,7 @@ class OneByOne:
         raise NotImplementedError
 
     def before_transaction(self, row: StoredEvent) -> Failed | None:
-        """Do what is done with an event before its transaction; return why it failed."""
+        """Handle an event before its transaction, if need be; return why it failed."""
         return None
 
     def in_transaction(self, row: StoredEvent) -> None:

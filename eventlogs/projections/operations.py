@@ -23,7 +23,7 @@ from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.from_now import PassedOver
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.lags import Lag
-from eventlogs.projections.rebuild import Tell, nobody
+from eventlogs.projections.rebuild import Tell, ignore
 from eventlogs.projections.verify import Verification
 from eventlogs.utils.twins import AsyncTwin
 
@@ -154,7 +154,7 @@ class RowOperations(Operations, RowProjection):
         restart: bool = False,
         park: bool = False,
         downgrade: bool = False,
-        tell: Tell = nobody,
+        tell: Tell = ignore,
         by: str = "",
         using: str | None = None,
     ) -> int:
@@ -243,7 +243,7 @@ class ReactorOperations(Operations):
 
         Use it after an import of old logs. Events that wait or are parked are passed over, too:
         otherwise the events behind them in their logs would be applied one day. A worker that
-        runs goes on from the new position; it may be in the middle of one event. ``dry_run``
+        runs continues from the new position; it may be in the middle of one event. ``dry_run``
         changes nothing and returns the same. ``by`` is the person who does it, for the reactor's
         history.
 

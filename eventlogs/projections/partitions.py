@@ -46,7 +46,7 @@ class RolledBack(Exception):
 
 
 class Partition:
-    """The lease of one worker, and what it has read and applied under it."""
+    """The lease of one worker, and its progress under it."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Partition:
         return partition_of(log_id.uuid, self.lease.partitions) == self.lease.partition
 
     def verdict(self, row: StoredEvent) -> Verdict:
-        """Return what this release does with an event."""
+        """Return the verdict of this release on an event."""
         return self.reading.verdict(row.log_type, row.type, row.schema_version)
 
     def why_held(self, row: StoredEvent) -> EventLogError:

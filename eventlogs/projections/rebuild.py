@@ -2,7 +2,7 @@
 Rebuilding: new rows are made of all events, while the old ones serve.
 
 The new rows are made in a shadow table, batch by batch, each with its checkpoint, as a worker
-does it: so a rebuild that is killed goes on where it was. When it has caught up, one short
+does it: so a rebuild that is killed is resumed where it was. When it has caught up, one short
 transaction locks the projection's checkpoints (a worker waits between two batches), applies what
 has settled meanwhile, lets the tables change places, and makes the rebuild's checkpoints those of
 the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
     done: int
     total: int
     unit: str  # "positions" or "logs"
-    first: int = 0  # what was done before this call
+    first: int = 0  # done before this call
     before: int = 0  # events that were applied before this call
 
 
@@ -88,7 +88,7 @@ Tell = Callable[[Progress], None]
 Steps = Generator[Progress, None, int]
 
 
-def nobody(_: Progress) -> None:
+def ignore(_: Progress) -> None:
     """Ignore the progress."""
 
 
@@ -316,7 +316,7 @@ class _ShadowRebuild:
 
     def _resume(self) -> list[Lease]:
         """
-        Go on after a release has declared itself, which takes leases away.
+        Continue after a release has declared itself, which takes leases away.
 
         Raise ProjectionUnavailable where another process has begun to rebuild, or is done.
         """
@@ -332,7 +332,7 @@ class _ShadowRebuild:
                 each.close()
 
     def _prepare(self, restart: bool) -> list[Lease]:
-        """Begin a rebuild, or go on with the one that was begun."""
+        """Begin a rebuild, or resume the one that was begun."""
         name, using, model = self._cls.name, self._using, self._cls.model
         with transaction.atomic(using=using):
             states = ProjectionState.objects.using(using).filter(name=name)
@@ -426,7 +426,7 @@ class _ShadowRebuild:
             )
 
     def _swap(self, advancers: list[Advancer]) -> bool:
-        """Let the new rows be the ones; return False where the lock could not be had."""
+        """Put the new rows in use; return False where the lock could not be had."""
         using, name = self._using, self._cls.name
         connection = connections[using]
         alone = not connection.in_atomic_block
@@ -451,8 +451,8 @@ class _ShadowRebuild:
                 self._switch(live)
         except (OperationalError, IntegrityError):
             # The lock could not be had; or a row of the last moment is refused, which the next
-            # fill comes to again, and says of which event. The leases stand where they stood
-            # before; what was applied inside was not.
+            # fill finds again, and names its event. The leases are at their positions from before
+            # the transaction: nothing that was applied in it is stored.
             self._applied = applied
             if not connection.is_usable():
                 raise

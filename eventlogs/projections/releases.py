@@ -11,8 +11,8 @@ is of a log type that the projection does not read; and no other release handles
 HOLD: everything else. The event is written down (a ParkedEvent with ``awaits``), its log is held
 from it on, and no attempt is counted. A process that can apply it takes it up by itself.
 
-A type or version that this process does not know is held without asking anybody. That another
-release handles a type that this one knows and does not handle can only be known from that
+A type or version that this process does not know is held without a look at other releases. That
+another release handles a type that this one knows and does not handle can only be known from that
 release: each process that runs projections declares what it handles (``ProjectionWorker``)
 before it takes its first lease.
 
@@ -66,7 +66,7 @@ KEPT: Final = 300.0  # seconds for which a declaration counts after its process 
 RENEWED: Final = 60.0  # seconds after which a process in the middle of its work is seen again
 TURN: Final = 15.0  # seconds for which one of several releases that differ has the work
 RUN: Final = "run:"  # begins the names of single runs
-MARK: Final = secrets.token_hex(8)  # of this process, in what it leaves to others
+MARK: Final = secrets.token_hex(8)  # of this process, on events that it leaves to other releases
 
 
 class Verdict(Enum):
@@ -86,7 +86,7 @@ class Handles(NamedTuple):
 
     ``types`` are event types under all of their names, each with the newest schema version that
     the release can read. ``all_types`` says that it takes the other types of its logs as well.
-    ``log_types`` None stands for all.
+    ``log_types`` None means all.
     """
 
     version: int
@@ -140,7 +140,7 @@ def stored(value: Mapping[str, Any]) -> Handles:
 
 
 def handles_of(projection: type[BaseProjection]) -> Handles:
-    """Return what this process' release of a projection handles."""
+    """Return the events that this process' release of a projection handles."""
     names, log_types = projection.event_types_read(), projection.log_types_read()
     if names is None:
         read = [] if log_types is None else log_types
@@ -171,7 +171,7 @@ class Reading:
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other release can apply what this one cannot."""
+        """Whether no other release can apply an event that this one cannot."""
         return not self._others
 
     @cached_property
@@ -210,7 +210,7 @@ class Reading:
         return UnknownTypes(registry.known_names(), sorted(self._logs))
 
     def verdict(self, log_type: str, name: str, schema_version: int) -> Verdict:
-        """Return what to do with an event."""
+        """Return the verdict on an event."""
         key = log_type, name, schema_version
         found = self._verdicts.get(key)
         if found is None:
@@ -218,7 +218,7 @@ class Reading:
         return found
 
     def why_held(self, log_id: LogId, index: int, name: str, schema_version: int) -> EventLogError:
-        """Return what to say of an event whose verdict is HOLD."""
+        """Return the error that says why an event is held."""
         kind = registry.by_name(name)
         if kind is None:
             return UnknownEventType(name, log_id=log_id, index=index)
@@ -277,10 +277,10 @@ def declare(
     using: str, worker: str, handles: Mapping[str, Handles], *, seconds: float = 0.0
 ) -> None:
     """
-    Say what a process handles, by the names of its projections, before it takes a lease.
+    Declare what a process handles, by the names of its projections, before it takes a lease.
 
-    ``seconds`` is for how long it counts as a worker that takes its share. Where no declaration
-    counts that says the same, its own included, the leases of its projections are taken away:
+    ``seconds`` is for how long it counts as a worker that takes its share. Where no valid
+    declaration says the same, its own included, the leases of its projections are taken away:
     the workers that held one read the declarations again.
     """
 
@@ -346,7 +346,7 @@ def needed_for(projections: Iterable[type[BaseProjection]]) -> float:
 
 
 def declare_run(projection: type[BaseProjection], using: str) -> None:
-    """Say what a single run of a projection handles, as ``declare`` does for a worker."""
+    """Declare what a single run of a projection handles, as ``declare`` does for a worker."""
     own = handles_of(projection)
     worker = (
         f"{RUN}{blake2b(f'{projection.name}:{own.digest}'.encode(), digest_size=16).hexdigest()}"
@@ -379,7 +379,7 @@ def workers(using: str) -> QuerySet[ProjectionWorker]:
 
 
 def others_of(projection: type[BaseProjection], using: str) -> list[Handles]:
-    """Return what other releases handle that run, or ran a moment ago. Ask with a lease in hand."""
+    """Return what other releases that run, or ran a moment ago, handle. Call it under a lease."""
     rows = ProjectionWorker.objects.using(using).filter(
         seen_until__gte=Now() - timedelta(seconds=KEPT)
     )
@@ -430,15 +430,15 @@ def _chosen(releases: Mapping[str, Handles]) -> str:
 
 
 def declared_by(row: ProjectionWorker, name: str) -> Handles | None:
-    """Return what a process has declared of a projection, or None where it does not run it."""
+    """Return a process' declaration of a projection, or None where it does not run it."""
     value = row.projections.get(name)
     return None if value is None else stored(value)
 
 
 def _take_leases_away(name: str, using: str) -> None:
     # The position stays: a batch under way fails by its token, and is read again.
-    # Its name stays: it may have died of an event, and the next holder must be
-    # careful. First those of the rows that serve, as the end of a rebuild locks them.
+    # Its name stays: it may have died of an event, and the next holder must be careful. First the
+    # leases of the rows in use, in the order in which the end of a rebuild locks them.
     for is_rebuild in (False, True):
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild).update(
             token=F("token") + 1, leased_until=None

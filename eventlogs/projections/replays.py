@@ -54,18 +54,18 @@ class Replayer:
         if not applied:
             return None, 0
         count = len(applied)
-        if self._projection.folds_whole_logs:  # what a person has skipped included
+        if self._projection.folds_whole_logs:  # with the events that a person has skipped
             last = applied[-1].index
             applied = [row for row in rows if row.index <= last]
         at = applied[0].position
 
-        def told() -> Iterator[StoredEvent]:
+        def noted() -> Iterator[StoredEvent]:
             nonlocal at
             for row in applied:
                 at = row.position
                 yield row
 
-        records = self._reader.records(told())  # one by one, as they are asked for
+        records = self._reader.records(noted())  # one by one, as they are asked for
         try:
             return self._projection.row_in_memory(log_id, records, self._using), count
         except Failed:

@@ -18,7 +18,7 @@ BATCH: Final = 500  # rows of one statement: SQLite takes a limited number of pa
 
 
 class Rows:
-    """The rows that a batch touches: what handlers change, until it is written."""
+    """The rows that a batch touches: handlers change them, then they are written."""
 
     def __init__(self, model: type[models.Model], keys: Iterable[Hashable], using: str) -> None:
         self._model = model
@@ -61,7 +61,7 @@ class Rows:
         return None if key in self._deleted else self._found.get(key)
 
     def write(self) -> None:
-        """Store what was changed."""
+        """Store the changes."""
         gone = [key for key in self._deleted if key in self._found]
         for start in range(0, len(gone), BATCH):
             some = gone[start : start + BATCH]
@@ -74,7 +74,7 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
     """
     Insert or update ``rows``.
 
-    Raise IntegrityError for what a constraint refuses, also one that is checked at the COMMIT.
+    Raise IntegrityError for a row that a constraint refuses, also one checked at the COMMIT.
     """
     # The date a row was added on is not that of its update.
     fields = [
@@ -120,7 +120,7 @@ def _refuse_what_would_be_cut(model: type[models.Model], rows: list[Any]) -> Non
 
 def differences(model: type[models.Model], stored: Any, wanted: Any, using: str) -> list[str]:
     """
-    Return the names of the fields in which a stored row is not what it should be.
+    Return the names of the fields in which a stored row differs from the wanted one.
 
     Values are compared as the database takes them. Fields that the clock fills are left out, as
     are those with a ``db_default`` that is another one each time.

@@ -90,7 +90,7 @@ REFERENCES = {
         """ WHERE m.type = 'table' AND f."table" = %(table)s COLLATE NOCASE)"""
     ),
 }
-# Its indexes, each with what it is but for its name: two tables made alike have the same.
+# Its indexes, each with its definition without its name: two tables made alike have the same.
 INDEXES = """
 SELECT index.relname, indisunique, indisprimary,
        regexp_replace(pg_get_indexdef(indexrelid), '^.*? USING ', '')
@@ -98,7 +98,7 @@ FROM pg_index JOIN pg_class AS index ON index.oid = indexrelid
 WHERE indrelid = %(table)s::regclass
 ORDER BY 2, 3, 4, index.oid
 """
-# What a table is, but for names that it cannot share with another one: a row for each part.
+# The definition of a table, without names that must be unique: a row for each part.
 SHAPE = {
     "postgresql": """
 SELECT 'column', attname::text, format_type(atttypid, atttypmod), attnotnull,
@@ -134,7 +134,7 @@ def shadow_of(model: type[models.Model]) -> type[models.Model]:
         meta = type("Meta", (), {"proxy": True, "app_label": model._meta.app_label, "apps": Apps()})
         namespace = {"__module__": model.__module__, "Meta": meta}
         shadow = type(f"{model.__name__}Shadow", (model,), namespace)
-        # What the database computes is not asked for: RETURNING would name the model's table.
+        # Generated columns are not returned: RETURNING would name the model's table.
         shadow._meta.db_returning_fields = []
         shadow._meta.db_table = truncate_name(f"{model._meta.db_table}__rebuild", MAX_NAME)
         _models[model] = shadow
@@ -150,7 +150,7 @@ def exists(model: type[models.Model], using: str) -> bool:
 
 
 def is_alike(model: type[models.Model], using: str) -> bool:
-    """Return whether the shadow table is there, and what the model's is, also after a migration."""
+    """Return whether the shadow table exists and is like the model's, also after a migration."""
     if not exists(model, using):
         return False
     connection = connections[using]
@@ -220,7 +220,7 @@ def swap(model: type[models.Model], using: str) -> None:
         if connection.vendor == "postgresql":
             cursor.execute(HANGS_ON, names)
             may_swap = cursor.fetchone() == (False,) and not _keeps_snapshots(connection)
-            # A migration may have come meanwhile: what it did to the old table is to stay.
+            # A migration may have changed the old table meanwhile: its changes must stay.
             if may_swap and is_alike(model, using):
                 _swap_tables(connection, cursor, model, shadow, names)
                 return
@@ -251,7 +251,7 @@ def _move_rows(
     rows = f"INSERT INTO {old} ({columns}) SELECT {columns} FROM {new}"
     cursor.execute(REFERENCES[connection.vendor], {"table": model._meta.db_table, "quoted": old})
     if cursor.fetchone()[0]:
-        # A row that stays is not deleted for a moment: what points to it could go along.
+        # A row that stays is never deleted, not even for a moment: a reference could cascade.
         cursor.execute(f"DELETE FROM {old} WHERE {key} NOT IN (SELECT {key} FROM {new})")
         changes = ", ".join(f"{each} = excluded.{each}" for each in others)
         action = f"UPDATE SET {changes}" if others else "NOTHING"

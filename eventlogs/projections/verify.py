@@ -4,7 +4,7 @@ Verification: rows are compared with a replay of their logs.
 Logs are looked at in chunks that fit into memory. All that concerns a chunk is read in one
 snapshot: checkpoints, declared releases, what waits, what was skipped, applied versions, rows and
 events. Then the events are replayed and compared, with no transaction open. Long logs are looked
-at one by one, a page at a time, as is what is put right: first without a lock, with the row and
+at one by one, a page at a time, as are repaired rows: first without a lock, with the row and
 the checkpoint of one snapshot, and where the row differs, again under the lock of its writers.
 
 Why no right row is reported, beside workers and appends. Each transaction that changes a row also
@@ -78,7 +78,7 @@ TROUBLES: Final = (OperationalError, InterfaceError, InternalError, TransactionM
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A row that is not what its log says; ``fields`` are the names, never the values."""
+    """A row that differs from its log; ``fields`` are the names, never the values."""
 
     log_id: LogId
     fields: tuple[str, ...]
@@ -102,10 +102,10 @@ class Failure:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """
-    How many logs were looked at, and what differs.
+    The number of logs that were compared, and the differences.
 
-    ``held`` is how many of them were compared only up to an event that is parked or waits, with
-    what is behind it left out. ``failed`` are those that could not be compared.
+    ``held`` is how many of them were compared only up to an event that is parked or waits, without
+    the events behind it. ``failed`` are those that could not be compared.
     """
 
     checked: int
@@ -281,7 +281,7 @@ class Run:
 
     def _moment(self, versions: Mapping[LogId, int]) -> Moment:
         while (moment := self._seen(versions)) is None:
-            # It has become another one since. Raise what is to be said of that, or look again.
+            # The projection has changed meanwhile. Raise the error that says so, or look again.
             starting.begin(self._cls, self._using)
         return moment
 
@@ -346,7 +346,7 @@ class Run:
 
 
 def _failure(log_id: LogId, error: BaseException, position: int | None) -> Failure:
-    """Return what is told of a log that cannot be replayed; raise what no event is to blame for."""
+    """Return the Failure of a log that cannot be replayed; raise errors that no event causes."""
     if isinstance(error, (ProjectionUnavailable, *TROUBLES)):
         raise error
     return Failure(log_id, type(error).__qualname__, position)
@@ -396,8 +396,8 @@ def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -
     """
     Return the row that a log should have at a position, and of how many events it is made.
 
-    Raise ProjectionFailed where an event cannot be applied, and what says so where newer
-    code wrote one.
+    Raise ProjectionFailed where an event cannot be applied, and UnknownEventType,
+    UndecodableEvent or ProjectionUnavailable where another release has to apply it.
     """
     count = 0
 
@@ -421,7 +421,7 @@ def records(
     waiting = HeldLogs(projection, using).rows().filter(log_id=log_id).first()
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     if projection.is_inline and versions.exists():
-        waiting = None  # the version says what is in the row
+        waiting = None  # the version decides which events are in the row
     skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
     skipped = set(skips.values_list("index", flat=True))
     start = 0
@@ -503,7 +503,7 @@ def _look(
 
 
 def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) -> int:
-    """Return the position that an inline row is at: what it lacks yet is no difference."""
+    """Return the position of an inline row: events behind it are no difference."""
     if not projection.is_inline:
         return upto
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)

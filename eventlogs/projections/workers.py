@@ -1,5 +1,5 @@
 """
-Running projections: once, or for good, beside other workers.
+Running projections: once, or until told to stop, beside other workers.
 
 Workers share the work without talking to each other. Each notes in a table that it is alive and
 which projections it runs; all of them see the same table, and divide all partitions among the
@@ -93,7 +93,7 @@ def run(
     errors: list[Exception] = []
     for name, each in chosen(names).items():
         try:
-            if issubclass(each, RowProjection):  # first: it may be what the rest waits for
+            if issubclass(each, RowProjection):  # first: the rest may wait for it
                 for _ in rebuild_as_requested(each, using=using):
                     pass
             applied[name] = catch_up_projection(each, wait=False, strict=strict, using=using)
@@ -132,7 +132,7 @@ def rebuild_as_requested(
 
 
 class Worker:
-    """Runs projections until it is told to stop."""
+    """Runs projections until ``stop`` is set."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Worker:
         self._declared: dict[str, dict[str, Handles]] = {}
 
     def run(self) -> None:
-        """Run for good: until ``stop`` is set. An error of the database is waited out."""
+        """Run until ``stop`` is set. After an error of the database, wait and try again."""
         wait, pause = FIRST_WAIT, SHORTEST_PAUSE
         try:
             while not self._stop.is_set():
@@ -175,7 +175,7 @@ class Worker:
                         self._reconnect()
                         return
                     logger.error(
-                        "Projections wait for %.1f s, and then go on: %s", wait, _short(error)
+                        "Projections wait for %.1f s, and then continue: %s", wait, _short(error)
                     )
                     self._forget()
                     self._stop.wait(wait)
@@ -191,7 +191,7 @@ class Worker:
             self.close()
 
     def round(self) -> bool:
-        """Do what there is to do now, one batch of each partition; return whether any was."""
+        """Apply one batch of each partition; return whether there was anything to do."""
         if time.monotonic() >= self._next_beat:
             self._beat()
         settled: dict[str, int] = {}
@@ -220,7 +220,7 @@ class Worker:
             except (Error, FeedUnavailable):
                 raise
             except Exception as error:
-                # Not an event's: those are held. The other projections go on.
+                # No failure of an event: its log would be held. The other projections continue.
                 logger.error(
                     "Projection %s cannot go on; it is tried again: %s\n%s",
                     place[0],
@@ -258,7 +258,7 @@ class Worker:
         for using, own in self._databases().items():
             uncount_lost_attempts(using)
             states = {name: state for name in own if (state := self._begin(own[name], using))}
-            # Only what can run here: the others leave it to us.
+            # Only projections that can run here: other workers leave them to this one.
             self._declare(using, {name: releases.handles_of(own[name]) for name in states})
             workers = releases.workers(using)
             chosen = releases.preferred(
@@ -284,7 +284,7 @@ class Worker:
             self._declared[using] = handles
 
     def _is_busy(self, using: str) -> None:
-        """Say, in a round that takes long, that what we have declared counts; no share is kept."""
+        """Renew the declaration in a round that takes long; the worker's share is not kept."""
         handles = self._declared.get(using, {})
         needed = releases.needed_for(self._projections[name] for name in handles)
         if not releases.seen(using, self._owner, seconds=needed):
@@ -297,7 +297,7 @@ class Worker:
         states: dict[str, ProjectionState],
         shares: list[Share],
     ) -> None:
-        # Of all that anybody runs: what is dealt to whom depends on all of it.
+        # Of all projections that any worker runs: each share depends on all of them.
         running = {name for share in shares for name in share.projections}
         partitions = ProjectionState.objects.using(using).filter(name__in=running)
         places = {
@@ -365,7 +365,7 @@ class Worker:
         self._advancers.pop(place).close()
 
     def _forget(self) -> None:
-        """After an error of the database: what is known of leases may be wrong."""
+        """Forget all leases after an error of the database: they may be lost."""
         self._advancers.clear()
         for steps in self._rebuilds.values():
             with suppress(Error):
@@ -395,10 +395,10 @@ class Worker:
 
 def is_time_to_step_aside() -> bool:
     """
-    Return whether workers let go of a projection whose number of partitions changes.
+    Return whether workers give back a projection whose number of partitions changes.
 
-    Only then can one of them have all of its partitions. A worker with older code does not let
-    go, so in between they go on as before. Clocks that differ make it fail, and nothing worse.
+    Only then can one of them have all of its partitions. A worker with older code does not give
+    its own back, so in between all work as before. Clocks that differ make it fail, no more.
     """
     return time.time() % ASIDE_EVERY < ASIDE_FOR
 
@@ -434,5 +434,5 @@ def _mixed(worker: str, place: Place) -> bytes:
 
 
 def _short(error: Exception) -> str:
-    # Another one's text may quote what it was given.
+    # The text of another error may quote a value.
     return str(error) if isinstance(error, EventLogError) else type(error).__name__
