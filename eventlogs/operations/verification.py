@@ -21,7 +21,7 @@ from uuid import UUID
 from django.db.models import Count, Max, Min, Q
 
 from eventlogs.aggregates import Aggregate, aggregates, fold
-from eventlogs.caches.backends import GuardedCache, NoReductionCache, Unreachable, cache_for
+from eventlogs.caches.backends import GuardedCache, NoReductionCache, cache_for
 from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
 from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import (
@@ -30,6 +30,7 @@ from eventlogs.exceptions import (
     RegistrationError,
     UndecodableEvent,
     UnknownEventType,
+    Unreachable,
 )
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow

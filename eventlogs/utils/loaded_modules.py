@@ -106,12 +106,16 @@ def _newest_link(directory: str) -> float:
 
 def _began() -> float:
     """Return the time at which this process began, in seconds since the epoch."""
-    now = time.time()
-    latest = now - time.process_time()
+    latest = time.time() - time.process_time()
     try:
         # Add two ticks: the kernel rounds down, and no interpreter imports a module earlier.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) + 2
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        seconds = ticks / os.sysconf("SC_CLK_TCK")  # from the boot to the start of the process
+        # Read both clocks in succession. Each pause between them, such as that of a busy machine
+        # during the read of a file, makes the result earlier, and files written just before the
+        # process began would count as changed. In the other order it would be too late: unsafe.
+        now = time.time()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - seconds
     except (OSError, ValueError, IndexError, AttributeError):
         return latest  # not Linux: a little later than the true time
     return now - age if 0 <= age < 3_600 else latest

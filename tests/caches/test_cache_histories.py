@@ -2,7 +2,7 @@
 Cached reductions whose history the log does not have: each is found out, and answered right.
 
 A transaction rolled back, a restored database, an erased log, another release of the code.
-Each of these is also seen to fail on a twin that lacks what finds it out.
+Each of these is also seen to fail on a deliberately broken version that lacks what finds it out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eventlogs.caches.counters import counters
 from eventlogs.reductions.reader import ReductionReader
 from eventlogs.reductions.worker import worker
 from tests.accounts import Account, Deposited, Opened
-from tests.reliability import twins
+from tests.reliability import broken
 from tests.servers import Redis
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
@@ -44,10 +44,12 @@ def alias(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def accounts(alias: str, twin: type[ReductionReader[Any]] = ReductionReader) -> LogManager[Account]:
+def accounts(
+    alias: str, variant: type[ReductionReader[Any]] = ReductionReader
+) -> LogManager[Account]:
     """Return the accounts, whose reductions are written at once."""
     manager = LogManager(Account, cache=alias, refresher=IMMEDIATE)
-    manager._reduction_readers["default"] = twin(Account, using="default", cache=alias)
+    manager._reduction_readers["default"] = variant(Account, using="default", cache=alias)
     return manager
 
 
@@ -94,7 +96,7 @@ def test_a_reduction_of_a_transaction_that_was_rolled_back_is_found_out(alias):
 
 @pytest.mark.postgresql
 def test_without_the_proof_it_is_not(alias):
-    manager = accounts(alias, twins.WithoutProof)
+    manager = accounts(alias, broken.WithoutProof)
 
     log_id = roll_back_and_append(manager)
 
@@ -209,9 +211,9 @@ def test_a_reduction_from_before_a_restore_is_found_out(alias, restore, amounts)
     assert statistics()["hits"] == 1
 
 
-@pytest.mark.parametrize("twin", [twins.WithoutProof, twins.ProofByPosition])
-def test_without_a_proof_of_more_than_the_position_it_is_not(alias, restore, twin):
-    manager = accounts(alias, twin)
+@pytest.mark.parametrize("variant", [broken.WithoutProof, broken.ProofByPosition])
+def test_without_a_proof_of_more_than_the_position_it_is_not(alias, restore, variant):
+    manager = accounts(alias, variant)
 
     log_id = restore_and_append(manager, restore, 70, 5)
 
@@ -364,7 +366,7 @@ def test_the_reduction_of_an_erased_log_is_found_out(alias):
 
 
 def test_without_the_proof_an_erased_log_lives_on(alias):
-    manager = accounts(alias, twins.WithoutProof)
+    manager = accounts(alias, broken.WithoutProof)
     log_id = manager.create(Opened("Ada"), Deposited(40)).log_id
     manager.reduce(log_id)
     erase(log_id)
@@ -507,8 +509,8 @@ from tillrelease import Till
 
 connection.settings_dict["NAME"] = settings.DATABASES["default"]["TEST"]["NAME"]
 manager = LogManager(Till, cache="redis", refresher="eventlogs.refreshers.ImmediateRefresher")
-twin = import_string(sys.argv[1])
-manager._reduction_readers["default"] = twin(Till, using="default", cache="redis")
+variant = import_string(sys.argv[1])
+manager._reduction_readers["default"] = variant(Till, using="default", cache="redis")
 for line in sys.stdin:
     reduction = manager.reduce(line.strip())
     answer = [reduction.version, reduction.aggregate.total, statistics()["hits"]]
@@ -519,11 +521,11 @@ for line in sys.stdin:
 class Release:
     """A process that runs one release of ``tillrelease.Till``."""
 
-    def __init__(self, directory: Path, vat: int, twin: str) -> None:
+    def __init__(self, directory: Path, vat: int, variant: str) -> None:
         directory.mkdir()
         (directory / "tillrelease.py").write_text(RELEASE.format(vat=vat))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, twin],
+            [sys.executable, "-c", PROCESS, variant],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -554,9 +556,9 @@ class Release:
 def releases(tmp_path: Path) -> Iterator[Callable[[str], list[Release]]]:
     running: list[Release] = []
 
-    def start(twin: str) -> list[Release]:
+    def start(variant: str) -> list[Release]:
         for vat in (0, 20):
-            running.append(Release(tmp_path / f"vat{vat}", vat, twin))
+            running.append(Release(tmp_path / f"vat{vat}", vat, variant))
         return running
 
     yield start
@@ -606,14 +608,14 @@ def test_two_releases_side_by_side_have_entries_of_their_own(releases, scratch_r
 
 @pytest.mark.redis
 def test_without_a_fingerprint_they_believe_each_other(releases, scratch_registry):
-    answers, truth = interleave(releases("tests.reliability.twins.WithoutFingerprint"))
+    answers, truth = interleave(releases("tests.reliability.broken.WithoutFingerprint"))
 
     assert answers != truth
 
 
 @pytest.mark.redis
 def test_without_the_fingerprint_in_the_key_they_throw_each_other_out(releases, scratch_registry):
-    both = releases("tests.reliability.twins.FingerprintNotInKey")
+    both = releases("tests.reliability.broken.FingerprintNotInKey")
 
     answers, truth = interleave(both)
 
@@ -622,14 +624,15 @@ def test_without_the_fingerprint_in_the_key_they_throw_each_other_out(releases, 
 
 
 @pytest.mark.parametrize(
-    ("twin", "expected"), [(ReductionReader, [100, 120]), (twins.WithoutFingerprint, [100, 100])]
+    ("variant", "expected"),
+    [(ReductionReader, [100, 120]), (broken.WithoutFingerprint, [100, 100])],
 )
-def test_code_that_has_no_file_meets_nobodys_entries(alias, scratch_registry, twin, expected):
+def test_code_that_has_no_file_meets_nobodys_entries(alias, scratch_registry, variant, expected):
     one = till(0)
     classes = [one.Till, till(20, one.Sold).Till]
     managers = [LogManager(cls, cache=alias, refresher=IMMEDIATE) for cls in classes]
     for manager in managers:
-        manager._reduction_readers["default"] = twin(
+        manager._reduction_readers["default"] = variant(
             manager.aggregate, using="default", cache=alias
         )
     log_id = managers[0].create(one.Sold(100)).log_id

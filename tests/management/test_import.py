@@ -349,11 +349,11 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     assert "No findings." in run("verify", "--no-decode", database=second_database)
 
 
-# Broken twins: the tests above have to find them.
+# Deliberately broken versions: the tests above have to find them.
 
 
 class AppendsAnything(PortableStore):
-    """A twin: it imports as a naive script would, by appending what the file says."""
+    """A broken version: it imports as a naive script would, by appending what the file says."""
 
     def restore(self, events):
         for event, _, _ in events:
@@ -375,18 +375,18 @@ def import_with(store: BaseStore, path) -> None:
 
 
 def test_an_import_that_is_not_idempotent_is_found(export, second_database):
-    twin = AppendsAnything(second_database)
+    variant = AppendsAnything(second_database)
 
-    import_with(twin, export)
+    import_with(variant, export)
     once = len(held(second_database)["events in order"])
-    import_with(twin, export)
+    import_with(variant, export)
 
     assert len(held(second_database)["events in order"]) == 2 * once
     assert held(second_database) != held()
 
 
 def look_without_locking(using, events):
-    """A twin of ``restoring._lock``."""
+    """A broken version of ``restoring._lock``, which locks nothing."""
     rows = restoring.rows(using, "EventLog").filter(
         pk__in={each.event.log_id.uuid for each in events}
     )

@@ -281,7 +281,7 @@ def test_appends_meanwhile_are_no_findings(transactional_db, monkeypatch):
     assert found() == []
 
 
-def test_a_twin_that_does_not_look_again_would_find_what_is_not_there(
+def test_a_broken_version_that_does_not_look_again_would_find_what_is_not_there(
     transactional_db, monkeypatch
 ):
     log_ids = [make_log() for _ in range(4)]

@@ -89,7 +89,7 @@ def test_a_batch_that_is_interrupted_after_a_failure_is_not_applied_again():
     assert seen() == {ada.log_id: 2, bob.log_id: 1, eve.log_id: 2}
 
 
-def test_a_twin_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
+def test_a_broken_version_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
     def release(lease, position=None):
         rows = Checkpoint.objects.filter(pk=lease.pk, token=lease.token)
         rows.update(owner="", leased_until=None, position=0)
@@ -227,7 +227,7 @@ def move_whoever_asks(lease, position, **figures):
     return replace(lease, position=position)
 
 
-def test_a_twin_that_ignores_the_token_counts_twice(monkeypatch):
+def test_a_broken_version_that_ignores_the_token_counts_twice(monkeypatch):
     monkeypatch.setattr(leases, "move", move_whoever_asks)
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
@@ -243,7 +243,7 @@ def checkpoint_in_a_transaction_of_its_own(lease, position=None, **figures):
     kill_me()  # before the checkpoint is moved
 
 
-def test_a_twin_with_the_checkpoint_in_a_transaction_of_its_own_counts_twice(monkeypatch):
+def test_a_broken_version_with_the_checkpoint_in_a_transaction_of_its_own_counts_twice(monkeypatch):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     with monkeypatch.context() as patch:
         patch.setattr(partitions, "fenced", checkpoint_in_a_transaction_of_its_own)
@@ -313,7 +313,7 @@ def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
     assert waiting() == []
 
 
-def test_a_twin_that_passes_over_no_held_logs_breaks_the_order(monkeypatch):
+def test_a_broken_version_that_passes_over_no_held_logs_breaks_the_order(monkeypatch):
     monkeypatch.setattr(HeldLogs, "held", lambda self, among=None: set())
     bob = Account.logs.create(Opened("bob"), Withdrawn(2))
     fail_on(Withdrawn)

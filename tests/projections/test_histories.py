@@ -226,7 +226,7 @@ def release_at_the_beginning(lease, position=None):
     rows.update(owner="", leased_until=None, position=0)
 
 
-TWINS = {
+BROKEN_VERSIONS = {
     "a checkpoint that goes back": (leases, "release", release_at_the_beginning),
     "held logs that are not passed over": (HeldLogs, "held", lambda self, among=None: set()),
     "skipped events that are applied": (
@@ -238,9 +238,9 @@ TWINS = {
 
 
 @pytest.mark.usefixtures("_machine")
-@pytest.mark.parametrize("what", list(TWINS))
-def test_a_twin_is_found(monkeypatch, what):
-    monkeypatch.setattr(*TWINS[what])
+@pytest.mark.parametrize("what", list(BROKEN_VERSIONS))
+def test_a_broken_version_is_found(monkeypatch, what):
+    monkeypatch.setattr(*BROKEN_VERSIONS[what])
 
     with pytest.raises((AssertionError, IntegrityError)):
         tell_a_story()

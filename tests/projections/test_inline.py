@@ -570,7 +570,7 @@ def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
         connections.close_all()
 
 
-# Broken twins
+# Deliberately broken versions
 
 
 def count_from_its_own_first_event(projection, log_id, using, *, upto, since=None):
@@ -579,7 +579,9 @@ def count_from_its_own_first_event(projection, log_id, using, *, upto, since=Non
         projection.change(records, using)
 
 
-def test_a_twin_that_counts_from_its_own_first_event_misses_what_was_appended(request, monkeypatch):
+def test_a_broken_version_that_counts_from_its_own_first_event_misses_what_was_appended(
+    request, monkeypatch
+):
     monkeypatch.setattr(inline, "_apply", count_from_its_own_first_event)
 
     with pytest.raises(AssertionError):
@@ -587,7 +589,7 @@ def test_a_twin_that_counts_from_its_own_first_event_misses_what_was_appended(re
 
 
 @pytest.mark.feed
-def test_a_twin_whose_worker_does_not_look_at_versions_counts_twice(request, monkeypatch):
+def test_a_broken_version_whose_worker_does_not_look_at_versions_counts_twice(request, monkeypatch):
     monkeypatch.setattr(inline, "_apply", count_from_its_own_first_event)
     monkeypatch.setattr(
         inline,

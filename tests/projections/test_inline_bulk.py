@@ -340,7 +340,7 @@ def test_a_value_that_an_open_transaction_has_taken_is_no_deadlock():
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("_taken")
-def test_a_twin_that_waits_as_long_as_it_takes_is_in_a_deadlock(monkeypatch):
+def test_a_broken_version_that_waits_as_long_as_it_takes_is_in_a_deadlock(monkeypatch):
     monkeypatch.setattr(inline_bulk, "limit_waits", lambda using: None)
 
     with pytest.raises((AssertionError, TransactionMustRetry)):

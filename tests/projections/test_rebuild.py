@@ -141,7 +141,7 @@ def swap_forgets_the_checkpoints(self, live):
     Checkpoint.objects.filter(projection=self._cls.name, is_rebuild=True).delete()
 
 
-def test_a_twin_whose_swap_forgets_the_checkpoints_counts_twice(monkeypatch):
+def test_a_broken_version_whose_swap_forgets_the_checkpoints_counts_twice(monkeypatch):
     states = some()
     Balances.catch_up()
     Checkpoint.objects.update(position=0)  # an old worker was not that far yet
@@ -589,6 +589,21 @@ def test_rows_that_were_kept_from_the_feed_are_rebuilt_inline(request):
 
     assert balances(Inlined) == replayed(*states)
     assert AppliedVersion.objects.count() == 5
+
+
+@pytest.mark.usefixtures("inlined")
+def test_older_code_takes_one_row_over_only_where_it_is_told_to():
+    ada, bob = some(2)
+    AppliedVersion.objects.update(made_by=InlinedBalances.version + 1)
+    with pytest.raises(ProjectionUnavailable):
+        InlinedBalances.rebuild(ada.log_id)
+
+    assert InlinedBalances.rebuild(ada.log_id, downgrade=True) == 1
+
+    ada = Account.logs.append(ada, Deposited(1))
+    assert balances(Inlined) == replayed(ada, bob)
+    with pytest.raises(ProjectionUnavailable):
+        Account.logs.append(bob, Deposited(1))
 
 
 def test_an_inline_log_that_is_parked_is_let_go_when_its_row_is_made_anew(request):

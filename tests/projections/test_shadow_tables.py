@@ -395,7 +395,7 @@ def test_rows_that_stay_keep_what_points_to_them():
         run("DROP TABLE rich_child")
 
 
-def test_a_twin_that_deletes_all_rows_first_loses_what_points_to_them(monkeypatch):
+def test_a_broken_version_that_deletes_all_rows_first_loses_what_points_to_them(monkeypatch):
     nothing = dict.fromkeys(shadow_tables.REFERENCES, "SELECT false")
     monkeypatch.setattr(shadow_tables, "REFERENCES", nothing)
 

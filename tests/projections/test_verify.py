@@ -259,7 +259,9 @@ real = verifying.differences  # type: ignore[attr-defined]
 
 @pytest.mark.feed
 @pytest.mark.parametrize("page", [1, 2_000])
-def test_a_twin_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(monkeypatch, page):
+def test_a_broken_version_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(
+    monkeypatch, page
+):
     monkeypatch.setattr(scans, "PAGE", page)
     records = verifying.records
 
@@ -468,7 +470,7 @@ def test_a_batch_of_a_worker_between_two_reads_makes_no_right_row_wrong(
 
 
 @pytest.mark.postgresql
-def test_a_twin_without_a_snapshot_takes_right_rows_for_wrong(monkeypatch, elsewhere):
+def test_a_broken_version_without_a_snapshot_takes_right_rows_for_wrong(monkeypatch, elsewhere):
     monkeypatch.setattr(verifying, "snapshot", no_snapshot)
 
     with pytest.raises(AssertionError):
@@ -494,7 +496,7 @@ def test_an_append_between_two_reads_makes_no_inline_row_wrong(request, monkeypa
 
 
 @pytest.mark.locks
-def test_a_twin_without_a_snapshot_takes_right_inline_rows_for_wrong(
+def test_a_broken_version_without_a_snapshot_takes_right_inline_rows_for_wrong(
     request, monkeypatch, elsewhere
 ):
     monkeypatch.setattr(verifying, "snapshot", no_snapshot)
@@ -524,7 +526,7 @@ def test_a_rebuild_that_ends_between_two_reads_makes_no_right_row_wrong(monkeypa
 
 
 @pytest.mark.postgresql
-def test_a_twin_that_does_not_lock_the_table_loses_its_rows(monkeypatch):
+def test_a_broken_version_that_does_not_lock_the_table_loses_its_rows(monkeypatch):
     monkeypatch.setattr(verifying, "snapshot", lambda projection, using: scans.a_moment(using))
 
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Readers of the feed for races: ours, the naive one, and twins of ours with one thing wrong."""
+"""Readers of the feed for races: ours, the naive one, and versions of ours with one thing wrong."""
 
 from __future__ import annotations
 

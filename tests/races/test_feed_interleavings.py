@@ -347,14 +347,14 @@ def test_a_reader_that_looks_at_the_fences_first_is_found(new_logs, other):
         other.do(append, late)
         append(early, "early")
 
-    twin = Reader(FeedOf(LooksAtFencesFirst("feed_last", happens)))
-    twin.read()
+    variant = Reader(FeedOf(LooksAtFencesFirst("feed_last", happens)))
+    variant.read()
     other.commit()
-    twin.read()
+    variant.read()
 
     with connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM eventlogs_event")
-        assert cursor.fetchone() == (len(twin.seen) + 1,)
+        assert cursor.fetchone() == (len(variant.seen) + 1,)
 
 
 # In the reader's own transaction.

@@ -84,11 +84,11 @@ def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(ru
 def test_a_reader_that_ignores_fences_is_found(run_race):
     from tests.races.feeds import FeedOf, IgnoresFences, Reader
 
-    twin = Reader(FeedOf(IgnoresFences("default")))
+    variant = Reader(FeedOf(IgnoresFences("default")))
 
-    stored = run_race([twin])
+    stored = run_race([variant])
 
-    assert set(twin.seen) < set(stored)
+    assert set(variant.seen) < set(stored)
 
 
 @pytest.mark.sqlite

@@ -1,7 +1,7 @@
 """
 Races of separate processes on the same logs, on every store: nothing lost, doubled or torn.
 
-That each of these can fail is shown in test_twins.py.
+That each of these can fail is shown in test_broken_versions.py.
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ class Report(NamedTuple):
     statistics: dict[str, Any]
 
 
-def ledgers(twin: str = READER, cache: str = "", **options: Any) -> LogManager[Ledger]:
-    """Return the ledgers on the mortal Redis; ``twin`` and ``cache`` are paths of classes."""
+def ledgers(variant: str = READER, cache: str = "", **options: Any) -> LogManager[Ledger]:
+    """Return the ledgers on the mortal Redis; ``variant`` and ``cache`` are paths of classes."""
     kept: str | BaseReductionCache = import_string(cache)(MORTAL) if cache else MORTAL
     manager = LogManager(Ledger, cache=kept, **options)
-    reader: type[ReductionReader[Any]] = import_string(twin)
+    reader: type[ReductionReader[Any]] = import_string(variant)
     manager._reduction_readers["default"] = reader(
         Ledger, using="default", cache=kept, policy=manager._policy
     )
@@ -74,9 +74,9 @@ class Watch:
         return Report(self.counts["reduced"], self.wrong, self.slowest, statistics())
 
 
-def read(place: Place, log_ids: list[LogId], *twin: str) -> Report:
+def read(place: Place, log_ids: list[LogId], *variant: str) -> Report:
     """Reduce one log after the other."""
-    watch, choices = Watch(ledgers(*twin)), random.Random(f"reader {place.number}")
+    watch, choices = Watch(ledgers(*variant)), random.Random(f"reader {place.number}")
     while not place.is_set() and len(watch.wrong) < WRONG:
         log_id = choices.choice(log_ids)
         try:
@@ -91,9 +91,9 @@ def read(place: Place, log_ids: list[LogId], *twin: str) -> Report:
     return watch.report()
 
 
-def write(place: Place, log_ids: list[LogId], *twin: str) -> Report:
+def write(place: Place, log_ids: list[LogId], *variant: str) -> Report:
     """Append, by every way there is; take some of it back, but not before it was reduced."""
-    manager = ledgers(*twin, refresh_on_append=True)
+    manager = ledgers(*variant, refresh_on_append=True)
     watch, choices = Watch(manager), random.Random(f"writer {place.number}")
     while not place.is_set() and len(watch.wrong) < WRONG:
         log_id = choices.choice(log_ids)

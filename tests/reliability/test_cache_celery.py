@@ -175,7 +175,7 @@ def test_without_the_flag_there_are_many_tasks(campaign):
         "append",
         *(500, *log_ids),
         count=2,
-        CAMPAIGN_REFRESHER="tests.reliability.celery_twins.SendsEachTime",
+        CAMPAIGN_REFRESHER="tests.reliability.broken_celery.SendsEachTime",
     )
 
     campaign.converges(log_ids)

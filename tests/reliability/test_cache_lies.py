@@ -33,7 +33,7 @@ from tests.reliability.redises import MortalRedis
 
 pytestmark = [pytest.mark.redis, COMMITS]
 
-TWIN = "tests.reliability.twins."
+BROKEN = "tests.reliability.broken."
 LENGTHS = (1, 3, 20, 20, 600)  # events; of the last, processes agree who replays it
 
 
@@ -170,13 +170,13 @@ def new_logs() -> list[LogId]:
 
 
 def campaign(
-    server: MortalRedis, log_ids: list[LogId], bomb: Path, seconds: float, size: int, *twin: str
+    server: MortalRedis, log_ids: list[LogId], bomb: Path, seconds: float, size: int, *variant: str
 ) -> tuple[list[Report], int]:
     """Have writers and readers at work while Redis is disturbed; return their reports."""
     settings = {"CACHES": server.caches}
     with Processes(settings=settings) as team, server.client() as client:
-        team.line_up(size, cache_jobs.write, log_ids, *twin)
-        team.line_up(size, cache_jobs.read, log_ids, *twin)
+        team.line_up(size, cache_jobs.write, log_ids, *variant)
+        team.line_up(size, cache_jobs.read, log_ids, *variant)
         team.go()
         told = disturb(server, Liar(client, bomb, random.Random(seconds)), seconds)
         return team.end(), told
@@ -238,10 +238,10 @@ def test_afterwards_the_cache_converges_and_hits_again(server, tmp_path):
     assert not bomb.exists()
 
 
-@pytest.mark.parametrize("twin", ["WithoutSignature"])
-def test_a_cache_that_lies_is_found(server, tmp_path, twin):
+@pytest.mark.parametrize("variant", ["WithoutSignature"])
+def test_a_cache_that_lies_is_found(server, tmp_path, variant):
     for _ in range(15):  # whether a reader meets a lie in time is a matter of luck
-        reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, TWIN + twin)
+        reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, BROKEN + variant)
         if any(report.wrong for report in reports):
             return
     pytest.fail("it believed no lie")
@@ -249,8 +249,8 @@ def test_a_cache_that_lies_is_found(server, tmp_path, twin):
 
 def test_a_cache_that_reads_pickles_is_found(server, tmp_path):
     log_ids, bomb = new_logs(), tmp_path / "bomb"
-    twin = (cache_jobs.READER, TWIN + "Pickles")
-    manager = ledgers(*twin)
+    variant = (cache_jobs.READER, BROKEN + "Pickles")
+    manager = ledgers(*variant)
     converge(log_ids, manager)
     with server.client() as client:
         liar = Liar(client, bomb, random.Random(1))

@@ -30,12 +30,12 @@ from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.processes import Place, Processes
 from tests.races import COMMITS
-from tests.reliability import twins
+from tests.reliability import broken
 from tests.reliability.ledgers import Entered, Ledger, tell_in_an_error
 from tests.reliability.redises import MORTAL, MortalRedis
 
 ROOT = Path(__file__).parent.parent.parent
-TWIN = "tests.reliability.twins."
+BROKEN = "tests.reliability.broken."
 
 # A process that forks while one of its threads replays a log.
 
@@ -253,7 +253,7 @@ class Mailbox(MessageRefresher):
         self.messages.append(message)
 
 
-class EagerMailbox(twins.SendsEachTime, Mailbox):
+class EagerMailbox(broken.SendsEachTime, Mailbox):
     """Keeps one for each append."""
 
 
@@ -283,12 +283,12 @@ def test_an_append_while_a_worker_reads_is_not_forgotten(server, clears_first):
         refresh_by_names(*message)
         meanwhile()
     else:
-        twins.clears_after_reading(Ledger, log_id, "default", MORTAL, meanwhile)
+        broken.clears_after_reading(Ledger, log_id, "default", MORTAL, meanwhile)
     while mailbox.messages:
         refresh_by_names(*mailbox.messages.pop())
 
     cached = manager._reductions().versions([log_id])[log_id]
-    assert cached == (2 if clears_first else 1)  # the twin has lost the append
+    assert cached == (2 if clears_first else 1)  # the broken one has lost the append
 
 
 @pytest.mark.redis
@@ -336,8 +336,8 @@ def watch_versions(place: Place, key: str) -> list[int]:
     ("cache", "goes_back"),
     [
         ("eventlogs.caches.RedisReductionCache", False),
-        (TWIN + "Overwrites", True),
-        (TWIN + "LooksThenSets", True),
+        (BROKEN + "Overwrites", True),
+        (BROKEN + "LooksThenSets", True),
     ],
 )
 def test_an_entry_never_goes_back_whoever_writes(server, cache, goes_back):

@@ -34,7 +34,7 @@ from tests.reliability.redises import MORTAL, MortalRedis
 
 pytestmark = [pytest.mark.redis, COMMITS]
 
-TWIN = "tests.reliability.twins."
+BROKEN = "tests.reliability.broken."
 LONG = pytest.mark.long
 CONNECTIONS = 3  # to the database, for each process: not one for each of its threads
 
@@ -71,14 +71,14 @@ class CountingStore(PostgreSQLStore):
 
 
 def miss(
-    place: Place, log_id: LogId, threads: int, pause: float, twin: str, declines: bool
+    place: Place, log_id: LogId, threads: int, pause: float, variant: str, declines: bool
 ) -> Missed:
     """Reduce one log in ``threads`` threads at once."""
     store = CountingStore("default")
     store.pause = pause
     policy = LogLengthPolicy.until(10) if declines else None
     manager = LogManager(Ledger, store=store, cache=MORTAL, caching_policy=policy)
-    manager._reduction_readers["default"] = import_string(twin)(
+    manager._reduction_readers["default"] = import_string(variant)(
         Ledger, using="default", store=store, cache=MORTAL, policy=policy
     )
     barrier = threading.Barrier(threads)
@@ -143,10 +143,10 @@ def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, proc
     assert 1 <= replays(server) <= 2
 
 
-@pytest.mark.parametrize("twin", ["WithoutWaiting", "WithoutLocks"])
-def test_those_who_do_not_wait_for_one_another_are_found(server, team, twin):
+@pytest.mark.parametrize("variant", ["WithoutWaiting", "WithoutLocks"])
+def test_those_who_do_not_wait_for_one_another_are_found(server, team, variant):
     log_id, truth = new_log(4_500)
-    team.line_up(4, miss, log_id, 10, 0.05, TWIN + twin, False)
+    team.line_up(4, miss, log_id, 10, 0.05, BROKEN + variant, False)
 
     team.go()
     reports = team.reports()
@@ -156,16 +156,16 @@ def test_those_who_do_not_wait_for_one_another_are_found(server, team, twin):
 
 
 def kill_the_first(
-    server: MortalRedis, team: Processes, length: int, processes: int, threads: int, twin: str
+    server: MortalRedis, team: Processes, length: int, processes: int, threads: int, variant: str
 ) -> list[Missed]:
     """Kill who replays, while the others wait for it; return what those report."""
     log_id, truth = new_log(length)
-    (first,) = team.line_up(1, miss, log_id, threads, 0.3, twin, False)
+    (first,) = team.line_up(1, miss, log_id, threads, 0.3, variant, False)
     team.go()
     until(lambda: replays(server))
     others = Processes(settings={"CACHES": server.caches})
     with others:
-        others.line_up(processes, miss, log_id, threads, 0.0, twin, False)
+        others.line_up(processes, miss, log_id, threads, 0.0, variant, False)
         others.go()
         until(lambda: int(server.client().get("page 0") or 0) >= 2)
         first.kill()
@@ -183,18 +183,18 @@ def test_when_the_first_is_killed_one_other_replays(server, team):
 
 @LONG
 def test_a_lock_that_does_not_run_out_is_found(server, team):
-    kill_the_first(server, team, 9_000, 3, 2, TWIN + "WaitsForEver")
+    kill_the_first(server, team, 9_000, 3, 2, BROKEN + "WaitsForEver")
 
     assert replays(server) > 2
 
 
 @pytest.mark.parametrize(
-    ("twin", "waits"),
-    [(READER, False), pytest.param(TWIN + "SaysNothingOfItsFailure", True, marks=LONG)],
+    ("variant", "waits"),
+    [(READER, False), pytest.param(BROKEN + "SaysNothingOfItsFailure", True, marks=LONG)],
 )
-def test_nobody_waits_for_what_will_not_be_kept(server, team, twin, waits):
+def test_nobody_waits_for_what_will_not_be_kept(server, team, variant, waits):
     log_id, truth = new_log(2_500)
-    team.line_up(4, miss, log_id, 10, 0.0, twin, True)
+    team.line_up(4, miss, log_id, 10, 0.0, variant, True)
 
     team.go()
     reports = team.reports()

@@ -131,9 +131,9 @@ def test_what_was_acknowledged_survives_a_crash_of_the_server(server, store, cra
 
 def test_answers_before_the_commit_do_not_survive_a_crash(server):
     log_ids = prepare(server, 8)
-    twin = "tests.races.twins.AcknowledgesBeforeCommit"
+    variant = "tests.races.broken.AcknowledgesBeforeCommit"
 
-    with Writers(server.database, twin, log_ids, count=2) as writers:
+    with Writers(server.database, variant, log_ids, count=2) as writers:
         for how in ("immediate", "kill"):
             writers.work(0.6)
             server.crash(how)

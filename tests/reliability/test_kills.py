@@ -17,7 +17,7 @@ from tests.reliability.writers import APPLICATION, Writers
 
 pytestmark = [pytest.mark.postgresql, COMMITS]
 
-BROKEN = "tests.races.twins."
+BROKEN = "tests.races.broken."
 
 
 def stop_one_backend(how: str) -> None:

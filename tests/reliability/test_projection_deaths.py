@@ -32,7 +32,7 @@ from tests.reliability.runners import Campaign, write
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-BROKEN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.broken_projections."
 
 STEPS = [
     "before the handler",

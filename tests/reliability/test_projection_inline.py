@@ -25,7 +25,7 @@ from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-BROKEN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.broken_projections."
 STEPS = [
     "before the handler",
     "in the handler",

@@ -36,7 +36,7 @@ from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
 
-BROKEN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.broken_projections."
 MEMORY = 2**28  # bytes
 BEFORE = 2  # entries before the harmful one
 OF_A_SERVER = ("sleeps_in_the_database", "loses_the_connection", "breaks_the_transaction")

@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.usefixtures("read_models"),
 ]
 
-BROKEN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.broken_projections."
 LATEST = 2 * LEASE + 3.0  # seconds: for a pause at the lease's end, and for a busy machine
 
 OUTSIDE = ["after the feed is read", "after the commit", "after a rest"]

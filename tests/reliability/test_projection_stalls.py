@@ -1,4 +1,4 @@
-"""What keeps rows back, and what does not: the twin of the campaign in test_projection_lag.py."""
+"""What keeps rows back, and what does not: the counterpart of test_projection_lag.py."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.reliability.runners import Campaign
 
 pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
 
-BROKEN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.broken_projections."
 
 
-@pytest.mark.parametrize("twin", ["", BROKEN + "waits_for_every_transaction"])
-def test_an_unrelated_transaction_keeps_back_a_twin_and_nobody_else(elsewhere, twin):
+@pytest.mark.parametrize("variant", ["", BROKEN + "waits_for_every_transaction"])
+def test_an_unrelated_transaction_keeps_back_a_broken_version_and_nobody_else(elsewhere, variant):
     log_id = ledgers().create(Entered("the first")).log_id
 
-    with Campaign(broken=twin) as campaign:
+    with Campaign(broken=variant) as campaign:
         runner = campaign.run(LedgerRows.name)
         until(lambda: are_up_to_date(LedgerRows.name))
         with transaction.atomic():
@@ -30,7 +30,7 @@ def test_an_unrelated_transaction_keeps_back_a_twin_and_nobody_else(elsewhere, t
             state = elsewhere(
                 lambda: ledgers().append(log_id, Entered("meanwhile"), expected_version=ANY)
             )
-            assert LedgerRows.wait_for(state.position, timeout=1.0) is not bool(twin)
+            assert LedgerRows.wait_for(state.position, timeout=1.0) is not bool(variant)
         until(lambda: are_up_to_date(LedgerRows.name))
         assert runner.end() == "done"
 

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.usefixtures("read_models"),
 ]
 
-BROKEN = "tests.reliability.ledger_twins."
+BROKEN = "tests.reliability.broken_projections."
 LONGEST_READ = 3.0  # seconds: a swap waits for its lock for one, and the machine is busy
 
 # The first call comes through these, in this order.

@@ -503,7 +503,7 @@ def test_a_page_of_a_long_log_goes_through_no_more_rows_than_the_page(store, sta
 
 
 def test_without_its_bound_a_page_may_go_through_the_rest_of_the_log(store):
-    """The broken twin of the test above: LIMIT alone, and a planner that sorts."""
+    """A deliberately broken version of the test above: LIMIT alone, and a planner that sorts."""
     log_id = create(store, *range(5_000)).log_id
     unbounded = BOUND.sub("", EVENTS_FORWARDS.sql)
     assert unbounded != EVENTS_FORWARDS.sql

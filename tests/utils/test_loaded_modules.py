@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -91,3 +93,31 @@ def test_a_lazy_module_is_not_loaded_by_a_look(module, monkeypatch):
 def test_the_process_began_before_now():
     assert 0 < time.time() - loaded_modules.BEGAN < 86_400
     assert loaded_modules.is_older_than_process(__file__)
+
+
+SLOW_READ = """
+import importlib
+import threading
+from pathlib import Path
+from eventlogs.utils import loaded_modules
+
+began, read = loaded_modules.BEGAN, Path.read_text
+
+def read_slowly(path):
+    text = read(path)
+    threading.Event().wait(0.3)  # as when a busy machine gives the processor to others
+    return text
+
+Path.read_text = read_slowly
+print(began - importlib.reload(loaded_modules).BEGAN)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is read on Linux")
+def test_a_pause_on_the_way_does_not_make_the_process_older():
+    """It would make files doubtful that were written just before the process began."""
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_READ], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert abs(float(done.stdout)) < 0.2

@@ -1,5 +1,5 @@
 """
-The races of test_races.py, run on broken twins: each finds what is wrong with its twin.
+The races of test_races.py, run on deliberately broken versions: each finds what is wrong.
 
 A test that cannot fail proves nothing; here it fails.
 """
@@ -15,14 +15,14 @@ from tests.races.history import kinds
 
 pytestmark = [pytest.mark.postgresql, COMMITS]
 
-TWIN = "tests.races.twins."
+BROKEN = "tests.races.broken."
 
 
 def test_a_store_that_does_not_compare_versions_is_found(crew, violations, new_logs, writers):
     (log_id,) = new_logs(1)
 
     outcomes = crew.race(
-        writers, jobs.append_at_one_version, TWIN + "NoVersionComparison", log_id, 5, False
+        writers, jobs.append_at_one_version, BROKEN + "NoVersionComparison", log_id, 5, False
     )
 
     assert kinds(violations(outcomes))["expectation ignored"] > 0
@@ -35,7 +35,7 @@ def test_a_store_that_takes_no_lock_is_found(crew, scratch, writers):
     outcomes = crew.race(
         writers,
         jobs.append_at_one_version,
-        TWIN + "NoLock",
+        BROKEN + "NoLock",
         log_id,
         5,
         False,
@@ -47,11 +47,15 @@ def test_a_store_that_takes_no_lock_is_found(crew, scratch, writers):
     assert found["wrong version"] > 0
 
 
-@pytest.mark.parametrize("twin", ["KeyLookedUpButNotClaimed", "KeyClaimedAfterwards"])
-def test_a_store_that_claims_no_key_or_too_late_is_found(crew, violations, new_logs, callers, twin):
+@pytest.mark.parametrize("variant", ["KeyLookedUpButNotClaimed", "KeyClaimedAfterwards"])
+def test_a_store_that_claims_no_key_or_too_late_is_found(
+    crew, violations, new_logs, callers, variant
+):
     log_ids = new_logs(5, version=3)
 
-    outcomes = crew.race(callers, jobs.append_with_one_key, TWIN + twin, log_ids, "any", "same")
+    outcomes = crew.race(
+        callers, jobs.append_with_one_key, BROKEN + variant, log_ids, "any", "same"
+    )
 
     assert kinds(violations(outcomes))["doubled"] > 0
 
@@ -59,7 +63,7 @@ def test_a_store_that_claims_no_key_or_too_late_is_found(crew, violations, new_l
 def test_a_store_that_claims_the_key_too_early_is_found(crew, violations, new_logs, writers):
     log_ids = new_logs(2)
 
-    outcomes = crew.race(writers, jobs.append_anywhere, TWIN + "KeyClaimedBefore", log_ids, 5)
+    outcomes = crew.race(writers, jobs.append_anywhere, BROKEN + "KeyClaimedBefore", log_ids, 5)
 
     assert kinds(violations(outcomes))["orphan key"] > 0
 
@@ -68,7 +72,7 @@ def test_a_create_that_leaves_its_key_is_found(crew, violations, writers):
     log_ids = [LogId.new("race") for _ in range(2)]
 
     outcomes = crew.race(
-        writers, jobs.create_one_log, TWIN + "CreateLeavesItsKey", log_ids, True, False
+        writers, jobs.create_one_log, BROKEN + "CreateLeavesItsKey", log_ids, True, False
     )
 
     found = kinds(violations(outcomes))
@@ -82,14 +86,14 @@ def test_a_create_that_breaks_the_callers_transaction_is_found(crew, writers, tr
     unusable = r"TransactionManagementError|current transaction is abort"
     with pytest.raises(ProcessFailed, match=unusable):
         crew.race(
-            writers, jobs.create_one_log, TWIN + "CreateFailsInTheDatabase", log_ids, True, True
+            writers, jobs.create_one_log, BROKEN + "CreateFailsInTheDatabase", log_ids, True, True
         )
 
 
 def test_a_batch_in_two_transactions_is_found(crew, violations, new_logs, writers):
     log_ids = new_logs(1)
 
-    outcomes = crew.race(writers, jobs.append_anywhere, TWIN + "BatchInTwo", log_ids, 5)
+    outcomes = crew.race(writers, jobs.append_anywhere, BROKEN + "BatchInTwo", log_ids, 5)
 
     assert kinds(violations(outcomes))["torn batch"] > 0
 
@@ -97,7 +101,7 @@ def test_a_batch_in_two_transactions_is_found(crew, violations, new_logs, writer
 def test_positions_against_the_order_of_a_batch_are_found(crew, violations, new_logs):
     log_ids = new_logs(1)
 
-    outcomes = crew.race(4, jobs.append_anywhere, TWIN + "BatchBackwards", log_ids, 5)
+    outcomes = crew.race(4, jobs.append_anywhere, BROKEN + "BatchBackwards", log_ids, 5)
 
     assert kinds(violations(outcomes))["positions run backwards"] > 0
 
@@ -107,7 +111,7 @@ def test_a_clock_that_steps_back_is_found(crew, scratch):
     log_ids = scratch.new_logs(2)
 
     outcomes = crew.race(
-        4, jobs.append_anywhere, TWIN + "NoGreatest", log_ids, 5, **scratch.options
+        4, jobs.append_anywhere, BROKEN + "NoGreatest", log_ids, 5, **scratch.options
     )
 
     assert set(kinds(scratch.violations(outcomes))) == {"time runs backwards"}
@@ -131,7 +135,7 @@ def test_indexes_that_do_not_roll_back_are_found(crew, scratch):
     outcomes = crew.race(
         4,
         jobs.append_in_transactions,
-        TWIN + "IndexFromASequence",
+        BROKEN + "IndexFromASequence",
         log_ids,
         5,
         "",
@@ -145,7 +149,7 @@ def test_a_replay_of_other_events_is_found(crew, violations, new_logs):
     log_ids = new_logs(2, version=3)
 
     outcomes = crew.race(
-        8, jobs.append_with_one_key, TWIN + "AnyEventsAreAReplay", log_ids, "any", "different"
+        8, jobs.append_with_one_key, BROKEN + "AnyEventsAreAReplay", log_ids, "any", "different"
     )
 
     assert kinds(violations(outcomes)) == {"lost": 2 * 7}
@@ -155,7 +159,7 @@ def test_a_store_that_forgets_keys_is_found(crew, violations, new_logs, callers)
     log_ids = new_logs(2, version=3)
 
     outcomes = crew.race(
-        callers, jobs.append_with_one_key, TWIN + "ForgetsKeys", log_ids, "any", "same"
+        callers, jobs.append_with_one_key, BROKEN + "ForgetsKeys", log_ids, "any", "same"
     )
 
     assert kinds(violations(outcomes))["doubled"] > 0

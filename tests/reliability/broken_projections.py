@@ -1,5 +1,5 @@
 """
-Broken twins of projections: each lacks one thing that keeps read models right.
+Deliberately broken versions of projections: each lacks one thing that keeps read models right.
 
 Each function breaks its process. The campaigns must find what is wrong with each; a test that
 cannot fail proves nothing.

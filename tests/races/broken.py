@@ -1,5 +1,6 @@
 """
-Broken twins: stores with one thing wrong, which the races and the checker must find.
+Deliberately broken versions of stores: each has one thing wrong, which the races and the
+checker must find.
 
 Most are the real store with one line of its SQL taken out, so that they also show what that
 line is there for.

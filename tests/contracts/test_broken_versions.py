@@ -216,10 +216,10 @@ class LosesMetadata(MemoryStore):
         return super().append(request._replace(metadata="{}"))
 
 
-TWINS = [
-    twin
-    for twin in list(globals().values())
-    if isinstance(twin, type) and issubclass(twin, MemoryStore) and twin is not MemoryStore
+BROKEN_VERSIONS = [
+    variant
+    for variant in list(globals().values())
+    if isinstance(variant, type) and issubclass(variant, MemoryStore) and variant is not MemoryStore
 ]
 
 Check = Callable[[BaseStore], None]
@@ -258,9 +258,9 @@ def test_the_whole_store_passes_every_check():
     assert found_out(MemoryStore) == 0
 
 
-@pytest.mark.parametrize("twin", TWINS)
-def test_a_broken_store_is_found_out(twin):
-    assert found_out(twin) > 0
+@pytest.mark.parametrize("variant", BROKEN_VERSIONS)
+def test_a_broken_store_is_found_out(variant):
+    assert found_out(variant) > 0
 
 
 # Stores in a database that do not keep to the caller's transaction.
@@ -324,7 +324,7 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
 
 @pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 @pytest.mark.parametrize(
-    ("twin", "caught_by"),
+    ("variant", "caught_by"),
     [
         (TakesSavepoints, "test_appends_take_no_savepoint"),
         (TakesSavepoints, "test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database"),
@@ -334,11 +334,11 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
         (KeepsTheKeyOfARefusedCreate, "test_a_refusal_stores_nothing"),
     ],
 )
-def test_a_store_that_breaks_the_callers_transaction_is_found_out(twin, caught_by):
+def test_a_store_that_breaks_the_callers_transaction_is_found_out(variant, caught_by):
     found = []
     for check in checks(TransactionContract, only=caught_by):
         try:
-            check(twin("default"))
+            check(variant("default"))
         except (Exception, pytest.fail.Exception) as error:
             found.append(error)
 
