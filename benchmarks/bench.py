@@ -208,13 +208,18 @@ def _client(work: Any, barrier: Any, answers: Any, seconds: float) -> None:
     for _ in range(20):
         call()  # connect and prepare
     barrier.wait()
+    answers.put(calls_per_second(call, seconds))
+
+
+def calls_per_second(call: Callable[[], Any], seconds: float) -> float:
+    """Return the calls per second in this process."""
     count = 0
     begin = now = time.perf_counter()
     while now - begin < seconds:
         call()
         count += 1
         now = time.perf_counter()
-    answers.put(count / (now - begin))
+    return count / (now - begin)
 
 
 def in_new_process(measure: Callable[..., float], *args: Any) -> float:

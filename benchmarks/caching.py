@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from benchmarks.bench import clients, figure, heading, in_turns, redis_url, report
+from benchmarks.bench import calls_per_second, clients, figure, heading, in_turns, redis_url, report
 from benchmarks.domain import CAPTURED, Payment
 
 EVENTS = 10_000
@@ -16,15 +15,9 @@ SECONDS = 1.0  # of each measurement in one process
 
 
 def rate(call: Callable[[], Any], seconds: float = SECONDS) -> float:
-    """Return the calls per second in this process."""
+    """Return the calls per second in this process, once it is connected."""
     call()
-    count = 0
-    begin = now = time.perf_counter()
-    while now - begin < seconds:
-        call()
-        count += 1
-        now = time.perf_counter()
-    return count / (now - begin)
+    return calls_per_second(call, seconds)
 
 
 def round_trips(call: Callable[[], Any]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from benchmarks.appends import one_append
 from benchmarks.bench import clients, figure, heading, in_new_process, in_turns, report
 from benchmarks.domain import Authorized, Captured, Refunded, Requested
 from benchmarks.streaming import peak
-from eventlogs import Feed, LogId
+from eventlogs import EventRecord, Feed, LogId
 
 EVENTS = 1_000_000
 LOGS = 10_000
@@ -106,11 +106,16 @@ def rate(read: Callable[[], Iterator[int]]) -> float:
 
 def read() -> Iterator[int]:
     """Yield the amount of each event, by pages of the feed."""
+    for record in records():
+        yield record.event.amount
+
+
+def records() -> Iterator[EventRecord]:
+    """Yield all events of the feed, by pages."""
     feed, after, more = Feed(), 0, True
     while more:
         page = feed.read(after=after, limit=PAGE)
-        for record in page:
-            yield record.event.amount
+        yield from page
         after, more = page.next_after, page.more
 
 

@@ -9,44 +9,31 @@ from eventlogs import LogIdField, Projection, ReductionProjection, handles, proj
 from eventlogs.stores.participants import registered
 
 
-class Total(models.Model):
+class Amounts(models.Model):
     log_id = LogIdField(primary_key=True)
     authorized = models.BigIntegerField(default=0)
     captured = models.BigIntegerField(default=0)
     refunded = models.BigIntegerField(default=0)
 
     class Meta:
+        abstract = True
         app_label = "benchmarks"
+
+    def __str__(self) -> str:
+        return str(self.log_id)
+
+
+class Total(Amounts):
+    class Meta(Amounts.Meta):
         indexes = [models.Index(fields=["captured"], name="benchmarks_total_captured")]
 
-    def __str__(self) -> str:
-        return str(self.log_id)
+
+class Reduced(Amounts):
+    pass
 
 
-class Reduced(models.Model):
-    log_id = LogIdField(primary_key=True)
-    authorized = models.BigIntegerField(default=0)
-    captured = models.BigIntegerField(default=0)
-    refunded = models.BigIntegerField(default=0)
-
-    class Meta:
-        app_label = "benchmarks"
-
-    def __str__(self) -> str:
-        return str(self.log_id)
-
-
-class InlineTotal(models.Model):
-    log_id = LogIdField(primary_key=True)
-    authorized = models.BigIntegerField(default=0)
-    captured = models.BigIntegerField(default=0)
-    refunded = models.BigIntegerField(default=0)
-
-    class Meta:
-        app_label = "benchmarks"
-
-    def __str__(self) -> str:
-        return str(self.log_id)
+class InlineTotal(Amounts):
+    pass
 
 
 class Kind(models.Model):

@@ -73,16 +73,13 @@ def verified(projection: Any) -> None:
 def replay() -> None:
     """Read all events of the feed, and fold them: the least that can be done."""
     from benchmarks.domain import Payment
-    from eventlogs import Feed, LogId
+    from benchmarks.feed import records
+    from eventlogs import LogId
     from eventlogs.aggregates import fold
 
     states: dict[LogId, Any] = {}
-    feed, after, more = Feed(), 0, True
-    while more:
-        page = feed.read(after=after, limit=2_000)
-        for record in page:
-            state = states.get(record.log_id) or Payment.without_events(record.log_id)
-            states[record.log_id] = fold(state, [record])
-        after, more = page.next_after, page.more
+    for record in records():
+        state = states.get(record.log_id) or Payment.without_events(record.log_id)
+        states[record.log_id] = fold(state, [record])
     if len(states) != VERIFIED:
         raise AssertionError("Some logs are missing.")

@@ -102,7 +102,7 @@ def test_what_is_held_is_counted_and_is_no_finding(payments, run, run_json, monk
     figures = run_json("verify", "--projections")["projections"]
 
     assert "payment-summary: 3 logs were compared with their rows, 1 of them only up to" in shown
-    assert "(eventlogs parked payment-summary)" in shown
+    assert "(manage.py eventlogs parked payment-summary)" in shown
     assert figures["payment-summary"] == {"logs": 3, "held": 1, "failed": 0, "differences": 0}
 
 

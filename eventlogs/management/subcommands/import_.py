@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from django.core.management.base import CommandParser
-from django.db import router
 
 from eventlogs.exceptions import EventLogError, FeedUnavailable
 from eventlogs.management.choosing import existing
@@ -17,6 +16,7 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
+from eventlogs.operations.commands import command
 from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
 from eventlogs.projections.from_now import is_behind
 from eventlogs.projections.kinds import Reactor
@@ -59,11 +59,10 @@ def tell_of_reactors(out: Output, using: str) -> None:
     with suppress(FeedUnavailable):  # without a feed no reactor can run
         names = [each.name for each in existing(using, Reactor) if is_behind(each, using)]
     if names:
-        option = "" if using == router.db_for_write(EventLog) else f" --database {using}"
+        pass_over = command(f"project {' '.join(names)} --from-now", using=using)
         out.note(
             f"Reactors that would react to imported events: {', '.join(names)}. "
-            f"To pass over all events up to now, before you start their workers, run: "
-            f"manage.py eventlogs project {' '.join(names)} --from-now{option}"
+            f"To pass over all events up to now, before you start their workers, run: {pass_over}"
         )
 
 

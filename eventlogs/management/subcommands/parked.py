@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from django.core.management.base import CommandParser
-from django.db import router
 
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
@@ -14,6 +13,7 @@ from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import EventLines, Output, clean
 from eventlogs.models import ParkedEvent, ProjectionAction
+from eventlogs.operations.commands import command
 from eventlogs.operations.health.findings import counted
 from eventlogs.projections import actions
 from eventlogs.projections.base import projections
@@ -155,9 +155,8 @@ def write_groups(out: Output, held: list[HeldGroup], using: str) -> None:
         out.line(f"  {clean(of)}; {failed}")
     parked = sorted({each.projection for each in held if each.state == PARKED})
     if parked:
-        on = "" if using == router.db_for_write(ParkedEvent) else f" --database {using}"
         out.line("Fix the cause, then retry the events:")
-        out.line(f"  manage.py eventlogs parked {' '.join(parked)} --retry-all{on}")
+        out.line("  " + command(f"parked {' '.join(parked)} --retry-all", using=using))
 
 
 def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None:

@@ -13,6 +13,7 @@ from eventlogs.management.choosing import choose, existing, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import EventLog, ParkedEvent
+from eventlogs.operations.commands import command
 from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.rebuild import Progress
 
@@ -76,7 +77,6 @@ def rebuild(
     """Rebuild one read model, or one of its rows, in one database."""
     name = projection.name
     is_home = using == projection.database_alias()
-    option = "" if is_home else f" --database {using}"
     before = 0
     if log is not None:
         downgrade = how["downgrade"]
@@ -97,7 +97,7 @@ def rebuild(
             try:
                 applied = projection.rebuild(tell=tell, by=operator(), using=using, **how)
             except KeyboardInterrupt:
-                out.note(f"\nTo resume: manage.py eventlogs rebuild {name}{option}")
+                out.note(f"\nTo resume: {command(f'rebuild {name}', using=using)}")
                 raise
     waiting = ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).count()
     if out.as_json:
@@ -119,7 +119,7 @@ def rebuild(
     if waiting:
         out.line(
             f"{waiting:,} events could not be applied. "
-            f"See: manage.py eventlogs parked {name}{option}",
+            f"See: {command(f'parked {name}', using=using)}",
             out.style.WARNING,
         )
 

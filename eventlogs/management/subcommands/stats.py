@@ -12,6 +12,7 @@ from eventlogs.management import arguments
 from eventlogs.management.choosing import existing
 from eventlogs.management.output import Output
 from eventlogs.operations.cache_figures import CacheFigures, cache_figures
+from eventlogs.operations.commands import command
 from eventlogs.operations.figures import NEWEST, Figures, TableFigures, as_json, figures
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.status import ProjectionStatus, statuses
@@ -48,7 +49,7 @@ def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> N
     write_events(out, found, days)
     write_logs(out, found)
     write_cache(out, cached)
-    write_projections(out, stand)
+    write_projections(out, stand, using)
     write_tables(out, found)
     if any(each.mark for each in found.tables.values()):
         out.line()
@@ -132,7 +133,7 @@ def write_cache(out: Output, found: CacheFigures) -> None:
     )
 
 
-def write_projections(out: Output, stand: list[ProjectionStatus]) -> None:
+def write_projections(out: Output, stand: list[ProjectionStatus], using: str) -> None:
     """Write a row for each projection."""
     if not stand:
         return
@@ -157,7 +158,7 @@ def write_projections(out: Output, stand: list[ProjectionStatus]) -> None:
     for each in [each for each in stand if each.awaiting_release]:
         out.line(
             f"{each.name}: {each.awaiting_release:,} logs wait for a release that knows their "
-            f"next event. See: manage.py eventlogs parked {each.name}",
+            f"next event. See: {command(f'parked {each.name}', using=using)}",
             out.style.WARNING,
         )
 

@@ -13,6 +13,7 @@ from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output, clean
+from eventlogs.operations.commands import command
 from eventlogs.operations.verification import (
     CacheVerifier,
     Finding,
@@ -150,16 +151,16 @@ def _compare(
                 show(finding)
         figures[each.name] = each.figures
         if not out.as_json:
-            out.line(_told(each))
+            out.line(_told(each, scope.using))
     return figures
 
 
-def _told(each: RowsOfProjection) -> str:
+def _told(each: RowsOfProjection, using: str) -> str:
     text = f"{each.name}: {each.run.checked - each.failed:,} logs were compared with their rows"
     if each.run.held:
         text += (
             f", {each.run.held:,} of them only up to an event that is parked or waits "
-            f"(eventlogs parked {each.name})"
+            f"({command(f'parked {each.name}', using=using)})"
         )
     if each.failed:
         text += f"; {each.failed:,} could not be"

@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from shlex import quote
 from typing import Any, Final
 
-from django.db import DatabaseError, ProgrammingError, connections, router, transaction
+from django.db import DatabaseError, ProgrammingError, connections, transaction
 
 from eventlogs.exceptions import EventLogError
-from eventlogs.models import Event
+from eventlogs.operations.commands import command
 from eventlogs.operations.health.findings import ACT, Finding
 from eventlogs.projections.base import BaseProjection, RowProjection, projections
 
@@ -96,8 +96,7 @@ class Look:
 
     def command(self, text: str) -> str:
         """Return a subcommand that can be pasted, for this database."""
-        where = "" if self.using == router.db_for_write(Event) else f" --database {self.using}"
-        return f"manage.py eventlogs {text}{where}"
+        return command(text, using=self.using)
 
     def projections(self) -> dict[str, type[BaseProjection]]:
         """Return the projections that can run on this database, by name."""
