@@ -80,7 +80,7 @@ def why_no_event(value: Any, aggregate: str) -> str:
         advice = "await it, and pass the event"
     elif isinstance(value, AsyncIterable):
         advice = "collect its events first: append(state, *[each async for each in events])"
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping | str | bytes | int | float):
         advice = "make an event of it: an instance of one of the aggregate's event classes"
     elif isinstance(value, EventRecord):
         advice = "pass its event: record.event"
@@ -90,8 +90,6 @@ def why_no_event(value: Any, aggregate: str) -> str:
         advice = "pass its events one by one: append(state, *events); in a decider, yield from them"
     elif inspect.isroutine(value):
         advice = "call it, or pass it to execute() if it is a decider"
-    elif isinstance(value, str | bytes | int | float):
-        advice = "make an event of it: an instance of one of the aggregate's event classes"
     else:
         return f"{kind} is not an event of {aggregate}; name its class in events=[…]"
     _close(value)

@@ -22,6 +22,7 @@ Every error that eventlogs raises, in one tree.
     ├── InvalidExport                (ValueError) a line of an import cannot be read
     ├── TransactionMustRetry         the database aborted the whole transaction
     ├── FeedUnavailable              reading the feed here could skip events
+    ├── Unreachable                  the reduction cache does not answer
     ├── ProjectionFailed             a projection could not apply an event
     │   └── ConstraintViolated       … because a constraint of the read model refused the row
     ├── ProjectionTimedOut           a handler of a projection ran longer than its timeout
@@ -70,6 +71,7 @@ __all__ = [
     "TransactionMustRetry",
     "UndecodableEvent",
     "UnknownEventType",
+    "Unreachable",
     "VersionNotReached",
 ]
 
@@ -241,10 +243,12 @@ class LogAlreadyExists(ConcurrentAppend):
     """The log to create has events already; nothing was stored."""
 
     expected_version: int = field(default=0, init=False)
-    template = (
-        "{log_id} exists already, at version {actual_version}. "
-        "Append to it, or create a log with another id."
-    )
+
+    def __str__(self) -> str:  # not a template: the base class has a message of its own
+        return (
+            f"{self.log_id} exists already, at version {self.actual_version}. "
+            f"Append to it, or create a log with another id."
+        )
 
 
 @error
@@ -379,6 +383,21 @@ class TransactionMustRetry(EventLogError):
 
 
 @error
+class Unreachable(EventLogError):
+    """
+    The reduction cache does not answer; the error of its client is the cause.
+
+    ``alias`` is its alias in CACHES, where it is known. No log was changed.
+    """
+
+    alias: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        cache = "The reduction cache" if self.alias is None else f"CACHES[{self.alias!r}]"
+        return f"{cache} does not answer. Check its server, then try again."
+
+
+@error
 class FeedUnavailable(EventLogError):
     """
     Reading the feed here could skip events, so nothing was read.
@@ -414,7 +433,7 @@ class FeedUnavailable(EventLogError):
         ),
         "fence": (
             "the trigger eventlogs_event_fence is missing or not ENABLE ALWAYS. "
-            "Run manage.py check --database, which prints the SQL to restore it"
+            "Run manage.py eventlogs triggers as the owner of the table, which creates it again"
         ),
         "distributed": (
             "the events are on several servers, and no query sees the locks and sequences of all "
@@ -481,6 +500,7 @@ class ConstraintViolated(ProjectionFailed):
     the ``__cause__``; its text may show data.
     """
 
+    _: KW_ONLY
     constraint: str | None
     fields: tuple[str, ...]
 

@@ -40,12 +40,6 @@ def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
     return MARIADB_COLLATION if connection.mysql_is_mariadb else MYSQL_COLLATION  # type: ignore[attr-defined]
 
 
-if TYPE_CHECKING:
-    Base = models.CharField[LogId | str, LogId]
-else:
-    Base = models.CharField
-
-
 # Without type arguments: django-stubs then infers them from null=, as for a CharField.
 class ExactCharField(models.CharField):  # type: ignore[type-arg]
     """Text that every database compares byte for byte."""
@@ -56,6 +50,12 @@ class ExactCharField(models.CharField):  # type: ignore[type-arg]
         """Add the collation, which depends on the kind of database."""
         parameters = super().db_parameters(connection)
         return {**parameters, "collation": self.db_collation or exact_collation(connection)}
+
+
+if TYPE_CHECKING:
+    Base = models.CharField[LogId | str, LogId]
+else:
+    Base = ExactCharField
 
 
 class LogIdFormField(forms.CharField):
@@ -91,11 +91,6 @@ class LogIdField(Base):
         name, path, args, kwargs = super().deconstruct()
         kwargs.pop("max_length", None)
         return name, path, args, kwargs
-
-    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
-        """Add the collation, as ExactCharField does."""
-        parameters = super().db_parameters(connection)
-        return {**parameters, "collation": self.db_collation or exact_collation(connection)}
 
     def to_python(self, value: Any) -> LogId | None:
         """Return the LogId; raise ValidationError for text that is no log id."""

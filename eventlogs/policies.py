@@ -25,6 +25,14 @@ __all__ = ["AlwaysCache", "CachingPolicy", "LogAgePolicy", "LogLengthPolicy", "N
 class CachingPolicy(ABC):
     """Decide which reductions are kept in the cache."""
 
+    depends_on_time: bool = False
+    """
+    Whether the answer for one reduction may be another one later.
+
+    Sweeps skip a log whose reduction a policy declined, for two days or until it has newer
+    events. Where this is True they do not: they replay the log and ask the policy each time.
+    """
+
     @abstractmethod
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         """
@@ -108,6 +116,8 @@ class LogAgePolicy(CachingPolicy):
     The age is that of the log's id (``LogId.created_at``), by this process' clock.
     """
 
+    depends_on_time = True
+
     def __init__(
         self, *, youngest: timedelta = timedelta.min, oldest: timedelta = timedelta.max
     ) -> None:
@@ -146,6 +156,7 @@ class LogAgePolicy(CachingPolicy):
 class _Both(CachingPolicy):
     def __init__(self, one: CachingPolicy, other: CachingPolicy) -> None:
         self.one, self.other = one, other
+        self.depends_on_time = one.depends_on_time or other.depends_on_time
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         return self.one.should_cache(reduction) and self.other.should_cache(reduction)
@@ -157,6 +168,7 @@ class _Both(CachingPolicy):
 class _Either(CachingPolicy):
     def __init__(self, one: CachingPolicy, other: CachingPolicy) -> None:
         self.one, self.other = one, other
+        self.depends_on_time = one.depends_on_time or other.depends_on_time
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         return self.one.should_cache(reduction) or self.other.should_cache(reduction)
@@ -168,6 +180,7 @@ class _Either(CachingPolicy):
 class _Not(CachingPolicy):
     def __init__(self, policy: CachingPolicy) -> None:
         self.policy = policy
+        self.depends_on_time = policy.depends_on_time
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         return not self.policy.should_cache(reduction)

@@ -29,8 +29,9 @@ from django.utils.module_loading import import_string
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
-from eventlogs.caches.backends import GuardedCache, Unreachable
-from eventlogs.caches.counters import DROPPED, UNSENT, counters
+from eventlogs.caches.backends import GuardedCache
+from eventlogs.caches.counters import DROPPED, FAILED, UNSENT, counters
+from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import ReductionReader, Refresh, RefreshMessage, failed, label
 from eventlogs.reductions.worker import CAPACITY, worker
@@ -46,8 +47,6 @@ __all__ = [
     "TasksRefresher",
     "ThreadRefresher",
     "refresh_by_names",
-    "refresher_for",
-    "submit",
 ]
 
 logger = logging.getLogger("eventlogs.refreshers")
@@ -238,11 +237,21 @@ def submit(
     Submit jobs to the refresher that a setting means; see ``refresher_for``.
 
     Nothing is raised: what the caller asked for is done by now, and an error would have the
-    caller repeat it. What goes wrong is counted and logged.
+    caller repeat it. What goes wrong is counted and logged: of a refresher that is configured
+    wrongly the text as well, since it quotes the settings, and no data.
     """
     for job in jobs:
         try:
-            refresher_for(refresher).submit(job)
+            made = refresher_for(refresher)
+        except (ImproperlyConfigured, ImportError, TypeError) as error:
+            counters.count("error", FAILED, aggregate=job.aggregate)
+            logger.error("The refresher cannot be used, so nothing is cached: %s", error)
+            continue
+        except (Exception, SystemExit) as error:
+            failed(job.aggregate, error)
+            continue
+        try:
+            made.submit(job)
         except (Exception, SystemExit) as error:  # a project's refresher may raise either
             failed(job.aggregate, error)
 

@@ -34,7 +34,7 @@ from typing import Any, Final
 from celery import shared_task
 from django.db import Error
 
-from eventlogs.caches.backends import Unreachable
+from eventlogs.exceptions import Unreachable
 from eventlogs.projections.workers import run
 from eventlogs.reductions.sweeps import sweep
 from eventlogs.reductions.worker import CAPACITY

@@ -190,9 +190,9 @@ collect_ignore = (
     else [
         "stores/test_postgresql.py",
         "stores/test_statements.py",
-        "stores/test_direct.py",
+        "stores/test_psycopg_connections.py",
         "stores/test_tenants.py",
-        "stores/test_sessions.py",
+        "stores/test_interruptions.py",
         "stores/test_poolers.py",
         "stores/test_forks.py",
         "reliability/test_crashes.py",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
@@ -108,6 +110,7 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.FeedUnavailable("replica", using="default"),
         {"reason": "replica", "using": "default"},
     ),
+    (exceptions.Unreachable(alias="redis"), {"alias": "redis"}),
     (
         exceptions.ProjectionFailed("balances", LOG_ID, 5),
         {"projection": "balances", "log_id": LOG_ID, "position": 5},
@@ -165,12 +168,12 @@ def test_an_error_carries_its_facts(error, facts):
 @each_error
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_an_error_survives_pickling(error, facts, protocol):
-    copy = pickle.loads(pickle.dumps(error, protocol))
+    restored = pickle.loads(pickle.dumps(error, protocol))
 
-    assert type(copy) is type(error)
-    assert str(copy) == str(error)
-    assert vars(copy) == vars(error)
-    assert {name: getattr(copy, name) for name in facts} == facts
+    assert type(restored) is type(error)
+    assert (str(restored), repr(restored)) == (str(error), repr(error))
+    assert vars(restored) == vars(error)
+    assert {name: getattr(restored, name) for name in facts} == facts
 
 
 @each_error
@@ -181,6 +184,40 @@ def test_a_message_ends_with_what_to_do_next(error, facts):
     if not isinstance(error, exceptions.RegistrationError | exceptions.InvalidLogId):
         assert type(error) is EventLogError or len(sentences) > 1
         assert type(error) is EventLogError or sentences[-1].endswith(".")
+
+
+def test_the_message_of_a_log_that_exists_already_is_its_own():
+    error = exceptions.LogAlreadyExists(LOG_ID, actual_version=4)
+
+    assert str(error).startswith(f"{LOG_ID} exists already, at version 4.")
+    assert error.args == (str(error),)
+
+
+class Missing(exceptions.LogNotFound):
+    """A user's error, whose message is made of a fact that it sets last."""
+
+    def __init__(self, log_id: LogId, *, tenant: str) -> None:
+        super().__init__(log_id)
+        self.tenant = tenant
+
+    def __str__(self) -> str:
+        return f"{self.tenant} has no {self.log_id}"
+
+
+@pytest.mark.parametrize("made_again", [copy.copy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_an_error_can_be_derived_from_with_a_message_of_later_facts(made_again):
+    error = made_again(Missing(LOG_ID, tenant="acme"))
+
+    assert type(error) is Missing
+    assert str(error) == f"acme has no {LOG_ID}"
+    assert vars(error)["log_id"] == LOG_ID
+
+
+def test_required_facts_behind_the_first_ones_are_keyword_only():
+    error: Any = exceptions.ConstraintViolated
+
+    with pytest.raises(TypeError):
+        error("balances", LOG_ID, 5, "one_owner", ("owner",))
 
 
 def test_a_missing_log_is_an_object_that_does_not_exist():

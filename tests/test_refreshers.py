@@ -167,6 +167,56 @@ def test_after_a_rollback_it_gets_no_job(transactional_db, refresher):
     assert refresher.jobs == []
 
 
+def test_after_a_rollback_to_a_savepoint_it_gets_the_jobs_of_what_is_committed(
+    transactional_db, refresher
+):
+    accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
+
+    with transaction.atomic():
+        kept = accounts.create(Opened("Ada"))
+        with transaction.atomic():
+            inner = accounts.create(Opened("Bob"))
+            accounts.reduce(inner.log_id)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            accounts.append(kept, Deposited(1))
+            accounts.reduce(kept.log_id)
+            raise ZeroDivisionError
+        assert refresher.jobs == []
+
+    first, second, write = refresher.jobs
+    assert [first.log_id, second.log_id] == [kept.log_id, inner.log_id]
+    assert write.key == accounts._reductions().key(inner.log_id)
+
+
+def test_a_refresher_that_cannot_be_made_fails_no_one_and_is_logged(
+    transactional_db, settings, caplog
+):
+    settings.EVENTLOGS = {
+        "REFRESHER": {"BACKEND": "eventlogs.refreshers.ThreadRefresher", "OPTIONS": {"queue": "x"}},
+        "REFRESH_ON_APPEND": True,
+    }
+    accounts = LogManager(Account)
+
+    state = accounts.create(Opened("Ada"))
+
+    assert accounts.reduce(state.log_id).version == 1
+    assert statistics()["errors"]["failed"] == 2
+    assert "ThreadRefresher has no option 'queue'" in caplog.text
+
+
+def test_without_a_thread_reducing_and_appending_go_on(transactional_db, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    accounts = LogManager(Account, refresher=ThreadRefresher(), refresh_on_append=True)
+    monkeypatch.setattr(worker, "_thread", None)
+    monkeypatch.setattr("threading.Thread.start", start)
+    state = accounts.create(Opened("Ada"))
+
+    assert accounts.reduce(state.log_id).version == 1
+    assert statistics()["errors"]["failed"] >= 1
+
+
 def test_hooks_of_the_application_run_when_ours_fails(transactional_db, caplog):
     ran = []
     accounts = LogManager(Account, refresher=Broken(), refresh_on_append=True)

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from eventlogs.admin.parameters import number_from
 from eventlogs.conf import MAX_VERSION
 from eventlogs.models import ParkedEvent
-from eventlogs.projections.held_causes import PARKED, RELEASE, RETRYING, WORDS, HeldGroup, within
+from eventlogs.projections.held_causes import PARKED, RELEASE, WORDS, HeldGroup, state_of, within
 
 GROUPS: Final = 20  # groups on the page of a projection
 FEW: Final = 5  # events of a group that are shown on that page, too
@@ -46,9 +46,9 @@ def cause_of(group: HeldGroup) -> Cause:
 
 def cause_of_event(event: ParkedEvent) -> Cause:
     """Return the cause of the group that an event is in."""
-    if event.awaits_release:
-        return Cause(RELEASE, "", "", event.type, event.schema_version)
-    state = PARKED if event.is_parked else RETRYING
+    state = state_of(event)
+    if state == RELEASE:
+        return Cause(state, "", "", event.type, event.schema_version)
     return Cause(state, event.error, event.handler, event.type, event.schema_version)
 
 

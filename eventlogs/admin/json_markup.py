@@ -46,15 +46,14 @@ def visible(value: Any, sees: bool) -> Any:
 
 
 def visible_fields(value: Any, sees: bool) -> Any:
-    """Return a payload or metadata for a user who sees payloads, their shape for others."""
-    return value if sees else shape_of_fields(value)
+    """
+    Return a payload or metadata for a user who sees payloads, their shape for others.
 
-
-def shape_of_fields(value: Any) -> Any:
-    """Return the shape of a payload or of metadata, whose outermost keys are names of fields."""
+    Their outermost keys are names of fields, and are shown to everybody.
+    """
     if isinstance(value, dict):
-        return {name: shape(each) for name, each in value.items()}
-    return shape(value)
+        return {name: visible(each, sees) for name, each in value.items()}
+    return visible(value, sees)
 
 
 def path_shape(path: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -38,6 +38,7 @@ from eventlogs.admin.parameters import choices, days_from, number_from, paramete
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.aggregates import Aggregate, aggregates, fold
+from eventlogs.conf import MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
 from eventlogs.feed import scans
@@ -265,10 +266,9 @@ class LogAdmin(ReadOnlyAdmin):
         log_id, using = row.log_id, EventLog.objects.db
 
         def parts() -> Iterator[str]:
-            until, count = 2**63 - 1, 0
+            count = last = 0
             yield jsonl.header(after=0)
-            last = 0
-            for each in jsonl.export_pages(using, until=until, logs=[log_id]):
+            for each in jsonl.export_pages(using, until=MAX_POSITION, logs=[log_id]):
                 count += len(each.lines)
                 last = each.position
                 yield "".join(each.lines)

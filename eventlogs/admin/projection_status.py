@@ -173,10 +173,7 @@ def row(standing: ProjectionStatus, alarms: Collection[str]) -> dict[str, Any]:
         "version": standing.version,
         "conditions": conditions(standing, alarms),
         "position": number(standing.position),
-        "behind": "?"
-        if standing.positions_behind is None
-        or (standing.at_least and not standing.positions_behind)
-        else number(standing.positions_behind) + ("+" if standing.at_least else ""),
+        "behind": standing.behind,
         "lag": "" if age is None else duration(age),
         "rate": f"{rate:,.0f}/s" if rate else "",
         "applied": number(standing.applied),

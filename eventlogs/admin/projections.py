@@ -74,7 +74,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         names = "eventlogs_projectionstate"
         return [
             path("", self.wrap(self.all_view), name=f"{names}_changelist"),
-            path("actions/", self.wrap(self.actions_view), name=f"{names}_all_actions"),
+            path("history/", self.wrap(self.actions_view), name=f"{names}_all_actions"),
             path(
                 "<path:name>/retry/",
                 self.wrap(require_POST(self.retry_view)),
@@ -83,7 +83,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
             path("<path:name>/skip/", self.wrap(self.skip_view), name=f"{names}_skip"),
             path("<path:name>/rebuild/", self.wrap(self.rebuild_view), name=f"{names}_rebuild"),
             path("<path:name>/held/", self.wrap(self.held_view), name=f"{names}_held"),
-            path("<path:name>/actions/", self.wrap(self.actions_view), name=f"{names}_actions"),
+            path("<path:name>/history/", self.wrap(self.actions_view), name=f"{names}_history"),
             path("<path:name>/change/", self.wrap(self.one_view), name=f"{names}_change"),
         ]
 

@@ -46,7 +46,6 @@ class Timeline:
     state: Any = None  # a plain value, Unavailable, or None if it was not computed
     cost: Cost | None = None
     missing: int = 0  # events that would have to be folded, 0 if they are
-    has_changes: bool = False
 
     @property
     def last(self) -> int:
@@ -87,7 +86,6 @@ def timeline(
     if isinstance(base, Reduction) and snapshots is not None and start > here:
         base, writes = snapshots.fold(base, store, version=start)
         submit(*writes)
-    found.has_changes = base is not None
     found.steps = list(steps(base or Unavailable("NotComputed"), rows, properties=True))
     if base is not None:
         # Find it by its index: if rows were removed despite the triggers, indexes are missing.

@@ -7,11 +7,11 @@ from eventlogs.caches.backends import (
     DjangoReductionCache,
     NoReductionCache,
     RedisReductionCache,
-    Unreachable,
     cache_used,
     forget,
     statistics,
 )
+from eventlogs.exceptions import Unreachable
 
 __all__ = [
     "BaseReductionCache",

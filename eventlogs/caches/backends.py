@@ -17,7 +17,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Final
@@ -31,8 +30,8 @@ from django.core.signals import setting_changed
 from eventlogs import conf
 from eventlogs.caches.counters import cache_used, counters
 from eventlogs.caches.entries import version_in
+from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
-from eventlogs.utils.errors import EventLogError, error
 
 __all__ = [
     "BaseReductionCache",
@@ -56,7 +55,7 @@ PAUSE: Final = 1.0  # seconds for which a cache that failed is not called
 # https://redis.io/docs/latest/develop/programmability/eval-intro/ (a script runs alone)
 SET_IF_NEWER: Final = """
 local there = redis.pcall('GET', KEYS[1])
-local is_entry = type(there) == 'string' and #there > 7 and string.sub(there, 1, 3) == 'EL1'
+local is_entry = type(there) == 'string' and #there > 38 and string.sub(there, 1, 3) == 'EL1'
 if is_entry and there ~= ARGV[2] then
     for at = 4, 7 do
         local old, new = string.byte(there, at), string.byte(ARGV[1], at)
@@ -85,17 +84,6 @@ def statistics() -> dict[str, Any]:
     unwritable, unstorable, dropped, unsent, failed.
     """
     return counters.statistics()
-
-
-@error
-class Unreachable(EventLogError):
-    """The cache does not answer; nothing was written. The error of its client is the cause."""
-
-    alias: str | None = field(default=None, kw_only=True)
-
-    def __str__(self) -> str:
-        cache = "The reduction cache" if self.alias is None else f"CACHES[{self.alias!r}]"
-        return f"{cache} does not answer. Check its server, then try again."
 
 
 class BaseReductionCache(ABC):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from django.apps import AppConfig, apps
+from django.apps import apps
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, models, router
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -53,12 +53,7 @@ def check_charsets(**kwargs: Any) -> Iterable[CheckMessage]:
 
 
 @register(Tags.database)
-def check_mysql(
-    *,
-    app_configs: Sequence[AppConfig] | None = None,
-    databases: Sequence[str] | None = None,
-    **kwargs: Any,
-) -> Iterable[CheckMessage]:
+def check_mysql(*, databases: Sequence[str] | None = None, **kwargs: Any) -> Iterable[CheckMessage]:
     """Check the server and tables of MariaDB or MySQL; asked for by ``check --database``."""
     for connection in with_logs(databases, vendors=("mysql",)):
         alias = connection.alias

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from django.apps import AppConfig
 from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -45,10 +44,7 @@ WHERE seqrelid = pg_get_serial_sequence('eventlogs_event', 'position')::regclass
 
 @register(Tags.database)
 def check_append_only_triggers(
-    *,
-    app_configs: Sequence[AppConfig] | None = None,
-    databases: Sequence[str] | None = None,
-    **kwargs: Any,
+    *, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> Iterable[CheckMessage]:
     """Check that PostgreSQL refuses to change events."""
     for connection in _migrated(databases):
@@ -82,12 +78,7 @@ def check_append_only_triggers(
 
 
 @register(Tags.database)
-def check_feed(
-    *,
-    app_configs: Sequence[AppConfig] | None = None,
-    databases: Sequence[str] | None = None,
-    **kwargs: Any,
-) -> Iterable[CheckMessage]:
+def check_feed(*, databases: Sequence[str] | None = None, **kwargs: Any) -> Iterable[CheckMessage]:
     """Check that PostgreSQL fences the feed."""
     for connection in _migrated(databases):
         alias = connection.alias

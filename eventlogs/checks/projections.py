@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, router
 
@@ -106,10 +105,7 @@ def check_read_models(**kwargs: Any) -> Iterable[CheckMessage]:
 
 @register(Tags.database)
 def check_rebuilds(
-    *,
-    app_configs: Sequence[AppConfig] | None = None,
-    databases: Sequence[str] | None = None,
-    **kwargs: Any,
+    *, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> Iterable[CheckMessage]:
     """Check that the rows come from today's code; asked for by ``check --database``."""
     using = router.db_for_write(Event)
@@ -135,10 +131,7 @@ def check_rebuilds(
 
 @register(Tags.database)
 def check_further_databases(
-    *,
-    app_configs: Sequence[AppConfig] | None = None,
-    databases: Sequence[str] | None = None,
-    **kwargs: Any,
+    *, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> Iterable[CheckMessage]:
     """Check that projections run in each database with logs; asked for by ``check --database``."""
     for using in databases or ():

@@ -13,7 +13,7 @@ System checks of the cache of reductions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from django.core.cache import InvalidCacheBackendError, caches
@@ -102,7 +102,8 @@ def check_refresher(**kwargs: Any) -> Iterable[CheckMessage]:
     except ImproperlyConfigured as error:
         yield Error(
             f"EVENTLOGS['REFRESHER'] cannot be used. {error}",
-            hint="Correct or remove what is named here.",
+            hint=f'Set EVENTLOGS["REFRESHER"] = "{_backend()}", which has the default options, or '
+            "another allowed value.",
             id="eventlogs.E047",
         )
         return
@@ -163,6 +164,13 @@ def _check_code(aggregate: type[Aggregate]) -> Iterable[CheckMessage]:
                 f"{aggregate.__module__}.",
                 id="eventlogs.W023",
             )
+
+
+def _backend() -> str:
+    """Return the dotted path to the refresher of the setting, or that of the default one."""
+    value = conf.refresher()
+    path = value.get("BACKEND") if isinstance(value, Mapping) else value
+    return path if isinstance(path, str) else str(conf.DEFAULTS["REFRESHER"])
 
 
 def _name_of(cls: type) -> str:

@@ -1,9 +1,9 @@
-"""Parse arguments of a command line: log ids, moments, ages. For argparse's ``type=``."""
+"""Arguments of a command line: parsers for argparse's ``type=``, and options of several."""
 
 from __future__ import annotations
 
 import re
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -85,6 +85,29 @@ def at_least(lowest: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def add_log_types(parser: ArgumentParser) -> None:
+    """Add the option that chooses logs by their types."""
+    parser.add_argument(
+        "--log-type",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="Only logs of this type. May be repeated.",
+    )
+
+
+def add_logs(parser: ArgumentParser) -> None:
+    """Add the option that chooses single logs."""
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        type=log_id,
+        metavar="LOG",
+        help="Only this log. May be repeated.",
+    )
 
 
 def aggregate_of(log_type: str, name: str | None) -> type[Aggregate] | None:

@@ -48,17 +48,8 @@ def compact(value: Any) -> str:
 
 def event_as_json(record: EventRecord) -> dict[str, Any]:
     """Return a raw event with the keys of ``EventPage.as_json``."""
-    return {
-        "log_id": record.log_id,
-        "index": record.index,
-        "position": record.position,
-        "type": record.type,
-        "schema_version": record.schema_version,
-        "data": record.event,
-        "metadata": record.metadata,
-        "idempotency_key": record.idempotency_key,
-        "recorded_at": record.recorded_at,
-    }
+    names = record.__struct_fields__
+    return {"data" if name == "event" else name: getattr(record, name) for name in names}
 
 
 def state_of(aggregate: Aggregate) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from django.db.models import Max
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
-from eventlogs.caches.backends import Unreachable, cache_for
+from eventlogs.caches.backends import cache_for
 from eventlogs.caches.entries import Untrusted, opened
+from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
 from eventlogs.policies import policy_from

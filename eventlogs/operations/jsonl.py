@@ -15,7 +15,7 @@ project can verify them if it has the same key, also among SECRET_KEY_FALLBACKS.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from django.utils import timezone
 
-from eventlogs.conf import MAX_KEY_LENGTH, MAX_VERSION
+from eventlogs.conf import MAX_KEY_LENGTH, MAX_POSITION, MAX_VERSION
 from eventlogs.events import validation
 from eventlogs.events.codec import JSON
 from eventlogs.events.registry import EVENT_TYPE
@@ -38,7 +38,6 @@ VERSION: Final = 1
 
 BATCH: Final = 1_000  # events of one transaction of an import
 MAX_BATCH_CHARACTERS: Final = 8_000_000  # of their JSON; a batch with more ends early
-MAX_POSITION: Final = 2**63 - 1
 MAX_LINE: Final = 2**29  # characters; jsonb takes half of it
 
 # What jsonb refuses, or would not give back: NUL, lone surrogates, numbers past a float.
@@ -100,12 +99,6 @@ class Imported:
 
     stored: int = 0
     present: int = 0
-    line: int = 0
-
-    @property
-    def events(self) -> int:
-        """The number of events that were read."""
-        return self.stored + self.present
 
 
 def header(*, after: int) -> str:
@@ -228,46 +221,41 @@ def import_lines(
     lines: Iterable[bytes],
     *,
     imported: Imported | None = None,
-    tell: Callable[[int], None] | None = None,
 ) -> Imported:
     """
     Restore the events of an export that the database lacks, and return the counts.
 
     A batch of about 1,000 events is a transaction; a batch ends where an append ends, so that
     no reader sees half of one. To resume an interrupted import, import the file again from its
-    start: stored events are compared and skipped. ``tell`` is called with the number of events
-    after each batch, when ``imported`` is up to date.
+    start: stored events are compared and skipped. ``imported`` is up to date after each batch.
 
     Raise InvalidExport for a line that cannot be read and for a file that ends too early, and
     HistoryDiffers if the database has other events; the batches before it are stored.
     """
     imported = imported if imported is not None else Imported()
-    for batch, line in batches(lines):
+    for batch in batches(lines):
         done: Restored = store.restore(batch)
         imported.stored += done.stored
         imported.present += done.present
-        imported.line = line
-        if tell is not None:
-            tell(len(batch))
     return imported
 
 
-def batches(lines: Iterable[bytes]) -> Iterator[tuple[list[ExportedEvent], int]]:
-    """Yield the events of an export in batches, each with the number of its last line."""
+def batches(lines: Iterable[bytes]) -> Iterator[list[ExportedEvent]]:
+    """Yield the events of an export in batches."""
     batch: list[ExportedEvent] = []
-    characters = line = 0
-    for line, exported in read_events(lines):
+    characters = 0
+    for exported in read_events(lines):
         event = exported.event
         full = len(batch) >= BATCH or characters >= MAX_BATCH_CHARACTERS
         if full and (
             not _goes_on(batch[-1].event, event) or characters >= 8 * MAX_BATCH_CHARACTERS
         ):
-            yield batch, line - 1
+            yield batch
             batch, characters = [], 0
         batch.append(exported)
         characters += len(event.data) + len(event.metadata)
     if batch:
-        yield batch, line
+        yield batch
 
 
 def _goes_on(last: StoredEvent, event: StoredEvent) -> bool:
@@ -279,9 +267,9 @@ def _goes_on(last: StoredEvent, event: StoredEvent) -> bool:
     )
 
 
-def read_events(lines: Iterable[bytes]) -> Iterator[tuple[int, ExportedEvent]]:
+def read_events(lines: Iterable[bytes]) -> Iterator[ExportedEvent]:
     """
-    Yield the events of an export with the numbers of their lines.
+    Yield the events of an export.
 
     Raise InvalidExport at the first line that cannot be read, and at the end if the footer is
     missing.
@@ -299,7 +287,7 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[int, ExportedEvent]]:
                 raise InvalidExport(number, f"there are {events} events, not {found.events}")
             ended = True
         else:
-            yield number, _event(_parse(LINES, line, number), number)
+            yield _event(_parse(LINES, line, number), number)
             events += 1
     if not number:
         raise InvalidExport(1, "the file is empty")

@@ -209,11 +209,6 @@ def _digits(text: str, *, from_the_end: bool) -> str | None:
         return None
     before = 32 - len(digits) if from_the_end else 0
     places = [place - before for place in GROUPS if before < place < before + len(digits)]
-    seen = [len(part.replace("-", "")) for part in _upto_hyphens(text)]
+    hyphens = [place for place, character in enumerate(text) if character == "-"]
+    seen = [len(text[:place].replace("-", "")) for place in hyphens]
     return digits if seen in ([], places) else None
-
-
-def _upto_hyphens(text: str) -> Iterator[str]:
-    for place, character in enumerate(text):
-        if character == "-":
-            yield text[:place]

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, islice
-from typing import Any, Final, Protocol
+from itertools import chain, groupby, islice
+from typing import Final, Protocol
 from uuid import UUID
 
 from django.db.models import Count, Max, Min, Q
 
 from eventlogs.aggregates import Aggregate, aggregates, fold
-from eventlogs.caches.backends import GuardedCache, NoReductionCache, Unreachable, cache_for
+from eventlogs.caches.backends import GuardedCache, NoReductionCache, cache_for
 from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
 from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import (
@@ -30,6 +30,7 @@ from eventlogs.exceptions import (
     RegistrationError,
     UndecodableEvent,
     UnknownEventType,
+    Unreachable,
 )
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
@@ -100,7 +101,9 @@ class LogVerifier:
         events without a log are not found.
         """
         after = scope.after.uuid if scope.after is not None else None
-        logs = _each(scans.logs_by_id(scope.using, after=after, log_types=scope.log_types))
+        logs = chain.from_iterable(
+            scans.logs_by_id(scope.using, after=after, log_types=scope.log_types)
+        )
         reader = _Reader(scope)
         if scope.log_types:
             for each, events in scans.logs_with_events(scope.using, logs):
@@ -109,7 +112,7 @@ class LogVerifier:
             return
         pages = scans.events_by_log(scope.using, after=after)
         log = next(logs, None)
-        for uuid, rows in groupby(_told(pages, scope), key=_log_of):
+        for uuid, rows in groupby(_told(pages, scope), key=lambda event: event.log_id.uuid):
             while log is not None and log.log_id.uuid < uuid:
                 yield from self._check_again(scope, log)
                 log = next(logs, None)
@@ -431,12 +434,3 @@ def _told(pages: Iterator[list[StoredEvent]], scope: Scope) -> Iterator[StoredEv
     for page in pages:
         yield from page
         scope.tell(len(page))
-
-
-def _each(pages: Iterator[list[Any]]) -> Iterator[Any]:
-    for page in pages:
-        yield from page
-
-
-def _log_of(event: StoredEvent) -> UUID:
-    return event.log_id.uuid

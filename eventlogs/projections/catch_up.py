@@ -90,7 +90,7 @@ def _refuse_held(projection: type[BaseProjection], using: str) -> None:
             f"cause, then retry({str(log_id)!r}) it"
         )
     else:
-        why = "waits for another attempt, which another process makes. Do this again later"
+        why = "waits for a retry by another process. Do this again later"
     raise ProjectionFailed(
         name,
         log_id,

@@ -21,7 +21,7 @@ RETRYING: Final = "retrying"
 RELEASE: Final = "release"
 WORDS: Final = {
     PARKED: "parked",
-    RETRYING: "waiting for another attempt",
+    RETRYING: "waiting for a retry",
     RELEASE: "waiting for a release",
 }
 
@@ -88,6 +88,13 @@ def groups(using: str, projections: Collection[str] | None = None) -> list[HeldG
         .order_by("-logs", "projection", "state", "why", "where", "type", "schema_version")
     )
     return [HeldGroup(*each) for each in found]
+
+
+def state_of(event: ParkedEvent) -> str:
+    """Return the state of the group that an event is in."""
+    if event.awaits_release:
+        return RELEASE
+    return PARKED if event.is_parked else RETRYING
 
 
 def within(state: str, error: str, handler: str, type_: str, schema_version: int) -> Q:

@@ -318,7 +318,7 @@ class HeldLogs:
         return found.update(attempts=0, retry_at=Now(), awaits="")
 
     def make_due(self, waiting: ParkedEvent) -> None:
-        """Make an event due now that waits for another attempt; earlier attempts count."""
+        """Make an event due now that waits for a retry; earlier attempts count."""
         self._as_counted(waiting).exclude(retry_at=None).update(retry_at=Now())
 
     def skipped_positions(self, first: int, last: int) -> set[int]:

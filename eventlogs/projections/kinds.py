@@ -270,7 +270,8 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
     The name has 1 to 100 characters. Increase ``version`` where rows must be rebuilt: a system
     check asks for it then.
 
-    Raise RegistrationError for a name that another class has, and a class that cannot work.
+    Raise RegistrationError for a name that another class has, a class that has another name, and
+    a class that cannot work.
     """
 
     def register(cls: P) -> P:
@@ -281,6 +282,9 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
             raise RegistrationError("A projection's name has 1 to 100 characters.")
         if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
             raise RegistrationError(f"{name!r}: version must be an int from 1. Count it up by one.")
+        if cls.name != name and projections.get(cls.name) is cls:
+            raise RegistrationError(f"{cls.__qualname__} is projection {cls.name!r} already.")
+        _check_handlers(cls)
         cls.name, cls.version = name, version
         cls.check_declaration()
         projections[name] = cls
@@ -290,3 +294,14 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
         return cls
 
     return register
+
+
+def _check_handlers(cls: type[Operations]) -> None:
+    """Raise RegistrationError for a handler that would replace an attribute of this package."""
+    for kind in (Projection, ReductionProjection, Reactor):
+        for name in cls.event_handlers.values():
+            if issubclass(cls, kind) and hasattr(kind, name):
+                raise RegistrationError(
+                    f"{cls.__qualname__}.{name}() handles events, but {kind.__qualname__}.{name} "
+                    f"has another purpose. Give the handler another name."
+                )

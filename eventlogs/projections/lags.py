@@ -77,7 +77,7 @@ class Held(NamedTuple):
     """How many logs a projection holds, by what they wait for."""
 
     parked: int = 0
-    waiting: int = 0  # for another attempt, or for a release that can apply their event
+    waiting: int = 0  # for a retry, or for a release that can apply their event
     awaiting_release: int = 0  # of those, for a release
 
 

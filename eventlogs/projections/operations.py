@@ -180,7 +180,9 @@ class RowOperations(Operations, RowProjection):
         exist.
         """
         if log_id is not None:
-            return rebuild.rebuild_log(cls, _log_id(log_id), by=by, using=using)
+            return rebuild.rebuild_log(
+                cls, _log_id(log_id), downgrade=downgrade, by=by, using=using
+            )
         return rebuild.rebuild_projection(
             cls, restart=restart, park=park, downgrade=downgrade, tell=tell, by=by, using=using
         )

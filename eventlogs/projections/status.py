@@ -35,11 +35,18 @@ class ProjectionStatus:
     applied: int
     rate: float
     parked: int
-    waiting: int  # for another attempt, or for a release that can apply them
+    waiting: int  # for a retry, or for a release that can apply them
     awaiting_release: int  # of those, the logs that wait for a release
     owners: tuple[str, ...]
     problem: str = ""
     at_least: bool = False  # there may be more than positions_behind
+
+    @property
+    def behind(self) -> str:
+        """How many events it is behind, as text: "?" if unknown; a plus marks a lower bound."""
+        if self.positions_behind is None or (self.at_least and not self.positions_behind):
+            return "?"
+        return f"{self.positions_behind:,}{'+' if self.at_least else ''}"
 
 
 def status_of(projection: type[BaseProjection], *, using: str | None = None) -> ProjectionStatus:

@@ -32,7 +32,6 @@ from eventlogs.caches.backends import (
     BaseReductionCache,
     GuardedCache,
     NoReductionCache,
-    Unreachable,
     cache_for,
 )
 from eventlogs.caches.counters import (
@@ -47,7 +46,7 @@ from eventlogs.caches.counters import (
 )
 from eventlogs.caches.entries import Entry, EntryCodec, Unstorable, Untrusted
 from eventlogs.events.codec import EventReader
-from eventlogs.exceptions import LogNotFound
+from eventlogs.exceptions import LogNotFound, Unreachable
 from eventlogs.ids import LogId
 from eventlogs.policies import CachingPolicy, NeverCache, policy_from
 from eventlogs.reductions.single_flight import Replay, ReplayLock, replays
@@ -69,8 +68,9 @@ SHORT_WAIT: Final = 0.5  # the same where others wait for the reader: for its tr
 DECLINED_TIMEOUT: Final = 2 * 86_400.0  # seconds, or EVENTLOGS["CACHE_TIMEOUT"] if shorter
 ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
-_is_nested: ContextVar[bool] = ContextVar("eventlogs_is_nested", default=False)
-"""Whether the running code is called by a fold or a caching policy."""
+IN_FOLD, IN_POLICY = 1, 2
+_nesting: ContextVar[int] = ContextVar("eventlogs_nesting", default=0)
+"""Whether the running code is called by a fold (1), or by a caching policy (2, also in a fold)."""
 
 
 class RefreshMessage(NamedTuple):
@@ -119,7 +119,7 @@ class Reading(NamedTuple, Generic[A]):
 
     reduction: Reduction[A]
     job: CacheWrite | Refresh | None = None
-    is_declined: bool = False  # something was folded, and it is not to be cached
+    is_declined: bool = False  # this version is not to be cached, however often one asks
 
 
 class Folded(NamedTuple, Generic[A]):
@@ -347,24 +347,30 @@ class ReductionReader(Generic[A]):
         """
         Return the entry to cache of a reduction, or None where none is to be cached.
 
-        None also inside of a fold or a caching policy: to ask a policy about what a policy
-        reduces would not come to an end.
+        None also inside of a caching policy: to ask a policy about what a policy reduces would
+        not come to an end.
         """
-        if folded.last is None or _is_nested.get():
-            return None
+        return self._decide(folded)[0]
+
+    def _decide(self, folded: Folded[A]) -> tuple[bytes | None, bool]:
+        """Return the entry to cache, if any; and without one, whether a retry is useless."""
+        if folded.last is None or _nesting.get() == IN_POLICY:
+            return None, False
+        policy = self.policy
         try:
             if not folded.is_covered:
                 raise Unstorable(
                     "a log holds an event whose class or upcaster is in a module that the "
                     "aggregate's modules do not import"
                 )
-            with _nested():
-                if not self.policy.should_cache(folded.reduction):
-                    return None
-            return self.codec.encode(folded.reduction, folded.last)
+            with _nested(IN_POLICY):
+                if not policy.should_cache(folded.reduction):
+                    return None, not policy.depends_on_time
+            return self.codec.encode(folded.reduction, folded.last), False
         except Unstorable as error:
             self._count("error", UNSTORABLE)
             self._warn(str(error))
+            return None, True
         except (Exception, SystemExit) as error:  # a project's policy may raise either
             self._count("error", FAILED)
             logger.error(
@@ -372,7 +378,7 @@ class ReductionReader(Generic[A]):
                 self.aggregate.__qualname__,
                 type(error).__name__,
             )
-        return None
+            return None, False
 
     # Inside
 
@@ -407,7 +413,7 @@ class ReductionReader(Generic[A]):
 
     def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Folded[A]:
         reduction, last, is_covered = start, None, True
-        with _nested():
+        with _nested(IN_FOLD):
             for page in pages:
                 reduction = fold(reduction, self._events.records(page))
                 last = page[-1]
@@ -425,9 +431,9 @@ class ReductionReader(Generic[A]):
         replay: Replay | None = None,
     ) -> Reading[A]:
         """Return a reading, with the job that writes its entry where there is one to write."""
-        entry = self.entry_of(folded)
+        entry, is_declined = self._decide(folded)
         if entry is None:
-            return Reading(folded.reduction, is_declined=folded.last is not None)
+            return Reading(folded.reduction, is_declined=is_declined)
         write = CacheWrite(self.aggregate, self.cache, key, entry, replaces, replay=replay)
         return Reading(folded.reduction, write)
 
@@ -436,7 +442,7 @@ class ReductionReader(Generic[A]):
         key, log_id, store, wrong = miss
         # Code that a fold or a policy calls must not wait for a replay: it may be that very
         # one, or one whose own code waits for this one.
-        if not wait or _is_nested.get():
+        if not wait or _nesting.get():
             return self._reading(key, self._replay(log_id, store), replaces=wrong)
         replay, is_leader = replays.join(key)
         if is_leader:
@@ -451,7 +457,7 @@ class ReductionReader(Generic[A]):
         if found is None:
             if is_done:
                 replays.remove(key, replay)
-            found = self._replay(log_id, store)
+            return self._reading(key, self._replay(log_id, store), replaces=wrong)
         return self._reading(key, found)
 
     def _lead(self, replay: Replay, miss: Miss, wait: float) -> Reading[A]:
@@ -517,12 +523,12 @@ def failed(aggregate: type, error: BaseException) -> None:
 
 
 @contextmanager
-def _nested() -> Iterator[None]:
-    token = _is_nested.set(True)
+def _nested(level: int) -> Iterator[None]:
+    token = _nesting.set(max(level, _nesting.get()))
     try:
         yield
     finally:
-        _is_nested.reset(token)
+        _nesting.reset(token)
 
 
 def _longest_wait() -> float:

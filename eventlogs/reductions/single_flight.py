@@ -20,7 +20,8 @@ from threading import Event, Lock
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
-from eventlogs.caches.backends import GuardedCache, Unreachable
+from eventlogs.caches.backends import GuardedCache
+from eventlogs.exceptions import Unreachable
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from itertools import pairwise
 from typing import Final, Generic, TypeVar
 
 from eventlogs.aggregates import Aggregate
-from eventlogs.caches.backends import BaseReductionCache, Unreachable
+from eventlogs.caches.backends import BaseReductionCache
+from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import Folded, ReductionReader
 from eventlogs.reductions.timeline import Unavailable, replay

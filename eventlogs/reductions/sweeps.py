@@ -5,6 +5,7 @@ A sweep looks at the logs that have had events since the sweep before, or at all
 the cache for many entries at once, so that logs whose reductions are up to date cost next to
 nothing. A log whose reduction the caching policy declined is marked in the cache with its
 version, and not replayed again by the next sweeps (for two days) until it has newer events.
+There is no mark where the policy failed, or depends on the time: the next sweep asks it again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from uuid import UUID
 from django.db import router
 
 from eventlogs.aggregates import aggregates
-from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for
-from eventlogs.exceptions import FeedUnavailable
+from eventlogs.caches.backends import GuardedCache, cache_for
+from eventlogs.exceptions import FeedUnavailable, Unreachable
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog

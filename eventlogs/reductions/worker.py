@@ -72,6 +72,9 @@ class Worker:
 
         The job is done in ``delay`` seconds at the earliest, so that one job can replace many.
         Where threads do not run, it is done before this returns.
+
+        Raise RuntimeError where no thread can be started: at a limit of the system, or when the
+        interpreter shuts down. The job is not queued then.
         """
         if not runs_threads():
             self._warn()
@@ -86,11 +89,13 @@ class Worker:
             queued = self._jobs.get(key)
             if queued is None and len(self._jobs) >= capacity:
                 return False
+            # First the thread: a job that nobody does would keep others of its key out.
+            if self._thread is None or not self._thread.is_alive():
+                thread = Thread(target=self._work, name="eventlogs", daemon=True)
+                thread.start()
+                self._thread = thread
             due = time.monotonic() + delay
             self._jobs[key] = (due if queued is None else min(due, queued[0])), job
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = Thread(target=self._work, name="eventlogs", daemon=True)
-                self._thread.start()
             if queued is None:
                 self._changed.notify_all()
         return True

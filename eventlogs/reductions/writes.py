@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate
-from eventlogs.caches.backends import GuardedCache, Unreachable
+from eventlogs.caches.backends import GuardedCache
 from eventlogs.caches.counters import UNWRITABLE, counters
+from eventlogs.exceptions import Unreachable
 from eventlogs.reductions.single_flight import Replay
 
 

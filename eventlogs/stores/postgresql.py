@@ -26,7 +26,7 @@ from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, ref
 from eventlogs.stores.bulk_reads import Part
 from eventlogs.stores.columns import events_of_log, events_of_rows
 from eventlogs.stores.restore import ExportedEvent, Restored, restore
-from eventlogs.stores.retries import given_up, in_transaction, run_again
+from eventlogs.stores.retries import given_up, in_transaction, run_after, run_again
 from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
 from eventlogs.values import LogState, StoredEvent
 
@@ -60,7 +60,11 @@ class PostgreSQLStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_again(self.using, self._attempt, request)
+        connection = connections[self.using]
+        try:
+            answer = self._attempt(connection, request)
+        except Error as error:
+            answer = run_after(error, connection, self._attempt, request)
         if isinstance(answer, EventLogError):
             raise answer
         return answer

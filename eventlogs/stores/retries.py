@@ -1,9 +1,9 @@
 """
-Whose transaction a statement runs in, and what happens when the database gives it up.
+Retries of what the database has aborted: a deadlock or a serialization failure.
 
-Inside of a caller's transaction only the caller can run everything again, so a deadlock or
-a serialization failure becomes TransactionMustRetry. Outside, nothing but the
-append (or the read) is lost, and it is run again here.
+Inside of a caller's transaction only the caller can run everything again, so such an error becomes
+TransactionMustRetry. Outside, nothing but the append (or the read) is lost, and it is run again
+here.
 """
 
 from __future__ import annotations
@@ -47,23 +47,42 @@ def run_again(
     """
     Call ``attempt`` until the database does not give it up, and return its answer.
 
-    It is called with the connection of ``using``, and what further arguments there are.
+    It is called with the connection of ``using`` and the further arguments.
 
     Raise TransactionMustRetry inside of a caller's transaction, or after six attempts.
     """
     connection = connections[using]
+    try:
+        return attempt(connection, *args, **kwargs)
+    except Error as error:
+        return run_after(error, connection, attempt, *args, **kwargs)
+
+
+def run_after(
+    error: Error,
+    connection: BaseDatabaseWrapper,
+    attempt: Callable[Concatenate[BaseDatabaseWrapper, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """
+    Do what ``run_again`` does after its first attempt, which has failed with ``error``.
+
+    Raise ``error`` itself where the database does not say that the transaction should be run again.
+    """
     for number in range(ATTEMPTS):
+        if not must_retry(error):
+            raise error
+        inside = in_transaction(connection)
+        if inside and connection.in_atomic_block:
+            connection.set_rollback(True)
+        if inside or number == ATTEMPTS - 1:
+            raise TransactionMustRetry(using=connection.alias, sqlstate=_sqlstate(error)) from error
+        time.sleep(random.uniform(0, FIRST_PAUSE * 2**number))  # jitter
         try:
             return attempt(connection, *args, **kwargs)
-        except Error as error:
-            if not must_retry(error):
-                raise
-            inside = in_transaction(connection)
-            if inside and connection.in_atomic_block:
-                connection.set_rollback(True)
-            if inside or number == ATTEMPTS - 1:
-                raise TransactionMustRetry(using=using, sqlstate=_sqlstate(error)) from error
-        time.sleep(random.uniform(0, FIRST_PAUSE * 2**number))  # jitter
+        except Error as further:
+            error = further
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -1,18 +1,18 @@
 """
-SQL statements on their way to PostgreSQL: whole, in one round trip each.
+The SQL statements for PostgreSQL: each is sent whole, in one round trip.
 
-There are three ways there:
+There are three ways to send one:
 
 - ``HotStatement.numbers`` hands an append to libpq by psycopg's low-level interface
   (https://www.psycopg.org/psycopg3/docs/api/pq.html), which halves its processor time. Outside of
   a transaction the statement is prepared; a connection that does not know it yet takes one round
   trip more.
 - ``Statement.rows`` takes a psycopg cursor, which binds on the server.
-- Both take Django's own cursor where the backend or somebody else has to see the statement:
-  ``direct.py`` decides that.
+- Both take Django's own cursor where the backend or a tool has to see the statement:
+  ``psycopg_connections.py`` decides that.
 
-Waiting lets go of the interpreter's lock: a thread that waits for a row must not keep another
-one from committing. It lets signal handlers run, too: see ``sessions.py``.
+Waiting releases the interpreter's lock: a thread that waits for a row must not keep another
+one from committing. It lets signal handlers run, too: see ``psycopg_connections.py``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from psycopg import errors, pq
 
 from eventlogs import conf
 from eventlogs.stores.columns import SQL
-from eventlogs.stores.direct import RawConnection, Row, raw_connection
-from eventlogs.stores.sessions import (
+from eventlogs.stores.psycopg_connections import (
+    RawConnection,
+    Row,
     Session,
     break_off,
     break_off_if_broken,
+    raw_connection,
     session_of,
     settled_connection,
     stop_preparing,

@@ -7,6 +7,7 @@ below it because log ids raise them, which other errors carry as facts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
@@ -24,12 +25,15 @@ class EventLogError(Exception):
 
     __module__ = PUBLIC
     template: ClassVar[str] = ""  # of the message; the fields in braces are the error's facts
+    message_of: ClassVar[Callable[[Any], str]] = str
 
     def __str__(self) -> str:
         return self.template.format_map(vars(self)) if self.template else super().__str__()
 
     def __post_init__(self) -> None:
-        self.args = (str(self),)
+        # The message of the class that declares the facts: a user's subclass may have a __str__
+        # of attributes that it sets after this.
+        self.args = (type(self).message_of(self),)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle as cls(*args), which keyword-only facts do not survive.
@@ -46,6 +50,7 @@ def error(cls: type[E]) -> type[E]:
     may be one of them.
     """
     made = dataclass(eq=False, repr=False)(cls)
+    made.message_of = made.__str__
     made.__module__ = PUBLIC  # not before: dataclass() looks the class's module up
     return made
 

@@ -215,7 +215,7 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
 
 @pytest.mark.feed
 def test_nobody_adds_changes_or_deletes(admin_client):
-    for what in ("add/", "payment-summary/delete/", "x/actions/", "x/held/"):
+    for what in ("add/", "payment-summary/delete/", "x/history/", "x/held/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 
@@ -256,7 +256,7 @@ def test_without_a_feed_held_events_and_what_was_done_are_shown(operator, monkey
     operator.post(address("retry"), dict(parse_qsl(CAUSE)))
 
     assert ProjectionAction.objects.latest("id").count == MANY
-    for where in (ALL, address("change"), address("actions")):
+    for where in (ALL, address("change"), address("history")):
         assert operator.get(where).status_code == 200
 
 
@@ -371,7 +371,7 @@ def test_who_did_what_is_listed_with_when_and_how_long(operator, parked):
     run(["payment-summary"])
 
     for where in (
-        address("actions"),
+        address("history"),
         reverse("admin:eventlogs_projectionstate_all_actions"),
         address("change"),
     ):
@@ -388,14 +388,14 @@ def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(
     for number in range(120):
         actions.add("gone", ProjectionAction.RETRIED, using="default", count=number)
 
-    page = viewer.get(address("actions", "gone"))
+    page = viewer.get(address("history", "gone"))
     seen = [each["entry"].count for each in page.context_data["entries"]]
     while (older := page.context_data["page"].older) is not None:
-        page = viewer.get(address("actions", "gone") + older)
+        page = viewer.get(address("history", "gone") + older)
         seen += [each["entry"].count for each in page.context_data["entries"]]
 
     assert seen == list(range(119, -1, -1))
-    assert viewer.get(address("actions", "x")).status_code == 404
+    assert viewer.get(address("history", "x")).status_code == 404
 
 
 @pytest.mark.feed

@@ -140,7 +140,7 @@ def test_in_all_kinds_of_trouble_pages_can_be_read_and_are_not_wider_than_the_wi
         "trouble, a rebuild": address("change", "fine-balance"),
         "trouble, held": address("held"),
         "trouble, held by one cause": f"{address('held')}?{CAUSE}",
-        "trouble, actions": address("actions"),
+        "trouble, actions": address("history"),
         "trouble, all actions": reverse("admin:eventlogs_projectionstate_all_actions"),
     }.items():
         assert page.goto(where).status == 200

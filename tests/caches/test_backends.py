@@ -19,10 +19,10 @@ from eventlogs.caches.backends import (
     GuardedCache,
     NoReductionCache,
     RedisReductionCache,
-    Unreachable,
     cache_for,
     is_safe,
 )
+from eventlogs.exceptions import Unreachable
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Opened
 

@@ -139,6 +139,7 @@ def test_e047_a_refresher_does_not_take_its_options(settings, options, text):
     [message] = reductions.check_refresher()
 
     assert (message.id, message.msg) == ("eventlogs.E047", text)
+    assert f'Set EVENTLOGS["REFRESHER"] = "{path}"' in message.hint
 
 
 def test_a_refresher_with_its_options_is_fine(settings):

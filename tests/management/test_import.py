@@ -250,7 +250,7 @@ def test_a_batch_does_not_end_within_an_append(second_database, run, tmp_path, m
     monkeypatch.setattr(jsonl, "BATCH", 5)
 
     with (tmp_path / "all.jsonl").open("rb") as lines:
-        sizes = [len(batch) for batch, _ in jsonl.batches(lines)]
+        sizes = [len(batch) for batch in jsonl.batches(lines)]
 
     assert sizes == [7, 4]
 
@@ -293,7 +293,7 @@ def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, 
 
 def events_of(path) -> list:
     with path.open("rb") as lines:
-        return [exported for _, exported in jsonl.read_events(lines)]
+        return list(jsonl.read_events(lines))
 
 
 def test_two_imports_of_one_file_at_once_import_it_once(export, second_database, race):
@@ -327,7 +327,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     # In the smallest batches there are: what was one append is never cut in two.
     monkeypatch.setattr(jsonl, "BATCH", 1)
     with export.open("rb") as lines:
-        batches = [batch for batch, _ in jsonl.batches(lines)]
+        batches = list(jsonl.batches(lines))
     assert len(batches) > 1
 
     def import_it() -> object:

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogManager
-from eventlogs.management.subcommands.stats import behind, number, size
+from eventlogs.management.subcommands.stats import number, size
 from eventlogs.models import Event
 from eventlogs.operations import cache_figures as caching
 from eventlogs.operations import figures
@@ -65,10 +65,10 @@ def test_an_estimate_has_no_more_digits_than_it_is_worth(rows, mark, text):
 
 
 def test_how_far_a_projection_is_behind_says_whether_it_may_be_further():
-    assert behind(status_of(positions_behind=None)) == "?"
-    assert behind(status_of(positions_behind=0, at_least=True)) == "?"
-    assert behind(status_of(positions_behind=1_200)) == "1,200"
-    assert behind(status_of(positions_behind=10_000, at_least=True)) == "10,000+"
+    assert status_of(positions_behind=None).behind == "?"
+    assert status_of(positions_behind=0, at_least=True).behind == "?"
+    assert status_of(positions_behind=1_200).behind == "1,200"
+    assert status_of(positions_behind=10_000, at_least=True).behind == "10,000+"
 
 
 def test_an_empty_database_has_figures_too(run, run_json, db):

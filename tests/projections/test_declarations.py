@@ -62,6 +62,19 @@ def test_a_name_belongs_to_one_class():
             model = Balance
 
 
+def test_a_class_has_one_name():
+    @projection("one")
+    class Each(Projection):
+        model = Inlined
+        mode = Projection.INLINE
+
+    with pytest.raises(RegistrationError, match="Each is projection 'one' already"):
+        projection("another")(Each)
+
+    assert projection("one", version=2)(Each).version == 2
+    assert (projections, Each.name) == ({"one": Each}, "one")
+
+
 def test_a_module_that_is_loaded_again_declares_its_classes_again():
     for _ in range(2):
 
@@ -119,6 +132,23 @@ def test_a_version_is_a_number_that_is_counted_up(version):
 def test_a_class_that_cannot_work_is_refused(base, attributes, message):
     with pytest.raises(RegistrationError, match=message):
         projection("each")(type("Each", (base,), attributes))
+    assert projections == {}
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (Projection, "parked"),
+        (Projection, "retry"),
+        (Projection, "delete"),
+        (Projection, "version"),
+        (Reactor, "start"),
+    ],
+)
+def test_a_handler_does_not_replace_an_operation(base, name):
+    handler = handles(Deposited)(lambda *_: None)
+    with pytest.raises(RegistrationError, match=f"{name} has another purpose"):
+        projection("each")(type("Each", (base,), {"model": Balance, name: handler}))
     assert projections == {}
 
 

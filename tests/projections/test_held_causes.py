@@ -69,9 +69,9 @@ def test_what_a_person_must_do_is_apart_from_what_goes_on_by_itself():
     hold(7, retry_at=NOON, error="", handler="", type="payment.noted")
 
     assert [each.headline for each in groups("default")] == [
-        "7 waiting for another attempt: not tried yet",
+        "7 waiting for a retry: not tried yet",
         "4 waiting for a release: payment.refunded version 2",
-        "2 waiting for another attempt: ZeroDivisionError in captured()",
+        "2 waiting for a retry: ZeroDivisionError in captured()",
         "1 parked: ZeroDivisionError in captured()",
     ]
 

@@ -596,6 +596,21 @@ def test_rows_that_were_kept_from_the_feed_are_rebuilt_inline(request):
     assert AppliedVersion.objects.count() == 5
 
 
+@pytest.mark.usefixtures("inlined")
+def test_older_code_takes_one_row_over_only_where_it_is_told_to():
+    ada, bob = some(2)
+    AppliedVersion.objects.update(made_by=InlinedBalances.version + 1)
+    with pytest.raises(ProjectionUnavailable):
+        InlinedBalances.rebuild(ada.log_id)
+
+    assert InlinedBalances.rebuild(ada.log_id, downgrade=True) == 1
+
+    ada = Account.logs.append(ada, Deposited(1))
+    assert balances(Inlined) == replayed(ada, bob)
+    with pytest.raises(ProjectionUnavailable):
+        Account.logs.append(bob, Deposited(1))
+
+
 def test_an_inline_log_that_is_parked_is_let_go_when_its_row_is_made_anew(request):
     ada = Account.logs.create(Deposited(5), Withdrawn(2), Deposited(10))
     fail_on(Withdrawn)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Barrier, Event
+from typing import Any, ClassVar
 
 import pytest
 from django.db import transaction
 from msgspec.structs import replace
 
-import eventlogs
 from eventlogs import (
     Aggregate,
     CachingPolicy,
@@ -35,6 +32,7 @@ from eventlogs.reductions.single_flight import replays
 from eventlogs.reductions.worker import worker
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Noted, Opened
+from tests.walks import listed, walked
 
 IMMEDIATE = "eventlogs.refreshers.ImmediateRefresher"
 
@@ -147,7 +145,6 @@ def test_only_what_is_newer_is_folded(accounts, state, counting):
     assert accounts.reduce(state.log_id) == reduction
 
 
-DOC = Path(__file__).parents[2] / "docs" / "caching.md"
 SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
     *("conf", "ids", "policies", "caches/counters", "events/registry", "stores/retries"),
     *("utils/loaded_modules", "managers", "testing/memory", "testing/recording"),
@@ -157,26 +154,15 @@ SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
 def test_the_walk_of_a_cached_reduce_is_the_one_in_the_documentation(accounts, state):
     accounts.reduce(state.log_id)
     accounts.append(state, Deposited(100))
-    root, seen = Path(eventlogs.__file__).parent, []
-
-    def note(frame, event, argument):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(root):
-            seen.append(path.relative_to(root).with_suffix("").as_posix())
-
     reader = accounts._reductions()
     store = reader.store
-    sys.setprofile(note)
-    try:
-        reader.read(state.log_id, store)
-    finally:
-        sys.setprofile(None)
 
-    walk = DOC.read_text().partition("in this order:")[2].split("```")[1]
-    listed = re.findall(r"([a-z_/]+)\.py", walk)
-    assert len(listed) == len(set(listed)) <= 9
-    walked = ["logs", *dict.fromkeys(each for each in seen if each not in SMALL)]
-    assert set(walked) == set(listed) - {"stores/postgresql"}  # this store is in memory
+    files = walked(lambda: reader.read(state.log_id, store))
+
+    documented = listed("caching.md", "in this order:")
+    assert len(documented) == len(set(documented)) <= 9
+    of_the_walk = {"logs.py", *files} - {f"{each}.py" for each in SMALL}
+    assert of_the_walk == set(documented) - {"stores/postgresql.py"}  # this store is in memory
 
 
 def test_what_a_caller_does_to_the_aggregate_is_the_callers_own(accounts, state):
@@ -648,6 +634,57 @@ def test_a_policy_that_reduces_the_same_log_does_not_wait_for_itself(asking, els
     assert policy.asked == 2
     assert len(entries(cache)) == 1
     assert accounts._reductions().versions([state.log_id]) == {state.log_id: 3}
+
+
+@dataclass
+class Summing(Aggregate, log_type="summing", events=[Opened]):
+    """Its apply reduces another log: slow, but no reason to replay that log each time."""
+
+    n: int = 0
+    other: ClassVar[Any] = None
+
+    def apply(self, record):
+        self.n += self.other().version
+
+
+def test_what_an_apply_reduces_is_cached(counting, cache, monkeypatch):
+    parts = {"store": counting, "cache": cache, "refresher": IMMEDIATE}
+    accounts, sums = LogManager(Account, **parts), LogManager(Summing, **parts)
+    state, total = accounts.create(Opened("Ada"), Deposited(1)), sums.create(Opened("Eve"))
+    monkeypatch.setattr(Summing, "other", staticmethod(lambda: accounts.reduce(state.log_id)))
+
+    assert sums.reduce(total.log_id).aggregate.n == 2
+
+    assert accounts._reductions().versions([state.log_id]) == {state.log_id: 2}
+
+
+def test_a_refresh_that_a_policy_causes_marks_nothing_as_declined(asking):
+    policy, accounts = asking
+    state, other = accounts.create(Opened("Ada")), accounts.create(Opened("Eve"))
+    reader = accounts._reductions()
+    policy.ask = lambda reduction: reader.refresh(other.log_id)
+
+    accounts.reduce(state.log_id)
+
+    assert reader.declined({other.log_id: 1}) == set()
+
+
+def test_a_reader_who_waited_in_vain_replaces_the_wrong_entry(counting, cache, elsewhere):
+    accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
+    state = accounts.create(Opened("Ada"))
+    reader = accounts._reductions()
+    key = reader.key(state.log_id)
+    accounts.reduce(state.log_id)
+    wrong = cache.get(key)
+    assert wrong is not None
+    wrong = wrong[:6] + b"\x09" + wrong[7:]  # of a higher version, and garbled
+    cache.replace(key, wrong, timeout=60)
+    replay, _ = replays.join(key)
+    replay.done.set()  # its leader failed
+
+    assert accounts.reduce(state.log_id).version == 1
+
+    assert reader.versions([state.log_id]) == {state.log_id: 1}
 
 
 def test_two_policies_that_reduce_each_others_logs_do_not_wait_for_each_other(asking):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.core.cache import caches
 from django.db import transaction
 
-from eventlogs import LogLengthPolicy, LogManager
-from eventlogs.caches.backends import GuardedCache, Unreachable, cache_for, statistics
+from eventlogs import CachingPolicy, LogAgePolicy, LogLengthPolicy, LogManager
+from eventlogs.caches.backends import GuardedCache, cache_for, statistics
 from eventlogs.caches.counters import counters
-from eventlogs.exceptions import FeedUnavailable
+from eventlogs.exceptions import FeedUnavailable, Unreachable
 from eventlogs.reductions.sweeps import sweep
 from eventlogs.reductions.worker import worker
 from eventlogs.testing import RecordingCache
@@ -88,6 +90,50 @@ def test_another_policy_is_asked_again(accounts, settings):
     assert sweep().refreshed == 0
 
     settings.EVENTLOGS = {"CACHING_POLICY": LogLengthPolicy.at_least(2)}
+
+    assert sweep(full=True).refreshed == 1
+    assert hits(accounts, state.log_id) == 1
+
+
+class Flaky(CachingPolicy):
+    """It fails until ``is_well``."""
+
+    is_well = False
+
+    def should_cache(self, reduction):
+        if not self.is_well:
+            raise ConnectionError("the policy's own database is down")
+        return True
+
+
+def test_a_policy_that_failed_is_asked_again(accounts, settings, monkeypatch):
+    settings.EVENTLOGS = {"CACHING_POLICY": Flaky()}
+    state = accounts.create(Opened("Ada"))
+    assert sweep(full=True).refreshed == 0
+
+    monkeypatch.setattr(Flaky, "is_well", True)
+
+    assert sweep(full=True).refreshed == 1
+    assert hits(accounts, state.log_id) == 1
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        LogAgePolicy.starting_at(timedelta(hours=1)),
+        LogAgePolicy.starting_at(timedelta(hours=1)) & LogLengthPolicy.at_least(1),
+        LogLengthPolicy.at_least(5) | LogAgePolicy.starting_at(timedelta(hours=1)),
+        ~LogAgePolicy.until(timedelta(hours=1)),
+    ],
+    ids=repr,
+)
+def test_a_policy_that_depends_on_the_time_is_asked_again(accounts, settings, monkeypatch, policy):
+    settings.EVENTLOGS = {"CACHING_POLICY": policy}
+    state = accounts.create(Opened("Ada"))
+    assert sweep(full=True).refreshed == 0
+
+    later = state.log_id.created_at + timedelta(hours=2)
+    monkeypatch.setattr("eventlogs.policies.timezone.now", lambda: later)
 
     assert sweep(full=True).refreshed == 1
     assert hits(accounts, state.log_id) == 1

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from threading import Event, current_thread
+from threading import Event, Thread, current_thread
 from types import SimpleNamespace
 from urllib.request import urlopen
 
@@ -42,6 +42,25 @@ def blocked(queue):
     assert started.wait(5)
     yield go_on
     go_on.set()
+
+
+def test_without_a_thread_a_job_is_refused_and_the_next_one_starts_a_thread(queue, monkeypatch):
+    """At a limit of the system, or when the interpreter shuts down."""
+    done = []
+    with monkeypatch.context() as limited:
+        limited.setattr(Thread, "start", _no_thread)
+        with pytest.raises(RuntimeError):
+            queue.submit("a", lambda: done.append("refused"))
+
+    assert not queue.is_queued("a")
+    assert queue.flush(0)
+    assert queue.submit("b", lambda: done.append("done"))
+    assert queue.flush(5)
+    assert done == ["done"]
+
+
+def _no_thread(thread):
+    raise RuntimeError("can't start new thread")
 
 
 def test_jobs_are_done_in_their_order_by_one_thread(queue):

@@ -37,6 +37,7 @@ from tests.reliability.read_models import DECLARED, FLAKY, LedgerRow, Quick, led
 GRACE = 0.3  # seconds that a lease outlasts the time-out of its projection
 LEASE = Quick.timeout + GRACE
 LONGEST_LOCK_WAIT = 3  # seconds of a read: a swap keeps its place in the queue for one
+BREATHING_SPACE = 5  # times as long as its append takes, a writer waits before the next one
 
 
 class Conditions(NamedTuple):
@@ -117,7 +118,12 @@ def write(
     pause: float,
     flaky: float,
 ) -> int:
-    """Append to ledgers until told to stop; some entries are flaky. Return how many there are."""
+    """
+    Append to ledgers until told to stop; some entries are flaky. Return how many there are.
+
+    The pause is ``pause`` seconds, and longer where the machine is busy, so that writers do not
+    append faster than a rebuild can follow.
+    """
     choices, manager = random.Random(name), ledgers()
     count = 0
     while not place.is_set():
@@ -126,9 +132,10 @@ def write(
             for n in range(choices.choice((1, 1, 1, 3)))
         ]
         entries = [Entered(text.strip(), choices.randrange(100)) for text in texts]
+        began = time.monotonic()
         manager.append(choices.choice(log_ids), *entries, expected_version=ANY)
         count += len(entries)
-        place.wait(pause)
+        place.wait(max(pause, BREATHING_SPACE * (time.monotonic() - began)))
     return count
 
 

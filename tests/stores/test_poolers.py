@@ -21,7 +21,7 @@ import pytest
 from django.db import connection, connections, transaction
 
 from eventlogs import LogId
-from eventlogs.stores import sessions, store_for
+from eventlogs.stores import psycopg_connections, store_for
 from tests.contracts.stores import amounts, append, create, new_key
 from tests.servers import PrivateServer, ServerError
 
@@ -116,7 +116,7 @@ def pooler(transactional_db: None) -> Iterator[PgBouncer]:
             connections["default"].close()
             connections.databases["default"] = before
             connections["default"] = wrapper
-            sessions.unprepared.clear()
+            psycopg_connections.unprepared.clear()
 
 
 def test_nobody_notices_a_pooler_that_shares_sessions(pooler, race, caplog):
@@ -150,4 +150,4 @@ def test_nobody_notices_a_pooler_that_shares_sessions(pooler, race, caplog):
     # The first thread that meets another's session says so, for all of this process.
     is_noticed = not pooler.knows_prepared_statements()
     assert len(caplog.records) == is_noticed
-    assert ("default" in sessions.unprepared) == is_noticed
+    assert ("default" in psycopg_connections.unprepared) == is_noticed

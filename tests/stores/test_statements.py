@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogId
 from eventlogs.stores import statements, store_for
-from eventlogs.stores.direct import direct_connection
+from eventlogs.stores.psycopg_connections import direct_connection
 from eventlogs.stores.statements import ENCODERS, HotStatement, Statement
 from tests.contracts.stores import amounts, append, create
 

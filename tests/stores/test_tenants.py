@@ -27,7 +27,7 @@ from eventlogs.feed.sources import feed_source_for
 from eventlogs.models import EventLog
 from eventlogs.projections.databases import has_table
 from eventlogs.stores import store_for
-from eventlogs.stores.direct import direct_connection
+from eventlogs.stores.psycopg_connections import direct_connection
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries

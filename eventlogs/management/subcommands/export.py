@@ -43,17 +43,8 @@ def add_arguments(parser: CommandParser) -> None:
         default="jsonl",
         help="jsonl (the default), or xes: IEEE 1849, a trace for each log.",
     )
-    parser.add_argument(
-        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
-    )
-    parser.add_argument(
-        "--log",
-        action="append",
-        default=[],
-        type=arguments.log_id,
-        metavar="LOG",
-        help="Only this log. May be repeated.",
-    )
+    arguments.add_log_types(parser)
+    arguments.add_logs(parser)
     parser.add_argument(
         "--after",
         type=arguments.at_least(0),

@@ -16,18 +16,19 @@ from eventlogs.utils.times import duration, time_text
 HELP = "Show problems, since when they exist, and who must act. Exit code 1: somebody must act."
 
 NAMED = 5  # findings in the message at the end
+LIMITS = {
+    "max_lag": "an event may wait N seconds for a projection",
+    "max_held": "a transaction may hold the feed back for N seconds",
+    "max_parked": "N logs of a projection may be held by parked events",
+    "max_deploy": "two releases may run side by side for N seconds",
+}
 
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the limits above which somebody must act."""
-    for option, what in (
-        ("--max-lag", "an event may wait N seconds for a projection"),
-        ("--max-held", "a transaction may hold the feed back for N seconds"),
-        ("--max-parked", "N logs of a projection may be held by parked events"),
-        ("--max-deploy", "two releases may run side by side for N seconds"),
-    ):
+    for name, what in LIMITS.items():
         parser.add_argument(
-            option,
+            f"--{name.replace('_', '-')}",
             type=limit,
             metavar="N",
             help=f'Limit: {what}. By default, that of EVENTLOGS["HEALTH"].',
@@ -49,20 +50,10 @@ def run(
     out: Output,
     *,
     using: str,
-    max_lag: float | None,
-    max_held: float | None,
-    max_parked: float | None,
-    max_deploy: float | None,
     **options: Any,
 ) -> None:
     """Write the findings; raise CommandError with exit code 1 if somebody must act."""
-    found = health(
-        using=using,
-        max_lag=max_lag,
-        max_held=max_held,
-        max_parked=max_parked,
-        max_deploy=max_deploy,
-    )
+    found = health(using=using, **{name: options[name] for name in LIMITS})
     if out.as_json:
         out.document(found.as_json())
     else:

@@ -17,7 +17,7 @@ from eventlogs.models import ParkedEvent, ProjectionAction
 from eventlogs.operations.health.findings import counted
 from eventlogs.projections import actions
 from eventlogs.projections.base import projections
-from eventlogs.projections.held_causes import PARKED, HeldGroup, groups
+from eventlogs.projections.held_causes import PARKED, WORDS, HeldGroup, groups, state_of
 from eventlogs.projections.operations import Operations
 from eventlogs.utils.times import duration, time_text
 
@@ -164,7 +164,7 @@ def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None
     """Write a line for each event; with ``details``, its traceback below."""
     EventLines(out, painted=3).write(
         (
-            (each.projection, f"{each.log_id}:{each.index}", each.type, state_of(each)),
+            (each.projection, f"{each.log_id}:{each.index}", each.type, WORDS[state_of(each)]),
             f"{each.attempts:,} tries, the last at {time_text(each.failed_at)}: {each.error}"
             + (f" in {each.handler}()" if each.handler else ""),
             [(line, None) for line in each.details.splitlines()] if details else (),
@@ -216,13 +216,6 @@ def facts_of(action: ProjectionAction) -> tuple[str, ...]:
         "" if action.seconds is None else f"took {duration(action.seconds)}",
         action.note,
     )
-
-
-def state_of(waiting: ParkedEvent) -> str:
-    """Return the state of an event in a few words."""
-    if waiting.awaits_release:
-        return "needs a release"
-    return "parked" if waiting.is_parked else "waits"
 
 
 def values(row: ParkedEvent | ProjectionAction, names: Sequence[str]) -> dict[str, Any]:

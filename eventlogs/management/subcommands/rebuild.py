@@ -79,7 +79,8 @@ def rebuild(
     option = "" if is_home else f" --database {using}"
     before = 0
     if log is not None:
-        applied = projection.rebuild(log, by=operator(), using=using)
+        downgrade = how["downgrade"]
+        applied = projection.rebuild(log, downgrade=downgrade, by=operator(), using=using)
     else:
         total, unit = extent(projection, using)
         with out.progress(f"Rebuilding {name}", total=total, unit=unit) as bar:

@@ -142,7 +142,7 @@ def write_projections(out: Output, stand: list[ProjectionStatus]) -> None:
             (
                 each.name,
                 f"{each.version}, due" if each.is_rebuild_due else f"{each.version}",
-                behind(each),
+                each.behind,
                 "?" if each.age is None else duration(each.age),
                 f"{each.rate:,.0f}/s" if each.rate else "",
                 each.parked,
@@ -160,13 +160,6 @@ def write_projections(out: Output, stand: list[ProjectionStatus]) -> None:
             f"next event. See: manage.py eventlogs parked {each.name}",
             out.style.WARNING,
         )
-
-
-def behind(each: ProjectionStatus) -> str:
-    """Return how many events a projection is behind; a plus marks a lower bound."""
-    if each.positions_behind is None or (each.at_least and not each.positions_behind):
-        return "?"
-    return f"{each.positions_behind:,}{'+' if each.at_least else ''}"
 
 
 def write_tables(out: Output, found: Figures) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from eventlogs.conf import MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
 from eventlogs.exceptions import FeedUnavailable
@@ -18,7 +19,6 @@ from eventlogs.management import arguments
 from eventlogs.management.json_values import compact, event_as_json
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import EventLines, Output
-from eventlogs.operations.jsonl import MAX_POSITION
 from eventlogs.utils.times import time_text
 from eventlogs.values import EventRecord
 
@@ -54,17 +54,8 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="TYPE",
         help="Only events of this type or its aliases. May be repeated.",
     )
-    parser.add_argument(
-        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
-    )
-    parser.add_argument(
-        "--log",
-        action="append",
-        default=[],
-        type=arguments.log_id,
-        metavar="LOG",
-        help="Only this log. May be repeated.",
-    )
+    arguments.add_log_types(parser)
+    arguments.add_logs(parser)
 
 
 def run(

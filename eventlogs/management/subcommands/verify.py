@@ -31,9 +31,7 @@ TOLD_EVERY = 1_000_000  # events, with --verbosity 2
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the scope."""
-    parser.add_argument(
-        "--log-type", action="append", default=[], metavar="TYPE", help="Only logs of this type."
-    )
+    arguments.add_log_types(parser)
     parser.add_argument(
         "--after",
         type=arguments.log_id,

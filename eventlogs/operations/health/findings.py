@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,10 +18,10 @@ class Finding:
 
     ``code`` is stable, one of those in docs/health.md. ``level`` is "act" (somebody must act) or
     "info" (for information). ``subject`` is the name of a projection, a database or cache alias,
-    an event type or a worker. ``message`` is one sentence, without payload
-    data. ``since`` is when it began, None if that is not known. ``action`` names a role and what it
-    must do; ``command`` is a command or SQL to paste, "" if there is none. ``figures``
-    are numbers by name; names that end in ``_seconds`` are durations.
+    an event type or a worker. ``message`` is one sentence, without payload data.
+    ``since`` is when it began, None if that is not known. ``action`` names a role and what it must
+    do; ``command`` is a command or SQL to paste, "" if there is none. ``figures`` are numbers by
+    name; names that end in ``_seconds`` are durations.
     """
 
     code: str
@@ -40,16 +40,7 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "code": self.code,
-            "level": self.level,
-            "subject": self.subject,
-            "message": self.message,
-            "since": None if self.since is None else moment(self.since),
-            "action": self.action,
-            "command": self.command,
-            "figures": dict(self.figures),
-        }
+        return {**asdict(self), "since": None if self.since is None else moment(self.since)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from django.db import connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from eventlogs import LogId
-from eventlogs.stores import BaseStore, sessions, store_for
+from eventlogs.stores import BaseStore, psycopg_connections, store_for
 from eventlogs.stores.postgresql import APPEND_ONE
 from tests.contracts.stores import amounts, append, create, new_key
 from tests.stores.test_statements import alarm, locked
@@ -38,7 +38,7 @@ def store() -> BaseStore:
 def _prepared() -> Iterator[None]:
     """Have statements prepared again after a test that has given that up."""
     yield
-    sessions.unprepared.clear()
+    psycopg_connections.unprepared.clear()
 
 
 # Signals
@@ -156,7 +156,7 @@ def test_the_answer_of_another_thread_is_not_broken_off(store):
     with transaction.atomic():
         append(store, log_id, 2, expected=1)
         raw = connections["default"].connection
-        session, lock = sessions.session_of(raw), raw.lock
+        session, lock = psycopg_connections.session_of(raw), raw.lock
 
         class AnswerComesFirst:
             def acquire(self, *args: Any, **named: Any) -> bool:
@@ -169,7 +169,7 @@ def test_the_answer_of_another_thread_is_not_broken_off(store):
         session.is_under_way = True
         raw.lock = AnswerComesFirst()
         try:
-            sessions.settled_connection(connections["default"])
+            psycopg_connections.settled_connection(connections["default"])
         finally:
             raw.lock = lock
         assert not transaction.get_rollback()
@@ -275,8 +275,8 @@ def test_a_server_that_does_not_cancel_costs_the_connection(store, monkeypatch):
     """It is closed, and the next use has a new one."""
     log_id = create(store, 1).log_id
     raw = connection.connection
-    monkeypatch.setattr(sessions, "PATIENCE", 0.2)
-    monkeypatch.setattr(sessions, "_cancel", lambda pgconn: None)
+    monkeypatch.setattr(psycopg_connections, "PATIENCE", 0.2)
+    monkeypatch.setattr(psycopg_connections, "_cancel", lambda pgconn: None)
     release = Event()
 
     with locked(log_id, release):
@@ -319,7 +319,7 @@ def test_a_column_of_another_type_does_not_poison_a_connection(store, inside):
                 assert len(amounts(store, log_id)) == version
     finally:
         alter("integer")
-    assert "default" not in sessions.unprepared
+    assert "default" not in psycopg_connections.unprepared
 
 
 def history(store: BaseStore, log_id: LogId, version: int) -> None:
@@ -354,7 +354,7 @@ def test_a_statement_of_that_name_sends_the_alias_unprepared_and_says_so_once(st
 def test_statements_that_get_lost_each_time_send_the_alias_unprepared(store, caplog, monkeypatch):
     """As behind a pooler that gives out another session for each transaction."""
     log_id = create(store, 1).log_id
-    prepare = sessions.Session.prepare
+    prepare = psycopg_connections.Session.prepare
 
     def prepare_in_vain(session: Any, raw: Any, name: bytes, statement: bytes) -> bool:
         is_ours = prepare(session, raw, name, statement)
@@ -362,10 +362,10 @@ def test_statements_that_get_lost_each_time_send_the_alias_unprepared(store, cap
         return is_ours
 
     connection.close()
-    monkeypatch.setattr(sessions.Session, "prepare", prepare_in_vain)
+    monkeypatch.setattr(psycopg_connections.Session, "prepare", prepare_in_vain)
     assert append(store, log_id, 2, expected=1).version == 2
 
-    assert "default" in sessions.unprepared
+    assert "default" in psycopg_connections.unprepared
     assert len(caplog.records) == 1
 
 
@@ -374,13 +374,13 @@ def test_a_preparation_that_was_broken_off_is_used(store):
     connection.close()
     connection.ensure_connection()
     raw = connections["default"].connection
-    session = sessions.session_of(raw)
+    session = psycopg_connections.session_of(raw)
     raw.pgconn.prepare(APPEND_ONE._name, APPEND_ONE._numbered)
     session._doubtful.add(APPEND_ONE._name)  # its answer was not read
 
     assert append(store, log_id, 2, expected=1).version == 2
 
-    assert "default" not in sessions.unprepared
+    assert "default" not in psycopg_connections.unprepared
     assert APPEND_ONE._name in session.prepared
 
 
@@ -401,6 +401,6 @@ def test_an_error_that_only_looks_like_a_changed_plan_is_the_callers(store):
         with connection.cursor() as cursor:
             cursor.execute("DROP FUNCTION refuse() CASCADE")
 
-    assert "default" not in sessions.unprepared
+    assert "default" not in psycopg_connections.unprepared
     append(store, log_id, 3, expected=2)
     assert amounts(store, log_id) == [1, 2, 3]

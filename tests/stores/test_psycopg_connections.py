@@ -18,7 +18,7 @@ from django.db.backends.postgresql.features import DatabaseFeatures
 from django.db.backends.utils import CursorWrapper
 
 from eventlogs.stores import store_for
-from eventlogs.stores.direct import direct_connection
+from eventlogs.stores.psycopg_connections import direct_connection
 from tests.contracts.stores import amounts, append, create, new_key
 
 pytestmark = [
