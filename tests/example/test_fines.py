@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import signal
-import time
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +19,7 @@ from example_project.fines import events
 from example_project.fines.events import Fine
 from example_project.fines.rows import ACTIVITIES
 from tests.example.conftest import database_url, manage
+from tests.processes import until
 
 pytestmark = pytest.mark.django_db
 
@@ -391,8 +391,7 @@ def test_an_import_that_is_killed_is_carried_on(write, monkeypatch, settings):
     path = write(rows)
 
     process = manage("import_fines", path, database_url=database_url())
-    while not Event.objects.exists() and process.poll() is None:
-        time.sleep(0.01)
+    until(lambda: Event.objects.exists() or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     survived = Event.objects.count()

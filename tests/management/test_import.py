@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 from django.core.management import CommandError
@@ -385,6 +385,9 @@ def test_an_import_that_is_not_idempotent_is_found(export, second_database):
     assert held(second_database) != held()
 
 
+ALL_LOOK = Barrier(4)
+
+
 def look_without_locking(using, events):
     """A broken version of ``restoring._lock``, which locks nothing."""
     rows = restoring.rows(using, "EventLog").filter(
@@ -394,7 +397,8 @@ def look_without_locking(using, events):
         log: restoring.Known(log_type, version, None)
         for log, log_type, version in rows.values_list("pk", "log_type", "version")
     }
-    time.sleep(0.05)
+    with suppress(BrokenBarrierError):
+        ALL_LOOK.wait(5)  # each of the four has looked before one of them writes
     return known
 
 
@@ -406,6 +410,7 @@ def test_an_import_without_locks_is_found(second_database, race, monkeypatch):
             log_id, 1, 0, "account.deposited", 1, '{"amount":1}', "{}", None, timezone.now()
         )
     )
+    ALL_LOOK.reset()
     monkeypatch.setattr(restoring, "_lock", look_without_locking)
 
     answers = race(*[lambda: store_for(second_database).restore([event])] * 4)

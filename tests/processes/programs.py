@@ -59,7 +59,7 @@ class Program(subprocess.Popen[bytes]):
         self._errors.close()
 
     @property
-    def errors(self) -> str:
+    def error_text(self) -> str:
         """What it has written to its standard error until now."""
         # Not read through the file: its place there is that of the program, too.
         size = os.fstat(self._errors.fileno()).st_size
@@ -96,4 +96,4 @@ class Program(subprocess.Popen[bytes]):
     def story(self) -> str:
         """Return how it stands, and what it has written to its standard error."""
         state = "at work" if self.poll() is None else f"ended with {self.returncode}"
-        return f"--- {self._command} (pid {self.pid}): {state}\n{self.errors[-4_000:]}"
+        return f"--- {self._command} (pid {self.pid}): {state}\n{self.error_text[-4_000:]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
@@ -22,6 +21,7 @@ from eventlogs import (
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import BaseProjection, projections
 from eventlogs.stores.participants import registered
+from tests import processes
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.tables import Table
 
@@ -233,11 +233,14 @@ def fail_on(*classes, error=ValueError):
 
 def until(condition, seconds=10.0):
     """Let time pass, for events that are to be tried again, until something is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come"
+
+    def comes() -> bool:
+        if condition():
+            return True
         ParkedEvent.objects.exclude(retry_at=None).update(retry_at=F("first_failed_at"))
-        time.sleep(0.01)
+        return False
+
+    processes.until(comes, seconds=seconds)
 
 
 # Known only where a fixture says so: an inline one takes part in every append to an account.

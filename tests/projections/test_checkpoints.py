@@ -19,6 +19,8 @@ from eventlogs.feed.sources import partition_of
 from eventlogs.models import Checkpoint
 from eventlogs.projections import checkpoints, leases
 from eventlogs.projections.leases import LeaseLost
+from tests.locks import somebody_waits
+from tests.processes import until
 from tests.projections.crashes import killed_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,11 +67,17 @@ def test_a_worker_takes_its_own_lease_again_and_is_told_that_it_did_not_give_it_
 
 
 def test_a_lease_that_has_run_out_is_taken_over():
-    acquire("ada:1:x", seconds=0.05)
-    time.sleep(0.1)
+    acquire("ada:1:x", seconds=0.2)
+    found = []
 
-    taken = acquire("bob:1:x")
+    def is_taken():
+        found.append(acquire("bob:1:x"))
+        return found[-1]
 
+    until(is_taken)
+
+    *refused, taken = found
+    assert refused[0] is None
     assert (taken.token, taken.was_abandoned) == (2, True)
 
 
@@ -157,14 +165,14 @@ def test_with_a_token_or_position_that_is_not_the_stored_one_nothing_moves(wrong
 
 
 def test_moving_renews_the_lease_and_what_is_moved_holds_only_with_the_transaction():
-    lease = acquire(seconds=0.3)
+    lease = acquire(seconds=2.0)
+    would_have_ended = checkpoint().leased_until
     assert not lease.is_half_over
-    time.sleep(0.2)
-    assert lease.is_half_over
+    until(lambda: lease.is_half_over)
 
     with leases.fenced(lease, 3, applied=7) as moved:
         assert not moved.is_half_over
-    time.sleep(0.15)
+    until(lambda: timezone.now() > would_have_ended)
 
     assert acquire("bob:1:x") is None
     assert (checkpoint().position, checkpoint().applied) == (3, 7)
@@ -298,7 +306,7 @@ def test_checkpoints_that_are_replaced_while_it_is_waited_for_are_found(elsewher
     with transaction.atomic():
         Checkpoint.objects.filter(projection=NAME, is_rebuild=False).delete()
         other.start()
-        time.sleep(0.3)
+        until(somebody_waits)
         Checkpoint.objects.filter(projection=NAME).update(is_rebuild=False)
     other.join()
 
@@ -322,7 +330,7 @@ def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server():
         pytest.raises(Error, match="idle-in-transaction"),
         leases.fenced(lease, 9),
     ):
-        time.sleep(0.6)
+        time.sleep(0.6)  # three times as long as the server lets it
         Checkpoint.objects.count()
     connection.close()
 

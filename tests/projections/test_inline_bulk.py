@@ -28,6 +28,8 @@ from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Verification
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.locks import somebody_waits
+from tests.processes import until
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Inlined,
@@ -349,15 +351,7 @@ def test_a_broken_version_that_waits_as_long_as_it_takes_is_in_a_deadlock(monkey
 
 def until_somebody_waits():
     try:
-        with connection.cursor() as cursor:
-            for _ in range(2_000):
-                cursor.execute(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-                if cursor.fetchone()[0]:
-                    return
-                time.sleep(0.005)
+        until(somebody_waits)
     finally:
         connections.close_all()
 

@@ -15,7 +15,9 @@ from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, Projection
 from eventlogs.projections import checkpoints, leases, shadow_tables
 from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.batches import Advancer
+from tests import processes
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
+from tests.locks import somebody_waits
 from tests.projections import readmodels
 from tests.projections.crashes import die_on, kill_me, killed_in
 from tests.projections.readmodels import (
@@ -452,7 +454,10 @@ def test_a_reader_that_takes_its_time_is_waited_for(monkeypatch):
         with transaction.atomic():
             Balance.objects.count()
             reading.set()
-            time.sleep(1)
+            # The swap gives way to others, and tries again.
+            processes.until(somebody_waits)
+            processes.until(lambda: not somebody_waits())
+            processes.until(somebody_waits)
         connections.close_all()
 
     reader = threading.Thread(target=read)

@@ -692,10 +692,10 @@ def test_a_worker_in_the_middle_of_a_batch_passes_over_nothing_of_a_release_that
     events = (BOOKED, CHARGED, REFUNDED)
     names = "Booked, Charged, Refunded"
     wait = """
-import time
+from tests.processes import until
 def do(deed, do=do):
     do(deed)
-    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+    until(Path(os.environ["DEEDS"] + ".go").exists)
 """
     old = release("old", domain(*events, names=names) + wait + reactor(charge="Charged"))
     new = release(
@@ -775,10 +775,10 @@ def test_a_declaration_that_did_not_count_for_a_moment_takes_leases_away_again(
     release, deeds, tmp_path, is_pruned
 ):
     wait = """
-import time
+from tests.processes import until
 def do(deed, do=do):
     do(deed)
-    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+    until(Path(os.environ["DEEDS"] + ".go").exists)
 """
     old, new = narrow_and_wide(release, old=wait)
     new.do(
@@ -808,10 +808,10 @@ def test_an_attempt_in_which_a_release_takes_the_lease_away_counts_nothing(
     release, deeds, tmp_path
 ):
     wait = """
-import time
+from tests.processes import until
 def do(deed, do=do):
     do(deed)
-    while not Path(os.environ["DEEDS"] + ".go").exists(): time.sleep(0.01)
+    until(Path(os.environ["DEEDS"] + ".go").exists)
 """
     old, new = narrow_and_wide(release, old=wait)
     old.do("setattr(Letters, 'max_attempts', 1)")

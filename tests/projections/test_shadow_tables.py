@@ -13,6 +13,8 @@ from django.db.models.functions import Now
 
 from eventlogs import LogId, LogIdField
 from eventlogs.projections import shadow_tables
+from tests.locks import somebody_waits
+from tests.processes import until
 from tests.tables import Table
 
 POSTGRESQL = pytest.mark.postgresql
@@ -444,7 +446,7 @@ def test_a_long_reader_makes_the_swap_give_up_and_others_wait_no_longer(elsewher
     waits = []
 
     def read():
-        time.sleep(0.3)
+        until(somebody_waits)  # that is the swap
         begun = time.monotonic()
         Rich.objects.count()
         waits.append(time.monotonic() - begun)

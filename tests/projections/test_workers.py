@@ -256,7 +256,7 @@ def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypat
             other = Worker(NAMES)
             other.round()
             os.write(writing, b"x")
-            time.sleep(30)
+            signal.pause()
         finally:
             os._exit(1)
     try:

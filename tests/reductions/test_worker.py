@@ -19,6 +19,7 @@ import pytest
 from django.db import InterfaceError, connections
 
 from eventlogs.reductions.worker import Worker, runs_threads
+from tests.processes import until
 
 
 @pytest.fixture
@@ -337,20 +338,20 @@ def test_a_worker_of_uwsgi_writes_the_cache(tmp_path, options):
     try:
 
         def get(path: str) -> list[str]:
-            until = time.monotonic() + 30
-            while True:
+            answers: list[list[str]] = []
+
+            def is_answered() -> bool:
                 with suppress(OSError), urlopen(f"http://{address}/{path}", timeout=10) as answer:
-                    return answer.read().decode().split()
-                assert time.monotonic() < until
-                time.sleep(0.1)
+                    answers.append(answer.read().decode().split())
+                return bool(answers)
+
+            until(is_answered, seconds=30)
+            return answers[0]
 
         log_id, _ = get("new")
         if not options:  # the first request wrote it before it answered
             assert get(log_id)[1] == "1"  # hits
-        until = time.monotonic() + 30
-        while get(log_id)[1] == "0":
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        until(lambda: get(log_id)[1] != "0", seconds=30)
     finally:
         server.terminate()
         out, _ = server.communicate(timeout=30)

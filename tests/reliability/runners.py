@@ -36,6 +36,7 @@ from tests.reliability.read_models import DECLARED, FLAKY, LedgerRow, Quick, led
 
 GRACE = 0.3  # seconds that a lease outlasts the time-out of its projection
 LEASE = Quick.timeout + GRACE
+LONGEST_LOCK_WAIT = 3  # seconds of a read: a swap keeps its place in the queue for one
 BREATHING_SPACE = 5  # times as long as its append takes, a writer waits before the next one
 
 
@@ -146,14 +147,22 @@ class Seen(NamedTuple):
     slowest: float  # seconds
 
 
-def watch(place: Place) -> Seen:
-    """Read all rows, all the time: they never become fewer, nor go back."""
+def watch(place: Place, tells: bool = False) -> Seen:
+    """
+    Read all rows, all the time: they never become fewer, nor go back.
+
+    A read that waits for locks for longer than LONGEST_LOCK_WAIT is an error of the server, and so
+    among what is wrong. One that ``tells`` says "reading" when it has read rows for the first time.
+    """
     reads, slowest = 0, 0.0
     wrong: list[str] = []
     last: dict[Any, int] = {}
     while not place.is_set():
         began = time.monotonic()
         try:
+            if connection.connection is None or not reads:
+                with connection.cursor() as cursor:
+                    cursor.execute(f"SET lock_timeout = '{LONGEST_LOCK_WAIT}s'")
             rows = dict(LedgerRow.objects.values_list("log_id", "entries"))
         except Error as error:
             wrong.append(f"{type(error).__name__}: {error}")
@@ -168,4 +177,6 @@ def watch(place: Place) -> Seen:
         ][:3]
         last = rows
         reads += 1
+        if tells and reads == 1:
+            place.say("reading")
     return Seen(reads, wrong[:10], slowest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from django.db import connection
 
 from eventlogs import LogId
-from tests.processes import Crew
+from tests.processes import Crew, until
 from tests.races import history, jobs
 from tests.races.history import Outcome, Violation, kinds
 from tests.reliability.writers import Writers
@@ -59,14 +58,14 @@ class MortalPostgreSQL(PostgreSQL):
         self._start_again()
 
     def _start_again(self) -> None:
-        until = time.monotonic() + START_TIMEOUT
-        while True:
+        def has_started() -> bool:
             try:
-                return self._start()
+                self._start()
             except ServerError:  # the last process of the one before has not noticed yet
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.1)
+                return False
+            return True
+
+        until(has_started, seconds=START_TIMEOUT, what="the start of the server")
 
     @property
     def database(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
         crowd = [campaign.run(*NAMES) for _ in range(CROWD)]
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            time.sleep(random.uniform(0.1, 0.4))
+            until_advanced(random.randrange(40, 240))
             victim = crowd.pop(random.randrange(CROWD))
             if changes % 2:
                 let_go(victim)
@@ -86,6 +86,16 @@ def test_workers_of_different_projections_leave_no_partition_to_each_other():
 
     assert wrong_rows() == []
     assert wrong_letters() == []
+
+
+def until_advanced(by: int) -> None:
+    """Wait until the positions of all partitions have risen by so many, together."""
+
+    def positions() -> int:
+        return sum(Checkpoint.objects.values_list("position", flat=True))
+
+    reached = positions() + by
+    until(lambda: positions() >= reached)
 
 
 def owners() -> list[str]:

@@ -8,13 +8,13 @@ position that it believes in, are not those of the checkpoint any more.
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 from eventlogs import ANY, LogId
-from eventlogs.models import ParkedEvent
+from eventlogs.models import ParkedEvent, ProjectionWorker
 from eventlogs.projections import leases
 from tests.processes import Process, Stop, until
 from tests.races import COMMITS
@@ -109,7 +109,7 @@ def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
         assert Letters.wait_for(position, timeout=LATEST)
 
         paused.wake()
-        time.sleep(0.2)
+        until(lambda: is_at_work_again(paused))
         position = append_to(log_ids, "awake")
         until(lambda: are_up_to_date(Letters.name))
         assert other.end() == "done"
@@ -143,6 +143,12 @@ def test_a_limit_for_statements_becomes_no_longer(own, then):
 
         cursor.execute("SELECT current_setting('statement_timeout')")
         assert cursor.fetchone() == (then,)
+
+
+def is_at_work_again(worker: Process) -> bool:
+    """Return whether a worker that was taken for dead has reported since."""
+    alive = ProjectionWorker.objects.filter(seen_until__gt=timezone.now())
+    return alive.filter(name__contains=f":{worker.pid}:").exists()
 
 
 def is_asleep() -> bool:

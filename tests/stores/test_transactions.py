@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Barrier, Event
@@ -20,6 +19,7 @@ from django.db import (
 from eventlogs import ANY, LogManager, LogState, TransactionMustRetry
 from eventlogs.stores.retries import ATTEMPTS, must_retry, run_again
 from tests.accounts import Account, Deposited, Opened
+from tests.processes import until
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 
@@ -308,12 +308,12 @@ def test_alone_an_append_that_the_database_gave_up_is_tried_again(
 
 def wait_for_a_waiter(backends: list[int]) -> None:
     """Return once the backend waits for a lock."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if backends:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT cardinality(pg_blocking_pids(%s))", backends)
-                if cursor.fetchone()[0]:
-                    return
-        time.sleep(0.01)
-    raise AssertionError("nobody waits for the lock")
+
+    def is_waiting() -> bool:
+        if not backends:
+            return False
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT cardinality(pg_blocking_pids(%s))", backends)
+            return bool(cursor.fetchone()[0])
+
+    until(is_waiting, what="a wait for the lock")
