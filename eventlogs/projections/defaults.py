@@ -47,6 +47,8 @@ def is_unsteady(field: Any) -> bool:
     """Return whether a field's ``db_default`` may have another value each time."""
     if getattr(field, "db_default", NOT_PROVIDED) is NOT_PROVIDED:
         return False
+    # Private: Django keeps db_default as it was declared, and has no public method that makes an
+    # expression of a literal.
     nodes = field._db_default_expression.flatten()
     return not all(_is_steady(node) for node in nodes)
 
