@@ -3,7 +3,7 @@
 #   make test TOX_WITH=        plain tox, without uv, which does not read pip's settings
 #   make benchmarks ARGS=...   arguments for the benchmarks; for `quick`, `reliability` and `browser`, pytest's
 #
-# One environment alone, and one test: .tools/bin/tox run -e newest-sqlite -- -k idempotency
+# One environment alone, and one test: .tools/bin/tox run -e newest-sqlite -- -k retry
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
