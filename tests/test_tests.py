@@ -44,7 +44,7 @@ ALLOWED = {
     "reliability/test_projection_crowds.py::"
     "test_a_checkpoint_that_somebody_keeps_locked_ends_no_worker": NOTHING,
     "reliability/writers.py::_until_answered": PAUSE,
-    "stores/test_sessions.py::interruption": "the signal may still be on its way to a thread",
+    "stores/test_interruptions.py::interruption": "the signal may be on its way to a thread",
     "test_ids.py::test_an_id_made_later_sorts_later": CLOCK,
     "test_logs.py::test_a_log_is_reduced_as_of_a_moment_by_when_events_were_recorded": CLOCK,
 }
