@@ -16,10 +16,6 @@ PYTHON ?= $(shell for python in python3 python python3.14 python3.13 python3.12 
 TOX_WITH ?= tox-uv
 TOX = .tools/bin/tox
 
-# Tests wait for databases and processes for half of their time, so two environments share two
-# processors. What one prints is shown where it fails; all of it, as it comes: PARALLEL=--parallel-live
-PARALLEL ?= --parallel 2 --parallel-no-spinner
-
 .PHONY: help
 help: ## Print this.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,11 +34,11 @@ quick: .tools/installed ## The inner loop, under a minute: the tests on SQLite, 
 
 .PHONY: test
 test: .tools/installed ## Lint, types, package, and the tests: the oldest of all on SQLite, the newest on PostgreSQL.
-	$(TOX) run-parallel -m test $(PARALLEL)
+	$(TOX) run -m test
 
 .PHONY: corners
 corners: .tools/installed ## The other corners: the oldest on PostgreSQL, the newest on SQLite and MariaDB.
-	$(TOX) run-parallel -m corners $(PARALLEL)
+	$(TOX) run -m corners
 
 .PHONY: test-all
 test-all: .tools/installed ## The whole matrix of Pythons, Djangos and databases.
