@@ -44,7 +44,7 @@ def append(place, name, log_ids, is_old: bool) -> tuple[int, int]:
     read_models.declare([] if is_old else [InlineLedgerRows.name])
     choices, manager = random.Random(name), ledgers()
     count = retries = 0
-    while not place.is_set():
+    while True:  # once at least: a process may be told to end before it has begun
         # In one order: otherwise the appends themselves could deadlock.
         chosen = sorted(choices.sample(log_ids, choices.choice((1, 1, 2))))
         try:
@@ -55,8 +55,9 @@ def append(place, name, log_ids, is_old: bool) -> tuple[int, int]:
         except TransactionMustRetry:
             retries += 1
         count += 1
+        if place.is_set():
+            return count, retries
         place.wait(0.002)
-    return count, retries
 
 
 def sessions() -> int:
