@@ -70,23 +70,28 @@ def test_what_was_acknowledged_is_there_once_whoever_is_killed(
 
 
 def test_answers_before_the_commit_are_found(violations, new_logs):
-    logs, broken = new_logs(8), BROKEN + "AcknowledgesBeforeCommit"
-    with Writers(dict(connection.settings_dict), broken, logs, count=2) as writers:
-        for _ in range(6):
-            # Ten answers lead to a commit: a few more, and some are probably not committed.
-            writers.work_until(len(writers.outcomes) + 25)
-            writers.kill_one()
+    def lost() -> int:
+        logs, broken = new_logs(8), BROKEN + "AcknowledgesBeforeCommit"
+        with Writers(dict(connection.settings_dict), broken, logs, count=2) as writers:
+            for _ in range(6):
+                # Ten answers lead to a commit: a few more, and some are probably not committed.
+                writers.work_until(len(writers.outcomes) + 25)
+                writers.kill_one()
+        return kinds(violations(writers.outcomes))["lost"]
 
-    assert kinds(violations(writers.outcomes))["lost"] > 0
+    assert any(lost() for _ in range(10))
 
 
 def test_retries_that_are_stored_again_are_found(violations, new_logs):
-    writers = Writers(dict(connection.settings_dict), BROKEN + "ForgetsKeys", new_logs(3), count=8)
-    # A long queue for few logs: most are killed while they wait, and appended all the same.
-    with writers:
-        while not writers.taken_over or len(writers.outcomes) < 200:
-            writers.work_until(len(writers.outcomes) + 10)
-            writers.kill_one()
-        writers.finish()
+    def doubled() -> int:
+        logs, broken = new_logs(3), BROKEN + "ForgetsKeys"
+        # A long queue for few logs: most are killed while they wait, and appended all the same.
+        with Writers(dict(connection.settings_dict), broken, logs, count=8) as writers:
+            while not writers.taken_over or len(writers.outcomes) < 200:
+                writers.work_until(len(writers.outcomes) + 10)
+                writers.kill_one()
+            writers.finish()
+        return kinds(violations(writers.outcomes))["doubled"]
 
-    assert kinds(violations(writers.outcomes))["doubled"] > 0
+    # A kill has to fall between a commit and its answer, which may happen in none of one round.
+    assert any(doubled() for _ in range(10))
