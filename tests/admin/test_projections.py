@@ -237,7 +237,7 @@ def test_pages_have_no_inline_script_or_style(operator, parked):
 
 @pytest.mark.mariadb
 def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
-    assert "only on PostgreSQL and SQLite" in operator.get(ALL).content.decode()
+    assert "on PostgreSQL and SQLite only" in operator.get(ALL).content.decode()
     assert operator.get(address("change")).status_code == 200
     page = operator.post(address("rebuild"), follow=True).content.decode()
 

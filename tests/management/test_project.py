@@ -218,5 +218,5 @@ def test_too_little_memory_is_a_mistake(run, db):
 
 @pytest.mark.mariadb
 def test_without_a_feed_it_is_refused(db, run):
-    with pytest.raises(CommandError, match="only on PostgreSQL and SQLite"):
+    with pytest.raises(CommandError, match="on PostgreSQL and SQLite only"):
         run("project")
