@@ -241,7 +241,7 @@ def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
     assert operator.get(address("change")).status_code == 200
     page = operator.post(address("rebuild"), follow=True).content.decode()
 
-    assert "No worker runs in this database" in page
+    assert "This database has no workers" in page
     assert not ProjectionState.objects.exists()
 
 
