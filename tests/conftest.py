@@ -157,6 +157,8 @@ SLOW = (
     "test_apps.py",
     "test_docs.py",
     "test_log_against_a_list.py",
+    "test_migrations.py",
+    "test_servers.py",
     "caches/test_cache_histories.py",
     "caches/test_fingerprints.py",
     "example/test_demo.py",

@@ -707,7 +707,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("server", choices=sorted(SERVERS))
     parser.add_argument("--durable", action="store_true", help="as in production: fsync is on")
     parser.add_argument("command", nargs="+", metavar="-- COMMAND")
-    options = parser.parse_args(arguments)
+    # The command may have a "--" of its own, which the argparse of some Pythons does not pass on.
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    command = arguments[at + 1 :]
+    options = parser.parse_args([*arguments[:at], *command[:1]])
     try:
         with SERVERS[options.server](durable=options.durable) as server:
             # A Ctrl-C is for the command, which shares our terminal; it decides what to do.
@@ -715,7 +718,7 @@ def main(arguments: list[str]) -> int:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
             path = f"{server.programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
             environ = {**os.environ, server.variable: server.url, "PATH": path}
-            return subprocess.run(options.command, env=environ, check=False).returncode
+            return subprocess.run(command, env=environ, check=False).returncode
     except (ServerError, FileNotFoundError) as error:
         parser.exit(1, f"{error}\n")
 
