@@ -1,8 +1,8 @@
-"""A page of a log's events: a sequence of records, and where the next page starts."""
+"""Pages of events: sequences of records, with the place where the next page starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import msgspec
@@ -15,7 +15,29 @@ __all__ = ["EventPage"]
 PAGE_ENCODER = msgspec.json.Encoder()
 
 
-class EventPage(Sequence[EventRecord]):
+class RecordPage(Sequence[EventRecord]):
+    """The records of a page; what the pages of a log and of the feed have in common."""
+
+    __slots__ = ("_records",)
+
+    def __init__(self, records: Iterable[EventRecord]) -> None:
+        self._records = tuple(records)
+
+    @overload
+    def __getitem__(self, at: int) -> EventRecord: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[EventRecord]: ...
+    def __getitem__(self, at: int | slice) -> EventRecord | Sequence[EventRecord]:
+        return self._records[at]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[EventRecord]:
+        return iter(self._records)
+
+
+class EventPage(RecordPage):
     """
     One page of a log.
 
@@ -23,7 +45,7 @@ class EventPage(Sequence[EventRecord]):
     last page. On a page read forwards, "last" means that the log had no more events then.
     """
 
-    __slots__ = ("_records", "_stored", "log_id", "next_start")
+    __slots__ = ("_stored", "log_id", "next_start")
 
     def __init__(
         self,
@@ -32,9 +54,9 @@ class EventPage(Sequence[EventRecord]):
         stored: Sequence[StoredEvent],
         next_start: int | None,
     ) -> None:
+        super().__init__(records)
         self.log_id = log_id
         self.next_start = next_start
-        self._records = tuple(records)
         self._stored = tuple(stored)
 
     def as_json(self) -> str:
@@ -51,19 +73,6 @@ class EventPage(Sequence[EventRecord]):
                 "next_start": self.next_start,
             }
         ).decode()
-
-    @overload
-    def __getitem__(self, at: int) -> EventRecord: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[EventRecord]: ...
-    def __getitem__(self, at: int | slice) -> EventRecord | Sequence[EventRecord]:
-        return self._records[at]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[EventRecord]:
-        return iter(self._records)
 
     def __repr__(self) -> str:
         return f"<EventPage of {self.log_id}: {len(self)} events, next_start={self.next_start}>"

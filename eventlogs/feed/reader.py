@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from functools import partial
 from threading import Event as Flag
-from typing import Final, NamedTuple, overload
+from typing import Final, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import router
@@ -34,6 +34,7 @@ from eventlogs.feed.sources import (
     feed_source_for,
 )
 from eventlogs.models import Event
+from eventlogs.pages import RecordPage
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 from eventlogs.values import EventRecord, StoredEvent
@@ -72,7 +73,7 @@ class Pace:
         return pause
 
 
-class FeedPage(Sequence[EventRecord]):
+class FeedPage(RecordPage):
     """
     One page of the feed: a sequence of records.
 
@@ -82,28 +83,15 @@ class FeedPage(Sequence[EventRecord]):
     it was read; ``settled`` is the position of the last settled event.
     """
 
-    __slots__ = ("_records", "more", "next_after", "settled")
+    __slots__ = ("more", "next_after", "settled")
 
     def __init__(
         self, records: Iterable[EventRecord], *, next_after: int, more: bool, settled: int
     ) -> None:
-        self._records = tuple(records)
+        super().__init__(records)
         self.next_after = next_after
         self.more = more
         self.settled = settled
-
-    @overload
-    def __getitem__(self, at: int) -> EventRecord: ...
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[EventRecord]: ...
-    def __getitem__(self, at: int | slice) -> EventRecord | Sequence[EventRecord]:
-        return self._records[at]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[EventRecord]:
-        return iter(self._records)
 
     def __repr__(self) -> str:
         return f"<FeedPage: {len(self)} events, next_after={self.next_after}, more={self.more}>"

@@ -7,8 +7,21 @@ from contextlib import contextmanager
 
 from django.db import connections, models
 
+from eventlogs.models import Checkpoint
 from eventlogs.projections.base import BaseProjection, projections
 from eventlogs.stores.participants import registered
+
+
+def checkpoint(projection: type[BaseProjection], *positions: int) -> None:
+    """Store the positions that the partitions of a projection have reached."""
+    Checkpoint.objects.filter(projection=projection.name).delete()
+    for number, position in enumerate(positions):
+        Checkpoint.objects.create(
+            projection=projection.name,
+            partition=number,
+            partitions=len(positions),
+            position=position,
+        )
 
 
 @contextmanager

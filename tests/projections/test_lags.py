@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import partition_of
-from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, ProjectionState
+from eventlogs.models import AppliedVersion, ParkedEvent, ProjectionState
 from eventlogs.projections import checkpoints, lags
 from eventlogs.projections.lags import NO_LAG, Lag
 from eventlogs.projections.status import status_of, statuses
@@ -26,6 +26,7 @@ from tests.projections.readmodels import (
     fail_on,
     reset,
 )
+from tests.projections.tables import checkpoint
 
 no_feed = pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there")
 
@@ -35,17 +36,6 @@ def others(count=1):
     for _ in range(count):
         state = Parcel.logs.create(Sent("Rome"))
     return state
-
-
-def checkpoint(projection, *positions):
-    Checkpoint.objects.filter(projection=projection.name).delete()
-    for number, position in enumerate(positions):
-        Checkpoint.objects.create(
-            projection=projection.name,
-            partition=number,
-            partitions=len(positions),
-            position=position,
-        )
 
 
 @no_feed

@@ -9,23 +9,13 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from eventlogs.feed.sources import partition_of
-from eventlogs.models import Checkpoint, Event
+from eventlogs.models import Event
 from eventlogs.stores.participants import registered
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent
 from tests.projections.readmodels import Balances, DepositsByOwner, InlinedBalances, fail_on, reset
+from tests.projections.tables import checkpoint
 
 no_feed = pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there")
-
-
-def checkpoint(projection, *positions):
-    Checkpoint.objects.filter(projection=projection.name).delete()
-    for number, position in enumerate(positions):
-        Checkpoint.objects.create(
-            projection=projection.name,
-            partition=number,
-            partitions=len(positions),
-            position=position,
-        )
 
 
 @no_feed
