@@ -1,78 +1,84 @@
 """
 Run the benchmarks that are named, or all. Exit with 1 if a figure misses its target.
 
-``table`` before the names also prints all figures as the Markdown table of docs/performance.md.
+``table`` before the names also writes all figures, and plots, into docs/performance.md. A part
+that fails leaves the others; an interrupted run writes what it has measured.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from datetime import UTC, datetime
+import traceback
+from importlib import import_module
 
-from benchmarks.bench import (
-    ROUNDS,
-    SECONDS,
-    drop_scratch,
-    make_scratch,
-    print_table,
-    server_facts,
-)
+from benchmarks import bench, tables
+from benchmarks.bench import ROWS, drop_scratch, left_out, make_scratch, server_facts
+from benchmarks.machine import watch
 
-NAMES = (
-    *("appends", "batches", "streaming", "feed", "growth", "caching"),
-    *("projections", "verify", "admin"),
-)
+RUNS = {  # name: the function, in the order in which they run
+    "appends": "benchmarks.appends:run_appends",
+    "batches": "benchmarks.appends:run_batches",
+    "streaming": "benchmarks.streaming:run_streaming",
+    "feed": "benchmarks.feed:run_feed",
+    "caching": "benchmarks.caching:run_caching",
+    "projections": "benchmarks.projections:run_projections",
+    "verify": "benchmarks.verify:run_verify",
+    "growth": "benchmarks.growth:run_growth",
+    "admin": "benchmarks.admin:run_admin",
+}
 
 
 def main(names: list[str]) -> int:
     """Run benchmarks by name."""
     as_table = names[:1] == ["table"]
     names = names[1:] if as_table else names
-    unknown = set(names) - set(NAMES)
+    unknown = set(names) - set(RUNS)
     if unknown:
-        sys.exit(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(NAMES)}.")
-    begin, load = time.monotonic(), os.getloadavg()[0]
-    make_scratch()
+        sys.exit(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(RUNS)}.")
+    watch.look_before()
+    begin = time.monotonic()
     print(server_facts())
-    from benchmarks.admin import run_admin
-    from benchmarks.appends import run_appends, run_batches
-    from benchmarks.caching import run_caching
-    from benchmarks.feed import run_feed
-    from benchmarks.growth import run_growth
-    from benchmarks.projections import run_projections
-    from benchmarks.streaming import run_streaming
-    from benchmarks.verify import run_verify
-
-    runs = {
-        "appends": run_appends,
-        "batches": run_batches,
-        "streaming": run_streaming,
-        "feed": run_feed,
-        "growth": run_growth,
-        "caching": run_caching,
-        "projections": run_projections,
-        "verify": run_verify,
-        "admin": run_admin,
-    }
-    reached = {}
+    print(tables.verdict(watch), flush=True)
+    reached: dict[str, bool] = {}
     try:
-        for name in names or NAMES:
-            reached[name] = runs[name]()
-    finally:  # a run that is interrupted shows what it has measured
+        for name in names or RUNS:
+            reached[name] = run(name)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        reached["interrupted"] = False
+    finally:
+        drop_scratch()
+        if ROWS:
+            text = "\n\n".join(
+                [
+                    tables.verdict(watch),
+                    tables.facts((time.monotonic() - begin) / 60, list(reached), bench.DROPPED),
+                    tables.table(ROWS),
+                ]
+            )
+            print(f"\n{text}")
+            if as_table:
+                tables.write(text)
+    return 0 if all(reached.values()) else 1
+
+
+def run(name: str) -> bool:
+    """Run one part in a database of its own; keep a row that says so where it fails."""
+    bench.part = name
+    print(f"\n=== {name}", flush=True)
+    module, _, function = RUNS[name].partition(":")
+    try:
+        make_scratch()
+        return bool(getattr(import_module(module), function)())
+    except Exception as error:
+        traceback.print_exc()
+        left_out(name, str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
+        return False
+    finally:
         from django.db import connections
 
         connections.close_all()
-        drop_scratch()
-        if as_table:
-            minutes = (time.monotonic() - begin) / 60
-            print_table(
-                f"{datetime.now(UTC):%Y-%m-%d}, {server_facts()}; up to {ROUNDS} rounds of "
-                f"{SECONDS:g} s; load {load:.1f} at the beginning and {os.getloadavg()[0]:.1f} at "
-                f"the end; {minutes:.0f} minutes for: {' '.join(reached)}."
-            )
-    return 0 if all(reached.values()) else 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.bench import ROUNDS, ROWS, Row
+from benchmarks.bench import LONG_ROUNDS, Row, keep
 
 EVENTS = 2_000_000
 LOGS = 200_000
@@ -27,7 +27,7 @@ QUERIES = 12
 SCANNED = 100  # rows that a page may read by scanning a whole table: those of users, say
 ALIKE = 1.5
 LOOK_ON = ("events of a rare type", "events of a log type", "events by metadata")
-TIMES = 3 * ROUNDS
+TIMES = 3 * LONG_ROUNDS
 
 # Logs begin one after another, and their events lie among those of the 2,000 logs after them.
 # Their ids are UUIDs of version 7 of the time of their first event: 90 days in all.
@@ -215,7 +215,7 @@ def tell(name: str, found: list[Found], base: Found | None = None, *, looks: boo
         f"{ratio} {'reached' if reached else 'MISSED'}",
         flush=True,
     )
-    ROWS.append(
+    keep(
         Row(
             f"admin: {name}",
             f"{times} ms",

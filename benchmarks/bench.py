@@ -6,23 +6,27 @@ import multiprocessing
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
+from benchmarks.machine import usage, watch
+from benchmarks.ratios import Spread, kept_rounds, ratios, spread
+
 SCRATCH = os.environ.get("BENCHMARK_DATABASE", "eventlogs_benchmarks")
 CLIENTS = 8
-SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "5"))  # of each measurement
-ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "5"))
+SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "1"))  # of each window
+ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "15"))  # of a contest
+LONG_ROUNDS = max(1, ROUNDS // 3)  # of measures that take as long as they like
 
 
 def server_url() -> str:
@@ -124,7 +128,9 @@ def make_scratch() -> None:
         connection.execute(f"CREATE DATABASE {SCRATCH}")
     configure()
     from django.core.management import call_command
+    from django.db import connections
 
+    connections.close_all()  # those to the database that was there before
     call_command("migrate", verbosity=0)
 
 
@@ -132,6 +138,43 @@ def drop_scratch() -> None:
     """Remove the scratch database."""
     with psycopg.connect(server_url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {SCRATCH} WITH (FORCE)")
+
+
+@cache
+def client_environment() -> dict[str, str]:
+    """Return the environment of client processes: that of this one, and where the database is."""
+    with closing(psycopg.connect(scratch_url(), connect_timeout=5)) as connection:
+        info = connection.info
+        where = {"PGHOST": info.host, "PGPORT": str(info.port), "PGUSER": info.user}
+        where |= {"PGPASSWORD": info.password, "PGDATABASE": SCRATCH}
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, **where, "PYTHONPATH": path.rstrip(os.pathsep)}
+
+
+@cache
+def server_pids() -> tuple[int, ...]:
+    """Return the pids of PostgreSQL's and Redis' main processes, as far as they run here."""
+    found = []
+    with psycopg.connect(server_url()) as connection:
+        [[backend]] = connection.execute("SELECT pg_backend_pid()").fetchall()
+        if is_named(backend, "postgres"):
+            found.append(usage().of_each[backend][0])
+    if "REDIS_URL" in os.environ:
+        import redis
+
+        with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+            pid = int(client.info("server")["process_id"])
+        if is_named(pid, "redis") or is_named(pid, "valkey"):
+            found.append(pid)
+    return tuple(found)
+
+
+def is_named(pid: int, name: str) -> bool:
+    """Return whether a process of this machine has a name that begins so."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith(name)
+    except OSError:
+        return False
 
 
 def server_facts() -> str:
@@ -147,9 +190,7 @@ def server_facts() -> str:
 
 def pgbench(script: str, *, payload: str, seconds: float = SECONDS) -> float:
     """Return the transactions per second of a pgbench script, prepared, at eight clients."""
-    program = shutil.which("pgbench") or _beside_pg_config("pgbench")
-    if program is None:
-        sys.exit("pgbench is not installed: install PostgreSQL's client programs.")
+    program = find_program("pgbench")
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
         file.write(script)
         file.flush()
@@ -170,6 +211,15 @@ def pgbench(script: str, *, payload: str, seconds: float = SECONDS) -> float:
         if line.startswith("tps = "):
             return float(line.split()[2])
     sys.exit(f"pgbench failed: {done.stderr.strip()}")
+
+
+@cache
+def find_program(name: str) -> str:
+    """Return the path of a client program of PostgreSQL."""
+    program = shutil.which(name) or _beside_pg_config(name)
+    if program is None:
+        sys.exit(f"{name} is not installed: install PostgreSQL's client programs.")
+    return program
 
 
 def _beside_pg_config(name: str) -> str | None:
@@ -229,27 +279,47 @@ def in_new_process(measure: Callable[..., float], *args: Any) -> float:
         return pool.apply(measure, args)
 
 
-def in_turns(*measures: Callable[[], float], rounds: int = ROUNDS) -> list[list[float]]:
+def in_turns(*measures: Callable[[], float], rounds: int = LONG_ROUNDS) -> list[list[float]]:
     """Return the results of each measure, taken in turns."""
     results: list[list[float]] = [[] for _ in measures]
     for _ in range(rounds):
         for measure, found in zip(measures, results, strict=True):
+            before = usage()
             found.append(measure())
+            watch.saw(before, usage(), os.getpid(), *server_pids())
     return results
 
 
 class Row(NamedTuple):
-    """A row of the table in docs/performance.md, as text."""
+    """A row of the table in docs/performance.md, as text; and its ratio, for the plots."""
 
     what: str
     figure: str
     beside: str  # what it is compared with
-    ratio: str  # the median of the rounds' ratios, and the lowest and highest
+    ratio: str  # the median of the rounds' ratios, and the quartiles
     target: str
+    cpu: str = ""  # microseconds of processor time: the client's + the server's
+    spread: Spread | None = None
+    part: str = ""  # the benchmark's name
 
 
 ROWS: list[Row] = []  # of this run
+DROPPED: dict[str, tuple[int, int]] = {}  # by part: rounds that do not count, and all of them
+part = ""  # the name of the benchmark that runs
 beside = ""  # the name of what `report` compares with, set by `heading`
+
+
+def keep(row: Row) -> None:
+    """Keep a row for the table."""
+    ROWS.append(row._replace(part=part))
+
+
+def dropped(count: int, rounds: int) -> None:
+    """Keep how many rounds of a contest do not count."""
+    before = DROPPED.get(part, (0, 0))
+    DROPPED[part] = (before[0] + count, before[1] + rounds)
+    if count:
+        print(f"{count} of {rounds} rounds are dropped: their limit was slow", flush=True)
 
 
 def report(
@@ -258,25 +328,36 @@ def report(
     theirs: Sequence[float],
     unit: str,
     target: float | None = None,
+    *,
+    cpu: tuple[float, float] | None = None,
+    note: str = "",
 ) -> bool:
-    """Print and keep a row: medians, and the median of the ratios of each round."""
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    ratio = statistics.median(ratios)
-    reached = target is None or ratio >= target
+    """
+    Print and keep a row: medians, and the median and quartiles of the ratios of each round.
+
+    Rounds in which ``theirs`` was slow do not count. ``cpu`` is the seconds of processor time for
+    one, of the client and of the server.
+    """
+    rounds = kept_rounds(theirs)
+    ratio = spread(ratios(ours, theirs, rounds))
+    measured, limit = (spread([rates[n] for n in rounds]).median for rates in (ours, theirs))
+    reached = target is None or ratio.median >= target
     verdict = "" if target is None else f">= {target:g} {'reached' if reached else 'MISSED'}"
+    used = "" if cpu is None else f"{cpu[0] * 1e6:,.0f} + {cpu[1] * 1e6:,.0f}"
     print(
-        f"{name:<44} {statistics.median(ours):>11,.0f} {statistics.median(theirs):>11,.0f} "
-        f"{unit:<9} {ratio:>6.2f} ({min(ratios):.2f}-{max(ratios):.2f})  "
-        f"{verdict}",
+        f"{name:<44} {measured:>11,.0f} {limit:>11,.0f} {unit:<11} {ratio!s:<18} {used:>13} "
+        f"{verdict}{note and '  '}{note}".rstrip(),
         flush=True,
     )
-    ROWS.append(
+    keep(
         Row(
             name,
-            f"{statistics.median(ours):,.0f} {unit}",
-            f"{beside}: {statistics.median(theirs):,.0f}",
-            f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+            f"{measured:,.0f} {unit}" + (f"; {note}" if note else ""),
+            f"{beside}: {limit:,.0f}",
+            str(ratio),
             "" if target is None else f"at least {target:g}" + ("" if reached else ", missed"),
+            used,
+            ratio,
         )
     )
     return reached
@@ -301,21 +382,21 @@ def figure(
     verdict = target and f"{target} {'reached' if reached else 'MISSED'}"
     print(f"{name:<44} {value:>11,.{digits}f} {unit:<21} {verdict}", flush=True)
     missed = "" if reached else ", missed"
-    ROWS.append(Row(name, f"{value:,.{digits}f} {unit}".strip(), "", "", target + missed))
+    keep(Row(name, f"{value:,.{digits}f} {unit}".strip(), "", "", target + missed))
     return reached
 
 
-def print_table(facts: str) -> None:
-    """Print the rows of this run as Markdown, below a line of ``facts`` about it."""
-    print(f"\n{facts}\n")
-    print("| what | measured | beside | ratio (lowest-highest) | target |")
-    print("| --- | --- | --- | --- | --- |")
-    for row in ROWS:
-        print("|", " | ".join(row), "|")
+def left_out(name: str, why: str) -> None:
+    """Print and keep a row for what could not be measured."""
+    print(f"{name:<44} left out: {why}", flush=True)
+    keep(Row(name, f"left out: {why}", "", "", ""))
 
 
 def heading(ours: str, theirs: str) -> None:
     """Print the heading of rows that compare ``ours`` with ``theirs``."""
     global beside
     beside = theirs
-    print(f"\n{'':<44} {ours:>11} {theirs:>11} {'':<9} {'ratio':>6} (min-max)", flush=True)
+    print(
+        f"\n{'':<44} {ours:>11} {theirs:>11} {'':<11} {'ratio (quartiles)':<18} {'µs of CPU':>13}",
+        flush=True,
+    )
