@@ -21,9 +21,17 @@ from eventlogs.exceptions import RegistrationError
 def check_events(**kwargs: Any) -> Iterable[CheckMessage]:
     """Check that event names, versions, upcasters and fields fit together."""
     for problem in registry.problems():
-        yield Error(problem.rstrip("."), id="eventlogs.E006")
+        message, hint = _split(problem)
+        yield Error(message, hint=hint, id="eventlogs.E006")
     for event_type in registry:
         try:
             codec_for(event_type)
         except RegistrationError as error:
-            yield Error(str(error), id="eventlogs.E007")
+            message, hint = _split(str(error))
+            yield Error(message, hint=hint, id="eventlogs.E007")
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the text of an error, and its last sentence, which says what to do."""
+    problem, _, hint = text.rpartition(". ")
+    return f"{problem}.", hint

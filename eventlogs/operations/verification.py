@@ -38,6 +38,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.projections.base import RowProjection, projections
 from eventlogs.projections.verify import Difference, Failure, Run
+from eventlogs.utils.words import counted
 from eventlogs.values import StoredEvent
 
 PAIRS: Final = 200  # (log, index) pairs looked up by one statement
@@ -175,10 +176,9 @@ class LogVerifier:
         if not version:
             yield Finding("versions", str(log.log_id), "the log's row has version 0")
         elif (count, first, last) != (version, 0, version - 1):
-            held = f"holds {count} events" + (f", from {first} to {last}" if count else "")
-            yield Finding(
-                "versions", str(log.log_id), f"the log is at version {version} and {held}"
-            )
+            held = f"the log is at version {version} and holds {counted(count, 'event')}"
+            indexes = f", from {first} to {last}" if count else ""
+            yield Finding("versions", str(log.log_id), held + indexes)
         scope.reached = log.log_id
 
     def _orphans(
@@ -186,7 +186,11 @@ class LogVerifier:
     ) -> Iterator[Finding]:
         count = sum(1 for _ in events)
         if not EventLog.objects.using(scope.using).filter(pk=uuid).exists():
-            yield Finding("versions", str(uuid), f"{count} events have no log of this UUID")
+            yield Finding(
+                "versions",
+                str(uuid),
+                f"{counted(count, 'event has', 'events have')} no log of this UUID",
+            )
 
 
 class _Reader:

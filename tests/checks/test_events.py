@@ -22,6 +22,7 @@ def test_e006_two_classes_claim_one_name():
 
     assert message.id == "eventlogs.E006"
     assert "tests.accounts.Deposited" in message.msg
+    assert message.hint == "Rename one of them."
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -53,6 +54,7 @@ def test_e007_fields_cannot_be_encoded():
 
     assert message.id == "eventlogs.E007"
     assert "Ambiguous" in message.msg
+    assert message.hint.startswith("Use types that JSON can tell apart")
 
 
 @pytest.mark.django_db

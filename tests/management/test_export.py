@@ -324,7 +324,7 @@ def test_xes_has_its_times_from_a_field_and_says_where_there_is_none(db, run, tm
     written = run("export", tmp_path / "a.xes", "--format", "xes", "--timestamp", "data.note")
     run("export", tmp_path / "b.xes", "--format", "xes", "--timestamp", "metadata.at")
 
-    assert "1 logs, 2 events" in written
+    assert "1 log, 2 events" in written
     assert "1 of 2 events have no time in data.note" in capsys.readouterr().err
     assert 'key="time:timestamp" value="2026-01-31T00:00:00' in (tmp_path / "a.xes").read_text()
     second = (tmp_path / "b.xes").read_text()

@@ -57,7 +57,7 @@ def captured(state) -> int:
 def test_once_applies_what_there_is(run, run_json, db):
     Payment.logs.create(Requested(amount=5))
 
-    assert "payment-summary: 1 events applied" in run("project", "--once")
+    assert "payment-summary: 1 event applied" in run("project", "--once")
     assert run_json("project", "payment-summary", "--once") == {"applied": {"payment-summary": 0}}
 
 

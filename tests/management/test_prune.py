@@ -43,7 +43,7 @@ def test_keys_go_by_their_age(keys, run, age, kept):
 def test_the_setting_says_how_old_is_old(keys, run, settings):
     settings.EVENTLOGS = {"IDEMPOTENCY_KEY_RETENTION": timedelta(days=50)}
 
-    assert "1 keys from before" in run("prune")
+    assert "1 key from before" in run("prune")
     assert left() == ["0 days", "10 days"]
 
 

@@ -69,7 +69,7 @@ def test_an_event_that_cannot_be_applied_ends_it(run, state, monkeypatch):
     assert "4111" not in str(caught.value)
     assert captured() == 99  # the old row serves
 
-    assert "1 events could not be applied" in run("rebuild", "payment-summary", "--park")
+    assert "1 event could not be applied" in run("rebuild", "payment-summary", "--park")
     waiting = ParkedEvent.objects.get()
     assert (waiting.log_id, waiting.index) == (state.log_id, 1)
 
@@ -118,6 +118,9 @@ def test_mistakes_are_said(run, db, monkeypatch):
         run("rebuild", "x")
     with pytest.raises(CommandError, match="does not exist"):
         run("rebuild", "payment-summary", "--log", Payment.logs.new_id())
+    for option in ("--restart", "--park"):
+        with pytest.raises(CommandError, match="leave them out"):
+            run("rebuild", "payment-summary", "--log", Payment.logs.new_id(), option)
     monkeypatch.setitem(projections, "letters", Letters)
     with pytest.raises(CommandError, match="is a reactor"):
         run("rebuild", "letters")

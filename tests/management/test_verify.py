@@ -59,7 +59,7 @@ def test_a_verification_is_taken_up_where_it_was_left(broken, run):
     with pytest.raises(CommandError):
         run("verify", "--log-type", "account")
 
-    assert "1 events were checked" in run("verify", "--after", broken)
+    assert "1 event was checked" in run("verify", "--after", broken)
     assert "0 events were checked" in run("verify", "--log-type", "parcel")
 
 

@@ -21,6 +21,7 @@ from eventlogs.management import arguments
 from eventlogs.management.mistakes import TERMINATED, mistake
 from eventlogs.management.output import Output
 from eventlogs.operations import jsonl, xes
+from eventlogs.utils.words import counted
 
 HELP = "Export logs as JSON lines, for `import`, or as XES, for process mining."
 
@@ -101,8 +102,8 @@ def run(
     fallbacks = done.get("fallbacks")
     if fallbacks and timestamp is not None:
         out.note(
-            f"{fallbacks:,} of {done['events']:,} events have no time in {'.'.join(timestamp)}: "
-            f"recorded_at is used for them."
+            f"{fallbacks:,} of {counted(done['events'], 'event')} have no time in "
+            f"{'.'.join(timestamp)}: recorded_at is used for them."
         )
     if path is None:
         return
@@ -110,7 +111,8 @@ def run(
         out.document({"file": file, **done})
     else:
         done.pop("fallbacks", None)
-        figures = ", ".join(f"{count:,} {name}" for name, count in done.items() if name != "until")
+        done.pop("until", None)
+        figures = ", ".join(counted(count, name[:-1]) for name, count in done.items())
         out.line(f"{file}: {figures}.", out.style.SUCCESS)
 
 
@@ -204,7 +206,7 @@ def write_xes(
             if path is None:
                 stream.write(xes.INCOMPLETE)
                 stream.flush()
-                out.note(f"The XES is incomplete: it ends after {events:,} events.")
+                out.note(f"The XES is incomplete: it ends after {counted(events, 'event')}.")
             raise
     done = {"logs": traces, "events": events}
     return done if timestamp is None else {**done, "fallbacks": fallbacks}

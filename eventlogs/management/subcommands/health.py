@@ -10,8 +10,8 @@ from django.core.management.base import CommandParser
 from eventlogs.management.mistakes import findings
 from eventlogs.management.output import Output, clean
 from eventlogs.operations.health import Finding, Health, health
-from eventlogs.operations.health.findings import counted, seconds
 from eventlogs.utils.times import duration, time_text
+from eventlogs.utils.words import counted, seconds
 
 HELP = "Show problems, since when they exist, and who must act. Exit code 1: somebody must act."
 

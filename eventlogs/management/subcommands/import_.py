@@ -20,6 +20,7 @@ from eventlogs.operations.commands import command
 from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
 from eventlogs.projections.from_now import is_behind
 from eventlogs.projections.kinds import Reactor
+from eventlogs.utils.words import counted
 
 HELP = "Import an export. Import the same file again to resume: only missing events are stored."
 
@@ -68,7 +69,8 @@ def tell_of_reactors(out: Output, using: str) -> None:
 
 def so_far(imported: Imported) -> str:
     """Return the result so far as a sentence."""
-    return f"{imported.stored:,} events imported, {imported.present:,} were already stored."
+    present = counted(imported.present, "was", "were")
+    return f"{counted(imported.stored, 'event')} imported, {present} already stored."
 
 
 def open_file(name: str) -> Any:

@@ -14,12 +14,12 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import EventLines, Output, clean
 from eventlogs.models import ParkedEvent, ProjectionAction
 from eventlogs.operations.commands import command
-from eventlogs.operations.health.findings import counted
 from eventlogs.projections import actions
 from eventlogs.projections.base import projections
 from eventlogs.projections.held_causes import PARKED, WORDS, HeldGroup, groups, state_of
 from eventlogs.projections.operations import Operations
 from eventlogs.utils.times import duration, time_text
+from eventlogs.utils.words import counted
 
 HELP = (
     "Show the events that projections could not apply; retry or skip them. Show the history of "
@@ -142,7 +142,8 @@ def write(out: Output, names: list[str], using: str, details: bool, limit: int |
     total = sum(each.logs for each in held)
     if len(waiting) < total:
         out.line()
-        out.line(f"{len(waiting):,} of {total:,} events are shown. --limit N or --all shows more.")
+        of = counted(total, "event")
+        out.line(f"{len(waiting):,} of {of} are shown. --limit N or --all shows more.")
 
 
 def write_groups(out: Output, held: list[HeldGroup], using: str) -> None:
@@ -164,7 +165,8 @@ def write_events(out: Output, waiting: list[ParkedEvent], details: bool) -> None
     EventLines(out, painted=3).write(
         (
             (each.projection, f"{each.log_id}:{each.index}", each.type, WORDS[state_of(each)]),
-            f"{each.attempts:,} tries, the last at {time_text(each.failed_at)}: {each.error}"
+            f"{counted(each.attempts, 'try', 'tries')}, the last at {time_text(each.failed_at)}: "
+            + each.error
             + (f" in {each.handler}()" if each.handler else ""),
             [(line, None) for line in each.details.splitlines()] if details else (),
         )

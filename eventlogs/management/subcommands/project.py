@@ -27,6 +27,7 @@ from eventlogs.projections.kinds import Reactor
 from eventlogs.projections.workers import Worker
 from eventlogs.projections.workers import run as run_once
 from eventlogs.utils.times import time_text
+from eventlogs.utils.words import counted
 
 try:
     import resource
@@ -126,11 +127,12 @@ def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes:
             out.record({"projection": each.name, "done": yes, **found._asdict()})
             continue
         done = "passed over" if yes else "would be passed over"
-        out.line(f"{each.name}: {found.events:,} events {done}, up to position {found.position:,}.")
+        events, logs = counted(found.events, "event"), counted(found.waiting, "log is", "logs are")
+        out.line(f"{each.name}: {events} {done}, up to position {found.position:,}.")
         if found.waiting:
             out.line(
-                f"{each.name}: {found.waiting:,} logs are held by an event that waits or is "
-                f"parked; their events are {done}, too.",
+                f"{each.name}: {logs} held by an event that waits or is parked; their events are "
+                f"{done}, too.",
                 out.style.WARNING,
             )
     if not yes:
@@ -223,7 +225,7 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
         out.record({"applied": applied})
     else:
         for name, count in sorted(applied.items()):
-            out.line(f"{time_text(timezone.now())}  {name}: {count:,} events applied")
+            out.line(f"{time_text(timezone.now())}  {name}: {counted(count, 'event')} applied")
         out.flush()
 
 

@@ -14,6 +14,7 @@ from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import IdempotencyKey
 from eventlogs.utils.times import time_text
+from eventlogs.utils.words import counted
 
 HELP = "Delete idempotency keys that are older than an age."
 
@@ -42,7 +43,9 @@ def run(
     try:
         before = timezone.now() - age
     except OverflowError:
-        raise mistake(f"--older-than reaches before the year 1: {age.days:,} days.") from None
+        raise mistake(
+            f"--older-than reaches before the year 1: {counted(age.days, 'day')}."
+        ) from None
     keys = IdempotencyKey.objects.using(using)
     old = keys.filter(created_at__lt=before)
     pruned = old.count() if dry_run else keys.prune(older_than=age)
@@ -50,4 +53,4 @@ def run(
         out.document({"keys": pruned, "dry_run": dry_run, "before": before})
         return
     done = "would be deleted" if dry_run else "deleted"
-    out.line(f"{pruned:,} keys from before {time_text(before)} {done}.")
+    out.line(f"{counted(pruned, 'key')} from before {time_text(before)} {done}.")

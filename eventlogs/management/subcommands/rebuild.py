@@ -16,6 +16,7 @@ from eventlogs.models import EventLog, ParkedEvent
 from eventlogs.operations.commands import command
 from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.rebuild import Progress
+from eventlogs.utils.words import counted
 
 HELP = (
     "Rebuild the rows of read models while the old rows stay in use. Run it again to resume an "
@@ -57,6 +58,11 @@ def run(
     if not names and not due:
         known = ", ".join(each.name for each in choose([], using, RowOperations))
         raise mistake(f"Name the read models to rebuild, or pass --due. Read models: {known}.")
+    if log is not None and (options["restart"] or options["park"]):
+        raise mistake(
+            "--restart and --park are for rebuilds of all rows. With --log, one row is rebuilt in "
+            "one transaction: leave them out."
+        )
     chosen = choose(names, using, RowOperations) if names else []
     if due:
         chosen += [e for e in existing(using, RowOperations) if e.is_rebuild_due(using=using)]
@@ -114,11 +120,12 @@ def rebuild(
     where = "" if is_home else f" in the database {using!r}"
     resumed = f", {applied:,} of them in this run, which resumed the rebuild" if before else ""
     out.line(
-        f"{what}: rebuilt from {before + applied:,} events{where}{resumed}.", out.style.SUCCESS
+        f"{what}: rebuilt from {counted(before + applied, 'event')}{where}{resumed}.",
+        out.style.SUCCESS,
     )
     if waiting:
         out.line(
-            f"{waiting:,} events could not be applied. "
+            f"{counted(waiting, 'event')} could not be applied. "
             f"See: {command(f'parked {name}', using=using)}",
             out.style.WARNING,
         )

@@ -17,6 +17,7 @@ from eventlogs.operations.figures import NEWEST, Figures, TableFigures, as_json,
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.utils.times import duration
+from eventlogs.utils.words import counted
 
 HELP = "Count events by type and day, lengths of logs, cache, projections, sizes on disk."
 
@@ -137,7 +138,7 @@ def write_projections(out: Output, stand: list[ProjectionStatus], using: str) ->
     """Write a row for each projection."""
     if not stand:
         return
-    out.heading(f"{len(stand):,} projections")
+    out.heading(counted(len(stand), "projection"))
     out.table(
         [
             (
@@ -157,8 +158,9 @@ def write_projections(out: Output, stand: list[ProjectionStatus], using: str) ->
     )
     for each in [each for each in stand if each.awaiting_release]:
         out.line(
-            f"{each.name}: {each.awaiting_release:,} logs wait for a release that knows their "
-            f"next event. See: {command(f'parked {each.name}', using=using)}",
+            f"{each.name}: {counted(each.awaiting_release, 'log waits', 'logs wait')} for a "
+            "release that knows their next event. See: "
+            + command(f"parked {each.name}", using=using),
             out.style.WARNING,
         )
 

@@ -23,6 +23,7 @@ from eventlogs.operations.verification import (
     Verifier,
     verify,
 )
+from eventlogs.utils.words import counted
 
 HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
 
@@ -114,7 +115,7 @@ def run(
             before, looked_at = looked_at, looked_at + count
             progress.advance(count)
             if verbosity > 1 and before // TOLD_EVERY != looked_at // TOLD_EVERY:
-                out.note(f"{looked_at:,} events; --after {scope.reached} resumes here")
+                out.note(f"{counted(looked_at, 'event')}; --after {scope.reached} resumes here")
 
         scope = Scope(using, after, log_type, not no_decode, tell)
         try:
@@ -130,11 +131,12 @@ def run(
     if out.as_json:
         summary = {"events": looked_at, "findings": found.total(), "checks": dict(found)}
         out.record({**summary, "projections": figures} if projections else summary)
+    checked = counted(looked_at, "event was checked", "events were checked")
     if found:
         each = ", ".join(f"{count:,} of {check}" for check, count in found.most_common())
-        raise findings(f"{looked_at:,} events were checked, with findings: {each}.")
+        raise findings(f"{checked}, with findings: {each}.")
     if not out.as_json:
-        out.line(f"{looked_at:,} events were checked. No findings.", out.style.SUCCESS)
+        out.line(f"{checked}. No findings.", out.style.SUCCESS)
 
 
 def _compare(
@@ -156,7 +158,9 @@ def _compare(
 
 
 def _told(each: RowsOfProjection, using: str) -> str:
-    text = f"{each.name}: {each.run.checked - each.failed:,} logs were compared with their rows"
+    compared = each.run.checked - each.failed
+    words = "log was compared with its row", "logs were compared with their rows"
+    text = f"{each.name}: {counted(compared, *words)}"
     if each.run.held:
         text += (
             f", {each.run.held:,} of them only up to an event that is parked or waits "

@@ -18,8 +18,9 @@ from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.sources import BY_VENDOR, Blocked, FeedHolder, feed_source_for
 from eventlogs.models import Checkpoint, Event
-from eventlogs.operations.health.findings import ACT, INFO, Finding, counted, seconds
+from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
+from eventlogs.utils.words import counted, seconds
 
 NEWEST: Final = 2_000  # events whose types are checked
 TEXT: Final = 300  # characters of a database's error message

@@ -79,16 +79,3 @@ class Health:
 def moment(value: datetime) -> str:
     """Return a moment in ISO 8601, in UTC, to the second."""
     return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def seconds(value: float) -> str:
-    """Return a duration as people say it: "40 seconds", "12 minutes", "3 hours", "2 days"."""
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if value >= 2 * length:
-            return f"{value / length:,.0f} {unit}s"
-    return f"{value:,.0f} second{'' if round(value) == 1 else 's'}"
-
-
-def counted(count: float, one: str, many: str = "") -> str:
-    """Return a number of things: "1 event", "1,804 events"."""
-    return f"{count:,.0f} {one if count == 1 else many or one + 's'}"

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from eventlogs.feed.sources import BY_VENDOR
 from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState, ProjectionWorker
 from eventlogs.operations.health.databases import is_known
-from eventlogs.operations.health.findings import ACT, INFO, Finding, counted, seconds
+from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
 from eventlogs.projections import releases
 from eventlogs.projections.base import BaseProjection, RowProjection
@@ -21,6 +21,7 @@ from eventlogs.projections.held_causes import PARKED, RELEASE, HeldGroup, groups
 from eventlogs.projections.leases import is_dead
 from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.projections.workers import ALIVE
+from eventlogs.utils.words import counted, seconds
 
 LATELY: Final = timedelta(hours=1)  # a worker that died is reported for so long
 SILENT: Final = timedelta(seconds=releases.RENEWED + 10)  # then a worker counts as dead

@@ -19,8 +19,9 @@ from eventlogs.caches.backends import (
     is_raw_redis,
 )
 from eventlogs.checks.reductions import check_reduction_cache
-from eventlogs.operations.health.findings import ACT, INFO, Finding, counted
+from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look
+from eventlogs.utils.words import counted
 
 KEY: Final = "eventlogs.health"
 VALUE: Final = b"1"
