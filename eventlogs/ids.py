@@ -17,12 +17,13 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from typeid import TypeID
-from typeid.base32 import encode
+from typeid.base32 import decode, encode
 from typeid.errors import TypeIDException
 from uuid_utils import reseed_rng
 from uuid_utils.compat import uuid7
@@ -34,6 +35,7 @@ __all__ = ["LogId"]
 
 # The TypeID specification's rule for prefixes, which a log type is.
 LOG_TYPE = re.compile(rf"[a-z]([a-z_]{{0,{MAX_LOG_TYPE_LENGTH - 2}}}[a-z])?\Z")
+SUFFIX = 26  # characters of base32 at the end of an id
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # A fork copies the state of the random generator: without this, workers would make equal ids.
@@ -137,6 +139,25 @@ class LogId(str):
         object.__setattr__(log_id, "uuid", uuid)
         return log_id
 
+    @classmethod
+    def stored_as(cls, log_type: str, raw: bytes) -> LogId:
+        """
+        Return the id of a stored row, without checks, from the 16 bytes of its UUID.
+
+        The UUID is made when it is first asked for: by far most readers of events need none.
+        """
+        log_id = str.__new__(cls, f"{log_type}_{encode(raw)}")
+        _set_log_type(log_id, log_type)
+        return log_id
+
+    def __getattr__(self, name: str) -> UUID:
+        """Make the UUID of an id that has none yet; Python calls this for missing attributes."""
+        if name != "uuid":
+            raise AttributeError(f"A LogId has no attribute {name!r}.")
+        uuid = UUID(bytes=bytes(decode(self[-SUFFIX:])))
+        object.__setattr__(self, "uuid", uuid)
+        return uuid
+
     @property
     def created_at(self) -> datetime:
         """The time when the id was made, to the millisecond, by the clock of that process."""
@@ -196,6 +217,10 @@ class LogId(str):
             "function": {"type": "no-info", "function": cls.parse},
             "schema": handler(str),
         }
+
+
+# The slot's own setter: it costs less than object.__setattr__, which looks the slot up.
+_set_log_type: Callable[[LogId, str], None] = vars(LogId)["log_type"].__set__
 
 
 def _log_id(other: object) -> LogId:

@@ -188,6 +188,20 @@ def test_an_id_survives_pickling_and_copying(shown):
     assert all(each == log_id and str(each) == str(log_id) for each in copies)
 
 
+@given(st.integers(0, 2**128 - 1))
+def test_an_id_of_stored_bytes_is_that_of_the_uuid_with_these_bytes(number):
+    uuid = UUID(int=number)
+    of_bytes, of_uuid = LogId.stored_as("account", uuid.bytes), LogId.stored("account", uuid)
+
+    assert of_bytes == of_uuid
+    assert pickle.loads(pickle.dumps(of_bytes)) == of_uuid
+    assert of_bytes.uuid == uuid
+    assert of_bytes.uuid is of_bytes.uuid
+    assert of_bytes.log_type == "account"
+    with pytest.raises(AttributeError, match="has no attribute 'version'"):
+        _ = of_bytes.version
+
+
 def test_many_ids_are_all_different():
     assert len({LogId.new("account") for _ in range(10_000)}) == 10_000
 

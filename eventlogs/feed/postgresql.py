@@ -21,15 +21,15 @@ back. So either (3) shows the event, or there will never be one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
 from django.db import connections
 from psycopg.pq import TransactionStatus
 
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.feed.sources import Blocked, FeedHolder, FeedQuery, FeedSource, Watermark
-from eventlogs.stores.columns import events_of_rows
+from eventlogs.feed.sources import Blocked, E, FeedHolder, FeedQuery, FeedSource, Watermark
+from eventlogs.stores.columns import events_of_bytes
 from eventlogs.stores.retries import run_again
 from eventlogs.stores.statements import Row, Statement, raw_connection
 from eventlogs.values import StoredEvent
@@ -58,10 +58,14 @@ LAST_EVENT = Statement("feed_last_event")
 NEXT_EVENT = Statement("feed_next_event")
 
 
+def _rows(rows: list[Row]) -> list[Row]:
+    return rows
+
+
 class Look(NamedTuple):
     """The row of the first statement of a reader."""
 
-    given_out: int | None  # None where this role may not read the sequence
+    assigned: int | None  # None where this role may not read the sequence
     is_replica: bool
     isolation: str
     sequence_is_right: bool
@@ -79,10 +83,10 @@ class PostgreSQLFeedSource(FeedSource):
         look = self._look()
         for reason in self._refusals(look):
             raise FeedUnavailable(reason, using=self.using)
-        given_out = cast("int", look.given_out)
+        assigned = cast("int", look.assigned)
         [(lowest_fence,)] = self._run(FENCE)
-        settled = given_out if lowest_fence is None else min(given_out, lowest_fence)
-        return Watermark(given_out, settled)
+        settled = assigned if lowest_fence is None else min(assigned, lowest_fence)
+        return Watermark(assigned, settled)
 
     def refusals(self) -> list[str]:
         try:
@@ -116,15 +120,17 @@ class PostgreSQLFeedSource(FeedSource):
             yield "isolation"
         if not look.sequence_is_right:
             yield "sequence"
-        elif look.given_out is None:
+        elif look.assigned is None:
             yield "permission"
         if not look.has_fence:
             yield "fence"
 
-    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
-        found: list[StoredEvent] = []
+    def events(
+        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
+    ) -> tuple[list[E], int]:
+        found: list[E] = []
         number, of = query.partition or (None, None)
-        parameters = {
+        parameters: dict[str, object] = {
             "types": None if query.types is None else list(query.types),
             "log_types": None if query.log_types is None else list(query.log_types),
             "known": None if query.unknown is None else list(query.unknown.known),
@@ -136,14 +142,12 @@ class PostgreSQLFeedSource(FeedSource):
         span = (query.limit + query.limit // 8 + 1) * (of or 1)  # some positions are gaps
         for _ in range(SPANS):
             end = min(query.upto, after + min(span, MAX_SPAN))
-            rows = self._run(
-                PAGE,
-                {**parameters, "after": after, "upto": end, "limit": query.limit - len(found)},
-            )
-            found += events_of_rows(rows)
+            parameters |= {"after": after, "upto": end, "limit": query.limit - len(found)}
+            some = self._run(PAGE, parameters, lambda rows: make(events_of_bytes(rows)))
+            found += some
             if len(found) == query.limit:
                 return found, found[-1].position
-            if not rows and end < query.upto:
+            if not some and end < query.upto:
                 [(following,)] = self._run(NEXT_EVENT, {"after": end})
                 end = query.upto if following is None else min(query.upto, following - 1)
             if end >= query.upto:
@@ -183,7 +187,12 @@ class PostgreSQLFeedSource(FeedSource):
         raw = raw_connection(connections[self.using])
         return raw.info.transaction_status != TransactionStatus.IDLE
 
-    def _run(self, statement: Statement, parameters: dict[str, object] | None = None) -> list[Row]:
+    def _run(
+        self,
+        statement: Statement,
+        parameters: Mapping[str, object] | None = None,
+        make: Callable[[list[Row]], Iterable[Any]] = _rows,
+    ) -> list[Any]:
         return run_again(
-            self.using, lambda connection: statement.rows(connection, parameters or {})
+            self.using, lambda connection: statement.read(connection, parameters or {}, make)
         )

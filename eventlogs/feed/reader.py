@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from functools import partial
 from threading import Event as Flag
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import router
@@ -27,6 +27,7 @@ from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import (
     MAX_PARTITIONS,
+    E,
     FeedHolder,
     FeedQuery,
     FeedSource,
@@ -48,13 +49,17 @@ NAP: Final = 0.1  # seconds between two calls of a stop function
 Stop = Flag | Callable[[], bool]
 
 
-class StoredPage(NamedTuple):
-    """What ``Feed.read_stored`` returns: stored events, and the position to continue from."""
+class FoundPage(NamedTuple, Generic[E]):
+    """Events of the feed, stored ones or records, and the position to continue from."""
 
-    events: list[StoredEvent]
+    events: list[E]
     next_after: int
     more: bool
     settled: int
+
+
+StoredPage = FoundPage[StoredEvent]
+"""What ``Feed.read_stored`` returns."""
 
 
 class Pace:
@@ -200,15 +205,16 @@ class Feed:
         """
         limit = _check(after, conf.page_size() if limit is None else limit)
         names, log_types = _names(types), _listed(log_types)
-        events: list[StoredEvent] = []
+        decoded = partial(self._reader.records, decode=decode)
+        records: list[EventRecord] = []
         next_after = after
         while True:
-            found = self._read(next_after, limit - len(events), names, log_types, None)
-            events += found.events
+            query = FeedQuery(next_after, 0, limit - len(records), names, log_types)
+            found = self._read(query, decoded)
+            records += found.events
             next_after = found.next_after
-            if len(events) == limit or not found.more:
+            if len(records) == limit or not found.more:
                 break
-        records = self._reader.records(events, decode=decode)
         return FeedPage(records, next_after=next_after, more=found.more, settled=found.settled)
 
     def settled(self) -> int:
@@ -244,7 +250,7 @@ class Feed:
         names, log_types = _names(types), _listed(log_types)
 
         def read(after: int) -> StoredPage:
-            return self._read(after, FOLLOW_PAGE, names, log_types, None)
+            return self._read(FeedQuery(after, 0, FOLLOW_PAGE, names, log_types), _as_stored)
 
         return Following(read, partial(self._reader.records, decode=decode), after=after, stop=stop)
 
@@ -288,35 +294,31 @@ class Feed:
                 raise ValueError(
                     f"partition must be (number, of), with 0 <= number < of <= {MAX_PARTITIONS}."
                 )
-        return self._read(after, limit, _names(types), _listed(log_types), partition, unknown)
+        names, listed = _names(types), _listed(log_types)
+        query = FeedQuery(after, 0, limit, names, listed, partition, unknown)
+        return self._read(query, _as_stored)
 
     def records(self, events: Iterable[StoredEvent]) -> Iterator[EventRecord]:
         """Yield the records of events; raise UnknownEventType or UndecodableEvent."""
         return self._reader.records(events)
 
     def _read(
-        self,
-        after: int,
-        limit: int,
-        names: list[str] | None,
-        log_types: list[str] | None,
-        partition: tuple[int, int] | None,
-        unknown: UnknownTypes | None = None,
-    ) -> StoredPage:
-        source = self._source()
+        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
+    ) -> FoundPage[E]:
+        """Read what ``query`` asks for, up to where the feed is settled now."""
+        source, after = self._source(), query.after
         mark = source.watermark()
-        if after > mark.given_out:
+        if after > mark.assigned:
             raise FeedUnavailable("ahead", using=self.using)
         # After a crash PostgreSQL may assign an assigned but unused position again. A reader that
         # continued after such a position would skip the event, so the feed ends at its last event.
         last = source.last(mark.settled)
         if after >= last:
-            return StoredPage([], after, False, last)
-        query = FeedQuery(after, last, limit, names, log_types, partition, unknown)
-        events, reached = source.events(query)
+            return FoundPage([], after, False, last)
+        events, reached = source.events(query._replace(upto=last), make)
         if reached < last and not (events and events[-1].position == reached):
             reached = max(after, source.last(reached))
-        return StoredPage(events, reached, reached < last, last)
+        return FoundPage(events, reached, reached < last, last)
 
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)
@@ -331,6 +333,10 @@ def _check(after: int, limit: int) -> int:
     check_int("after", after, highest=MAX_POSITION)
     check_int("limit", limit, lowest=1, highest=MAX_PAGE_SIZE)
     return limit
+
+
+def _as_stored(events: list[StoredEvent]) -> list[StoredEvent]:
+    return events
 
 
 def _names(types: Iterable[str | type] | None) -> list[str] | None:

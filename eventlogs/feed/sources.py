@@ -15,13 +15,13 @@ nothing here would notice: there, a feed is refused.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import islice
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.apps import apps
@@ -31,7 +31,7 @@ from django.utils.module_loading import import_string
 
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
-from eventlogs.values import StoredEvent
+from eventlogs.values import EventRecord, StoredEvent
 
 BY_VENDOR = {
     # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
@@ -84,7 +84,7 @@ class FeedQuery(NamedTuple):
 class Watermark(NamedTuple):
     """How far the positions of a feed are assigned and settled, at one moment."""
 
-    given_out: int  # the highest position that was assigned to an append
+    assigned: int  # the highest position that was assigned to an append
     settled: int  # no further event can appear at or below it
 
 
@@ -95,6 +95,9 @@ class Blocked(NamedTuple):
     prepared_as: str | None  # its name, where it is prepared
     sessions: int
     since: datetime  # when the first of them began to wait
+
+
+E = TypeVar("E", StoredEvent, EventRecord)
 
 
 class FeedSource(ABC):
@@ -118,9 +121,14 @@ class FeedSource(ABC):
         return []
 
     @abstractmethod
-    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
+    def events(
+        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
+    ) -> tuple[list[E], int]:
         """
         Return at most ``query.limit`` events in the order of positions, and how far they go.
+
+        They are what ``make`` makes of the stored events, of some of them at a time: the same
+        ones, or records.
 
         The second value is a position: no other event of the query is at or below it. If it is
         below ``query.upto`` with fewer events than the limit, the read ended early, because many
@@ -153,7 +161,9 @@ class SQLiteFeedSource(FeedSource):
         events = self._events().filter(position__lte=upto)
         return events.aggregate(last=Max("position"))["last"] or 0
 
-    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
+    def events(
+        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
+    ) -> tuple[list[E], int]:
         events = self._events().filter(position__gt=query.after, position__lte=query.upto)
         if query.types is not None:
             wanted = models.Q(type__in=query.types)
@@ -171,7 +181,8 @@ class SQLiteFeedSource(FeedSource):
             number, of = query.partition
             ours = (row for row in rows.iterator() if partition_of(uuid_of(row), of) == number)
             found = events_of_rows(islice(ours, query.limit))
-        return found, found[-1].position if len(found) == query.limit else query.upto
+        made = list(make(found))
+        return made, found[-1].position if len(found) == query.limit else query.upto
 
     def holding_back(self) -> list[FeedHolder]:
         return []

@@ -157,7 +157,7 @@ def _given_out(using: str, wanted: Iterable[type[BaseProjection]]) -> int | Even
     if all(each.mode == each.INLINE for each in wanted):
         return None
     try:
-        return feed_source_for(using).watermark().given_out
+        return feed_source_for(using).watermark().assigned
     except FeedUnavailable as error:
         return error
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connection
 
 from eventlogs import Feed
 from eventlogs.feed.postgresql import FENCE, LAST, PostgreSQLFeedSource
 from eventlogs.feed.sources import FeedSource, Watermark
-from eventlogs.stores.statements import Row, Statement
+from eventlogs.stores.statements import Statement
 
 
 class NaiveReader:
@@ -65,19 +66,19 @@ class Interrupted(PostgreSQLFeedSource):
         self._before = Statement(before).sql
         self._happens: Callable[[], object] | None = happens
 
-    def _run(self, statement: Statement, parameters: dict[str, object] | None = None) -> list[Row]:
+    def _run(self, statement: Statement, *args: Any) -> list[Any]:
         if statement.sql == self._before and self._happens:
             happens, self._happens = self._happens, None
             happens()
-        return super()._run(statement, parameters)
+        return super()._run(statement, *args)
 
 
 class IgnoresFences(PostgreSQLFeedSource):
-    """It takes the last position that was given out for settled."""
+    """It takes the last position that was assigned for settled."""
 
     def watermark(self) -> Watermark:
-        given_out = super().watermark().given_out
-        return Watermark(given_out, given_out)
+        assigned = super().watermark().assigned
+        return Watermark(assigned, assigned)
 
 
 class LooksAtFencesFirst(Interrupted):
@@ -85,5 +86,5 @@ class LooksAtFencesFirst(Interrupted):
 
     def watermark(self) -> Watermark:
         [(fence,)] = self._run(FENCE)
-        [(given_out, *_)] = self._run(LAST)
-        return Watermark(given_out, given_out if fence is None else min(fence, given_out))
+        [(assigned, *_)] = self._run(LAST)
+        return Watermark(assigned, assigned if fence is None else min(fence, assigned))

@@ -134,7 +134,7 @@ def _feed(look: Look) -> Iterator[Finding]:
         return
     source = feed_source_for(look.using)
     try:
-        given_out = source.watermark().given_out
+        given_out = source.watermark().assigned
         look.settled = Feed(using=look.using).settled()
     except FeedUnavailable as refusal:
         yield from _refused(look, refusal)

@@ -4,7 +4,7 @@
 --
 -- The page is bounded by positions, not by LIMIT alone: without fresh statistics the planner would
 -- sort the whole table.
-SELECT log_type, log_id, {stored}
+SELECT {log}, {stored}
 FROM eventlogs_event
 WHERE position > %(after)s::bigint
   AND position <= %(upto)s::bigint
