@@ -12,7 +12,7 @@ is submitted to the refresher after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
@@ -62,7 +62,9 @@ from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
+from eventlogs.stores.keyed_reads import KeyedReads
 from eventlogs.stores.retries import given_up
+from eventlogs.stores.turns import Contended
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 from eventlogs.values import EventRecord, LogState, Reduction
@@ -71,7 +73,9 @@ __all__ = ["LogManager"]
 
 A = TypeVar("A", bound=Aggregate)
 
-MAX_JOBS: Final = 1_000  # that wait for one commit: a job holds its cache entry in memory
+# Of those that wait for one commit, and hold their cache entries in memory.
+MAX_JOBS: Final = 1_000
+MAX_JOBS_BYTES: Final = 16_000_000
 
 Expectation = LogState | Reduction[Any]
 
@@ -114,6 +118,7 @@ class LogManager(Generic[A]):
         self._refresher = refresher
         self._refresh_on_append = refresh_on_append
         self._reduction_readers: dict[str, ReductionReader[A]] = {}
+        self._contended = Contended()
         self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
         self._reader = EventReader(aggregate.event_types)
 
@@ -268,8 +273,13 @@ class LogManager(Generic[A]):
         Reduce a log, call ``decider``, append the events that it yields, and return the state.
 
         ``decider(aggregate, *args, **kwargs)`` yields or returns events. If there are none,
-        nothing is appended, and the state is that of the reduction. If another writer appends
-        first, everything starts again with the newer aggregate, at most ``retries`` times.
+        nothing is appended, and the state is that of the reduction.
+
+        If another writer appends first, everything starts again with the newer aggregate, at most
+        ``retries`` times. A retry waits for its turn: it locks the log, and reduces, decides and
+        appends in one transaction, so that no other writer can be faster. The transaction is the
+        caller's if one is open, which then keeps the lock. ``retries=0`` waits for nobody. With
+        a store that cannot lock, a retry comes after a random pause.
 
         An ``idempotency_key`` is looked up before the decider is called, because the decider may
         decide differently the second time: a retry returns the state that the first call
@@ -277,46 +287,87 @@ class LogManager(Generic[A]):
         nothing does not store its key.
 
         Raise TypeError for an async decider, ValueError for negative ``retries``,
-        ConcurrentAppend when the retries are used up, IdempotencyKeyReused for a key of another
-        log, the decider's own errors (nothing is stored then), and what ``append`` and
-        ``reduce`` raise.
+        ConcurrentAppend when the retries are used up (if the log can be locked: by
+        ``retries=0``, or by a decider that appends to the log itself), IdempotencyKeyReused for a
+        key of another log, the decider's own errors (nothing is stored then), TransactionMustRetry
+        where the database has aborted the caller's transaction, or that of a retry six times, and
+        what ``append`` and ``reduce`` raise.
         """
         log_id = self.parse_id(log_id)
         check_int("retries", retries)
         check_decider(decider, self._codecs)
         idempotency_key = _checked_key(idempotency_key)
+
+        def decide(aggregate: A) -> tuple[Any, ...]:
+            return decided(decider(aggregate, *args, **kwargs), decider, self._codecs)
+
+        def attempt() -> LogState | ConcurrentAppend:
+            return self._attempt(log_id, decide, idempotency_key, metadata)
+
+        store, conflicts = self._writing_store(), 0
+        # A caller's transaction is not made to lock a log before that is necessary.
+        if retries and log_id in self._contended and not self._is_inside():
+            answer = store.in_turn(log_id, attempt, conflicts=0)
+        else:
+            answer = attempt()
+        while isinstance(answer, ConcurrentAppend):
+            if conflicts == retries:
+                raise answer
+            conflicts += 1
+            self._contended.add(log_id)
+            answer = store.in_turn(log_id, attempt, conflicts=conflicts)
+        return answer
+
+    def _attempt(
+        self,
+        log_id: LogId,
+        decide: Callable[[A], tuple[Any, ...]],
+        idempotency_key: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> LogState | ConcurrentAppend:
+        """Reduce, decide and append once; return the conflict where another writer was faster."""
         while True:
-            try:
-                reduction = self._reduce(log_id, self._writing_store())
-            except (UnknownEventType, UndecodableEvent):
-                # Newer code has appended. If it did so with this key, the answer is stored.
-                if (done := self._executed(log_id, idempotency_key)) is not None:
-                    return done
-                raise
-            # After the reduction: if the reduction includes the key's events, the look-up finds
-            # the key.
-            if (done := self._executed(log_id, idempotency_key)) is not None:
-                return done
-            answer = decider(reduction.aggregate, *args, **kwargs)
-            events = decided(answer, decider, self._codecs)
-            if not events:
-                return reduction.state
+            decision = self._decision(log_id, decide, idempotency_key)
+            if isinstance(decision, LogState):
+                return decision
+            state, events = decision
             try:
                 return self.append(
-                    reduction.state, *events, idempotency_key=idempotency_key, metadata=metadata
+                    state, *events, idempotency_key=idempotency_key, metadata=metadata
                 )
             except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
                 # A concurrent call with this key appended first: now the look-up finds it.
                 self._check_shown(idempotency_key)
-            except ConcurrentAppend:
-                if retries == 0:
-                    raise
-                retries -= 1
+            except ConcurrentAppend as conflict:
+                # Not raised: the decider may raise one, of another log, which is the caller's.
+                return conflict
 
-    def _executed(self, log_id: LogId, idempotency_key: str | None) -> LogState | None:
+    def _decision(
+        self, log_id: LogId, decide: Callable[[A], tuple[Any, ...]], idempotency_key: str | None
+    ) -> LogState | tuple[LogState, tuple[Any, ...]]:
+        """Return the state to append to and the events; or the answer, with nothing to append."""
+        store = self._writing_store()
+        if idempotency_key is not None:
+            store = KeyedReads(store, self.log_type, idempotency_key)
+        try:
+            reduction = self._reduce(log_id, store)
+        except (UnknownEventType, UndecodableEvent):
+            # Newer code has appended. If it did so with this key, the answer is stored.
+            if (done := self._executed(log_id, idempotency_key, store)) is not None:
+                return done
+            raise
+        # With or after the reduction: if that includes the key's events, the look-up finds the key.
+        if (done := self._executed(log_id, idempotency_key, store)) is not None:
+            return done
+        events = decide(reduction.aggregate)
+        return (reduction.state, events) if events else reduction.state
+
+    def _executed(
+        self, log_id: LogId, idempotency_key: str | None, store: BaseStore
+    ) -> LogState | None:
         if idempotency_key is None:
             return None
-        claim = self._writing_store().claim(self.log_type, idempotency_key)
+        claim = store.claim(self.log_type, idempotency_key)
         if claim is None:
             return None
         if claim.log_id != log_id:
@@ -487,13 +538,15 @@ class LogManager(Generic[A]):
         connection = None if self._store is not None else connections[self._write_alias()]
         if connection is None or not connection.in_atomic_block:
             submit(job, refresher=self._refresher)
-        elif len(connection.run_on_commit) < MAX_JOBS:
-            # Robust: the application's own hooks run, even where this one fails.
-            transaction.on_commit(
-                lambda: submit(job, refresher=self._refresher), using=connection.alias, robust=True
-            )
-        else:
-            counters.count("error", DROPPED, aggregate=self.aggregate)
+            return
+        hooks = connection.run_on_commit
+        if len(hooks) < MAX_JOBS:
+            hook = _AfterCommit(job, self._refresher, hooks)
+            if hook.total <= MAX_JOBS_BYTES:
+                # Robust: the application's own hooks run, even where this one fails.
+                transaction.on_commit(hook, using=connection.alias, robust=True)
+                return
+        counters.count("error", DROPPED, aggregate=self.aggregate)
 
     def _is_inside(self) -> bool:
         """Return whether a transaction is open in the database that is written to."""
@@ -630,6 +683,32 @@ class LogManager(Generic[A]):
     astream = AsyncIteratorTwin(stream)
     aexists = AsyncTwin(exists)
     aversion = AsyncTwin(version)
+
+
+class _AfterCommit:
+    """
+    A job that is submitted after a commit, and the bytes of all that wait for it.
+
+    A savepoint that is rolled back takes its hooks out of the list. They are the last ones, so
+    the total of the last hook that is left is right.
+    """
+
+    def __init__(
+        self,
+        job: CacheWrite | Refresh,
+        refresher: str | Mapping[str, Any] | BaseRefresher | None,
+        hooks: list[tuple[Any, ...]],
+    ) -> None:
+        self.__qualname__ = type(self).__qualname__  # by which Django names a hook that failed
+        self._job = job
+        self._refresher = refresher
+        ahead = (hook for _, hook, *_ in reversed(hooks) if isinstance(hook, _AfterCommit))
+        before = next(ahead, None)
+        size = len(job.entry) if isinstance(job, CacheWrite) else 0
+        self.total: int = size + (before.total if before is not None else 0)
+
+    def __call__(self) -> None:
+        submit(self._job, refresher=self._refresher)
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -11,11 +11,13 @@ decided in one place for all stores, ``refusal()``: the key first, then the vers
 
 from __future__ import annotations
 
+import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from eventlogs.conf import MAX_VERSION
@@ -33,7 +35,11 @@ from eventlogs.ids import LogId
 from eventlogs.stores.restore import ExportedEvent, Restored
 from eventlogs.values import LogState, StoredEvent
 
+T = TypeVar("T")
+
 STREAM_PAGE = 2_000  # events read at once while streaming
+FIRST_PAUSE: Final = 0.01  # seconds, doubled after each conflict, with full jitter
+DOUBLINGS: Final = 6  # at most
 
 
 class AppendRequest(NamedTuple):
@@ -113,6 +119,19 @@ class BaseStore(ABC):
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         """Return the append that took the key, or None for a key that is free."""
 
+    def in_turn(self, log_id: LogId, call: Callable[[], T], *, conflicts: int) -> T:
+        """
+        Call ``call`` when it is the caller's turn to append to the log, and return its answer.
+
+        It is asked after ``conflicts`` conflicts with other writers of the log. A store that can
+        lock the log holds the lock until ``call``, which reads, decides and appends, has come to
+        its end and is committed: then no other writer is faster. This one cannot. It waits for a
+        random time, so that callers that met in a conflict do not meet again.
+        """
+        if conflicts:
+            time.sleep(random.uniform(0, FIRST_PAUSE * 2 ** min(conflicts, DOUBLINGS)))
+        return call()
+
     @abstractmethod
     def version(self, log_id: LogId) -> int:
         """Return the number of events of the log, 0 for one that does not exist."""
@@ -135,6 +154,17 @@ class BaseStore(ABC):
         the log's type need not be compared. Override it where that is faster.
         """
         return self.events(log_id, start=start, limit=limit)
+
+    def since_with_claim(
+        self, log_id: LogId, key: tuple[str, str], *, start: int, limit: int
+    ) -> tuple[Sequence[StoredEvent], Claim | None]:
+        """
+        Return what ``since`` returns, and who has the key: a log type and an idempotency key.
+
+        The look-up must not be older than the events. Override it where one query does both.
+        """
+        events = self.since(log_id, start=start, limit=limit)
+        return events, self.claim(*key)
 
     def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         """

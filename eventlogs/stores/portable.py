@@ -42,7 +42,7 @@ from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.columns import STORED, events_of_log
 from eventlogs.stores.restore import ExportedEvent, Restored, raise_versions, restore
-from eventlogs.stores.retries import given_up, in_transaction, run_again
+from eventlogs.stores.retries import given_up, in_transaction, run_again, run_in_transaction
 from eventlogs.values import LogState, StoredEvent
 
 T = TypeVar("T")
@@ -77,6 +77,19 @@ class PortableStore(BaseStore):
             return self._claim_and_insert(connection, request)
         with transaction.atomic(using=self.using):
             return self._claim_and_insert(connection, request)
+
+    def in_turn(self, log_id: LogId, call: Callable[[], T], *, conflicts: int) -> T:
+        connection = connections[self.using]
+        logs = self._rows("EventLog").filter(pk=log_id.uuid)
+
+        def locked() -> T:
+            self._lock(connection, logs)
+            return call()
+
+        if not in_transaction(connection):
+            return run_in_transaction(self.using, locked)
+        self._read(lambda: self._lock(connection, logs.all()))
+        return call()
 
     def _claim_and_insert(
         self, connection: BaseDatabaseWrapper, request: AppendRequest

@@ -10,8 +10,8 @@ is tried again.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar, cast
 
 import psycopg
 from django.db import DataError, Error, connections
@@ -26,13 +26,23 @@ from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, ref
 from eventlogs.stores.bulk_reads import Part
 from eventlogs.stores.columns import events_of_log, events_of_rows
 from eventlogs.stores.restore import ExportedEvent, Restored, restore
-from eventlogs.stores.retries import given_up, in_transaction, run_after, run_again
+from eventlogs.stores.retries import (
+    given_up,
+    in_transaction,
+    run_after,
+    run_again,
+    run_in_transaction,
+)
 from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
 from eventlogs.values import LogState, StoredEvent
+
+T = TypeVar("T")
 
 # How often one call attempts a refused append whose refusal has no visible reason, because another
 # writer came and went in between. After that, the caller must retry.
 LOOKS = 20
+
+CLAIM = 5  # columns of a claim, in front of others
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
@@ -46,6 +56,7 @@ GIVE_KEY_BACK = Statement("give_key_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
 EVENTS_SINCE = Statement("events_since")
+EVENTS_SINCE_WITH_KEY = Statement("events_since_with_key")
 EVENTS_OF_LOGS = Statement("events_of_logs")
 VERSION = Statement("version")
 RESTORE = Statement("restore")
@@ -83,6 +94,18 @@ class PostgreSQLStore(BaseStore):
             if refused is not None:
                 return refused
         raise given_up(self.using)
+
+    def in_turn(self, log_id: LogId, call: Callable[[], T], *, conflicts: int) -> T:
+        connection, parameters = connections[self.using], {"log": log_id.uuid}
+
+        def locked() -> T:
+            LOCK_LOG.rows(connection, parameters)
+            return call()
+
+        if _is_alone(connection):
+            return run_in_transaction(self.using, locked)
+        self._read(LOCK_LOG, parameters)
+        return call()
 
     def _add_to_log(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
@@ -201,6 +224,23 @@ class PostgreSQLStore(BaseStore):
         end = min(start + limit, MAX_VERSION)
         parameters = {"log": log_id.uuid, "start": start, "end": end}
         return events_of_log(log_id, self._read(EVENTS_SINCE, parameters))
+
+    def since_with_claim(
+        self, log_id: LogId, key: tuple[str, str], *, start: int, limit: int
+    ) -> tuple[Sequence[StoredEvent], Claim | None]:
+        log_type, idempotency_key = key
+        parameters = {
+            "log": log_id.uuid,
+            "start": start,
+            "end": min(start + limit, MAX_VERSION),
+            "log_type": log_type,
+            "key": idempotency_key,
+        }
+        rows = self._read(EVENTS_SINCE_WITH_KEY, parameters)
+        claim = claim_of(log_type, *rows[0][:CLAIM])
+        if rows[0][CLAIM] is None:  # no event
+            return [], claim
+        return events_of_log(log_id, (row[CLAIM:] for row in rows)), claim
 
     def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))

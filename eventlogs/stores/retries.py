@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from django.db import Error, connections
+from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.exceptions import TransactionMustRetry
@@ -84,6 +84,27 @@ def run_after(
         except Error as further:
             error = further
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def run_in_transaction(using: str, attempt: Callable[[], T]) -> T:
+    """
+    Call ``attempt`` in a transaction of its own until the database does not abort that.
+
+    Raise TransactionMustRetry after six attempts. No transaction may be open.
+    """
+
+    def whole(connection: BaseDatabaseWrapper) -> T:
+        try:
+            with transaction.atomic(using=using):
+                return attempt()
+        except TransactionMustRetry as error:
+            if isinstance(error.__cause__, Error):
+                # Inside of the transaction it could not be run again, but here it can. Not "from",
+                # which would change its cause.
+                raise error.__cause__  # noqa: B904
+            raise
+
+    return run_again(using, whole)
 
 
 def given_up(using: str) -> TransactionMustRetry:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from django.db import connection, transaction
 
-from eventlogs import ConcurrentAppend, IdempotencyKeyReused, IdempotentReplay, LogState
+from eventlogs import ConcurrentAppend, IdempotencyKeyReused, IdempotentReplay, LogId, LogState
 from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import AppendRequest
 from eventlogs.stores.postgresql import PostgreSQLStore
@@ -215,6 +215,31 @@ class AcknowledgesBeforeCommit(PostgreSQLStore):
             connection.commit()
             kind.uncommitted = 0
         return state
+
+
+class TakesNoTurns(PostgreSQLStore):
+    """It does not lock a log for who has met a conflict."""
+
+    def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
+        return call()
+
+
+class GivesItsTurnAway(PostgreSQLStore):
+    """It waits for the log, and then decides without its lock."""
+
+    def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
+        super().in_turn(log_id, lambda: None, conflicts=conflicts)
+        return call()
+
+
+class DecidesBeforeItsTurn(PostgreSQLStore):
+    """Its transaction has a snapshot from before the lock."""
+
+    def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.version(log_id)
+            return super().in_turn(log_id, call, conflicts=conflicts)
 
 
 def _insert(cursor: Any, request: AppendRequest, version: int) -> int:

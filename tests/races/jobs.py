@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 from django.core.management import call_command
@@ -19,7 +19,7 @@ from eventlogs import ANY, EventLogError, LogId, LogManager, LogState, Transacti
 from eventlogs.models import IdempotencyKey
 from eventlogs.stores.retries import must_retry
 from tests.processes import Place
-from tests.races.events import Race, batch
+from tests.races.events import Noted, Race, batch
 from tests.races.history import Outcome
 from tests.races.stores import races
 
@@ -312,3 +312,98 @@ def migrate_and_create_logs(place: Place, count: int) -> Iterator[LogId]:
         call_command("migrate", "eventlogs", verbosity=0)
         for number in range(count):
             yield races("portable").create(*batch(f"log {number}")).log_id
+
+
+def execute(
+    place: Place, store: str, log_id: LogId, count: int, keyed: bool, in_atomic: bool
+) -> Iterator[Outcome]:
+    """
+    Execute a decision on one log, with one retry, again and again.
+
+    What counts as the expected version is the one that the decider has seen.
+    """
+    manager = races(store, place.number)
+    place.together()
+    for number in range(count):
+        marker = f"{number}-{place.number}"
+        yield execute_once(manager, log_id, marker, marker if keyed else None, in_atomic)
+
+
+def execute_once(
+    manager: LogManager[Race],
+    log_id: LogId,
+    marker: str,
+    key: str | None = None,
+    in_atomic: bool = False,
+) -> Outcome:
+    """Execute a decision, with one retry; return it with its answer, whatever it is."""
+    seen = 0
+
+    def decide(race: Race) -> list[Noted]:
+        nonlocal seen
+        seen = race.seen
+        return batch(marker)
+
+    answer: LogState | Exception
+    try:
+        with transaction.atomic() if in_atomic else nullcontext():
+            answer = manager.execute(log_id, decide, idempotency_key=key, retries=1)
+    except (EventLogError, Error) as error:
+        error.__cause__ = None  # it would not pickle
+        answer = error
+    return Outcome(log_id, marker, 1, seen, answer)
+
+
+def execute_with_one_key(place: Place, store: str, log_ids: Sequence[LogId]) -> Iterator[Outcome]:
+    """All execute the same decision with the round's key, on the round's log."""
+    manager = races(store, place.number)
+    for number, log_id in enumerate(log_ids):
+        marker = f"execute {number}"
+        place.together()
+        yield execute_once(manager, log_id, marker, marker)._replace(expected=None)
+
+
+def execute_crosswise(place: Place, store: str, log_ids: Sequence[LogId], count: int) -> list[str]:
+    """
+    Execute on one of two logs a decision that appends to the other one; return the answers.
+
+    Each does so in its turn: it holds the log that the others want next.
+    """
+    manager = races(store, place.number)
+    mine, other = log_ids if place.number % 2 else reversed(log_ids)
+    answers = []
+    for number in range(count):
+        marker = f"{number}-{place.number}"
+
+        def decide(_: Race, marker: str = marker) -> list[Noted]:
+            manager.append(other, *batch(f"beside {marker}"), expected_version=ANY)
+            return batch(marker)
+
+        manager._contended.add(mine)
+        place.together()
+        try:
+            manager.execute(mine, decide)
+        except TransactionMustRetry:
+            answers.append("given up")
+        else:
+            answers.append(marker)
+    return answers
+
+
+def hold_the_turn(place: Place, store: str, log_id: LogId) -> None:
+    """Execute a decision that does not come to an end, with the log locked."""
+    manager = races(store, place.number)
+    manager._contended.add(log_id)
+
+    def decide(_: Race) -> list[Noted]:
+        place.say("it decides")
+        place.hear()
+        return batch("never")
+
+    manager.execute(log_id, decide)
+
+
+def execute_alone(place: Place, store: str, log_id: LogId, count: int) -> list[Outcome]:
+    """Execute decisions, without a barrier."""
+    manager = races(store, place.number)
+    return [execute_once(manager, log_id, f"{number}-{place.number}") for number in range(count)]

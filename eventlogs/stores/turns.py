@@ -1,0 +1,39 @@
+"""
+Logs that several writers append to at the same time.
+
+Whoever met a conflict on a log takes turns on it for a second from the beginning, and spares an
+attempt that would be in vain: it would wait for the log like all others, only to find that it has
+decided on an old state. This is a hint of one process. Without it, the answers are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from eventlogs.ids import LogId
+
+SPAN: Final = 1.0  # seconds after a conflict
+MOST: Final = 1_000  # logs that are remembered
+
+
+class Contended:
+    """The logs on which there was a conflict within the last second. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._until: dict[LogId, float] = {}
+
+    def add(self, log_id: LogId) -> None:
+        """Remember a conflict on a log."""
+        if len(self._until) >= MOST:
+            self._until.clear()
+        self._until[log_id] = time.monotonic() + SPAN
+
+    def __contains__(self, log_id: LogId) -> bool:
+        if not self._until:  # nearly always
+            return False
+        until = self._until.get(log_id)
+        if until is None or until > time.monotonic():
+            return until is not None
+        self._until.pop(log_id, None)
+        return False
