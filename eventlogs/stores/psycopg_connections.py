@@ -140,10 +140,15 @@ def direct_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
         type(raw) is psycopg.Connection
         and raw.cursor_factory in PLAIN_CURSORS
         and "cursor" not in vars(raw)
-        and not raw.pgconn.pipeline_status
+        and (not raw.pgconn.pipeline_status or _is_pipeline_ours(raw))
     ):
         return raw
     return None
+
+
+def _is_pipeline_ours(raw: RawConnection) -> bool:
+    session: Session | None = vars(raw).get("_eventlogs_session")
+    return session is not None and session.is_under_way
 
 
 def _way_of(wrapper: type) -> Way:
@@ -188,6 +193,7 @@ def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
 GOOD: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 ACTIVE: Final = pq.TransactionStatus.ACTIVE
 IN_TRANSACTION: Final = pq.TransactionStatus.INTRANS
+HAS_PIPELINES: Final = psycopg.Pipeline.is_supported()
 
 WAIT: Final = 100  # milliseconds between two looks for signals, as psycopg has it
 PATIENCE: Final = 5.0  # seconds that the server has to end a statement that is broken off
@@ -199,17 +205,37 @@ unprepared: set[str] = set()
 class Session:
     """The state that is kept for a psycopg connection, as long as the connection exists."""
 
-    __slots__ = ("_doubtful", "_poll", "is_under_way", "prepared")
+    __slots__ = ("_doubtful", "_known", "_known_in", "_poll", "is_under_way", "prepared")
 
     def __init__(self, raw: RawConnection) -> None:
         self.is_under_way = False
         self.prepared: set[bytes] = set()  # the names of statements
         self._doubtful: set[bytes] = set()  # … whose preparation was not seen to end
+        self._known: set[bytes] = set()  # … that this transaction has run
+        self._known_in: object = None  # the mark of that transaction
         self._poll: Callable[[int], Any] | None = None
         if hasattr(select, "poll"):
             poll = select.poll()
             poll.register(raw.pgconn.socket, select.POLLIN)
             self._poll = poll.poll
+
+    @property
+    def has_pipelines(self) -> bool:
+        """Whether ``pipelined`` can be called: libpq 14 and newer, and a system with poll()."""
+        return self._poll is not None and HAS_PIPELINES
+
+    def knows(self, name: bytes, transaction: object) -> bool:
+        """Return whether the transaction with this mark has run a statement."""
+        return transaction is self._known_in and name in self._known
+
+    def has_run(self, name: bytes, transaction: object) -> None:
+        """Note that the transaction with this mark has run a statement."""
+        if transaction is None:
+            return
+        if transaction is not self._known_in:
+            self._known_in = transaction
+            self._known.clear()
+        self._known.add(name)
 
     def prepare(self, raw: RawConnection, name: bytes, statement: bytes) -> bool:
         """Prepare a statement; return False where one of that name is not ours."""
@@ -230,12 +256,73 @@ class Session:
         self._doubtful.discard(name)
         return True
 
+    def pipelined(
+        self,
+        raw: RawConnection,
+        before: bytes,
+        prepare: tuple[bytes, bytes] | None,
+        send: Callable[[], None],
+        after: bytes | None = None,
+    ) -> Any:
+        """
+        Send ``before``, a preparation, a statement and ``after`` in one round trip.
+
+        Return the statement's result. The server skips what comes behind a failure, and that
+        failure is raised.
+        """
+        pgconn = raw.pgconn
+        pgconn.enter_pipeline_mode()
+        pgconn.send_query_params(before, None)
+        if prepare is not None:
+            name, statement = prepare
+            is_doubtful = name in self._doubtful
+            self._doubtful.add(name)
+            pgconn.send_prepare(name, statement)
+        send()
+        if after is not None:
+            pgconn.send_query_params(after, None)
+        pgconn.pipeline_sync()
+        results = self._answers(raw)
+        if prepare is not None:
+            if results[1].status in GOOD or is_doubtful:
+                self.prepared.add(name)
+            self._doubtful.discard(name)
+        for result in results:
+            if result.status not in GOOD:
+                raise errors.error_from_result(result, raw.info.encoding)
+        return results[1 if prepare is None else 2]
+
+    def _answers(self, raw: RawConnection) -> list[Any]:
+        """Return the results of a pipeline, one for each statement, and leave the pipeline mode."""
+        pgconn, poll = raw.pgconn, cast("Callable[[int], Any]", self._poll)
+        if pgconn.flush():  # not all could be sent
+            _send_all(pgconn)
+        results: list[Any] = []
+        while True:
+            while pgconn.is_busy():
+                if poll(WAIT):
+                    pgconn.consume_input()
+            result = pgconn.get_result()
+            if pgconn.status != pq.ConnStatus.OK:
+                raise psycopg.OperationalError("the connection to the server was lost")
+            if result is None:  # the end of one statement's answer
+                continue
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                pgconn.exit_pipeline_mode()
+                return results
+            results.append(result)
+
     def deallocate(self, raw: RawConnection, name: bytes) -> None:
         """Have the server forget a statement, if it knows it."""
         self.prepared.discard(name)
         raw.pgconn.send_query(b"DEALLOCATE " + name)
         with suppress(errors.InvalidSqlStatementName):
             self.answer(raw)
+
+    def command(self, raw: RawConnection, command: bytes) -> None:
+        """Run a command without parameters."""
+        raw.pgconn.send_query(command)
+        self.answer(raw)
 
     def answer(self, raw: RawConnection) -> Any:
         """
@@ -263,6 +350,28 @@ class Session:
                 raise psycopg.OperationalError("the connection to the server was lost")
             raise errors.error_from_result(result, raw.info.encoding)
         return result
+
+
+def _send_all(pgconn: Any) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(pgconn.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while pgconn.flush():
+            for _, ready in selector.select(WAIT / 1000):
+                if ready & selectors.EVENT_READ:
+                    pgconn.consume_input()
+
+
+def begin(raw: RawConnection) -> bytes:
+    """Return the BEGIN with which psycopg would open a transaction on this connection."""
+    words = ["BEGIN"]
+    if raw.isolation_level is not None:
+        name = psycopg.IsolationLevel(raw.isolation_level).name
+        words.append(f"ISOLATION LEVEL {name.replace('_', ' ')}")
+    if raw.read_only is not None:
+        words.append("READ ONLY" if raw.read_only else "READ WRITE")
+    if raw.deferrable is not None:
+        words.append("DEFERRABLE" if raw.deferrable else "NOT DEFERRABLE")
+    return " ".join(words).encode()
 
 
 def session_of(raw: RawConnection) -> Session:
@@ -308,7 +417,8 @@ def break_off(connection: BaseDatabaseWrapper) -> None:
         return
     is_over = False
     try:
-        is_over = pgconn.transaction_status != ACTIVE or _is_cancelled(pgconn)
+        is_under_way = pgconn.transaction_status == ACTIVE or pgconn.pipeline_status
+        is_over = not is_under_way or _is_cancelled(pgconn)
         is_over = is_over and pgconn.status == pq.ConnStatus.OK
     finally:  # also where another signal handler raises
         if not is_over:
@@ -333,7 +443,9 @@ def _is_cancelled(pgconn: Any) -> bool:
     until = time.monotonic() + PATIENCE
     with suppress(psycopg.Error), selectors.DefaultSelector() as selector:
         selector.register(pgconn.socket, selectors.EVENT_READ)
-        while True:
+        if pgconn.pipeline_status:
+            pgconn.pipeline_sync()  # without which the server may keep its answers to itself
+        while pgconn.status == pq.ConnStatus.OK:
             pgconn.flush()  # libpq keeps what the socket did not take at once
             while pgconn.is_busy():
                 if time.monotonic() > until:
@@ -342,7 +454,11 @@ def _is_cancelled(pgconn: Any) -> bool:
                     pgconn.consume_input()
                 pgconn.flush()
             if pgconn.get_result() is None:
-                return True
+                if not pgconn.pipeline_status:
+                    return True
+                with suppress(psycopg.Error):  # there are more answers to read
+                    pgconn.exit_pipeline_mode()
+                    return True
     return False
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from operator import attrgetter, itemgetter
@@ -36,6 +37,7 @@ from eventlogs.stores.psycopg_connections import (
     RawConnection,
     Row,
     Session,
+    begin,
     break_off,
     break_off_if_broken,
     raw_connection,
@@ -44,6 +46,7 @@ from eventlogs.stores.psycopg_connections import (
     stop_preparing,
     unprepared,
 )
+from eventlogs.stores.retries import given_up
 
 __all__ = ["HotStatement", "Row", "Statement", "raw_connection"]
 
@@ -65,6 +68,17 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "text": (str.encode, TEXT),
     "jsonb": (str.encode, TEXT),
 }
+
+# Inside of a transaction: the statement is not there, or one of its name is there already.
+LOST: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
+TRIES: Final = 2  # to run a statement prepared: it is prepared again once
+
+# No name that a caller would choose. RELEASE takes the innermost savepoint of that name.
+SAVEPOINT: Final = b"SAVEPOINT eventlogs_append"
+RELEASE: Final = b"RELEASE SAVEPOINT eventlogs_append"
+BACK: Final = b"ROLLBACK TO SAVEPOINT eventlogs_append"
+
+Binds = list[bytes | None]
 
 # The connection's statements were deallocated (DISCARD ALL, DEALLOCATE), the pooler has assigned
 # another session, or the tables were changed so that other types are returned.
@@ -180,8 +194,11 @@ class HotStatement(Statement):
     ) -> tuple[int | None, ...] | None:
         """Run the statement and return its only row, of integers, or None where it has none."""
         raw = settled_connection(connection)
-        # psycopg begins a transaction with its first statement: that one takes its cursor.
-        if raw is not None and (raw.autocommit or raw.pgconn.transaction_status != IDLE):
+        # psycopg begins a transaction with its first statement. Where no pipeline can do that in
+        # one round trip, that statement takes psycopg's cursor.
+        if raw is not None and (
+            raw.autocommit or raw.pgconn.transaction_status != IDLE or session_of(raw).has_pipelines
+        ):
             try:
                 result = self._in_one_trip(connection, raw, parameters)
             except psycopg.Error:
@@ -211,17 +228,15 @@ class HotStatement(Statement):
             session = session_of(raw)
             session.is_under_way = True
             try:
-                # Inside of a transaction, a prepared statement that was deallocated, or that the
-                # pooler's server never had, would break the transaction: there, the statement is
-                # parsed, bound and run in one.
-                if (
-                    pgconn.transaction_status != IDLE
-                    or not conf.prepared_statements()
-                    or connection.alias in unprepared
-                ):
+                is_idle = pgconn.transaction_status == IDLE
+                if is_idle and not raw.autocommit:
+                    result = self._first(connection, raw, session, binds)
+                elif not is_idle:
+                    result = self._later(connection, raw, session, binds)
+                elif not conf.prepared_statements() or connection.alias in unprepared:
                     result = self._unprepared(raw, session, binds)
                 elif name in session.prepared:
-                    pgconn.send_query_prepared(name, binds, self._formats, BINARY)
+                    self._send_prepared(raw, binds)
                     try:
                         result = session.answer(raw)
                     except PREPARED_IN_VAIN as error:
@@ -238,11 +253,97 @@ class HotStatement(Statement):
             session.is_under_way = False
         return result
 
+    def _first(
+        self, connection: BaseDatabaseWrapper, raw: RawConnection, session: Session, binds: Binds
+    ) -> Any:
+        """
+        Begin a transaction, as psycopg would, and run the statement, in one round trip.
+
+        A prepared statement that was deallocated, or that the pooler's server never had, costs
+        nothing but the BEGIN: the transaction is rolled back, and begun again.
+        """
+        before, transaction = begin(raw), _mark(connection)
+        for _ in range(TRIES):
+            if not _may_prepare(connection):
+                break
+            try:
+                return self._pipelined(raw, session, binds, before, None, transaction)
+            except LOST as error:
+                session.command(raw, b"ROLLBACK")
+                self._note_loss(session, error, connection.alias)
+        return session.pipelined(raw, before, None, partial(self._send, raw, binds))
+
+    def _later(
+        self, connection: BaseDatabaseWrapper, raw: RawConnection, session: Session, binds: Binds
+    ) -> Any:
+        """
+        Run the statement in a transaction that is open, in one round trip.
+
+        A prepared statement that does not exist must not break the caller's transaction. It is
+        known to exist if this very transaction has run it: poolers share sessions between
+        transactions and not within them, and PostgreSQL refuses DISCARD ALL in a transaction. Else
+        the first use in a transaction is inside of a savepoint, which costs a fraction of what
+        planning the statement costs. The statement is not prepared
+
+        - where psycopg prepares by itself (prepare_threshold): it then answers ALTER, DROP and
+          ROLLBACK TO with DEALLOCATE ALL
+          (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html);
+        - where Django has not begun the transaction: transactions cannot be told apart, so each
+          append would add a savepoint.
+        """
+        transaction, name = _mark(connection), self._name
+        if (
+            transaction is None
+            or raw.prepare_threshold is not None
+            or not session.has_pipelines
+            or not _may_prepare(connection)
+        ):
+            return self._unprepared(raw, session, binds)
+        if session.knows(name, transaction):
+            self._send_prepared(raw, binds)
+            try:
+                return session.answer(raw)
+            except errors.InvalidSqlStatementName as error:
+                # The caller has sent a DEALLOCATE in this transaction. The next one will notice.
+                session.prepared.clear()
+                raise given_up(connection.alias) from error
+        for _ in range(TRIES):
+            try:
+                return self._pipelined(raw, session, binds, SAVEPOINT, RELEASE, transaction)
+            except LOST as error:
+                session.command(raw, BACK)
+                session.command(raw, RELEASE)
+                self._note_loss(session, error, connection.alias)
+                if not _may_prepare(connection):
+                    break
+        return self._unprepared(raw, session, binds)
+
+    def _pipelined(
+        self,
+        raw: RawConnection,
+        session: Session,
+        binds: Binds,
+        before: bytes,
+        after: bytes | None,
+        transaction: object,
+    ) -> Any:
+        prepare = None if self._name in session.prepared else (self._name, self._numbered)
+        send = partial(self._send_prepared, raw, binds)
+        result = session.pipelined(raw, before, prepare, send, after)
+        session.has_run(self._name, transaction)
+        return result
+
+    def _note_loss(self, session: Session, error: psycopg.Error, alias: str) -> None:
+        if isinstance(error, errors.InvalidSqlStatementName):
+            session.prepared.discard(self._name)
+        elif self._name not in session.prepared:  # another client of the same session has it
+            stop_preparing(alias)
+
     def _prepared_again(
         self,
         raw: RawConnection,
         session: Session,
-        binds: list[Any],
+        binds: Binds,
         alias: str,
         error: psycopg.Error | None = None,
     ) -> Any:
@@ -252,7 +353,7 @@ class HotStatement(Statement):
             session.deallocate(raw, self._name)
         is_lost = not session.prepare(raw, self._name, self._numbered)
         if not is_lost:
-            raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
+            self._send_prepared(raw, binds)
             try:
                 return session.answer(raw)
             except errors.InvalidSqlStatementName:
@@ -264,8 +365,30 @@ class HotStatement(Statement):
             stop_preparing(alias)
         return self._unprepared(raw, session, binds)
 
-    def _unprepared(self, raw: RawConnection, session: Session, binds: list[Any]) -> Any:
+    def _unprepared(self, raw: RawConnection, session: Session, binds: Binds) -> Any:
+        self._send(raw, binds)
+        return session.answer(raw)
+
+    def _send(self, raw: RawConnection, binds: Binds) -> None:
         raw.pgconn.send_query_params(
             self._numbered, binds, param_formats=self._formats, result_format=BINARY
         )
-        return session.answer(raw)
+
+    def _send_prepared(self, raw: RawConnection, binds: Binds) -> None:
+        raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
+
+
+def _may_prepare(connection: BaseDatabaseWrapper) -> bool:
+    return conf.prepared_statements() and connection.alias not in unprepared
+
+
+def _mark(connection: BaseDatabaseWrapper) -> object:
+    """
+    Return an object that no other transaction has, or None where Django has not begun this one.
+
+    Django makes a new list of hooks for each transaction of its own, and after each rollback to a
+    savepoint; a reference that is kept keeps it from being used again.
+    """
+    if connection.in_atomic_block and connection.commit_on_exit:
+        return connection.run_on_commit
+    return None

@@ -23,4 +23,4 @@ WITH bumped AS (
     ORDER BY number
     RETURNING position, index
 )
-SELECT max(position), max(index) + 1 FROM inserted HAVING count(*) > 0
+SELECT max(position)::bigint, (max(index) + 1)::integer FROM inserted HAVING count(*) > 0

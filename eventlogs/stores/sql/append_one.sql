@@ -30,4 +30,4 @@ INSERT INTO eventlogs_event ({inserted})
 SELECT %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text,
        %(schema_version)s::integer, %(data)s::jsonb, %(metadata)s::jsonb, NULL, updated_at
 FROM bumped
-RETURNING position, index + 1
+RETURNING position::bigint, (index + 1)::integer

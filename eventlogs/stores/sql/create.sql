@@ -29,7 +29,7 @@ WITH claimed AS (
     ORDER BY number
     RETURNING position
 )
-SELECT (SELECT max(position) FROM inserted),
+SELECT (SELECT max(position)::bigint FROM inserted),
        CASE
            WHEN EXISTS (SELECT FROM claimed) AND NOT EXISTS (SELECT FROM created)
            THEN CASE WHEN %(alone)s::boolean THEN 1 / (SELECT count(*) FROM created) ELSE 1 END
