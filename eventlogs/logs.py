@@ -63,10 +63,11 @@ from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.keyed_reads import KeyedReads
+from eventlogs.stores.joined import Note, append_joined, group_append_of
 from eventlogs.stores.retries import given_up
 from eventlogs.stores.turns import Contended
 from eventlogs.utils.bounds import check_int
-from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
+from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin, in_thread
 from eventlogs.values import EventRecord, LogState, Reduction
 
 __all__ = ["LogManager"]
@@ -78,6 +79,28 @@ MAX_JOBS: Final = 1_000
 MAX_JOBS_BYTES: Final = 16_000_000
 
 Expectation = LogState | Reduction[Any]
+
+
+async def _join(
+    method: Callable[..., Any], owner: LogManager[Any], args: tuple[Any, ...], kwargs: Any
+) -> Any:
+    """Take the way of the twins of methods that end with one append: see stores/joined.py."""
+
+    def note() -> Any:
+        noting: LogManager[Any] = object.__new__(type(owner))
+        vars(noting).update(vars(owner), _store=Note(), _refresh_on_append=False)
+        return method(noting, *args, **kwargs)
+
+    async def stored(log_id: LogId) -> None:
+        if owner._refreshes_on_append():
+            await in_thread(owner, "_refresh_appended", (log_id,), {})
+
+    return await append_joined(
+        group_append_of(owner.log_type, using=owner.using, store=owner._store),
+        note,
+        lambda: in_thread(owner, method.__name__, args, kwargs),
+        stored,
+    )
 
 
 class LogManager(Generic[A]):
@@ -411,10 +434,16 @@ class LogManager(Generic[A]):
         except IdempotencyKeyReused as reused:
             decided = self._decide(reused, encoded)
             raise decided from decided.__cause__
-        on_append = self._refresh_on_append
-        if conf.refresh_on_append() if on_append is None else on_append:
-            self._submit(Refresh(self._reductions(), log_id))
+        if self._refreshes_on_append():
+            self._refresh_appended(log_id)
         return state
+
+    def _refreshes_on_append(self) -> bool:
+        own = self._refresh_on_append
+        return conf.refresh_on_append() if own is None else own
+
+    def _refresh_appended(self, log_id: LogId) -> None:
+        self._submit(Refresh(self._reductions(), log_id))
 
     def _decide(self, reused: IdempotencyKeyReused, events: list[EncodedEvent]) -> EventLogError:
         """
@@ -673,10 +702,10 @@ class LogManager(Generic[A]):
 
     # The same for async code
 
-    acreate = AsyncTwin(create)
-    aappend = AsyncTwin(append)
-    aget_or_create = AsyncTwin(get_or_create)
-    aget_or_append = AsyncTwin(get_or_append)
+    acreate = AsyncTwin(create, way=_join)
+    aappend = AsyncTwin(append, way=_join)
+    aget_or_create = AsyncTwin(get_or_create, way=_join)
+    aget_or_append = AsyncTwin(get_or_append, way=_join)
     aexecute = AsyncTwin(execute)
     areduce = AsyncTwin(reduce)
     aload = AsyncTwin(load)

@@ -36,6 +36,7 @@ THIRD_PARTIES = {
     # package: the modules that may import it
     "psycopg": {
         "stores/postgresql",
+        "stores/group_commit",
         "feed/postgresql",
         "stores/statements",
         "stores/psycopg_connections",

@@ -17,6 +17,7 @@ READERS = [
     (conf.max_event_bytes, "MAX_EVENT_BYTES", 262_144, 10),
     (conf.idempotency_key_retention, "IDEMPOTENCY_KEY_RETENTION", None, timedelta(days=1)),
     (conf.prepared_statements, "PREPARED_STATEMENTS", True, False),
+    (conf.group_commit, "GROUP_COMMIT", "connection", False),
     (conf.page_size, "PAGE_SIZE", 100, 7),
     (conf.health, "HEALTH", conf.HEALTH, dict.fromkeys(conf.HEALTH, 7)),
 ]

@@ -73,6 +73,10 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
         "a positive datetime.timedelta, or None",
     ),
     "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
+    "GROUP_COMMIT": (
+        lambda value: value is False or value == "connection",
+        "'connection' or False",
+    ),
     "PAGE_SIZE": (
         lambda value: type(value) is int and 0 < value <= conf.MAX_PAGE_SIZE,
         f"an int from 1 to {conf.MAX_PAGE_SIZE:,}",

@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -60,6 +61,17 @@ class AppendRequest(NamedTuple):
     idempotency_key: str | None
     metadata: str
     expected_position: int | None = None
+
+
+class Outcome(Enum):
+    """What there is to say about an append that was not stored together with others."""
+
+    UNDECIDED = "undecided"  # alone, it is stored or refused
+    HELD = "held"  # another transaction holds the log
+
+
+UNDECIDED: Final = Outcome.UNDECIDED
+HELD: Final = Outcome.HELD
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,24 @@ class HotStatement(Statement):
         found = self.rows(connection, parameters)
         return found[0] if found else None
 
+    def all_numbers(
+        self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
+    ) -> list[Row]:
+        """Run the statement as a transaction of its own; return its rows, of integers or None."""
+        raw = settled_connection(connection)
+        if raw is None:
+            return self.rows(connection, parameters)
+        try:
+            result = self._in_one_trip(connection, raw, parameters)
+        except psycopg.Error:
+            with connection.wrap_database_errors:
+                raise
+        columns = range(result.nfields)
+        return [
+            tuple([_number(result.get_value(row, column)) for column in columns])
+            for row in range(result.ntuples)
+        ]
+
     def _in_one_trip(
         self, connection: BaseDatabaseWrapper, raw: RawConnection, parameters: Mapping[str, Any]
     ) -> Any:
@@ -392,3 +410,7 @@ def _mark(connection: BaseDatabaseWrapper) -> object:
     if connection.in_atomic_block and connection.commit_on_exit:
         return connection.run_on_commit
     return None
+
+
+def _number(value: bytes | None) -> int | None:
+    return None if value is None else int.from_bytes(value, "big", signed=True)

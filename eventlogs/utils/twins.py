@@ -20,6 +20,9 @@ R = TypeVar("R")
 
 TAKEN: Final = 2_000  # items that are taken from a sync iterator in one trip to the thread
 
+# A way of its own for async code: it gets the method, its owner, and the call's arguments.
+Way = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]]
+
 
 class AsyncTwin(Generic[P, R]):
     """
@@ -27,10 +30,13 @@ class AsyncTwin(Generic[P, R]):
 
     ``areduce = AsyncTwin(reduce)`` calls ``self.reduce``, so a subclass that overrides ``reduce``
     changes its twin as well. Signature, types and documentation are those of ``reduce``.
+
+    ``way`` is a way of its own for async code. It is taken where the owner has the very method that
+    the twin is made of, overridden nowhere; ``in_thread`` does what the twin would do without it.
     """
 
-    def __init__(self, method: Callable[Concatenate[Any, P], R]) -> None:
-        self._bound = _twin(method, _call)
+    def __init__(self, method: Callable[Concatenate[Any, P], R], *, way: Way | None = None) -> None:
+        self._bound = _twin(method, _call if way is None else _way_of(method, way))
 
     def __get__(self, instance: object, owner: type) -> Callable[P, Coroutine[Any, Any, R]]:
         found: Callable[P, Coroutine[Any, Any, R]] = self._bound.__get__(instance, owner)
@@ -67,21 +73,42 @@ def _twin(method: Any, kind: Callable[[str], Any]) -> Any:
     return type(method)(twin) if isinstance(method, classmethod) else twin
 
 
+def _run(owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return getattr(owner, name)(*args, **kwargs)
+
+
+# Made once: to make it takes as long as to encode an event.
+in_thread: Final = sync_to_async(_run, thread_sensitive=True)
+"""Call a method of an owner by its name, with arguments, in the thread."""
+
+
 def _call(name: str) -> Any:
     async def twin(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return await sync_to_async(getattr(owner, name), thread_sensitive=True)(*args, **kwargs)
+        return await in_thread(owner, name, args, kwargs)
 
     return twin
 
 
+def _way_of(method: Callable[..., Any], way: Way) -> Callable[[str], Any]:
+    def kind(name: str) -> Any:
+        async def twin(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
+            if getattr(getattr(owner, name), "__func__", None) is method:
+                return await way(method, owner, args, kwargs)
+            return await in_thread(owner, name, args, kwargs)
+
+        return twin
+
+    return kind
+
+
 def _iterate(name: str) -> Any:
     async def twin(owner: Any, /, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        found = await sync_to_async(getattr(owner, name), thread_sensitive=True)(*args, **kwargs)
+        found = await in_thread(owner, name, args, kwargs)
         if hasattr(found, "__aiter__"):
             async for item in found:
                 yield item
             return
-        while items := await sync_to_async(_take, thread_sensitive=True)(found):
+        while items := await _take_in_thread(found):
             for item in items:
                 yield item
 
@@ -90,3 +117,6 @@ def _iterate(name: str) -> Any:
 
 def _take(items: Iterator[R]) -> list[R]:
     return list(islice(items, TAKEN))
+
+
+_take_in_thread: Final = sync_to_async(_take, thread_sensitive=True)

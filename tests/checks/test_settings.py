@@ -24,6 +24,8 @@ from tests.checks.messages import found
         {"IDEMPOTENCY_KEY_RETENTION": 30},
         {"IDEMPOTENCY_KEY_RETENTION": timedelta()},
         {"PREPARED_STATEMENTS": 1},
+        {"GROUP_COMMIT": True},
+        {"GROUP_COMMIT": "always"},
         {"PAGE_SIZE": 0},
         {"PAGE_SIZE": 10_001},
         {"PAGE_SIZE": "100"},
@@ -49,6 +51,8 @@ def test_e001_a_setting_has_a_value_of_another_kind_or_range(settings, value):
     [
         {},
         {"MAX_EVENT_BYTES": 1, "PAGE_SIZE": 1, "PREPARED_STATEMENTS": False},
+        {"GROUP_COMMIT": False},
+        {"GROUP_COMMIT": "connection"},
         {"MAX_EVENT_BYTES": 2**28, "PAGE_SIZE": 10_000},
         {"IDEMPOTENCY_KEY_RETENTION": None},
         {"IDEMPOTENCY_KEY_RETENTION": timedelta(days=30)},

@@ -1,0 +1,131 @@
+"""
+Group commit for PostgreSQL: the appends of several callers in one statement and one commit.
+
+A commit waits for the disk, for one append as long as for a hundred. ``append_group`` stores the
+appends of several callers of one connection together. It answers for each of them:
+
+- a LogState: it is stored;
+- UNDECIDED: it is not stored. The caller appends it alone, and so gets exactly the state or the
+  error that there is for it: conflict, replay, missing log, full log;
+- HELD: it is not stored, and another transaction holds its log. Alone, it would wait, and the
+  connection's other appends with it. The caller may ask again later;
+- an exception: whether it is stored is not known, because the connection was lost or a signal
+  handler interrupted the wait. The caller gets the same exception in its own append. It must not
+  be tried again: that could store its events twice.
+
+A database error of the joined statement (a deadlock, data that jsonb refuses) has stored nothing if
+the connection is still there: all appends of the statement are UNDECIDED then.
+
+Appends are joined only where each would be a transaction of its own on this connection. In a
+caller's transaction all are UNDECIDED.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import pq
+
+from eventlogs.events.codec import request_fingerprints
+from eventlogs.stores.base import HELD, UNDECIDED, AppendRequest, Outcome
+from eventlogs.stores.retries import in_transaction
+from eventlogs.stores.statements import HotStatement, raw_connection
+from eventlogs.values import LogState
+
+PATIENCE: Final = "20ms"  # for another transaction that has the same key, or creates the same log
+
+
+Answer = LogState | Outcome | BaseException
+
+
+APPEND_GROUP = HotStatement("append_group")
+
+
+def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
+    """
+    Append the requests of several callers, no two of one log or of one key.
+
+    Call it in the thread of their connection. It raises nothing: see the module.
+    """
+    connection = connections[using]
+    try:
+        if not _is_alone(connection):
+            return [UNDECIDED] * len(requests)
+        rows = APPEND_GROUP.all_numbers(connection, _parameters(requests))
+    except Error as error:
+        if _is_there(connection):
+            return [UNDECIDED] * len(requests)
+        return [_copy(error) for _ in requests]
+    except BaseException as error:
+        return [error] * len(requests)
+    answers: list[Answer] = [UNDECIDED] * len(requests)
+    for number, position, version, is_held, _ in rows:
+        if position is not None:
+            answers[number] = LogState(requests[number].log_id, version, position)
+        elif is_held:
+            answers[number] = HELD
+    return answers
+
+
+def _is_alone(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a statement is a transaction of its own."""
+    if in_transaction(connection):
+        return False
+    # Django does not know of a BEGIN, or of psycopg's transaction(). A connection without a
+    # pgconn is not psycopg's.
+    pgconn = getattr(raw_connection(connection), "pgconn", None)
+    return pgconn is not None and pgconn.transaction_status == pq.TransactionStatus.IDLE
+
+
+def _is_there(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the server has answered with an error, and the connection goes on."""
+    pgconn = getattr(connection.connection, "pgconn", None)
+    return (
+        pgconn is not None
+        and pgconn.status == pq.ConnStatus.OK
+        and pgconn.transaction_status == pq.TransactionStatus.IDLE
+    )
+
+
+def _copy(error: Error) -> Error:
+    """Return an equal error: each caller raises its own, with its own traceback."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _parameters(requests: Sequence[AppendRequest]) -> dict[str, str]:
+    return {
+        "patience": PATIENCE,
+        "requests": _as_array(_request(number, request) for number, request in enumerate(requests)),
+        "events": _as_array(
+            f'[{number},{place},"{event.type}",{event.schema_version},{event.data}]'
+            for number, request in enumerate(requests)
+            for place, event in enumerate(request.events)
+        ),
+    }
+
+
+def _request(number: int, request: AppendRequest) -> str:
+    log_id, events, expected, key, metadata, position = request
+    fingerprint = "null"
+    if key is not None:
+        fingerprint = f'"{next(request_fingerprints(events)).hex()}"'
+        key = json.dumps(key)
+    return (
+        f'[{number},"{log_id.uuid}","{log_id.log_type}",{_or_null(expected)},'
+        f"{_or_null(position)},{len(events)},{key or 'null'},{fingerprint},{metadata}]"
+    )
+
+
+def _or_null(number: int | None) -> str:
+    return "null" if number is None else str(number)
+
+
+def _as_array(items: Iterable[str]) -> str:
+    # Types are letters, digits and _.:- (see events.py): they need no escaping.
+    return "[" + ",".join(items) + "]"

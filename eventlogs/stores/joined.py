@@ -1,0 +1,155 @@
+"""
+Appends of async code that wait at the same time, joined into one statement and one commit.
+
+``aappend`` and its like have this way where their calls meet: those of one event loop whose appends
+would use the same database connection, which the thread of sync_to_async decides. A call that is
+alone appends as it does without this module. So does a call
+
+- of a manager with a store of its own, or whose database a router chooses: routers are the
+  project's code, and are asked in the thread;
+- whose log type has inline projections: they run their own queries in the append's transaction;
+- that is large;
+- that finds a transaction open when it comes to the thread: it belongs to a caller;
+- that was not stored together with the others, for whatever reason: alone it gets its own answer.
+
+Events are encoded in the loop's thread, in the caller's context. To find out the request, the sync
+method itself is called, with a store that answers the request: no logic is written twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+from uuid import UUID
+
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import DEFAULT_DB_ALIAS, router
+
+from eventlogs import conf
+from eventlogs.ids import LogId
+from eventlogs.stores import GroupAppend, group_append_for, participants
+from eventlogs.stores.base import HELD, AppendRequest, BaseStore
+from eventlogs.utils.meetings import Meeting, meeting
+from eventlogs.values import LogState
+
+MAX_CALLS: Final = 200  # of one statement
+MAX_EVENTS: Final = 2_000  # of one statement
+MAX_CHARACTERS: Final = 4_000_000  # of one statement's data
+MAX_EVENTS_OF_CALL: Final = 100
+MAX_CHARACTERS_OF_CALL: Final = 500_000
+
+# How long a call whose log another transaction holds asks again, before it waits for it in the
+# thread, and the calls behind it as well. Seconds.
+HELD_PATIENCE = 5.0
+FIRST_PAUSE: Final = 0.001
+LONGEST_PAUSE: Final = 0.05
+
+
+class Note:
+    """A store that stores nothing, and answers an append with the request."""
+
+    using: Final = None
+
+    def append(self, request: AppendRequest) -> AppendRequest:
+        """Return the request."""
+        return request
+
+
+def group_append_of(
+    log_type: str, *, using: str | None, store: BaseStore | None
+) -> GroupAppend | None:
+    """Return the function for the appends of a manager that may be joined, or None for none."""
+    if store is not None or not conf.group_commit():
+        return None
+    if participants.registered and participants.participants_of(log_type):
+        return None
+    if using is None:
+        if router.routers:
+            return None
+        using = DEFAULT_DB_ALIAS
+    return group_append_for(using)
+
+
+async def append_joined(
+    group_append: GroupAppend | None,
+    note: Callable[[], Any],
+    alone: Callable[[], Coroutine[Any, Any, Any]],
+    stored: Callable[[LogId], Coroutine[Any, Any, None]],
+) -> Any:
+    """
+    Do what a method of a LogManager does that ends with one append.
+
+    ``note`` calls it with a Note as its store; ``alone`` calls it as usual, in the thread;
+    ``stored`` does what is to be done after an append that was joined.
+    """
+    if group_append is None:
+        return await alone()
+    with meeting(group_append, choose) as met:
+        if met is None:
+            return await alone()
+        is_first = met.callers == 1
+        if await met.is_alone():
+            return await alone()
+        try:
+            answer = note()
+        except SynchronousOnlyOperation:  # a codec that asks the database
+            return await alone()
+        request, *rest = answer if type(answer) is tuple else (answer,)
+        state = await _joined(met, request, is_first)
+        if state is None:
+            return await alone()
+    await stored(state.log_id)
+    return (state, *rest) if rest else state
+
+
+async def _joined(
+    met: Meeting[AppendRequest, Any], request: AppendRequest, is_first: bool
+) -> LogState | None:
+    """Store a request together with others; return None if it has to be stored alone."""
+    events = request.events
+    if len(events) > MAX_EVENTS_OF_CALL or _characters(request) > MAX_CHARACTERS_OF_CALL:
+        return None
+    until = time.monotonic() + HELD_PATIENCE
+    pause = FIRST_PAUSE
+    while True:
+        state = await met.join(request, is_first=is_first)
+        if state is not HELD or time.monotonic() > until:
+            return state if isinstance(state, LogState) else None
+        is_first = False
+        await asyncio.sleep(random.uniform(0, pause))  # jitter
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def choose(requests: Iterator[AppendRequest]) -> Iterator[bool]:
+    """
+    Say of each request that waits whether it goes with the next statement.
+
+    No two of a log or of a key do. The later one waits, and so do those behind it: requests of one
+    log go in the order in which they came.
+    """
+    logs: set[UUID] = set()
+    keys: set[tuple[str, str]] = set()
+    calls = events = characters = 0
+    for request in requests:
+        log, key = request.log_id.uuid, request.idempotency_key
+        is_free = log not in logs and (key is None or (request.log_id.log_type, key) not in keys)
+        logs.add(log)
+        if key is not None:
+            keys.add((request.log_id.log_type, key))
+        if is_free:
+            calls += 1
+            events += len(request.events)
+            characters += _characters(request)
+            if calls > 1 and (events > MAX_EVENTS or characters > MAX_CHARACTERS):
+                return
+        yield is_free
+        if calls == MAX_CALLS:
+            return
+
+
+def _characters(request: AppendRequest) -> int:
+    # Metadata is stored with each of the events, and sent once.
+    return len(request.metadata) + sum([len(event.data) for event in request.events])

@@ -1,0 +1,200 @@
+"""
+Calls of async code that wait for the same thread, done together in one trip to it.
+
+Each trip of ``sync_to_async`` to a thread takes some 60 µs of the interpreter's time, and what is
+done there may be far cheaper for many than for one. So the calls of one event loop that would go to
+the same thread meet in a queue. A call that finds no trip under way starts one; the trip takes all
+that wait when it arrives in the thread. Those that come later wait for the next one.
+
+- A trip is a task of its own, so that the cancellation of a caller does not reach the others. A
+  cancelled call that waits is taken out of the queue. One that the thread has taken goes on there,
+  as with ``sync_to_async``.
+- The thread hands the answers to the loop itself. If a trip fails or is cancelled before the thread
+  takes anything, calls that still wait go with the next trip, or are answered that nobody did them
+  (None). No call waits for a trip that does not come.
+- Which thread a call would go to is decided by asgiref: see ``_thread_of``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context, copy_context
+from threading import Lock
+from typing import Any, Final, Generic, TypeVar
+
+from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
+
+T = TypeVar("T")  # what a call asks for
+R = TypeVar("R")  # what it is answered; an exception is raised
+
+Work = Callable[[Sequence[T]], Sequence[R]]
+"""Do it, in the thread, for the items of several calls; return an answer or an error for each."""
+
+Choice = Callable[[Iterator[T]], Iterator[bool]]
+"""Say of each item that waits, in order, whether it is taken; end early if no more is."""
+
+
+class _Call(Generic[T, R]):
+    __slots__ = ("context", "future", "item")
+
+    def __init__(self, item: T, future: asyncio.Future[R | None]) -> None:
+        self.item = item
+        self.future = future
+        self.context: Context = copy_context()
+
+
+class Meeting(Generic[T, R]):
+    """The calls of one event loop that would go to the same thread, for the same work."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Work[T, R], choose: Choice[T]
+    ) -> None:
+        self.callers = 0  # calls that are under way, in whatever way
+        self._loop = loop
+        self._work = work
+        self._choose = choose
+        self._lock = Lock()  # around what follows, which both threads change
+        self._waiting: deque[_Call[T, R]] = deque()
+        self._trip: asyncio.Task[None] | None = None
+        self._is_under_way = False
+
+    async def is_alone(self) -> bool:
+        """Return whether a call is the only one, after others had the time to come."""
+        if self.callers == 1:
+            await asyncio.sleep(0)  # calls of tasks that were started, or go on, at the same time
+        return self.callers == 1
+
+    async def join(self, item: T, *, is_first: bool = False) -> R | None:
+        """
+        Wait for a trip that does the work for ``item``; return its answer, or None.
+
+        The first of the callers was here before those that came while it asked ``is_alone``.
+        """
+        call = _Call[T, R](item, self._loop.create_future())
+        with self._lock:
+            if is_first:
+                self._waiting.appendleft(call)
+            else:
+                self._waiting.append(call)
+        self._set_out()
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            with self._lock, suppress(ValueError):  # the thread has taken it
+                self._waiting.remove(call)
+            raise
+
+    def _set_out(self) -> None:
+        """Start a trip, if there are calls that wait and none is under way."""
+        with self._lock:
+            # At the end of a loop, all tasks are cancelled: then the futures are, too.
+            first = next((each for each in self._waiting if not each.future.done()), None)
+            if self._is_under_way or first is None:
+                return
+            self._is_under_way = True
+        # In the context of a call that waits: it decides about the thread.
+        self._trip = self._loop.create_task(self._travel(), context=first.context)
+
+    async def _travel(self) -> None:
+        try:
+            await _go(self)
+        except Exception:  # there is no way to the thread: each call finds out on its own
+            with self._lock:
+                stranded = [*self._waiting]
+                self._waiting.clear()
+            _answer(stranded, [None] * len(stranded))
+        finally:
+            self._is_under_way = False
+            self._set_out()
+
+    def _arrive(self) -> None:
+        """Do the work; in the thread."""
+        with self._lock:
+            calls = self._take()
+        if not calls:
+            return
+        answers: Sequence[Any] = [None] * len(calls)
+        try:
+            answers = self._work([call.item for call in calls])
+        except BaseException as error:  # raised by the calls
+            answers = [error] * len(calls)
+        finally:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_answer, calls, answers)
+
+    def _take(self) -> list[_Call[T, R]]:
+        asking = [each for each in self._waiting if not each.future.done()]
+        is_taken = [*self._choose(each.item for each in asking)]
+        taken = [call for call, going in zip(asking, is_taken, strict=False) if going]
+        going = set(map(id, taken))
+        self._waiting = deque(each for each in asking if id(each) not in going)
+        return taken
+
+
+def _arrived(meeting: Meeting[Any, Any]) -> None:
+    meeting._arrive()
+
+
+_go: Final = sync_to_async(_arrived, thread_sensitive=True)
+
+
+def _answer(calls: Sequence[_Call[T, Any]], answers: Sequence[Any]) -> None:
+    for call, answer in zip(calls, answers, strict=True):
+        if call.future.done():  # cancelled
+            continue
+        if isinstance(answer, BaseException):
+            call.future.set_exception(answer)
+        else:
+            call.future.set_result(answer)
+
+
+_meetings: Final[dict[Hashable, Meeting[Any, Any]]] = {}  # those that have callers
+
+
+@contextmanager
+def meeting(work: Work[T, R], choose: Choice[T]) -> Iterator[Meeting[T, R] | None]:
+    """
+    Count a call in, as long as it is under way, at the meeting of its loop, thread and ``work``.
+
+    The meeting is None if nothing is known about the thread.
+    """
+    loop = asyncio.get_running_loop()
+    thread = _thread_of(loop)
+    if thread is None:
+        yield None
+        return
+    place = loop, thread, work
+    found = _meetings.get(place)
+    if found is None:
+        found = _meetings[place] = Meeting(loop, work, choose)
+    found.callers += 1
+    try:
+        yield found
+    finally:
+        found.callers -= 1
+        if not found.callers:
+            _meetings.pop(place, None)
+
+
+def _thread_of(loop: asyncio.AbstractEventLoop) -> Hashable | None:
+    """
+    Return what stands for the thread that ``sync_to_async(thread_sensitive=True)`` goes to.
+
+    It is decided in the same order as in SyncToAsync.__call__: the thread that waits in
+    ``async_to_sync``, the thread of a ThreadSensitiveContext (Django has one for each ASGI
+    request), that of the loop's own ``async_to_sync``, or the one thread of the process. These
+    attributes are the only way to know it, and are the same from asgiref 3.8 (the oldest that
+    Django 5.2 takes) to 3.13. Return None if one is missing: then no calls meet.
+    """
+    try:
+        return (
+            getattr(AsyncToSync.executors, "current", None)
+            or SyncToAsync.thread_sensitive_context.get(None)
+            or AsyncToSync.loop_thread_executors.get(loop)
+            or SyncToAsync.single_thread_executor
+        )
+    except AttributeError:
+        return None
