@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.utils.module_loading import import_string
 
 from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
@@ -64,6 +65,17 @@ class TestPostgreSQLStoreWatched(StoreContract):
     def store(self, db: None, django_assert_max_num_queries) -> Iterator[BaseStore]:
         with django_assert_max_num_queries(1_000):
             yield store_for("default")
+
+
+@pytest.mark.postgresql
+class TestGroupStore(StoreContract):
+    """Appends that are joined with others."""
+
+    @pytest.fixture
+    def store(self, mode: str) -> BaseStore:
+        # Where psycopg is not installed, the module cannot be imported.
+        store: BaseStore = import_string("tests.stores.grouped.GroupStore")("default")
+        return store
 
 
 @autocommit

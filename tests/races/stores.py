@@ -10,6 +10,11 @@ from tests.races.events import Race
 
 STORES = {
     "postgresql": ("eventlogs.stores.postgresql.PostgreSQLStore",),
+    "group": ("tests.stores.grouped.GroupStore",),
+    "group and single": (
+        "tests.stores.grouped.GroupStore",
+        "eventlogs.stores.postgresql.PostgreSQLStore",
+    ),
     "portable": ("eventlogs.stores.portable.PortableStore",),
     "mixed": (
         "eventlogs.stores.postgresql.PostgreSQLStore",

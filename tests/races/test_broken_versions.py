@@ -12,6 +12,7 @@ from eventlogs import LogId
 from tests.processes import ProcessFailed
 from tests.races import COMMITS, jobs
 from tests.races.history import kinds
+from tests.races.stores import races
 
 pytestmark = [pytest.mark.postgresql, COMMITS]
 
@@ -163,3 +164,70 @@ def test_a_store_that_forgets_keys_is_found(crew, violations, new_logs, callers)
     )
 
     assert kinds(violations(outcomes))["doubled"] > 0
+
+
+GROUPED = "tests.stores.grouped."
+
+
+def test_joined_appends_that_do_not_compare_versions_are_found(crew, violations, new_logs, writers):
+    (log_id,) = new_logs(1)
+
+    outcomes = crew.race(
+        writers, jobs.append_at_one_version, GROUPED + "NoVersionComparison", log_id, 5, False
+    )
+
+    assert kinds(violations(outcomes))["expectation ignored"] > 0
+
+
+def test_joined_appends_that_take_no_lock_are_found(crew, scratch, writers):
+    scratch.drop_unique_constraints("eventlogs_event")
+    (log_id,) = scratch.new_logs(1)
+
+    outcomes = crew.race(
+        writers,
+        jobs.append_at_one_version,
+        GROUPED + "NoLock",
+        log_id,
+        5,
+        False,
+        **scratch.options,
+    )
+
+    found = kinds(scratch.violations(outcomes))
+    assert found["doubled index"] > 0
+
+
+def test_joined_appends_that_need_no_key_are_found(crew, violations, new_logs, callers):
+    log_ids = new_logs(5, version=3)
+
+    outcomes = crew.race(
+        callers, jobs.append_with_one_key, GROUPED + "KeyNotNeeded", log_ids, "any", "same"
+    )
+
+    assert kinds(violations(outcomes))["doubled"] > 0
+
+
+def test_joined_creates_that_leave_a_key_behind_are_found(crew, violations, writers):
+    manager = races("group")
+    log_ids = [manager.new_id() for _ in range(20)]
+
+    outcomes = crew.race(
+        writers, jobs.create_one_log, GROUPED + "KeyLeftBehind", log_ids, True, False
+    )
+
+    assert kinds(violations(outcomes))["orphan key"] > 0
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind"),
+    [
+        ("TimeRunsBackwards", "time runs backwards"),
+        ("WithoutOrder", "positions run backwards"),
+    ],
+)
+def test_joined_appends_out_of_order_are_found(crew, violations, new_logs, variant, kind):
+    (log_id,) = new_logs(1)
+
+    outcomes = crew.race(2, jobs.append_at_one_version, GROUPED + variant, log_id, 14, True)
+
+    assert kinds(violations(outcomes))[kind] > 0

@@ -39,6 +39,8 @@ on_every_store = pytest.mark.parametrize(
         pytest.param("postgresql", marks=pytest.mark.postgresql),
         pytest.param("portable"),
         pytest.param("mixed", marks=pytest.mark.postgresql),
+        pytest.param("group", marks=pytest.mark.postgresql),
+        pytest.param("group and single", marks=pytest.mark.postgresql),
     ],
 )
 

@@ -1,0 +1,111 @@
+"""Stores whose appends are joined with others, and broken versions of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from itertools import count
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from django.db import connection
+
+from eventlogs import LogId, LogState
+from eventlogs.events.codec import EncodedEvent
+from eventlogs.stores import AppendRequest
+from eventlogs.stores.base import HELD
+from eventlogs.stores.group_commit import append_group
+from eventlogs.stores.postgresql import PostgreSQLStore
+
+TRIES = 20
+
+_places = count()
+
+
+def company() -> AppendRequest:
+    """Return the request of somebody else: it creates a log, with a key."""
+    marker = f"company {uuid4()}"
+    event = EncodedEvent("race.noted", 1, f'{{"marker":"{marker}","part":0,"of":1}}')
+    return AppendRequest(LogId.new("race"), [event], 0, marker, "{}")
+
+
+class GroupStore(PostgreSQLStore):
+    """Each append is joined with those of two others, and done alone if that does not store it."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        for _ in range(TRIES):
+            place = next(_places) % 3
+            requests = [company(), company()]
+            requests.insert(place, request)
+            answer = append_group(self.using, requests)[place]
+            if isinstance(answer, BaseException):
+                raise answer
+            if isinstance(answer, LogState):
+                return answer
+            if answer is not HELD:
+                break
+        return super().append(request)
+
+
+class Mutant(GroupStore):
+    """The joined statement with ``part`` of it replaced on its way to the server."""
+
+    part: ClassVar[str]  # a regular expression
+    instead: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        text = (files("eventlogs.stores") / "sql" / "append_group.sql").read_text(encoding="utf-8")
+        assert re.search(cls.part, text, re.DOTALL), f"there is nothing for {cls} to break"
+
+    def append(self, request: AppendRequest) -> LogState:
+        with connection.execute_wrapper(self._change):
+            return super().append(request)
+
+    def _change(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+        return execute(re.sub(self.part, self.instead, sql, flags=re.DOTALL), *arguments)
+
+
+class NoVersionComparison(Mutant):
+    """It appends whatever the version is."""
+
+    part = r"AND log.version = coalesce\(request.expected, log.version\)"
+
+
+class NoLock(Mutant):
+    """It takes the version from the snapshot, and nothing stops another writer."""
+
+    part = r"FOR NO KEY UPDATE OF log SKIP LOCKED"
+
+
+class KeyNotNeeded(Mutant):
+    """It appends, too, if the key is taken."""
+
+    part = r"WHERE ready.key IS NULL OR claimed.log_id IS NOT NULL"
+
+
+class KeyLeftBehind(Mutant):
+    """It keeps the claim of a key whose log turned out to exist."""
+
+    part = r"1 / \(count\(\*\) = 0\)::integer"
+    instead = "count(*)"
+
+
+class TimeRunsBackwards(Mutant):
+    """It writes what the clock says, whatever the log's last event says."""
+
+    part = r"greatest\(clock_timestamp\(\), log.updated_at\)"
+    instead = "clock_timestamp() - random() * interval '1 minute'"
+
+
+class WithoutOrder(Mutant):
+    """It inserts events in whatever order, so that positions run backwards."""
+
+    part = r"ORDER BY allowed.number, \(item ->> 1\)::integer"
+    instead = "ORDER BY allowed.number, (item ->> 1)::integer DESC"
+
+
+class WaitsForLogs(Mutant):
+    """It waits for the lock of a log."""
+
+    part = r" SKIP LOCKED"
