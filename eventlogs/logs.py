@@ -62,8 +62,8 @@ from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
-from eventlogs.stores.keyed_reads import KeyedReads
 from eventlogs.stores.joined import Note, append_joined, group_append_of
+from eventlogs.stores.keyed_reads import KeyedReads
 from eventlogs.stores.retries import given_up
 from eventlogs.stores.turns import Contended
 from eventlogs.utils.bounds import check_int
