@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -42,6 +44,8 @@ from tests.accounts import (
     withdraw,
 )
 from tests.contracts.transactions import set_version
+from tests.locks import somebody_waits
+from tests.processes import until
 
 
 def history(accounts: LogManager[Any], log_id: LogId | str) -> list[Any]:
@@ -633,6 +637,129 @@ def test_a_decider_may_name_its_arguments_as_it_likes(accounts):
     accounts.execute(log_id, decide, 1, using="xx")
 
     assert accounts.reduce(log_id).aggregate.balance == 3
+
+
+def faster(accounts: LogManager[Account], log_id: LogId, elsewhere: Any, times: int = 1) -> Any:
+    """Return a decider that lets another writer append while it decides, so many times."""
+    seen = []
+
+    def decide(account: Account) -> Any:
+        seen.append(account.balance)
+        if len(seen) <= times:
+            elsewhere(lambda: accounts.append(log_id, Deposited(1), expected_version=ANY))
+        yield Withdrawn(account.balance)
+
+    return decide
+
+
+def test_without_retries_nobody_waits_for_a_turn(database_accounts, elsewhere):
+    accounts = database_accounts
+    log_id = accounts.create(Opened("ada")).log_id
+    accounts._contended.add(log_id)
+
+    with pytest.raises(ConcurrentAppend):
+        accounts.execute(log_id, faster(accounts, log_id, elsewhere), retries=0)
+
+    assert accounts.version(log_id) == 2
+
+
+@pytest.mark.locks
+@pytest.mark.parametrize("in_atomic", [False, True])
+def test_a_retry_holds_the_log_until_its_decision_is_stored(
+    database_accounts, elsewhere, in_atomic
+):
+    accounts = database_accounts
+    log_id = accounts.create(Opened("ada"), Deposited(10)).log_id
+    late: list[Any] = []
+
+    def append_late() -> Any:
+        try:
+            return accounts.append(log_id, Deposited(5), expected_version=ANY)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def decide(account: Account) -> Any:
+            if account.balance == 10:
+                elsewhere(lambda: accounts.append(log_id, Deposited(1), expected_version=ANY))
+            else:
+                late.append(pool.submit(append_late))
+                if connection.vendor == "postgresql":
+                    until(lambda: somebody_waits() or late[0].done())
+                assert not late[0].done()
+            yield Withdrawn(account.balance)
+
+        with transaction.atomic() if in_atomic else nullcontext():
+            state = accounts.execute(log_id, decide, retries=1)
+        assert late[0].result(60).version == 5
+
+    assert state.version == 4
+    assert history(accounts, log_id)[2:] == [Deposited(1), Withdrawn(11), Deposited(5)]
+
+
+def test_what_a_decider_stores_in_its_turn_is_taken_back_with_its_error(
+    database_accounts, elsewhere
+):
+    accounts = database_accounts
+    log_id, other = (accounts.create(Opened("ada")).log_id for _ in range(2))
+    decided: list[int] = []
+
+    def decide(account: Account) -> Any:
+        decided.append(account.balance)
+        accounts.append(other, Deposited(1), expected_version=ANY)
+        raise Overdrawn
+
+    accounts._contended.add(log_id)
+    with pytest.raises(Overdrawn):
+        accounts.execute(log_id, decide)
+
+    assert decided == [0]
+    assert accounts.version(other) == 1
+
+
+def test_a_conflict_of_another_log_in_a_decider_is_the_callers(accounts):
+    one, other = accounts.create(Opened("ada")), accounts.create(Opened("ada"))
+    decided: list[int] = []
+
+    def decide(account: Account) -> Any:
+        decided.append(1)
+        accounts.append(other.log_id, Deposited(1), expected_version=7)
+
+    with pytest.raises(ConcurrentAppend) as caught:
+        accounts.execute(one.log_id, decide)
+
+    assert caught.value.log_id == other.log_id
+    assert decided == [1]
+
+
+def test_a_key_that_is_taken_before_the_turn_answers_its_call(database_accounts, elsewhere):
+    accounts = database_accounts
+    log_id = accounts.create(Opened("ada"), Deposited(10)).log_id
+    faster_call: list[Any] = []
+
+    def decide(account: Account) -> Any:
+        faster_call.append(
+            elsewhere(lambda: accounts.execute(log_id, withdraw, 1, idempotency_key="k"))
+        )
+        elsewhere(lambda: accounts.append(log_id, Deposited(1), expected_version=ANY))
+        yield Withdrawn(2)
+
+    state = accounts.execute(log_id, decide, idempotency_key="k")
+
+    assert [state] == faster_call
+    assert accounts.version(log_id) == 4
+
+
+def test_a_log_that_is_contended_is_locked_at_once(database_accounts, elsewhere):
+    accounts = database_accounts
+    log_id = accounts.create(Opened("ada"), Deposited(10)).log_id
+    accounts.execute(log_id, faster(accounts, log_id, elsewhere))
+    inside = []
+
+    accounts.execute(log_id, lambda account: inside.append(connection.in_atomic_block))
+
+    assert inside == [True]
 
 
 def test_racing_calls_with_one_key_decide_once(database_accounts, race):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -118,6 +119,45 @@ def test_a_transaction_keeps_no_more_jobs_than_a_queue(transactional_db, refresh
 
     assert len(refresher.jobs) == 5
     assert statistics()["errors"]["dropped"] == 3
+
+
+def test_a_transaction_keeps_no_more_bytes_of_entries(transactional_db, refresher, monkeypatch):
+    accounts = LogManager(Account, refresher=refresher)
+    log_ids = [accounts.create(Opened("Ada")).log_id for _ in range(8)]
+    accounts.reduce(log_ids[0])
+    entry = len(refresher.jobs.pop().entry)
+    monkeypatch.setattr("eventlogs.logs.MAX_JOBS_BYTES", int(5.5 * entry))
+
+    with transaction.atomic():
+        for log_id in log_ids[:2]:
+            accounts.reduce(log_id)
+        # A savepoint that is rolled back gives room again.
+        with suppress(KeyError), transaction.atomic():
+            for log_id in log_ids[2:5]:
+                accounts.reduce(log_id)
+            raise KeyError
+        transaction.on_commit(lambda: None)
+        for log_id in log_ids[2:]:
+            accounts.reduce(log_id)
+
+    assert len(refresher.jobs) == 5
+    assert statistics()["errors"]["dropped"] == 3
+
+
+def test_a_job_of_a_turn_waits_for_its_commit(transactional_db, refresher):
+    accounts = LogManager(Account, refresher=refresher)
+    log_id = accounts.create(Opened("Ada")).log_id
+    seen = []
+
+    def decide(account: Account) -> Deposited:
+        seen.append(list(refresher.jobs))
+        return Deposited(1)
+
+    accounts._contended.add(log_id)
+    accounts.execute(log_id, decide)
+
+    assert seen == [[]]
+    assert len(refresher.jobs) == 1
 
 
 @pytest.mark.parametrize("as_setting", [True, False])

@@ -538,3 +538,48 @@ class StoreContract:
 
         assert caught.value.log_id == first.log_id
         assert amounts(store, existing) == [9]
+
+    # For execute
+
+    def test_a_call_in_its_turn_is_made_once_and_answers(self, store: BaseStore):
+        log_id = create(store, 1).log_id
+        made: list[int] = []
+
+        for conflicts in range(3):
+
+            def call(conflicts: int = conflicts) -> LogState:
+                made.append(conflicts)
+                return append(store, log_id, 2, expected=conflicts + 1)
+
+            state = store.in_turn(log_id, call, conflicts=conflicts)
+            assert (state.log_id, state.version) == (log_id, conflicts + 2)
+
+        assert made == [0, 1, 2]
+        assert amounts(store, log_id) == [1, 2, 2, 2]
+
+    def test_what_a_call_in_its_turn_raises_is_raised(self, store: BaseStore):
+        log_id = create(store, 1).log_id
+
+        with pytest.raises(ConcurrentAppend):
+            store.in_turn(log_id, lambda: append(store, log_id, 2, expected=9), conflicts=1)
+
+        assert append(store, log_id, 3, expected=1).version == 2
+
+    def test_a_turn_on_a_log_that_does_not_exist(self, store: BaseStore):
+        assert store.in_turn(new_log(), lambda: 7, conflicts=1) == 7
+
+    @pytest.mark.parametrize(("start", "limit"), [(0, 2), (1, 10), (3, 1), (5, 2)])
+    def test_a_read_with_a_key_returns_what_two_reads_return(
+        self, store: BaseStore, start: int, limit: int
+    ):
+        key = new_key()
+        log_id = create(store, 1, 2).log_id
+        append(store, log_id, 3, 4, expected=2, key=key)
+
+        for wanted in (key, new_key()):
+            events, claim = store.since_with_claim(
+                log_id, ("account", wanted), start=start, limit=limit
+            )
+            assert list(events) == list(store.since(log_id, start=start, limit=limit))
+            assert claim == store.claim("account", wanted)
+        assert store.since_with_claim(log_id, ("parcel", key), start=0, limit=9)[1] is None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from eventlogs import (
@@ -18,6 +18,8 @@ from eventlogs import (
     LogAlreadyExists,
     LogFull,
     LogNotFound,
+    LogState,
+    TransactionMustRetry,
 )
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.stores import BaseStore
@@ -287,3 +289,65 @@ class TransactionContract:
 
         assert caught.value.index == 1
         assert amounts(store, state.log_id) == [1, 2]
+
+    def test_a_turn_is_a_transaction_of_its_own(self, store: BaseStore):
+        log_id, other = create(store, 1).log_id, create(store, 1).log_id
+
+        def call() -> None:
+            assert connection.in_atomic_block
+            append(store, other, 2, expected=1)
+            append(store, log_id, 2, expected=1)
+            raise Unwanted
+
+        with pytest.raises(Unwanted):
+            store.in_turn(log_id, call, conflicts=1)
+
+        assert not connection.in_atomic_block
+        assert amounts(store, log_id) == amounts(store, other) == [1]
+
+    @pytest.mark.parametrize("in_atomic", [True, False])
+    def test_a_turn_joins_the_callers_transaction(self, store: BaseStore, in_atomic: bool):
+        log_id = create(store, 1).log_id
+
+        def call() -> None:
+            append(store, log_id, 2, expected=1)
+
+        if in_atomic:
+            with rolled_back(), CaptureQueriesContext(connection) as queries:
+                store.in_turn(log_id, call, conflicts=1)
+            assert not any("SAVEPOINT" in each["sql"] for each in queries)
+        else:
+            transaction.set_autocommit(False)
+            try:
+                store.in_turn(log_id, call, conflicts=1)
+                transaction.rollback()
+            finally:
+                transaction.set_autocommit(True)
+
+        assert amounts(store, log_id) == [1]
+
+    def test_a_turn_that_the_database_aborts_is_begun_again(self, store: BaseStore):
+        log_id = create(store, 1).log_id
+        begun = []
+
+        def call() -> LogState:
+            begun.append(1)
+            state = append(store, log_id, 2, expected=1)
+            if len(begun) < 3:
+                raise TransactionMustRetry(using="default", sqlstate="40P01") from deadlock()
+            return state
+
+        assert store.in_turn(log_id, call, conflicts=1).version == 2
+
+        assert len(begun) == 3
+        assert amounts(store, log_id) == [1, 2]
+
+
+def deadlock() -> OperationalError:
+    """Return an error by which the database of the run says that a transaction must retry."""
+    error = OperationalError(1213, "deadlock")
+    error.__cause__ = cause = Exception("deadlock")
+    cause.sqlstate = "40P01"  # type: ignore[attr-defined]
+    if connection.vendor == "sqlite":
+        cause.sqlite_errorcode = 5  # type: ignore[attr-defined]
+    return error
