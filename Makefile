@@ -66,7 +66,7 @@ format: .tools/installed ## Bring the code into its style.
 
 .PHONY: clean
 clean: ## Remove everything that was made here.
-	rm -rf .venv .tools .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .tools .tox .benchmarks .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. Each has a file that says it is complete, and is made again when its sources change.

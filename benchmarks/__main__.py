@@ -7,13 +7,22 @@ that fails leaves the others; an interrupted run writes what it has measured.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
 from importlib import import_module
 
-from benchmarks import bench, tables
-from benchmarks.bench import ROWS, drop_scratch, left_out, make_scratch, server_facts
+from benchmarks import bench, plots, tables
+from benchmarks.bench import (
+    ROUNDS,
+    ROWS,
+    SECONDS,
+    drop_scratch,
+    left_out,
+    make_scratch,
+    server_facts,
+)
 from benchmarks.machine import watch
 
 RUNS = {  # name: the function, in the order in which they run
@@ -27,6 +36,19 @@ RUNS = {  # name: the function, in the order in which they run
     "growth": "benchmarks.growth:run_growth",
     "admin": "benchmarks.admin:run_admin",
 }
+PLOTS = {  # name: what its ratios are; what they are compared with; what a ratio of 1 is
+    "appends": (
+        "Appends of one event by 8 clients, as a share of the bare INSERT",
+        "pgbench",
+        "the bare INSERT, by pgbench",
+    ),
+    "batches": (
+        "Appends of 100 events by 8 clients, as a share of the bare INSERT of 100 rows",
+        "pgbench",
+        "the bare INSERT of 100 rows, by pgbench",
+    ),
+    "growth": ("Speed with many events, as a share of that with few", "few events", "few events"),
+}
 
 
 def main(names: list[str]) -> int:
@@ -36,31 +58,50 @@ def main(names: list[str]) -> int:
     unknown = set(names) - set(RUNS)
     if unknown:
         sys.exit(f"Unknown: {', '.join(sorted(unknown))}. Known: {', '.join(RUNS)}.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     watch.look_before()
     begin = time.monotonic()
     print(server_facts())
     print(tables.verdict(watch), flush=True)
     reached: dict[str, bool] = {}
+    interrupted = False
     try:
         for name in names or RUNS:
             reached[name] = run(name)
+            if as_table:  # what is measured is kept, whatever ends the next part
+                write(list(reached), time.monotonic() - begin)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
-        reached["interrupted"] = False
+        interrupted = True
     finally:
         drop_scratch()
         if ROWS:
-            text = "\n\n".join(
-                [
-                    tables.verdict(watch),
-                    tables.facts((time.monotonic() - begin) / 60, list(reached), bench.DROPPED),
-                    tables.table(ROWS),
-                ]
-            )
-            print(f"\n{text}")
-            if as_table:
-                tables.write(text)
-    return 0 if all(reached.values()) else 1
+            print("\n" + page(list(reached), time.monotonic() - begin))
+    return 0 if all(reached.values()) and not interrupted else 1
+
+
+def page(parts: list[str], seconds: float) -> str:
+    """Return what stands in docs/performance.md between its markers."""
+    rows = [row for row in ROWS if row.part in parts]
+    paragraphs = [
+        tables.verdict(watch),
+        tables.facts(server_facts(), parts, seconds / 60),
+        others(),
+        tables.rounds(ROUNDS, SECONDS, bench.DROPPED),
+        tables.table(rows),
+        *(f"![{PLOTS[name][0]}](performance-{name}.svg)" for name in PLOTS if name in parts),
+    ]
+    return "\n\n".join(each for each in paragraphs if each)
+
+
+def write(parts: list[str], seconds: float) -> None:
+    """Write the page and its plots."""
+    for name, (title, beside, limit) in PLOTS.items():
+        if name in parts:
+            rows = [row for row in ROWS if row.part == name]
+            path = tables.PAGE.with_name(f"performance-{name}.svg")
+            tables.write_whole(path, plots.bars(title, rows, beside=beside, limit=limit))
+    tables.write(page(parts, seconds))
 
 
 def run(name: str) -> bool:
@@ -79,6 +120,14 @@ def run(name: str) -> bool:
         from django.db import connections
 
         connections.close_all()
+
+
+def others() -> str:
+    """Return a line with the versions of what was compared with."""
+    found = sys.modules.get("benchmarks.environments")
+    versions = found.VERSIONS if found else {}
+    told = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return told and f"Compared with: {told}, each in an environment of its own."
 
 
 if __name__ == "__main__":

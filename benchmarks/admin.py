@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.bench import LONG_ROUNDS, Row, keep
+from benchmarks.bench import LONG_ROUNDS, keep
+from benchmarks.tables import Row
 
 EVENTS = 2_000_000
 LOGS = 200_000

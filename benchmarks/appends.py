@@ -6,10 +6,20 @@ import itertools
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.bench import heading
-from benchmarks.contests import Limit, Team, contest, report_contest
+from benchmarks.bench import CLIENTS, heading
+from benchmarks.contests import (
+    Absent,
+    BenchmarkFailed,
+    Contestant,
+    Limit,
+    Team,
+    contest,
+    report_contest,
+)
+from benchmarks.environments import BY_HAND, EVENTSOURCING, EVENTSOURCING_DJANGO, contestants_of
 
 # The same rows and nothing else, in a log of each run's own; each client has its own indexes.
 # The payload is a parameter, as in any program: a literal would be parsed once, at PREPARE.
@@ -108,45 +118,124 @@ def make_bare_table() -> None:
         cursor.execute(f"CREATE TABLE {BARE} (LIKE eventlogs_event INCLUDING ALL)")
 
 
-def run_appends() -> bool:
-    """Print single appends, with and without a key, and creates."""
-    make_bare_table()
-    with (
-        Team() as team,
-        Limit(insert(1, BARE), table=BARE, variables=VARIABLES) as limit,
-        Limit(insert(1), table="eventlogs_event", variables=VARIABLES) as fenced,
-    ):
-        found = contest(
-            {
-                "limit": limit,
-                "fenced": fenced,
-                "single": team.work("benchmarks.appends:one_append"),
-                "keyed": team.work("benchmarks.appends:one_append_with_key"),
-                "create": team.work("benchmarks.appends:one_create"),
-                "atomic": team.work("benchmarks.appends:in_transaction"),
-            }
+def statement() -> str:
+    """Return a pgbench script that runs the statement of single appends, each after the last."""
+    from eventlogs.stores.postgresql import APPEND_ONE
+
+    sql = APPEND_ONE.sql
+    values = {
+        "log": "lpad(to_hex(:client_id::integer), 32, '0')",
+        "log_type": "'benchmark'",
+        "expected": ":expected",
+        "position": "nullif(:position, 0)",
+        "type": "'benchmark.captured'",
+        "schema_version": "1",
+        "data": ":payload",
+        "metadata": "'{}'",
+    }
+    for name, value in values.items():
+        sql = sql.replace(f"%({name})s", value)
+    head, _, _ = sql.rpartition("RETURNING")
+    return f"{head}RETURNING position, index + 1 AS expected \\gset\n"
+
+
+def make_logs_of_statement() -> dict[str, Any]:
+    """Make a log for each client of `statement`; return what they begin with."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
+            SELECT lpad(to_hex(client), 32, '0')::uuid, 'benchmark', 0, now(), now()
+            FROM generate_series(0, %s - 1) AS client
+            """,
+            [CLIENTS],
         )
-    heading("eventlogs", "pgbench")
-    reached = report_contest("single appends, 8 processes", found, "single", "appends/s", 0.5)
-    for name, what in (
-        ("keyed", "… each with an idempotency key"),
-        ("create", "… each creating a log"),
-        ("atomic", "… each inside of atomic()"),
-        ("fenced", "the INSERT of pgbench, with the fence"),
-    ):
-        report_contest(what, found, name, "appends/s")
+    return {"payload": PAYLOAD, "expected": 0, "position": 0}
+
+
+def run_appends() -> bool:
+    """Print single appends of all kinds, and those of others, beside the bare INSERT."""
+    make_bare_table()
+    begin = make_logs_of_statement()
+    with ExitStack() as stack:
+        team = stack.enter_context(Team())
+        limit = stack.enter_context(Limit(insert(1, BARE), table=BARE, variables=VARIABLES))
+        fenced = stack.enter_context(Limit(insert(1), table="eventlogs_event", variables=VARIABLES))
+        contestants: dict[str, Contestant] = {"limit": limit, "fenced": fenced}
+        contestants["statement"] = limit_or_absent(
+            stack, statement(), table="eventlogs_event", variables=begin
+        )
+        for name, function in (
+            ("single", "one_append"),
+            ("keyed", "one_append_with_key"),
+            ("create", "one_create"),
+            ("atomic", "in_transaction"),
+        ):
+            contestants[name] = team.work(f"benchmarks.appends:{function}")
+        contestants |= contestants_of(
+            stack, BY_HAND, {"by hand": "single", "by hand, create": "create"}
+        )
+        contestants |= contestants_of(
+            stack,
+            EVENTSOURCING,
+            {"recorder": "recorder_single", "application": "application_single"},
+        )
+        contestants |= contestants_of(stack, EVENTSOURCING_DJANGO, {"their Django": "single"})
+        found = contest(contestants)
+
+    heading("appends", "pgbench")
+    reached = report_contest("single append", found, "single", "appends/s", 0.5)
+    reached &= report_contest("… with an idempotency key", found, "keyed", "appends/s", 0.45)
+    reached &= report_contest("… that creates a log", found, "create", "creates/s", 0.45)
+    report_contest("… inside of atomic()", found, "atomic", "appends/s")
+    report_contest("the statement alone, by pgbench", found, "statement", "appends/s", 0.72)
+    report_contest("the bare INSERT with the fence, by pgbench", found, "fenced", "appends/s")
+    report_contest("plain Django by hand", found, "by hand", "appends/s")
+    report_contest("… that creates a log", found, "by hand, create", "creates/s")
+    report_contest("eventsourcing: its recorder", found, "recorder", "appends/s")
+    report_contest("… its application", found, "application", "appends/s")
+    report_contest("eventsourcing-django: its application", found, "their Django", "appends/s")
+    heading("in atomic()", "pgbench, fence")
+    reached &= report_contest(
+        "append inside of atomic()", found, "atomic", "appends/s", 0.45, beside="fenced"
+    )
     return reached
 
 
 def run_batches() -> bool:
-    """Print batches of 100 events."""
+    """Print batches of 100 events, and those of others, beside the INSERT of 100 rows."""
     make_bare_table()
-    with (
-        Team() as team,
-        Limit(insert(100, BARE), table=BARE, rows=100, variables=VARIABLES) as limit,
-    ):
-        found = contest(
-            {"limit": limit, "batches": team.work("benchmarks.appends:hundred_appended")}
+    with ExitStack() as stack:
+        team = stack.enter_context(Team())
+        limit = stack.enter_context(
+            Limit(insert(100, BARE), table=BARE, rows=100, variables=VARIABLES)
         )
-    heading("eventlogs", "pgbench")
-    return report_contest("batches of 100, 8 processes", found, "batches", "batches/s", 0.7)
+        contestants: dict[str, Contestant] = {
+            "limit": limit,
+            "batches": team.work("benchmarks.appends:hundred_appended"),
+        }
+        contestants |= contestants_of(stack, BY_HAND, {"by hand": "batches"})
+        contestants |= contestants_of(
+            stack,
+            EVENTSOURCING,
+            {"recorder": "recorder_batches", "application": "application_batches"},
+        )
+        contestants |= contestants_of(stack, EVENTSOURCING_DJANGO, {"their Django": "batches"})
+        found = contest(contestants)
+    heading("batches", "pgbench")
+    reached = report_contest("append of 100 events", found, "batches", "batches/s", 0.7)
+    report_contest("plain Django by hand", found, "by hand", "batches/s")
+    report_contest("eventsourcing: its recorder", found, "recorder", "batches/s")
+    report_contest("… its application", found, "application", "batches/s")
+    report_contest("eventsourcing-django: its application", found, "their Django", "batches/s")
+    return reached
+
+
+def limit_or_absent(stack: ExitStack, script: str, **options: Any) -> Contestant:
+    """Return what pgbench runs, or a contestant that says why it cannot."""
+    try:
+        return stack.enter_context(Limit(script, **options))
+    except BenchmarkFailed as error:
+        return Absent(str(error))

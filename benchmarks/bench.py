@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
 from benchmarks.machine import usage, watch
-from benchmarks.ratios import Spread, kept_rounds, ratios, spread
+from benchmarks.ratios import kept_rounds, ratios, spread
+from benchmarks.tables import Row
 
 SCRATCH = os.environ.get("BENCHMARK_DATABASE", "eventlogs_benchmarks")
 CLIENTS = 8
@@ -290,19 +291,6 @@ def in_turns(*measures: Callable[[], float], rounds: int = LONG_ROUNDS) -> list[
     return results
 
 
-class Row(NamedTuple):
-    """A row of the table in docs/performance.md, as text; and its ratio, for the plots."""
-
-    what: str
-    figure: str
-    beside: str  # what it is compared with
-    ratio: str  # the median of the rounds' ratios, and the quartiles
-    target: str
-    cpu: str = ""  # microseconds of processor time: the client's + the server's
-    spread: Spread | None = None
-    part: str = ""  # the benchmark's name
-
-
 ROWS: list[Row] = []  # of this run
 DROPPED: dict[str, tuple[int, int]] = {}  # by part: rounds that do not count, and all of them
 part = ""  # the name of the benchmark that runs
@@ -388,6 +376,7 @@ def figure(
 
 def left_out(name: str, why: str) -> None:
     """Print and keep a row for what could not be measured."""
+    why = " ".join(why.split())
     print(f"{name:<44} left out: {why}", flush=True)
     keep(Row(name, f"left out: {why}", "", "", ""))
 

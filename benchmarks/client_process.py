@@ -80,7 +80,7 @@ def main() -> None:
     os.dup2(2, 1)  # what others print is no answer
     prepared: dict[str, Any] = {}
     try:
-        if len(sys.argv) > 1:
+        if sys.argv[1:] and sys.argv[1]:
             find(sys.argv[1])()
         for line in sys.stdin:
             print(json.dumps(answer(json.loads(line), prepared)), file=out, flush=True)

@@ -23,9 +23,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
 
 import psycopg
 
@@ -42,7 +42,7 @@ from benchmarks.bench import (
     server_pids,
 )
 from benchmarks.machine import Usage, usage, watch
-from benchmarks.ratios import Spread, kept_rounds, ratios, spread
+from benchmarks.ratios import Contest, Window
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PATIENCE = 120.0  # seconds, for a client to get ready, or to answer after its window
@@ -51,15 +51,6 @@ SETTLING = 0.02  # seconds, for what is under way when a limit is stopped
 
 class BenchmarkFailed(Exception):
     """A contestant cannot go on; the message says why."""
-
-
-class Window(NamedTuple):
-    """What a contestant did in one window."""
-
-    rate: float  # done, a second
-    failed: int = 0
-    client_cpu: float = 0.0  # seconds, for one that is done
-    server_cpu: float = 0.0
 
 
 class Contestant(Protocol):
@@ -223,7 +214,8 @@ class Limit:
     def _check(self) -> None:
         if self.process.poll() is not None:
             self.errors.seek(0)
-            raise BenchmarkFailed(f"pgbench failed: {self.errors.read().strip()[-500:]}")
+            lines = [line for line in self.errors if "ERROR" in line or "error" in line]
+            raise BenchmarkFailed(f"pgbench failed: {''.join(lines[:1]).strip()}")
 
     def count(self) -> int:
         """Return how many rows the sequence has numbered."""
@@ -266,6 +258,17 @@ class Local:
         return Window(rate)
 
 
+@dataclass
+class Absent:
+    """A contestant that could not be made."""
+
+    why: str
+
+    def window(self, seconds: float) -> Window:
+        """Say why."""
+        raise BenchmarkFailed(self.why)
+
+
 def saw(before: Usage) -> Usage:
     """Tell the watch of a window that ends now."""
     after = usage()
@@ -277,50 +280,6 @@ def server_seconds(before: Usage, after: Usage) -> float:
     """Return what the servers' processes used; 0 if they are not to be seen."""
     servers = server_pids()
     return after.of_family(*servers) - before.of_family(*servers)
-
-
-@dataclass
-class Contest:
-    """The windows of all rounds of a contest."""
-
-    windows: dict[str, list[Window]]
-    limit: str
-    failures: dict[str, str] = field(default_factory=dict)  # contestants who could not go on
-
-    def rates(self, name: str) -> list[float]:
-        """Return a contestant's rate in each round."""
-        return [window.rate for window in self.windows[name]]
-
-    @property
-    def rounds(self) -> list[int]:
-        """The rounds that count."""
-        return kept_rounds(self.rates(self.limit))
-
-    @property
-    def dropped(self) -> int:
-        """How many rounds do not count, because the limit was slow."""
-        return len(self.windows[self.limit]) - len(self.rounds)
-
-    def ratios(self, name: str, beside: str | None = None) -> Spread:
-        """Return a contestant's ratio to another, or to the limit."""
-        return spread(ratios(self.rates(name), self.rates(beside or self.limit), self.rounds))
-
-    def rate(self, name: str) -> float:
-        """Return a contestant's median rate."""
-        rates = self.rates(name)
-        return spread([rates[number] for number in self.rounds]).median
-
-    def cpu(self, name: str) -> tuple[float, float]:
-        """Return the median seconds of processor time for one, of the client and the server."""
-        windows = [self.windows[name][number] for number in self.rounds]
-        return (
-            spread([window.client_cpu for window in windows]).median,
-            spread([window.server_cpu for window in windows]).median,
-        )
-
-    def failed(self, name: str) -> int:
-        """Return how many calls of a contestant failed."""
-        return sum(window.failed for window in self.windows[name])
 
 
 def contest(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 SLOW = 0.6  # of the limit's median: rounds below are dropped
@@ -49,3 +50,56 @@ def kept_rounds(limit: Sequence[float]) -> list[int]:
 def ratios(ours: Sequence[float], theirs: Sequence[float], rounds: Sequence[int]) -> list[float]:
     """Return ours to theirs in each of ``rounds``; theirs is never 0 in a round that is kept."""
     return [ours[number] / theirs[number] for number in rounds]
+
+
+class Window(NamedTuple):
+    """What a contestant did in one window."""
+
+    rate: float  # done, a second
+    failed: int = 0
+    client_cpu: float = 0.0  # seconds, for one that is done
+    server_cpu: float = 0.0
+
+
+@dataclass
+class Contest:
+    """The windows of all rounds of a contest."""
+
+    windows: dict[str, list[Window]]
+    limit: str
+    failures: dict[str, str] = field(default_factory=dict)  # contestants who could not go on
+
+    def rates(self, name: str) -> list[float]:
+        """Return a contestant's rate in each round."""
+        return [window.rate for window in self.windows[name]]
+
+    @property
+    def rounds(self) -> list[int]:
+        """The rounds that count."""
+        return kept_rounds(self.rates(self.limit))
+
+    @property
+    def dropped(self) -> int:
+        """How many rounds do not count, because the limit was slow."""
+        return len(self.windows[self.limit]) - len(self.rounds)
+
+    def ratios(self, name: str, beside: str | None = None) -> Spread:
+        """Return a contestant's ratio to another, or to the limit."""
+        return spread(ratios(self.rates(name), self.rates(beside or self.limit), self.rounds))
+
+    def rate(self, name: str) -> float:
+        """Return a contestant's median rate."""
+        rates = self.rates(name)
+        return spread([rates[number] for number in self.rounds]).median
+
+    def cpu(self, name: str) -> tuple[float, float]:
+        """Return the median seconds of processor time for one, of the client and the server."""
+        windows = [self.windows[name][number] for number in self.rounds]
+        return (
+            spread([window.client_cpu for window in windows]).median,
+            spread([window.server_cpu for window in windows]).median,
+        )
+
+    def failed(self, name: str) -> int:
+        """Return how many calls of a contestant failed."""
+        return sum(window.failed for window in self.windows[name])

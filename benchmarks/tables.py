@@ -8,14 +8,28 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.bench import ROUNDS, SECONDS, Row, server_facts
 from benchmarks.machine import Watch
+from benchmarks.ratios import Spread
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN = "<!-- begin: written by `python -m benchmarks table` -->"
 END = "<!-- end: written by `python -m benchmarks table` -->"
 HEADINGS = ("what", "measured", "beside", "ratio (quartiles)", "target", "processor time, µs")
+
+
+class Row(NamedTuple):
+    """A row of the table in docs/performance.md, as text; and its ratio, for the plots."""
+
+    what: str
+    figure: str
+    beside: str  # what it is compared with
+    ratio: str  # the median of the rounds' ratios, and the quartiles
+    target: str
+    cpu: str = ""  # microseconds of processor time: the client's + the server's
+    spread: Spread | None = None
+    part: str = ""  # the benchmark's name
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -37,21 +51,28 @@ def verdict(watch: Watch) -> str:
     if not reasons:
         return f"The machine was quiet: {watch.facts()}."
     return (
-        f"**The machine was busy: {'; '.join(reasons)}.** Ratios to pgbench then look better "
-        f"than they are. {watch.facts().capitalize()}."
+        f"**The machine was busy: {'; '.join(reasons)}.** Do not rely on these figures: on a busy "
+        "machine ratios of 0.25 and of 0.79 were measured where 0.44 was right. In numbers: "
+        f"{watch.facts()}."
     )
 
 
-def facts(minutes: float, parts: Sequence[str], dropped: Mapping[str, tuple[int, int]]) -> str:
-    """Return a paragraph about what was measured, and how."""
-    lost, rounds = (sum(each[n] for each in dropped.values()) for n in (0, 1))
-    of_parts = ", ".join(f"{each[0]} in {name}" for name, each in dropped.items() if each[0])
+def facts(server: str, parts: Sequence[str], minutes: float) -> str:
+    """Return a line about what was measured: the ``server``, the packages, the machine."""
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {server_facts()}, Django {version('Django')}, psycopg "
+        f"{datetime.now(UTC):%Y-%m-%d}, {server}, Django {version('Django')}, psycopg "
         f"{version('psycopg')}; {processor()}, {memory()}, {platform.system()} "
-        f"{platform.release()}. Up to {ROUNDS} rounds with windows of {SECONDS:g} s; {lost} of "
-        f"{rounds} rounds were dropped{f' ({of_parts})' if of_parts else ''}. {minutes:.0f} "
-        f"minutes for: {' '.join(parts)}."
+        f"{platform.release()}; {minutes:.0f} minutes for: {' '.join(parts)}."
+    )
+
+
+def rounds(most: int, seconds: float, dropped: Mapping[str, tuple[int, int]]) -> str:
+    """Return a line about the rounds; ``dropped`` has for each part how many, of how many."""
+    lost, of = (sum(each[n] for each in dropped.values()) for n in (0, 1))
+    parts = ", ".join(f"{each[0]} in {name}" for name, each in dropped.items() if each[0])
+    return (
+        f"Up to {most} rounds with windows of {seconds:g} s; {lost} of {of} rounds were dropped, "
+        f"because their limit was slow{f': {parts}' if parts else ''}."
     )
 
 
@@ -86,7 +107,11 @@ def replaced(page: str, text: str) -> str:
 
 def write(text: str, path: Path = PAGE) -> None:
     """Put the text into the page, whole or not at all."""
-    page = replaced(path.read_text(encoding="utf-8"), text)
+    write_whole(path, replaced(path.read_text(encoding="utf-8"), text))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole, whenever this process is ended."""
     new = path.with_suffix(".new")
-    new.write_text(page, encoding="utf-8")
+    new.write_text(text, encoding="utf-8")
     new.replace(path)
