@@ -20,7 +20,11 @@ from eventlogs.management.output import Output
 
 HELP = "Create the triggers that guard events and fence the feed again (PostgreSQL)."
 
-MIGRATIONS: Final = ("0002_append_only_events", "0003_fence_of_the_feed")
+MIGRATIONS: Final = (
+    "0002_append_only_events",
+    "0003_fence_of_the_feed",
+    "0005_lighter_appends",
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
