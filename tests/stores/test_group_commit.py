@@ -20,6 +20,7 @@ from eventlogs.stores.base import HELD, UNDECIDED
 from eventlogs.stores.group_commit import append_group
 from tests.accounts import encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
+from tests.locks import somebody_waits
 from tests.processes import until
 from tests.stores.grouped import WaitsForLogs
 
@@ -259,11 +260,10 @@ def test_each_caller_gets_an_error_of_its_own_if_the_connection_is_lost(store):
     answers: list[Any] = []
 
     def end_it() -> None:
+        until(somebody_waits)
         with elsewhere() as other:
-            waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-            other.autocommit = True  # each look has a snapshot of its own
-            until(lambda: other.execute(waits, [pid]).fetchone() is not None)
             other.execute("SELECT pg_terminate_backend(%s)", [pid])
+        connection.close()
 
     with elsewhere() as locker:
         locker.execute("LOCK TABLE eventlogs_event")
