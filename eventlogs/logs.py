@@ -12,7 +12,7 @@ is submitted to the refresher after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
@@ -86,21 +86,50 @@ async def _join(
 ) -> Any:
     """Take the way of the twins of methods that end with one append: see stores/joined.py."""
 
-    def note() -> Any:
-        noting: LogManager[Any] = object.__new__(type(owner))
-        vars(noting).update(vars(owner), _store=Note(), _refresh_on_append=False)
-        return method(noting, *args, **kwargs)
+    async def request() -> Any:
+        return method(owner._noting(), *args, **kwargs)
 
-    async def stored(log_id: LogId) -> None:
-        if owner._refreshes_on_append():
-            await in_thread(owner, "_refresh_appended", (log_id,), {})
+    async def alone() -> Any:
+        return await in_thread(owner, method.__name__, args, kwargs)
 
-    return await append_joined(
-        group_append_of(owner.log_type, using=owner.using, store=owner._store),
-        note,
-        lambda: in_thread(owner, method.__name__, args, kwargs),
-        stored,
-    )
+    return await owner._append_joined(request, alone)
+
+
+async def _join_execution(
+    method: Callable[..., Any], owner: LogManager[Any], args: tuple[Any, ...], kwargs: Any
+) -> Any:
+    """
+    Take the way of ``aexecute``: reduce and decide in the thread, and join the append.
+
+    If that does not store the events, ``execute`` goes on in the thread from this decision, so
+    that it counts conflicts and calls the decider as often as it does without this.
+    """
+    decision: list[Any] = []
+
+    def note(state: LogState, *events: Any, **options: Any) -> LogState:
+        decision[:] = state, events, options
+        return state
+
+    async def request() -> Any:
+        deciding = owner._copy(append=note, _contended=Contended())
+        state = await in_thread(deciding, "execute", args, kwargs)
+        if not decision:
+            return state
+        state, events, options = decision
+        return LogManager.append(owner._noting(), state, *events, **options)
+
+    async def alone() -> Any:
+        manager = owner
+        if decision:
+            first = iter([tuple(decision[:2])])
+            manager = owner._copy(
+                _decision=lambda *again: next(first, None) or owner._decision(*again)
+            )
+        return await in_thread(manager, "execute", args, kwargs)
+
+    if args and args[0] in owner._contended:  # it takes turns, with the log locked
+        return await alone()
+    return await owner._append_joined(request, alone)
 
 
 class LogManager(Generic[A]):
@@ -686,6 +715,28 @@ class LogManager(Generic[A]):
         """
         return self._reading_store().version(self.parse_id(log_id))
 
+    def _copy(self, **attributes: Any) -> LogManager[A]:
+        copy: LogManager[A] = object.__new__(type(self))
+        vars(copy).update(vars(self), **attributes)
+        return copy
+
+    def _noting(self) -> LogManager[A]:
+        return self._copy(_store=Note(), _refresh_on_append=False)
+
+    async def _append_joined(
+        self,
+        request: Callable[[], Coroutine[Any, Any, Any]],
+        alone: Callable[[], Coroutine[Any, Any, Any]],
+    ) -> Any:
+        async def stored(log_id: LogId) -> None:
+            if self._refreshes_on_append():
+                await in_thread(self, "_refresh_appended", (log_id,), {})
+
+        group_append = None
+        if all(getattr(getattr(self, each.__name__), "__func__", None) is each for each in _OWN):
+            group_append = group_append_of(self.log_type, using=self.using, store=self._store)
+        return await append_joined(group_append, request, alone, stored)
+
     def _write_alias(self) -> str:
         return self.using or router.db_for_write(EventLog)
 
@@ -706,12 +757,16 @@ class LogManager(Generic[A]):
     aappend = AsyncTwin(append, way=_join)
     aget_or_create = AsyncTwin(get_or_create, way=_join)
     aget_or_append = AsyncTwin(get_or_append, way=_join)
-    aexecute = AsyncTwin(execute)
+    aexecute = AsyncTwin(execute, way=_join_execution)
     areduce = AsyncTwin(reduce)
     aload = AsyncTwin(load)
     astream = AsyncIteratorTwin(stream)
     aexists = AsyncTwin(exists)
     aversion = AsyncTwin(version)
+
+
+# The methods that the others end with. Where a subclass overrides them, appends are not joined.
+_OWN: Final[tuple[Any, ...]] = (LogManager.create, LogManager.append)
 
 
 class _AfterCommit:

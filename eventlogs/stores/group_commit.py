@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from typing import Final
+from uuid import UUID
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -47,15 +48,20 @@ APPEND_GROUP = HotStatement("append_group")
 
 def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
     """
-    Append the requests of several callers, no two of one log or of one key.
+    Append the requests of several callers, no two of which have the same key.
 
-    Call it in the thread of their connection. It raises nothing: see the module.
+    Of those that have the same log, only the first is stored. Call it in the thread of their
+    connection. It raises nothing: see the module.
     """
     connection = connections[using]
+    first: dict[UUID, int] = {}  # for each log, the number of its first request
+    for number, request in enumerate(requests):
+        first.setdefault(request.log_id.uuid, number)
     try:
         if not _is_alone(connection):
             return [UNDECIDED] * len(requests)
-        rows = APPEND_GROUP.all_numbers(connection, _parameters(requests))
+        parameters = _parameters([(number, requests[number]) for number in first.values()])
+        rows = APPEND_GROUP.all_numbers(connection, parameters)
     except Error as error:
         if _is_there(connection):
             return [UNDECIDED] * len(requests)
@@ -67,6 +73,9 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
         if position is not None:
             answers[number] = LogState(requests[number].log_id, version, position)
         elif is_held:
+            answers[number] = HELD
+    for number, request in enumerate(requests):
+        if answers[first[request.log_id.uuid]] is HELD:
             answers[number] = HELD
     return answers
 
@@ -98,13 +107,13 @@ def _copy(error: Error) -> Error:
     return copy
 
 
-def _parameters(requests: Sequence[AppendRequest]) -> dict[str, str]:
+def _parameters(requests: Sequence[tuple[int, AppendRequest]]) -> dict[str, str]:
     return {
         "patience": PATIENCE,
-        "requests": _as_array(_request(number, request) for number, request in enumerate(requests)),
+        "requests": _as_array(_request(number, request) for number, request in requests),
         "events": _as_array(
             f'[{number},{place},"{event.type}",{event.schema_version},{event.data}]'
-            for number, request in enumerate(requests)
+            for number, request in requests
             for place, event in enumerate(request.events)
         ),
     }

@@ -75,15 +75,16 @@ def group_append_of(
 
 async def append_joined(
     group_append: GroupAppend | None,
-    note: Callable[[], Any],
+    request_of: Callable[[], Coroutine[Any, Any, Any]],
     alone: Callable[[], Coroutine[Any, Any, Any]],
     stored: Callable[[LogId], Coroutine[Any, Any, None]],
 ) -> Any:
     """
     Do what a method of a LogManager does that ends with one append.
 
-    ``note`` calls it with a Note as its store; ``alone`` calls it as usual, in the thread;
-    ``stored`` does what is to be done after an append that was joined.
+    ``request_of`` calls it with a Note as its store, and may find the final state instead;
+    ``alone`` calls it as usual, in the thread; ``stored`` does what is to be done after an append
+    that was joined.
     """
     if group_append is None:
         return await alone()
@@ -94,10 +95,12 @@ async def append_joined(
         if await met.is_alone():
             return await alone()
         try:
-            answer = note()
+            answer = await request_of()
         except SynchronousOnlyOperation:  # a codec that asks the database
             return await alone()
-        request, *rest = answer if type(answer) is tuple else (answer,)
+        if isinstance(answer, LogState):
+            return answer
+        request, *rest = (answer,) if isinstance(answer, AppendRequest) else answer
         state = await _joined(met, request, is_first)
         if state is None:
             return await alone()
@@ -127,25 +130,34 @@ def choose(requests: Iterator[AppendRequest]) -> Iterator[bool]:
     """
     Say of each request that waits whether it goes with the next statement.
 
-    No two of a log or of a key do. The later one waits, and so do those behind it: requests of one
-    log go in the order in which they came.
+    No two of a key do. The later one waits, and so do those behind it that have its log: requests
+    of one log go in the order in which they came. Those of one log that expect a version come
+    along: only the first is stored, and the others are UNDECIDED, because it has changed the log.
     """
     logs: set[UUID] = set()
+    waiting: set[UUID] = set()  # logs of requests that wait
     keys: set[tuple[str, str]] = set()
     calls = events = characters = 0
     for request in requests:
         log, key = request.log_id.uuid, request.idempotency_key
-        is_free = log not in logs and (key is None or (request.log_id.log_type, key) not in keys)
-        logs.add(log)
-        if key is not None:
-            keys.add((request.log_id.log_type, key))
-        if is_free:
+        claim = None if key is None else (request.log_id.log_type, key)
+        is_taken = (
+            log not in waiting
+            and (claim is None or claim not in keys)
+            and (log not in logs or request.expected_version is not None)
+        )
+        if claim is not None:
+            keys.add(claim)
+        if is_taken:
             calls += 1
             events += len(request.events)
             characters += _characters(request)
             if calls > 1 and (events > MAX_EVENTS or characters > MAX_CHARACTERS):
                 return
-        yield is_free
+            logs.add(log)
+        else:
+            waiting.add(log)
+        yield is_taken
         if calls == MAX_CALLS:
             return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -433,3 +433,123 @@ def test_codecs_may_not_ask_the_database_in_the_loop_but_in_the_thread(monkeypat
 
     assert [each.version for each in answers] == [1, 1, 1]
     assert kinds == ["alone"] * 3
+
+
+# aexecute
+
+
+def deposit(account: Account, amount: int) -> Iterator[Deposited]:
+    decided.append(account.balance)
+    if amount:
+        yield Deposited(amount)
+
+
+decided: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_decided() -> None:
+    decided.clear()
+
+
+def test_executions_decide_alone_and_append_together():
+    states = [accounts.create(Opened(f"{n}"), Deposited(n)) for n in range(10)]
+
+    answers, kinds = at_once(
+        *(lambda each=each: accounts.aexecute(each.log_id, deposit, 5) for each in states)
+    )
+
+    assert [each.version for each in answers] == [3] * 10
+    assert sorted(decided) == [*range(10)]
+    assert kinds == ["joined"]
+
+
+def test_executions_on_one_log_all_succeed():
+    log_id = accounts.create(Opened("ada")).log_id
+
+    answers, _ = at_once(*(lambda: accounts.aexecute(log_id, deposit, 1) for _ in range(20)))
+
+    assert sorted(each.version for each in answers) == [*range(2, 22)]
+    assert accounts.reduce(log_id).aggregate.balance == 20
+
+
+def test_an_execution_without_retries_decides_once():
+    log_id = accounts.create(Opened("ada")).log_id
+
+    answers, _ = at_once(
+        *(lambda: accounts.aexecute(log_id, deposit, 1, retries=0) for _ in range(5))
+    )
+
+    assert [type(each) for each in answers].count(LogState) == 1
+    assert [type(each) for each in answers].count(ConcurrentAppend) == 4
+    assert decided == [0] * 5
+
+
+def test_executions_that_append_nothing_and_those_that_fail_keep_their_answers():
+    state = accounts.create(Opened("ada"))
+
+    def refuse(account: Account) -> None:
+        raise ZeroDivisionError
+
+    answers, _ = at_once(
+        lambda: accounts.aexecute(state.log_id, deposit, 0),
+        lambda: accounts.aexecute(state.log_id, refuse),
+        lambda: accounts.aexecute(accounts.new_id(), deposit, 0),
+        lambda: accounts.aexecute(state.log_id, deposit, amount=1, idempotency_key="k"),
+        lambda: accounts.aexecute(str(state.log_id), deposit, amount=1, idempotency_key="k"),
+    )
+
+    assert answers[0] == state
+    assert [type(each) for each in answers[1:3]] == [ZeroDivisionError, LogNotFound]
+    assert answers[3] == answers[4]
+    assert answers[3].version == accounts.version(state.log_id) == 2
+
+
+def test_a_decider_has_the_context_of_its_call_and_may_ask_the_database():
+    states = [accounts.create(Opened(f"{n}")) for n in range(3)]
+    seen: list[tuple[str, int]] = []
+
+    def decide(account: Account) -> Deposited:
+        seen.append((name.get(), EventLog.objects.count()))
+        name.set(f"decided by {name.get()}")
+        return Deposited(1)
+
+    async def call(state: LogState, caller: str) -> str:
+        name.set(caller)
+        await accounts.aexecute(state.log_id, decide)
+        return name.get()
+
+    answers, kinds = at_once(
+        *(lambda s=s, c=c: call(s, c) for s, c in zip(states, "abc", strict=True))
+    )
+
+    assert sorted(seen) == [(each, 3) for each in "abc"]
+    assert answers == [f"decided by {each}" for each in "abc"]
+    assert kinds == ["joined"]
+
+
+def test_executions_in_a_callers_transaction_are_rolled_back_with_it():
+    states = [accounts.create(Opened(f"{n}")) for n in range(3)]
+
+    with transaction.atomic():
+        answers, kinds = at_once(
+            *(lambda each=each: accounts.aexecute(each.log_id, deposit, 5) for each in states)
+        )
+        transaction.set_rollback(True)
+
+    assert [each.version for each in answers] == [2, 2, 2]
+    assert kinds == ["alone"] * 3
+    assert [accounts.version(each.log_id) for each in states] == [1, 1, 1]
+
+
+def test_the_logs_append_that_a_subclass_overrides_is_called_by_all():
+    manager = Quiet(Account)
+    states = [manager.create(Opened(f"{n}")) for n in range(3)]
+
+    at_once(
+        lambda: manager.aget_or_append(states[0], Deposited(1), idempotency_key="a"),
+        lambda: manager.aexecute(states[1].log_id, deposit, 1),
+        lambda: manager.aappend(states[2], Deposited(1)),
+    )
+
+    assert manager.appended == 3
