@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.processes import ROOT, Program
 
 START = """
 import django
@@ -52,21 +52,20 @@ print("projections of first know", registry.by_name("sale.sold").cls.__name__)
 """
 
 
-def start(folder: Path, modules: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Start Django in a process of its own, with two apps that have these modules."""
+def started(folder: Path, modules: dict[str, str], *, code: int = 0) -> tuple[str, str]:
+    """Return the output and the errors of a process with two apps that have these modules."""
     for name, source in {"first/__init__.py": "", "second/__init__.py": "", **modules}.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(source)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd())])}
-    environment.pop("DJANGO_SETTINGS_MODULE", None)
-    return subprocess.run(
-        [sys.executable, "-c", START], env=environment, capture_output=True, text=True, timeout=60
-    )
+    paths = os.pathsep.join([str(folder), str(ROOT)])
+    environ = {"PYTHONPATH": paths, "DJANGO_SETTINGS_MODULE": None}
+    with Program("-c", START, environ=environ) as program:
+        return program.ended(code=code), program.error_text
 
 
 def test_events_aggregates_and_projections_of_each_app_are_imported_in_this_order(tmp_path):
-    done = start(
+    out, _ = started(
         tmp_path,
         {
             "second/events.py": SOLD,
@@ -75,25 +74,25 @@ def test_events_aggregates_and_projections_of_each_app_are_imported_in_this_orde
         },
     )
 
-    assert done.stdout.splitlines() == [
+    assert out.splitlines() == [
         "events of second",
         "aggregates of second",
         "projections of first know Sold",
         "['sale.sold'] ['Sale']",
-    ], done.stderr
+    ]
 
 
 def test_an_app_without_such_modules_is_left_alone(tmp_path):
-    done = start(tmp_path, {})
+    out, _ = started(tmp_path, {})
 
-    assert done.stdout.split() == ["[]", "[]"], done.stderr
+    assert out.split() == ["[]", "[]"]
 
 
 def test_an_error_in_such_a_module_is_raised(tmp_path):
     for module in ("events", "aggregates", "projections"):
         folder = tmp_path / module
         folder.mkdir()
-        done = start(folder, {f"second/{module}.py": "import a_module_that_is_not_installed"})
+        modules = {f"second/{module}.py": "import a_module_that_is_not_installed"}
+        _, errors = started(folder, modules, code=1)
 
-        assert done.returncode == 1
-        assert "No module named 'a_module_that_is_not_installed'" in done.stderr
+        assert "No module named 'a_module_that_is_not_installed'" in errors

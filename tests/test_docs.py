@@ -10,7 +10,6 @@ may register the same names. Their TestCases are run at the end. A block below
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
@@ -30,14 +29,13 @@ import eventlogs
 from eventlogs import conf, exceptions
 from eventlogs.stores import BaseStore
 from tests.contracts.stores import StoreContract
+from tests.processes import ROOT, output_of
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 ABOUT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 PAGES = [*(ROOT / name for name in ABOUT), *sorted(DOCS.rglob("*.md"))]
 # Pages for the people who work on this package, and lists of what it consists of.
 FOR_CONTRIBUTORS = {"CONTRIBUTING.md", "docs/guarantees.md", "docs/modules.md"}
-TIMEOUT = 120  # seconds for the code of one page
 
 BLOCK = re.compile(
     r"(?P<not_run><!-- not run: [^\n]+ -->\n+)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.M
@@ -94,17 +92,8 @@ def all_code() -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if any(code_of(page))], ids=name_of)
 def test_code_runs(page: Path, transactional_db: None):
     database = str(connection.settings_dict["NAME"])
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", __name__, name_of(page), database],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
 
-    assert done.returncode == 0, done.stdout
+    output_of("-W", "error", "-m", __name__, name_of(page), database)
 
 
 class TestStoreOfTheStoragePage(StoreContract):

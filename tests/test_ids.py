@@ -10,6 +10,7 @@ import os
 import pickle
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgspec
@@ -24,6 +25,7 @@ from uuid_utils.compat import uuid7
 from eventlogs import InvalidEvent, InvalidLogId, LogId, LogManager, RegistrationError
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Noted, Opened
+from tests.processes import exit_of_fork
 from tests.projections.readmodels import Balance
 
 # The example of the TypeID specification (https://github.com/jetify-com/typeid).
@@ -319,17 +321,15 @@ def test_an_id_is_an_idempotency_key_by_its_text():
 @pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["in Python", "in C"])
 def test_forked_processes_make_ids_unlike_each_others(fork):
     """Apart from their time: uWSGI forks in C, where no hook of Python's is called."""
+
+    def answer(descriptor: int) -> None:
+        os.write(descriptor, LogId.new("account").uuid.bytes[-7:])
+
     LogId.new("account")
     made = []
     for _ in range(2):
         read, write = os.pipe()
-        pid = fork()
-        if pid == 0:
-            try:
-                os.write(write, LogId.new("account").uuid.bytes[-7:])
-            finally:
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert exit_of_fork(partial(answer, write), fork=fork) == 0
         made.append(os.read(read, 7))
         os.close(read)
         os.close(write)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import connection, connections, transaction
-from django.db.utils import ConnectionDoesNotExist  # type: ignore[attr-defined]
+from django.utils.connection import ConnectionDoesNotExist
 from django.utils.safestring import mark_safe
 
 from eventlogs import (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -13,20 +11,12 @@ import pytest
 from django.apps import apps
 
 import eventlogs
+from tests.processes import output_of
 
 
 def printed_by(program: str) -> str:
     """What a process prints in which Django is not set up."""
-    environment = {k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(eventlogs.__file__).parents[1],
-        env=environment,
-    )
-    return done.stdout.strip()
+    return output_of("-c", program, environ={"DJANGO_SETTINGS_MODULE": None}).strip()
 
 
 @pytest.mark.parametrize("name", eventlogs.__all__)

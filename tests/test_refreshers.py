@@ -9,11 +9,12 @@ from typing import Any
 
 import django
 import pytest
+from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 
 from eventlogs import AlwaysCache, LogManager
-from eventlogs.caches.backends import cache_for, statistics
+from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
 from eventlogs.reductions.reader import Refresh
 from eventlogs.reductions.worker import worker
@@ -64,7 +65,7 @@ def _from_zero():
     counters.reset()
     yield
     assert worker.flush(5)
-    cache_for("default").cache._cache.clear()  # type: ignore[attr-defined]
+    caches["default"].clear()
 
 
 @pytest.fixture

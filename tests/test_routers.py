@@ -19,7 +19,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections, transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.test import Client
 
 from eventlogs import Feed, LogManager, LogNotFound
@@ -53,10 +53,11 @@ def replica(second_database: str, settings: Any, monkeypatch: Any) -> str:
 
 def replicate(replica: str) -> None:
     """Copy what the replica lacks."""
-    for model in (EventLog, Event, IdempotencyKey):
+    models: list[type[Model]] = [EventLog, Event, IdempotencyKey]
+    for model in models:
         known = set(QuerySet(model, using=replica).values_list("pk", flat=True))
-        rows = [each for each in QuerySet(model, using="default") if each.pk not in known]  # type: ignore[var-annotated]
-        QuerySet(model, using=replica).bulk_create(rows)
+        rows = [each for each in QuerySet[Model](model, using="default") if each.pk not in known]
+        QuerySet[Model](model, using=replica).bulk_create(rows)
 
 
 @contextmanager

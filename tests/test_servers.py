@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests import servers
-from tests.processes import until
+from tests.processes import ROOT, Program, output_of, until
 from tests.servers import MariaDB, PostgreSQL, Redis, ServerError, private_directory, servers_needed
 
-ROOT = Path(__file__).parent.parent
 
-
-def run(*command, **environ):
-    """Run a command in the root of the repository; a variable that is None is unset."""
-    env = {**os.environ, **environ}
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env={name: value for name, value in env.items() if value is not None},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def pytest_with(**environ):
-    """Run one quick test in a pytest of its own."""
+def pytest_with(*, code=0, **environ):
+    """Run one quick test in a pytest of its own; return what it prints, and its errors."""
     quick = f"{Path(__file__).relative_to(ROOT)}::test_a_run_on_sqlite_needs_no_server"
-    return run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", quick, **environ)
+    with Program("-m", "pytest", "-p", "no:cacheprovider", quick, environ=environ) as program:
+        return program.ended(code=code), program.error_text
 
 
 def is_running(pid):
@@ -125,12 +110,9 @@ class TestPostgreSQL:
 
     def test_a_server_dies_when_its_starter_is_killed(self):
         script = "echo $DATABASE_URL; exec sleep 60"
-        command = [sys.executable, "-m", "tests.servers", "postgresql", "--", "sh", "-c", script]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as starter:
-            assert starter.stdout is not None
-            url = starter.stdout.readline().strip()
+        command = ("-m", "tests.servers", "postgresql", "--", "sh", "-c", script)
+        with Program(*command, start_new_session=True) as starter:
+            url = starter.line()
             PostgreSQL.check(url)
             directory = directory_of(url)
             pid = int((directory / "data" / "postmaster.pid").read_text().split()[0])
@@ -146,34 +128,32 @@ class TestPostgreSQL:
     def test_the_command_runs_with_a_server_which_then_leaves_nothing_behind(self):
         script = "import os, sys; print(os.environ['DATABASE_URL']); sys.exit(7)"
 
-        done = run(
-            *(sys.executable, "-m", "tests.servers", "postgresql", "--"),
-            *(sys.executable, "-c", script),
-            DATABASE_URL=None,
+        url = output_of(
+            *("-m", "tests.servers", "postgresql", "--", sys.executable, "-c", script),
+            code=7,
+            environ={"DATABASE_URL": None},
         )
 
-        assert done.returncode == 7, done.stderr
-        assert not directory_of(done.stdout).exists()
+        assert not directory_of(url).exists()
 
     def test_pytest_takes_the_server_that_the_user_names(self, server):
-        done = pytest_with(DATABASE_URL=server.url)
+        out, _ = pytest_with(DATABASE_URL=server.url)
 
-        assert done.returncode == 0, done.stdout
-        assert "postgresql: the one DATABASE_URL names" in done.stdout
+        assert "postgresql: the one DATABASE_URL names" in out
 
     def test_pytest_starts_a_server_where_the_user_names_none(self):
-        done = pytest_with(DATABASE_URL=None)
+        out, _ = pytest_with(DATABASE_URL=None)
 
-        assert done.returncode == 0, done.stdout
-        assert "postgresql: started for this run, from " in done.stdout
+        assert "postgresql: started for this run, from " in out
 
     def test_a_server_that_the_user_names_but_does_not_answer_ends_the_run(self):
-        done = pytest_with(DATABASE_URL="postgresql://me:secret@127.0.0.1:1/postgres")
+        url = "postgresql://me:secret@127.0.0.1:1/postgres"
 
-        assert done.returncode == pytest.ExitCode.USAGE_ERROR
-        assert done.stderr.strip().splitlines() == [done.stderr.strip()]
-        assert done.stderr.startswith("ERROR: DATABASE_URL is set, but PostgreSQL does not answer")
-        assert "passed" not in done.stdout
+        out, errors = pytest_with(code=pytest.ExitCode.USAGE_ERROR, DATABASE_URL=url)
+
+        assert errors.strip().splitlines() == [errors.strip()]
+        assert errors.startswith("ERROR: DATABASE_URL is set, but PostgreSQL does not answer")
+        assert "passed" not in out
 
     @pytest.mark.parametrize(
         ("url", "sentence"),
@@ -196,7 +176,7 @@ class TestRedis:
     @pytest.fixture(params=["of the system", "from PyPI"])
     def redis(self, request, monkeypatch):
         if request.param == "from PyPI":
-            monkeypatch.setattr(servers.shutil, "which", lambda name: None)  # type: ignore[attr-defined]
+            monkeypatch.setattr(shutil, "which", lambda name: None)
         try:
             programs = Redis.find_programs()
         except ServerError:
@@ -248,10 +228,9 @@ class TestMariaDB:
         assert mariadb.directory.stat().st_mode & 0o077 == 0
 
     def test_pytest_takes_the_server_that_the_user_names(self, mariadb):
-        done = pytest_with(MARIADB_URL=mariadb.url)
+        out, _ = pytest_with(MARIADB_URL=mariadb.url)
 
-        assert done.returncode == 0, done.stdout
-        assert "mariadb: the one MARIADB_URL names" in done.stdout
+        assert "mariadb: the one MARIADB_URL names" in out
 
     def test_a_private_server_leaves_nothing_behind(self):
         with MariaDB() as server:

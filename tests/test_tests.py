@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent
 
@@ -14,30 +17,31 @@ NOTHING = "what must not happen would happen in this time"
 LATER = "the other side has to be waiting when this happens; nothing shows that it is"
 PAUSE = "a pause of a campaign, between attempts or of a server"
 
-# `time.sleep` is for these. Everything else waits with `tests.processes.until`.
+# These may sleep: functions, and programs by the names that they are assigned to. Everything else
+# waits with `tests.processes.until`.
 ALLOWED = {
     "processes/waiting.py::until": "the poll itself",
     "servers.py::_start": "a poll of a module that Django's settings import",
     "contracts/test_caches.py::passing": CLOCK,
+    "projections/test_async.py::work": "no time at all: others get their turn",
     "projections/test_batches.py::before": HANGS,
-    "projections/test_catch_up.py::work": LATER,
-    "projections/test_checkpoints.py::"
-    "test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server": HANGS,
     "projections/test_deadlines.py::test_it_cannot_be_caught_as_an_exception": HANGS,
     "projections/test_deadlines.py::test_somebody_elses_clock_is_left_alone": NOTHING,
     "projections/test_deadlines.py::test_what_is_done_in_time_is_not": NOTHING,
     "projections/test_deadlines.py::test_what_takes_too_long_is_interrupted": HANGS,
     "projections/test_deadlines.py::test_who_swallows_it_is_interrupted_again": HANGS,
     "projections/test_deadlines.py::work": NOTHING,
-    "projections/test_declarations.py::catch_up_later": LATER,
     "projections/test_inline_bulk.py::"
     "test_a_value_that_an_open_transaction_has_taken_is_no_deadlock": NOTHING,
+    "projections/test_releases.py::SLEEPY": SLOW,
     "races/jobs.py::append_in_transactions": PAUSE,
     "reductions/test_reader.py::events": SLOW,
     "reductions/test_reader.py::other_process": LATER,
     "reductions/test_worker.py::test_a_connection_is_closed_when_there_was_nothing_to_do": CLOCK,
+    "reductions/test_worker.py::script": SLOW,
     "reliability/broken.py::set": SLOW,
     "reliability/read_models.py::sleeps": HANGS,
+    "reliability/read_models.py::sleeps_in_the_database": HANGS,
     "reliability/test_cache_lies.py::disturb": PAUSE,
     "reliability/test_cache_processes.py::events": SLOW,
     "reliability/test_cache_stampedes.py::events": SLOW,
@@ -46,28 +50,70 @@ ALLOWED = {
     "reliability/writers.py::_until_answered": PAUSE,
     "stores/test_interruptions.py::interruption": "the signal may be on its way to a thread",
     "test_ids.py::test_an_id_made_later_sorts_later": CLOCK,
+    "test_servers.py::script": HANGS,
+    "utils/test_loaded_modules.py::SLOW_READ": SLOW,
     "test_logs.py::test_a_log_is_reduced_as_of_a_moment_by_when_events_were_recorded": CLOCK,
 }
 
 
+IN_A_TEXT = re.compile(
+    r"\bsleep\(|pg_sleep\(|\bsleep \d"
+)  # a program, SQL, or a command of a shell
+
+
 def sleeping(path: Path) -> set[str]:
-    """Return the functions of a module that call ``sleep`` of ``time``, however it is imported."""
+    """Return what sleeps in a module: functions, and names of programs and statements."""
     found = set()
 
-    def walk(node: ast.AST, function: str) -> None:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            function = node.name
-        if isinstance(node, ast.ImportFrom) and node.module == "time":
-            assert "sleep" not in {each.name for each in node.names}, f"{path}: write time.sleep"
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == "time.sleep":
-            found.add(function)
+    def walk(node: ast.AST, place: str) -> None:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                place = node.name
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _is_text(value):
+                place = name
+            case ast.ImportFrom(module="time" | "asyncio") if "sleep" in {
+                n.name for n in node.names
+            }:
+                raise AssertionError(f"{path}: write time.sleep or asyncio.sleep")
+        is_call = isinstance(node, ast.Attribute) and node.attr == "sleep"
+        is_wait = isinstance(node, ast.Call) and re.search(
+            r"\bEvent\(\)\.wait$", ast.unparse(node.func)
+        )
+        is_text = isinstance(node, ast.Constant) and IN_A_TEXT.search(str(node.value))
+        if is_call or is_wait or is_text:
+            found.add(place)
         for each in ast.iter_child_nodes(node):
-            walk(each, function)
+            walk(each, place)
 
     walk(ast.parse(path.read_text(encoding="utf-8")), "")
     return {f"{path.relative_to(ROOT).as_posix()}::{each}" for each in found}
 
 
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
 def test_tests_wait_for_conditions_and_not_for_time_to_pass():
-    found = set().union(*(sleeping(path) for path in ROOT.rglob("*.py")))
+    modules = set(ROOT.rglob("*.py")) - {Path(__file__).resolve()}
+    found = set().union(*map(sleeping, modules))
     assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(): time.sleep(1)",
+        "async def f(): await asyncio.sleep(1)",
+        "def f(): run('import time; time.sleep(1)')",
+        "f = 'SELECT pg_sleep(1)'",
+        "f = f'{x}; exec sleep 60'",
+        "def f(): threading.Event().wait(1)",
+    ],
+)
+def test_sleeping_is_found(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.test_tests.ROOT", tmp_path)
+    (tmp_path / "m.py").write_text(source)
+
+    assert sleeping(tmp_path / "m.py") == {"m.py::f"}

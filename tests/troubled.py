@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -92,7 +93,7 @@ def get_into_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
             defaults={"partitions": 1, "position": position, "applied": position, "moved_at": now},
         )
     some = LogId.new("payment")
-    kinds = [
+    kinds: list[tuple[str, dict[str, Any]]] = [
         (ProjectionAction.RETRIED, {"count": MANY, "note": "ZeroDivisionError in captured()"}),
         (ProjectionAction.SKIPPED, {"log_id": some, "index": 3, "count": 1, "note": "x: KeyError"}),
         (ProjectionAction.REBUILD_REQUESTED, {}),
@@ -100,7 +101,7 @@ def get_into_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
         (ProjectionAction.REBUILT, {"seconds": 4_271.3, "count": 1_333_500}),
     ]
     ProjectionAction.objects.bulk_create(
-        ProjectionAction(  # type: ignore[arg-type]
+        ProjectionAction(
             projection="payment-summary" if number % 3 else LONG_NAME,
             action=kinds[number % 5][0],
             by="grace" if number % 2 else "",

@@ -207,7 +207,7 @@ def test_under_wsgi_the_first_lines_are_sent_before_the_last_are_read(log_id, co
     address = reverse("admin:eventlogs_eventlog_export", args=[log_id])
     environ = RequestFactory().get(address).environ
     environ["HTTP_COOKIE"] = f"{django_settings.SESSION_COOKIE_NAME}={cookie}"
-    parts = iter(WSGIHandler()(environ, lambda status, headers: None))  # type: ignore[arg-type]
+    parts = iter(WSGIHandler()(environ, lambda status, headers, exc_info=None: lambda data: None))
     body = next(parts)
     append_another(log_id)
     lines = [json.loads(line) for line in (body + b"".join(parts)).splitlines()]

@@ -141,7 +141,8 @@ def test_a_rare_type_is_looked_for_until_time_is_over(
     reader, state, monkeypatch, one_window, up, wanted
 ):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
-    address, found, pages = f"?type={wanted}" + ("&end=1" if up else ""), [], 0  # type: ignore[var-annotated]
+    address, pages = f"?type={wanted}" + ("&end=1" if up else ""), 0
+    found: list[Any] = []
     while not found:
         page = shown(reader, LIST + address)
         assert re.search(r"Searched positions [\d,]+ to [\d,]+, of [\d,]+ to [\d,]+: ", page)

@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from eventlogs import LogId
 from eventlogs.admin import log_search as search_of_logs
+from eventlogs.admin import logs as page_of_logs
 from eventlogs.admin.log_search import event_in, search, search_ids
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 from tests.admin import test_logs
@@ -54,7 +55,7 @@ def test_a_log_of_another_type_is_not_found(log_id):
 
 
 def test_a_beginning_finds_all_logs_that_have_it_a_page_at_a_time(reader, monkeypatch):
-    monkeypatch.setattr(test_logs.page_of_logs, "LOGS", 2)  # type: ignore[attr-defined]
+    monkeypatch.setattr(page_of_logs, "LOGS", 2)
     monkeypatch.setattr(search_of_logs, "FOUND", 2)
     moment = 0x0190_0000_0000 << 80 | 7 << 76 | 2 << 62
     ids = [LogId("account", UUID(int=moment + number)) for number in range(5)]

@@ -26,7 +26,7 @@ from tests.admin.test_logs import user
 from tests.parked import parked_payment
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
 # Where Playwright is not installed, these tests cannot be imported. Who asks for them is told so.
 collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]
@@ -117,13 +117,14 @@ class Complaints(list[str]):
             if message.type in ("error", "warning"):
                 self.append(f"{page.url}: {message.type}: {message.text} ({place})")
 
+        def dismiss(dialog: Dialog) -> None:
+            self.append(f"dialog: {dialog.message}")
+            dialog.dismiss()
+
         page.on("console", console)
         page.on("pageerror", lambda error: self.append(f"{page.url}: uncaught: {error}"))
         # Without a listener Playwright would dismiss it unseen.
-        page.on(  # type: ignore[call-overload]
-            "dialog",
-            lambda dialog: (self.append(f"dialog: {dialog.message}"), dialog.dismiss()),  # type: ignore[func-returns-value]
-        )
+        page.on("dialog", dismiss)
 
     @property
     def unexpected(self) -> list[str]:

@@ -14,16 +14,19 @@ from tests.admin.test_logs import of
 
 pytestmark = pytest.mark.browser
 
-WINDOWS = {
+WINDOWS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1440, "height": 900}},
     "narrow": {"viewport": {"width": 390, "height": 844}, "has_touch": True},
 }
-SCRIPTS = {"with scripts": {}, "without scripts": {"java_script_enabled": False}}
+SCRIPTS: dict[str, dict[str, Any]] = {
+    "with scripts": {},
+    "without scripts": {"java_script_enabled": False},
+}
 
 
 @pytest.fixture(params=WINDOWS)
 def window(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return WINDOWS[request.param]  # type: ignore[return-value]
+    return WINDOWS[request.param]
 
 
 @pytest.fixture(params=SCRIPTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import time
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from eventlogs.caches.backends import (
 from eventlogs.exceptions import Unreachable
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Opened
+from tests.processes import exit_of_fork
 
 LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 
@@ -53,7 +53,9 @@ def test_an_alias_and_a_cache_of_ones_own_win_over_the_setting(settings):
     settings.CACHES = {"default": LOCAL, "reductions": LOCAL}
     mine = RecordingCache()
 
-    assert cache_for("reductions").cache.alias == "reductions"  # type: ignore[attr-defined]
+    chosen = cache_for("reductions").cache
+    assert isinstance(chosen, DjangoReductionCache)
+    assert chosen.alias == "reductions"
     assert cache_for(mine).cache is mine
     assert cache_for(mine) is cache_for(mine)
 
@@ -158,7 +160,7 @@ class TestGuarded:
 
         cache.is_down = False
         now = time.monotonic() + ours.PAUSE
-        monkeypatch.setattr(ours.time, "monotonic", lambda: now)  # type: ignore[attr-defined]
+        monkeypatch.setattr(time, "monotonic", lambda: now)
 
         assert careful.get("a") is None
 
@@ -227,10 +229,4 @@ def test_a_cache_that_keeps_nothing_keeps_nothing():
 def test_a_forked_process_does_not_wait_for_a_lock_of_its_parents_threads():
     cache = DjangoReductionCache("default")
     with DjangoReductionCache._lock:  # as a thread does that writes
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(10)
-            cache.set("key", b"entry", timeout=60)
-            os._exit(0)
-
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert exit_of_fork(lambda: cache.set("key", b"entry", timeout=60)) == 0

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ from eventlogs.caches.counters import counters
 from eventlogs.reductions.reader import ReductionReader
 from eventlogs.reductions.worker import worker
 from tests.accounts import Account, Deposited, Opened
+from tests.processes import ROOT, Program
 from tests.reliability import broken
 from tests.servers import Redis
 
@@ -34,7 +36,6 @@ pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"
 
 IMMEDIATE = "eventlogs.refreshers.ImmediateRefresher"
 ALIASES = ["default", pytest.param("redis", marks=pytest.mark.redis)]
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(params=ALIASES)
@@ -130,7 +131,7 @@ def test_nothing_of_a_block_that_was_rolled_back_is_believed(alias, depth):
 
 
 @pytest.fixture
-def restore(tmp_path: Path) -> Callable[[], None]:
+def restore(tmp_path: Path) -> Callable[[], Callable[[], None]]:
     """Remember this moment of the database, and return what brings it back."""
     if connection.vendor == "sqlite":
         file, copy = Path(connection.settings_dict["NAME"]), tmp_path / "backup"
@@ -152,7 +153,7 @@ def restore(tmp_path: Path) -> Callable[[], None]:
             versions = cursor.fetchall()
         return lambda: take_back(position, versions)
 
-    return remember  # type: ignore[return-value]
+    return remember
 
 
 def change_history(*statements: tuple[str, list[Any]]) -> None:
@@ -380,9 +381,10 @@ def test_a_redacted_event_is_gone_from_reductions_once_their_entry_is_deleted(al
     manager = accounts(alias)
     log_id = manager.create(Opened("Ada"), Deposited(40)).log_id
     manager.reduce(log_id)
-    log, data = log_id.uuid, "jsonb_set(data, '{owner}', '\"erased\"')"
+    data = "jsonb_set(data, '{owner}', '\"erased\"')"
     if connection.vendor == "sqlite":
-        log, data = log_id.uuid.hex, "json_set(data, '$.owner', 'erased')"  # type: ignore[assignment]
+        data = "json_set(data, '$.owner', 'erased')"
+    log = log_id.uuid if connection.vendor == "postgresql" else log_id.uuid.hex
     change_history(
         (f'UPDATE eventlogs_event SET data = {data} WHERE log_id = %s AND "index" = 0', [log])
     )
@@ -518,52 +520,29 @@ for line in sys.stdin:
 """
 
 
-class Release:
+class Release(Program):
     """A process that runs one release of ``tillrelease.Till``."""
 
     def __init__(self, directory: Path, vat: int, variant: str) -> None:
         directory.mkdir()
         (directory / "tillrelease.py").write_text(RELEASE.format(vat=vat))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, variant],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}",
-            },
+        paths = os.pathsep.join([str(directory), str(ROOT)])
+        super().__init__(
+            "-c", PROCESS, variant, stdin=subprocess.PIPE, environ={"PYTHONPATH": paths}
         )
 
     def reduce(self, log_id: LogId) -> tuple[int, int]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{log_id}\n")
-        self.process.stdin.flush()
-        version, total, self.hits = json.loads(self.process.stdout.readline())
+        self.write_line(str(log_id))
+        version, total, self.hits = json.loads(self.line())
         return version, total
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(20)
 
 
 @pytest.fixture
 def releases(tmp_path: Path) -> Iterator[Callable[[str], list[Release]]]:
-    running: list[Release] = []
-
-    def start(variant: str) -> list[Release]:
-        for vat in (0, 20):
-            running.append(Release(tmp_path / f"vat{vat}", vat, variant))
-        return running
-
-    yield start
-    for release in running:
-        release.end()
+    with ExitStack() as stack:
+        yield lambda variant: [
+            stack.enter_context(Release(tmp_path / f"vat{vat}", vat, variant)) for vat in (0, 20)
+        ]
 
 
 def interleave(releases: list[Release]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import zipfile
@@ -23,6 +22,7 @@ import pytest
 
 from eventlogs.caches.fingerprints import code_fingerprint, covers, why_unknown
 from tests.accounts import Account, Opened, Parcel
+from tests.processes import output_of
 
 
 class Kind(NamedTuple):
@@ -414,16 +414,11 @@ def run(
     """Run a program in a process of its own, and return what it prints."""
     paths = (root / "project", root / "site-packages", *filter(None, sys.path))
     paths_of = os.pathsep.join(map(str, paths))
-    done = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(program), *args],
-        capture_output=True,
-        text=True,
-        timeout=120,
+    return output_of(
+        *(*options, "-c", textwrap.dedent(program), *args),
         cwd=root,
-        env={**os.environ, "PYTHONPATH": paths_of, "PYTHONHASHSEED": seed},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+        environ={"PYTHONPATH": paths_of, "PYTHONHASHSEED": seed},
+    ).strip()
 
 
 LETTERS = map("".join, product("abcdefgh", repeat=2))
@@ -634,15 +629,9 @@ def test_a_script_has_one_and_what_has_no_file_has_none(tmp_path):
     answer = run(tmp_path, f"import runpy; runpy.run_path({str(script)!r}, run_name='shop')")
     assert answer.startswith("None")
     assert run(tmp_path, program).startswith("None the module __main__ has no file")
-    found = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(["project", *filter(None, sys.path)])},
-        timeout=60,
-    )
-    assert found.stdout.strip().endswith(" None"), found.stderr
+    paths = os.pathsep.join(["project", *filter(None, sys.path)])
+    found = output_of(script, cwd=tmp_path, environ={"PYTHONPATH": paths})
+    assert found.strip().endswith(" None")
 
 
 def test_a_module_in_an_archive_has_one(tmp_path):

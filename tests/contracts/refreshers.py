@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import pytest
 from django.db import transaction
@@ -15,6 +14,7 @@ from eventlogs.reductions.worker import worker
 from eventlogs.refreshers import BaseRefresher
 from eventlogs.testing import MemoryStore, RecordingCache
 from tests.accounts import Account, Deposited, Opened
+from tests.processes import exit_of_fork
 
 
 class RefresherContract:
@@ -194,18 +194,13 @@ class RefresherContract:
         )
         state = accounts.create(Opened("Ada"))
         self.rest(refresher)  # its thread, if it has one, is not in the child
-        child = os.fork()
-        if child == 0:
-            signal.alarm(20)
-            code = 1
-            try:
-                state = accounts.append(state, Deposited(1))
-                self.rest(refresher)
-                code = 0 if self.cached(accounts, state.log_id) == 2 else 2
-            finally:
-                os._exit(code)
 
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        def append() -> None:
+            appended = accounts.append(state, Deposited(1))
+            self.rest(refresher)
+            assert self.cached(accounts, appended.log_id) == 2
+
+        assert exit_of_fork(append) == 0
         accounts.append(state, Deposited(1), Deposited(2))
         self.rest(refresher)
         assert self.cached(accounts, state.log_id) == 3

@@ -49,6 +49,7 @@ class TestRedis(ReductionCacheContract):
     def test_keys_have_the_prefix_of_the_alias(self, cache: BaseReductionCache, alias: str):
         cache.replace("a", b"1", timeout=60)
 
-        client, name = cache.client_for("a", write=False)  # type: ignore[attr-defined]
+        assert isinstance(cache, RedisReductionCache)
+        client, name = cache.client_for("a", write=False)
         assert name == caches[alias].make_key("a")
         assert client.get(name) == b"1"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +12,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from django.db import connection, connections
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, Program
 
 
 @pytest.fixture
@@ -38,22 +35,14 @@ def race() -> Callable[..., list[Any]]:
     return run
 
 
-def manage(*arguments: str | Path, database_url: str, **options: Any) -> subprocess.Popen[str]:
+def manage(*arguments: str | Path, database_url: str, **options: Any) -> Program:
     """Start manage.py as a user does: with the example's own settings, warnings as errors."""
-    environment = {
-        **os.environ,
+    environ = {
         "DATABASE_URL": database_url,
         "DJANGO_SETTINGS_MODULE": "example_project.settings",
         "PYTHONIOENCODING": "ascii",
     }
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", ROOT / "manage.py", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+    return Program("-W", "error", ROOT / "manage.py", *arguments, environ=environ, **options)
 
 
 def database_url() -> str:

@@ -14,9 +14,9 @@ ELSEWHERE = "postgresql://nobody@nowhere.invalid:1/nothing"
 
 
 def demo(*arguments: str | Path, database_url: str = ELSEWHERE) -> tuple[int, str, str]:
-    process = manage("demo", *arguments, database_url=database_url)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    with manage("demo", *arguments, database_url=database_url) as program:
+        out = program.ended(code=None)
+        return program.returncode, out, program.error_text
 
 
 def test_it_plays_the_life_of_a_payment_on_a_file_of_its_own():

@@ -364,11 +364,12 @@ def test_an_unknown_database_is_an_error(write):
 
 
 def test_a_database_without_tables_is_an_error(write, tmp_path):
-    process = manage("import_fines", write(ROWS), database_url=f"sqlite:///{tmp_path}/new.sqlite3")
-    _, err = process.communicate(timeout=60)
+    new = f"sqlite:///{tmp_path}/new.sqlite3"
+    with manage("import_fines", write(ROWS), database_url=new) as program:
+        program.ended(code=1)
+        said = program.error_text.strip()
 
-    assert process.returncode == 1
-    assert err.strip().startswith("CommandError: The database 'default' has no tables.")
+    assert said.startswith("CommandError: The database 'default' has no tables.")
 
 
 def test_every_activity_makes_another_event():
@@ -390,14 +391,13 @@ def test_an_import_that_is_killed_is_carried_on(write, monkeypatch, settings):
     rows += [paid(case, "20.05", "30.05") for case in cases]
     path = write(rows)
 
-    process = manage("import_fines", path, database_url=database_url())
-    until(lambda: Event.objects.exists() or process.poll() is not None)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    with manage("import_fines", path, database_url=database_url()) as program:
+        until(lambda: Event.objects.exists() or program.poll() is not None)
+        program.kill()
+        program.ended(code=-signal.SIGKILL)
     survived = Event.objects.count()
     report = import_fines(path)
 
-    assert process.returncode == -signal.SIGKILL
     assert 0 < survived < len(rows)
     assert report["already there"] == f"{survived:,}"
     assert report["events appended"] == f"{len(rows) - survived:,}"

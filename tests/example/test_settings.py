@@ -12,8 +12,7 @@ import pytest
 
 from example_project.settings import database, sqlite
 from tests.example.conftest import manage
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
@@ -50,11 +49,9 @@ def test_a_secret_key_is_required_in_production(monkeypatch, tmp_path, debug, se
     if secret:
         monkeypatch.setenv("DJANGO_SECRET_KEY", secret)
 
-    process = manage("check", database_url=f"sqlite:///{tmp_path}/db.sqlite3")
-    _, err = process.communicate(timeout=60)
-
-    assert process.returncode == status
-    assert ("DJANGO_SECRET_KEY is not set" in err) == bool(status)
+    with manage("check", database_url=f"sqlite:///{tmp_path}/db.sqlite3") as program:
+        program.ended(code=status)
+        assert ("DJANGO_SECRET_KEY is not set" in program.error_text) == bool(status)
 
 
 def schedules(path: Path) -> list[dict[str, Any]]:

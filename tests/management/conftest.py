@@ -1,17 +1,21 @@
-"""Logs to look at, and ways to run the commands: in this process, or in a terminal."""
+"""A log to look at, and ways to run the commands: in this process, and in others."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
 
 from eventlogs import LogId, LogManager
 from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.processes import Program
 
 ACCOUNTS: LogManager[Account] = Account.logs
 
@@ -36,6 +40,37 @@ def run_json(run: Callable[..., str]) -> Callable[..., Any]:
         return json.loads(run(*arguments, "--json", **options))
 
     return run_json
+
+
+@pytest.fixture
+def start(transactional_db: None) -> Iterator[Callable[..., Program]]:
+    """A function that starts a subcommand in a process; ``settings`` are of its database."""
+    with ExitStack() as stack:
+
+        def start(
+            *arguments: Any, database: str = "default", moment: str = "", **settings: Any
+        ) -> Program:
+            return stack.enter_context(
+                Program(
+                    *manage(database, moment),
+                    *map(str, arguments),
+                    stdin=subprocess.PIPE,
+                    environ={"EVENTLOGS_TEST_SETTINGS": json.dumps(settings)},
+                )
+            )
+
+        yield start
+
+
+def manage(database: str = "default", moment: str = "") -> list[str]:
+    """
+    Return the arguments of Python for ``manage.py eventlogs`` on a database of the test.
+
+    ``moment`` is one of signalled.py, at which the process gets a signal.
+    """
+    module = ["tests.management.signalled", moment] if moment else ["tests.management.manage"]
+    name = str(connections[database].settings_dict["NAME"])
+    return ["-W", "error", "-m", *module, name, "eventlogs"]
 
 
 @pytest.fixture

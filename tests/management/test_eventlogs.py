@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from django.core.management import CommandError, call_command, get_commands
-from django.db import connection
 
 from eventlogs import LogId
 from eventlogs.management.subcommands import SUBCOMMANDS
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_django_knows_the_command():
@@ -63,19 +56,6 @@ def test_an_error_of_eventlogs_is_a_command_error(run, db):
     assert caught.value.returncode == 2
 
 
-def in_a_process(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
-    name = str(connection.settings_dict["NAME"])
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.management.manage", name, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **options,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -85,18 +65,18 @@ def in_a_process(*arguments: str, **options) -> subprocess.CompletedProcess[str]
         (["unheard-of"], 2, "invalid choice"),
     ],
 )
-def test_exit_codes(arguments, code, said, transactional_db):
-    done = in_a_process("eventlogs", *arguments)
+def test_exit_codes(start, arguments, code, said):
+    program = start(*arguments)
 
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-    assert "Traceback" not in done.stderr
+    program.ended(code=code)
+    assert said in program.error_text
+    assert "Traceback" not in program.error_text
 
 
-def test_options_of_django_work_behind_the_subcommand(transactional_db):
-    done = in_a_process("eventlogs", "stats", "--no-color", "--traceback", "-v", "2")
+def test_options_of_django_work_behind_the_subcommand(start):
+    program = start("stats", "--no-color", "--traceback", "-v", "2")
 
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout
+    assert "\x1b" not in program.ended()
 
 
 def test_colours_are_there_when_forced(account, run):

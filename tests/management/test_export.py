@@ -3,20 +3,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import pytest
 from django.core.management import CommandError
-from django.db import connection
 
 from eventlogs.feed import scans
 from eventlogs.models import Event
 from eventlogs.operations import xes
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.management.histories import fill
-from tests.management.test_eventlogs import ROOT
 
 
 @pytest.fixture
@@ -286,34 +282,19 @@ def test_a_file_that_another_export_writes_is_left_alone(history, run, tmp_path)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_xes_on_the_output_says_so_and_is_refused_by_parsers(
-    transactional_db, number, code
-):
+def test_interrupted_xes_on_the_output_says_so_and_is_refused_by_parsers(start, number, code):
     for _ in range(3):
         Account.logs.create(Opened("ada"), *[Noted("x" * 10_000)] * 30)
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-W", "error", "-m", "tests.management.manage"),
-            *(str(connection.settings_dict["NAME"]), "eventlogs", "export", "--format", "xes"),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        begun = process.stdout.read(20_000)  # and more is written than a pipe holds
-        process.send_signal(number)
-        rest, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    program = start("export", "--format", "xes")
 
-    assert process.returncode == code
-    text = (begun + rest).decode()
+    first = program.line()  # and more is written than a pipe holds
+    program.send_signal(number)
+
+    text = f"{first}\n{program.ended(code=code)}"
     assert text.endswith(xes.INCOMPLETE)
     assert "</log>" not in text
-    assert "The XES is incomplete" in errors.decode()
-    assert "Traceback" not in errors.decode()
+    assert "The XES is incomplete" in program.error_text
+    assert "Traceback" not in program.error_text
     with pytest.raises(ElementTree.ParseError):
         ElementTree.fromstring(text)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from threading import Barrier, BrokenBarrierError
 
 import pytest
 from django.core.management import CommandError
-from django.db import IntegrityError, connection, connections
+from django.db import IntegrityError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -36,7 +34,6 @@ from eventlogs.stores.portable import PortableStore
 from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.management.histories import fill, held
-from tests.management.test_eventlogs import ROOT
 from tests.processes import until
 
 
@@ -255,17 +252,7 @@ def test_a_batch_does_not_end_within_an_append(second_database, run, tmp_path, m
     assert sizes == [7, 4]
 
 
-def start_import(database: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.management.manage", database, "eventlogs", "import", "-"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, tmp_path):
+def test_an_import_that_is_killed_is_carried_on(start, second_database, run, run_json, tmp_path):
     for n in range(300):
         LogManager(Account).create(
             Opened(owner="Ada"), *[Deposited(amount=n)] * 9, idempotency_key=f"k{n}"
@@ -273,14 +260,12 @@ def test_an_import_that_is_killed_is_carried_on(second_database, run, run_json, 
     path = tmp_path / "all.jsonl"
     run("export", path)
     lines = path.read_bytes().splitlines(keepends=True)
-    child = start_import(str(connections[second_database].settings_dict["NAME"]))
-    child.stdin.write(b"".join(lines[:2_500]))
-    child.stdin.flush()
+    program = start("import", "-", database=second_database)
+    program.stdin.write(b"".join(lines[:2_500]))
     until(lambda: Event.objects.using(second_database).exists())
 
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait(timeout=30)
-    child.stdin.close()
+    program.kill()
+    program.ended(code=-signal.SIGKILL)
 
     before = Event.objects.using(second_database).count()
     assert 0 < before < 3_000
@@ -333,7 +318,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     def import_it() -> object:
         return [store.restore(batch) for batch in batches]
 
-    def append() -> object:  # type: ignore[return]
+    def append() -> None:
         for _ in range(20):
             for log_id in log_ids:
                 request = AppendRequest(log_id, encoded(1), None, None, "{}")

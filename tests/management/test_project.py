@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from django.core.management import CommandError
@@ -18,34 +16,7 @@ from eventlogs.projections.base import projections
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
-from tests.management.test_eventlogs import ROOT
 from tests.processes import until
-
-MANAGE = [sys.executable, "-W", "error", "-m", "tests.management.manage"]
-
-
-@pytest.fixture
-def start(transactional_db):
-    """A function that starts the command in a process of its own."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str, moment: str = "", **settings: object) -> subprocess.Popen[str]:
-        manage = [*MANAGE[:-1], "tests.management.crews", moment] if moment else MANAGE
-        process = subprocess.Popen(
-            [*manage, str(connection.settings_dict["NAME"]), "eventlogs", "project", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "EVENTLOGS_TEST_SETTINGS": json.dumps(settings)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def captured(state) -> int:
@@ -64,7 +35,7 @@ def test_once_applies_what_there_is(run, run_json, db):
 @pytest.mark.feed
 def test_it_keeps_rows_up_to_date_until_sigterm(start):
     state = Payment.logs.create(Requested(amount=5))
-    process = start("payment-summary")
+    process = start("project", "payment-summary")
     until(lambda: PaymentSummary.objects.exists())
 
     state = Payment.logs.append(state, Captured(amount=3))
@@ -72,9 +43,8 @@ def test_it_keeps_rows_up_to_date_until_sigterm(start):
     assert captured(state) == 3
 
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (0, "")
-    assert "Running payment-summary." in out
+    assert "Running payment-summary." in process.ended()
+    assert process.error_text == ""
     assert set(Checkpoint.objects.values_list("owner", flat=True)) == {""}
     assert not any_worker()
 
@@ -82,16 +52,15 @@ def test_it_keeps_rows_up_to_date_until_sigterm(start):
 @pytest.mark.feed
 def test_json_is_for_programs(start):
     Payment.logs.create(Requested(amount=5))
-    process = start("payment-summary", "--json")
+    process = start("project", "payment-summary", "--json")
 
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline()) == {"applied": {"payment-summary": 1}}
+    assert json.loads(process.line()) == {"applied": {"payment-summary": 1}}
 
 
 @pytest.mark.feed
 @pytest.mark.postgresql
 def test_workers_that_die_are_started_again(start):
-    process = start("--workers", "2")
+    process = start("project", "--workers", "2")
     until(lambda: ProjectionWorker.objects.count() == 2)
     victims = {int(each.name.split(":")[1]) for each in ProjectionWorker.objects.all()}
     assert process.pid not in victims
@@ -102,15 +71,14 @@ def test_workers_that_die_are_started_again(start):
 
     until(lambda: captured(state) == 4)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert err.count("(signal SIGKILL). Another one starts in") == 2
+    process.ended()
+    assert process.error_text.count("(signal SIGKILL). Another one starts in") == 2
 
 
 @pytest.mark.feed
 @pytest.mark.postgresql
 def test_workers_end_when_nobody_looks_after_them(start):
-    process = start("--workers", "2")
+    process = start("project", "--workers", "2")
     until(lambda: ProjectionWorker.objects.count() == 2)
 
     process.kill()
@@ -120,13 +88,6 @@ def test_workers_end_when_nobody_looks_after_them(start):
 
 def any_worker() -> bool:
     return ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
-
-
-def ended(process: subprocess.Popen[str], *, code: int = 0) -> str:
-    """Wait for the end of a process, and return what it complained of."""
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == code, err
-    return err
 
 
 POOLS = [
@@ -140,7 +101,7 @@ POOLS = [
 def test_workers_share_no_pool(start, pool):
     pytest.importorskip("psycopg_pool" if "OPTIONS" in pool else "dj_db_conn_pool")
     states = [Payment.logs.create(Requested(amount=9)) for _ in range(20)]
-    process = start("--workers", "3", **pool)
+    process = start("project", "--workers", "3", **pool)
     until(lambda: ProjectionWorker.objects.count() == 3)
 
     for amount in range(1, 4):
@@ -149,29 +110,32 @@ def test_workers_share_no_pool(start, pool):
 
     assert [captured(each) for each in states] == [6] * 20
     process.send_signal(signal.SIGTERM)
-    assert ended(process) == ""
+    process.ended()
+    assert process.error_text == ""
     assert not any_worker()
 
 
 @pytest.mark.postgresql
 def test_a_worker_that_is_told_to_stop_at_its_birth_stops(start):
-    process = start("--workers", "2", moment="birth")
+    process = start("project", "--workers", "2", moment="birth")
 
-    assert process.stderr is not None
-    assert "ended (exit code 0). Another one starts" in process.stderr.readline()
+    until(lambda: "ended (exit code 0). Another one starts" in process.error_text)
     process.send_signal(signal.SIGTERM)
-    ended(process)
+    process.ended()
 
 
 @pytest.mark.postgresql
 def test_a_worker_that_is_not_noted_yet_is_told_as_well(start):
-    assert ended(start("--workers", "2", moment="fork")) == ""
+    process = start("project", "--workers", "2", moment="fork")
+
+    process.ended()
+    assert process.error_text == ""
 
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_worker_that_does_not_end_is_interrupted(start, number):
-    process = start("--workers", "2", moment="later")
+    process = start("project", "--workers", "2", moment="later")
     until(lambda: ProjectionWorker.objects.count() == 2)
     others = (
         "SELECT count(*) FROM pg_stat_activity "
@@ -191,7 +155,7 @@ def test_a_worker_that_does_not_end_is_interrupted(start, number):
         Payment.logs.append(state, Captured(amount=4))
         until(lambda: count(others) > 0)
         process.send_signal(number)
-        ended(process, code=0 if number == signal.SIGTERM else -number)
+        process.ended(code=0 if number == signal.SIGTERM else -number)
         # It is gone while the lock is still held. Where a signal comes while psycopg 3.1 waits, it
         # leaves the statement to the server, which looks for its client when it has the lock.
         if number == signal.SIGKILL or tuple(map(int, psycopg.__version__.split(".")[:2])) > (3, 1):

@@ -2,16 +2,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 from django.core.management import CommandError
-from django.db import connection
 
 from eventlogs.models import Event
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
-from tests.management.test_eventlogs import ROOT
 
 
 def lines(text: str) -> list[dict]:
@@ -80,59 +76,33 @@ def test_without_a_feed_it_says_what_works(account, run, option):
         run("tail", option)
 
 
-@pytest.fixture
-def follower(transactional_db):
-    """A function that starts ``tail --follow`` in a process of its own."""
-    started = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        name = str(connection.settings_dict["NAME"])
-        child = subprocess.Popen(
-            [
-                *(sys.executable, "-u", "-W", "error", "-m", "tests.management.manage", name),
-                *("eventlogs", "tail", "--follow", "--json", *arguments),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(child)
-        return child
-
-    yield start
-    for child in started:
-        child.kill()
-        child.communicate()
-
-
 @pytest.mark.feed
-def test_events_to_come_are_followed_until_ctrl_c(follower, transactional_db):
+def test_events_to_come_are_followed_until_ctrl_c(start):
     state = Account.logs.create(Opened(owner="Ada"))
     parcel = Parcel.logs.create(Sent(to="Rome"))
-    child = follower("--log", str(state.log_id))
-    first = json.loads(child.stdout.readline())
+    program = start("tail", "--follow", "--json", "--log", state.log_id)
+    first = json.loads(program.line())
     assert (first["log_id"], first["index"]) == (str(state.log_id), 0)
 
     Parcel.logs.append(parcel, Sent(to="Oslo"))
     for n in range(3):
         state = Account.logs.append(state, Deposited(amount=n))
-    seen = [json.loads(child.stdout.readline())["index"] for _ in range(3)]
-    child.send_signal(signal.SIGINT)
-    rest, said = child.communicate(timeout=30)
+    seen = [json.loads(program.line())["index"] for _ in range(3)]
+    program.send_signal(signal.SIGINT)
 
-    assert (seen, rest, said.strip(), child.returncode) == ([1, 2, 3], "", "Interrupted.", 130)
+    assert (seen, program.ended(code=130)) == ([1, 2, 3], "")
+    assert program.error_text.strip() == "Interrupted."
 
 
 @pytest.mark.feed
-def test_a_reader_that_goes_away_ends_following(follower, transactional_db):
+def test_a_reader_that_goes_away_ends_following(start):
     state = Account.logs.create(Opened(owner="Ada"))
-    child = follower()
-    child.stdout.readline()
-    child.stdout.close()
+    program = start("tail", "--follow", "--json")
+    program.line()
+    program.stop_reading()
 
     for n in range(3):
         state = Account.logs.append(state, Deposited(amount=n))
-    said = child.stderr.read()
 
-    assert (child.wait(timeout=30), said) == (141, "")
+    program.ended(code=141)
+    assert program.error_text == ""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
+from io import StringIO
 
 import pytest
-from django.db import connection
 
 from eventlogs.management import terminal as layout
 from tests.accounts import Account, Noted, Opened
-from tests.management.test_eventlogs import ROOT
+from tests.management.conftest import manage
+from tests.processes import ROOT
 
 pexpect = pytest.importorskip("pexpect")
 
@@ -28,8 +28,7 @@ def terminal(transactional_db):
     def start(*arguments, columns: int = 80, **env: str):
         child = pexpect.spawn(
             sys.executable,
-            ["-W", "error", "-m", "tests.management.manage", database(), "eventlogs"]
-            + [str(each) for each in arguments],
+            [*manage(), *map(str, arguments)],
             cwd=str(ROOT),
             dimensions=(50, columns),
             env={**os.environ, "TERM": "xterm", **env},
@@ -42,10 +41,6 @@ def terminal(transactional_db):
     yield start
     for child in started:
         child.close(force=True)
-
-
-def database() -> str:
-    return str(connection.settings_dict["NAME"])
 
 
 def finish(child) -> str:
@@ -92,35 +87,21 @@ def width(text: str) -> int:
     return sum(2 if "\u2e80" <= each <= "\uffef" else 1 for each in text)
 
 
-def test_nothing_is_cut_in_a_pipe(account, transactional_db):
+def test_nothing_is_cut_in_a_pipe(start, account):
     state = Account.logs.append(account, Noted(note="x" * 500), expected_version=3)
 
-    shown = piped("show", state.log_id).communicate(timeout=30)[0]
-
-    assert "x" * 500 in shown
+    assert "x" * 500 in start("show", state.log_id).ended()
 
 
-def piped(*arguments) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.management.manage", database(), "eventlogs"]
-        + [str(each) for each in arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_reader_that_goes_away_ends_a_command_quietly(transactional_db):
+def test_a_reader_that_goes_away_ends_a_command_quietly(start):
     state = Account.logs.create(Opened(owner="Ada"), *[Noted(note="x" * 2_000)] * 200)
-    child = piped("show", state.log_id, "--last", "201")
+    program = start("show", state.log_id, "--last", "201")
 
-    child.stdout.readline()
-    child.stdout.close()
+    program.line()
+    program.stop_reading()
 
-    said = child.stderr.read()
-    child.stderr.close()
-    assert (child.wait(timeout=30), said) == (141, "")
+    program.ended(code=141)
+    assert program.error_text == ""
 
 
 def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
@@ -169,19 +150,10 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(capsys):
     assert capsys.readouterr().err == ""
 
 
-class Terminal:
-    """A stream that says it is a terminal, and keeps what is written to it."""
+class Terminal(StringIO):
+    """A stream that says it is a terminal."""
 
     encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text += text
-
-    def flush(self) -> None:
-        pass
 
     def isatty(self) -> bool:
         return True
@@ -206,11 +178,11 @@ def test_a_bar_says_how_much_is_done(monkeypatch, total, unit, counted):
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
 
-    shown = layout.progress(stream, "Doing", total=total, unit=unit)  # type: ignore[arg-type]
+    shown = layout.progress(stream, "Doing", total=total, unit=unit)
     shown.advance(500)
     shown.close()
 
-    text = ESCAPES.sub("", stream.text)
+    text = ESCAPES.sub("", stream.getvalue())
     assert "Doing" in text
     assert counted in text
 
@@ -225,12 +197,12 @@ def test_a_bar_says_how_much_is_done(monkeypatch, total, unit, counted):
 def test_without_rich_progress_is_lines(without_rich, done, line):
     stream = Terminal()
 
-    shown = layout.progress(stream, "Doing", total=1_000, unit="events")  # type: ignore[arg-type]
+    shown = layout.progress(stream, "Doing", total=1_000, unit="events")
     shown.advance(done)
     shown.clear()
     shown.close()
 
-    assert stream.text == line
+    assert stream.getvalue() == line
 
 
 NAMES = ["short", "wide 日本語 " * 9, "combining e\u0301", "שלום", "emoji \U0001f600"]

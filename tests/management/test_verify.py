@@ -15,7 +15,6 @@ from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.accounts import Account, Opened
-from tests.management.test_eventlogs import in_a_process
 
 
 @pytest.fixture
@@ -38,11 +37,10 @@ def test_findings_are_listed_and_make_the_command_fail(broken, run, capsys):
     assert caught.value.returncode == 1
 
 
-def test_findings_are_lines_of_json(broken, transactional_db):
-    done = in_a_process("eventlogs", "verify", "--json")
+def test_findings_are_lines_of_json(start, broken):
+    program = start("verify", "--json")
 
-    finding, summary = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 1
+    finding, summary = map(json.loads, program.ended(code=1).splitlines())
     assert (finding["check"], finding["subject"]) == ("versions", str(broken))
     assert summary == {"events": 4, "findings": 1, "checks": {"versions": 1}}
 

@@ -8,9 +8,10 @@ what every process of the test has printed, and where it stands.
 
 from __future__ import annotations
 
+from tests.processes.children import exit_of_fork
 from tests.processes.crew import Crew
 from tests.processes.forks import Place, Process, Processes, ProcessFailed
-from tests.processes.programs import ROOT, Program
+from tests.processes.programs import ROOT, Program, output_of
 from tests.processes.stops import Stop
 from tests.processes.waiting import PATIENCE, until
 
@@ -24,5 +25,7 @@ __all__ = [
     "Processes",
     "Program",
     "Stop",
+    "exit_of_fork",
+    "output_of",
     "until",
 ]

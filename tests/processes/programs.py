@@ -27,11 +27,16 @@ class Program(subprocess.Popen[bytes]):
     def __init__(
         self,
         *arguments: str | Path,
-        environ: Mapping[str, str] | None = None,
+        environ: Mapping[str, str | None] | None = None,
         cwd: Path | str = ROOT,
         **options: Any,
     ) -> None:
-        """Start ``python *arguments``; ``environ`` adds variables, ``options`` are Popen's."""
+        """
+        Start ``python *arguments``.
+
+        ``environ`` adds variables to ours, and removes those that are None; ``options`` are
+        those of Popen.
+        """
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         self._read = b""
         self._command = " ".join(map(str, arguments))
@@ -42,7 +47,11 @@ class Program(subprocess.Popen[bytes]):
             stdout=options.pop("stdout", subprocess.PIPE),
             stderr=options.pop("stderr", self._errors),
             cwd=cwd,
-            env={**os.environ, **(environ or {})},
+            env={
+                name: value
+                for name, value in {**os.environ, **(environ or {})}.items()
+                if value is not None
+            },
             **options,
         )
         witnesses.append(self.story)
@@ -84,16 +93,33 @@ class Program(subprocess.Popen[bytes]):
         assert self.stdin is not None
         self.stdin.write(text.encode() + b"\n")
 
-    def ended(self, *, code: int = 0, patience: float = PATIENCE) -> str:
-        """Wait for its end with this exit code, and return the rest of its standard output."""
+    def stop_reading(self) -> None:
+        """Close our end of its standard output, as a reader does that has seen enough."""
+        assert self.stdout is not None
+        self.stdout.close()
+        self.stdout = None
+
+    def ended(self, *, code: int | None = 0, patience: float = PATIENCE) -> str:
+        """
+        Wait for its end, and return the rest of its standard output.
+
+        Fail where it does not end with this exit code; None is any.
+        """
         try:
             out, _ = self.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             raise AssertionError(stories(f"no end of {self._command}")) from None
-        assert self.returncode == code, self.story()
+        if code is not None and self.returncode != code:
+            raise AssertionError(stories(f"{self._command} ended with {self.returncode}"))
         return (self._read + (out or b"")).decode()
 
     def story(self) -> str:
         """Return how it stands, and what it has written to its standard error."""
         state = "at work" if self.poll() is None else f"ended with {self.returncode}"
         return f"--- {self._command} (pid {self.pid}): {state}\n{self.error_text[-4_000:]}"
+
+
+def output_of(*arguments: str | Path, code: int = 0, **options: Any) -> str:
+    """Run ``python *arguments`` until it ends with this exit code; return what it printed."""
+    with Program(*arguments, **options) as program:
+        return program.ended(code=code)

@@ -231,7 +231,7 @@ def fail_on(*classes, error=ValueError):
     behaviour["before"] = before
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=processes.PATIENCE):
     """Let time pass, for events that are to be tried again, until something is so."""
 
     def comes() -> bool:

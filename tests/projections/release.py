@@ -11,39 +11,27 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 60  # seconds that an answer may take
+from tests.processes import Program
 
 
-class Release:
+class Release(Program):
     """A process with one release; a context manager."""
 
     def __init__(self, database: str, folder: Path, source: str) -> None:
         """Begin with ``source`` as the module ``bookings``, written to ``folder``."""
         folder.mkdir(exist_ok=True)
         (folder / "bookings.py").write_text(source, encoding="utf-8")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, database, str(folder)],
+        super().__init__(
+            *("-m", __name__, database, folder),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            environ={"PYTHONDONTWRITEBYTECODE": "1"},
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
 
     def do(self, expression: str) -> Any:
         """Return the value of an expression there; a text ``Error: …`` where it raised one."""
@@ -52,16 +40,11 @@ class Release:
 
     def begin(self, expression: str) -> None:
         """Let it evaluate an expression; ``answer`` waits for the value."""
-        assert self._process.stdin
-        self._process.stdin.write(expression + "\n")
-        self._process.stdin.flush()
+        self.write_line(expression)
 
     def answer(self) -> Any:
-        assert self._process.stdout
-        ready, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
-        assert ready, "a release does not answer"
-        line = self._process.stdout.readline()
-        assert line, "a release has died"
+        line = self.line()
+        assert line, self.story()
         return json.loads(line)
 
 

@@ -12,6 +12,7 @@ from eventlogs.projections import Projection, Reactor, ReductionProjection
 from eventlogs.projections.base import RowProjection
 from tests.accounts import Account, Deposited, Opened
 from tests.projections.readmodels import Balances, Letters, balances, replayed
+from tests.statements import sent
 
 
 def asked_of_a_database(cls):
@@ -65,8 +66,10 @@ class TestTwins:
 
         async def work():
             waiting = asyncio.create_task(Balances.await_for(state.position, timeout=5))
-            await asyncio.sleep(0.05)
+            while not is_waiting.is_set():
+                await asyncio.sleep(0)
             await sync_to_async(Balances.catch_up, thread_sensitive=True)()
             return await waiting
 
-        assert async_to_sync(work)()  # it would have waited for nothing
+        with sent("eventlogs_checkpoint") as is_waiting:
+            assert async_to_sync(work)()  # it would have waited for nothing

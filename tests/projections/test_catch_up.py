@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from django.db import connections
@@ -15,6 +14,7 @@ from eventlogs.projections.catch_up import catch_up_projection
 from eventlogs.projections.releases import declare_run
 from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
+from tests.processes import PATIENCE
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Balance,
@@ -29,6 +29,7 @@ from tests.projections.readmodels import (
     replayed,
     until,
 )
+from tests.statements import sent
 
 pytestmark = pytest.mark.usefixtures("tables")
 
@@ -158,15 +159,16 @@ def test_a_partition_that_another_worker_has_is_waited_for():
     assert catch_up_projection(Balances, wait=False) == 0
 
     def work():
-        time.sleep(0.2)
+        assert is_waiting.wait(PATIENCE)
         advancer = Advancer(Balances(), taken, Feed())
         advancer.settle()
         advancer.close()
         connections.close_all()
 
     other = threading.Thread(target=work)
-    other.start()
-    assert Balances.catch_up() == 0
+    with sent("eventlogs_checkpoint", times=20) as is_waiting:
+        other.start()
+        assert Balances.catch_up() == 0
     assert balances() == replayed(ada)
     other.join()
 

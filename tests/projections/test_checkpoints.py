@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from eventlogs.projections import checkpoints, leases
 from eventlogs.projections.leases import LeaseLost
 from tests.locks import somebody_waits
 from tests.processes import until
-from tests.projections.crashes import killed_in
+from tests.projections.crashes import kill_me, killed_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -82,7 +83,7 @@ def test_a_lease_that_has_run_out_is_taken_over():
 
 
 def test_the_lease_of_a_process_that_is_dead_is_taken_over_at_once():
-    assert killed_in(lambda: acquire(leases.new_owner()) and os.kill(os.getpid(), 9))  # type: ignore[func-returns-value]
+    assert killed_in(lambda: kill_me(acquire(leases.new_owner())))
     assert checkpoint().owner
 
     assert acquire("bob:1:x").was_abandoned
@@ -323,14 +324,22 @@ def test_checkpoints_that_are_not_there_are_not_waited_for_for_ever():
         pytest.fail("not reached")
 
 
+def has_gone(pid: int) -> bool:
+    """Return whether the server has ended a session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", [pid])
+        return bool(cursor.fetchone()[0])
+
+
 @pytest.mark.postgresql
-def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server():
+def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server(elsewhere):
     lease = acquire(seconds=0.2)
+    pid = connection.connection.info.backend_pid
     with (
         pytest.raises(Error, match="idle-in-transaction"),
         leases.fenced(lease, 9),
     ):
-        time.sleep(0.6)  # three times as long as the server lets it
+        until(partial(elsewhere, partial(has_gone, pid)))
         Checkpoint.objects.count()
     connection.close()
 

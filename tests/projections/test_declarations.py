@@ -23,6 +23,7 @@ from eventlogs.projections.base import projections
 from eventlogs.projections.lags import Lag
 from eventlogs.stores import participants
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
+from tests.processes import PATIENCE
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Balance,
@@ -36,6 +37,7 @@ from tests.projections.readmodels import (
     fail_on,
     replayed,
 )
+from tests.statements import sent
 
 
 @pytest.fixture(autouse=True)
@@ -243,13 +245,14 @@ class TestAtWork:
         state = Account.logs.create(Opened("ada"))
 
         def catch_up_later():
-            time.sleep(0.1)
+            assert is_waiting.wait(PATIENCE)
             Balances.catch_up()
             connections.close_all()
 
         other = threading.Thread(target=catch_up_later)
-        other.start()
-        assert Balances.wait_for(state.position, timeout=5)
+        with sent("eventlogs_checkpoint", times=3) as is_waiting:
+            other.start()
+            assert Balances.wait_for(state.position, timeout=PATIENCE)
         other.join()
 
     def test_waiting_gives_up_in_time(self):

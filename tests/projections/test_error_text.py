@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from operator import attrgetter
 
 import pytest
 from django.db import IntegrityError, connection
@@ -51,14 +52,17 @@ def imported_from():
     from logging import no_such_thing  # type: ignore[attr-defined]  # noqa: F401
 
 
+amonut = attrgetter("amonut")  # no object has it
+
+
 class TestTexts:
     @pytest.mark.parametrize(
         ("deed", "text"),
         [
-            (lambda: (1).amonut, "AttributeError: 'int' object has no attribute 'amonut'"),  # type: ignore[attr-defined]
-            (lambda: None.amonut, "AttributeError: 'NoneType' object has no attribute 'amonut'"),  # type: ignore[attr-defined]
-            (lambda: int.amonut, "AttributeError: type object 'int' has no attribute 'amonut'"),  # type: ignore[attr-defined]
-            (lambda: logging.amonut, "AttributeError: module 'logging' has no attribute 'amonut'"),  # type: ignore[attr-defined]
+            (lambda: amonut(1), "AttributeError: 'int' object has no attribute 'amonut'"),
+            (lambda: amonut(None), "AttributeError: 'NoneType' object has no attribute 'amonut'"),
+            (lambda: amonut(int), "AttributeError: type object 'int' has no attribute 'amonut'"),
+            (lambda: amonut(logging), "AttributeError: module 'logging' has no attribute 'amonut'"),
             (undefined, "NameError: name 'no_such_name' is not defined"),
             (imported, "ModuleNotFoundError: no module named 'no_such_module'"),
             (imported_from, "ImportError: cannot import from 'logging'"),
@@ -71,7 +75,7 @@ class TestTexts:
         ("deed", "name"),
         [
             (lambda: int(SECRET), "ValueError"),
-            (lambda: {}[SECRET], "KeyError"),  # type: ignore[index]
+            (lambda: dict[str, str]()[SECRET], "KeyError"),
             (lambda: getattr(1, SECRET), "AttributeError"),
             (lambda: Paid().of_its_own.strip(), "AttributeError"),
             (lambda: (lambda: 1)(**{SECRET: 1}), "TypeError"),

@@ -18,6 +18,7 @@ from eventlogs.projections.batches import Advancer
 from tests import processes
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
 from tests.locks import somebody_waits
+from tests.overriding import override
 from tests.projections import readmodels
 from tests.projections.crashes import die_on, kill_me, killed_in
 from tests.projections.readmodels import (
@@ -174,7 +175,7 @@ def killed_before_the_swap():
 
 
 def killed_before_the_commit_of_the_swap():
-    rebuilding._ShadowRebuild._switch = kill_me  # type: ignore[method-assign]
+    override(rebuilding._ShadowRebuild, _switch=kill_me)
     Balances.rebuild()
 
 

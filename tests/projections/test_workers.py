@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -19,8 +18,10 @@ from hypothesis import strategies as st
 
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import workers as running
+from eventlogs.projections.base import projections
 from eventlogs.projections.workers import Share, Worker, chosen, divided, run
 from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.processes import Place, Processes
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Balance,
@@ -106,7 +107,8 @@ def test_those_that_fail_do_not_stop_the_others(monkeypatch):
     with pytest.raises(ExceptionGroup) as caught:
         run()
 
-    assert [error.projection for error in caught.value.exceptions] == ["balances", "letters"]  # type: ignore[union-attr]
+    names = [getattr(error, "projection", None) for error in caught.value.exceptions]
+    assert names == ["balances", "letters"]
     assert len(balances(Reduced)) == 5
 
 
@@ -244,30 +246,28 @@ def test_two_share_the_partitions_and_hand_over_when_one_stops(runner, monkeypat
     assert balances() == replayed(*states)
 
 
+def work_until_killed(place: Place) -> None:
+    Balances.partitions = 4
+    projections["balances"] = Balances
+    other = Worker(NAMES)
+    other.round()
+    place.say("at work")
+    place.hear()
+
+
 def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypatch):
     monkeypatch.setattr(Balances, "partitions", 4)
-    one = runner()
-    one.round()
-    reading, writing = os.pipe()
-    connections.close_all()
-    child = os.fork()
-    if child == 0:
-        try:
-            other = Worker(NAMES)
-            other.round()
-            os.write(writing, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    try:
-        assert os.read(reading, 1) == b"x"
+    with Processes() as processes:
+        other = processes.start(work_until_killed, is_held=True)
+        other.wait_until_ready()
+        one = runner()
+        one.round()
+        other.go()
+        assert other.heard() == "at work"
         beat(one)
         assert one._owner in owners()
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(reading)
-        os.close(writing)
+        other.send(signal.SIGKILL)
+        other.join()
 
     beat(one)
     assert Counter(owners()) == {one._owner: 4}

@@ -19,7 +19,8 @@ import pytest
 from django.db import InterfaceError, connections
 
 from eventlogs.reductions.worker import Worker, runs_threads
-from tests.processes import until
+from tests.overriding import override
+from tests.processes import exit_of_fork, output_of, until
 
 
 @pytest.fixture
@@ -148,10 +149,10 @@ def test_a_connection_that_cannot_be_closed_does_not_end_the_thread(queue, conne
         close = wrapper.close
 
         def refuse():
-            wrapper.close = close  # type: ignore[method-assign]
+            override(wrapper, close=close)
             raise InterfaceError("the connection is lost")
 
-        wrapper.close = refuse  # type: ignore[method-assign]
+        override(wrapper, close=refuse)
 
     queue.submit("a", fail)
     queue.submit("b", done.set)
@@ -198,39 +199,20 @@ def test_flush_gives_up_after_its_time(queue, blocked):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_a_forked_process_starts_afresh(queue, blocked):
+@pytest.mark.parametrize("fork", [os.fork, ctypes.CDLL(None).fork], ids=["in Python", "in C"])
+def test_a_forked_process_starts_afresh(queue, blocked, fork):
+    """In C as uWSGI forks: Python's hooks are not called, and the thread seems to be alive."""
+
+    def work() -> None:
+        assert not queue.is_queued("a")
+        assert queue.flush(1)
+        done = Event()
+        queue.submit("b", done.set)
+        assert done.wait(5)
+
     queue.submit("a", lambda: None)
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            done = Event()
-            empty = not queue.is_queued("a") and queue.flush(1)
-            queue.submit("b", done.set)
-            code = 0 if empty and done.wait(5) else 2
-        finally:
-            os._exit(code)
 
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_a_process_that_was_forked_in_c_starts_afresh(queue, blocked):
-    """As uWSGI forks: Python's hooks are not called, and the thread seems to be alive."""
-    queue.submit("a", lambda: None)
-    pid = ctypes.CDLL(None).fork()
-    if pid == 0:
-        code = 1
-        try:
-            done = Event()
-            empty = not queue.is_queued("a") and queue.flush(1)
-            queue.submit("b", done.set)
-            code = 0 if empty and done.wait(5) else 2
-        finally:
-            os._exit(code)
-
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert exit_of_fork(work, fork=fork) == 0
 
 
 # uWSGI
@@ -370,7 +352,7 @@ def test_what_is_queued_is_done_before_the_process_ends(tmp_path):
         f"worker.submit('b', Path({str(written)!r}).touch)\n"
     )
 
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    output_of("-c", script)
 
     assert written.exists()
 

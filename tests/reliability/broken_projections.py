@@ -32,6 +32,7 @@ from eventlogs.projections import (
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.reactions import Reactions
+from tests.overriding import override
 from tests.processes.stops import passing
 
 
@@ -47,7 +48,7 @@ def rows_and_checkpoint_apart() -> None:
         with transaction.atomic():
             leases.move(lease, reached, **figures)
 
-    partitions.fenced = apart  # type: ignore[attr-defined]
+    override(partitions, fenced=apart)
 
 
 def reacts_afterwards() -> None:
@@ -58,7 +59,7 @@ def reacts_afterwards() -> None:
         advancing_past = self.partition.transact(lambda lease: None, row.position)
         return advancing_past or original(self, row)
 
-    Reactions.before_transaction = later  # type: ignore[method-assign]
+    override(Reactions, before_transaction=later)
 
 
 def without_fencing_token() -> None:
@@ -84,7 +85,7 @@ def without_care() -> None:
 
 def without_holding() -> None:
     """The later events of a log do not wait for the one that is parked."""
-    HeldLogs.held = lambda self, among=None: set()  # type: ignore[method-assign]
+    override(HeldLogs, held=lambda self, among=None: set())
 
 
 def rebuilds_in_place() -> None:
@@ -99,7 +100,7 @@ def rebuilds_in_place() -> None:
             rows.update(position=0, token=F("token") + 1, owner="", leased_until=None)
         return 1
 
-    rebuild._ShadowRebuild.steps = steps  # type: ignore[method-assign]
+    override(rebuild._ShadowRebuild, steps=steps)
 
 
 def swaps_as_it_is() -> None:
@@ -109,7 +110,7 @@ def swaps_as_it_is() -> None:
     def step(self: Advancer, upto: int | None = None) -> bool:
         return False if upto is not None else original(self, upto)
 
-    Advancer.step = step  # type: ignore[method-assign]
+    override(Advancer, step=step)
 
 
 def without_leases() -> None:
@@ -131,7 +132,7 @@ def without_leases() -> None:
         )
 
     without_fencing_token()
-    leases.acquire = acquire  # type: ignore[assignment]
+    override(leases, acquire=acquire)
     workers.divided = lambda places, shares: dict.fromkeys(places, mock.ANY)
 
 

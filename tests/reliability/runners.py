@@ -28,6 +28,7 @@ from eventlogs.projections import (
     rebuild as rebuilding,
 )
 from eventlogs.projections.workers import Worker
+from tests.overriding import override
 from tests.processes import Place, Process, Processes, Stop
 from tests.processes.stops import order
 from tests.reliability import read_models, steps
@@ -79,13 +80,13 @@ class Campaign(Processes):
 def prepare(conditions: Conditions, place: Place) -> None:
     """Put a process under its conditions."""
     for module in (starting, rebuilding):
-        module.GRACE = GRACE  # type: ignore[attr-defined]
-    workers.BEAT, workers.ALIVE, workers.FIRST_WAIT = 0.1, LEASE, 0.05  # type: ignore[misc]
+        override(module, GRACE=GRACE)
+    override(workers, BEAT=0.1, ALIVE=LEASE, FIRST_WAIT=0.05)
     Quick.timeout = conditions.timeout
-    held_logs.MAX_LOSSES = conditions.losses  # type: ignore[misc]
+    override(held_logs, MAX_LOSSES=conditions.losses)
     steps.install()
     if conditions.host:
-        leases.HOST = conditions.host  # type: ignore[misc]
+        override(leases, HOST=conditions.host)
     if conditions.mended:
         read_models.mended.append(Path(conditions.mended))
     if conditions.memory:

@@ -10,6 +10,7 @@ from eventlogs.feed.reader import Feed
 from eventlogs.projections import leases, partitions, rebuild, rows, shadow_tables
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
+from tests.overriding import override
 from tests.processes.stops import passing
 
 
@@ -29,7 +30,9 @@ def install() -> None:
     _around(rebuild._ShadowRebuild, "_swap", "the swap")
     _around(shadow_tables, "create", "the shadow is made")
     _around(shadow_tables, "swap", "the tables are swapped")
-    partitions.fenced = leases.fenced = _commits(leases.fenced)  # type: ignore[attr-defined]
+    fenced = _commits(leases.fenced)
+    for module in (partitions, leases):
+        override(module, fenced=fenced)
 
 
 def _around(owner: Any, name: str, step: str) -> None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -27,7 +26,7 @@ from django.test import override_settings
 from eventlogs import LogId, LogManager
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
-from tests.processes import until
+from tests.processes import Program, until
 from tests.processes.waiting import witnesses
 from tests.races import COMMITS
 from tests.reliability.cache_jobs import ledgers
@@ -37,7 +36,6 @@ from tests.servers import die_with_parent
 
 pytestmark = [pytest.mark.redis, COMMITS]
 
-ROOT = Path(__file__).parent.parent.parent
 BROKERS = ["redis"] + (["amqp"] if "AMQP_URL" in os.environ else [])
 FEW = 250  # tasks, for 1,000 appends to 10 logs by 2 processes
 
@@ -49,24 +47,20 @@ class Campaign:
         self.log = directory / "worker.log"
         self.log.touch()
         self.environ = {
-            **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.reliability.worker_settings",
             "CAMPAIGN_REDIS_URL": cache.url,
             "CAMPAIGN_BROKER_URL": broker,
             "CAMPAIGN_QUEUE": f"{os.environ['EVENTLOGS_TEST_NAME']}_{uuid4().hex[:8]}",
         }
-        self.worker: subprocess.Popen[bytes] | None = None
+        self.worker: Program | None = None
 
     def start_worker(self, pool: str = "solo") -> None:
         options = ["--pool", pool, "--concurrency", "2", "--loglevel", "INFO"]
         with self.log.open("ab") as log:
-            self.worker = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "celery", "--app", "tests.reliability.celery_app"),
-                    *("worker", *options, "--without-gossip", "--without-mingle"),
-                ],
-                cwd=ROOT,
-                env=self.environ,
+            self.worker = Program(
+                *("-m", "celery", "--app", "tests.reliability.celery_app"),
+                *("worker", *options, "--without-gossip", "--without-mingle"),
+                environ=self.environ,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -77,25 +71,22 @@ class Campaign:
         """Kill it with SIGKILL, and its children."""
         assert self.worker is not None
         os.killpg(self.worker.pid, signal.SIGKILL)
-        self.worker.wait()
+        self.worker.close()
+        self.worker = None
 
     def run(self, *job: Any, count: int = 1, **environ: str) -> list[Any]:
         """Run a job of celery_jobs.py in so many processes; return what they print."""
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.reliability.celery_jobs", *map(str, job)],
-                cwd=ROOT,
-                env={**self.environ, **environ},
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(count)
-        ]
-        answers = []
-        for process in processes:
-            answer, _ = process.communicate(timeout=120)
-            assert process.returncode == 0
-            answers.append(json.loads(answer))
-        return answers
+        with ExitStack() as stack:
+            programs = [
+                stack.enter_context(
+                    Program(
+                        *("-m", "tests.reliability.celery_jobs", *map(str, job)),
+                        environ={**self.environ, **environ},
+                    )
+                )
+                for _ in range(count)
+            ]
+            return [json.loads(program.ended()) for program in programs]
 
     def tasks(self, what: str = "received") -> int:
         """Return how many refreshes the worker's log says were received, or succeeded."""
@@ -139,7 +130,7 @@ def campaign(
     with MortalRedis() as cache, override_settings(CACHES=cache.caches):
         campaign = Campaign(tmp_path, cache, url)
         yield campaign
-        if campaign.worker is not None and campaign.worker.poll() is None:
+        if campaign.worker is not None:
             campaign.kill_worker()
         if request.param == "amqp":
             kombu = import_module("kombu")  # it comes with Celery

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -29,13 +26,12 @@ from eventlogs.refreshers import BaseRefresher, MessageRefresher, refresh_by_nam
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore, RecordingCache
 from eventlogs.utils.names import dotted
-from tests.processes import Place, Processes
+from tests.processes import Place, Processes, output_of
 from tests.races import COMMITS
 from tests.reliability import broken
 from tests.reliability.ledgers import Entered, Ledger, tell_in_an_error
 from tests.reliability.redises import MORTAL, MortalRedis
 
-ROOT = Path(__file__).parent.parent.parent
 BROKEN = "tests.reliability.broken."
 
 # A process that forks while one of its threads replays a log.
@@ -75,16 +71,9 @@ else:
 
 
 def test_a_fork_does_not_wait_for_a_replay_that_only_its_parent_makes():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    printed = output_of("-W", "ignore::DeprecationWarning", "-c", FORK)
 
-    assert done.stdout.strip() == "the child ended with 0", done.stderr
+    assert printed.strip() == "the child ended with 0"
 
 
 # What a reader must not see.

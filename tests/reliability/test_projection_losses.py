@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from django.db import connection
 
@@ -66,7 +68,7 @@ def test_connections_that_are_ended_twenty_times_park_nothing():
                     break
             else:
                 until(terminate)
-            until(lambda position=position: are_at(position))  # type: ignore[misc]
+            until(partial(are_at, position))
         assert [runner.end() for runner in runners] == ["done"] * 2
 
     assert in_a_batch > 0

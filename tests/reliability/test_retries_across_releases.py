@@ -7,14 +7,12 @@ Each release is a process with a version of its own of one module; they share th
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from django.db import connection
 
 from eventlogs.models import Event
+from tests.processes import ROOT, output_of
 
 AGGREGATE = """
 @dataclass
@@ -115,19 +113,11 @@ def answers(transactional_db, tmp_path):
         folder = tmp_path / release
         folder.mkdir(exist_ok=True)
         (folder / "bookings.py").write_text(HEAD + RELEASES[release] + AGGREGATE)
-        done = subprocess.run(
-            [sys.executable, "-c", RETRY, str(connection.settings_dict["NAME"]), log_id],
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd())]),
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
+        printed = output_of(
+            *("-c", RETRY, str(connection.settings_dict["NAME"]), log_id),
+            environ={"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
         )
-        assert done.returncode == 0, done.stderr
-        return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+        return dict(line.split(": ", 1) for line in printed.splitlines())
 
     return run
 

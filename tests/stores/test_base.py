@@ -91,7 +91,8 @@ def test_a_taken_key_decides_whatever_the_version_is(expected, taken, error, ver
     found = refusal(request(expected, "k"), taken, version, None)
 
     assert type(found) is error
-    assert (found.log_id, found.index) == (taken.log_id, taken.first_index)  # type: ignore[attr-defined]
+    assert isinstance(found, IdempotentReplay | IdempotencyKeyReused)
+    assert (found.log_id, found.index) == (taken.log_id, taken.first_index)
 
 
 def test_a_claim_knows_the_state_that_its_append_answered():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection
+
+from tests.processes import output_of
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -18,21 +17,14 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here"),
 ]
 POOL = {"OPTIONS": {"pool": {"min_size": 2, "max_size": 4}}}
-ROOT = Path(__file__).parents[2]
 
 
 def forked(*arguments: str, **settings: Any) -> dict[str, tuple[int | None, str | None]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.stores.forks", connection.settings_dict["NAME"], *arguments],
-        cwd=ROOT,
-        env={**os.environ, "EVENTLOGS_TEST_SETTINGS": json.dumps(settings)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+    printed = output_of(
+        *("-m", "tests.stores.forks", str(connection.settings_dict["NAME"]), *arguments),
+        environ={"EVENTLOGS_TEST_SETTINGS": json.dumps(settings)},
     )
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [json.loads(line) for line in printed.splitlines()]
     return {each["name"]: (each["wrong"], each["error"]) for each in answers}
 
 
@@ -69,10 +61,8 @@ os.wait()
 
 def test_forked_processes_make_different_ids():
     """With uuid-utils 0.12, a fork copies the state of its generator."""
-    done = subprocess.run(
-        [sys.executable, "-c", MAKES_IDS], capture_output=True, text=True, check=True, timeout=60
-    )
+    printed = output_of("-c", MAKES_IDS)
 
     # The random bits alone: the processes need not come at the same millisecond.
-    random_bits = [int(line) & 2**62 - 1 for line in done.stdout.split()]
+    random_bits = [int(line) & 2**62 - 1 for line in printed.split()]
     assert len(set(random_bits)) == len(random_bits) == 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from eventlogs.utils.loaded_modules import (
     spec_of,
     state_of,
 )
+from tests.processes import output_of
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_the_process_began_before_now():
 
 SLOW_READ = """
 import importlib
-import threading
+import time
 from pathlib import Path
 from eventlogs.utils import loaded_modules
 
@@ -105,7 +105,7 @@ began, read = loaded_modules.BEGAN, Path.read_text
 
 def read_slowly(path):
     text = read(path)
-    threading.Event().wait(0.3)  # as when a busy machine gives the processor to others
+    time.sleep(0.3)  # as when a busy machine gives the processor to others
     return text
 
 Path.read_text = read_slowly
@@ -116,8 +116,4 @@ print(began - importlib.reload(loaded_modules).BEGAN)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is read on Linux")
 def test_a_pause_on_the_way_does_not_make_the_process_older():
     """It would make files doubtful that were written just before the process began."""
-    done = subprocess.run(
-        [sys.executable, "-c", SLOW_READ], capture_output=True, text=True, check=True, timeout=60
-    )
-
-    assert abs(float(done.stdout)) < 0.2
+    assert abs(float(output_of("-c", SLOW_READ))) < 0.2

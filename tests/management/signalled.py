@@ -1,5 +1,5 @@
 """
-``manage.py`` with a signal at a bad moment: python -m tests.management.crews MOMENT DATABASE …
+``manage.py`` with a signal at a bad moment: python -m tests.management.signalled MOMENT DATABASE …
 
 MOMENT is "birth" (a worker is told to stop before it has handlers of its own), "fork" (the parent
 is, before it has noted its first worker) or "later" (workers get half a second to end).
