@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, product
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from eventlogs.stores import AppendRequest, BaseStore, Claim
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from eventlogs.values import StoredEvent
-from tests.contracts.stores import StoreContract
+from tests.contracts.stores import RowContract, StoreContract
 from tests.contracts.transactions import TransactionContract
 
 
@@ -322,10 +322,20 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
             raise
 
 
+class FilesUnderAnotherType(PortableStore):
+    """Gives an event another type than its log has."""
+
+    def _insert_all(self, events: Iterable[StoredEvent]) -> None:
+        super()._insert_all(
+            replace(each, log_id=LogId.stored("somebodys", each.log_id.uuid)) for each in events
+        )
+
+
 @pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 @pytest.mark.parametrize(
     ("variant", "caught_by"),
     [
+        (FilesUnderAnotherType, "test_every_event_has_the_type_of_its_log"),
         (TakesSavepoints, "test_appends_take_no_savepoint"),
         (TakesSavepoints, "test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database"),
         (LeavesTheTransactionBroken, "test_a_refusal_leaves_the_transaction_usable"),
@@ -334,9 +344,10 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
         (KeepsTheKeyOfARefusedCreate, "test_a_refusal_stores_nothing"),
     ],
 )
-def test_a_store_that_breaks_the_callers_transaction_is_found_out(variant, caught_by):
+def test_a_store_that_breaks_rows_or_the_callers_transaction_is_found_out(variant, caught_by):
     found = []
-    for check in checks(TransactionContract, only=caught_by):
+    contracts = [TransactionContract, RowContract]
+    for check in chain.from_iterable(checks(each, only=caught_by) for each in contracts):
         try:
             check(variant("default"))
         except (Exception, pytest.fail.Exception) as error:

@@ -11,7 +11,7 @@ from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from tests.contracts.restoring import RestoreContract
-from tests.contracts.stores import StoreContract
+from tests.contracts.stores import RowContract, StoreContract
 from tests.contracts.transactions import TransactionContract
 
 # Other apps' tables hold nothing, and take long to empty.
@@ -36,21 +36,21 @@ class TestMemoryStore(StoreContract, RestoreContract):
         return MemoryStore()
 
 
-class TestPortableStore(StoreContract, RestoreContract):
+class TestPortableStore(StoreContract, RowContract, RestoreContract):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
         return PortableStore("default")
 
 
 @pytest.mark.postgresql
-class TestPostgreSQLStore(StoreContract, RestoreContract):
+class TestPostgreSQLStore(StoreContract, RowContract, RestoreContract):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
         return store_for("default")
 
 
 @pytest.mark.postgresql
-class TestPostgreSQLStoreWithoutPreparing(StoreContract):
+class TestPostgreSQLStoreWithoutPreparing(StoreContract, RowContract):
     @pytest.fixture
     def store(self, db: None, settings) -> BaseStore:
         settings.EVENTLOGS = {"PREPARED_STATEMENTS": False}
@@ -58,7 +58,7 @@ class TestPostgreSQLStoreWithoutPreparing(StoreContract):
 
 
 @pytest.mark.postgresql
-class TestPostgreSQLStoreWatched(StoreContract):
+class TestPostgreSQLStoreWatched(StoreContract, RowContract):
     """With somebody watching, statements go through Django's own cursor."""
 
     @pytest.fixture

@@ -26,7 +26,7 @@ from eventlogs import (
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import AppliedVersion, Checkpoint, Event, EventLog, ParkedEvent
 from eventlogs.operations import jsonl
-from eventlogs.projections import checkpoints, inline, leases
+from eventlogs.projections import checkpoints, inline, leases, partitions
 from eventlogs.projections.starting import begin, lease_partition
 from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore
@@ -571,6 +571,19 @@ def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
 
 
 # Deliberately broken versions
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("inlined")
+def test_a_broken_version_that_does_not_run_a_rebuild_again_fails_beside_an_append(
+    monkeypatch, elsewhere
+):
+    monkeypatch.setattr(partitions, "ATTEMPTS", 1)
+
+    with pytest.raises((AssertionError, ProjectionFailed, TransactionMustRetry)):
+        test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
+            "serializable", monkeypatch, elsewhere
+        )
 
 
 def count_from_its_own_first_event(projection, log_id, using, *, upto, since=None):
