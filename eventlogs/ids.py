@@ -166,7 +166,7 @@ class LogId(str):
     def __repr__(self) -> str:
         return f"LogId({str(self)!r})"
 
-    # Not NotImplemented for a str: then str itself would compare the texts.
+    # No NotImplemented for a str: str would compare the texts then.
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, LogId):

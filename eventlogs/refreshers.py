@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from inspect import signature
@@ -29,7 +30,6 @@ from django.utils.module_loading import import_string
 
 from eventlogs import conf
 from eventlogs.aggregates import Aggregate, aggregates
-from eventlogs.caches.backends import GuardedCache
 from eventlogs.caches.counters import DROPPED, FAILED, UNSENT, counters
 from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
@@ -101,14 +101,14 @@ class ThreadRefresher(BaseRefresher):
         if isinstance(job, CacheWrite):
             self._queue(job, job.__call__, 0.0)
         elif not worker.is_queued(job.token):
-            # One that is queued has not begun: it will see what is committed by now.
+            # A queued job has not begun: it will read what is committed by now.
             self._gather(job, job.__call__)
 
     def _gather(self, job: Refresh, work: Callable[[], Any]) -> None:
         """Queue ``work`` once for all that is appended to the log meanwhile."""
         if _is_in_memory(job.reader.using):
-            # That is Django's default for tests on SQLite. A reader locks its tables, and
-            # nobody waits for that: a thread that reads would fail the writers.
+            # Django's default for tests on SQLite. A reader locks tables there, and writers do
+            # not wait: they would fail while a thread reads.
             # https://sqlite.org/sharedcache.html#table_level_locking
             work()
         else:
@@ -146,11 +146,9 @@ class MessageRefresher(ThreadRefresher):
         if not job.reader.is_caching:
             return
         cache, flag = job.reader.cache, sent_key(job.reader.key(job.log_id))
-        try:
+        with suppress(Unreachable):  # one message too many is better than none
             if not cache.add(flag, b"sent", timeout=SENT):
                 return
-        except Unreachable:
-            pass  # one message too many is better than none
         try:
             self.send(message)
         except Exception as error:
@@ -159,7 +157,8 @@ class MessageRefresher(ThreadRefresher):
                 "A refresh could not be sent (%s); the next sweep makes up for it.",
                 type(error).__name__,
             )
-            clear_flag(cache, flag)
+            with suppress(Unreachable):  # the flag runs out by itself
+                cache.delete(flag)
 
 
 class TasksRefresher(MessageRefresher):
@@ -311,8 +310,9 @@ def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None 
         return False
     reader = ReductionReader(cls, using=using, cache=cache)
     parsed = LogId.parse(log_id)
-    # First the flag, then the log: an append after this look asks for another refresh.
-    clear_flag(reader.cache, sent_key(reader.key(parsed)))
+    # Clear the flag, then read the log: an append after that asks for another refresh.
+    with suppress(Unreachable):
+        reader.cache.delete(sent_key(reader.key(parsed)))
     try:
         return reader.refresh(parsed)
     except (Unreachable, Error):
@@ -327,14 +327,6 @@ def sent_key(key: str) -> str:
     return f"{key}.sent"
 
 
-def clear_flag(cache: GuardedCache, flag: str) -> None:
-    """Remove a flag; where the cache cannot be reached, it runs out by itself."""
-    try:
-        cache.delete(flag)
-    except Unreachable:
-        return
-
-
 def _is_in_memory(using: str) -> bool:
     is_in_memory = getattr(connections[using], "is_in_memory_db", None)
     return is_in_memory is not None and bool(is_in_memory())
@@ -342,13 +334,10 @@ def _is_in_memory(using: str) -> bool:
 
 def _aggregate(name: str) -> type[Aggregate] | None:
     """Return the aggregate class of a name; its module is imported, if an app's, to find it."""
-    found = {dotted(each): each for each in aggregates}.get(name)
-    if found is None:
-        module = name.rpartition(".")[0]
-        if any(f"{module}.".startswith(f"{app.name}.") for app in apps.get_app_configs()):
-            try:
-                import_module(module)
-            except ImportError:
-                return None
-            found = {dotted(each): each for each in aggregates}.get(name)
-    return found
+    module = name.rpartition(".")[0]
+    if not any(dotted(each) == name for each in aggregates) and any(
+        f"{module}.".startswith(f"{app.name}.") for app in apps.get_app_configs()
+    ):
+        with suppress(ImportError):
+            import_module(module)
+    return {dotted(each): each for each in aggregates}.get(name)

@@ -312,7 +312,7 @@ class GuardedCache:
         return bool(self._write(self.cache.set, key, entry, replaces=replaces, timeout=timeout))
 
     def add(self, key: str, value: bytes, *, timeout: float) -> bool:
-        # django-redis answers None where it ignores an exception: only False is a no.
+        # django-redis returns None where it ignores an exception: only False means a value.
         return self._write(self.cache.add, key, value, timeout=timeout) is not False
 
     def replace(self, key: str, value: bytes, *, timeout: float) -> None:

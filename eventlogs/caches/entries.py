@@ -56,7 +56,7 @@ MAGIC: Final = b"EL1"
 HEADER_BYTES: Final = len(MAGIC) + 4
 SIGNATURE_BYTES: Final = 32
 PROOF_BYTES: Final = 16
-# Not in the order of their keys: the order of a dict is part of an aggregate's state.
+# It does not sort keys: the order of a dict is part of an aggregate's state.
 ENCODER: Final = msgspec.json.Encoder(decimal_format="string")
 
 
@@ -329,9 +329,9 @@ def _same(value: Any, came_back: Any) -> bool:
     if isinstance(value, Enum):
         return value is came_back
     try:
-        # The text tells 1.0 from 1.00, as a Decimal's equality does not.
+        # Decimals 1.0 and 1.00 are equal, and their texts differ.
         return bool(value == came_back) and str(value) == str(came_back)
-    except Exception:  # an __eq__ may raise whatever it likes
+    except Exception:  # an __eq__ of the project's may raise anything
         return False
 
 

@@ -71,27 +71,21 @@ Step = tuple[str, frozenset[str], frozenset[str]]
 """A module, names in it that may be modules too, and names that may be modules inside of those."""
 
 
-class Known(NamedTuple):
-    """A fingerprint, and the modules of the project that it is of."""
-
-    fingerprint: str
-    modules: frozenset[str]
-
-
 class Answer(NamedTuple):
     """The fingerprint of an aggregate, or why it has none, and what that depends on."""
 
-    known: Known | None
-    reason: str
+    fingerprint: str | None
+    walked: frozenset[str]  # the modules of the project that it is of
+    why_unknown: str | None
     registered: tuple[int, int]
     loaded: frozenset[str]  # the modules that were loaded at that time
-    modules: int  # their number, or a later one if no module that matters was loaded in between
+    number: int  # of them, or a later one if no module that matters was loaded in between
     unloaded: dict[str, State]  # files that may be loaded later, by path
 
     def is_current(self) -> bool:
         """Return whether nothing has happened since that may change it."""
         return (
-            self.modules == len(sys.modules)
+            self.number == len(sys.modules)
             and self.registered == registry.revision
             and all(loaded_modules.state_of(path) == state for path, state in self.unloaded.items())
         )
@@ -99,14 +93,12 @@ class Answer(NamedTuple):
 
 def code_fingerprint(aggregate: type[Aggregate]) -> str | None:
     """Return the fingerprint of an aggregate class, or None where its code cannot be known."""
-    known = _answer(aggregate).known
-    return None if known is None else known.fingerprint
+    return _answer(aggregate).fingerprint
 
 
 def why_unknown(aggregate: type[Aggregate]) -> str | None:
     """Return why an aggregate class has no fingerprint, or None."""
-    answer = _answer(aggregate)
-    return None if answer.known is not None else answer.reason
+    return _answer(aggregate).why_unknown
 
 
 def covers(aggregate: type[Aggregate], name: str) -> bool:
@@ -118,11 +110,11 @@ def covers(aggregate: type[Aggregate], name: str) -> bool:
     event_type = registry.by_name(name)
     if event_type is None or event_type in aggregate.event_types:
         return event_type is not None
-    known = _answer(aggregate).known
-    if known is None or _misplaced(event_type.cls) is not None:
+    answer = _answer(aggregate)
+    if answer.fingerprint is None or _misplaced(event_type.cls) is not None:
         return False
     homes = {base.__module__ for base in event_type.cls.__mro__} | _upcaster_homes(event_type)
-    return all(home in known.modules or _is_stdlib(home) for home in homes)
+    return all(home in answer.walked or _is_stdlib(home) for home in homes)
 
 
 def _answer(aggregate: type[Aggregate]) -> Answer:
@@ -132,19 +124,26 @@ def _answer(aggregate: type[Aggregate]) -> Answer:
     loaded_modules.look()
     registered, loaded = registry.revision, _loaded(len(sys.modules))
     if answer is not None:
-        later = answer._replace(modules=len(loaded))
+        later = answer._replace(number=len(loaded))
         if later.is_current() and not any(map(_matters, loaded - answer.loaded)):
             _answers[aggregate] = later
             return later
-    walk = _Walk()
+    walk, fingerprint, why = _Walk(), None, None
     try:
-        known, reason = walk.know(aggregate), ""
+        fingerprint = walk.fingerprint(aggregate)
     except Unknown as error:
-        known, reason = None, str(error)
+        why = str(error)
     except Exception as error:  # of a finder, a lazy module, an odd object: no error for a reader
-        known, reason = None, f"looking for it failed with {type(error).__name__}"
-    answer = Answer(known, reason, registered, loaded, len(loaded), walk.unloaded)
-    _answers[aggregate] = answer
+        why = f"looking for it failed with {type(error).__name__}"
+    answer = _answers[aggregate] = Answer(
+        fingerprint,
+        frozenset(walk.walked),
+        why,
+        registered,
+        loaded,
+        len(loaded),
+        walk.unloaded,
+    )
     return answer
 
 
@@ -164,13 +163,13 @@ class _Walk:
 
     def __init__(self) -> None:
         self.unloaded: dict[str, State] = {}
+        self.walked: set[str] = set()
         self._digests: dict[str, str] = {}  # of modules and distributions, by name
-        self._walked: set[str] = set()
         self._imported: set[str] = set()  # of other distributions; their imports are not followed
         self._own: set[Path] = set()  # the distributions that are walked through
         self._queue: list[Step] = []
 
-    def know(self, aggregate: type[Aggregate]) -> Known:
+    def fingerprint(self, aggregate: type[Aggregate]) -> str:
         """Return the fingerprint of an aggregate class. Raise Unknown."""
         classes = [aggregate, *(event_type.cls for event_type in aggregate.event_types)]
         for cls in classes:
@@ -197,7 +196,7 @@ class _Walk:
             *(f"{name} {digest}" for name, digest in sorted(self._digests.items())),
         ):
             sha.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
-        return Known(sha.hexdigest()[:32], frozenset(self._walked))
+        return sha.hexdigest()[:32]
 
     def _walk(self, names: set[str]) -> None:
         tried: set[str] = set()
@@ -211,7 +210,7 @@ class _Walk:
                     done.add(step)
                     self._reach(step[0])
                     self._descend(*step)
-            names = _held(self._walked) - tried
+            names = _held(self.walked) - tried
 
     def _reach(self, name: str) -> None:
         """Walk through a module, and, as an import does, through the packages that it is in."""
@@ -222,7 +221,7 @@ class _Walk:
 
     def _enter(self, name: str) -> bool:
         """Digest a module, once, and queue what it imports; return whether it is there."""
-        if name in self._walked or name in self._imported:
+        if name in self.walked or name in self._imported:
             return True
         if name == OURS or _is_stdlib(name):
             return False
@@ -231,7 +230,7 @@ class _Walk:
             self._digests[name] = "is not there"
             return False
         if spec is not None and spec.origin is None and spec.submodule_search_locations is not None:
-            self._walked.add(name)  # a namespace package is no more than a name
+            self.walked.add(name)  # a namespace package is no more than a name
             return True
         path = loaded_modules.file_of(name, spec)
         if path is None:
@@ -246,7 +245,7 @@ class _Walk:
             self._imported.add(name)
             self._take(distribution)
             return True
-        self._walked.add(name)
+        self.walked.add(name)
         if source.dynamic is not None:
             raise Unknown(
                 f"line {source.dynamic} of the module {name} runs code that is only known at "
@@ -258,7 +257,7 @@ class _Walk:
 
     def _descend(self, package: str, names: frozenset[str], attributes: frozenset[str]) -> None:
         """Walk through the modules inside of a package that are imported or named from it."""
-        if package in self._walked or package in self._imported:
+        if package in self.walked or package in self._imported:
             inside = _submodules(package)
             found = inside if "*" in names else inside & names
             for name in found | {each for each in names if f"{package}.{each}" in sys.modules}:
@@ -395,7 +394,7 @@ def _held(modules: set[str]) -> set[str]:
         for name in modules
         if sys.modules.get(name)
         for attribute, value in list(vars(sys.modules[name]).items())
-        if not (type(value) is ModuleType and _name(value) == f"{name}.{attribute}")  # its own
+        if not (type(value) is ModuleType and _name(value) == f"{name}.{attribute}")  # a submodule
     ]
     seen: dict[int, Any] = {}  # keeps each object alive, so that its id is not reused
     while queue:
@@ -417,7 +416,7 @@ def _held(modules: set[str]) -> set[str]:
         elif issubclass(kind, weakref.ref):
             queue.append(value())
         elif kind is CACHED:
-            queue.append(vars(value))  # without what it remembers
+            queue.append(vars(value))  # without the cached results
         elif _is_project(kind.__module__):
             found.add(kind.__module__)
             queue.extend(get_referents(value))

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from eventlogs.conf import MAX_EVENT_TYPE_LENGTH
 from eventlogs.exceptions import RegistrationError
 from eventlogs.utils import loaded_modules
+from eventlogs.utils.names import dotted
 
 E = TypeVar("E")
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -176,27 +177,27 @@ class Registry:
                 yield _clash(name, claims)
             if claims and name in self._retired:
                 yield (
-                    f"{name!r} is retired, but {_place(claims[0].cls)} is registered for it. "
+                    f"{name!r} is retired, but {dotted(claims[0].cls)} is registered for it. "
                     f"Remove retired_event({name!r})."
                 )
         for (name, from_version), upcasts in self._upcasters.items():
             if len(upcasts) > 1:
                 yield (
                     f"Two upcasters take {name!r} from version {from_version}: "
-                    f"{' and '.join(map(_place, upcasts))}. Keep one."
+                    f"{' and '.join(map(dotted, upcasts))}. Keep one."
                 )
             for claim in self._by_name.get(name, ()):
                 if from_version >= claim.version:
                     yield (
-                        f"The upcaster {_place(upcasts[-1])} takes {name!r} from version "
-                        f"{from_version}, but {_place(claim.cls)} is of version "
+                        f"The upcaster {dotted(upcasts[-1])} takes {name!r} from version "
+                        f"{from_version}, but {dotted(claim.cls)} is of version "
                         f"{claim.version}. Raise version= on the class."
                     )
         for event_type in self:
             for version in range(1, event_type.version):
                 if self.upcaster(event_type.names, version) is None:
                     yield (
-                        f"{_place(event_type.cls)} is of version {event_type.version}, but no "
+                        f"{dotted(event_type.cls)} is of version {event_type.version}, but no "
                         f"upcaster takes {event_type.name!r} from version {version}. Add "
                         f"@upcaster({event_type.name!r}, from_version={version})."
                     )
@@ -285,12 +286,8 @@ def retired_event(name: str) -> None:
     registry.retire(name)
 
 
-def _place(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
-
-
 def _same_place(one: Any, other: Any) -> bool:
-    return _place(one) == _place(other)
+    return dotted(one) == dotted(other)
 
 
 def _impossible(name: object) -> str:
@@ -301,5 +298,5 @@ def _impossible(name: object) -> str:
 
 
 def _clash(name: str, claims: list[EventType]) -> str:
-    places = " and ".join(_place(claim.cls) for claim in claims)
+    places = " and ".join(dotted(claim.cls) for claim in claims)
     return f"Two classes are registered as {name!r}: {places}. Rename one of them."

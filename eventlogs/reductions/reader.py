@@ -62,9 +62,9 @@ logger = logging.getLogger("eventlogs.reductions")
 A = TypeVar("A", bound=Aggregate)
 Page = Sequence[StoredEvent]
 
-LONG: Final = 500  # events from which on processes agree on one replay
+LONG: Final = 500  # events of a log from which on one process replays it for all
 LONGEST_WAIT: Final = 60.0  # seconds to wait for another's replay; then this reader replays too
-SHORT_WAIT: Final = 0.5  # the same where others wait for the reader: for its transaction, say
+SHORT_WAIT: Final = 0.5  # seconds, if others wait for this reader, e.g. for its transaction
 
 DECLINED_TIMEOUT: Final = 2 * 86_400.0  # seconds, or EVENTLOGS["CACHE_TIMEOUT"] if shorter
 ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -252,10 +252,10 @@ class ReductionReader(Generic[A]):
         wait = 0.0 if inside and connections[self.using].vendor == "sqlite" else _longest_wait()
         reading = self._replay_once(Miss(key, log_id, store, raw), wait)
         if reason == FOREIGN_HISTORY and (inside or store is not self.store):
-            # The entry may be right, and newer than what is seen here. A refresh after the
-            # commit sees all that is committed, and so can tell. Without it, an entry that a
-            # rollback or a restored backup has made wrong would stay where ATOMIC_REQUESTS
-            # has each reader in a transaction.
+            # This transaction or replica may see fewer events than the entry has, so the entry
+            # may be right. A refresh after the commit reads all that is committed, and decides.
+            # Without it, an entry that a rollback or a restored backup has made wrong would
+            # stay in a project with ATOMIC_REQUESTS, whose readers are all in transactions.
             return reading._replace(job=Refresh(self, log_id))
         return reading
 
@@ -340,10 +340,6 @@ class ReductionReader(Generic[A]):
 
     # Entries
 
-    def covers(self, rows: Page) -> bool:
-        """Return whether the code fingerprint is of all code that decodes these events."""
-        return self.codec.covers(rows)
-
     def entry_of(self, folded: Folded[A]) -> bytes | None:
         """
         Return the entry to cache of a reduction, or None where none is to be cached.
@@ -381,7 +377,7 @@ class ReductionReader(Generic[A]):
             )
             return None, False
 
-    # Inside
+    # Helpers
 
     def _prove(
         self, raw: bytes | None, log_id: LogId, store: BaseStore
@@ -398,7 +394,7 @@ class ReductionReader(Generic[A]):
     def _fold_onto(self, entry: Entry[A], log_id: LogId, store: BaseStore) -> Folded[A] | None:
         """Fold what is newer onto an entry, or return None where the log does not prove it."""
         head = entry.head
-        # From the last event that the entry knows: the one that proves it.
+        # Read from the last event of the entry on: that event proves the entry.
         pages = store.pages_since(log_id, start=head.version - 1)
         first = next(pages, ())
         if not entry.is_proven_by(first[0] if first else None):
@@ -418,7 +414,7 @@ class ReductionReader(Generic[A]):
             for page in pages:
                 reduction = fold(reduction, self._events.records(page))
                 last = page[-1]
-                is_covered = is_covered and self.covers(page)
+                is_covered = is_covered and self.codec.covers(page)
         if not reduction.version:
             raise LogNotFound(start.log_id)
         return Folded(reduction, last, is_covered)
@@ -441,8 +437,8 @@ class ReductionReader(Generic[A]):
     def _replay_once(self, miss: Miss, wait: float) -> Reading[A]:
         """Replay a log, or wait for another reader's replay, for ``wait`` seconds at most."""
         key, log_id, store, wrong = miss
-        # Code that a fold or a policy calls must not wait for a replay: it may be that very
-        # one, or one whose own code waits for this one.
+        # Code that a fold or a policy calls must not wait for a replay: it may be its caller's
+        # own replay, or one that waits for its caller's.
         if not wait or _nesting.get():
             return self._reading(key, self._replay(log_id, store), replaces=wrong)
         replay, is_leader = replays.join(key)

@@ -115,7 +115,7 @@ class ReplayLock:
         with suppress(Unreachable):
             while True:
                 self.is_held = self._cache.add(self._key, HELD, timeout=self.limit)
-                # After that: a holder writes its entry before it releases the lock.
+                # Read it after add(): a holder writes its entry before it releases the lock.
                 entry = self._cache.get(self._entry_key)
                 if entry is not None and entry != wrong:
                     if self.is_held:

@@ -84,7 +84,7 @@ class Snapshots(Generic[A]):
             if isinstance(state, Unavailable):
                 return state, writes
             here = state
-            is_covered = is_covered and self._reader.covers(rows)
+            is_covered = is_covered and self._reader.codec.covers(rows)
             if end in versions and end == here.version and left > 0 and is_covered:
                 entry = self._reader.entry_of(Folded(here, rows[-1]))
                 left -= BYTES if entry is None else len(entry)

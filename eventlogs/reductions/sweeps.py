@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from operator import add
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from django.db import router
 from eventlogs.aggregates import aggregates
 from eventlogs.caches.backends import GuardedCache, cache_for
 from eventlogs.exceptions import FeedUnavailable, Unreachable
+from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
@@ -64,13 +66,14 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
     except FeedUnavailable:
         settled = None
     mark = _mark(kept, alias)
+    logs: Iterator[tuple[LogId, int]]
     if full or mark is None or settled is None or settled < mark:
-        logs = _all_logs(alias)
+        logs = ((row.log_id, row.version) for page in scans.logs_by_id(alias) for row in page)
     else:
         logs = _logs_since(alias, mark)
     done = Swept(0, 0, 0)
     while batch := list(islice(logs, LOGS_AT_ONCE)):
-        done = _sum(done, _sweep_batch(batch, readers))
+        done = Swept(*map(add, done, _sweep_batch(batch, readers)))
     if settled is not None:
         kept.replace(_mark_key(alias), b"%d" % settled, timeout=MARK_TIMEOUT)
     return done
@@ -98,23 +101,6 @@ def _sweep_batch(
                     failed(reader.aggregate, error)
                     failures += 1
     return Swept(len(logs), refreshed, failures)
-
-
-def _all_logs(alias: str) -> Iterator[tuple[LogId, int]]:
-    """Yield every log and its version, by pages of their ids."""
-    last: UUID | None = None
-    while True:
-        found = EventLog.objects.using(alias).order_by("pk")
-        page = list(
-            (found if last is None else found.filter(pk__gt=last)).values_list(
-                "pk", "log_type", "version"
-            )[:LOGS_AT_ONCE]
-        )
-        for uuid, log_type, version in page:
-            yield LogId.stored(log_type, uuid), version
-        if len(page) < LOGS_AT_ONCE:
-            return
-        last, *_ = page[-1]
 
 
 def _logs_since(alias: str, position: int) -> Iterator[tuple[LogId, int]]:
@@ -148,7 +134,3 @@ def _mark(cache: GuardedCache, alias: str) -> int | None:
 
 def _mark_key(alias: str) -> str:
     return f"eventlogs.sweep.{alias}"
-
-
-def _sum(one: Swept, other: Swept) -> Swept:
-    return Swept(*(a + b for a, b in zip(one, other, strict=True)))

@@ -16,7 +16,7 @@ event on the state is ``Unavailable``, with the class of the error and no payloa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -216,7 +216,7 @@ class _PlainValues:
             return sorted(parts, key=lambda part: (str(type(part)), str(part)))
         if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
             return [self.of(each, depth + 1) for each in self._some(value)]
-        attributes = _attributes(value)
+        attributes = attributes_of(value)
         if attributes is None:
             return _text(value)
         found = self._dict(attributes, depth)
@@ -234,7 +234,7 @@ class _PlainValues:
                 return
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]] | None:
+def attributes_of(value: Any) -> Iterator[tuple[str, Any]] | None:
     """Return what an object is made of, or None for one that is a value of its own."""
     if is_dataclass(value) and not isinstance(value, type):
         names: Iterable[str] = [field.name for field in fields(value)]
@@ -344,14 +344,18 @@ def _same(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def path_text(path: Path) -> str:
-    """Return a path as people write it: ``lines[2].amount``, ``rates["EUR/USD"]``."""
+def path_text(path: Path, *, show: Callable[[str], str] = str) -> str:
+    """
+    Return a path as people write it: ``lines[2].amount``, ``rates["EUR/USD"]``.
+
+    ``show`` marks each name up, for HTML.
+    """
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         elif part.isidentifier():
-            text += f".{part}" if text else part
+            text += f".{show(part)}" if text else show(part)
         else:
-            text += f'["{part}"]'
+            text += "[" + show(f'"{part}"') + "]"
     return text

@@ -89,7 +89,7 @@ class Worker:
             queued = self._jobs.get(key)
             if queued is None and len(self._jobs) >= capacity:
                 return False
-            # First the thread: a job that nobody does would keep others of its key out.
+            # Start the thread first: if that fails, no job is queued that would block its key.
             if self._thread is None or not self._thread.is_alive():
                 thread = Thread(target=self._work, name="eventlogs", daemon=True)
                 thread.start()

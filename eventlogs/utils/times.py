@@ -9,7 +9,7 @@ India, in Ireland and in Israel. Programs get ISO 8601 in UTC instead; see
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
@@ -27,6 +27,11 @@ def time_text(moment: datetime | None, *, timespec: str = "seconds") -> str:
     local = localized(moment)
     text = local.replace(tzinfo=None).isoformat(sep=" ", timespec=timespec)
     return f"{text} {zone_text(local)}"
+
+
+def utc_text(moment: datetime, *, timespec: str) -> str:
+    """Return a moment in ISO 8601, in UTC: ``2026-11-27T06:14:30Z``."""
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def zone_text(moment: datetime) -> str:

@@ -28,7 +28,7 @@ from eventlogs.caches.entries import (
 from eventlogs.reductions.reader import Folded, Miss, Reading, ReductionReader
 from eventlogs.reductions.single_flight import ReplayLock
 from eventlogs.reductions.writes import CacheWrite
-from eventlogs.refreshers import MessageRefresher, Refresh, clear_flag, sent_key
+from eventlogs.refreshers import MessageRefresher, Refresh, sent_key
 from eventlogs.stores import BaseStore
 from eventlogs.values import StoredEvent
 
@@ -221,4 +221,4 @@ def clears_after_reading(
     reader: ReductionReader[Any] = ReductionReader(aggregate, using=using, cache=cache)
     reader.refresh(log_id)
     meanwhile()
-    clear_flag(reader.cache, sent_key(reader.key(log_id)))
+    reader.cache.delete(sent_key(reader.key(log_id)))
