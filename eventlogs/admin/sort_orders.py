@@ -28,13 +28,9 @@ class Key(NamedTuple):
     number: int
     time: datetime | None = None
 
-    def just_below(self) -> Key:
-        """Return the next lower key."""
-        return Key(self.number - 1, self.time)
-
-    def just_above(self) -> Key:
-        """Return the next higher key."""
-        return Key(self.number + 1, self.time)
+    def next(self, *, up: bool) -> Key:
+        """Return the next higher or the next lower key."""
+        return Key(self.number + (1 if up else -1), self.time)
 
 
 class SortOrder(ABC):
@@ -47,12 +43,8 @@ class SortOrder(ABC):
         """Return the key of an event."""
 
     @abstractmethod
-    def above(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep the events with higher keys: the newer ones."""
-
-    @abstractmethod
-    def below(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep the events with lower keys: the older ones."""
+    def beyond(self, rows: QuerySet[Any], key: Key, *, up: bool) -> QuerySet[Any]:
+        """Keep the events with higher keys, the newer ones, or those with lower keys."""
 
     @abstractmethod
     def edge(self, rows: QuerySet[Any], span: int, *, up: bool) -> Key | None:
@@ -86,13 +78,9 @@ class ByNumber(SortOrder):
         """Return the position or index of an event."""
         return Key(getattr(event, self._field))
 
-    def above(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep higher numbers."""
-        return rows.filter(**{f"{self._field}__gt": key.number})
-
-    def below(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep lower numbers."""
-        return rows.filter(**{f"{self._field}__lt": key.number})
+    def beyond(self, rows: QuerySet[Any], key: Key, *, up: bool) -> QuerySet[Any]:
+        """Keep higher or lower numbers."""
+        return rows.filter(**{f"{self._field}__{'gt' if up else 'lt'}": key.number})
 
     def edge(self, rows: QuerySet[Any], span: int, *, up: bool) -> Key | None:
         """Return the last number: a range of numbers has no more events than numbers."""
@@ -123,13 +111,11 @@ class ByTime(SortOrder):
         """Return the time and position of an event."""
         return Key(event.position, event.recorded_at)
 
-    def above(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep later events."""
-        later = Q(recorded_at__gt=key.time) | Q(position__gt=key.number)
-        return rows.filter(later, recorded_at__gte=key.time)
-
-    def below(self, rows: QuerySet[Any], key: Key) -> QuerySet[Any]:
-        """Keep earlier events."""
+    def beyond(self, rows: QuerySet[Any], key: Key, *, up: bool) -> QuerySet[Any]:
+        """Keep later or earlier events."""
+        if up:
+            later = Q(recorded_at__gt=key.time) | Q(position__gt=key.number)
+            return rows.filter(later, recorded_at__gte=key.time)
         earlier = Q(recorded_at__lt=key.time) | Q(position__lt=key.number)
         return rows.filter(earlier, recorded_at__lte=key.time)
 

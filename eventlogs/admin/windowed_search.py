@@ -72,7 +72,7 @@ def search_windows(
         # Each side has half of the time, and at least one window.
         search.seconds = seconds / 2
         newer, upto, upto_stopped = search.run(start.around, size // 2, up=True)
-        older, downto, stopped = search.run(start.around.just_above(), size - len(newer), up=False)
+        older, downto, stopped = search.run(start.around.next(up=True), size - len(newer), up=False)
         found.events = newer[::-1] + older
         found.newer, found.stopped_newer, found.high = upto, upto_stopped, upto
         found.older, found.stopped_older, found.low = downto, stopped, downto
@@ -81,14 +81,14 @@ def search_windows(
         found.events = events[::-1]
         found.newer, found.stopped_newer, found.high = upto, stopped, upto
         if start.after is not None:
-            found.low = start.after.just_above()
+            found.low = start.after.next(up=True)
             found.older = order.key_of(events[0]) if events else found.low
     else:
         events, downto, stopped = search.run(start.before, size, up=False)
         found.events = events
         found.older, found.stopped_older, found.low = downto, stopped, downto
         if start.before is not None:
-            found.high = start.before.just_below()
+            found.high = start.before.next(up=False)
             found.newer = order.key_of(events[0]) if events else found.high
     return found
 
@@ -146,11 +146,8 @@ class _Search:
     ) -> list[Event]:
         rows = self._beyond(rows, start, up)
         if edge is not None:
-            end = edge.just_above() if up else edge.just_below()
-            rows = self._beyond(rows, end, not up)
+            rows = self._beyond(rows, edge.next(up=up), not up)
         return list(self._order.sorted(rows, up=up)[:limit])
 
     def _beyond(self, rows: QuerySet[Any], start: Key | None, up: bool) -> QuerySet[Any]:
-        if start is None:
-            return rows
-        return self._order.above(rows, start) if up else self._order.below(rows, start)
+        return rows if start is None else self._order.beyond(rows, start, up=up)

@@ -175,6 +175,6 @@ def test_other_text_is_no_place(text):
 
 
 def test_keys_have_nothing_between_them_and_the_next():
-    keys = [Key(3), Key(3).just_above(), Key(3).just_above().just_above()]
+    keys = [Key(3), Key(3).next(up=True), Key(3).next(up=True).next(up=True)]
 
-    assert [above.just_below() for _below, above in pairwise(keys)] == keys[:-1]
+    assert [above.next(up=False) for _below, above in pairwise(keys)] == keys[:-1]
