@@ -17,6 +17,7 @@ from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
 from eventlogs.admin.declared_names import declared_names
+from eventlogs.reductions.timeline import path_text
 
 LONGEST: Final = 20_000  # characters of one value among several
 WHOLE: Final = 2_000_000  # characters of the value of a selected event
@@ -92,14 +93,7 @@ def line_markup(value: Any) -> Markup:
 
 def path_markup(path: tuple[str | int, ...]) -> Markup:
     """Return a path in the form of ``timeline.path_text``, with each name isolated."""
-    html = ""
-    for part in path:
-        if isinstance(part, int):
-            html += f"[{part}]"
-        elif part.isidentifier():
-            html += f"{'.' if html else ''}<bdi>{escape(part)}</bdi>"
-        else:
-            html += f"[<bdi>&quot;{escape(part)}&quot;</bdi>]"
+    html = path_text(path, show=lambda name: f"<bdi>{escape(name)}</bdi>")
     return Markup(mark_safe(html))  # each name is escaped above
 
 

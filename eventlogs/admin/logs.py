@@ -128,11 +128,7 @@ class LogAdmin(ReadOnlyAdmin):
         if not self.sees_payload(request):
             return {}
         classes = {log.log_type: aggregates.of(log.log_type)[:1] for log in logs}
-        short = [
-            LogRow(log.log_id, log.version, log.created_at, log.updated_at)
-            for log in logs
-            if log.version <= SHORT and classes[log.log_type]
-        ]
+        short = [LogRow.of(log) for log in logs if log.version <= SHORT and classes[log.log_type]]
         states = {}
         for log, events in scans.logs_with_events(using, short):
             [cls] = classes[log.log_id.log_type]

@@ -50,7 +50,7 @@ from eventlogs.models import Checkpoint, Event, ProjectionState
 from eventlogs.operations.health import health
 from eventlogs.operations.health.look import Look, reading
 from eventlogs.projections import actions
-from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, RowProjection, declared, projections
 from eventlogs.projections.held_actions import retry, skip
 from eventlogs.projections.held_causes import groups, within
 from eventlogs.projections.operations import RowOperations
@@ -96,7 +96,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         rows: list[dict[str, Any]] | None = None  # None: they cannot be read; a finding says why
         holders: list[dict[str, Any]] = []
         with suppress(DatabaseError), reading(Look(using, checked.looked_at, {})):
-            found = statuses(each for _name, each in sorted(projections.items()))
+            found = statuses(declared(BaseProjection))
             rows = [row(each, alarms_of(checked, each.name)) for each in found]
             holders = self._holders(using, checked.looked_at)
         acts = shown_findings(checked, lambda each: each.must_act)

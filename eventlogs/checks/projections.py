@@ -13,7 +13,7 @@ System checks of projections and their read models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
@@ -23,7 +23,7 @@ from eventlogs.checks.databases import holds_logs
 from eventlogs.feed.sources import BY_VENDOR
 from eventlogs.fields import LogIdField
 from eventlogs.models import Event, EventLog, ProjectionState
-from eventlogs.projections.base import RowProjection, projections
+from eventlogs.projections.base import BaseProjection, RowProjection, declared, projections
 from eventlogs.projections.databases import may_have_rows
 from eventlogs.projections.defaults import is_unsteady
 
@@ -33,18 +33,18 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
     """Check that each projection can read its events and write its rows."""
     using = router.db_for_write(Event)
     vendor = connections[using].vendor
-    for name, each in sorted(projections.items()):
+    for each in declared(BaseProjection):
         if vendor not in BY_VENDOR and each.mode != each.INLINE:
             yield Error(
-                f"Projection {name!r} reads the feed, and DATABASES[{using!r}] ({vendor}) has "
+                f"Projection {each.name!r} reads the feed, and DATABASES[{using!r}] ({vendor}) has "
                 f"none.",
                 hint="Set mode = Projection.INLINE in the projection, which then needs no feed; or "
                 "keep the logs in PostgreSQL or SQLite, where it is known which events are "
                 "settled.",
                 id="eventlogs.E033",
             )
-    for name, row_projection in _row_projections():
-        model = row_projection.model
+    for projection in declared(RowProjection):
+        name, model = projection.name, projection.model
         of_rows = router.db_for_write(model)
         if of_rows != using:
             yield Error(
@@ -53,7 +53,7 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
                 hint=f"Route {model._meta.label} to {using!r} in DATABASE_ROUTERS.",
                 id="eventlogs.E032",
             )
-        if not row_projection.has_shared_rows() and not isinstance(model._meta.pk, LogIdField):
+        if not projection.has_shared_rows() and not isinstance(model._meta.pk, LogIdField):
             yield Error(
                 f"The primary key of {model._meta.label} is not a LogIdField, so projection "
                 f"{name!r} cannot find the row of a log.",
@@ -67,8 +67,8 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
 def check_read_models(**kwargs: Any) -> Iterable[CheckMessage]:
     """Check that each read model has a table of its own, and the same rows after a rebuild."""
     owners: dict[str, str] = {}
-    for name, projection in _row_projections():
-        model = projection.model
+    for projection in declared(RowProjection):
+        name, model = projection.name, projection.model
         # Django documents no way to list the parents of a model.
         tables = {parent._meta.db_table for parent in model._meta.all_parents}
         tables = {*tables, model._meta.db_table}
@@ -141,36 +141,25 @@ def check_further_databases(
         if not {EventLog._meta.db_table, ProjectionState._meta.db_table} <= tables:
             continue  # not migrated yet
         known = set(ProjectionState.objects.using(using).values_list("name", flat=True))
-        for name, each in _row_projections():
-            model = each.model
+        for each in declared(RowProjection):
+            name, model = each.name, each.model
             has_rows = model._meta.db_table in tables and may_have_rows(model, using)
-            logs = EventLog.objects.using(using)
-            if (log_types := each.log_types_read()) is not None:
-                logs = logs.filter(log_type__in=log_types)
-            if (has_rows and name in known) or not logs.exists():
+            if (has_rows and name in known) or not each.logs_read(using).exists():
                 continue
             run = f"manage.py eventlogs project {name} --database {using}"
             if has_rows:
-                yield Warning(
-                    f"The database {using!r} has logs that projection {name!r} reads, and the "
-                    f"projection has never run there.",
-                    hint=f"Run: {run}",
-                    id="eventlogs.W036",
-                )
+                lacks, hint = "the projection has never run there", f"Run: {run}"
             else:
-                yield Warning(
-                    f"The database {using!r} has logs that projection {name!r} reads, and no "
-                    f"table for its rows.",
-                    hint=f"Run: manage.py migrate --database {using} (a router must allow "
-                    f"{model._meta.label} there), then: {run}",
-                    id="eventlogs.W036",
+                lacks = "no table for its rows"
+                hint = (
+                    f"Run: manage.py migrate --database {using} (a router must allow "
+                    f"{model._meta.label} there), then: {run}"
                 )
-
-
-def _row_projections() -> Iterator[tuple[str, type[RowProjection]]]:
-    for name, each in sorted(projections.items()):
-        if issubclass(each, RowProjection):
-            yield name, each
+            yield Warning(
+                f"The database {using!r} has logs that projection {name!r} reads, and {lacks}.",
+                hint=hint,
+                id="eventlogs.W036",
+            )
 
 
 def _tables(using: str) -> set[str]:

@@ -29,6 +29,7 @@ from eventlogs.caches.fingerprints import covers, why_unknown
 from eventlogs.checks.settings import is_refresher
 from eventlogs.events.registry import registry
 from eventlogs.refreshers import MessageRefresher, refresher_for
+from eventlogs.utils.names import dotted
 
 NO_BACKEND: Final = (ImportError, InvalidCacheBackendError)  # Django raises it where it is used
 
@@ -110,9 +111,8 @@ def check_refresher(**kwargs: Any) -> Iterable[CheckMessage]:
     if not isinstance(alias, str) or alias not in caches.settings:
         return
     if isinstance(refresher, MessageRefresher) and _is_local(alias):
-        cls = type(refresher)
         yield Warning(
-            f"{cls.__module__}.{cls.__qualname__} refreshes reductions in worker processes, but "
+            f"{dotted(type(refresher))} refreshes reductions in worker processes, but "
             f"CACHES[{alias!r}] is the memory of one process: other processes do not see what a "
             f"worker writes.",
             hint='Set EVENTLOGS["CACHE"] to the alias of a Redis cache, or set '
@@ -130,7 +130,7 @@ def check_aggregates(**kwargs: Any) -> Iterable[CheckMessage]:
         reason = why_not(aggregate)
         if reason is not None:
             yield Warning(
-                f"Reductions of {_name_of(aggregate)} cannot be cached: {reason}. Each reduce() "
+                f"Reductions of {dotted(aggregate)} cannot be cached: {reason}. Each reduce() "
                 f"replays the whole log.",
                 hint="Put @dataclass above the class, and declare its state as fields.",
                 id="eventlogs.W022",
@@ -141,7 +141,7 @@ def check_aggregates(**kwargs: Any) -> Iterable[CheckMessage]:
 
 def _check_code(aggregate: type[Aggregate]) -> Iterable[CheckMessage]:
     """Check that the code that computes an aggregate's reductions is known."""
-    name = _name_of(aggregate)
+    name = dotted(aggregate)
     if (why := why_unknown(aggregate)) is not None:
         yield Warning(
             f"Reductions of {name} are not cached, because the code that computes them is not "
@@ -158,7 +158,7 @@ def _check_code(aggregate: type[Aggregate]) -> Iterable[CheckMessage]:
         if not covers(aggregate, event_type.name):
             yield Warning(
                 f"Reductions of {name} are not cached where the log holds {event_type.name!r}: "
-                f"{_name_of(event_type.cls)} or one of its upcasters is in a module that the "
+                f"{dotted(event_type.cls)} or one of its upcasters is in a module that the "
                 f"aggregate's modules do not import.",
                 hint=f"Import {event_type.cls.__module__}, and the modules of its upcasters, in "
                 f"{aggregate.__module__}.",
@@ -171,10 +171,6 @@ def _backend() -> str:
     value = conf.refresher()
     path = value.get("BACKEND") if isinstance(value, Mapping) else value
     return path if isinstance(path, str) else str(conf.DEFAULTS["REFRESHER"])
-
-
-def _name_of(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _is_local(alias: str) -> bool:

@@ -44,6 +44,11 @@ class LogRow:
     created_at: datetime
     updated_at: datetime
 
+    @classmethod
+    def of(cls, log: EventLog) -> LogRow:
+        """Return the row of a model."""
+        return cls(log.log_id, log.version, log.created_at, log.updated_at)
+
 
 class Stretch(NamedTuple):
     """Events of a stretch of the feed, and the position that it ends with."""

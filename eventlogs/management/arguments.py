@@ -6,7 +6,7 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
@@ -16,6 +16,7 @@ from eventlogs.exceptions import InvalidLogId
 from eventlogs.ids import LogId
 from eventlogs.management.mistakes import mistake
 from eventlogs.operations import pasted_ids
+from eventlogs.utils.names import dotted
 
 UNITS: Final = {
     "s": timedelta(seconds=1),
@@ -87,6 +88,30 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return read
 
 
+def add_flags(parser: Any, **texts: str) -> None:
+    """Add options without a value to a parser or group, by their names and helps."""
+    for name, text in texts.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=text)
+
+
+def add_number(
+    parser: Any,
+    *names: str,
+    text: str,
+    lowest: int = 1,
+    default: int | None = None,
+    metavar: str = "N",
+) -> None:
+    """Add an option to a parser or group: an int of at least ``lowest``; ``text`` is its help."""
+    kind = at_least(lowest)
+    parser.add_argument(*names, type=kind, default=default, metavar=metavar, help=text)
+
+
+def add_projections(parser: ArgumentParser, text: str) -> None:
+    """Add the names of projections."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help=text)
+
+
 def add_log_types(parser: ArgumentParser) -> None:
     """Add the option that chooses logs by their types."""
     parser.add_argument(
@@ -119,16 +144,12 @@ def aggregate_of(log_type: str, name: str | None) -> type[Aggregate] | None:
     """
     classes = aggregates.of(log_type)
     if name is not None:
-        chosen = [each for each in classes if name in (each.__qualname__, _path(each))]
+        chosen = [each for each in classes if name in (each.__qualname__, dotted(each))]
         if len(chosen) != 1:
-            known = ", ".join(_path(each) for each in classes) or "none"
+            known = ", ".join(dotted(each) for each in classes) or "none"
             raise mistake(f"No aggregate {name!r} folds {log_type} logs. Aggregates: {known}.")
         return chosen[0]
     if len(classes) > 1:
-        known = ", ".join(_path(each) for each in classes)
+        known = ", ".join(dotted(each) for each in classes)
         raise mistake(f"Several aggregates fold {log_type} logs. Choose by --aggregate: {known}.")
     return classes[0] if classes else None
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import getpass
-from typing import Final, TypeVar
+from typing import Final
 
 from eventlogs.management.mistakes import mistake
-from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, P, declared, projections
 from eventlogs.projections.kinds import Reactor
 from eventlogs.projections.operations import RowOperations
-
-P = TypeVar("P", bound=BaseProjection)
 
 NOT_OF_KIND: Final[dict[type[BaseProjection], str]] = {
     RowOperations: "is a reactor: it keeps no rows.",
     Reactor: "keeps rows, which need every event: it cannot start later.",
 }
-
-
-def existing(using: str, kind: type[P]) -> list[type[P]]:
-    """Return the projections of a kind that can run on a database, by name; reactors on any."""
-    return [
-        each
-        for _, each in sorted(projections.items())
-        if issubclass(each, kind)
-        and (not issubclass(each, RowProjection) or each.keeps_rows_in(using))
-    ]
 
 
 def choose(names: list[str], using: str, kind: type[P]) -> list[type[P]]:
@@ -36,7 +24,7 @@ def choose(names: list[str], using: str, kind: type[P]) -> list[type[P]]:
     is not in the database, and if there are none.
     """
     known = ", ".join(sorted(projections)) or "none"
-    able = existing(using, kind)
+    able = declared(kind, using=using)
     chosen = []
     for name in names:
         each = projections.get(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -13,7 +13,8 @@ from uuid import UUID
 from eventlogs.aggregates import Aggregate
 from eventlogs.events.codec import ENCODER, JSON
 from eventlogs.ids import LogId
-from eventlogs.reductions.timeline import plain_value, properties_of
+from eventlogs.reductions.timeline import attributes_of, plain_value, properties_of
+from eventlogs.utils.times import utc_text
 from eventlogs.values import EventRecord
 
 
@@ -25,7 +26,7 @@ def plain(value: Any) -> Any:
     could not read its ``repr()``.
     """
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return utc_text(value, timespec="microseconds")
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, timedelta):
@@ -58,9 +59,7 @@ def state_of(aggregate: Aggregate) -> dict[str, Any]:
 
     A dataclass has its fields, in their order; another class its public attributes.
     """
-    state: Any = aggregate
-    names = [each.name for each in fields(state)] if is_dataclass(state) else list(vars(state))
-    return {name: _value(getattr(state, name)) for name in names if not name.startswith("_")}
+    return {name: _value(value) for name, value in attributes_of(aggregate) or ()}
 
 
 def computed_of(aggregate: Aggregate) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from eventlogs.caches import backends
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ParkedEvent, SkippedEvent
 from eventlogs.projections import actions, rebuild
-from eventlogs.projections.base import RowProjection, projections
+from eventlogs.projections.base import RowProjection, declared
 
 
 class Forgotten(NamedTuple):
@@ -51,21 +51,19 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     _forget_failures(log, alias, is_there=is_there)
     rows: list[str] = []
     to_rebuild: list[str] = []
-    for name, each in sorted(projections.items()):
-        if not issubclass(each, RowProjection) or not each.keeps_rows_in(alias):
-            continue
+    for each in declared(RowProjection, using=alias):
         log_types = each.log_types_read()
         if log_types is not None and log.log_type not in log_types:
             continue
         if not rebuild.discard_unfinished(each, alias) or each.has_shared_rows():
-            to_rebuild.append(name)
+            to_rebuild.append(each.name)
         if each.has_shared_rows():
             continue
         if is_there:
             rebuild.rebuild_log(each, log, using=alias)
         else:
             rebuild.remove_row(each, log, alias)
-        rows.append(name)
+        rows.append(each.name)
     return Forgotten(tuple(rows), entries, tuple(to_rebuild))
 
 

@@ -188,10 +188,8 @@ def as_json(found: Figures) -> dict[str, Any]:
         },
         "tables": {
             each.name: {
-                "rows": each.rows,
-                "table_bytes": each.table_bytes,
-                "index_bytes": each.index_bytes,
-                "indexes": each.indexes,
+                name: getattr(each, name)
+                for name in ("rows", "table_bytes", "index_bytes", "indexes")
             }
             for each in found.tables.values()
         },

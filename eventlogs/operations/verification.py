@@ -36,8 +36,8 @@ from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
-from eventlogs.projections.base import RowProjection, projections
-from eventlogs.projections.verify import Difference, Failure, Run
+from eventlogs.projections.base import RowProjection, declared
+from eventlogs.projections.verify import Failure, Run
 from eventlogs.utils.words import counted
 from eventlogs.values import StoredEvent
 
@@ -340,49 +340,24 @@ class CacheVerifier:
             )
 
 
-class RowsOfProjection:
-    """The rows of one read model against a replay of their logs, with counts."""
+def differences(run: Run, tell: Callable[[int], object] = _nobody) -> Iterator[Finding]:
+    """
+    Yield the differences between the rows of a read model and a replay of their logs.
 
-    def __init__(self, name: str, run: Run) -> None:
-        self.name = name
-        self.run = run
-        self.differences = 0
-        self.failed = 0
-
-    @property
-    def figures(self) -> dict[str, int]:
-        """
-        The numbers of logs that were checked, and of differences.
-
-        Logs in ``held`` are compared only up to an event that is parked or waits; logs in
-        ``failed`` are not compared.
-        """
-        return {
-            "logs": self.run.checked,
-            "held": self.run.held,
-            "failed": self.failed,
-            "differences": self.differences,
-        }
-
-    def findings(self, tell: Callable[[int], object] = _nobody) -> Iterator[Finding]:
-        """Yield findings as they are found; ``tell`` is called with numbers of logs."""
-        try:
-            for each in self.run.findings(tell):
-                yield self._finding(each)
-        except ProjectionUnavailable as error:
-            yield Finding("projections", self.name, str(error))
-
-    def _finding(self, found: Difference | Failure) -> Finding:
-        subject = str(found.log_id)
-        if isinstance(found, Failure):
-            self.failed += 1
-            at = "" if found.position is None else f" at position {found.position}"
-            why = f"its row in {self.name} is not compared: an event{at} fails with {found.error}"
-            return Finding("projections", subject, why)
-        self.differences += 1
-        done = ", and was repaired" if found.is_repaired else ""
-        fields = ", ".join(found.fields)
-        return Finding("projections", subject, f"its row in {self.name} differs in {fields}{done}")
+    ``tell`` is called with numbers of logs.
+    """
+    name = run.projection.name
+    try:
+        for found in run.findings(tell):
+            if isinstance(found, Failure):
+                at = "" if found.position is None else f" at position {found.position}"
+                why = f"its row in {name} is not compared: an event{at} fails with {found.error}"
+            else:
+                why = f"its row in {name} differs in {', '.join(found.fields)}"
+                why += ", and was repaired" if found.is_repaired else ""
+            yield Finding("projections", str(found.log_id), why)
+    except ProjectionUnavailable as error:
+        yield Finding("projections", name, str(error))
 
 
 class ProjectionVerifier:
@@ -401,17 +376,15 @@ class ProjectionVerifier:
             if isinstance(each, Finding):
                 yield each
             else:
-                yield from each.findings()
+                yield from differences(each)
 
-    def read_models(self, scope: Scope) -> Iterator[RowsOfProjection | Finding]:
+    def read_models(self, scope: Scope) -> Iterator[Run | Finding]:
         """Yield the read models that can be compared, and findings of those that cannot."""
-        for name, projection in sorted(projections.items()):
-            if not issubclass(projection, RowProjection) or projection.has_shared_rows():
-                continue
-            if not projection.keeps_rows_in(scope.using):
+        for projection in declared(RowProjection, using=scope.using):
+            if projection.has_shared_rows():
                 continue
             try:
-                run = Run(
+                yield Run(
                     projection,
                     sample=self._sample,
                     repair=self._repair,
@@ -420,9 +393,7 @@ class ProjectionVerifier:
                     using=scope.using,
                 )
             except ProjectionUnavailable as error:
-                yield Finding("projections", name, str(error))
-            else:
-                yield RowsOfProjection(name, run)
+                yield Finding("projections", projection.name, str(error))
 
 
 VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]

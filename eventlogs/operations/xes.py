@@ -118,7 +118,7 @@ def _logs(using: str, log_types: Collection[str], logs: Collection[LogId]) -> It
             continue
         row = EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).first()
         if row is not None:
-            yield LogRow(log_id, row.version, row.created_at, row.updated_at)
+            yield LogRow.of(row)
 
 
 def event(stored: StoredEvent, timestamp: Path | None = None) -> Piece:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import models, router
+from django.db.models import QuerySet
 
 from eventlogs.events.registry import registry
 from eventlogs.exceptions import ProjectionUnavailable, RegistrationError
 from eventlogs.ids import LogId
-from eventlogs.models import Event, ProjectionState
+from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.projections.databases import has_table
 from eventlogs.values import EventRecord
 
@@ -120,6 +121,13 @@ class BaseProjection:
         if cls.log_types is None:
             return None
         return [cls.log_types] if isinstance(cls.log_types, str) else list(cls.log_types)
+
+    @classmethod
+    def logs_read(cls, using: str) -> QuerySet[EventLog]:
+        """Return the logs that it reads, in a database."""
+        logs: QuerySet[EventLog] = EventLog.objects.using(using)
+        log_types = cls.log_types_read()
+        return logs if log_types is None else logs.filter(log_type__in=log_types)
 
     @classmethod
     def starts_now(cls) -> bool:
@@ -236,8 +244,20 @@ class RowProjection(BaseProjection):
             raise RegistrationError(f"{cls.__qualname__} needs model = …, the read model's.")
 
 
+P = TypeVar("P", bound=BaseProjection)
+
 projections: Final[dict[str, type[BaseProjection]]] = {}
 """The projections and reactors that are declared, by name."""
+
+
+def declared(kind: type[P], *, using: str | None = None) -> list[type[P]]:
+    """Return the declared projections of a kind, by name; with ``using``, those that run there."""
+    return [
+        each
+        for _, each in sorted(projections.items())
+        if issubclass(each, kind)
+        and (using is None or not issubclass(each, RowProjection) or each.keeps_rows_in(using))
+    ]
 
 
 def handles(*events: type) -> Callable[[F], F]:

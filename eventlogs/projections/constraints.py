@@ -77,7 +77,7 @@ def check_deferred(model: type[models.Model], rows: Sequence[Any], using: str) -
             names = ", ".join(name for (name,) in cursor.fetchall())
             if names:
                 cursor.execute(f"SET CONSTRAINTS {names} IMMEDIATE")
-                # For the next write, whose statements may violate them between each other.
+                # Defer them again: statements of the next write may violate them in between.
                 cursor.execute(f"SET CONSTRAINTS {names} DEFERRED")
     elif connection.vendor == "sqlite":
         with connection.cursor() as cursor:
@@ -141,7 +141,7 @@ def violated(error: BaseException, model: type[models.Model], using: str) -> Vio
     code = _mysql_code(error)
     if code in MYSQL:
         before, after = MYSQL[code]
-        # The last one: a value that is quoted before it may look like the rest.
+        # Take the last match: a quoted value before it may look the same.
         _, found, rest = str(error.args[-1]).rpartition(before)
         name: str | None = rest.partition(after)[0].rpartition(".")[2] if found else None
     else:
@@ -169,8 +169,8 @@ def _of_sqlite(cause: Any, model: type[models.Model]) -> Violated:
     if cause.sqlite_errorname == "SQLITE_CONSTRAINT_CHECK":
         if any(each.name == what for each in model._meta.constraints):
             return Violated(what, _declared(model, what))
-        # It has no name, as that of a PositiveIntegerField: SQLite names its condition instead, and
-        # cuts all behind a quoted name at its beginning.
+        # A check without a name, such as that of a PositiveIntegerField: SQLite's message has its
+        # condition instead, and ends after a quoted name at its beginning.
         columns = [
             column
             for column in (str(each.column) for each in model._meta.concrete_fields)
@@ -206,7 +206,7 @@ def _check_foreign_key(field: Any, rows: Sequence[Any], using: str) -> None:
     for start in range(0, len(wanted), KEYS):
         some = wanted[start : start + KEYS]
         if others.filter(**{f"{target.attname}__in": some}).count() < len(some):
-            # As SQLite's COMMIT would say it, and of which field it is.
+            # The error of SQLite's COMMIT, with the name of the field.
             error = IntegrityError("FOREIGN KEY constraint failed")
             setattr(error, MISSING, field.name)
             raise error

@@ -38,7 +38,7 @@ def deadline(seconds: float) -> Iterator[None]:
         raise HandlerTimedOut
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    # Again and again: one that falls into a destructor or a callback is swallowed there.
+    # Repeat the alarm: an error that is raised in a destructor or callback is swallowed.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         try:
@@ -46,6 +46,6 @@ def deadline(seconds: float) -> Iterator[None]:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        # Once more: the alarm may have come just before the first one.
+        # Again: the alarm may have come just before the timer was stopped.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -116,14 +116,14 @@ def handler_of(error: BaseException) -> str:
     if not frames:
         return ""
     code = (own[-1] if own else frames[0]).f_code
-    # Without parts that have no name of their own: "captured.<locals>.<lambda>" is captured.
+    # Leave out parts without a name: "captured.<locals>.<lambda>" is captured.
     named = [part for part in code.co_qualname.split(".") if not part.startswith("<")]
     return named[-1][:200] if named else ""
 
 
 def details_of(error: BaseException) -> str:
     """Return an error with its traceback and its text, for the database; at most MAX_DETAILS."""
-    # Neither a nul nor half of a surrogate pair is in any text of a database's.
+    # Databases store neither NUL nor lone surrogates.
     lines: Iterator[str] = traceback.TracebackException.from_exception(error).format()
     text = "".join(lines).replace("\0", "�")
     return text.encode(errors="backslashreplace").decode()[-MAX_DETAILS:]

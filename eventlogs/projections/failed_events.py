@@ -43,9 +43,7 @@ class FailedEvents:
         """Hold a log from an event on, and count an attempt that is about to be made."""
         held: list[ParkedEvent] = []
         with self._uncounting(held):
-            self._partition.transact_or_raise(
-                lambda lease: held.append(self._held_logs.hold(row)), self._partition.lease.position
-            )
+            self._transact(lambda lease: held.append(self._held_logs.hold(row)))
         return held[-1]
 
     def begin_attempt(self, pk: int) -> ParkedEvent | None:
@@ -83,21 +81,20 @@ class FailedEvents:
 
         while goes_on:
             with self._uncounting(begun):
-                partition.transact_or_raise(count, partition.lease.position)
+                self._transact(count)
         return begun[0] if begun else None
 
     def count_attempt(self, waiting: ParkedEvent) -> None:
         """Count an attempt that is about to be made at an event that is held already."""
-        self._partition.transact_or_raise(
-            lambda lease: self._held_logs.count_attempt(waiting), self._partition.lease.position
-        )
+        self._transact(lambda lease: self._held_logs.count_attempt(waiting))
 
     def end_hold(self, waiting: ParkedEvent) -> None:
         """Hold the log no longer."""
-        self._partition.transact_or_raise(
-            lambda lease: self._held_logs.continue_with(None, waiting),
-            self._partition.lease.position,
-        )
+        self._transact(lambda lease: self._held_logs.continue_with(None, waiting))
+
+    def _transact(self, work: Callable[[Lease], object]) -> None:
+        """Do ``work`` in a transaction of the partition that leaves the checkpoint in its place."""
+        self._partition.transact_or_raise(work, self._partition.lease.position)
 
     def pass_if_held(self, row: StoredEvent) -> bool:
         """Move the checkpoint past an event whose log is held; return False where it is not."""
@@ -191,7 +188,7 @@ class HoldLog:
 
     def careful_until(self) -> int:
         """Return the position up to which events may have killed a worker, as far as known."""
-        # The worker before us did not give the lease back, and may have died of an event.
+        # The previous worker did not release its lease: an event may have killed it.
         return self._partition.feed.settled() if self._partition.lease.was_abandoned else 0
 
     def resumed(self, row: StoredEvent) -> ParkedEvent | None:

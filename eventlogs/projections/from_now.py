@@ -29,8 +29,8 @@ class PassedOver(NamedTuple):
     """The events that a reactor passed over: up to which position, and how many."""
 
     position: int
-    events: int  # behind the checkpoint; of several partitions, behind the one that is last
-    waiting: int  # that had failed, or were held behind one that had: counted by logs
+    events: int  # past the checkpoint, or past the lowest of several
+    waiting: int  # logs that were held by a failed event
 
 
 def pass_over(

@@ -37,8 +37,8 @@ from eventlogs.projections.rows import chunks
 LIMIT: Final = 10_000  # events of its own that are counted
 SPAN: Final = 300_000  # positions behind a checkpoint that are looked through for them
 INLINE: Final = 5_000  # events whose rows are looked at: the oldest ones, and the newest ones
-FEW: Final = 10_000  # positions that are looked through without further ado
-KEYS: Final = 10_000  # logs whose versions are asked for by one statement, where that many can be
+FEW: Final = 10_000  # positions up to which PostgreSQL's JIT is left on
+KEYS: Final = 10_000  # logs of one statement, or fewer if the database takes fewer parameters
 
 IS_PARKED: Final = Q(retry_at=None, awaits="")
 
@@ -337,7 +337,7 @@ def _behind(using: str, places: Sequence[_Place]) -> list[_Place]:
     """Return those behind whose checkpoint there is any event, and note how far to look."""
     if not places:
         return []
-    # From the next event on, not the next position: between two events there may be any gap.
+    # Look from the next event on, not the next position: there may be a gap of any size.
     following = "(SELECT MIN(position) FROM eventlogs_event WHERE position > %s)"
     columns = ", ".join(
         ["(SELECT MAX(position) FROM eventlogs_event)", *(following for _ in places)]

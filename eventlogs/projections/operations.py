@@ -183,9 +183,10 @@ class RowOperations(Operations, RowProjection):
             return rebuild.rebuild_log(
                 cls, _log_id(log_id), downgrade=downgrade, by=by, using=using
             )
-        return rebuild.rebuild_projection(
-            cls, restart=restart, park=park, downgrade=downgrade, tell=tell, by=by, using=using
+        steps = rebuild.rebuild_steps(
+            cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using
         )
+        return rebuild.finish(steps, tell)
 
     @classmethod
     def request_rebuild(cls, *, by: str = "", using: str | None = None) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from django.db import (
     Error,
@@ -28,7 +28,7 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 
 from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
@@ -59,11 +59,11 @@ from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
 from eventlogs.stores.retries import run_again
 
-SWAPS: Final = 30  # tries to have the lock for the swap
+SWAPS: Final = 30  # attempts to get the lock for the swap
 PAUSE: Final = 0.2  # seconds between two of them
 INSUFFICIENT_PRIVILEGE: Final = "42501"  # PostgreSQL's code
 RESUMED: Final = "Resumed; the time is that of the last run."
-# Of an inline projection, in one step: a worker has other work, too, and appends wait.
+# Of an inline projection, in one step: a worker has other work, and appends wait.
 LOGS_AT_ONCE: Final = 200
 EVENTS_AT_ONCE: Final = 2_000
 
@@ -92,23 +92,11 @@ def ignore(_: Progress) -> None:
     """Ignore the progress."""
 
 
-def rebuild_projection(
-    cls: type[RowProjection],
-    *,
-    restart: bool,
-    park: bool,
-    downgrade: bool,
-    tell: Tell,
-    by: str = "",
-    using: str | None = None,
-) -> int:
-    """See ``RowOperations.rebuild``."""
-    under_way = rebuild_steps(
-        cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using
-    )
+def finish(steps: Steps, tell: Tell) -> int:
+    """Run all steps of a rebuild, and return how many events were applied."""
     while True:
         try:
-            progress = next(under_way)
+            progress = next(steps)
         except StopIteration as end:
             return int(end.value)
         tell(progress)
@@ -138,13 +126,13 @@ def rebuild_steps(
     begun = time.monotonic()
     try:
         if cls.mode == cls.INLINE:
-            inline_one = _InlineRebuild(cls, using, by=by)
+            inline_one = _InlineRebuild(cls, using, by)
             return (yield from inline_one.steps(restart=restart, downgrade=downgrade))
         shadow_one = _ShadowRebuild(cls, using, is_strict=not park, by=by)
         return (yield from shadow_one.steps(restart=restart))
     except (Exception, KeyboardInterrupt) as error:
         if not (isinstance(error, ProjectionUnavailable) and error.reason == "busy"):
-            # The error that ended it is the one to raise, also where the database is gone.
+            # Raise the error that ended the rebuild, even if it cannot be recorded.
             with suppress(Error), transaction.atomic(using=using):
                 actions.add(
                     cls.name,
@@ -276,22 +264,53 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     return True
 
 
-class _ShadowRebuild:
+class _Rebuild:
+    """A call that rebuilds a projection in a database."""
+
+    def __init__(self, cls: type[RowProjection], using: str, by: str) -> None:
+        self._cls = cls
+        self._using = using
+        self._by = by
+        self._begun = time.monotonic()
+
+    def _end(self, states: QuerySet[ProjectionState], **more: Any) -> bool:
+        """Store that the rows are those of this version; return False if there is no state."""
+        return bool(
+            states.update(
+                version=self._cls.version,
+                rebuilt_at=timezone.now(),
+                rebuild_version=None,
+                rebuild_started_at=None,
+                **more,
+            )
+        )
+
+    def _note(self, count: int, *, is_resumed: bool) -> None:
+        """Record the rebuild, in the caller's transaction."""
+        actions.add(
+            self._cls.name,
+            ProjectionAction.REBUILT,
+            using=self._using,
+            by=self._by,
+            count=count,
+            seconds=time.monotonic() - self._begun,
+            note=RESUMED if is_resumed else "",
+        )
+
+
+class _ShadowRebuild(_Rebuild):
     """A rebuild into a shadow table."""
 
     def __init__(
         self, cls: type[RowProjection], using: str, *, is_strict: bool, by: str = ""
     ) -> None:
-        self._cls = cls
-        self._using = using
+        super().__init__(cls, using, by)
         self._is_strict = is_strict
-        self._by = by
-        self._begun = time.monotonic()
         self._feed = Feed(using=using)
         self._owner = leases.new_owner()
         self._table_owner = shadow_tables.owner(cls.model, using)
         self._applied = 0
-        self._first = 0  # the position, and the events applied, when this call took it up
+        self._first = 0  # the position, and the events applied, when this call began
         self._before = 0
 
     def steps(self, *, restart: bool) -> Steps:
@@ -305,7 +324,9 @@ class _ShadowRebuild:
                     if self._swap(advancers):
                         return self._applied
                     time.sleep(PAUSE)
-                    advancers = self._at_work([self._mine(each) for each in self._take()])
+                    advancers = self._at_work(
+                        [replace(each, was_abandoned=False) for each in self._take()]
+                    )
                 except LeaseLost:
                     advancers = self._at_work(self._resume())
         except BaseException:
@@ -339,11 +360,10 @@ class _ShadowRebuild:
             states.update(version=F("version"))  # one at a time
             state = states.get()
             self.refuse_if_busy()
-            partitions = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True)
             if (
                 restart
                 or state.rebuild_version != self._cls.version
-                or partitions.count() != self._cls.partitions
+                or self._checkpoints().count() != self._cls.partitions
                 or not shadow_tables.is_alike(model, using)
             ):
                 with self._as_owner():
@@ -354,7 +374,7 @@ class _ShadowRebuild:
                     name, using=using, partitions=self._cls.partitions, is_rebuild=True
                 )
                 states.update(rebuild_version=self._cls.version, rebuild_started_at=timezone.now())
-            # While the state is locked, so that the next one finds us.
+            # While the state is locked: the next rebuild then finds these leases.
             return self._take()
 
     @contextmanager
@@ -371,16 +391,16 @@ class _ShadowRebuild:
 
     def _applied_in_all(self) -> int:
         """Return how many events this rebuild has applied, in all calls."""
-        rows = Checkpoint.objects.using(self._using).filter(
-            projection=self._cls.name, is_rebuild=True
-        )
-        return sum(rows.values_list("applied", flat=True))
+        return sum(self._checkpoints().values_list("applied", flat=True))
+
+    def _checkpoints(self) -> QuerySet[Checkpoint]:
+        """Return the checkpoints of the rebuild."""
+        rows = Checkpoint.objects.using(self._using)
+        return rows.filter(projection=self._cls.name, is_rebuild=True)
 
     def refuse_if_busy(self) -> None:
-        rows = Checkpoint.objects.using(self._using).filter(
-            projection=self._cls.name, is_rebuild=True
-        )
-        if any(leases.is_live(each, using=self._using) for each in rows.exclude(owner="")):
+        owned = self._checkpoints().exclude(owner="")
+        if any(leases.is_live(each, using=self._using) for each in owned):
             raise ProjectionUnavailable("busy", projection=self._cls.name)
 
     def _take(self) -> list[Lease]:
@@ -399,9 +419,6 @@ class _ShadowRebuild:
         if len(found) < len(taken):
             raise ProjectionUnavailable("busy", projection=self._cls.name)
         return found
-
-    def _mine(self, lease: Lease) -> Lease:
-        return replace(lease, was_abandoned=False)
 
     def _at_work(self, taken: list[Lease]) -> list[Advancer]:
         shadow = shadow_tables.shadow_of(self._cls.model)
@@ -434,7 +451,7 @@ class _ShadowRebuild:
         try:
             with transaction.atomic(using=using):
                 if connection.vendor == "postgresql" and alone:
-                    # The feed is read inside, whatever the default is.
+                    # Reading the feed needs READ COMMITTED.
                     with connection.cursor() as cursor:
                         cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                     shadow_tables.limit_lock_wait(using)
@@ -450,9 +467,9 @@ class _ShadowRebuild:
                     shadow_tables.swap(self._cls.model, using)
                 self._switch(live)
         except (OperationalError, IntegrityError):
-            # The lock could not be had; or a row of the last moment is refused, which the next
-            # fill finds again, and names its event. The leases are at their positions from before
-            # the transaction: nothing that was applied in it is stored.
+            # The lock was not granted in time; or a constraint refused one of the last rows, and
+            # the next fill meets it again and names its event. The transaction is rolled back, and
+            # the leases are at the positions from before it.
             self._applied = applied
             if not connection.is_usable():
                 raise
@@ -461,21 +478,13 @@ class _ShadowRebuild:
 
     def _switch(self, live: list[Checkpoint]) -> None:
         using, name = self._using, self._cls.name
-        actions.add(
-            name,
-            ProjectionAction.REBUILT,
-            using=using,
-            by=self._by,
-            count=self._applied_in_all(),
-            seconds=time.monotonic() - self._begun,
-            note=RESUMED if self._before else "",
-        )
+        self._note(self._applied_in_all(), is_resumed=self._before > 0)
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False).delete()
-        Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).update(
+        self._checkpoints().update(
             is_rebuild=False,
             owner="",
             leased_until=None,
-            # Above any token that is out there.
+            # Higher than any token that a worker holds.
             token=max((each.token for each in live), default=0) + F("token") + 1,
         )
         ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=False).delete()
@@ -483,24 +492,12 @@ class _ShadowRebuild:
             is_rebuild=False
         )
         AppliedVersion.objects.using(using).filter(projection=name).delete()
-        ProjectionState.objects.using(using).filter(name=name).update(
-            version=self._cls.version,
-            mode=self._cls.mode,
-            partitions=self._cls.partitions,
-            rebuilt_at=timezone.now(),
-            rebuild_version=None,
-            rebuild_started_at=None,
-        )
+        states = ProjectionState.objects.using(using).filter(name=name)
+        self._end(states, mode=self._cls.mode, partitions=self._cls.partitions)
 
 
-class _InlineRebuild:
+class _InlineRebuild(_Rebuild):
     """A rebuild in place, of a projection whose rows change with the appends."""
-
-    def __init__(self, cls: type[RowProjection], using: str, *, by: str = "") -> None:
-        self._cls = cls
-        self._using = using
-        self._by = by
-        self._begun = time.monotonic()
 
     def steps(self, *, restart: bool, downgrade: bool) -> Steps:
         cls, using = self._cls, self._using
@@ -517,13 +514,10 @@ class _InlineRebuild:
             )
         state = states.get()
         before = state.rebuild_applied
-        log_types = cls.log_types_read()
-        logs = EventLog.objects.using(using)
-        if log_types is not None:
-            logs = logs.filter(log_type__in=log_types)
+        logs, log_types = cls.logs_read(using), cls.log_types_read() or ()
         done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
         total, applied, reached, done_before = logs.count(), 0, state.rebuild_reached, done
-        for page in scans.logs_by_id(using, after=reached, log_types=log_types or ()):
+        for page in scans.logs_by_id(using, after=reached, log_types=log_types):
             for some in verify.in_chunks(page, LOGS_AT_ONCE, EVENTS_AT_ONCE):
                 applied += self._rebuild_many(some, downgrade)
                 done += len(some)
@@ -537,27 +531,12 @@ class _InlineRebuild:
         self._remove_strays()
         mine = states if downgrade else states.filter(version__lte=cls.version)
         with transaction.atomic(using=using):
-            ended = mine.update(
-                version=cls.version,
-                rebuilt_at=timezone.now(),
-                rebuild_version=None,
-                rebuild_started_at=None,
-                rebuild_reached=None,
-            )
-            if not ended:
+            if not self._end(mine, rebuild_reached=None):
                 raise ProjectionUnavailable("newer", projection=cls.name)
-            actions.add(
-                cls.name,
-                ProjectionAction.REBUILT,
-                using=using,
-                by=self._by,
-                count=before + applied,
-                seconds=time.monotonic() - self._begun,
-                note=RESUMED if before else "",
-            )
-        # Rows that old processes have made meanwhile, of logs whose ids we were past. They make no
-        # more: they find the new version; or they have not committed yet, and a worker comes to
-        # their events later.
+            self._note(before + applied, is_resumed=before > 0)
+        # Rows that processes of the old version made meanwhile, of logs that were already rebuilt.
+        # They make no more: appends that begin now find the new version, and a worker applies the
+        # events of those that have not committed yet.
         for log_id in self._made_by_others(downgrade):
             applied += self._rebuild(log_id, downgrade)
         return applied
@@ -568,17 +547,15 @@ class _InlineRebuild:
             made = made.exclude(made_by=self._cls.version)
         else:
             made = made.filter(made_by__lt=self._cls.version)
-        some = list(made.values_list("log_id", flat=True)[:LOGS_AT_ONCE])
-        while some:
+        log_ids, last = made.values_list("log_id", flat=True), ""
+        while some := list(log_ids.filter(log_id__gt=last)[:LOGS_AT_ONCE]):
             yield from some
-            some = list(
-                made.filter(log_id__gt=some[-1]).values_list("log_id", flat=True)[:LOGS_AT_ONCE]
-            )
+            last = some[-1]
 
     def _rebuild_many(self, logs: Sequence[LogRow], downgrade: bool) -> int:
         counts: dict[LogId, int] = {}
         if len(logs) > 1 and inline_bulk.is_possible(self._using):
-            # Where one of them cannot be rebuilt, the next loop says which one, and why.
+            # If one of them cannot be rebuilt, the next loop says which one, and why.
             with suppress(Exception, SystemExit):
                 counts = inline_bulk.rebuild_rows(self._cls, logs, self._using, downgrade=downgrade)
         others = [log.log_id for log in logs if log.log_id not in counts]

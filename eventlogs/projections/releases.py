@@ -61,6 +61,7 @@ from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import mysql
 from eventlogs.projections.base import BaseProjection
 from eventlogs.stores.retries import run_again
+from eventlogs.values import StoredEvent
 
 KEPT: Final = 300.0  # seconds for which a declaration counts after its process was seen last
 RENEWED: Final = 60.0  # seconds after which a process in the middle of its work is seen again
@@ -195,12 +196,9 @@ class Reading:
     @cached_property
     def log_types(self) -> list[str] | None:
         """The types of the logs to read, or None for all."""
-        wanted: set[str] = set()
-        for each in (self._own, *self._others):
-            if each.log_types is None:
-                return None
-            wanted |= each.log_types
-        return sorted(wanted)
+        read = [each.log_types for each in (self._own, *self._others)]
+        known = [each for each in read if each is not None]
+        return sorted(frozenset().union(*known)) if len(known) == len(read) else None
 
     @cached_property
     def unknown(self) -> UnknownTypes | None:
@@ -216,6 +214,13 @@ class Reading:
         if found is None:
             found = self._verdicts[key] = self._verdict(log_type, name, schema_version)
         return found
+
+    def takes(self, row: StoredEvent) -> bool:
+        """Return whether to apply an event; raise the error that says why it is held."""
+        verdict = self.verdict(row.log_type, row.type, row.schema_version)
+        if verdict is HOLD:
+            raise self.why_held(row.log_id, row.index, row.type, row.schema_version)
+        return verdict is APPLY
 
     def why_held(self, log_id: LogId, index: int, name: str, schema_version: int) -> EventLogError:
         """Return the error that says why an event is held."""
@@ -245,7 +250,7 @@ class Reading:
         if name in own.types:
             return APPLY
         if own.all_types:
-            # A fold counts it. Where another release has it among its events, it may do more.
+            # A fold counts the event. A release that names its type may do more with it.
             named = (each for each in self._others if name in each.types)
             return HOLD if any(each.takes(log_type, name) for each in named) else APPLY
         return elsewhere
@@ -287,10 +292,10 @@ def declare(
     def attempt(_: BaseDatabaseWrapper) -> None:
         workers = ProjectionWorker.objects.using(using)
         with transaction.atomic(using=using):
-            # One after the other: the second sees the row of the first.
+            # Lock the states, so that of two declarations the second sees the row of the first.
             states = ProjectionState.objects.using(using).filter(name__in=handles).order_by("name")
             list(states.select_for_update().values_list("name"))
-            states.order_by().update(version=F("version"))  # a conflict under REPEATABLE READ, too
+            states.order_by().update(version=F("version"))  # so that REPEATABLE READ conflicts, too
             workers.filter(seen_until__lt=Now() - timedelta(seconds=KEPT)).delete()
             found = list(workers)
             workers.bulk_create(
@@ -318,9 +323,7 @@ def declare(
 
 def seen(using: str, worker: str, *, seconds: float = 0.0) -> bool:
     """Note that a process is there; return False where its declaration does not count any more."""
-    declared = ProjectionWorker.objects.using(using).filter(
-        name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
-    )
+    declared = _valid(using).filter(name=worker)
     return bool(declared.update(seen_until=Now() + timedelta(seconds=seconds)))
 
 
@@ -330,9 +333,7 @@ def ended(using: str, worker: str) -> None:
 
     Its declaration is kept: the worker that comes after it may take a moment.
     """
-    ProjectionWorker.objects.using(using).filter(
-        name=worker, seen_until__gte=Now() - timedelta(seconds=KEPT)
-    ).update(seen_until=Now(), ended_at=Now())
+    _valid(using).filter(name=worker).update(seen_until=Now(), ended_at=Now())
 
 
 def needed_for(projections: Iterable[type[BaseProjection]]) -> float:
@@ -380,15 +381,16 @@ def workers(using: str) -> QuerySet[ProjectionWorker]:
 
 def others_of(projection: type[BaseProjection], using: str) -> list[Handles]:
     """Return what other releases that run, or ran a moment ago, handle. Call it under a lease."""
-    rows = ProjectionWorker.objects.using(using).filter(
-        seen_until__gte=Now() - timedelta(seconds=KEPT)
-    )
-    own = handles_of(projection)
-    found = {
-        each.digest: each for row in rows if (each := declared_by(row, projection.name)) is not None
-    }
-    found.pop(own.digest, None)
+    declared = (declared_by(row, projection.name) for row in _valid(using))
+    found = {each.digest: each for each in declared if each is not None}
+    found.pop(handles_of(projection).digest, None)
     return [found[digest] for digest in sorted(found)]
+
+
+def _valid(using: str) -> QuerySet[ProjectionWorker]:
+    """Return the declarations that count."""
+    kept = Now() - timedelta(seconds=KEPT)
+    return ProjectionWorker.objects.using(using).filter(seen_until__gte=kept)
 
 
 def reading_of(projection: type[BaseProjection], using: str) -> Reading:
@@ -436,9 +438,9 @@ def declared_by(row: ProjectionWorker, name: str) -> Handles | None:
 
 
 def _take_leases_away(name: str, using: str) -> None:
-    # The position stays: a batch under way fails by its token, and is read again.
-    # Its name stays: it may have died of an event, and the next holder must be careful. First the
-    # leases of the rows in use, in the order in which the end of a rebuild locks them.
+    # Keep the position: a batch under way fails by its token, and its events are read again. Keep
+    # the owner: an event may have killed it, and the next holder must be careful. Begin with the
+    # checkpoints of the rows in use, as the end of a rebuild does: the same order of locks.
     for is_rebuild in (False, True):
         Checkpoint.objects.using(using).filter(projection=name, is_rebuild=is_rebuild).update(
             token=F("token") + 1, leased_until=None

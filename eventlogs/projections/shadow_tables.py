@@ -229,7 +229,7 @@ def swap(model: type[models.Model], using: str) -> None:
 
 def _keeps_snapshots(connection: BaseDatabaseWrapper) -> bool:
     """Return whether transactions here are stricter than READ COMMITTED by default."""
-    read_committed = 2  # of psycopg's levels, which Django has as they are
+    read_committed = 2  # of psycopg.IsolationLevel, which Django stores as an int
     return int(getattr(connection, "isolation_level", None) or read_committed) > read_committed
 
 
@@ -255,7 +255,7 @@ def _move_rows(
         cursor.execute(f"DELETE FROM {old} WHERE {key} NOT IN (SELECT {key} FROM {new})")
         changes = ", ".join(f"{each} = excluded.{each}" for each in others)
         action = f"UPDATE SET {changes}" if others else "NOTHING"
-        # Without WHERE, SQLite takes ON for that of a join.
+        # Without WHERE, SQLite parses ON as that of a join.
         cursor.execute(f"{rows} WHERE true ON CONFLICT ({key}) DO {action}")
     else:
         cursor.execute(f"DELETE FROM {old}")
@@ -271,7 +271,7 @@ def _swap_tables(
     names: dict[str, str],
 ) -> None:
     old, new = names["table"], _quoted(connection, shadow)
-    # The owner of a table with checks that are still to come cannot be changed.
+    # The owner of a table with pending deferred checks cannot be changed.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     cursor.execute(f"LOCK TABLE {old} IN ACCESS EXCLUSIVE MODE")
     cursor.execute(INDEXES, {"table": old})
@@ -286,7 +286,7 @@ def _swap_tables(
     quote = connection.ops.quote_name
     pairs = [(one[0], other[0]) for one, other in zip(made, wanted, strict=True)]
     for number, (have, _) in enumerate(pairs):
-        # By way of names that are free: one may have the name that another one is to get.
+        # Rename by way of unused names: another index may still have the wanted name.
         cursor.execute(f"ALTER INDEX {quote(have)} RENAME TO {quote(_between(number, model))}")
     for number, (_, want) in enumerate(pairs):
         cursor.execute(f"ALTER INDEX {quote(_between(number, model))} RENAME TO {quote(want)}")

@@ -6,10 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db.models import Count
-
 from eventlogs.exceptions import EventLogError
-from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.lags import Held, lags, load
 
@@ -103,23 +100,6 @@ def _statuses(using: str, wanted: list[type[BaseProjection]]) -> dict[str, Proje
             at_least=stand is not None and stand.at_least,
         )
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """An event type that a projection has left to other code, and how many logs wait for it."""
-
-    projection: str
-    type: str
-    schema_version: int
-    logs: int
-
-
-def awaited(using: str) -> list[Awaited]:
-    """Return the event types that the projections of a database leave to another release."""
-    left = ParkedEvent.objects.using(using).filter(is_rebuild=False).exclude(awaits="").order_by()
-    kinds = left.values_list("projection", "type", "schema_version").annotate(logs=Count("pk"))
-    return [Awaited(*each) for each in kinds.order_by("projection", "type", "schema_version")]
 
 
 def kind_of(projection: type[BaseProjection]) -> str:

@@ -44,7 +44,7 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import TextField
+from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
 from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, TransactionMustRetry
@@ -53,26 +53,26 @@ from eventlogs.feed.reader import Feed
 from eventlogs.feed.scans import LogRow
 from eventlogs.feed.sources import partition_of
 from eventlogs.ids import LogId
-from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState, SkippedEvent
+from eventlogs.models import Checkpoint, Event, EventLog, ProjectionState
 from eventlogs.projections import checkpoints, inline, mysql, replays, starting
 from eventlogs.projections.base import Failed, RowProjection
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.log_events import page_of
-from eventlogs.projections.releases import APPLY, HOLD, Reading, reading_of_rows
+from eventlogs.projections.releases import Reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer
-from eventlogs.projections.rows import chunks, differences, upsert
+from eventlogs.projections.rows import differences, upsert
 from eventlogs.stores.bulk_reads import whole_logs
 from eventlogs.stores.retries import in_transaction
 from eventlogs.values import EventRecord, StoredEvent
 
-NEAR, DRAWN = 200, 10  # so many logs are drawn from those of so many events in a row
-TRIES: Final = 4  # times as many draws as need be: some are drawn twice
-EVERYTHING: Final = 2**63 - 1  # a position that none is above
+NEAR, DRAWN = 200, 10  # draw at most 10 logs from those of 200 consecutive events
+TRIES: Final = 4  # times as many draws as needed: some logs are drawn twice
+EVERYTHING: Final = 2**63 - 1  # the highest position
 LOGS_AT_ONCE: Final = 500  # of one snapshot
 EVENTS_AT_ONCE: Final = 5_000  # of all of them
 
-# The database's own troubles: no event is to blame for them.
+# Errors of the database, which no event causes.
 TROUBLES: Final = (OperationalError, InterfaceError, InternalError, TransactionMustRetry)
 
 
@@ -161,7 +161,12 @@ class Moment(NamedTuple):
 
 
 class Run:
-    """One verification; ``checked`` and ``held`` say how far it is."""
+    """
+    One verification of the rows of ``projection``.
+
+    ``checked`` and ``held`` are numbers of logs as in Verification, ``failed`` and ``differences``
+    of the findings so far.
+    """
 
     def __init__(
         self,
@@ -182,9 +187,8 @@ class Run:
         Raise ProjectionUnavailable where several logs share a row, or a newer release has made
         the rows.
         """
-        self.checked = 0
-        self.held = 0
-        self._cls = projection
+        self.projection = projection
+        self.checked = self.held = self.failed = self.differences = 0
         self._using = projection.database_alias(using=using)
         self._sample = sample
         self._repair = repair
@@ -203,12 +207,7 @@ class Run:
         """Return how many logs there are to look at, about."""
         if self._sample is not None:
             return self._sample
-        logs = EventLog.objects.using(self._using)
-        if self._log_types is not None:
-            logs = logs.filter(log_type__in=self._log_types)
-        if self._after is not None:
-            logs = logs.filter(pk__gt=self._after.uuid)
-        return int(logs.count())
+        return int(self._wanted().count())
 
     def findings(
         self, tell: Callable[[int], object] = lambda count: None
@@ -219,6 +218,12 @@ class Run:
         ``tell`` is called with how many logs were looked at since the last call. Raise
         ProjectionUnavailable as ``RowOperations.verify`` does.
         """
+        for found in self._found(tell):
+            self.failed += isinstance(found, Failure)
+            self.differences += isinstance(found, Difference)
+            yield found
+
+    def _found(self, tell: Callable[[int], object]) -> Iterator[Difference | Failure]:
         for some in in_chunks(self._logs(), LOGS_AT_ONCE, EVENTS_AT_ONCE):
             if some[0].version > scans.PAGE:
                 yield from self._one(some[0].log_id)
@@ -229,19 +234,24 @@ class Run:
         if self._is_limited:
             return
         if self._sample is None or self.checked < self._sample:  # then all logs were looked at
-            for log_id in _strays(self._cls, self._using):
+            for log_id in _strays(self.projection, self._using):
                 yield from self._again(log_id)
 
     def _logs(self) -> Iterator[LogRow]:
         if self._log_types == []:
             return
-        using, after = self._using, None if self._after is None else self._after.uuid
         if self._sample is not None:
-            drawn = _some(using, self._sample, log_types=self._log_types, after=after)
-            yield from _rows_of(drawn, using)
+            yield from map(LogRow.of, _some(self._wanted(), self._sample, self._using))
             return
-        for page in scans.logs_by_id(using, after=after, log_types=self._log_types or ()):
+        after = None if self._after is None else self._after.uuid
+        for page in scans.logs_by_id(self._using, after=after, log_types=self._log_types or ()):
             yield from page
+
+    def _wanted(self) -> QuerySet[EventLog]:
+        logs: QuerySet[EventLog] = EventLog.objects.using(self._using)
+        if self._log_types is not None:
+            logs = logs.filter(log_type__in=self._log_types)
+        return logs if self._after is None else logs.filter(pk__gt=self._after.uuid)
 
     def _many(self, logs: Sequence[LogRow]) -> Iterator[Difference | Failure]:
         """Look at logs many at a time: as many as fit into memory."""
@@ -259,7 +269,7 @@ class Run:
 
     def _compare(self, moment: Moment) -> Iterator[Difference | Failure]:
         """Look at logs that one snapshot is taken of."""
-        projection, using = self._cls(), self._using
+        projection, using = self.projection(), self._using
         connection = connections[using]
         is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
         replayer = Replayer(projection, moment.reading, using)
@@ -282,11 +292,11 @@ class Run:
     def _moment(self, versions: Mapping[LogId, int]) -> Moment:
         while (moment := self._seen(versions)) is None:
             # The projection has changed meanwhile. Raise the error that says so, or look again.
-            starting.begin(self._cls, self._using)
+            starting.begin(self.projection, self._using)
         return moment
 
     def _seen(self, versions: Mapping[LogId, int]) -> Moment | None:
-        cls, using = self._cls, self._using
+        cls, using = self.projection, self._using
         rows = cls.model._base_manager.using(using)
         with snapshot(cls, using):
             states = ProjectionState.objects.using(using).filter(name=cls.name)
@@ -320,8 +330,10 @@ class Run:
 
     def _applied_versions(self, log_ids: Sequence[LogId]) -> dict[LogId, tuple[int, int]]:
         by_text = {str(each): each for each in log_ids}
-        as_text = Cast("log_id", TextField())  # to parse ids would cost more than to read them
-        found = inline.applied_versions(self._cls.name, self._using).filter(log_id__in=log_ids)
+        as_text = Cast("log_id", TextField())  # parsing the ids would take longer than reading them
+        found = inline.applied_versions(self.projection.name, self._using).filter(
+            log_id__in=log_ids
+        )
         return {
             by_text[text]: (version, made_by)
             for text, version, made_by in found.values_list(as_text, "version", "made_by")
@@ -329,13 +341,13 @@ class Run:
 
     def _one(self, log_id: LogId) -> Iterator[Difference | Failure]:
         """Look at a long log, a page at a time."""
-        waiting = HeldLogs(self._cls, self._using).rows().filter(log_id=log_id)
+        waiting = HeldLogs(self.projection, self._using).rows().filter(log_id=log_id)
         self.held += waiting.exists()
         yield from self._again(log_id)
 
     def _again(self, log_id: LogId) -> Iterator[Difference | Failure]:
         try:
-            difference = _look(self._cls, log_id, self._using, repair=self._repair)
+            difference = _look(self.projection, log_id, self._using, repair=self._repair)
         except ProjectionFailed as failed:
             yield _failure(log_id, failed.__cause__ or failed, failed.position or None)
         except (Exception, SystemExit) as error:
@@ -357,7 +369,7 @@ def _compared(
 ) -> list[str]:
     try:
         return differences(projection.model, stored, wanted, using)
-    except Exception as error:  # a handler has put a value there that no column takes
+    except Exception as error:  # a handler has set a value that the column does not take
         raise Failed(events[-1].position if events else None, error) from error
 
 
@@ -422,20 +434,15 @@ def records(
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     if projection.is_inline and versions.exists():
         waiting = None  # the version decides which events are in the row
-    skips = SkippedEvent.objects.using(using).filter(projection=projection.name, log_id=log_id)
-    skipped = set(skips.values_list("index", flat=True))
+    skipped = replays.skipped_of(projection.name, [log_id], using).get(log_id, NONE)
     start = 0
     while page := page_of(log_id, start, using):
         start = page[-1].index + 1
         for row in page:
             if row.position > upto or (waiting is not None and row.index >= waiting.index):
                 return
-            if row.index in skipped:
-                continue
-            verdict = reading.verdict(row.log_type, row.type, row.schema_version)
-            if verdict is HOLD:  # not to be compared: another release may have applied it
-                raise reading.why_held(log_id, row.index, row.type, row.schema_version)
-            if verdict is APPLY:
+            # An event that is held is not to be compared: another release may have applied it.
+            if row.index not in skipped and reading.takes(row):
                 yield from feed.records([row])
 
 
@@ -474,7 +481,7 @@ def _look(
 ) -> Difference | None:
     projection = cls()
     manager = projection.model._base_manager.using(using)
-    # First without a lock: most rows are right, and then nothing has to wait.
+    # Compare without a lock first: most rows are right, and nothing has to wait.
     if not projection.is_inline:
         starting.begin(cls, using)
         with snapshot(cls, using):
@@ -508,53 +515,34 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
         return upto
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
     known = mysql.latest(versions, using).first()
-    if known is None:  # it was kept by the feed, up to there
+    if known is None:  # a worker applied it from the feed, up to there
         return checkpoints.position(projection.name, using)
     page = page_of(log_id, known.version - 1, using)
     return page[0].position if page else 0
 
 
-def _rows_of(log_ids: Iterable[LogId], using: str) -> Iterator[LogRow]:
-    """Yield the logs of ids, but for those that are gone."""
-    columns = ("log_type", "pk", "version", "created_at", "updated_at")
-    for some in chunks(log_ids, LOGS_AT_ONCE):
-        found = EventLog.objects.using(using).filter(pk__in=[each.uuid for each in some])
-        for log_type, pk, *rest in found.values_list(*columns):
-            yield LogRow(LogId.stored(log_type, pk), *rest)
-
-
-def _some(
-    using: str, count: int, *, log_types: Collection[str] | None, after: UUID | None
-) -> Iterator[LogId]:
+def _some(logs: QuerySet[EventLog], count: int, using: str) -> Iterator[EventLog]:
     """
-    Yield logs at random (all, if there are no more): those with many events more often.
+    Yield ``count`` of the logs at random, all if there are no more.
 
-    They are drawn by a position, not by an id: positions are dense, and ids come in clumps.
+    Those with many events come more often: they are drawn by a position, not by an id, because
+    positions are dense, and ids come in clumps.
     """
-    logs = EventLog.objects.using(using)
-    if log_types is not None:
-        logs = logs.filter(log_type__in=log_types)
-    if after is not None:
-        logs = logs.filter(pk__gt=after)
     few = list(logs.order_by("pk")[: count + 1])
     if len(few) <= count:
-        yield from (log.log_id for log in few)
+        yield from few
         return
     events = Event.objects.using(using).order_by("position")
     last = events.values_list("position", flat=True).last() or 0
-    seen: set[LogId] = set()
+    seen: set[UUID] = set()
     for _ in range(TRIES * count // DRAWN + TRIES):
         near = events.filter(position__gte=random.randint(1, last))[:NEAR]
-        met = {
-            LogId.stored(log_type, log)
-            for log_type, log in near.values_list("log_type", "log_id")
-            if (log_types is None or log_type in log_types) and (after is None or log > after)
-        }
-        for log_id in random.sample(sorted(met - seen, key=str), min(DRAWN, len(met - seen))):
+        met = list(logs.filter(pk__in={*near.values_list("log_id", flat=True)} - seen))
+        for log in random.sample(met, min(DRAWN, len(met))):
             if len(seen) == count:
                 return
-            seen.add(log_id)
-            yield log_id
+            seen.add(log.pk)
+            yield log
 
 
 def _strays(projection: type[RowProjection], using: str) -> Iterator[LogId]:

@@ -92,7 +92,7 @@ class Waiting:
             self._target = _target(self._projection, self._position, self._using)
             self._settled = 0
         if self._target is None and self._position > (self._settled or 0):
-            # First how far the feed is settled: an event that is not there then never will be.
+            # Read the settled position first: an event up to it that is not stored never will be.
             self._settled = _settled(self._using)
             self._target = _target(self._projection, self._position, self._using)
 
@@ -136,8 +136,8 @@ def _is_applied(projection: type[BaseProjection], target: Target, using: str) ->
     if projection.mode == projection.INLINE:
         rows = AppliedVersion.objects.using(using).filter(projection=name, log_id=target.log_id)
         if rows.filter(version__gt=target.at).exists():
-            return True  # with its append, whether or not a worker has looked since
-    # The partition as partition_of() has it, by however many there are at this moment.
+            return True  # its append has applied it: no worker is needed
+    # Compute the partition as partition_of() does, from the current number of partitions.
     part = Value(target.log_id.uuid.int % MAX_PARTITIONS, output_field=IntegerField())
     places = Checkpoint.objects.using(using).filter(
         projection=name, is_rebuild=False, position__gte=target.position

@@ -46,18 +46,9 @@ def add_arguments(parser: CommandParser) -> None:
     )
     arguments.add_log_types(parser)
     arguments.add_logs(parser)
-    parser.add_argument(
-        "--after",
-        type=arguments.at_least(0),
-        default=0,
-        metavar="POSITION",
-        help="Only events after this position, e.g. the `until` of an earlier export.",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="Resume an interrupted export to FILE.",
-    )
+    text = "Only events after this position, e.g. the `until` of an earlier export."
+    arguments.add_number(parser, "--after", lowest=0, default=0, metavar="POSITION", text=text)
+    arguments.add_flags(parser, resume="Resume an interrupted export to FILE.")
     parser.add_argument(
         "--timestamp",
         type=arguments.field,

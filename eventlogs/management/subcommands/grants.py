@@ -18,7 +18,7 @@ from django.db import connections, models, router
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction
-from eventlogs.projections.base import RowProjection, projections
+from eventlogs.projections.base import RowProjection, declared
 
 HELP = "Print the SQL that grants a database role the privileges it needs (PostgreSQL)."
 
@@ -86,11 +86,11 @@ def tables(using: str) -> Iterator[Table]:
         if router.allow_migrate_model(using, model):
             yield Table(model, HISTORY.get(model, ROWS))
     seen = set()
-    for name, each in sorted(projections.items()):
-        if issubclass(each, RowProjection) and each.model not in seen:
+    for each in declared(RowProjection):
+        if each.model not in seen:
             seen.add(each.model)
             if router.allow_migrate_model(using, each.model):
-                yield Table(each.model, ROWS, name)
+                yield Table(each.model, ROWS, each.name)
 
 
 def grants(using: str, role: str) -> tuple[list[str], list[str]]:

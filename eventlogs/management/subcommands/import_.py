@@ -11,13 +11,13 @@ from typing import Any, BinaryIO
 from django.core.management.base import CommandParser
 
 from eventlogs.exceptions import EventLogError, FeedUnavailable
-from eventlogs.management.choosing import existing
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
 from eventlogs.operations.commands import command
 from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
+from eventlogs.projections.base import declared
 from eventlogs.projections.from_now import is_behind
 from eventlogs.projections.kinds import Reactor
 from eventlogs.utils.words import counted
@@ -58,7 +58,7 @@ def tell_of_reactors(out: Output, using: str) -> None:
     """Name the reactors that would react to imported events as if they happened now."""
     names: list[str] = []
     with suppress(FeedUnavailable):  # without a feed no reactor can run
-        names = [each.name for each in existing(using, Reactor) if is_behind(each, using)]
+        names = [each.name for each in declared(Reactor) if is_behind(each, using)]
     if names:
         pass_over = command(f"project {' '.join(names)} --from-now", using=using)
         out.note(

@@ -39,35 +39,28 @@ ACTION_FIELDS: Final = (
 
 def add_arguments(parser: CommandParser) -> None:
     """Add which events, and the action."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Only these projections.")
-    parser.add_argument(
-        "--details", action="store_true", help="Show tracebacks, which may contain payload data."
-    )
+    arguments.add_projections(parser, "Only these projections.")
+    arguments.add_flags(parser, details="Show tracebacks, which may contain payload data.")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument(
-        "--limit",
-        metavar="N",
-        type=arguments.at_least(0),
-        help=f"Show the first N events ({LIMIT} by default; with --json, all).",
-    )
-    shown.add_argument("--all", action="store_true", help="Show all events.")
+    text = f"Show the first N events ({LIMIT} by default; with --json, all)."
+    arguments.add_number(shown, "--limit", lowest=0, text=text)
+    arguments.add_flags(shown, all="Show all events.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--retry", type=arguments.log_id, metavar="LOG", help="Retry the event that holds this log."
     )
-    action.add_argument("--retry-all", action="store_true", help="Retry all events.")
+    arguments.add_flags(
+        action,
+        retry_all="Retry all events.",
+        history="Show who did what with projections: retries, skips, events passed over, rebuilds.",
+    )
     action.add_argument(
         "--skip",
         type=arguments.log_id,
         metavar="LOG",
         help="Skip the event that holds this log permanently, also in rebuilds. Needs --yes.",
     )
-    action.add_argument(
-        "--history",
-        action="store_true",
-        help="Show who did what with projections: retries, skips, events passed over, rebuilds.",
-    )
-    parser.add_argument("--yes", action="store_true", help="Confirm --skip.")
+    arguments.add_flags(parser, yes="Confirm --skip.")
 
 
 def run(

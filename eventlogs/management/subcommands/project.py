@@ -45,29 +45,19 @@ STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 def add_arguments(parser: CommandParser) -> None:
     """Add which projections, how many processes, and for how long."""
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="Run these projections. By default, all."
+    arguments.add_projections(parser, "Run these projections. By default, all.")
+    arguments.add_flags(
+        parser,
+        once="Apply all settled events, then end. For cron, and tests.",
+        from_now="Let the reactors NAME pass over all events up to now, permanently, then end: "
+        "e.g. after an import. Needs --yes.",
+        yes="Confirm --from-now.",
     )
-    parser.add_argument(
-        "--once",
-        action="store_true",
-        help="Apply all settled events, then end. For cron, and tests.",
+    text = (
+        "Share the work between N processes; one that dies is replaced. Useful for several "
+        "projections, or for partitions."
     )
-    parser.add_argument(
-        "--from-now",
-        action="store_true",
-        help="Let the reactors NAME pass over all events up to now, permanently, then end: e.g. "
-        "after an import. Needs --yes.",
-    )
-    parser.add_argument("--yes", action="store_true", help="Confirm --from-now.")
-    parser.add_argument(
-        "--workers",
-        type=arguments.at_least(1),
-        default=1,
-        metavar="N",
-        help="Share the work between N processes; one that dies is replaced. Useful for several "
-        "projections, or for partitions.",
-    )
+    arguments.add_number(parser, "--workers", default=1, text=text)
     parser.add_argument(
         "--max-memory",
         type=megabytes,

@@ -27,7 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="AGE",
         help='E.g. 90d. By default, EVENTLOGS["IDEMPOTENCY_KEY_RETENTION"].',
     )
-    parser.add_argument("--dry-run", action="store_true", help="Only count the keys.")
+    arguments.add_flags(parser, dry_run="Only count the keys.")
 
 
 def run(

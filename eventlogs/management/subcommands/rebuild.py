@@ -9,11 +9,12 @@ from django.core.management.base import CommandParser
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
-from eventlogs.management.choosing import choose, existing, operator
+from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.models import EventLog, ParkedEvent
+from eventlogs.models import ParkedEvent
 from eventlogs.operations.commands import command
+from eventlogs.projections.base import declared
 from eventlogs.projections.operations import RowOperations
 from eventlogs.projections.rebuild import Progress
 from eventlogs.utils.words import counted
@@ -26,28 +27,17 @@ HELP = (
 
 def add_arguments(parser: CommandParser) -> None:
     """Add which read models, and how."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="Rebuild these read models.")
-    parser.add_argument(
-        "--due",
-        action="store_true",
-        help="Rebuild all read models whose rows another version of the projection has made.",
+    arguments.add_projections(parser, "Rebuild these read models.")
+    arguments.add_flags(
+        parser,
+        due="Rebuild all read models whose rows another version of the projection has made.",
+        restart="Discard an interrupted rebuild and start again.",
+        park="Park events that fail. By default, the first one ends the rebuild.",
+        downgrade="After a rollback: rebuild rows that a newer version has made. Stop its "
+        "processes first.",
     )
     parser.add_argument(
         "--log", type=arguments.log_id, metavar="LOG", help="Rebuild one log's row, in place."
-    )
-    parser.add_argument(
-        "--restart", action="store_true", help="Discard an interrupted rebuild and start again."
-    )
-    parser.add_argument(
-        "--park",
-        action="store_true",
-        help="Park events that fail. By default, the first one ends the rebuild.",
-    )
-    parser.add_argument(
-        "--downgrade",
-        action="store_true",
-        help="After a rollback: rebuild rows that a newer version has made. Stop its processes "
-        "first.",
     )
 
 
@@ -65,7 +55,8 @@ def run(
         )
     chosen = choose(names, using, RowOperations) if names else []
     if due:
-        chosen += [e for e in existing(using, RowOperations) if e.is_rebuild_due(using=using)]
+        able = declared(RowOperations, using=using)
+        chosen += [each for each in able if each.is_rebuild_due(using=using)]
     how = {name: options[name] for name in ("restart", "park", "downgrade")}
     for each in dict.fromkeys(chosen):
         rebuild(out, each, using, log, how)
@@ -135,6 +126,4 @@ def extent(projection: type[RowOperations], using: str) -> tuple[int, str]:
     """Return the size of a rebuild, and its unit."""
     if projection.mode != projection.INLINE:
         return Feed(using=using).settled(), "positions"
-    logs = EventLog.objects.using(using)
-    log_types = projection.log_types_read()
-    return (logs if log_types is None else logs.filter(log_type__in=log_types)).count(), "logs"
+    return projection.logs_read(using).count(), "logs"

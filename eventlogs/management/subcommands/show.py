@@ -38,16 +38,9 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the log, the version, and how many events."""
     parser.add_argument("log", type=arguments.log_id, help="A log id.")
     add_state_arguments(parser)
-    parser.add_argument(
-        "--last",
-        metavar="N",
-        type=arguments.at_least(0),
-        default=LAST,
-        help=f"Show the last N events ({LAST} by default). The state includes all events.",
-    )
-    parser.add_argument(
-        "--diff", action="store_true", help="Show what each event changed in the state."
-    )
+    text = f"Show the last N events ({LAST} by default). The state includes all events."
+    arguments.add_number(parser, "--last", lowest=0, default=LAST, text=text)
+    arguments.add_flags(parser, diff="Show what each event changed in the state.")
 
 
 def run(

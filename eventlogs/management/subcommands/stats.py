@@ -9,12 +9,11 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from eventlogs.management import arguments
-from eventlogs.management.choosing import existing
 from eventlogs.management.output import Output
 from eventlogs.operations.cache_figures import CacheFigures, cache_figures
 from eventlogs.operations.commands import command
 from eventlogs.operations.figures import NEWEST, Figures, TableFigures, as_json, figures
-from eventlogs.projections.base import BaseProjection
+from eventlogs.projections.base import BaseProjection, declared
 from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.utils.times import duration
 from eventlogs.utils.words import counted
@@ -27,23 +26,16 @@ BAR = 24  # columns of the longest bar
 
 def add_arguments(parser: CommandParser) -> None:
     """Add --exact and --days."""
-    parser.add_argument(
-        "--exact", action="store_true", help="Read whole tables, however large they are."
-    )
-    parser.add_argument(
-        "--days",
-        metavar="N",
-        type=arguments.at_least(0),
-        default=DAYS,
-        help=f"Show the last N days that have events ({DAYS} by default).",
-    )
+    arguments.add_flags(parser, exact="Read whole tables, however large they are.")
+    text = f"Show the last N days that have events ({DAYS} by default)."
+    arguments.add_number(parser, "--days", lowest=0, default=DAYS, text=text)
 
 
 def run(out: Output, *, using: str, exact: bool, days: int, **options: Any) -> None:
     """Write the figures; a ``~`` marks an estimate, a ``≥`` a figure that may be higher."""
     found = figures(using, exact=exact)
     cached = cache_figures(using)
-    stand = statuses(existing(using, BaseProjection), using=using)
+    stand = statuses(declared(BaseProjection, using=using), using=using)
     if out.as_json:
         out.document({**as_json(found), "cache": asdict(cached), "projections": stand})
         return

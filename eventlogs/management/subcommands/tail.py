@@ -29,23 +29,13 @@ NEWEST = 10  # events
 
 def add_arguments(parser: CommandParser) -> None:
     """Add which events to show."""
-    parser.add_argument(
-        "--lines",
-        "-n",
-        type=arguments.at_least(0),
-        default=NEWEST,
-        metavar="N",
-        help=f"Start with the newest N events ({NEWEST} by default).",
-    )
+    text = f"Start with the newest N events ({NEWEST} by default)."
+    arguments.add_number(parser, "--lines", "-n", lowest=0, default=NEWEST, text=text)
     parser.add_argument(
         "--follow", "-f", action="store_true", help="Wait for later events, until Ctrl-C."
     )
-    parser.add_argument(
-        "--after",
-        type=arguments.at_least(0),
-        metavar="POSITION",
-        help="Start after this position instead.",
-    )
+    text = "Start after this position instead."
+    arguments.add_number(parser, "--after", lowest=0, metavar="POSITION", text=text)
     parser.add_argument(
         "--type",
         action="append",

@@ -18,11 +18,12 @@ from eventlogs.operations.verification import (
     CacheVerifier,
     Finding,
     ProjectionVerifier,
-    RowsOfProjection,
     Scope,
     Verifier,
+    differences,
     verify,
 )
+from eventlogs.projections.verify import Run
 from eventlogs.utils.words import counted
 
 HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
@@ -40,37 +41,17 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="LOG",
         help="Skip the logs up to this one, which an earlier run has checked.",
     )
-    parser.add_argument(
-        "--no-decode",
-        action="store_true",
-        help="Do not decode events: faster, and works without their classes.",
+    arguments.add_flags(
+        parser,
+        no_decode="Do not decode events: faster, and works without their classes.",
+        caches="Also replay every log that has a cached reduction, and compare.",
+        projections="Also replay logs and compare the rows of read models.",
+        repair="With --projections: repair rows that differ.",
     )
-    parser.add_argument(
-        "--caches",
-        action="store_true",
-        help="Also replay every log that has a cached reduction, and compare.",
-    )
-    parser.add_argument(
-        "--projections",
-        action="store_true",
-        help="Also replay logs and compare the rows of read models.",
-    )
-    parser.add_argument(
-        "--sample",
-        type=arguments.at_least(1),
-        metavar="N",
-        help="With --projections: check N random logs of each. By default, all.",
-    )
-    parser.add_argument(
-        "--repair", action="store_true", help="With --projections: repair rows that differ."
-    )
-    parser.add_argument(
-        "--limit",
-        type=arguments.at_least(1),
-        default=SHOWN,
-        metavar="N",
-        help=f"Show N findings ({SHOWN} by default); all are counted.",
-    )
+    text = "With --projections: check N random logs of each. By default, all."
+    arguments.add_number(parser, "--sample", text=text)
+    text = f"Show N findings ({SHOWN} by default); all are counted."
+    arguments.add_number(parser, "--limit", default=SHOWN, text=text)
 
 
 def run(
@@ -148,23 +129,28 @@ def _compare(
         if isinstance(each, Finding):
             show(each)
             continue
-        with out.progress(each.name, total=each.run.total(), unit="logs") as progress:
-            for finding in each.findings(progress.advance):
+        with out.progress(each.projection.name, total=each.total(), unit="logs") as progress:
+            for finding in differences(each, progress.advance):
                 show(finding)
-        figures[each.name] = each.figures
+        figures[each.projection.name] = {
+            "logs": each.checked,
+            "held": each.held,
+            "failed": each.failed,
+            "differences": each.differences,
+        }
         if not out.as_json:
             out.line(_told(each, scope.using))
     return figures
 
 
-def _told(each: RowsOfProjection, using: str) -> str:
-    compared = each.run.checked - each.failed
+def _told(each: Run, using: str) -> str:
+    compared = each.checked - each.failed
     words = "log was compared with its row", "logs were compared with their rows"
-    text = f"{each.name}: {counted(compared, *words)}"
-    if each.run.held:
+    text = f"{each.projection.name}: {counted(compared, *words)}"
+    if each.held:
         text += (
-            f", {each.run.held:,} of them only up to an event that is parked or waits "
-            f"({command(f'parked {each.name}', using=using)})"
+            f", {each.held:,} of them only up to an event that is parked or waits "
+            f"({command(f'parked {each.projection.name}', using=using)})"
         )
     if each.failed:
         text += f"; {each.failed:,} could not be"

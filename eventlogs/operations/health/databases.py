@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.core.checks import CheckMessage
 from django.db import DatabaseError, InterfaceError
@@ -75,22 +75,20 @@ def _reach(look: Look) -> Finding | None:
         with suppress(Exception):
             if not connection.in_atomic_block:
                 connection.close()
-        return Finding(
+        return look.finding(
             "database",
             ACT,
-            look.using,
             f"The database {look.using!r} does not answer: {type(error).__name__}: {why}",
-            action="Database administrator: start the database, or repair the network or the "
-            f"credentials in DATABASES[{look.using!r}].",
+            "Database administrator: start the database, or repair the network or the credentials "
+            f"in DATABASES[{look.using!r}].",
         )
     if Event._meta.db_table not in tables:
-        return Finding(
+        return look.finding(
             "tables",
             ACT,
-            look.using,
             f"The database {look.using!r} has no tables of eventlogs.",
-            action="Deployer: migrate the database:",
-            command=f"manage.py migrate --database {look.using}",
+            "Deployer: migrate the database:",
+            f"manage.py migrate --database {look.using}",
         )
     return None
 
@@ -109,8 +107,7 @@ def _checks(look: Look) -> Iterator[Finding]:
         code, level = CHECKS.get(str(message.id), ("database", ACT))
         if code == "feed" and look.projections():
             level = ACT
-        action, command = _what_to_do(message, look.using)
-        yield Finding(code, level, look.using, str(message.msg), action=action, command=command)
+        yield look.finding(code, level, str(message.msg), *_what_to_do(message, look.using))
 
 
 def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
@@ -149,12 +146,11 @@ def _feed(look: Look) -> Iterator[Finding]:
 def _without_feed(look: Look) -> Iterator[Finding]:
     names = [name for name, each in look.projections().items() if each.mode != each.INLINE]
     if names:
-        yield Finding(
+        yield look.finding(
             "feed",
             INFO,
-            look.using,
             f"The database {look.using!r} has no feed, so nothing runs {', '.join(names)}.",
-            action="Developer: make them inline, or keep logs in PostgreSQL (eventlogs.E033).",
+            "Developer: make them inline, or keep logs in PostgreSQL (eventlogs.E033).",
         )
 
 
@@ -162,23 +158,21 @@ def _refused(look: Look, refusal: FeedUnavailable) -> Iterator[Finding]:
     if refusal.reason in ("fence", "sequence", "distributed", "subscriber"):
         return  # the finding of the system check says so
     if refusal.reason == "isolation":
-        yield Finding(
+        yield look.finding(
             "feed",
             INFO,
-            look.using,
             "The end of the feed cannot be known inside of a REPEATABLE READ or SERIALIZABLE "
             "transaction.",
-            action="Developer: call health() outside of the transaction, or under READ COMMITTED.",
+            "Developer: call health() outside of the transaction, or under READ COMMITTED.",
         )
         return
     is_replica = refusal.reason == "replica"
-    yield Finding(
+    yield look.finding(
         "permission" if refusal.reason == "permission" else "feed",
         INFO if is_replica else ACT,
-        look.using,
         str(refusal),
-        action="Check the primary instead." if is_replica else "Table owner: grant the privileges:",
-        command="" if is_replica else look.command(f"grants {look.role}"),
+        "Check the primary instead." if is_replica else "Table owner: grant the privileges:",
+        "" if is_replica else look.command(f"grants {look.role}"),
     )
 
 
@@ -186,15 +180,15 @@ def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
     """Yield sequences and checkpoints that do not fit the events, as after a restore."""
     newest = look.newest or 0
     if given_out < newest:
-        yield Finding(
+        yield look.finding(
             "sequence",
             ACT,
-            look.using,
             f"The sequence of positions is at {given_out:,}, and events are stored up to "
             f"{newest:,}: appends will fail. A backup was restored without its sequences.",
-            action="Database administrator: set the sequence to the newest event:",
-            command=SETVAL if look.is_postgresql else "",
-            figures={"sequence": given_out, "newest_position": newest},
+            "Database administrator: set the sequence to the newest event:",
+            SETVAL if look.is_postgresql else "",
+            sequence=given_out,
+            newest_position=newest,
         )
     ahead = Checkpoint.objects.using(look.using).filter(
         is_rebuild=False, position__gt=max(given_out, newest)
@@ -202,22 +196,23 @@ def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
     reached = ahead.order_by().values_list("projection").annotate(Max("position"))
     for name, position in sorted(reached):
         keeps_rows = hasattr(look.projections().get(name), "model")
-        yield Finding(
+        yield look.finding(
             "restored",
             ACT,
-            name,
             f"The checkpoint of {name} is at position {position:,}, which was never assigned "
             f"here; the newest event is at {newest:,}. The database was restored to an earlier "
             "moment, or the events come from another one.",
-            action="Database administrator: rebuild the rows:"
+            "Database administrator: rebuild the rows:"
             if keeps_rows
             else "Database administrator: decide which events the reactor must handle again. To "
             "continue after the newest one:",
-            command=look.command(f"rebuild {name} --restart")
+            look.command(f"rebuild {name} --restart")
             if keeps_rows
             else f"UPDATE eventlogs_checkpoint SET position = {newest}, token = token + 1, "
             f"owner = '', leased_until = NULL WHERE projection = '{_quoted(name)}';",
-            figures={"position": position, "newest_position": newest},
+            subject=name,
+            position=position,
+            newest_position=newest,
         )
 
 
@@ -256,24 +251,21 @@ def _held(look: Look, holders: Sequence[FeedHolder]) -> Iterator[Finding]:
                 f"{counted(waits.sessions, 'session')} {wait} for it to end, to append to the "
                 f"same log or change the same row, for {seconds(waiting)}"
             )
-        yield Finding(
+        process: dict[str, Any] = {} if holder.pid is None else {"pid": holder.pid}
+        yield look.finding(
             "feed-held",
             ACT if harm else INFO,
-            look.using,
             f"{_name(holder)} has appended and is open for {seconds(age)}: it holds the feed "
             f"back at position {holder.position:,}"
             + (f", and {', and '.join(harm)}." if harm else ". Nothing has waited long for it."),
+            *_release(holder),
             since=look.now - timedelta(seconds=max(held, waiting) if harm else age),
-            action=_release(holder),
-            command=_command(holder),
-            figures={
-                "held_seconds": round(held, 3),
-                "open_seconds": round(age, 3),
-                "position": holder.position,
-                "positions_waiting": max((look.newest or 0) - holder.position, 0),
-                "sessions_waiting": 0 if waits is None else waits.sessions,
-                **({} if holder.pid is None else {"pid": holder.pid}),
-            },
+            held_seconds=round(held, 3),
+            open_seconds=round(age, 3),
+            position=holder.position,
+            positions_waiting=max((look.newest or 0) - holder.position, 0),
+            sessions_waiting=0 if waits is None else waits.sessions,
+            **process,
         )
 
 
@@ -304,19 +296,18 @@ def _name(holder: FeedHolder) -> str:
     return f"A transaction of the server process {holder.pid}{f' ({known})' if known else ''}"
 
 
-def _release(holder: FeedHolder) -> str:
+def _release(holder: FeedHolder) -> tuple[str, str]:
+    """Return the action and the command that end a transaction."""
     if holder.prepared_as is not None:
         return (
             "Database administrator: commit it, or roll it back, which removes its events. It "
-            "survives a restart of the server:"
+            "survives a restart of the server:",
+            f"ROLLBACK PREPARED '{_quoted(holder.prepared_as)}';",
         )
-    return "Operator: let that process commit or roll back. To end it, which removes its events:"
-
-
-def _command(holder: FeedHolder) -> str:
-    if holder.prepared_as is not None:
-        return f"ROLLBACK PREPARED '{_quoted(holder.prepared_as)}';"
-    return f"SELECT pg_terminate_backend({holder.pid});"
+    return (
+        "Operator: let that process commit or roll back. To end it, which removes its events:",
+        f"SELECT pg_terminate_backend({holder.pid});",
+    )
 
 
 # Event types without a class among the newest events
@@ -356,17 +347,19 @@ def unknown_types(look: Look) -> Iterator[Finding]:
             f"{counted(found.events, 'event')} of the newest {NEWEST:,}" if found.events else "",
             f"{counted(found.logs, 'log')} held in {held_by}" if found.logs else "",
         ]
-        is_overdue = look.now - found.since > timedelta(seconds=look.limits["MAX_DEPLOY"])
-        yield Finding(
+        is_overdue = look.now - found.since > look.max_deploy
+        yield look.finding(
             "unknown-type",
             ACT if found.is_ours and is_overdue else INFO,
-            name,
             f"This release does not know {what} {name!r} ({'; '.join(filter(None, parts))}): logs "
             "that hold it cannot be reduced here.",
+            _bring_out(kind is None) if found.is_ours else OTHERS,
+            f'retired_event("{name}")' if found.is_ours and kind is None else "",
+            subject=name,
             since=found.since,
-            action=_bring_out(kind is None) if found.is_ours else OTHERS,
-            command=f'retired_event("{name}")' if found.is_ours and kind is None else "",
-            figures={"events": found.events, "logs": found.logs, "schema_version": version},
+            events=found.events,
+            logs=found.logs,
+            schema_version=version,
         )
 
 

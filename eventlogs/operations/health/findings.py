@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
+
+from eventlogs.utils.times import utc_text
 
 ACT: Final = "act"
 INFO: Final = "info"
@@ -40,7 +42,10 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**asdict(self), "since": None if self.since is None else moment(self.since)}
+        return {
+            **asdict(self),
+            "since": None if self.since is None else utc_text(self.since, timespec="seconds"),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +74,8 @@ class Health:
         return {
             "healthy": self.is_healthy,
             "database": self.using,
-            "looked_at": moment(self.looked_at),
+            "looked_at": utc_text(self.looked_at, timespec="seconds"),
             "findings": [each.as_json() for each in self.findings],
             "figures": dict(self.figures),
             "projections": {name: dict(each) for name, each in self.projections.items()},
         }
-
-
-def moment(value: datetime) -> str:
-    """Return a moment in ISO 8601, in UTC, to the second."""
-    return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

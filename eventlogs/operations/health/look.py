@@ -19,7 +19,7 @@ from django.db import DatabaseError, ProgrammingError, connections, transaction
 from eventlogs.exceptions import EventLogError
 from eventlogs.operations.commands import command
 from eventlogs.operations.health.findings import ACT, Finding
-from eventlogs.projections.base import BaseProjection, RowProjection, projections
+from eventlogs.projections.base import BaseProjection, declared
 
 PATIENCE: Final = 5.0  # seconds that one part may take, in PostgreSQL
 CANCELLED: Final = "57014"  # PostgreSQL's code of a statement that took too long
@@ -94,17 +94,28 @@ class Look:
         """How long a deployment may take."""
         return timedelta(seconds=self.limits["MAX_DEPLOY"])
 
+    def finding(
+        self,
+        code: str,
+        level: str,
+        message: str,
+        action: str = "",
+        command: str = "",
+        *,
+        subject: str = "",
+        since: datetime | None = None,
+        **figures: float,
+    ) -> Finding:
+        """Return a finding, by default about the database itself."""
+        return Finding(code, level, subject or self.using, message, since, action, command, figures)
+
     def command(self, text: str) -> str:
         """Return a subcommand that can be pasted, for this database."""
         return command(text, using=self.using)
 
     def projections(self) -> dict[str, type[BaseProjection]]:
         """Return the projections that can run on this database, by name."""
-        return {
-            name: each
-            for name, each in sorted(projections.items())
-            if not issubclass(each, RowProjection) or each.keeps_rows_in(self.using)
-        }
+        return {each.name: each for each in declared(BaseProjection, using=self.using)}
 
 
 Part = Callable[[Look], Iterable[Finding]]
@@ -151,43 +162,39 @@ def unknown(look: Look, what: str, error: Exception) -> Finding:
     cause: Any = error.__cause__
     state = getattr(cause, "sqlstate", None)
     if state == INSUFFICIENT_PRIVILEGE:
-        return Finding(
+        return look.finding(
             "permission",
             ACT,
-            look.using,
             f"{what} cannot be checked: the database role may not read the tables.",
-            action="Table owner: run the SQL that this command prints:",
-            command=look.command(f"grants {look.role}"),
+            "Table owner: run the SQL that this command prints:",
+            look.command(f"grants {look.role}"),
         )
     if state == CANCELLED:
-        return Finding(
+        return look.finding(
             "unknown",
             ACT,
-            look.using,
             f"{what} cannot be checked: the database took longer than {PATIENCE:.0f} seconds.",
-            action="Database administrator: find the session that locks tables of eventlogs, or "
-            "the reason why the database is slow:",
-            command=LOCKS,
+            "Database administrator: find the session that locks tables of eventlogs, or the "
+            "reason why the database is slow:",
+            LOCKS,
         )
     if isinstance(error, ProgrammingError):
-        return Finding(
+        return look.finding(
             "tables",
             ACT,
-            look.using,
             f"{what} cannot be checked: the tables are not those of this release "
             f"({type(error).__name__}).",
-            action="Deployer: migrate the database:",
-            command=f"manage.py migrate eventlogs --database {look.using}",
+            "Deployer: migrate the database:",
+            f"manage.py migrate eventlogs --database {look.using}",
         )
     # The text of another error may quote payload data.
     why = f" {error}" if isinstance(error, EventLogError) else ""
     kind = (
         "the database gave an error" if isinstance(error, DatabaseError) else "there was an error"
     )
-    return Finding(
+    return look.finding(
         "unknown",
         ACT,
-        look.using,
         f"{what} cannot be checked: {kind} ({type(error).__name__}).{why}",
-        action="Developer: read the log of this process.",
+        "Developer: read the log of this process.",
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from django.db.models import Count, Min
 from django.db.models.functions import Now
 
 from eventlogs.feed.sources import BY_VENDOR
-from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState, ProjectionWorker
+from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState, ProjectionWorker
 from eventlogs.operations.health.databases import is_known
 from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
@@ -191,7 +192,8 @@ def _behind(
         )
         action, command = "Operator: rebuild the rows:", f"rebuild {name}"
     elif (age or delay.overdue) and not crew.runs(name):
-        if not (delay.behind or delay.overdue or _has_logs(look, projection)):
+        has_events = delay.behind or delay.overdue
+        if not has_events and not projection.logs_read(look.using).exists():
             return  # no event past its checkpoint can be one that it handles
         lately = look.now - SILENT - timedelta(seconds=look.limits["MAX_LAG"])
         if delay.is_late or not crew.ran(name, lately):
@@ -212,16 +214,8 @@ def _behind(
         command = f"project {name} --workers 2"
     else:
         return
-    yield Finding(
-        "lag",
-        level,
-        name,
-        message,
-        since=delay.since,
-        action=action,
-        command=look.command(command) if command else "",
-        figures=delay.figures,
-    )
+    command = look.command(command) if command else ""
+    yield Finding("lag", level, name, message, delay.since, action, command, delay.figures)
 
 
 def _no_worker(look: Look, crew: Crew, stand: ProjectionStatus, delay: Delay) -> Finding:
@@ -239,23 +233,16 @@ def _no_worker(look: Look, crew: Crew, stand: ProjectionStatus, delay: Delay) ->
         waits = f"its next event has waited for {seconds(delay.age)}{delay.events}"
     elif delay.age:
         waits = f"it has not read events that are {seconds(delay.age)} old"
-    return Finding(
+    return look.finding(
         "no-worker",
         ACT if delay.is_late else INFO,
-        name,
         f"Nobody runs {name}, and {waits}. {history}",
+        "Operator: start a worker, or the schedule of eventlogs.tasks.run_projections:",
+        look.command(f"project {name}"),
+        subject=name,
         since=seen if seen is not None and seen < look.now else delay.since,
-        action="Operator: start a worker, or the schedule of eventlogs.tasks.run_projections:",
-        command=look.command(f"project {name}"),
-        figures=delay.figures,
+        **delay.figures,
     )
-
-
-def _has_logs(look: Look, projection: type[BaseProjection]) -> bool:
-    """Return whether there is a log of a type that a projection reads."""
-    log_types = projection.log_types_read()
-    logs = EventLog.objects.using(look.using)
-    return log_types is None or logs.filter(log_type__in=log_types).exists()
 
 
 # Rebuilds
@@ -269,27 +256,17 @@ def _rebuild(
     state: ProjectionState,
 ) -> Iterator[Finding]:
     name = stand.name
+    finding = partial(look.finding, subject=name)
     rebuild = look.command(f"rebuild {name}")
     is_inline = projection.mode == projection.INLINE
-
-    def finding(
-        code: str,
-        level: str,
-        message: str,
-        action: str,
-        since: datetime | None,
-        command: str = rebuild,
-        **figures: float,
-    ) -> Finding:
-        return Finding(code, level, name, message, since, action, command, figures)
-
     if state.rebuild_error:
         yield finding(
             "rebuild-failed",
             ACT,
             f"The last rebuild of {name} failed: {state.rebuild_error} The old rows stay in use.",
             "Developer: fix the cause, then rebuild:",
-            state.rebuild_started_at,
+            rebuild,
+            since=state.rebuild_started_at,
         )
     asked = state.rebuild_requested_at
     is_waiting = asked is not None and name not in crew.rebuilt
@@ -300,8 +277,8 @@ def _rebuild(
             INFO,
             f"{name} is being rebuilt.",
             "Operator: if the process of the rebuild has died, resume it:" if is_inline else "",
-            state.rebuild_started_at,
             rebuild if is_inline else "",
+            since=state.rebuild_started_at,
             rebuild_version=state.rebuild_version,
         )
     elif state.rebuild_version is not None:
@@ -311,7 +288,8 @@ def _rebuild(
             f"A rebuild of {name} was interrupted, and no process resumes it. The old rows stay "
             "in use.",
             "Operator: resume the rebuild:",
-            state.rebuild_started_at,
+            rebuild,
+            since=state.rebuild_started_at,
             rebuild_version=state.rebuild_version,
         )
     elif state.version > projection.version:
@@ -327,8 +305,8 @@ def _rebuild(
             f"The rows of {name} were made by version {state.version}, which is newer than version "
             f"{projection.version} of this process: it does not change them.",
             "Deployer: deploy the newer release to all processes. After a rollback:",
-            state.rebuilt_at,
             look.command(f"rebuild {name} --downgrade"),
+            since=state.rebuilt_at,
             rows_version=state.version,
             version=projection.version,
         )
@@ -339,7 +317,8 @@ def _rebuild(
             f"The rows of {name} were made by version {state.version} ({state.mode}); this release "
             f"has version {projection.version} ({projection.mode}). The old rows stay in use.",
             "Deployer: rebuild the rows:",
-            state.rebuilt_at,
+            rebuild,
+            since=state.rebuilt_at,
             rows_version=state.version,
             version=projection.version,
         )
@@ -350,7 +329,8 @@ def _rebuild(
             ACT if is_late and not crew.runs(name) else INFO,
             f"A rebuild of {name} was requested, and no worker has started it.",
             "Operator: start a worker, or rebuild:",
-            asked,
+            rebuild,
+            since=asked,
         )
 
 
@@ -375,15 +355,15 @@ def _workers(look: Look, crew: Crew) -> Iterator[Finding]:
                 is_newer = theirs.covers(mine) and not mine.covers(theirs)
                 (newer if is_newer else older).append(name)
         if newer:
-            yield Finding(
+            yield look.finding(
                 "old-release",
                 INFO,
-                row.name,
                 f"The worker {row.name} is of a newer release than this process: it handles more "
                 f"of {', '.join(newer)}.",
+                "Deployer: deploy that release to this process, too.",
+                subject=row.name,
                 since=row.declared_at,
-                action="Deployer: deploy that release to this process, too.",
-                figures={"projections": len(newer)},
+                projections=len(newer),
             )
         if older:
             yield _old_release(look, row, older, is_alone=not set(older) <= current)
@@ -399,15 +379,16 @@ def _old_release(look: Look, row: ProjectionWorker, names: list[str], *, is_alon
     held = waiting.exclude(awaits="").count()
     beside = "no worker of this release runs" if is_alone else "workers of this release run beside"
     harm = f"{counted(held, 'log')} wait for this release" if held else "nothing waits for it"
-    return Finding(
+    return look.finding(
         "old-release",
         ACT if held else INFO,
-        row.name,
         f"The worker {row.name} is of another release than this process: of "
         f"{', '.join(names)} it handles less, or other events; {beside}, and {harm}.",
+        f"Deployer: restart that worker with this release: process {process_of(row.name)}.",
+        subject=row.name,
         since=row.declared_at,
-        action=f"Deployer: restart that worker with this release: process {process_of(row.name)}.",
-        figures={"projections": len(names), "logs": held},
+        projections=len(names),
+        logs=held,
     )
 
 
@@ -423,15 +404,15 @@ def _has_died(look: Look, crew: Crew, row: ProjectionWorker) -> bool:
 def _died(look: Look, crew: Crew, row: ProjectionWorker) -> Finding:
     left = [name for name in sorted(row.projections) if not crew.runs(name)]
     others = f"nobody runs {', '.join(left)} now" if left else "other workers have taken over"
-    return Finding(
+    return look.finding(
         "worker-died",
         INFO,
-        row.name,
         f"The worker {row.name} ended without releasing its leases: it crashed, was killed, or "
         f"its machine is gone; {others}.",
+        "Operator: look at its log, and find out why it was not started again.",
+        subject=row.name,
         since=min(last_sign(row), look.now),
-        action="Operator: look at its log, and find out why it was not started again.",
-        figures={"projections": len(row.projections)},
+        projections=len(row.projections),
     )
 
 
@@ -505,16 +486,14 @@ def _group(look: Look, group: HeldGroup, *, is_declared: bool, is_over_limit: bo
         )
         action = "Deployer: start workers of this release:"
         command = f"project {name}"
-    return Finding(
+    return look.finding(
         code,
         level,
-        name,
         message,
+        action,
+        look.command(command) if command else "",
+        subject=name,
         since=group.first_failed_at,
-        action=action,
-        command=look.command(command) if command else "",
-        figures={
-            "logs": group.logs,
-            "held_seconds": round(max(age.total_seconds(), 0.0), 3),
-        },
+        logs=group.logs,
+        held_seconds=round(max(age.total_seconds(), 0.0), 3),
     )
