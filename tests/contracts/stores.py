@@ -588,6 +588,7 @@ class StoreContract:
             assert claim == store.claim("account", wanted)
         assert store.since_with_claim(log_id, ("parcel", key), start=0, limit=9)[1] is None
 
+
 class RowContract:
     """Subclass it with a fixture ``store``, which keeps its events in the default database."""
 
@@ -608,6 +609,6 @@ class RowContract:
             append(store, log_id, 1, expected=605, position=state.position)
 
         for log_id in log_ids:
-            rows = QuerySet(Event, using="default").filter(log_id=log_id.uuid)
+            rows: QuerySet[Event] = QuerySet(Event, using="default").filter(log_id=log_id.uuid)
             assert rows.count() == 606
             assert set(rows.values_list("log_type", "log__log_type")) == {(log_id.log_type,) * 2}
