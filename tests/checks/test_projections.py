@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from eventlogs import LogIdField, Projection
 from eventlogs.checks import projections as checks
 from eventlogs.models import ProjectionState
+from eventlogs.projections import base
 from example_project.payments.projections import PaymentSummaries
 from tests.checks.messages import found
 from tests.tables import Table
@@ -61,7 +62,7 @@ def test_e033_a_database_without_a_feed(monkeypatch):
 
 def test_e033_is_not_about_projections_that_are_inline(monkeypatch):
     monkeypatch.setattr(checks, "BY_VENDOR", {})
-    monkeypatch.setattr(checks, "projections", {"payment-summary": PaymentSummaries})
+    monkeypatch.setattr(base, "projections", {"payment-summary": PaymentSummaries})
     monkeypatch.setattr(PaymentSummaries, "mode", "inline")
 
     assert found(checks.check_projections) == []
@@ -76,7 +77,7 @@ def declare(monkeypatch):
             name: type(name, (Projection,), {"model": model, "name": name})
             for name, model in models.items()
         }
-        monkeypatch.setattr(checks, "projections", found)
+        monkeypatch.setattr(base, "projections", found)
 
     return only
 
