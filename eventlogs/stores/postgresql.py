@@ -52,6 +52,7 @@ APPEND_WITH_KEY = HotStatement("append_with_key")
 CREATE = HotStatement("create")
 WHY_REFUSED = Statement("why_refused")
 LOCK_LOG = Statement("lock_log")
+TAKE_TURN = Statement("take_turn")
 GIVE_KEY_BACK = Statement("give_key_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
@@ -99,7 +100,7 @@ class PostgreSQLStore(BaseStore):
         connection, parameters = connections[self.using], {"log": log_id.uuid}
 
         def locked() -> T:
-            LOCK_LOG.rows(connection, parameters)
+            TAKE_TURN.rows(connection, parameters)
             return call()
 
         if _is_alone(connection):

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -432,3 +433,112 @@ def test_a_failure_at_the_commit_of_an_append_is_no_answer(violations, new_logs,
         Session.sql("DROP FUNCTION refuse_at_commit() CASCADE")
     assert state.version == (2 if first else 3)
     assert violations([Outcome(log_id, "after", 1, None, state)]) == []
+
+
+# Turns of execute.
+
+
+def test_those_who_wait_for_a_turn_get_it_in_the_order_in_which_they_came(new_logs):
+    """The row alone would not do it: it changes each time. The portable store fails here."""
+    manager = races("postgresql")
+    (log_id,) = new_logs(1)
+    manager._contended.add(log_id)
+    sessions = [Session() for _ in range(5)]
+    try:
+        gate: Future[None] = Future()
+
+        def hold(_: Any) -> Any:
+            gate.result(60)
+            return batch("first")
+
+        waiting = [sessions[0].start(manager.execute, log_id, hold)]
+        until(lambda: Session.sql("SELECT count(*) FROM pg_locks WHERE mode = 'RowShareLock'"))
+        for number, session in enumerate(sessions[1:]):
+            decide = partial(lambda marker, _: batch(marker), str(number))
+            waiting.append(session.start(manager.execute, log_id, decide))
+            wait_until_blocked(session)
+        gate.set_result(None)
+        states = [each.result(60) for each in waiting]
+    finally:
+        for session in sessions:
+            session.close()
+
+    assert [each.version for each in states] == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+def test_a_turn_that_is_not_got_in_time_stores_nothing(
+    violations, new_logs, other, blocked, store, setting
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    manager._contended.add(log_id)
+    other.begin()
+    other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
+    blocked.do(blocked.sql, f"SET {setting} = '100ms'")
+
+    with pytest.raises(OperationalError):
+        blocked.do(manager.execute, log_id, lambda _: batch("mine"))
+    other.commit()
+
+    # The connection is as good as before.
+    manager._contended.add(log_id)
+    state = blocked.do(manager.execute, log_id, lambda _: batch("mine"))
+    assert violations([Outcome(log_id, "mine", 1, 2, state)]) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_a_turn_whose_server_process_is_stopped_stores_nothing(
+    violations, new_logs, other, blocked, store, how
+):
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    manager._contended.add(log_id)
+    other.begin()
+    other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
+    waiting = blocked.start(manager.execute, log_id, lambda _: batch("mine"))
+    wait_until_blocked(blocked)
+
+    Session.sql(f"SELECT {how}(%s)", blocked.pid)
+    with pytest.raises(OperationalError):
+        waiting.result(10)
+    other.commit()
+    blocked.do(close_old_connections)
+
+    state = blocked.do(manager.execute, log_id, lambda _: batch("mine"))
+    assert violations([Outcome(log_id, "mine", 1, 2, state)]) == []
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_conflict_in_a_transaction_that_holds_the_row_is_no_deadlock(
+    violations, new_logs, other, blocked, store
+):
+    """
+    An append that waited for the row keeps its lock, also where it then found a conflict.
+
+    Another one waits in the queue for this row already, at its head.
+    """
+    manager = races(store)
+    (log_id,) = new_logs(1)
+    other.begin()
+    other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
+    turn = Session()
+    try:
+        blocked.begin()
+        first = blocked.start(manager.execute, log_id, lambda _: batch("mine"))
+        wait_until_blocked(blocked)
+        manager._contended.add(log_id)
+        second = turn.start(manager.execute, log_id, lambda _: batch("turn"))
+        wait_until_blocked(turn)
+
+        other.commit()
+        mine = first.result(60)
+        blocked.commit()
+        after = second.result(60)
+    finally:
+        turn.close()
+
+    assert violations([Outcome(log_id, "mine", 1, mine.version - 1, mine)]) == []
+    assert {mine.version, after.version} == {3, 4}
