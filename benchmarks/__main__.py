@@ -29,6 +29,7 @@ RUNS = {  # name: the function, in the order in which they run
     "appends": "benchmarks.appends:run_appends",
     "batches": "benchmarks.appends:run_batches",
     "streaming": "benchmarks.streaming:run_streaming",
+    "hot_log": "benchmarks.hot_log:run_hot_log",
     "feed": "benchmarks.feed:run_feed",
     "caching": "benchmarks.caching:run_caching",
     "projections": "benchmarks.projections:run_projections",
