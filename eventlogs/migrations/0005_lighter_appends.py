@@ -94,7 +94,7 @@ END
 $$
 """
 
-ROOM = 85  # percent of a page of logs that INSERTs fill
+ROOM = 90  # percent of a page of logs that INSERTs fill
 
 
 def function(table: int, sequence: int, name: str) -> str:

@@ -182,6 +182,9 @@ def test_a_trigger_that_calls_the_function_of_another_schema_is_right_as_well(sc
 @pytest.mark.parametrize("name", ["ann.eventlogs_event_position_seq", "gone.positions"])
 def test_oids_that_are_those_of_something_else_in_a_copy_are_not_believed(schemas, name, before):
     ann, bob, writer = schemas("ann"), schemas("bob"), schemas("ann")
+    for _ in range(2):  # prepares the statement
+        LogManager(Account, using=writer).create(Opened("ann"))
+    last = Feed(using=ann).settled()
     # As in a copy of a database in which the table has its old oid and another sequence that of
     # its sequence. That one is ahead: a fence made from it would be too high.
     LogManager(Account, using=bob).create(Opened("bob"), *[Deposited(n) for n in range(50)])
@@ -197,7 +200,7 @@ def test_oids_that_are_those_of_something_else_in_a_copy_are_not_believed(schema
 
         assert Feed(using=ann).settled() < late.position
 
-    assert events(ann) == [Opened("late"), Opened("early")]
+    assert events(ann, after=last) == [Opened("late"), Opened("early")]
 
 
 def test_a_table_that_takes_the_place_of_another_has_the_fence_of_its_own_sequence(schemas):
