@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Self
@@ -49,9 +49,20 @@ class Writers(Processes):
     """Processes that append until they are told to end, or killed; a context manager."""
 
     def __init__(
-        self, database: dict[str, Any], store: str, log_ids: Sequence[LogId], *, count: int
+        self,
+        database: dict[str, Any],
+        store: str,
+        log_ids: Sequence[LogId],
+        *,
+        count: int,
+        job: Callable[..., None] | None = None,
     ) -> None:
-        """Prepare to start ``count`` writers; ``database`` is Django's settings of theirs."""
+        """
+        Prepare to start ``count`` writers; ``database`` is Django's settings of theirs.
+
+        ``job`` is what a writer does, with the arguments of ``_write``.
+        """
+        self._job = job or _write
         options = {**database["OPTIONS"], "application_name": APPLICATION}
         super().__init__(database={**database, "OPTIONS": options})
         self._arguments = (store, list(log_ids))
@@ -68,7 +79,7 @@ class Writers(Processes):
         return self
 
     def _start(self, left_over: list[Intent]) -> None:
-        writer = self.start(_write, left_over, *self._arguments, number=self._born)
+        writer = self.start(self._job, left_over, *self._arguments, number=self._born)
         self._born += 1
         self._writers.append(writer)
         self._open[writer] = {}
@@ -139,15 +150,20 @@ def _write(
         place.say(_until_answered(manager, intent))
     number = 0
     while not place.is_set():
-        intent = Intent(
-            marker=f"{name}-{number}",
-            of=choices.choice((1, 1, 1, 5)),
-            log_id=CREATE if choices.random() < 0.1 else choices.choice(log_ids),
-            any_version=choices.random() < 0.5,
-        )
+        intent = intention(f"{name}-{number}", choices, log_ids)
         number += 1
         place.say(intent)
         place.say(_until_answered(manager, intent))
+
+
+def intention(marker: str, choices: random.Random, log_ids: Sequence[LogId]) -> Intent:
+    """Return something to append."""
+    return Intent(
+        marker=marker,
+        of=choices.choice((1, 1, 1, 5)),
+        log_id=CREATE if choices.random() < 0.1 else choices.choice(log_ids),
+        any_version=choices.random() < 0.5,
+    )
 
 
 def _until_answered(manager: LogManager[Any], intent: Intent) -> Outcome:
@@ -160,7 +176,7 @@ def _until_answered(manager: LogManager[Any], intent: Intent) -> Outcome:
         except (ConcurrentAppend, TransactionMustRetry):
             pass
         except Error:  # stored or not: who knows
-            _let_go()
+            let_go()
             time.sleep(0.02)
         assert time.monotonic() < until, f"{intent} got no answer"
 
@@ -190,7 +206,7 @@ def _append(
     return state.log_id, expected, state
 
 
-def _let_go() -> None:
+def let_go() -> None:
     """Close a connection that may be lost; the next statement opens another one."""
     with suppress(Error):
         connection.close()
