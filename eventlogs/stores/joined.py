@@ -86,11 +86,10 @@ async def append_joined(
     ``alone`` calls it as usual, in the thread; ``stored`` does what is to be done after an append
     that was joined.
     """
-    if group_append is None:
+    met = None if group_append is None else meeting(group_append, choose)
+    if met is None:
         return await alone()
-    with meeting(group_append, choose) as met:
-        if met is None:
-            return await alone()
+    try:
         is_first = met.callers == 1
         if await met.is_alone():
             return await alone()
@@ -104,6 +103,8 @@ async def append_joined(
         state = await _joined(met, request, is_first)
         if state is None:
             return await alone()
+    finally:
+        met.leave()
     await stored(state.log_id)
     return (state, *rest) if rest else state
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import Context, copy_context
 from threading import Lock
 from typing import Any, Final, Generic, TypeVar
@@ -50,16 +50,22 @@ class Meeting(Generic[T, R]):
     """The calls of one event loop that would go to the same thread, for the same work."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, work: Work[T, R], choose: Choice[T]
+        self, place: tuple[asyncio.AbstractEventLoop, Hashable, Work[T, R]], choose: Choice[T]
     ) -> None:
         self.callers = 0  # calls that are under way, in whatever way
-        self._loop = loop
-        self._work = work
+        self._place = place
+        self._loop, _, self._work = place
         self._choose = choose
         self._lock = Lock()  # around what follows, which both threads change
         self._waiting: deque[_Call[T, R]] = deque()
         self._trip: asyncio.Task[None] | None = None
         self._is_under_way = False
+
+    def leave(self) -> None:
+        """Count a call out."""
+        self.callers -= 1
+        if not self.callers:
+            _meetings.pop(self._place, None)
 
     async def is_alone(self) -> bool:
         """Return whether a call is the only one, after others had the time to come."""
@@ -154,29 +160,23 @@ def _answer(calls: Sequence[_Call[T, Any]], answers: Sequence[Any]) -> None:
 _meetings: Final[dict[Hashable, Meeting[Any, Any]]] = {}  # those that have callers
 
 
-@contextmanager
-def meeting(work: Work[T, R], choose: Choice[T]) -> Iterator[Meeting[T, R] | None]:
+def meeting(work: Work[T, R], choose: Choice[T]) -> Meeting[T, R] | None:
     """
-    Count a call in, as long as it is under way, at the meeting of its loop, thread and ``work``.
+    Return the meeting of a call's loop, thread and ``work``, with the call counted in.
 
-    The meeting is None if nothing is known about the thread.
+    Call its ``leave()`` when the call has come to its end. Return None if nothing is known about
+    the thread.
     """
     loop = asyncio.get_running_loop()
     thread = _thread_of(loop)
     if thread is None:
-        yield None
-        return
+        return None
     place = loop, thread, work
     found = _meetings.get(place)
     if found is None:
-        found = _meetings[place] = Meeting(loop, work, choose)
+        found = _meetings[place] = Meeting(place, choose)
     found.callers += 1
-    try:
-        yield found
-    finally:
-        found.callers -= 1
-        if not found.callers:
-            _meetings.pop(place, None)
+    return found
 
 
 def _thread_of(loop: asyncio.AbstractEventLoop) -> Hashable | None:

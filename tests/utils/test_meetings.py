@@ -48,10 +48,13 @@ def no_two_alike(items: Iterator[int]) -> Iterator[bool]:
 
 
 async def ask(works: Works, item: int, choose: Any = all_of_them) -> Any:
-    with meeting(works, choose) as met:
-        assert met is not None
+    met = meeting(works, choose)
+    assert met is not None
+    try:
         is_first = met.callers == 1
         return "alone" if await met.is_alone() else await met.join(item, is_first=is_first)
+    finally:
+        met.leave()
 
 
 async def begun(works: Works) -> None:
@@ -108,9 +111,11 @@ def test_work_that_fails_as_a_whole_fails_each_call_that_was_taken(works):
         raise Stop
 
     async def main() -> list[Any]:
-        with meeting(fail, all_of_them) as met:
-            assert met is not None
-            return await asyncio.gather(*(met.join(n) for n in range(3)), return_exceptions=True)
+        met = meeting(fail, all_of_them)
+        assert met is not None
+        answers = await asyncio.gather(*(met.join(n) for n in range(3)), return_exceptions=True)
+        met.leave()
+        return answers
 
     assert [type(each) for each in asyncio.run(main())] == [Stop] * 3
 
@@ -282,7 +287,6 @@ def test_nobody_meets_where_asgiref_does_not_tell_the_thread(works, monkeypatch)
     monkeypatch.delattr(SyncToAsync, "single_thread_executor")
 
     async def main() -> Any:
-        with meeting(works, all_of_them) as met:
-            return met
+        return meeting(works, all_of_them)
 
     assert asyncio.run(main()) is None
