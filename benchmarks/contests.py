@@ -45,7 +45,7 @@ from benchmarks.machine import Usage, usage, watch
 from benchmarks.ratios import Contest, Window
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PATIENCE = 120.0  # seconds, for a client to get ready, or to answer after its window
+PATIENCE = 300.0  # seconds, for a client to get ready, or to answer after its window
 SETTLING = 0.02  # seconds, for what is under way when a limit is stopped
 
 

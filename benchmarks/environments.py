@@ -75,7 +75,7 @@ def python_of(peer: Peer) -> str:
     return str(python)
 
 
-def run(command: Sequence[str]) -> str:
+def run(command: Sequence[str], **variables: str) -> str:
     """Run a command and return what it prints; raise BenchmarkFailed with its last line."""
     try:
         done = subprocess.run(
@@ -85,7 +85,7 @@ def run(command: Sequence[str]) -> str:
             timeout=TIMEOUT,
             check=False,
             cwd=CHECKOUT,
-            env=client_environment(),
+            env={**client_environment(), **variables},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchmarkFailed(str(error)) from error
