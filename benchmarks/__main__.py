@@ -28,7 +28,7 @@ from benchmarks.machine import watch
 RUNS = {  # name: the function, in the order in which they run
     "appends": "benchmarks.appends:run_appends",
     "batches": "benchmarks.appends:run_batches",
-    "async": "benchmarks.asynchronous:run_async",
+    "asynchronous": "benchmarks.asynchronous:run_async",
     "streaming": "benchmarks.streaming:run_streaming",
     "hot_log": "benchmarks.hot_log:run_hot_log",
     "feed": "benchmarks.feed:run_feed",

@@ -1,82 +1,68 @@
-"""Appends of many tasks of one process, joined into one statement, beside one after the other."""
+"""``aappend`` by tasks of one process, which join one round trip, beside pgbench and each alone."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from typing import Any
+from contextlib import ExitStack
 
-from asgiref.sync import async_to_sync
-
-from benchmarks.bench import heading
-from benchmarks.contests import Team, contest, report_contest
+from benchmarks.appends import BARE, VARIABLES, insert, make_bare_table
+from benchmarks.bench import CLIENTS, heading
+from benchmarks.contests import Limit, Team, contest, report_contest
 
 TASKS = 50
-AT_LEAST = 10.0  # times as fast as one after the other
-ALONE_AT_LEAST = 0.97
-
-
-class Tasks:
-    """Tasks that append single events, each to a log of its own."""
-
-    def __init__(self, tasks: int, *, joined: bool) -> None:
-        from django.test import override_settings
-
-        from benchmarks.domain import CAPTURED, Payment
-
-        self.payments, self.event = Payment.logs, CAPTURED
-        self.settings = override_settings(
-            EVENTLOGS={"GROUP_COMMIT": "connection" if joined else False}
-        )
-        self.states = [self.payments.create(CAPTURED) for _ in range(tasks)]
-
-    def window(self, end: float) -> tuple[int, int]:
-        """Append until a moment; return how many were appended, and that none has failed."""
-        with self.settings:
-            return async_to_sync(self._append)(end), 0
-
-    async def _append(self, end: float) -> int:
-        return sum(
-            await asyncio.gather(*(self._task(each, end) for each in range(len(self.states))))
-        )
-
-    async def _task(self, number: int, end: float) -> int:
-        state, count = self.states[number], 0
-        while time.monotonic() < end:
-            state = await self.payments.aappend(state, self.event)
-            count += 1
-        self.states[number] = state
-        return count
-
-
-def joined(tasks: int) -> Any:
-    """Append in tasks whose appends are joined."""
-    return Tasks(tasks, joined=True)
-
-
-def one_by_one(tasks: int) -> Any:
-    """Append in tasks whose appends are statements of their own."""
-    return Tasks(tasks, joined=False)
+ALONE = {"BENCHMARK_SETTINGS": json.dumps({"GROUP_COMMIT": False})}
 
 
 def run_async() -> bool:
-    """Print 50 tasks and a single one, beside the same without group commit."""
-    with Team(clients=1) as team:
-        many = contest(
+    """Print appends of 50 tasks of a process, and of one task, with group commit and without."""
+    make_bare_table()
+    work = "benchmarks.asynchronous:Tasks"
+    with ExitStack() as stack:
+        joined = stack.enter_context(Team(clients=1))
+        alone = stack.enter_context(Team(clients=1, env=ALONE))
+        limit = stack.enter_context(Limit(insert(1, BARE), table=BARE, variables=VARIABLES))
+        found = contest(
             {
-                "limit": team.work("benchmarks.asynchronous:one_by_one", TASKS),
-                "joined": team.work("benchmarks.asynchronous:joined", TASKS),
+                "limit": limit,
+                "joined": joined.work(work, TASKS),
+                "alone": alone.work(work, TASKS),
+                "one": joined.work(work, 1),
+                "one alone": alone.work(work, 1),
             }
         )
-        one = contest(
-            {
-                "limit": team.work("benchmarks.asynchronous:one_by_one", 1),
-                "joined": team.work("benchmarks.asynchronous:joined", 1),
-            }
-        )
-    heading("aappend", "one by one")
-    reached = report_contest(
-        f"aappend, {TASKS} tasks of a process", many, "joined", "appends/s", AT_LEAST
-    )
-    reached &= report_contest("aappend, one task", one, "joined", "appends/s", ALONE_AT_LEAST)
+    heading("aappend", "alone")
+    what = f"aappend, {TASKS} tasks of one process"
+    reached = report_contest(what, found, "joined", "appends/s", 10, beside="alone")
+    reached &= report_contest("aappend, one task", found, "one", "appends/s", beside="one alone")
+    heading("aappend", "pgbench")
+    report_contest(f"{what}; pgbench: {CLIENTS} clients", found, "joined", "appends/s")
     return reached
+
+
+class Tasks:
+    """Tasks that append, each to a log of its own."""
+
+    def __init__(self, count: int) -> None:
+        from benchmarks.domain import CAPTURED, Payment
+
+        self.payments, self.event = Payment.logs, CAPTURED
+        self.runner = asyncio.Runner()
+        self.states = [self.payments.create(CAPTURED) for _ in range(count)]
+        self.window(time.monotonic() + 0.2)  # connect and prepare
+
+    def window(self, end: float) -> tuple[int, int]:
+        """Append until the end; no append fails."""
+        return self.runner.run(self._append_until(end)), 0
+
+    async def _append_until(self, end: float) -> int:
+        async def task(number: int) -> int:
+            count = 0
+            while time.monotonic() < end:
+                state = self.states[number]
+                self.states[number] = await self.payments.aappend(state, self.event)
+                count += 1
+            return count
+
+        return sum(await asyncio.gather(*map(task, range(len(self.states)))))

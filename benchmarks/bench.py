@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import platform
@@ -56,6 +57,7 @@ def configure() -> None:
         settings.configure(
             SECRET_KEY="benchmarks",
             CACHES=_caches(),
+            EVENTLOGS=json.loads(os.environ.get("BENCHMARK_SETTINGS", "{}")),
             USE_TZ=True,
             ALLOWED_HOSTS=["testserver"],
             ROOT_URLCONF="benchmarks.urls",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eventlogs import Aggregate, EventRecord, event
+from django.conf import settings
+
+from eventlogs import Aggregate, EventRecord, LogManager, event
 
 
 @event("benchmark.requested")
@@ -52,3 +54,12 @@ class Payment(Aggregate, log_type="benchmark", events=[Requested, Authorized, Ca
 
 
 CAPTURED = Captured(amount=4_000, reference="till 7, receipt 20231")
+
+
+def cached_payments() -> LogManager[Payment]:
+    """Return a manager whose cache all processes share, where there is Redis."""
+    return LogManager(
+        Payment,
+        cache="redis" if "redis" in settings.CACHES else "default",
+        refresher="eventlogs.refreshers.ImmediateRefresher",
+    )

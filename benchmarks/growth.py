@@ -223,15 +223,9 @@ def append_anywhere() -> Callable[[], Any]:
 
 def cached_reduce() -> Callable[[], Any]:
     """Reduce the longest log, whose reduction is in the cache."""
-    from benchmarks.domain import Payment
-    from eventlogs import LogManager
+    from benchmarks.domain import cached_payments
 
-    payments = LogManager(
-        Payment,
-        cache="redis" if "REDIS_URL" in os.environ else "default",
-        refresher="eventlogs.refreshers.ImmediateRefresher",
-    )
-    log_id = longest()
+    payments, log_id = cached_payments(), longest()
     payments.reduce(log_id)
     return lambda: payments.reduce(log_id)
 
