@@ -170,6 +170,21 @@ def test_postgresql_refuses_to_change_events(transactional_db, change, role):
 
 
 @pytest.mark.postgresql
+@pytest.mark.parametrize(("state", "role"), [("DISABLE", "origin"), ("ENABLE", "replica")])
+def test_a_broken_version_whose_trigger_does_not_always_fire_changes_events(
+    transactional_db, state, role
+):
+    table, trigger = "ALTER TABLE eventlogs_event", "TRIGGER eventlogs_event_refuse_change"
+    with connection.cursor() as cursor:
+        cursor.execute(f"{table} {state} {trigger}")
+        try:
+            with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+                test_postgresql_refuses_to_change_events(transactional_db, CHANGES["update"], role)
+        finally:
+            cursor.execute(f"{table} ENABLE ALWAYS {trigger}")
+
+
+@pytest.mark.postgresql
 @pytest.mark.parametrize("role", ["origin", "replica", "local"])
 @pytest.mark.parametrize("truncate", TRUNCATES.values(), ids=TRUNCATES)
 def test_postgresql_refuses_to_empty_the_table_of_events(second_database, truncate, role):

@@ -16,7 +16,8 @@ from eventlogs.stores import AppendRequest, BaseStore, Claim
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from eventlogs.values import StoredEvent
-from tests.contracts.stores import RowContract, StoreContract
+from tests.contracts.rows import RowContract
+from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
 

@@ -11,7 +11,8 @@ from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from tests.contracts.restoring import RestoreContract
-from tests.contracts.stores import RowContract, StoreContract
+from tests.contracts.rows import RowContract
+from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
 # Other apps' tables hold nothing, and take long to empty.

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from eventlogs import (
     Aggregate,
@@ -38,6 +39,7 @@ from eventlogs.events.registry import EventType, registry
 from eventlogs.ids import LogId
 from eventlogs.stores import AppendRequest
 from eventlogs.testing import MemoryStore
+from eventlogs.values import StoredEvent
 from tests.accounts import Deposited, Noted, Opened, encoded
 
 
@@ -215,6 +217,23 @@ def test_an_event_comes_back_equal_and_of_the_same_types(orders, value):
     assert record.event == value
     for name in Valued.__dataclass_fields__:
         assert type(getattr(record.event, name)) is type(getattr(value, name))
+
+
+class ReadsEveryNumberAsAFloat(MemoryStore):
+    """As a driver does whose JSON is that of JavaScript."""
+
+    def _events(self, log_id: LogId) -> list[StoredEvent]:
+        return [
+            replace(row, data=json.dumps(json.loads(row.data, parse_int=float)))
+            for row in super()._events(log_id)
+        ]
+
+
+def test_a_broken_store_that_reads_every_number_as_a_float_is_found_out():
+    orders = LogManager(Order, store=ReadsEveryNumberAsAFloat())
+
+    with pytest.raises((AssertionError, UndecodableEvent)):
+        test_an_event_comes_back_equal_and_of_the_same_types(orders, Valued(anything=2**70))
 
 
 @pytest.mark.parametrize("number", [1e16, -1e22, 1e-300])

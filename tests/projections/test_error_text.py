@@ -91,6 +91,12 @@ class TestTexts:
         # Nor in the traceback: its lines are those of the source code.
         assert SECRET not in traceback_of(error)
 
+    def test_a_broken_version_that_tells_the_text_of_each_error_shows_the_value(self, monkeypatch):
+        monkeypatch.setattr(f"{__name__}.described", lambda error: f"ValueError: {error}")
+
+        with pytest.raises(AssertionError):
+            self.test_a_value_is_not(lambda: int(SECRET), "ValueError")
+
     def test_errors_of_our_own_are_told_where_their_class_writes_the_text(self):
         log_id = LogId.new("account")
         assert str(log_id) in described(LogNotFound(log_id))

@@ -28,7 +28,7 @@ from eventlogs.models import AppliedVersion, Checkpoint, Event, EventLog, Parked
 from eventlogs.operations import jsonl
 from eventlogs.projections import checkpoints, inline, leases, partitions
 from eventlogs.projections.starting import begin, lease_partition
-from eventlogs.stores import store_for
+from eventlogs.stores import retries, store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Opened, Withdrawn, withdraw
 from tests.projections import readmodels
@@ -578,7 +578,8 @@ def test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(
 def test_a_broken_version_that_does_not_run_a_rebuild_again_fails_beside_an_append(
     monkeypatch, elsewhere
 ):
-    monkeypatch.setattr(partitions, "ATTEMPTS", 1)
+    for module in (partitions, retries):
+        monkeypatch.setattr(module, "ATTEMPTS", 1)
 
     with pytest.raises((AssertionError, ProjectionFailed, TransactionMustRetry)):
         test_a_rebuild_beside_appends_is_run_again_under_a_stricter_isolation(

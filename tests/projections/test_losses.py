@@ -9,7 +9,7 @@ import pytest
 from django.db import Error, OperationalError, connection, connections
 
 from eventlogs.models import ParkedEvent
-from eventlogs.projections import held_logs
+from eventlogs.projections import held_logs, partitions
 from tests.accounts import Account, Deposited, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -103,6 +103,15 @@ def test_an_innocent_event_is_not_parked_by_twenty_lost_connections(projection, 
         assert dict(Balance.objects.values_list("log_id", "seen")) == {ada.log_id: 3, bob.log_id: 2}
     else:
         assert [position for _, position in readmodels.reactions][-1] >= ada.position - 1
+
+
+def test_a_broken_version_that_takes_a_loss_for_a_failure_parks_the_event(terminate, monkeypatch):
+    monkeypatch.setattr(partitions, "failure_of_loss", lambda using, raw, cause: None)
+
+    with pytest.raises(AssertionError):
+        test_an_innocent_event_is_not_parked_by_twenty_lost_connections(
+            Balances, asks_the_database, terminate
+        )
 
 
 def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, monkeypatch):
