@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from django.core.management import call_command
 from django.db import connection, connections
@@ -113,8 +116,29 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(owner, name, copy)
 
 
+@pytest.fixture(scope="session")
+def migrated_database(
+    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str | None]:
+    """The name of a database to copy, as migrations take long; None where none can be copied."""
+    if connection.vendor == "mysql":
+        yield None
+        return
+    name = _name_of("copied", tmp_path_factory.mktemp("databases"))
+    with django_db_blocker.unblock():
+        _create(name)
+        try:
+            with _known("copied", name):
+                call_command("migrate", "eventlogs", database="copied", verbosity=0)
+            yield name
+        finally:
+            _drop(name)
+
+
 @pytest.fixture
-def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Path) -> Iterator[str]:
+def second_database(
+    migrated_database: str | None, django_db_setup: None, django_db_blocker: Any, tmp_path: Path
+) -> Iterator[str]:
     """
     The alias of a migrated database that Django did not make for tests.
 
@@ -122,31 +146,54 @@ def second_database(django_db_setup: None, django_db_blocker: Any, tmp_path: Pat
     knew before. Both databases are in autocommit mode, and emptied in the end.
     """
     alias = f"second_{uuid4().hex[:8]}"
+    name = _name_of(alias, tmp_path)
     with django_db_blocker.unblock():
-        name = f"eventlogs_{alias}_{os.getpid()}"
-        if connection.vendor == "sqlite":
-            name = str(tmp_path / name)
-        else:
-            with connection.cursor() as cursor:
-                cursor.execute(f"CREATE DATABASE {name}")
-        connections.databases[alias] = {
-            **connection.settings_dict,
-            "NAME": name,
-            "TEST": {**connection.settings_dict["TEST"], "NAME": None},
-        }
+        _create(name, migrated_database)
         try:
-            call_command("migrate", "eventlogs", database=alias, verbosity=0)
-            yield alias
+            with _known(alias, name):
+                if migrated_database is None:
+                    call_command("migrate", "eventlogs", database=alias, verbosity=0)
+                yield alias
         finally:
-            connections[alias].close()
-            del connections[alias]
-            del connections.databases[alias]
             store_for.cache_clear()
             call_command("flush", interactive=False, inhibit_post_migrate=True, verbosity=0)
-            if connection.vendor != "sqlite":
-                force = " WITH (FORCE)" if connection.vendor == "postgresql" else ""
-                with connection.cursor() as cursor:
-                    cursor.execute(f"DROP DATABASE {name}{force}")
+            _drop(name)
+
+
+def _name_of(alias: str, folder: Path) -> str:
+    name = f"eventlogs_{alias}_{os.getpid()}"
+    return str(folder / name) if connection.vendor == "sqlite" else name
+
+
+def _create(name: str, copied: str | None = None) -> None:
+    if connection.vendor != "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {copied}" if copied else ""))
+    elif copied:
+        shutil.copy(copied, name)
+
+
+def _drop(name: str) -> None:
+    if connection.vendor != "sqlite":
+        force = " WITH (FORCE)" if connection.vendor == "postgresql" else ""
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name}{force}")
+
+
+@contextmanager
+def _known(alias: str, name: str) -> Iterator[None]:
+    """Let Django know a database by an alias."""
+    connections.databases[alias] = {
+        **connection.settings_dict,
+        "NAME": name,
+        "TEST": {**connection.settings_dict["TEST"], "NAME": None},
+    }
+    try:
+        yield
+    finally:
+        connections[alias].close()
+        del connections[alias]
+        del connections.databases[alias]
 
 
 # What `make quick` leaves out: tests that start processes, and those of very many cases. They
@@ -162,6 +209,7 @@ SLOW = (
     "caches/test_cache_histories.py",
     "caches/test_fingerprints.py",
     "example/test_demo.py",
+    "example/test_fines.py::test_a_database_without_tables",
     "example/test_fines.py::test_an_import_that",
     "example/test_settings.py",
     "management/test_eventlogs.py",
@@ -170,13 +218,23 @@ SLOW = (
     "management/test_project.py",
     "management/test_tail.py",
     "management/test_terminal.py",
+    "management/test_verify.py::test_findings_are_lines_of_json",
+    "operations/health/test_read_models.py::test_a_worker_of_an_old_release",
     "projections/test_histories.py",
     "projections/test_inline_bulk.py",
     "projections/test_losses.py",
     "projections/test_releases.py",
     "projections/test_verify.py::test_rows_are_right",
     "projections/test_verify.py::test_statements_grow",
+    "projections/test_workers.py::test_the_share_of_one_that_is_killed",
+    "reductions/test_worker.py::test_what_is_queued_is_done_before",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not slow" in config.option.markexpr:
+        hypothesis.settings.register_profile("quick", max_examples=20)
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,13 +23,26 @@ def passing() -> Callable[[float], None]:
     return time.sleep
 
 
-class TestRecordingCache(ReductionCacheContract):
+class InThisProcess(ReductionCacheContract):
+    @pytest.fixture
+    def passing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+        """Set the clocks of this process forward."""
+
+        def move(seconds: float) -> None:
+            for name in ("time", "monotonic"):
+                clock = getattr(time, name)
+                monkeypatch.setattr(time, name, lambda clock=clock: clock() + seconds)
+
+        return move
+
+
+class TestRecordingCache(InThisProcess):
     @pytest.fixture
     def cache(self) -> BaseReductionCache:
         return RecordingCache()
 
 
-class TestLocalMemory(ReductionCacheContract):
+class TestLocalMemory(InThisProcess):
     @pytest.fixture
     def cache(self) -> Iterator[BaseReductionCache]:
         yield DjangoReductionCache("default")
