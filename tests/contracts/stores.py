@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db.models import QuerySet
 
 from eventlogs import (
     ConcurrentAppend,
@@ -21,7 +19,6 @@ from eventlogs import (
     LogState,
 )
 from eventlogs.events.codec import EncodedEvent
-from eventlogs.models import Event
 from eventlogs.stores import AppendRequest, BaseStore
 from tests.accounts import encoded
 
@@ -587,28 +584,3 @@ class StoreContract:
             assert list(events) == list(store.since(log_id, start=start, limit=limit))
             assert claim == store.claim("account", wanted)
         assert store.since_with_claim(log_id, ("parcel", key), start=0, limit=9)[1] is None
-
-
-class RowContract:
-    """Subclass it with a fixture ``store``, which keeps its events in the default database."""
-
-    def test_every_event_has_the_type_of_its_log(self, store: BaseStore):
-        """Its column is filled by each way to append, and read in the place of the log's own."""
-        ways: list[Callable[[LogId], LogState]] = [
-            lambda log_id: append(store, log_id, 1, expected=0),
-            lambda log_id: append(store, log_id, 1, expected=1),
-            lambda log_id: append(store, log_id, 1, expected=None),
-            lambda log_id: append(store, log_id, 1, expected=3, key=new_key()),
-            lambda log_id: append(store, log_id, 1, expected=None, key=new_key()),
-            lambda log_id: append(store, log_id, *range(600), expected=5),
-        ]
-        log_ids = [LogId.new("account"), LogId.new("parcel")]
-        for log_id in log_ids:
-            for way in ways:
-                state = way(log_id)
-            append(store, log_id, 1, expected=605, position=state.position)
-
-        for log_id in log_ids:
-            rows: QuerySet[Event] = QuerySet(Event, using="default").filter(log_id=log_id.uuid)
-            assert rows.count() == 606
-            assert set(rows.values_list("log_type", "log__log_type")) == {(log_id.log_type,) * 2}
