@@ -48,7 +48,10 @@ OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 APPEND_ONE = HotStatement("append_one")
 APPEND_MANY = HotStatement("append_many")
+APPEND_ONE_WITH_KEY = HotStatement("append_one_with_key")
 APPEND_WITH_KEY = HotStatement("append_with_key")
+CREATE_ONE = HotStatement("create_one")
+CREATE_ONE_WITH_KEY = HotStatement("create_one_with_key")
 CREATE = HotStatement("create")
 WHY_REFUSED = Statement("why_refused")
 LOCK_LOG = Statement("lock_log")
@@ -111,26 +114,15 @@ class PostgreSQLStore(BaseStore):
     def _add_to_log(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | None:
-        parameters: dict[str, Any] = {
-            "log": request.log_id.uuid,
-            "log_type": request.log_id.log_type,
-            "expected": request.expected_version,
-            "position": request.expected_position,
-            "metadata": request.metadata,
-        }
+        parameters = _parameters(request)
+        parameters["expected"] = request.expected_version
+        parameters["position"] = request.expected_position
+        is_one = len(request.events) == 1
         if request.idempotency_key is not None:
-            self._add_batch(parameters, request)
-            answer = APPEND_WITH_KEY.numbers(connection, parameters)
-        elif len(request.events) == 1:
-            [event] = request.events
-            parameters["type"] = event.type
-            parameters["schema_version"] = event.schema_version
-            parameters["data"] = event.data
-            answer = APPEND_ONE.numbers(connection, parameters)
+            statement = APPEND_ONE_WITH_KEY if is_one else APPEND_WITH_KEY
         else:
-            parameters["events"] = _as_json(request.events)
-            parameters["count"] = len(request.events)
-            answer = APPEND_MANY.numbers(connection, parameters)
+            statement = APPEND_ONE if is_one else APPEND_MANY
+        answer = statement.numbers(connection, parameters)
         if answer is None:
             return None
         position, version = answer
@@ -139,16 +131,15 @@ class PostgreSQLStore(BaseStore):
     def _create_log(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | None:
-        alone = _is_alone(connection)
-        parameters: dict[str, Any] = {
-            "log": request.log_id.uuid,
-            "log_type": request.log_id.log_type,
-            "metadata": request.metadata,
-            "alone": alone,
-        }
-        self._add_batch(parameters, request)
+        parameters = _parameters(request)
+        has_key = request.idempotency_key is not None
+        parameters["alone"] = alone = has_key and _is_alone(connection)
+        if len(request.events) > 1:
+            statement = CREATE
+        else:
+            statement = CREATE_ONE_WITH_KEY if has_key else CREATE_ONE
         try:
-            position, orphan = cast("Any", CREATE.numbers(connection, parameters))
+            position, orphan = statement.numbers(connection, parameters) or (None, 0)
             if orphan:
                 GIVE_KEY_BACK.rows(connection, parameters)
         except DataError as error:
@@ -166,15 +157,6 @@ class PostgreSQLStore(BaseStore):
         if position is None:
             return None
         return LogState(request.log_id, len(request.events), position)
-
-    def _add_batch(self, parameters: dict[str, Any], request: AppendRequest) -> None:
-        key = request.idempotency_key
-        parameters["events"] = _as_json(request.events)
-        parameters["count"] = len(request.events)
-        parameters["key"] = key
-        parameters["fingerprint"] = (
-            None if key is None else next(request_fingerprints(request.events))
-        )
 
     def _why_refused(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
@@ -262,6 +244,29 @@ def events_of_logs(using: str, parts: Collection[Part]) -> list[StoredEvent]:
     return events_of_rows(
         run_again(using, lambda connection: EVENTS_OF_LOGS.rows(connection, parameters))
     )
+
+
+def _parameters(request: AppendRequest) -> dict[str, Any]:
+    """Return the parameters that all appends and creates have."""
+    parameters: dict[str, Any] = {
+        "log": request.log_id.uuid,
+        "log_type": request.log_id.log_type,
+        "metadata": request.metadata,
+    }
+    if len(request.events) == 1:
+        [event] = request.events
+        parameters["type"] = event.type
+        parameters["schema_version"] = event.schema_version
+        parameters["data"] = event.data
+    else:
+        parameters["events"] = _as_json(request.events)
+        parameters["count"] = len(request.events)
+    parameters["key"] = key = request.idempotency_key
+    if key is None:
+        parameters["fingerprint"] = None
+    else:
+        parameters["fingerprint"] = next(request_fingerprints(request.events))
+    return parameters
 
 
 def _is_alone(connection: BaseDatabaseWrapper) -> bool:

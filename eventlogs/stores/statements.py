@@ -4,9 +4,10 @@ The SQL statements for PostgreSQL: each is sent whole, in one round trip.
 There are three ways to send one:
 
 - ``HotStatement.numbers`` hands an append to libpq by psycopg's low-level interface
-  (https://www.psycopg.org/psycopg3/docs/api/pq.html), which halves its processor time. Outside of
-  a transaction the statement is prepared; a connection that does not know it yet takes one round
-  trip more.
+  (https://www.psycopg.org/psycopg3/docs/api/pq.html), which halves its processor time. The
+  statement is prepared: outside of a transaction, a connection that does not know it yet takes one
+  round trip more; inside of one, ``_first`` and ``_later`` say what keeps it from breaking the
+  caller's transaction.
 - ``Statement.rows`` takes a psycopg cursor, which binds on the server.
 - Both take Django's own cursor where the backend or a tool has to see the statement:
   ``psycopg_connections.py`` decides that.

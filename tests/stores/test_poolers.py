@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,7 @@ import psycopg
 import pytest
 from django.db import connection, connections, transaction
 
-from eventlogs import LogId
+from eventlogs import ConcurrentAppend, LogId
 from eventlogs.stores import psycopg_connections, store_for
 from tests.contracts.stores import amounts, append, create, new_key
 from tests.servers import PrivateServer, ServerError
@@ -151,3 +152,40 @@ def test_nobody_notices_a_pooler_that_shares_sessions(pooler, race, caplog):
     is_noticed = not pooler.knows_prepared_statements()
     assert len(caplog.records) == is_noticed
     assert ("default" in psycopg_connections.unprepared) == is_noticed
+
+
+def test_statements_that_get_lost_all_the_time_break_no_transaction(pooler, race):
+    """Preparing is turned on again before each transaction, so that statements go on being lost."""
+    store = store_for("default")
+
+    def work(seed: int) -> Any:
+        def run() -> dict[LogId, list[int]]:
+            random, mine = Random(seed), {}
+            for number in range(25):
+                psycopg_connections.unprepared.clear()
+                with transaction.atomic():
+                    if random.random() < 0.5:
+                        with connection.cursor() as cursor:
+                            cursor.execute("SELECT 1")
+                    log_id = create(store, number, key=new_key()).log_id
+                    append(store, log_id, 1, expected=1)
+                    if random.random() < 0.3:
+                        with suppress(ConcurrentAppend):
+                            append(store, log_id, 8, expected=7)
+                    if random.random() < 0.3:
+                        with suppress(ZeroDivisionError), transaction.atomic():
+                            append(store, log_id, 9, expected=2)
+                            raise ZeroDivisionError
+                    append(store, log_id, 2, 3, expected=2)
+                    append(store, log_id, 4, expected=4)
+                mine[log_id] = [number, 1, 2, 3, 4]
+            return mine
+
+        return run
+
+    answers = race(*[work(seed) for seed in range(8)])
+
+    for mine in answers:
+        assert isinstance(mine, dict), mine
+        for log_id, expected in mine.items():
+            assert amounts(store, log_id) == expected

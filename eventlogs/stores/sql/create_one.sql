@@ -1,0 +1,16 @@
+-- Create a log with its first event, without an idempotency key.
+--
+-- Right because: see create.sql. Without a key there is one claim only, the log's row, and so
+-- nothing to undo.
+WITH created AS (
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
+    SELECT %(log)s::uuid, %(log_type)s::text, 1, now, now
+    FROM (SELECT clock_timestamp() AS now) AS clock
+    ON CONFLICT (id) DO NOTHING
+    RETURNING updated_at
+)
+INSERT INTO eventlogs_event ({inserted})
+SELECT %(log_type)s::text, %(log)s::uuid, 0, %(type)s::text, %(schema_version)s::integer,
+       %(data)s::jsonb, %(metadata)s::jsonb, NULL, updated_at
+FROM created
+RETURNING position::bigint, 0
