@@ -32,7 +32,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "MAX_EVENT_BYTES": 262_144,  # length of the JSON of one event, or of an append's metadata
     "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: prune() deletes no keys
     "PREPARED_STATEMENTS": True,  # False for poolers that do not support them
-    "GROUP_COMMIT": "connection",  # or False: appends of async code are not joined
+    "GROUP_COMMIT": "connection",  # "process" or False: which appends are joined
     "PAGE_SIZE": 100,  # events of a page for which no limit is given
     "HEALTH": {},  # limits of the health check that replace those in HEALTH below
 }
@@ -116,7 +116,7 @@ def prepared_statements() -> bool:
 
 
 def group_commit() -> str | bool:
-    """Return which appends of async code that wait at the same time are joined: GROUP_COMMITS."""
+    """Return which appends are joined: those of a "connection", of the "process", or False."""
     value: str | bool = _get("GROUP_COMMIT")
     return value
 

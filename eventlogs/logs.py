@@ -62,7 +62,7 @@ from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore
 from eventlogs.stores.base import STREAM_PAGE
-from eventlogs.stores.joined import Note, append_joined, group_append_of
+from eventlogs.stores.joined import Note, append_joined, group_commit_of
 from eventlogs.stores.keyed_reads import KeyedReads
 from eventlogs.stores.retries import given_up
 from eventlogs.stores.turns import Contended
@@ -732,10 +732,10 @@ class LogManager(Generic[A]):
             if self._refreshes_on_append():
                 await in_thread(self, "_refresh_appended", (log_id,), {})
 
-        group_append = None
+        group_commit = None
         if all(getattr(getattr(self, each.__name__), "__func__", None) is each for each in _OWN):
-            group_append = group_append_of(self.log_type, using=self.using, store=self._store)
-        return await append_joined(group_append, request, alone, stored)
+            group_commit = group_commit_of(self.log_type, using=self.using, store=self._store)
+        return await append_joined(group_commit, request, alone, stored)
 
     def _write_alias(self) -> str:
         return self.using or router.db_for_write(EventLog)

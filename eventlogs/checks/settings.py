@@ -74,8 +74,8 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     ),
     "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
     "GROUP_COMMIT": (
-        lambda value: value is False or value == "connection",
-        "'connection' or False",
+        lambda value: value is False or value in ("connection", "process"),
+        "'connection', 'process' or False",
     ),
     "PAGE_SIZE": (
         lambda value: type(value) is int and 0 < value <= conf.MAX_PAGE_SIZE,

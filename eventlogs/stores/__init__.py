@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import NamedTuple
 
 from django.db import connections
 from django.utils.module_loading import import_string
@@ -28,7 +29,7 @@ PORTABLE = "eventlogs.stores.portable.PortableStore"
 BY_VENDOR = {"postgresql": "eventlogs.stores.postgresql.PostgreSQLStore"}
 
 GroupAppend = Callable[[Sequence[AppendRequest]], Sequence[LogState | Outcome | BaseException]]
-GROUP_APPENDS = {"postgresql": "eventlogs.stores.group_commit.append_group"}
+GROUP_COMMITS = {"postgresql": "eventlogs.stores.group_commit."}
 
 
 @cache
@@ -39,12 +40,19 @@ def store_for(using: str) -> BaseStore:
     return store
 
 
-@cache
-def group_append_for(using: str) -> GroupAppend | None:
-    """
-    Return the function that appends requests of several callers at once, or None for none.
+class GroupCommit(NamedTuple):
+    """Functions of ``group_commit.py``, for one database."""
 
-    Its answers are described in ``group_commit.py``.
-    """
-    path = GROUP_APPENDS.get(connections[using].vendor)
-    return None if path is None else partial(import_string(path), using)
+    append: GroupAppend
+    append_apart: GroupAppend
+    has_no_transaction: Callable[[], bool]
+
+
+@cache
+def group_commit_for(using: str) -> GroupCommit | None:
+    """Return how appends of several callers are stored together, or None if they cannot be."""
+    module = GROUP_COMMITS.get(connections[using].vendor)
+    if module is None:
+        return None
+    names = ("append_group", "append_group_apart", "has_no_transaction")
+    return GroupCommit(*(partial(import_string(module + name), using) for name in names))

@@ -80,6 +80,27 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
     return answers
 
 
+def append_group_apart(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
+    """
+    Do what ``append_group`` does, in a thread that has no other work.
+
+    Its connection is closed and checked as often as that of a request: CONN_MAX_AGE.
+    """
+    connections[using].close_if_unusable_or_obsolete()
+    try:
+        return append_group(using, requests)
+    finally:
+        connections[using].close_if_unusable_or_obsolete()
+
+
+def has_no_transaction(using: str) -> bool:
+    """Return whether an append in this thread would be a transaction of its own."""
+    connection = connections[using]
+    if connection.in_atomic_block or not connection.settings_dict["AUTOCOMMIT"]:
+        return False
+    return connection.connection is None or _is_alone(connection)
+
+
 def _is_alone(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement is a transaction of its own."""
     if in_transaction(connection):

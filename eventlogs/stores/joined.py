@@ -12,6 +12,10 @@ alone appends as it does without this module. So does a call
 - that finds a transaction open when it comes to the thread: it belongs to a caller;
 - that was not stored together with the others, for whatever reason: alone it gets its own answer.
 
+With EVENTLOGS["GROUP_COMMIT"] = "process", calls of one event loop meet whatever connection they
+would use, if that one has no transaction open. They are stored over one further connection. Whether
+connections are interchangeable is for the project to say: nothing here could know of a SET ROLE.
+
 Events are encoded in the loop's thread, in the caller's context. To find out the request, the sync
 method itself is called, with a store that answers the request: no logic is written twice.
 """
@@ -19,20 +23,23 @@ method itself is called, with a store that answers the request: no logic is writ
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, router
 
 from eventlogs import conf
 from eventlogs.ids import LogId
-from eventlogs.stores import GroupAppend, group_append_for, participants
+from eventlogs.stores import GroupCommit, group_commit_for, participants
 from eventlogs.stores.base import HELD, AppendRequest, BaseStore
-from eventlogs.utils.meetings import Meeting, meeting
+from eventlogs.utils.meetings import Meeting, has_thread, meeting
 from eventlogs.values import LogState
 
 MAX_CALLS: Final = 200  # of one statement
@@ -48,6 +55,24 @@ FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.05
 
 
+def _call(function: Callable[[], bool]) -> bool:
+    return function()
+
+
+_in_thread: Final = sync_to_async(_call, thread_sensitive=True)
+
+# For appends of several requests that have a connection each: one thread, with its own connection.
+_apart = ThreadPoolExecutor(1, "eventlogs-group-commit")
+
+
+def _make_apart_again() -> None:
+    global _apart
+    _apart = ThreadPoolExecutor(1, "eventlogs-group-commit")
+
+
+os.register_at_fork(after_in_child=_make_apart_again)  # threads do not pass a fork
+
+
 class Note:
     """A store that stores nothing, and answers an append with the request."""
 
@@ -58,10 +83,10 @@ class Note:
         return request
 
 
-def group_append_of(
+def group_commit_of(
     log_type: str, *, using: str | None, store: BaseStore | None
-) -> GroupAppend | None:
-    """Return the function for the appends of a manager that may be joined, or None for none."""
+) -> GroupCommit | None:
+    """Return how the appends of a manager are joined, or None if they must not be."""
     if store is not None or not conf.group_commit():
         return None
     if participants.registered and participants.participants_of(log_type):
@@ -70,11 +95,11 @@ def group_append_of(
         if router.routers:
             return None
         using = DEFAULT_DB_ALIAS
-    return group_append_for(using)
+    return group_commit_for(using)
 
 
 async def append_joined(
-    group_append: GroupAppend | None,
+    group_commit: GroupCommit | None,
     request_of: Callable[[], Coroutine[Any, Any, Any]],
     alone: Callable[[], Coroutine[Any, Any, Any]],
     stored: Callable[[LogId], Coroutine[Any, Any, None]],
@@ -86,12 +111,21 @@ async def append_joined(
     ``alone`` calls it as usual, in the thread; ``stored`` does what is to be done after an append
     that was joined.
     """
-    met = None if group_append is None else meeting(group_append, choose)
+    if group_commit is None:
+        return await alone()
+    is_apart = conf.group_commit() == "process"
+    if is_apart:
+        met = meeting(group_commit.append_apart, choose, executor=_apart)
+    else:
+        met = meeting(group_commit.append, choose)
     if met is None:
         return await alone()
     try:
         is_first = met.callers == 1
         if await met.is_alone():
+            return await alone()
+        # A thread that was not used yet has no transaction.
+        if is_apart and has_thread() and not await _in_thread(group_commit.has_no_transaction):
             return await alone()
         try:
             answer = await request_of()

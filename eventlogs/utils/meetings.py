@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Context, copy_context
 from threading import Lock
@@ -50,12 +51,16 @@ class Meeting(Generic[T, R]):
     """The calls of one event loop that would go to the same thread, for the same work."""
 
     def __init__(
-        self, place: tuple[asyncio.AbstractEventLoop, Hashable, Work[T, R]], choose: Choice[T]
+        self,
+        place: tuple[asyncio.AbstractEventLoop, Hashable, Work[T, R]],
+        choose: Choice[T],
+        executor: Executor | None,
     ) -> None:
         self.callers = 0  # calls that are under way, in whatever way
         self._place = place
         self._loop, _, self._work = place
         self._choose = choose
+        self._executor = executor
         self._lock = Lock()  # around what follows, which both threads change
         self._waiting: deque[_Call[T, R]] = deque()
         self._trip: asyncio.Task[None] | None = None
@@ -106,7 +111,10 @@ class Meeting(Generic[T, R]):
 
     async def _travel(self) -> None:
         try:
-            await _go(self)
+            if self._executor is None:
+                await _go(self)
+            else:
+                await self._loop.run_in_executor(self._executor, self._arrive)
         except Exception:  # there is no way to the thread: each call finds out on its own
             with self._lock:
                 stranded = [*self._waiting]
@@ -160,21 +168,23 @@ def _answer(calls: Sequence[_Call[T, Any]], answers: Sequence[Any]) -> None:
 _meetings: Final[dict[Hashable, Meeting[Any, Any]]] = {}  # those that have callers
 
 
-def meeting(work: Work[T, R], choose: Choice[T]) -> Meeting[T, R] | None:
+def meeting(
+    work: Work[T, R], choose: Choice[T], *, executor: Executor | None = None
+) -> Meeting[T, R] | None:
     """
     Return the meeting of a call's loop, thread and ``work``, with the call counted in.
 
-    Call its ``leave()`` when the call has come to its end. Return None if nothing is known about
-    the thread.
+    The thread is that of sync_to_async, or of an ``executor`` with one thread. Call ``leave()``
+    when the call has come to its end. Return None if nothing is known about the thread.
     """
     loop = asyncio.get_running_loop()
-    thread = _thread_of(loop)
+    thread = executor or _thread_of(loop)
     if thread is None:
         return None
     place = loop, thread, work
     found = _meetings.get(place)
     if found is None:
-        found = _meetings[place] = Meeting(place, choose)
+        found = _meetings[place] = Meeting(place, choose, executor)
     found.callers += 1
     return found
 
@@ -198,3 +208,14 @@ def _thread_of(loop: asyncio.AbstractEventLoop) -> Hashable | None:
         )
     except AttributeError:
         return None
+
+
+def has_thread() -> bool:
+    """Return whether there is a thread yet to which sync_to_async would go."""
+    try:
+        if getattr(AsyncToSync.executors, "current", None):
+            return True
+        context = SyncToAsync.thread_sensitive_context.get(None)
+        return context is None or context in SyncToAsync.context_to_thread_executor
+    except AttributeError:
+        return True

@@ -53,6 +53,7 @@ def test_e001_a_setting_has_a_value_of_another_kind_or_range(settings, value):
         {"MAX_EVENT_BYTES": 1, "PAGE_SIZE": 1, "PREPARED_STATEMENTS": False},
         {"GROUP_COMMIT": False},
         {"GROUP_COMMIT": "connection"},
+        {"GROUP_COMMIT": "process"},
         {"MAX_EVENT_BYTES": 2**28, "PAGE_SIZE": 10_000},
         {"IDEMPOTENCY_KEY_RETENTION": None},
         {"IDEMPOTENCY_KEY_RETENTION": timedelta(days=30)},
