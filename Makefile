@@ -53,7 +53,7 @@ reliability: .tools/installed ## The long campaigns: races, kills, many events.
 	$(TOX) run -e reliability $(if $(ARGS),-- $(ARGS))
 
 .PHONY: benchmarks
-benchmarks: .tools/installed ## Measure against the limits of the database.
+benchmarks: .tools/installed ## Measure beside the limits of the database and beside other ways; ARGS=table writes docs/performance.md.
 	$(TOX) run -e benchmarks $(if $(ARGS),-- $(ARGS))
 
 .PHONY: lint

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 
-from benchmarks.bench import calls_per_second, clients, figure, heading, in_turns, redis_url, report
+from benchmarks.bench import calls_per_second, figure, heading, in_turns, redis_url, report
+from benchmarks.contests import Team, contest, report_contest
 from benchmarks.domain import CAPTURED, Payment
 
 EVENTS = 10_000
@@ -117,16 +119,19 @@ def _broker() -> str:
 
 def run_appends() -> bool:
     """Print appends with a refresher on beside appends without."""
+    with ExitStack() as stack:
+        found = contest(
+            {
+                name: stack.enter_context(Team()).work(f"benchmarks.caching:{name}")
+                for name in ("without", "with_thread", "with_celery")
+            },
+            limit="without",
+        )
     heading("refreshing", "no refresher")
-    off, thread, celery = in_turns(
-        lambda: clients(without), lambda: clients(with_thread), lambda: clients(with_celery)
-    )
-    return all(
-        [
-            report("appends, 8 processes, a thread refreshes", thread, off, "appends/s", 0.9),
-            report("… and with messages to Celery", celery, off, "appends/s", 0.9),
-        ]
-    )
+    what = "appends, 8 processes, a thread refreshes"
+    reached = report_contest(what, found, "with_thread", "appends/s", 0.9)
+    what = "… and with messages to Celery"
+    return report_contest(what, found, "with_celery", "appends/s", 0.9) and reached
 
 
 def run_caching() -> bool:

@@ -327,7 +327,7 @@ def report_contest(
     if name in found.failures:
         left_out(what, found.failures[name])
         return target is None
-    failed = found.failed(name)
+    failed, others = found.failed(name), found.failed(beside or found.limit)
     return report(
         what,
         found.rates(name),
@@ -335,5 +335,5 @@ def report_contest(
         unit,
         target,
         cpu=found.cpu(name),
-        note=f"{failed:,} failed" if failed else "",
+        note=f"{failed:,} failed, {others:,} of those beside" if failed or others else "",
     )

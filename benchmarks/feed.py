@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from benchmarks.appends import one_append
-from benchmarks.bench import clients, figure, heading, in_new_process, in_turns, report
+import psycopg
+
+from benchmarks.bench import (
+    LONG_ROUNDS,
+    figure,
+    heading,
+    in_new_process,
+    in_turns,
+    report,
+    scratch_url,
+)
+from benchmarks.contests import Contestant, Team, contest, report_contest
 from benchmarks.domain import Authorized, Captured, Refunded, Requested
+from benchmarks.ratios import Window
 from benchmarks.streaming import peak
 from eventlogs import EventRecord, Feed, LogId
 
@@ -17,6 +30,7 @@ EVENTS = 1_000_000
 LOGS = 10_000
 PAGE = 2_000
 ENOUGH = 100_000  # events per second
+INT8 = 20  # the oid of bigint
 CLASSES: dict[str, Any] = {
     "benchmark.requested": Requested,
     "benchmark.authorized": Authorized,
@@ -46,33 +60,45 @@ ORDER BY n
 
 def run_feed() -> bool:
     """Print how fast the feed is read, in how much memory, and what its fence costs."""
+    with Team() as team:
+        work = team.work("benchmarks.appends:one_append")
+        found = contest(
+            {"fenced": Fenced(work, fence=True), "without": Fenced(work, fence=False)},
+            limit="without",
+        )
     heading("fenced", "without the fence")
-    fenced, without = in_turns(lambda: appends(fence=True), lambda: appends(fence=False))
-    reached = report(
-        "appends with the feed's fence, 8 processes", fenced, without, "appends/s", 0.85
-    )
+    what = "appends with the feed's fence, 8 processes"
+    reached = report_contest(what, found, "fenced", "appends/s", 0.85)
 
     fill()
+    ours, limit, theirs = in_turns(
+        lambda: rate(read), read_by_libpq, lambda: rate(naive), rounds=min(3, LONG_ROUNDS)
+    )
+    heading("eventlogs", "libpq")
+    reached &= report(f"read {EVENTS:,} events of the feed", ours, limit, "events/s", 0.45)
     heading("eventlogs", "ORM")
-    ours, theirs = in_turns(lambda: rate(read), lambda: rate(naive), rounds=3)
-    reached &= report(f"read {EVENTS:,} events of the feed", ours, theirs, "events/s", 3.0)
+    reached &= report("… beside the ORM", ours, theirs, "events/s", 3.0)
     reached &= figure("… the slowest round", min(ours), "events/s", at_least=ENOUGH)
     grown = in_new_process(growth_of_peak_memory)
     reached &= figure("… peak memory, a new process, grows by", grown, "MiB", at_most=20, digits=1)
     return reached
 
 
-def appends(*, fence: bool) -> float:
-    """Return the appends per second with and without the fence."""
-    execute(
-        "ALTER TABLE eventlogs_event "
-        + ("ENABLE ALWAYS" if fence else "DISABLE")
-        + " TRIGGER eventlogs_event_fence"
-    )
-    try:
-        return clients(one_append)
-    finally:
-        execute("ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_fence")
+@dataclass
+class Fenced:
+    """Appends, with the trigger of the fence or without."""
+
+    work: Contestant
+    fence: bool
+
+    def window(self, seconds: float) -> Window:
+        """Switch the trigger, and append."""
+        state = "ENABLE ALWAYS" if self.fence else "DISABLE"
+        execute(f"ALTER TABLE eventlogs_event {state} TRIGGER eventlogs_event_fence")
+        try:
+            return self.work.window(seconds)
+        finally:
+            execute("ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_fence")
 
 
 def fill() -> None:
@@ -117,6 +143,35 @@ def records() -> Iterator[EventRecord]:
         page = feed.read(after=after, limit=PAGE)
         yield from page
         after, more = page.next_after, page.more
+
+
+# The columns of a record, in pages; nothing is decoded but the position that the next page needs.
+COLUMNS = b"""
+SELECT log_id, position, index, type, schema_version, data::text, metadata::text, idempotency_key,
+       recorded_at, log_type
+FROM eventlogs_event WHERE position > $1 ORDER BY position LIMIT 2000
+"""
+
+
+def read_by_libpq() -> float:
+    """Return the events per second of libpq, which reads the same columns in binary."""
+    with closing(psycopg.connect(scratch_url(), autocommit=True)) as connection:
+        pgconn = connection.pgconn
+        pgconn.prepare(b"page", COLUMNS, [INT8])
+        begin = time.perf_counter()
+        position, count = 0, 0
+        while True:
+            page = pgconn.exec_prepared(
+                b"page", [position.to_bytes(8)], param_formats=[1], result_format=1
+            )
+            if not page.ntuples:
+                break
+            count += page.ntuples
+            position = int.from_bytes(page.get_value(page.ntuples - 1, 1) or b"")
+        took = time.perf_counter() - begin
+    if count != EVENTS:
+        raise AssertionError("Some events are missing.")
+    return EVENTS / took
 
 
 def naive() -> Iterator[int]:

@@ -36,6 +36,10 @@ class InlineTotal(Amounts):
     pass
 
 
+class DividedTotal(Amounts):
+    pass
+
+
 class Kind(models.Model):
     kind = models.CharField(max_length=50, primary_key=True)
     amount = models.BigIntegerField(default=0)
@@ -78,6 +82,12 @@ class InlineTotals(Totals):
 registered.pop("inline-totals")  # it takes no part in the appends that are measured
 
 
+@projection("divided-totals")
+class DividedTotals(Totals):
+    model = DividedTotal  # type: ignore[assignment]
+    partitions = 4
+
+
 @projection("kinds")
 class Kinds(Projection):
     log_types = ["benchmark"]
@@ -97,4 +107,4 @@ class Reductions(ReductionProjection):
     model = Reduced
 
 
-MODELS = (Total, Kind, Reduced, InlineTotal)
+MODELS = (Total, Kind, Reduced, InlineTotal, DividedTotal)

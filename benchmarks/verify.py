@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.bench import figure, heading, in_turns, report
-from benchmarks.projections import make_tables
+from benchmarks.bench import LONG_ROUNDS, figure, heading, in_turns, report
+from benchmarks.projections import forget, make_tables
 
 VERIFIED = int(os.environ.get("BENCHMARK_LOGS", "20000"))
 OF_EACH = 10  # events
@@ -19,15 +19,11 @@ def run_verify() -> bool:
     """Print how fast rows are verified, and inline rows made, to a plain replay of the events."""
     from benchmarks import feed
     from benchmarks.totals import MODELS, InlineTotals, Reductions, Totals
-    from eventlogs.models import AppliedVersion, Checkpoint, ProjectionState
 
     feed.LOGS, feed.EVENTS = VERIFIED, VERIFIED * OF_EACH
     make_tables(MODELS)
     for projection in (Totals, Reductions, InlineTotals):
-        projection.model._base_manager.all().delete()
-        for model in (Checkpoint, AppliedVersion, ProjectionState):
-            found: Any = {"name" if model is ProjectionState else "projection": projection.name}
-            model._base_manager.filter(**found).delete()
+        forget(projection)
     feed.fill()
     print(f"\n{VERIFIED:,} logs of {OF_EACH} events", flush=True)
     heading("eventlogs", "replay")
@@ -48,7 +44,7 @@ def run_verify() -> bool:
         ours, theirs = in_turns(
             lambda work=work: logs_per_second(work),  # type: ignore[misc]
             lambda: logs_per_second(replay),
-            rounds=3,
+            rounds=min(3, LONG_ROUNDS),
         )
         report(what, ours, theirs, "logs/s")
         if target is not None:

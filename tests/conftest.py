@@ -260,6 +260,7 @@ collect_ignore = (
         "reliability/test_feed_servers.py",
         "races/feeds.py",
         "races/test_feed_interleavings.py",
+        "benchmarks/test_contests.py",
     ]
 )
 
