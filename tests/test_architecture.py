@@ -209,6 +209,7 @@ def test_no_imports_go_in_circles():
 # From the bottom up: a file imports from those before it, for types, too.
 PROJECTIONS = [
     *["actions", "databases", "deadlines", "defaults", "error_text", "held_causes", "mysql"],
+    *["plain_rows"],
     *["base", "constraints", "rows", "releases", "log_events", "held_logs"],
     *["checkpoints", "leases", "starting"],
     *["lost_connections", "partitions", "failed_events", "one_by_one"],

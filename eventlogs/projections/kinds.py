@@ -57,7 +57,11 @@ class Projection(RowOperations):
         self._rows.delete(row)
 
     def change(self, records: Sequence[EventRecord], using: str, *, blank: bool = False) -> None:
-        keys = [self.call_handler("key", record) for record in records]
+        keys: list[Hashable | None]
+        if self.has_shared_rows():
+            keys = [self.call_handler("key", record) for record in records]
+        else:
+            keys = [record.log_id for record in records]
         loaded = () if blank else (key for key in keys if key is not None)
         rows = self._rows = Rows(self.model, loaded, using)
         handlers = self.event_handlers

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.db import DataError, connections, models
 
-from eventlogs.projections import mysql
+from eventlogs.projections import mysql, plain_rows
 from eventlogs.projections.constraints import check_deferred
 from eventlogs.projections.defaults import fill, is_filled_once
 
@@ -28,10 +28,15 @@ class Rows:
         self._changed: dict[Any, Any] = {}
         self._deleted: set[Any] = set()
         manager = model._base_manager.using(using)
-        wanted = iter(dict.fromkeys(map(self._as_key, keys)))
-        while some := list(islice(wanted, BATCH)):
-            for row in mysql.latest(manager.filter(pk__in=some), using):
-                self._found[row.pk] = row
+        wanted = dict.fromkeys(map(self._as_key, keys))
+        for some in chunks(wanted, plain_rows.MANY):
+            found = plain_rows.find(model, some, using)
+            if found is not None:
+                self._found |= found
+                continue
+            for few in chunks(some):
+                for row in mysql.latest(manager.filter(pk__in=few), using):
+                    self._found[row.pk] = row
 
     def __getitem__(self, key: Hashable) -> Any:
         """Return the row of a key; where there is none, a new one."""
@@ -88,6 +93,15 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         return
     if connections[using].vendor == "postgresql":
         _refuse_what_would_be_cut(model, rows)
+    for some in chunks(rows, plain_rows.MANY):
+        if not plain_rows.upsert(model, some, using):
+            _upsert_by_orm(model, some, fields, using)
+    check_deferred(model, rows, using)
+
+
+def _upsert_by_orm(
+    model: type[models.Model], rows: list[Any], fields: list[str], using: str
+) -> None:
     manager = model._base_manager.using(using)
     if fields:
         key = model._meta.pk.name
@@ -96,15 +110,15 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
         )
     else:
         manager.bulk_create(rows, ignore_conflicts=True, batch_size=BATCH)
-    check_deferred(model, rows, using)
 
 
 def _refuse_what_would_be_cut(model: type[models.Model], rows: list[Any]) -> None:
     """
     Raise DataError for text that is too long for its column.
 
-    Django 5.2's bulk_create() sends rows as arrays with a cast, and PostgreSQL cuts on a cast
+    Django's bulk_create() sends rows as arrays with a cast, and PostgreSQL cuts on a cast
     (https://www.postgresql.org/docs/current/datatype-character.html) where it otherwise refuses.
+    Blanks at the end it cuts without a cast, too.
     """
     limits = [
         (field.attname, field.max_length)
