@@ -17,10 +17,10 @@ NOTHING = "what must not happen would happen in this time"
 LATER = "the other side has to be waiting when this happens; nothing shows that it is"
 PAUSE = "a pause of a campaign, between attempts or of a server"
 
-TURN = "no time at all: others get their turn"
 # These may sleep: functions, and programs by the names that they are assigned to. Everything else
 # waits with `tests.processes.until`.
 ALLOWED = {
+    "benchmarks/test_client_process.py::WORK": SLOW,
     "processes/waiting.py::until": "the poll itself",
     "servers.py::_start": "a poll of a module that Django's settings import",
     "contracts/test_caches.py::passing": CLOCK,
@@ -39,7 +39,6 @@ ALLOWED = {
     "reductions/test_reader.py::other_process": LATER,
     "reductions/test_worker.py::test_a_connection_is_closed_when_there_was_nothing_to_do": CLOCK,
     "reductions/test_worker.py::script": SLOW,
-    "reliability/async_writers.py::_until_answered": TURN,
     "reliability/broken.py::set": SLOW,
     "reliability/read_models.py::sleeps": HANGS,
     "reliability/read_models.py::sleeps_in_the_database": HANGS,
@@ -49,8 +48,6 @@ ALLOWED = {
     "reliability/test_projection_crowds.py::"
     "test_a_checkpoint_that_somebody_keeps_locked_ends_no_worker": NOTHING,
     "reliability/writers.py::_until_answered": PAUSE,
-    "stores/test_joined.py::main": TURN,
-    "utils/test_meetings.py::main": TURN,
     "stores/test_interruptions.py::interruption": "the signal may be on its way to a thread",
     "test_ids.py::test_an_id_made_later_sorts_later": CLOCK,
     "test_servers.py::script": HANGS,

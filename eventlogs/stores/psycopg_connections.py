@@ -283,14 +283,17 @@ class Session:
             pgconn.send_query_params(after, None)
         pgconn.pipeline_sync()
         results = self._answers(raw)
+        _begun, *others = results
         if prepare is not None:
-            if results[1].status in GOOD or is_doubtful:
+            preparation, *others = others
+            if preparation.status in GOOD or is_doubtful:
                 self.prepared.add(name)
             self._doubtful.discard(name)
         for result in results:
             if result.status not in GOOD:
                 raise errors.error_from_result(result, raw.info.encoding)
-        return results[1 if prepare is None else 2]
+        answer, *_released = others
+        return answer
 
     def _answers(self, raw: RawConnection) -> list[Any]:
         """Return the results of a pipeline, one for each statement, and leave the pipeline mode."""
