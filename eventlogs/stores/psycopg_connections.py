@@ -283,17 +283,16 @@ class Session:
             pgconn.send_query_params(after, None)
         pgconn.pipeline_sync()
         results = self._answers(raw)
-        _begun, *others = results
+        each = iter(results)
+        next(each)  # that of ``before``
         if prepare is not None:
-            preparation, *others = others
-            if preparation.status in GOOD or is_doubtful:
+            if next(each).status in GOOD or is_doubtful:
                 self.prepared.add(name)
             self._doubtful.discard(name)
         for result in results:
             if result.status not in GOOD:
                 raise errors.error_from_result(result, raw.info.encoding)
-        answer, *_released = others
-        return answer
+        return next(each)
 
     def _answers(self, raw: RawConnection) -> list[Any]:
         """Return the results of a pipeline, one for each statement, and leave the pipeline mode."""
