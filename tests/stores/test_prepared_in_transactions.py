@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Event
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from eventlogs import ConcurrentAppend, LogAlreadyExists, LogId, TransactionMust
 from eventlogs.stores import BaseStore, psycopg_connections, store_for
 from eventlogs.stores.postgresql import APPEND_ONE
 from tests.contracts.stores import amounts, append, create, new_key
+from tests.stores.test_statements import alarm, interrupt, locked
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -379,3 +381,55 @@ def test_names_of_savepoints_are_not_the_callers(store):
         append(store, log_id, 3, expected=1)
 
     assert amounts(store, log_id) == [1, 3]
+
+
+@pytest.mark.parametrize("before", ["nothing", "a query"])
+class TestInterruptions:
+    """The append waits for its log, which another connection holds, and a signal comes."""
+
+    def test_the_transaction_is_rolled_back_and_the_connection_goes_on(self, store, before):
+        log_id, other = create(store, 1).log_id, create(store, 1).log_id
+        raw = connection.connection
+
+        with locked(log_id, Event()):
+            with transaction.atomic():
+                if before == "a query":
+                    run("SELECT 1")
+                with alarm(interrupt), pytest.raises(KeyboardInterrupt):
+                    append(store, log_id, 2, expected=1)
+                assert not raw.pgconn.pipeline_status
+                with pytest.raises(transaction.TransactionManagementError):
+                    append(store, other, 2, expected=1)
+            run("SELECT 1")
+            assert connection.connection is raw
+
+        with transaction.atomic():
+            append(store, log_id, 3, expected=1)
+        assert (amounts(store, log_id), amounts(store, other)) == ([1, 3], [1])
+
+    def test_a_savepoint_of_the_callers_takes_it_back_alone(self, store, before):
+        log_id, other = create(store, 1).log_id, create(store, 1).log_id
+
+        with locked(log_id, Event()), transaction.atomic():
+            if before == "a query":
+                run("SELECT 1")
+            with alarm(interrupt), pytest.raises(KeyboardInterrupt), transaction.atomic():
+                append(store, log_id, 2, expected=1)
+            append(store, other, 2, expected=1)
+
+        assert (amounts(store, log_id), amounts(store, other)) == ([1], [1, 2])
+
+    def test_a_server_that_does_not_cancel_costs_the_connection(self, store, monkeypatch, before):
+        log_id = create(store, 1).log_id
+        raw = connection.connection
+        monkeypatch.setattr(psycopg_connections, "PATIENCE", 0.2)
+        monkeypatch.setattr(psycopg_connections, "_cancel", lambda pgconn: None)
+
+        with locked(log_id, Event()):
+            with pytest.raises(KeyboardInterrupt), transaction.atomic():
+                if before == "a query":
+                    run("SELECT 1")
+                with alarm(interrupt):
+                    append(store, log_id, 2, expected=1)
+            assert raw.closed
+            assert store.version(log_id) == 1
