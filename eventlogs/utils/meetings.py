@@ -107,7 +107,7 @@ class Meeting(Generic[T, R]):
                 return
             self._is_under_way = True
         # In the context of a call that waits: it decides about the thread.
-        self._trip = self._loop.create_task(self._travel(), context=first.context)
+        self._trip = first.context.run(self._loop.create_task, self._travel())
 
     async def _travel(self) -> None:
         try:
