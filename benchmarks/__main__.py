@@ -17,6 +17,7 @@ from benchmarks import bench, plots, tables
 from benchmarks.bench import (
     ROUNDS,
     ROWS,
+    SCALE,
     SECONDS,
     drop_scratch,
     left_out,
@@ -71,39 +72,42 @@ def main(names: list[str]) -> int:
         for name in names or RUNS:
             reached[name] = run(name)
             if as_table:  # what is measured is kept, whatever ends the next part
-                write(list(reached), time.monotonic() - begin)
+                write(time.monotonic() - begin)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         interrupted = True
     finally:
         drop_scratch()
-        if ROWS:
-            print("\n" + page(list(reached), time.monotonic() - begin))
+        print("\n" + page(time.monotonic() - begin))
+        if as_table:
+            write(time.monotonic() - begin)
     return 0 if all(reached.values()) and not interrupted else 1
 
 
-def page(parts: list[str], seconds: float) -> str:
+def page(seconds: float) -> str:
     """Return what stands in docs/performance.md between its markers."""
-    rows = [row for row in ROWS if row.part in parts]
+    parts = list(dict.fromkeys(row.part for row in ROWS))
     paragraphs = [
         tables.verdict(watch),
         tables.facts(server_facts(), parts, seconds / 60),
         others(),
-        tables.rounds(ROUNDS, SECONDS, bench.DROPPED),
-        tables.table(rows),
+        tables.rounds(ROUNDS, SECONDS, SCALE, bench.DROPPED),
+        tables.table(ROWS),
         *(f"![{PLOTS[name][0]}](performance-{name}.svg)" for name in PLOTS if name in parts),
     ]
     return "\n\n".join(each for each in paragraphs if each)
 
 
-def write(parts: list[str], seconds: float) -> None:
-    """Write the page and its plots."""
+def write(seconds: float) -> None:
+    """Write the page and its plots; nothing, if nothing was measured."""
+    if not ROWS:
+        return
     for name, (title, beside, limit) in PLOTS.items():
-        if name in parts:
-            rows = [row for row in ROWS if row.part == name]
+        rows = [row for row in ROWS if row.part == name]
+        if rows:
             path = tables.PAGE.with_name(f"performance-{name}.svg")
             tables.write_whole(path, plots.bars(title, rows, beside=beside, limit=limit))
-    tables.write(page(parts, seconds))
+    tables.write(page(seconds))
 
 
 def run(name: str) -> bool:

@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.bench import LONG_ROUNDS, keep
+from benchmarks.bench import LONG_ROUNDS, SCALE, keep
 from benchmarks.tables import Row
 
-EVENTS = 2_000_000
-LOGS = 200_000
+EVENTS = int(2_000_000 * SCALE)
+LOGS = EVENTS // 10
 PER_LOG = EVENTS // LOGS
-LONG, SHORT = 100_000, 100
+LONG, SHORT = int(100_000 * SCALE), 100
 SLOWEST = 0.150  # seconds of server time
 LOOKING = 1.5  # seconds of a page that looks for rare events, a window of 100,000 at a time
 QUERIES = 12

@@ -28,6 +28,7 @@ SCRATCH = os.environ.get("BENCHMARK_DATABASE", "eventlogs_benchmarks")
 CLIENTS = 8
 SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "1"))  # of each window
 ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "15"))  # of a contest
+SCALE = float(os.environ.get("BENCHMARK_SCALE", "1"))  # of the numbers of logs and events
 LONG_ROUNDS = max(1, ROUNDS // 3)  # of measures that take as long as they like
 
 
@@ -249,7 +250,7 @@ def clients(work: Callable[[], Callable[[], Any]], *, seconds: float = SECONDS) 
     ]
     for process in processes:
         process.start()
-    rates = [answers.get(timeout=seconds + 60) for _ in processes]
+    rates = [answers.get(timeout=seconds + 300) for _ in processes]
     for process in processes:
         process.join()
     return float(sum(rates))

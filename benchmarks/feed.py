@@ -13,6 +13,7 @@ import psycopg
 
 from benchmarks.bench import (
     LONG_ROUNDS,
+    SCALE,
     figure,
     heading,
     in_new_process,
@@ -26,8 +27,8 @@ from benchmarks.ratios import Window
 from benchmarks.streaming import peak
 from eventlogs import EventRecord, Feed, LogId
 
-EVENTS = 1_000_000
-LOGS = 10_000
+EVENTS = int(1_000_000 * SCALE)
+LOGS = int(10_000 * SCALE)
 PAGE = 2_000
 ENOUGH = 100_000  # events per second
 INT8 = 20  # the oid of bigint

@@ -6,7 +6,6 @@ Two databases are measured in turns, a small one and a large one, by the same wo
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import psycopg
 from benchmarks.bench import (
     CLIENTS,
     ROUNDS,
+    SCALE,
     SCRATCH,
     configure,
     figure,
@@ -30,7 +30,7 @@ from benchmarks.bench import (
 from benchmarks.contests import BenchmarkFailed, Team, contest, report_contest
 from benchmarks.environments import run
 
-EVENTS = int(os.environ.get("BENCHMARK_EVENTS", "10000000"))  # of the large table
+EVENTS = int(10_000_000 * SCALE)  # of the large table
 LONG = EVENTS // 10  # events of its longest log
 SMALL = 10_000  # events of the small table
 SHORT = 1_000  # events of its longest log

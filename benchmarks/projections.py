@@ -10,9 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.appends import one_append
-from benchmarks.bench import LONG_ROUNDS, clients, configure, figure, heading, in_turns, report
+from benchmarks.bench import (
+    LONG_ROUNDS,
+    SCALE,
+    clients,
+    configure,
+    figure,
+    heading,
+    in_turns,
+    report,
+)
 
-EVENTS = 200_000
+EVENTS = int(200_000 * SCALE)
 BATCH = 2_000  # events of one statement of SQL
 WORKERS = (1, 2, 4)
 BESIDE = 5.0  # seconds of appends beside a rebuild
@@ -20,6 +29,8 @@ FAST = 10_000  # events per second
 PACE = 500  # appends per second
 WRITERS = 2
 SAMPLES = 400
+WARM_UP = 100  # samples that do not count: until the runner and the writers are at it
+PATIENCE = 120.0  # seconds, for the runner to begin
 P50, P99 = 0.1, 0.5  # seconds
 
 
@@ -193,7 +204,6 @@ def run_lag() -> bool:
     processes += [context.Process(target=append_at_a_pace, args=(stop,)) for _ in range(WRITERS)]
     for each in processes:
         each.start()
-    time.sleep(3)  # until all of them are at it
     try:
         lags = sorted(measure_lags())
     finally:
@@ -245,16 +255,16 @@ def measure_lags() -> list[float]:
 
     state, lags = Payment.logs.create(CAPTURED), []
     rows = Total._base_manager.filter(pk=state.log_id).values_list("captured", flat=True)
-    for _ in range(SAMPLES):
+    for _ in range(WARM_UP + SAMPLES):
         committed = time.perf_counter()
         while (rows.first() or 0) < CAPTURED.amount * state.version:
-            if time.perf_counter() - committed > 20:
+            if time.perf_counter() - committed > PATIENCE:
                 raise AssertionError("The row does not come.")
             time.sleep(0.001)
         lags.append(time.perf_counter() - committed)
         time.sleep(0.01)
         state = Payment.logs.append(state, CAPTURED)
-    return lags
+    return lags[WARM_UP:]
 
 
 # A rebuild beside appends

@@ -66,13 +66,14 @@ def facts(server: str, parts: Sequence[str], minutes: float) -> str:
     )
 
 
-def rounds(most: int, seconds: float, dropped: Mapping[str, tuple[int, int]]) -> str:
+def rounds(most: int, seconds: float, scale: float, dropped: Mapping[str, tuple[int, int]]) -> str:
     """Return a line about the rounds; ``dropped`` has for each part how many, of how many."""
     lost, of = (sum(each[n] for each in dropped.values()) for n in (0, 1))
     parts = ", ".join(f"{each[0]} in {name}" for name, each in dropped.items() if each[0])
     return (
         f"Up to {most} rounds with windows of {seconds:g} s; {lost} of {of} rounds were dropped, "
         f"because their limit was slow{f': {parts}' if parts else ''}."
+        f"{'' if scale == 1 else f' Logs and events: {scale:g} of what a full run has.'}"
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.bench import LONG_ROUNDS, figure, heading, in_turns, report
+from benchmarks.bench import LONG_ROUNDS, SCALE, figure, heading, in_turns, report
 from benchmarks.projections import forget, make_tables
 
-VERIFIED = int(os.environ.get("BENCHMARK_LOGS", "20000"))
+VERIFIED = int(20_000 * SCALE)
 OF_EACH = 10  # events
 ENOUGH = 5_000  # logs per second
 

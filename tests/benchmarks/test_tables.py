@@ -48,11 +48,11 @@ def test_the_table_says_first_whether_the_machine_was_busy():
 
 
 def test_dropped_rounds_are_counted():
-    found = rounds(15, 1.0, {"appends": (2, 15), "batches": (0, 15)})
+    found = rounds(15, 1.0, 1.0, {"appends": (2, 15), "batches": (0, 15)})
 
     assert "2 of 30 rounds were dropped" in found
     assert found.endswith("slow: 2 in appends.")
-    assert rounds(15, 1.0, {}).endswith("0 of 0 rounds were dropped, because their limit was slow.")
+    assert rounds(15, 1.0, 0.1, {}).endswith("Logs and events: 0.1 of what a full run has.")
 
 
 def test_the_table_is_written_between_the_markers_and_nowhere_else(tmp_path):
