@@ -12,7 +12,7 @@ from html import escape
 from benchmarks.ratios import Spread
 from benchmarks.tables import Row
 
-WIDTH, LABELS, FIGURES, BAR, TOP = 760, 290, 150, 24, 44
+WIDTH, LABELS, FIGURES, BAR, TOP = 800, 320, 150, 24, 44
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-weight: 600; font-size: 14px }
