@@ -16,7 +16,8 @@ Why it is right: each transaction that changes a row holds the lock on the log's
 eventlogs_eventlog until its end. An append has it anyway. So for one log all of this happens
 one after the other, and a version only grows. A worker never waits for the lock of one log while
 it holds another's, and so is part of no deadlock: it takes one log in each transaction, or many
-that no other transaction has locked (see ``inline_bulk.py``).
+that no other transaction has locked (see ``inline_bulk.py``). The stored state of a projection, for
+which transactions may wait as well, is made before an append locks its log (``prepare``).
 """
 
 from __future__ import annotations
@@ -59,7 +60,39 @@ from eventlogs.values import EventRecord, LogState, StoredEvent
 
 def participant(projection: type[RowProjection]) -> Participant:
     """Return how an inline projection takes part in appends."""
-    return Participant(projection.log_types_read(), partial(follow, projection))
+    return Participant(
+        projection.log_types_read(), partial(follow, projection), partial(prepare, projection)
+    )
+
+
+_begun: set[tuple[str, str]] = set()  # projections, with a database, that were found inline here
+
+
+def prepare(projection: type[RowProjection], using: str, request: AppendRequest) -> None:
+    """
+    Make the projection inline, if it is not yet, before the append locks its log.
+
+    Transactions that make the same projection inline wait for one another. One that waits with
+    its log locked would be in a deadlock with one that is ahead and appends to this log next.
+    """
+    found, connection = (projection.name, using), connections[using]
+    if found in _begun or not _follows(projection, using, request):
+        return
+    states = ProjectionState.objects.using(using).filter(
+        name=projection.name, mode=projection.INLINE
+    )
+    if not states.exists():
+        starting.begin(projection, using)
+    if connection.in_atomic_block or connection.get_autocommit():  # else on_commit() is refused
+        transaction.on_commit(lambda: _begun.add(found), using=using)
+
+
+def _follows(projection: type[RowProjection], using: str, request: AppendRequest) -> bool:
+    """Return whether the append may change rows of the projection."""
+    if not projection.keeps_rows_in(using):
+        return False  # there is no table for them; a system check says so
+    types = projection.event_types_read()
+    return types is None or any(event.type in types for event in request.events)
 
 
 def follow(
@@ -73,10 +106,7 @@ def follow(
     The append's transaction holds the lock of the log's row. Raise ProjectionUnavailable where
     the row was made by a newer release, or its log has events that only a newer one can read.
     """
-    if not projection.keeps_rows_in(using):
-        return  # there is no table for them; a system check says so
-    types = projection.event_types_read()
-    if types is not None and not any(event.type in types for event in request.events):
+    if not _follows(projection, using, request):
         return
     first = state.version - len(request.events)
     mysql.refuse_old_snapshot(state.log_id, first, using)

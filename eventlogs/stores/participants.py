@@ -24,6 +24,7 @@ class Participant(NamedTuple):
 
     log_types: Collection[str] | None
     take_part: Callable[[str, LogState, AppendRequest], None]  # a database alias, …
+    prepare: Callable[[str, AppendRequest], None] | None = None  # called before the log is locked
 
 
 class Refused(Exception):
@@ -58,6 +59,9 @@ def append_with(
     """
 
     def attempt(connection: BaseDatabaseWrapper) -> LogState:
+        for each in participants:
+            if each.prepare is not None:
+                each.prepare(using, request)
         try:
             # Inside of a caller's transaction this is a savepoint: what a participant refuses is
             # rolled back, and no more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -24,13 +25,21 @@ from eventlogs import (
     TransactionMustRetry,
 )
 from eventlogs.events.codec import EncodedEvent
-from eventlogs.models import AppliedVersion, Checkpoint, Event, EventLog, ParkedEvent
+from eventlogs.models import (
+    AppliedVersion,
+    Checkpoint,
+    Event,
+    EventLog,
+    ParkedEvent,
+    ProjectionState,
+)
 from eventlogs.operations import jsonl
 from eventlogs.projections import checkpoints, inline, leases, partitions
 from eventlogs.projections.starting import begin, lease_partition
 from eventlogs.stores import retries, store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Opened, Withdrawn, withdraw
+from tests.locks import somebody_waits
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Inlined,
@@ -410,6 +419,49 @@ def test_threads_that_race_for_one_log_leave_it_right(race):
     assert race(*[append] * 4) == [None] * 4
     assert rows() == {ada.log_id: 40}
     assert seen() == {ada.log_id: 41}
+
+
+@pytest.mark.usefixtures("inlined")
+def test_executes_that_race_for_one_log_leave_it_right(race):
+    ada = Account.logs.create(Deposited(0))
+
+    def execute():
+        for _ in range(10):
+            Account.logs.execute(ada.log_id, lambda _: Deposited(1), retries=1)
+
+    assert race(*[execute] * 4) == [None] * 4
+    assert rows() == {ada.log_id: 40}
+    assert seen() == {ada.log_id: 41}
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("inlined")
+def test_transactions_that_make_a_projection_inline_at_once_are_in_no_deadlock(monkeypatch):
+    """The second one waits for the first one's commit, and has not locked its log yet."""
+    one, other = (Account.logs.create(Opened("ada")).log_id for _ in range(2))
+    ProjectionState.objects.all().delete()
+    Checkpoint.objects.all().delete()
+    monkeypatch.setattr(inline, "_begun", set())
+
+    def append(log_id):
+        Account.logs.append(log_id, Deposited(1), expected_version=ANY)
+
+    def append_later():
+        try:
+            with transaction.atomic():
+                append(other)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            append(one)  # makes it inline
+            later = pool.submit(append_later)
+            until(somebody_waits)
+            append(other)
+        later.result(60)
+
+    assert rows() == {one: 1, other: 2}
 
 
 @pytest.mark.feed
