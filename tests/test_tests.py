@@ -20,7 +20,6 @@ PAUSE = "a pause of a campaign, between attempts or of a server"
 # These may sleep: functions, and programs by the names that they are assigned to. Everything else
 # waits with `tests.processes.until`.
 ALLOWED = {
-    "benchmarks/test_client_process.py::WORK": SLOW,
     "processes/waiting.py::until": "the poll itself",
     "servers.py::_start": "a poll of a module that Django's settings import",
     "contracts/test_caches.py::passing": CLOCK,
