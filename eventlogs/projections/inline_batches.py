@@ -38,43 +38,43 @@ class InlineBatches(OneByOne):
         super().__init__(partition, policy)
         self._projection = projection
 
-    def in_transaction(self, row: StoredEvent) -> None:
+    def in_transaction(self, event: StoredEvent) -> None:
         using = self.partition.using
-        inline.update_row(self._projection, row.log_id, using, upto=row.index + 1)
+        inline.update_row(self._projection, event.log_id, using, upto=event.index + 1)
 
-    def advance(self, rows: list[StoredEvent], reached: int) -> None:
+    def advance(self, events: list[StoredEvent], reached: int) -> None:
         partition = self.partition
-        held = self.held_logs.held(row.log_id for row in rows)
-        careful = self.careful_for > 0 and rows[0].position <= self.careful_until
-        self.careful_for -= len(rows)
-        missing = inline.missing(self._projection, rows, partition.using)
+        held = self.held_logs.held(event.log_id for event in events)
+        careful = self.careful_for > 0 and events[0].position <= self.careful_until
+        self.careful_for -= len(events)
+        missing = inline.missing(self._projection, events, partition.using)
         done = set() if careful else self._update_many(missing, held)
-        for row in missing:
-            if row.log_id in done:
+        for event in missing:
+            if event.log_id in done:
                 continue
-            if row.log_id in held or (careful and self._hold_untried(row)):
+            if event.log_id in held or (careful and self._hold_untried(event)):
                 continue
-            self.apply_or_fail(row, partition.lease.position, None)
+            self.apply_or_fail(event, partition.lease.position, None)
         partition.move_to(reached)
 
-    def failing_event(self, row: StoredEvent, failed: Failed) -> StoredEvent:
+    def failing_event(self, event: StoredEvent, failed: Failed) -> StoredEvent:
         """
-        Return the event that failed when a log was applied up to ``row``.
+        Return the event that failed when a log was applied up to ``event``.
 
         The events before it are applied.
         """
-        log_id, using = row.log_id, self.partition.using
-        failing = row
+        log_id, using = event.log_id, self.partition.using
+        failing = event
         if failed.position is not None:
             events = Event.objects.using(using).for_log(log_id).filter(position=failed.position)
             index = events.values_list("index", flat=True).first()
-            failing = row if index is None else event_at(log_id, index, using) or row
+            failing = event if index is None else event_at(log_id, index, using) or event
         before = event_at(log_id, failing.index - 1, using) if failing.index else None
         if before is not None:
             self.apply_one(before, self.partition.lease.position, None)
         return failing
 
-    def _update_many(self, rows: Sequence[StoredEvent], held: Collection[LogId]) -> set[LogId]:
+    def _update_many(self, events: Sequence[StoredEvent], held: Collection[LogId]) -> set[LogId]:
         """
         Bring many logs up to date in each transaction; return those that are.
 
@@ -82,7 +82,7 @@ class InlineBatches(OneByOne):
         moment, and all logs of a transaction in which an event failed.
         """
         partition, projection = self.partition, self._projection
-        wanted = {log: row.index + 1 for row in rows if (log := row.log_id) not in held}
+        wanted = {log: event.index + 1 for event in events if (log := event.log_id) not in held}
         left, done = list(wanted), set[LogId]()
         using, most, size = partition.using, projection.batch_size, MANY
         is_own = not in_transaction(connections[using])
@@ -106,16 +106,16 @@ class InlineBatches(OneByOne):
         partition.applied += len(done)
         return done
 
-    def _hold_untried(self, row: StoredEvent) -> bool:
+    def _hold_untried(self, event: StoredEvent) -> bool:
         """
         Hold a log from its first event that is missing: its events are retried later, one by one.
 
-        Return False where none up to ``row`` is missing.
+        Return False where none up to ``event`` is missing.
         """
-        partition, log_id = self.partition, row.log_id
+        partition, log_id = self.partition, event.log_id
         name, using = partition.projection.name, partition.using
         version = inline.applied_version(self._projection, log_id, using)
-        first = next_event(partition.reading, name, log_id, version - 1, row.position, using)
+        first = next_event(partition.reading, name, log_id, version - 1, event.position, using)
         if first is not None:
             partition.transact_or_raise(
                 lambda lease: self.held_logs.hold_untried(first), partition.lease.position

@@ -41,49 +41,49 @@ class OneByOne:
         self.careful_until = self.policy.careful_until()
         self.careful_for = partition.projection.batch_size
 
-    def advance(self, rows: list[StoredEvent], reached: int) -> None:
+    def advance(self, events: list[StoredEvent], reached: int) -> None:
         """Apply a batch; ``reached`` is how far the feed was read."""
         raise NotImplementedError
 
-    def before_transaction(self, row: StoredEvent) -> Failed | None:
+    def before_transaction(self, event: StoredEvent) -> Failed | None:
         """Handle an event before its transaction, if need be; return why it failed."""
         return None
 
-    def in_transaction(self, row: StoredEvent) -> None:
+    def in_transaction(self, event: StoredEvent) -> None:
         """Apply an event in the open transaction."""
 
-    def failing_event(self, row: StoredEvent, failed: Failed) -> StoredEvent:
-        """Return the event that failed when ``row`` was applied."""
-        return row
+    def failing_event(self, event: StoredEvent, failed: Failed) -> StoredEvent:
+        """Return the event that failed when ``event`` was applied."""
+        return event
 
-    def apply_each(self, rows: Sequence[StoredEvent]) -> None:
+    def apply_each(self, events: Sequence[StoredEvent]) -> None:
         """Apply events one by one; each that fails is dealt with, and passed."""
         partition = self.partition
-        for row in rows:
-            waiting = self.policy.resumed(row)
-            if waiting is None and self.failed_events.pass_if_held(row):
+        for event in events:
+            waiting = self.policy.resumed(event)
+            if waiting is None and self.failed_events.pass_if_held(event):
                 continue
-            if partition.verdict(row) is HOLD:
-                self.policy.unread(row)
+            if partition.verdict(event) is HOLD:
+                self.policy.unread(event)
                 continue
             if partition.lease.is_half_over:
                 partition.move_to(partition.lease.position)
-            careful = row.position <= self.careful_until or self.counts_each_attempt
+            careful = event.position <= self.careful_until or self.counts_each_attempt
             if waiting is None and careful:
-                waiting = self.failed_events.hold(row)
-            self.apply_or_fail(row, row.position, waiting)
+                waiting = self.failed_events.hold(event)
+            self.apply_or_fail(event, event.position, waiting)
 
-    def apply_or_fail(self, row: StoredEvent, position: int, waiting: ParkedEvent | None) -> bool:
+    def apply_or_fail(self, event: StoredEvent, position: int, waiting: ParkedEvent | None) -> bool:
         """Apply one event; where it fails, let the policy deal with it, and return False."""
-        failed = self.apply_one(row, position, waiting)
+        failed = self.apply_one(event, position, waiting)
         if failed is None:
             self.partition.applied += 1
             return True
-        self.policy.failed(self.failing_event(row, failed), position, waiting, failed)
+        self.policy.failed(self.failing_event(event, failed), position, waiting, failed)
         return False
 
     def apply_one(
-        self, row: StoredEvent, position: int, waiting: ParkedEvent | None
+        self, event: StoredEvent, position: int, waiting: ParkedEvent | None
     ) -> Failed | None:
         """
         Apply one event, move the checkpoint, and end the hold of its log.
@@ -98,7 +98,7 @@ class OneByOne:
             return waiting is None or (is_in_time and self.held_logs.uncount_attempt(waiting))
 
         try:
-            failed = self._apply_in_hand(row, position, waiting)
+            failed = self._apply_in_hand(event, position, waiting)
         except (Error, LeaseLost):  # a release that begins takes leases away
             uncount()
             raise
@@ -119,31 +119,31 @@ class OneByOne:
             begun = self.failed_events.begin_attempt(pk)
             if begun is None:
                 return False
-            row = event_at(begun.log_id, begun.index, partition.using)
-            if row is None:  # its log is erased
+            event = event_at(begun.log_id, begun.index, partition.using)
+            if event is None:  # its log is erased
                 self.failed_events.end_hold(begun)
                 return False
             try:
-                if not self.apply_or_fail(row, partition.lease.position, begun):
+                if not self.apply_or_fail(event, partition.lease.position, begun):
                     return False
             except RolledBack:  # a person has skipped it meanwhile
                 return False
         return True
 
     def _apply_in_hand(
-        self, row: StoredEvent, position: int, waiting: ParkedEvent | None
+        self, event: StoredEvent, position: int, waiting: ParkedEvent | None
     ) -> Failed | None:
         self.partition.renew_declaration()
-        failed = self.before_transaction(row)
+        failed = self.before_transaction(event)
         if failed is not None:
             return failed
 
         def apply(lease: Lease) -> None:
-            self.in_transaction(row)
+            self.in_transaction(event)
             if waiting is not None:
                 if not self.held_logs.is_held_by(waiting):
                     raise RolledBack
-                following = self.partition.next_event(row, lease.position)
+                following = self.partition.next_event(event, lease.position)
                 self.held_logs.continue_with(following, waiting)
 
         return self.partition.transact(apply, position, applied=F("applied") + 1, moved_at=Now())

@@ -84,33 +84,33 @@ class Partition:
         """Return whether a log is in this partition."""
         return partition_of(log_id.uuid, self.lease.partitions) == self.lease.partition
 
-    def verdict(self, row: StoredEvent) -> Verdict:
+    def verdict(self, event: StoredEvent) -> Verdict:
         """Return the verdict of this release on an event."""
-        return self.reading.verdict(row.log_type, row.type, row.schema_version)
+        return self.reading.verdict(event.log_type, event.type, event.schema_version)
 
-    def why_held(self, row: StoredEvent) -> EventLogError:
+    def why_held(self, event: StoredEvent) -> EventLogError:
         """Return the error that says why an event waits for another release."""
-        return self.reading.why_held(row.log_id, row.index, row.type, row.schema_version)
+        return self.reading.why_held(event.log_id, event.index, event.type, event.schema_version)
 
-    def next_event(self, row: StoredEvent, upto: int) -> StoredEvent | None:
-        """Return the next event of a log behind ``row`` that is to be applied or held."""
+    def next_event(self, event: StoredEvent, upto: int) -> StoredEvent | None:
+        """Return the next event of a log behind ``event`` that is to be applied or held."""
         name, using = self.projection.name, self.using
-        return next_event(self.reading, name, row.log_id, row.index, upto, using)
+        return next_event(self.reading, name, event.log_id, event.index, upto, using)
 
-    def records(self, rows: Sequence[StoredEvent]) -> list[EventRecord]:
+    def records(self, events: Sequence[StoredEvent]) -> list[EventRecord]:
         """Decode events; raise Failed with the position of the first one that cannot be."""
         try:
-            return list(self.feed.records(rows))
+            return list(self.feed.records(events))
         except FAILURES:
             pass  # decode them one by one, to find which one it was
         records: list[EventRecord] = []
-        for row in rows:
+        for event in events:
             try:
-                records += self.feed.records([row])
+                records += self.feed.records([event])
             except HandlerTimedOut:
                 raise
             except FAILURES as error:
-                raise Failed(row.position, error) from error
+                raise Failed(event.position, error) from error
         return records
 
     def transact(

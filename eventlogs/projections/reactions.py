@@ -21,17 +21,17 @@ class Reactions(OneByOne):
 
     counts_each_attempt = False  # only where it is careful: that would be a transaction more
 
-    def advance(self, rows: list[StoredEvent], reached: int) -> None:
-        self.apply_each(rows)
+    def advance(self, events: list[StoredEvent], reached: int) -> None:
+        self.apply_each(events)
 
-    def before_transaction(self, row: StoredEvent) -> Failed | None:
+    def before_transaction(self, event: StoredEvent) -> Failed | None:
         """Call the handler."""
         partition = self.partition
         using = partition.using
         raw = connections[using].connection
         try:
             with deadline(partition.projection.timeout):
-                partition.projection.apply(partition.records([row]), using)
+                partition.projection.apply(partition.records([event]), using)
         except Failed as failed:
             # Broken, and not closed, which a handler may do.
             broken = raw if getattr(raw, "broken", False) else None
@@ -41,5 +41,5 @@ class Reactions(OneByOne):
         except HandlerTimedOut:
             cancel_statement(using)
             drop(using)
-            return Failed(row.position, partition.too_long())
+            return Failed(event.position, partition.too_long())
         return None

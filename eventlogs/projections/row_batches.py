@@ -27,50 +27,50 @@ class RowBatches(OneByOne):
 
     _rate = 0.0  # events a second, of the last batch
 
-    def in_transaction(self, row: StoredEvent) -> None:
+    def in_transaction(self, event: StoredEvent) -> None:
         partition = self.partition
-        partition.projection.apply(partition.records([row]), partition.using)
+        partition.projection.apply(partition.records([event]), partition.using)
 
-    def advance(self, rows: list[StoredEvent], reached: int) -> None:
-        while rows:
-            careful = [row for row in rows if row.position <= self.careful_until]
+    def advance(self, events: list[StoredEvent], reached: int) -> None:
+        while events:
+            careful = [event for event in events if event.position <= self.careful_until]
             careful = careful[: self.careful_for]
             if careful:
                 self.careful_for -= len(careful)
                 self.apply_each(careful)
-                rows = rows[len(careful) :]
+                events = events[len(careful) :]
                 continue
-            failed = self._attempt(rows, reached)
+            failed = self._attempt(events, reached)
             if failed is None:
                 return
-            done = self._attempt_up_to(failed, rows)
+            done = self._attempt_up_to(failed, events)
             if done is None:
-                self.careful_until, self.careful_for = rows[-1].position, len(rows)
+                self.careful_until, self.careful_for = events[-1].position, len(events)
             else:
-                rows = rows[done:]
+                events = events[done:]
 
-    def _attempt_up_to(self, failed: Failed, rows: list[StoredEvent]) -> int | None:
+    def _attempt_up_to(self, failed: Failed, events: list[StoredEvent]) -> int | None:
         """
         Apply the events before one that failed, and let the policy deal with that one.
 
-        Return how many rows are done with; None where it is not known which one failed.
+        Return how many events are done with; None where it is not known which one failed.
         """
-        at = next((n for n, row in enumerate(rows) if row.position == failed.position), None)
+        at = next((n for n, event in enumerate(events) if event.position == failed.position), None)
         if at is None:
             return None
-        if not self.policy.failed_in_batch(self._attempt, rows[:at], rows[at], failed.error):
+        if not self.policy.failed_in_batch(self._attempt, events[:at], events[at], failed.error):
             return None
         return at + 1
 
     def _attempt(
         self,
-        rows: Sequence[StoredEvent],
+        events: Sequence[StoredEvent],
         reached: int,
         failing: StoredEvent | None = None,
         error: BaseException | None = None,
     ) -> Failed | None:
         """
-        Apply rows and move the checkpoint; hold the log of ``failing``, which comes next.
+        Apply events and move the checkpoint; hold the log of ``failing``, which comes next.
 
         Return why it failed; nothing is stored then.
         """
@@ -80,33 +80,33 @@ class RowBatches(OneByOne):
 
         def batch(lease: Lease) -> None:
             nonlocal count
-            free = self._free(rows)
+            free = self._free(events)
             partition.projection.apply(partition.records(free), lease.using)
             if failing is not None and error is not None:
                 self.failed_events.hold_failed(failing, error)
             count = len(free)
 
-        figures = {"applied": F("applied") + len(rows), "moved_at": Now(), "rate": self._rate}
+        figures = {"applied": F("applied") + len(events), "moved_at": Now(), "rate": self._rate}
         failed = partition.transact(batch, reached, **figures)
         if failed is None:
             partition.applied += count
-            self._rate = len(rows) / max(time.perf_counter() - begun, 1e-6)
+            self._rate = len(events) / max(time.perf_counter() - begun, 1e-6)
         return failed
 
-    def _free(self, rows: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
-        """Return the rows of logs that are not held; deal with those that wait for a release."""
+    def _free(self, events: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        """Return the events of logs that are not held; deal with those that wait for a release."""
         verdict = self.partition.verdict
-        held = self.held_logs.held(row.log_id for row in rows)
-        if not held and not any(verdict(row) is HOLD for row in rows):
-            return rows
+        held = self.held_logs.held(event.log_id for event in events)
+        if not held and not any(verdict(event) is HOLD for event in events):
+            return events
         free: list[StoredEvent] = []
-        for row in rows:
-            log_id = row.log_id
+        for event in events:
+            log_id = event.log_id
             if log_id in held:
                 continue
-            if verdict(row) is HOLD:
-                self.policy.unread_in_batch(row)
+            if verdict(event) is HOLD:
+                self.policy.unread_in_batch(event)
                 held.add(log_id)
             else:
-                free.append(row)
+                free.append(event)
         return free
