@@ -1,20 +1,21 @@
 """
 Appends of async code that wait at the same time, joined into one statement and one commit.
 
-``aappend`` and its like have this way where their calls meet: those of one event loop whose appends
-would use the same database connection, which the thread of sync_to_async decides. A call that is
-alone appends as it does without this module. So does a call
+``aappend``, ``acreate`` and the like use this module. It joins the calls of one event loop whose
+appends would use the same database connection; the thread of sync_to_async decides which one that
+is. A call that is alone appends as it does without this module. So does a call
 
 - of a manager with a store of its own, or whose database a router chooses: routers are the
   project's code, and are asked in the thread;
 - whose log type has inline projections: they run their own queries in the append's transaction;
 - that is large;
-- that finds a transaction open when it comes to the thread: it belongs to a caller;
+- that finds a transaction open in the thread: it belongs to a caller;
 - that was not stored together with the others, for whatever reason: alone it gets its own answer.
 
-With EVENTLOGS["GROUP_COMMIT"] = "process", calls of one event loop meet whatever connection they
-would use, if that one has no transaction open. They are stored over one further connection. Whether
-connections are interchangeable is for the project to say: nothing here could know of a SET ROLE.
+With EVENTLOGS["GROUP_COMMIT"] = "process", all calls of one event loop are joined, whatever
+connection they would use, if that one has no transaction open. They are stored over one more
+connection. Only the project knows whether connections are interchangeable: a SET ROLE, for example,
+cannot be seen here.
 
 Events are encoded in the loop's thread, in the caller's context. To find out the request, the sync
 method itself is called, with a store that answers the request: no logic is written twice.
@@ -39,7 +40,7 @@ from eventlogs import conf
 from eventlogs.ids import LogId
 from eventlogs.stores import GroupCommit, group_commit_for, participants
 from eventlogs.stores.base import HELD, AppendRequest, BaseStore
-from eventlogs.utils.meetings import Meeting, has_thread, meeting
+from eventlogs.utils.batching import Batcher, batcher_of, has_thread
 from eventlogs.values import LogState
 
 MAX_CALLS: Final = 200  # of one statement
@@ -115,14 +116,14 @@ async def append_joined(
         return await alone()
     is_apart = conf.group_commit() == "process"
     if is_apart:
-        met = meeting(group_commit.append_apart, choose, executor=_apart)
+        batcher = batcher_of(group_commit.append_apart, choose, executor=_apart)
     else:
-        met = meeting(group_commit.append, choose)
-    if met is None:
+        batcher = batcher_of(group_commit.append, choose)
+    if batcher is None:
         return await alone()
     try:
-        is_first = met.callers == 1
-        if await met.is_alone():
+        is_first = batcher.callers == 1
+        if await batcher.is_alone():
             return await alone()
         # A thread that was not used yet has no transaction.
         if is_apart and has_thread() and not await _in_thread(group_commit.has_no_transaction):
@@ -134,17 +135,17 @@ async def append_joined(
         if isinstance(answer, LogState):
             return answer
         request, *rest = (answer,) if isinstance(answer, AppendRequest) else answer
-        state = await _joined(met, request, is_first)
+        state = await _joined(batcher, request, is_first)
         if state is None:
             return await alone()
     finally:
-        met.leave()
+        batcher.leave()
     await stored(state.log_id)
     return (state, *rest) if rest else state
 
 
 async def _joined(
-    met: Meeting[AppendRequest, Any], request: AppendRequest, is_first: bool
+    batcher: Batcher[AppendRequest, Any], request: AppendRequest, is_first: bool
 ) -> LogState | None:
     """Store a request together with others; return None if it has to be stored alone."""
     events = request.events
@@ -153,7 +154,7 @@ async def _joined(
     until = time.monotonic() + HELD_PATIENCE
     pause = FIRST_PAUSE
     while True:
-        state = await met.join(request, is_first=is_first)
+        state = await batcher.join(request, is_first=is_first)
         if state is not HELD or time.monotonic() > until:
             return state if isinstance(state, LogState) else None
         is_first = False

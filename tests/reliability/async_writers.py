@@ -19,7 +19,7 @@ from eventlogs import (
     LogState,
     TransactionMustRetry,
 )
-from eventlogs.utils import meetings
+from eventlogs.utils import batching
 from tests.processes import PATIENCE, Place
 from tests.races.events import Race, batch
 from tests.races.history import Outcome
@@ -101,6 +101,6 @@ def write_with_mixed_answers(
     place: Place, left_over: list[Intent], store: str, log_ids: list[LogId]
 ) -> None:
     """Write, on a broken version: calls get one another's answers."""
-    answer = meetings._answer
-    meetings._answer = lambda calls, answers: answer(calls, answers[::-1])
+    answer = batching._answer
+    batching._answer = lambda calls, answers: answer(calls, answers[::-1])
     write(place, left_over, store, log_ids)

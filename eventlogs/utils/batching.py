@@ -1,18 +1,18 @@
 """
-Calls of async code that wait for the same thread, done together in one trip to it.
+Calls of async code that wait for the same thread, run there together in one batch.
 
-Each trip of ``sync_to_async`` to a thread takes some 60 µs of the interpreter's time, and what is
-done there may be far cheaper for many than for one. So the calls of one event loop that would go to
-the same thread meet in a queue. A call that finds no trip under way starts one; the trip takes all
-that wait when it arrives in the thread. Those that come later wait for the next one.
+Each hop of ``sync_to_async`` to a thread takes some 60 µs of the interpreter's time, and the work
+in the thread may be far cheaper for many calls than for one. So the calls of one event loop that
+would go to the same thread wait in one queue. A call that finds no batch under way starts one. The
+batch takes all calls that wait when it begins in the thread; later calls wait for the next one.
 
-- A trip is a task of its own, so that the cancellation of a caller does not reach the others. A
-  cancelled call that waits is taken out of the queue. One that the thread has taken goes on there,
+- A batch is a task of its own, so that the cancellation of a caller does not reach the others. A
+  cancelled call that still waits leaves the queue. One that is in the batch goes on in the thread,
   as with ``sync_to_async``.
-- The thread hands the answers to the loop itself. If a trip fails or is cancelled before the thread
-  takes anything, calls that still wait go with the next trip, or are answered that nobody did them
-  (None). No call waits for a trip that does not come.
-- Which thread a call would go to is decided by asgiref: see ``_thread_of``.
+- The thread hands the answers to the loop itself. If a batch fails or is cancelled before it begins
+  in the thread, the calls that wait go with the next one, or are answered None: nothing was done
+  for them. No call waits for a batch that does not come.
+- asgiref decides which thread a call goes to: see ``_thread_of``.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ T = TypeVar("T")  # what a call asks for
 R = TypeVar("R")  # what it is answered; an exception is raised
 
 Work = Callable[[Sequence[T]], Sequence[R]]
-"""Do it, in the thread, for the items of several calls; return an answer or an error for each."""
+"""Work, in the thread, on the items of several calls; return an answer or an error for each."""
 
 Choice = Callable[[Iterator[T]], Iterator[bool]]
-"""Say of each item that waits, in order, whether it is taken; end early if no more is."""
+"""Yield for each waiting item, in order, whether the batch takes it; end early to take no more."""
 
 
 class _Call(Generic[T, R]):
@@ -47,8 +47,8 @@ class _Call(Generic[T, R]):
         self.context: Context = copy_context()
 
 
-class Meeting(Generic[T, R]):
-    """The calls of one event loop that would go to the same thread, for the same work."""
+class Batcher(Generic[T, R]):
+    """A queue of the calls of one event loop that go to the same thread for the same work."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Meeting(Generic[T, R]):
         self._executor = executor
         self._lock = Lock()  # around what follows, which both threads change
         self._waiting: deque[_Call[T, R]] = deque()
-        self._trip: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._is_under_way = False
 
     def leave(self) -> None:
-        """Count a call out."""
+        """Count a call out; it has ended."""
         self.callers -= 1
         if not self.callers:
-            _meetings.pop(self._place, None)
+            _batchers.pop(self._place, None)
 
     async def is_alone(self) -> bool:
         """Return whether a call is the only one, after others had the time to come."""
@@ -80,9 +80,9 @@ class Meeting(Generic[T, R]):
 
     async def join(self, item: T, *, is_first: bool = False) -> R | None:
         """
-        Wait for a trip that does the work for ``item``; return its answer, or None.
+        Wait for a batch that takes ``item``; return its answer, or None if nothing was done for it.
 
-        The first of the callers was here before those that came while it asked ``is_alone``.
+        ``is_first`` puts it in front of the calls that came while it asked ``is_alone``.
         """
         call = _Call[T, R](item, self._loop.create_future())
         with self._lock:
@@ -90,7 +90,7 @@ class Meeting(Generic[T, R]):
                 self._waiting.appendleft(call)
             else:
                 self._waiting.append(call)
-        self._set_out()
+        self._start_batch()
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -98,34 +98,36 @@ class Meeting(Generic[T, R]):
                 self._waiting.remove(call)
             raise
 
-    def _set_out(self) -> None:
-        """Start a trip, if there are calls that wait and none is under way."""
+    def _start_batch(self) -> None:
+        """Start a batch, if calls wait and none is under way."""
         with self._lock:
             # At the end of a loop, all tasks are cancelled: then the futures are, too.
             first = next((each for each in self._waiting if not each.future.done()), None)
             if self._is_under_way or first is None:
                 return
             self._is_under_way = True
-        # In the context of a call that waits: it decides about the thread.
-        self._trip = first.context.run(self._loop.create_task, self._travel())
+        # In the context of a waiting call, which decides about the thread.
+        self._task = first.context.run(self._loop.create_task, self._run_batch())
 
-    async def _travel(self) -> None:
+    async def _run_batch(self) -> None:
         try:
             if self._executor is None:
-                await _go(self)
+                await _hop(self)
             else:
-                await self._loop.run_in_executor(self._executor, self._arrive)
-        except Exception:  # there is no way to the thread: each call finds out on its own
+                await self._loop.run_in_executor(self._executor, self._run_in_thread)
+        except (
+            Exception
+        ):  # the thread cannot be reached: each call goes there alone, and gets the error
             with self._lock:
-                stranded = [*self._waiting]
+                left = [*self._waiting]
                 self._waiting.clear()
-            _answer(stranded, [None] * len(stranded))
+            _answer(left, [None] * len(left))
         finally:
             self._is_under_way = False
-            self._set_out()
+            self._start_batch()
 
-    def _arrive(self) -> None:
-        """Do the work; in the thread."""
+    def _run_in_thread(self) -> None:
+        """Do the work of a batch; called in the thread."""
         with self._lock:
             calls = self._take()
         if not calls:
@@ -148,11 +150,11 @@ class Meeting(Generic[T, R]):
         return taken
 
 
-def _arrived(meeting: Meeting[Any, Any]) -> None:
-    meeting._arrive()
+def _run(batcher: Batcher[Any, Any]) -> None:
+    batcher._run_in_thread()
 
 
-_go: Final = sync_to_async(_arrived, thread_sensitive=True)
+_hop: Final = sync_to_async(_run, thread_sensitive=True)
 
 
 def _answer(calls: Sequence[_Call[T, Any]], answers: Sequence[Any]) -> None:
@@ -165,26 +167,26 @@ def _answer(calls: Sequence[_Call[T, Any]], answers: Sequence[Any]) -> None:
             call.future.set_result(answer)
 
 
-_meetings: Final[dict[Hashable, Meeting[Any, Any]]] = {}  # those that have callers
+_batchers: Final[dict[Hashable, Batcher[Any, Any]]] = {}  # those that have callers
 
 
-def meeting(
+def batcher_of(
     work: Work[T, R], choose: Choice[T], *, executor: Executor | None = None
-) -> Meeting[T, R] | None:
+) -> Batcher[T, R] | None:
     """
-    Return the meeting of a call's loop, thread and ``work``, with the call counted in.
+    Return the batcher of a call's loop, thread and ``work``, with the call counted in.
 
     The thread is that of sync_to_async, or of an ``executor`` with one thread. Call ``leave()``
-    when the call has come to its end. Return None if nothing is known about the thread.
+    when the call has ended. Return None if the thread is not known.
     """
     loop = asyncio.get_running_loop()
     thread = executor or _thread_of(loop)
     if thread is None:
         return None
     place = loop, thread, work
-    found = _meetings.get(place)
+    found = _batchers.get(place)
     if found is None:
-        found = _meetings[place] = Meeting(place, choose, executor)
+        found = _batchers[place] = Batcher(place, choose, executor)
     found.callers += 1
     return found
 
@@ -197,7 +199,7 @@ def _thread_of(loop: asyncio.AbstractEventLoop) -> Hashable | None:
     ``async_to_sync``, the thread of a ThreadSensitiveContext (Django has one for each ASGI
     request), that of the loop's own ``async_to_sync``, or the one thread of the process. These
     attributes are the only way to know it, and are the same from asgiref 3.8 (the oldest that
-    Django 5.2 takes) to 3.13. Return None if one is missing: then no calls meet.
+    Django 5.2 takes) to 3.13. Return None if one is missing: then no calls are batched.
     """
     try:
         return (

@@ -1,4 +1,4 @@
-"""Calls of async code that are done together in one trip to their thread."""
+"""Calls of async code that run together, in one batch in their thread."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 
-from eventlogs.utils import meetings
-from eventlogs.utils.meetings import meeting
+from eventlogs.utils import batching
+from eventlogs.utils.batching import batcher_of
 
 
 class Works:
     """Work that answers each item with its double, and keeps what went together."""
 
     def __init__(self) -> None:
-        self.trips: list[list[int]] = []
+        self.batches: list[list[int]] = []
         self.threads: set[int] = set()
         self.begun, self.may_end = threading.Event(), threading.Event()
         self.may_end.set()
 
     def __call__(self, items: Sequence[int]) -> list[Any]:
-        self.trips.append([*items])
+        self.batches.append([*items])
         self.threads.add(threading.get_ident())
         self.begun.set()
         assert self.may_end.wait(60)
@@ -48,13 +48,13 @@ def no_two_alike(items: Iterator[int]) -> Iterator[bool]:
 
 
 async def ask(works: Works, item: int, choose: Any = all_of_them) -> Any:
-    met = meeting(works, choose)
-    assert met is not None
+    batcher = batcher_of(works, choose)
+    assert batcher is not None
     try:
-        is_first = met.callers == 1
-        return "alone" if await met.is_alone() else await met.join(item, is_first=is_first)
+        is_first = batcher.callers == 1
+        return "alone" if await batcher.is_alone() else await batcher.join(item, is_first=is_first)
     finally:
-        met.leave()
+        batcher.leave()
 
 
 async def begun(works: Works) -> None:
@@ -64,12 +64,12 @@ async def begun(works: Works) -> None:
 @pytest.fixture
 def works() -> Iterator[Works]:
     yield Works()
-    assert not meetings._meetings
+    assert not batching._batchers
 
 
 def test_a_call_that_is_alone_is_told_so(works):
     assert asyncio.run(ask(works, 1)) == "alone"
-    assert works.trips == []
+    assert works.batches == []
 
 
 def test_calls_at_the_same_time_go_together_and_each_gets_its_own_answer(works):
@@ -77,10 +77,10 @@ def test_calls_at_the_same_time_go_together_and_each_gets_its_own_answer(works):
         return await asyncio.gather(*(ask(works, n) for n in range(50)))
 
     assert asyncio.run(main()) == [2 * n for n in range(50)]
-    assert works.trips == [[*range(50)]]
+    assert works.batches == [[*range(50)]]
 
 
-def test_calls_that_come_during_a_trip_go_with_the_next_one(works):
+def test_calls_that_come_during_a_batch_are_in_the_next_one(works):
     async def main() -> list[Any]:
         works.hold()
         first = asyncio.gather(ask(works, 1), ask(works, 2))
@@ -91,7 +91,7 @@ def test_calls_that_come_during_a_trip_go_with_the_next_one(works):
         return [*await first, *await second]
 
     assert asyncio.run(main()) == [2, 4, 6, 8]
-    assert works.trips == [[1, 2], [3, 4]]
+    assert works.batches == [[1, 2], [3, 4]]
 
 
 def test_an_error_is_raised_in_the_call_that_it_answers(works):
@@ -111,10 +111,10 @@ def test_work_that_fails_as_a_whole_fails_each_call_that_was_taken(works):
         raise Stop
 
     async def main() -> list[Any]:
-        met = meeting(fail, all_of_them)
-        assert met is not None
-        answers = await asyncio.gather(*(met.join(n) for n in range(3)), return_exceptions=True)
-        met.leave()
+        batcher = batcher_of(fail, all_of_them)
+        assert batcher is not None
+        answers = await asyncio.gather(*(batcher.join(n) for n in range(3)), return_exceptions=True)
+        batcher.leave()
         return answers
 
     assert [type(each) for each in asyncio.run(main())] == [Stop] * 3
@@ -125,7 +125,7 @@ def test_items_that_may_not_go_together_go_one_after_the_other_in_order(works):
         return await asyncio.gather(*(ask(works, n, no_two_alike) for n in (1, 1, 2, 1, 2)))
 
     assert asyncio.run(main()) == [2, 2, 4, 2, 4]
-    assert works.trips == [[1, 2], [1, 2], [1]]
+    assert works.batches == [[1, 2], [1, 2], [1]]
 
 
 def test_a_cancelled_call_that_waits_is_not_done(works):
@@ -143,7 +143,7 @@ def test_a_cancelled_call_that_waits_is_not_done(works):
     cancelled, answer = asyncio.run(main())
     assert isinstance(cancelled, asyncio.CancelledError)
     assert answer == 8
-    assert works.trips == [[1, 2], [4]]
+    assert works.batches == [[1, 2], [4]]
 
 
 def test_the_cancellation_of_a_call_under_way_reaches_no_other_one(works):
@@ -161,19 +161,19 @@ def test_the_cancellation_of_a_call_under_way_reaches_no_other_one(works):
     assert answers == [2, 4]
 
 
-def test_a_trip_that_is_cancelled_before_its_arrival_leaves_no_call_behind(works):
+def test_a_batch_that_is_cancelled_before_it_begins_leaves_no_call_behind(works):
     gate = threading.Event()
 
     async def main() -> list[Any]:
-        busy = asyncio.create_task(sync_to_async(gate.wait)(60))  # in the way of the trip
+        busy = asyncio.create_task(sync_to_async(gate.wait)(60))  # keeps the thread busy
         await asyncio.sleep(0)
         tasks = [asyncio.create_task(ask(works, n)) for n in range(3)]
-        while not (trips := _trips()):
+        while not (tasks := _tasks()):
             await asyncio.sleep(0)
-        for _ in range(3):  # the trip waits for the thread by now
+        for _ in range(3):  # the batch waits for the thread by now
             await asyncio.sleep(0)
-        for trip in trips:
-            trip.cancel()
+        for task in tasks:
+            task.cancel()
         gate.set()
         await busy
         return [*await asyncio.gather(*tasks)]
@@ -181,7 +181,7 @@ def test_a_trip_that_is_cancelled_before_its_arrival_leaves_no_call_behind(works
     assert asyncio.run(main()) == [0, 2, 4]
 
 
-def _trips() -> list[asyncio.Task[Any]]:
+def _tasks() -> list[asyncio.Task[Any]]:
     return [each for each in asyncio.all_tasks() if "_travel" in repr(each.get_coro())]
 
 
@@ -205,7 +205,7 @@ def test_calls_of_different_threads_do_not_meet(works):
         return [*await asyncio.gather(request(1), request(11))]
 
     assert asyncio.run(main()) == [[2, 4], [22, 24]]
-    assert sorted(works.trips) == [[1, 2], [11, 12]]
+    assert sorted(works.batches) == [[1, 2], [11, 12]]
     assert len(works.threads) == 2
 
 
@@ -241,7 +241,7 @@ def test_loops_of_several_threads_do_not_meet(works):
         answers = [*pool.map(lambda _: asyncio.run(main()), range(2))]
 
     assert answers == [[2, 4], [2, 4]]
-    assert works.trips == [[1, 2], [1, 2]]
+    assert works.batches == [[1, 2], [1, 2]]
 
 
 def test_a_loop_may_end_while_calls_wait_and_are_under_way(works):
@@ -287,6 +287,6 @@ def test_nobody_meets_where_asgiref_does_not_tell_the_thread(works, monkeypatch)
     monkeypatch.delattr(SyncToAsync, "single_thread_executor")
 
     async def main() -> Any:
-        return meeting(works, all_of_them)
+        return batcher_of(works, all_of_them)
 
     assert asyncio.run(main()) is None
