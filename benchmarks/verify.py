@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.bench import LONG_ROUNDS, SCALE, figure, heading, in_turns, report
@@ -41,7 +42,7 @@ def run_verify() -> bool:
         ("inline rows rebuilt", InlineTotals.rebuild, None),
     ):
         ours, theirs = in_turns(
-            lambda work=work: logs_per_second(work),  # type: ignore[misc]
+            partial(logs_per_second, work),
             lambda: logs_per_second(replay),
             rounds=min(3, LONG_ROUNDS),
         )

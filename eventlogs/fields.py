@@ -37,7 +37,8 @@ def exact_collation(connection: BaseDatabaseWrapper) -> str | None:
     """
     if connection.vendor != "mysql":
         return None
-    return MARIADB_COLLATION if connection.mysql_is_mariadb else MYSQL_COLLATION  # type: ignore[attr-defined]
+    is_mariadb = getattr(connection, "mysql_is_mariadb", False)
+    return MARIADB_COLLATION if is_mariadb else MYSQL_COLLATION
 
 
 # Without type arguments: django-stubs then infers them from null=, as for a CharField.

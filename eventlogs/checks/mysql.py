@@ -89,7 +89,7 @@ def _check_server(connection: BaseDatabaseWrapper, alias: str) -> Iterator[Check
             'configuration, too; or lower EVENTLOGS["MAX_EVENT_BYTES"].',
             id="eventlogs.W045",
         )
-    if not connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+    if not getattr(connection, "mysql_is_mariadb", False):
         yield Warning(
             f"The database {alias!r} is MySQL {version}, on which eventlogs is not tested.",
             hint="Run the tests of eventlogs and your own on it first, or use MariaDB or "

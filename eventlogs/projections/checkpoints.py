@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from django.db import transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Min
 from django.db.models.functions import Now
 
@@ -19,7 +18,7 @@ from eventlogs.exceptions import ProjectionUnavailable
 from eventlogs.feed.sources import partition_of
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
-from eventlogs.stores.retries import run_again
+from eventlogs.stores.retries import run_in_transaction
 
 T = TypeVar("T")
 
@@ -174,13 +173,3 @@ def forget_rebuild(name: str, *, using: str) -> None:
     """Remove the checkpoints and parked events of a rebuild."""
     Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).delete()
     ParkedEvent.objects.using(using).filter(projection=name, is_rebuild=True).delete()
-
-
-def run_in_transaction(using: str, work: Callable[[], T]) -> T:
-    """Do ``work`` in a transaction; run it again where the database gives it up."""
-
-    def attempt(_: BaseDatabaseWrapper) -> T:
-        with transaction.atomic(using=using):
-            return work()
-
-    return run_again(using, attempt)

@@ -40,7 +40,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from eventlogs.models import Checkpoint
-from eventlogs.projections.checkpoints import run_in_transaction
+from eventlogs.stores.retries import run_in_transaction
 
 
 def _host() -> str:

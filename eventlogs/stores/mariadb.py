@@ -28,7 +28,7 @@ def refusal(
     connection: BaseDatabaseWrapper, events: Iterable[Typed], metadata: str
 ) -> InvalidEvent | None:
     """Return why MariaDB cannot keep events or their metadata; None where it can."""
-    if connection.vendor != "mysql" or not connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+    if not getattr(connection, "mysql_is_mariadb", False):
         return None
     for event in events:
         path = too_deep(event.data, "$")

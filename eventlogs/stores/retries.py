@@ -88,9 +88,10 @@ def run_after(
 
 def run_in_transaction(using: str, attempt: Callable[[], T]) -> T:
     """
-    Call ``attempt`` in a transaction of its own until the database does not abort that.
+    Call ``attempt`` in a transaction; run it again, at most six times, if the database aborts it.
 
-    Raise TransactionMustRetry after six attempts. No transaction may be open.
+    Raise TransactionMustRetry after that, and at once inside of a caller's transaction, in which
+    ``attempt`` takes part.
     """
 
     def whole(connection: BaseDatabaseWrapper) -> T:
