@@ -168,12 +168,12 @@ def test_a_batch_that_is_cancelled_before_it_begins_leaves_no_call_behind(works)
         busy = asyncio.create_task(sync_to_async(gate.wait)(60))  # keeps the thread busy
         await asyncio.sleep(0)
         tasks = [asyncio.create_task(ask(works, n)) for n in range(3)]
-        while not (tasks := _tasks()):
+        while not (batches := _batches()):
             await asyncio.sleep(0)
         for _ in range(3):  # the batch waits for the thread by now
             await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
+        for batch in batches:
+            batch.cancel()
         gate.set()
         await busy
         return [*await asyncio.gather(*tasks)]
@@ -181,8 +181,8 @@ def test_a_batch_that_is_cancelled_before_it_begins_leaves_no_call_behind(works)
     assert asyncio.run(main()) == [0, 2, 4]
 
 
-def _tasks() -> list[asyncio.Task[Any]]:
-    return [each for each in asyncio.all_tasks() if "_travel" in repr(each.get_coro())]
+def _batches() -> list[asyncio.Task[Any]]:
+    return [each for each in asyncio.all_tasks() if "_run_batch" in repr(each.get_coro())]
 
 
 def test_calls_are_told_if_there_is_no_way_to_the_thread(works, monkeypatch):
