@@ -21,7 +21,6 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple, cast
 
 from django.db import connections, models, transaction
-from django.db.models.expressions import Col
 
 from eventlogs.fields import LogIdField
 from eventlogs.ids import LogId
@@ -42,6 +41,8 @@ ARGUMENTS: Final = re.compile(r"\(.*\)")
 NONE: Final[type] = type(None)
 TEXTS: Final[frozenset[type]] = frozenset({str, LogId, NONE})
 INTEGERS: Final[frozenset[type]] = frozenset({int, NONE})
+# Methods of a field that has SQL of its own around its placeholder (Django before 6.1, and since).
+PLACEHOLDERS: Final = ("get_placeholder", "get_placeholder_sql")
 # Fields, by their very class, that store a value of these very classes as it is.
 PLAIN_FIELDS: Final[Mapping[type, frozenset[type]]] = {
     models.CharField: frozenset({str, NONE}),
@@ -124,6 +125,11 @@ def upsert(model: type[models.Model], rows: Sequence[Any], using: str) -> bool:
     table = _table(model, using)
     if table is None:
         return False
+    if any(column.field.is_relation for column in table.columns):
+        for row in rows:
+            # As bulk_create() does: the key of an object that was stored after it was assigned,
+            # and an error for one that was not stored.
+            row._prepare_related_fields_for_save(operation_name="bulk_create")
     arrays = []
     for column in table.columns:
         if column.field.generated:
@@ -216,9 +222,14 @@ def _table(model: type[models.Model], using: str) -> Table | None:
 def _column(field: Any, using: str) -> Column | None:
     connection = connections[using]
     kind = ARGUMENTS.sub("", field.db_type(connection) or "")
-    if kind not in PLAIN_TYPES or hasattr(field, "get_placeholder"):
+    expression = field.get_col(field.model._meta.db_table)
+    own = expression.output_field  # that of a generated field, otherwise the field
+    if (
+        kind not in PLAIN_TYPES
+        or any(hasattr(field, name) for name in PLACEHOLDERS)
+        or type(own).select_format is not models.Field.select_format
+    ):
         return None
-    expression = Col(field.model._meta.db_table, field)
     converters = [
         *connection.ops.get_db_converters(expression),
         *expression.get_db_converters(connection),

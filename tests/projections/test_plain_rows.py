@@ -71,6 +71,58 @@ class Everything(Table):
         )
 
 
+class Owner(Table):
+    name = models.CharField(max_length=20, default="")
+
+    class Meta:
+        app_label = "tests_of_plain_rows"
+
+
+class Owned(Table):
+    log_id = LogIdField(primary_key=True)
+    owner = models.ForeignKey(Owner, models.CASCADE, null=True)
+    facts = models.JSONField(default=dict)
+    copy_of_id = models.GeneratedField(
+        expression=F("log_id"), output_field=LogIdField(), db_persist=True
+    )
+    copy_of_facts = models.GeneratedField(
+        expression=F("facts"), output_field=models.JSONField(), db_persist=True
+    )
+
+    class Meta:
+        app_label = "tests_of_plain_rows"
+
+
+class Shouted(models.TextField):
+    """A field of a project's own, with SQL around its column when it is read."""
+
+    def select_format(self, compiler, sql, params):
+        return f"upper({sql})", params
+
+
+class Whispered(models.TextField):
+    """A field of a project's own, with SQL around its placeholder, as since Django 6.1."""
+
+    def get_placeholder_sql(self, value, compiler, connection):
+        return "lower(%s)", [value]
+
+
+class WithShouted(Table):
+    log_id = LogIdField(primary_key=True)
+    text = Shouted(default="abc")
+
+    class Meta:
+        app_label = "tests_of_plain_rows"
+
+
+class WithWhispered(Table):
+    log_id = LogIdField(primary_key=True)
+    text = Whispered(default="ABC")
+
+    class Meta:
+        app_label = "tests_of_plain_rows"
+
+
 class WithArray(Table):
     log_id = LogIdField(primary_key=True)
     tags = ArrayField(models.TextField(), default=list)
@@ -118,7 +170,7 @@ class Loud(Table):
 
 @pytest.fixture
 def _tables(transactional_db):
-    with made(Everything, WithArray, WithManager, Daily, Loud):
+    with made(Everything, Owner, Owned, WithShouted, WithArray, WithManager, Daily, Loud):
         yield
 
 
@@ -287,6 +339,38 @@ def test_a_model_or_a_value_that_is_not_plain_is_left_to_the_orm():
     assert Rows(WithArray, [log_id], "default").get(log_id).tags == ["a", "b"]
     assert Rows(WithManager, [log_id], "default").get(log_id) is not None
     assert Everything.objects.get().text == "x"
+
+
+@pytest.mark.usefixtures("_tables")
+def test_a_field_with_sql_of_its_own_is_left_to_the_orm():
+    log_id = LogId.new("account")
+    upsert(WithShouted, [WithShouted(log_id=log_id)], "default")
+
+    assert Rows(WithShouted, [log_id], "default").get(log_id).text == "ABC"
+    assert not plain_rows.upsert(WithWhispered, [WithWhispered(log_id=log_id)], "default")
+
+
+@pytest.mark.usefixtures("_tables")
+def test_generated_fields_are_read_as_their_output_fields_read_them():
+    log_id = LogId.new("account")
+    upsert(Owned, [Owned(log_id=log_id, facts={"a": 1})], "default")
+
+    row = Rows(Owned, [log_id], "default").get(log_id)
+
+    assert (row.copy_of_facts, row.copy_of_id, type(row.copy_of_id)) == ({"a": 1}, log_id, LogId)
+
+
+@pytest.mark.usefixtures("_tables")
+def test_a_related_object_is_stored_or_an_error_as_with_the_orm():
+    owner = Owner()
+    row = Owned(log_id=LogId.new("account"), owner=owner)
+    owner.save()
+
+    assert plain_rows.upsert(Owned, [row], "default")
+
+    assert Owned.objects.get().owner_id == owner.pk
+    with pytest.raises(ValueError, match="unsaved related object"):
+        plain_rows.upsert(Owned, [Owned(log_id=row.log_id, owner=Owner())], "default")
 
 
 @pytest.mark.usefixtures("_tables")

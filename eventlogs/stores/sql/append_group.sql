@@ -112,7 +112,11 @@ SELECT request.number, answer.position, answer.version::bigint,
                WHERE log.id = request.log_id
                  AND log.log_type = request.log_type
                  AND log.version = coalesce(request.expected, log.version)
-                 AND log.version <= 2147483647 - request.count)
+                 AND log.version <= 2147483647 - request.count
+                 AND (request.position IS NULL OR EXISTS (
+                     SELECT FROM eventlogs_event AS event
+                     WHERE event.log_id = request.log_id AND event.index = request.expected - 1
+                       AND event.position = request.position)))
                AND NOT EXISTS (SELECT FROM locked WHERE locked.number = request.number) THEN 1
            ELSE 0
        END,
