@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import Error, connections
@@ -63,7 +63,7 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
         parameters = _parameters([(number, requests[number]) for number in first.values()])
         rows = APPEND_GROUP.all_numbers(connection, parameters)
     except Error as error:
-        if _is_there(connection):
+        if _is_refused(error, connection):
             return [UNDECIDED] * len(requests)
         return [_copy(error) for _ in requests]
     except BaseException as error:
@@ -105,14 +105,26 @@ def _is_alone(connection: BaseDatabaseWrapper) -> bool:
     """Return whether a statement is a transaction of its own."""
     if in_transaction(connection):
         return False
-    # Django does not know of a BEGIN, or of psycopg's transaction(). A connection without a
-    # pgconn is not psycopg's.
-    pgconn = getattr(raw_connection(connection), "pgconn", None)
-    return pgconn is not None and pgconn.transaction_status == pq.TransactionStatus.IDLE
+    # Django does not know of a BEGIN, of psycopg's transaction(), or of its autocommit that was
+    # switched off. A connection without a pgconn is not psycopg's.
+    raw: Any = raw_connection(connection)
+    pgconn = getattr(raw, "pgconn", None)
+    return (
+        pgconn is not None
+        and raw.autocommit
+        and pgconn.transaction_status == pq.TransactionStatus.IDLE
+    )
 
 
-def _is_there(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the server has answered with an error, and the connection goes on."""
+def _is_refused(error: Error, connection: BaseDatabaseWrapper) -> bool:
+    """
+    Return whether the server has answered with an error, and the connection goes on.
+
+    An error without an SQLSTATE is not the server's: an execute wrapper may have raised it after
+    the statement was committed.
+    """
+    if getattr(error.__cause__, "sqlstate", None) is None:
+        return False
     pgconn = getattr(connection.connection, "pgconn", None)
     return (
         pgconn is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.db import connection
+from django.db import Error, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs import ANY, LogManager
@@ -137,11 +137,11 @@ def test_a_version_that_tries_again_without_knowing_is_found(
 ):
     """The broken version of the test above."""
 
-    def is_there(connection: BaseDatabaseWrapper) -> bool:
+    def is_refused(error: Error, connection: BaseDatabaseWrapper) -> bool:
         connection.close()
         return True
 
-    monkeypatch.setattr(group_commit, "_is_there", is_there)
+    monkeypatch.setattr(group_commit, "_is_refused", is_refused)
     settings.EVENTLOGS = {"PREPARED_STATEMENTS": False}
     logs = new_logs(5)
 

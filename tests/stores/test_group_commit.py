@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogId, LogState
@@ -297,3 +297,27 @@ def test_a_server_that_is_not_there_fails_each_call(store):
         connection.settings_dict.update(PORT=before[0], HOST=before[1])
 
     assert [type(each) for each in answers] == [OperationalError] * 2
+
+
+def test_an_error_that_is_not_the_servers_does_not_let_the_appends_be_tried_again(store):
+    one, other = create(store, 1), create(store, 1)
+
+    def raise_afterwards(execute, *arguments):
+        execute(*arguments)
+        raise DatabaseError("too slow")
+
+    with connection.execute_wrapper(raise_afterwards):
+        answers = group(request(one.log_id, 2), request(other.log_id, 3))
+
+    assert [(type(each), each.args) for each in answers] == [(DatabaseError, ("too slow",))] * 2
+    assert amounts(store, one.log_id) == [1, 2]
+
+
+def test_psycopgs_autocommit_that_was_switched_off_is_a_callers_transaction(store):
+    one, other = create(store, 1), create(store, 1)
+    connection.connection.autocommit = False
+    try:
+        assert group(request(one.log_id, 2), request(other.log_id, 3)) == [UNDECIDED, UNDECIDED]
+    finally:
+        connection.close()
+    assert amounts(store, one.log_id) == [1]
