@@ -84,7 +84,7 @@ Expectation = LogState | Reduction[Any]
 async def _join(
     method: Callable[..., Any], owner: LogManager[Any], args: tuple[Any, ...], kwargs: Any
 ) -> Any:
-    """Take the way of the twins of methods that end with one append: see stores/joined.py."""
+    """Run an async method that ends with one append, joined with others if possible."""
 
     async def request() -> Any:
         return method(owner._noting(), *args, **kwargs)
@@ -127,9 +127,16 @@ async def _join_execution(
             )
         return await in_thread(manager, "execute", args, kwargs)
 
-    if args and args[0] in owner._contended:  # it takes turns, with the log locked
+    if args and _is_contended(owner, args[0]):  # it takes turns, with the log locked
         return await alone()
     return await owner._append_joined(request, alone)
+
+
+def _is_contended(owner: LogManager[Any], log_id: Any) -> bool:
+    try:
+        return LogId.parse(log_id) in owner._contended
+    except InvalidLogId:
+        return False  # ``execute`` raises it
 
 
 class LogManager(Generic[A]):

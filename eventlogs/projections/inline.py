@@ -70,10 +70,13 @@ _begun: set[tuple[str, str]] = set()  # projections, with a database, that were 
 
 def prepare(projection: type[RowProjection], using: str, request: AppendRequest) -> None:
     """
-    Make the projection inline, if it is not yet, before the append locks its log.
+    Create the projection's state, if there is none, before the append locks its log.
 
-    Transactions that make the same projection inline wait for one another. One that waits with
-    its log locked would be in a deadlock with one that is ahead and appends to this log next.
+    Transactions that create the same state wait for one another. If one waited while it held the
+    lock of its log, and the one ahead then appended to that log, they would deadlock.
+
+    ``_begun`` is a hint: if the transaction that created the state is rolled back, the next append
+    creates it under the lock of its log, and a deadlock is retried.
     """
     found, connection = (projection.name, using), connections[using]
     if found in _begun or not _follows(projection, using, request):
@@ -81,8 +84,10 @@ def prepare(projection: type[RowProjection], using: str, request: AppendRequest)
     states = ProjectionState.objects.using(using).filter(
         name=projection.name, mode=projection.INLINE
     )
-    if not states.exists():
-        starting.begin(projection, using)
+    if states.exists():
+        _begun.add(found)
+        return
+    starting.begin(projection, using)
     if connection.in_atomic_block or connection.get_autocommit():  # else on_commit() is refused
         transaction.on_commit(lambda: _begun.add(found), using=using)
 

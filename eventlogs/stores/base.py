@@ -135,10 +135,10 @@ class BaseStore(ABC):
         """
         Call ``call`` when it is the caller's turn to append to the log, and return its answer.
 
-        It is asked after ``conflicts`` conflicts with other writers of the log. A store that can
-        lock the log holds the lock until ``call``, which reads, decides and appends, has come to
-        its end and is committed: then no other writer is faster. This one cannot. It waits for a
-        random time, so that callers that met in a conflict do not meet again.
+        It is called after ``conflicts`` conflicts with other writers of the log. A store that can
+        lock the log holds the lock until ``call``, which reads, decides and appends, is committed,
+        so that no other writer can append in between. This default cannot lock. It waits for a
+        random time, so that callers that were in one conflict are not in the next one, too.
         """
         if conflicts:
             time.sleep(random.uniform(0, FIRST_PAUSE * 2 ** min(conflicts, DOUBLINGS)))

@@ -51,7 +51,7 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
     Append the requests of several callers, no two of which have the same key.
 
     Of those that have the same log, only the first is stored. Call it in the thread of their
-    connection. It raises nothing: see the module.
+    connection. Errors are returned as answers, never raised: see the module.
     """
     connection = connections[using]
     first: dict[UUID, int] = {}  # for each log, the number of its first request

@@ -164,11 +164,11 @@ async def _joined(
 
 def choose(requests: Iterator[AppendRequest]) -> Iterator[bool]:
     """
-    Say of each request that waits whether it goes with the next statement.
+    Yield for each waiting request, in order, whether it goes with the next statement.
 
-    No two of a key do. The later one waits, and so do those behind it that have its log: requests
-    of one log go in the order in which they came. Those of one log that expect a version come
-    along: only the first is stored, and the others are UNDECIDED, because it has changed the log.
+    No two requests with one key do. The later one waits, and so do those behind it that have its
+    log. Later requests of a log that expect a version are taken too: they cannot succeed in this
+    statement (UNDECIDED), and are tried alone after it.
     """
     logs: set[UUID] = set()
     waiting: set[UUID] = set()  # logs of requests that wait

@@ -1,4 +1,4 @@
-"""Reads that look an idempotency key up by the way, for a call whose key may be taken already."""
+"""Reads that also look up an idempotency key, in the same statement."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class KeyedReads(BaseStore):
             return self._claim
         return self._store.claim(log_type, idempotency_key)
 
-    # These reads may be newer than the look-up, and have none of their own.
+    # These reads do not look the key up. They may be newer than the last look-up, which is dropped.
 
     def events(
         self, log_id: LogId, *, start: int, limit: int, reverse: bool = False

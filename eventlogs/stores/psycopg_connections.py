@@ -37,8 +37,9 @@ import time
 # Documented for event loops to use; the public get_running_loop() raises an error for each append
 # of sync code, which costs more than the rest of the check.
 from asyncio import _get_running_loop as get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from operator import attrgetter
 from threading import get_ident
 from typing import Any, Final, NamedTuple, NoReturn, cast
@@ -193,7 +194,8 @@ def raw_connection(connection: BaseDatabaseWrapper) -> RawConnection:
 GOOD: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 ACTIVE: Final = pq.TransactionStatus.ACTIVE
 IN_TRANSACTION: Final = pq.TransactionStatus.INTRANS
-HAS_PIPELINES: Final = psycopg.Pipeline.is_supported()
+HAS_PIPELINES: Final = psycopg.Pipeline.is_supported() and hasattr(select, "poll")
+DUPLICATE: Final = b"42P05"  # SQLSTATE of a statement that is prepared already
 
 WAIT: Final = 100  # milliseconds between two looks for signals, as psycopg has it
 PATIENCE: Final = 5.0  # seconds that the server has to end a statement that is broken off
@@ -218,11 +220,6 @@ class Session:
             poll = select.poll()
             poll.register(raw.pgconn.socket, select.POLLIN)
             self._poll = poll.poll
-
-    @property
-    def has_pipelines(self) -> bool:
-        """Whether ``pipelined`` can be called: libpq 14 and newer, and a system with poll()."""
-        return self._poll is not None and HAS_PIPELINES
 
     def knows(self, name: bytes, transaction: object) -> bool:
         """Return whether the transaction with this mark has run a statement."""
@@ -259,40 +256,41 @@ class Session:
     def pipelined(
         self,
         raw: RawConnection,
-        before: bytes,
+        before: Sequence[Callable[[], None]],
         prepare: tuple[bytes, bytes] | None,
-        send: Callable[[], None],
-        after: bytes | None = None,
+        after: Sequence[Callable[[], None]],
     ) -> Any:
         """
-        Send ``before``, a preparation, a statement and ``after`` in one round trip.
+        Send what is called ``before``, a preparation, and ``after`` it, in one round trip.
 
-        Return the statement's result. The server skips what comes behind a failure, and that
-        failure is raised.
+        Return the result of the last one. After a failure the server skips the rest; that failure
+        is raised, and the connection has left the pipeline mode.
         """
         pgconn = raw.pgconn
         pgconn.enter_pipeline_mode()
-        pgconn.send_query_params(before, None)
+        for send in before:
+            send()
         if prepare is not None:
             name, statement = prepare
             is_doubtful = name in self._doubtful
             self._doubtful.add(name)
             pgconn.send_prepare(name, statement)
-        send()
-        if after is not None:
-            pgconn.send_query_params(after, None)
+        for send in after:
+            send()
         pgconn.pipeline_sync()
         results = self._answers(raw)
-        each = iter(results)
-        next(each)  # that of ``before``
         if prepare is not None:
-            if next(each).status in GOOD or is_doubtful:
-                self.prepared.add(name)
-            self._doubtful.discard(name)
+            answer = next(islice(results, len(before), None))
+            if answer.status != pq.ExecStatus.PIPELINE_ABORTED:  # else nothing was learnt
+                is_there = answer.error_field(pq.DiagnosticField.SQLSTATE) == DUPLICATE
+                if answer.status in GOOD or (is_doubtful and is_there):
+                    self.prepared.add(name)
+                self._doubtful.discard(name)
         for result in results:
             if result.status not in GOOD:
                 raise errors.error_from_result(result, raw.info.encoding)
-        return next(each)
+        *_, last = results
+        return last
 
     def _answers(self, raw: RawConnection) -> list[Any]:
         """Return the results of a pipeline, one for each statement, and leave the pipeline mode."""

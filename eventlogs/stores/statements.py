@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
@@ -35,6 +35,7 @@ from psycopg import errors, pq
 from eventlogs import conf
 from eventlogs.stores.columns import SQL
 from eventlogs.stores.psycopg_connections import (
+    HAS_PIPELINES,
     RawConnection,
     Row,
     Session,
@@ -74,7 +75,8 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
 LOST: Final = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)
 TRIES: Final = 2  # to run a statement prepared: it is prepared again once
 
-# No name that a caller would choose. RELEASE takes the innermost savepoint of that name.
+# A caller would hardly choose this name. If one does, nothing breaks: RELEASE and ROLLBACK TO take
+# the innermost savepoint of a name.
 SAVEPOINT: Final = b"SAVEPOINT eventlogs_append"
 RELEASE: Final = b"RELEASE SAVEPOINT eventlogs_append"
 BACK: Final = b"ROLLBACK TO SAVEPOINT eventlogs_append"
@@ -198,7 +200,7 @@ class HotStatement(Statement):
         # psycopg begins a transaction with its first statement. Where no pipeline can do that in
         # one round trip, that statement takes psycopg's cursor.
         if raw is not None and (
-            raw.autocommit or raw.pgconn.transaction_status != IDLE or session_of(raw).has_pipelines
+            raw.autocommit or raw.pgconn.transaction_status != IDLE or HAS_PIPELINES
         ):
             try:
                 result = self._in_one_trip(connection, raw, parameters)
@@ -207,13 +209,8 @@ class HotStatement(Statement):
                     raise
             if not result.ntuples:
                 return None
-            values = [result.get_value(0, column) for column in range(result.nfields)]
-            return tuple(
-                [
-                    None if value is None else int.from_bytes(value, "big", signed=True)
-                    for value in values
-                ]
-            )
+            columns = range(result.nfields)
+            return tuple([_number(result.get_value(0, column)) for column in columns])
         found = self.rows(connection, parameters)
         return found[0] if found else None
 
@@ -278,19 +275,19 @@ class HotStatement(Statement):
         """
         Begin a transaction, as psycopg would, and run the statement, in one round trip.
 
-        A prepared statement that was deallocated, or that the pooler's server never had, costs
-        nothing but the BEGIN: the transaction is rolled back, and begun again.
+        A prepared statement that was deallocated, or that the pooler's server never had, costs two
+        round trips: the transaction, which has done nothing yet, is rolled back and begun again.
         """
-        before, transaction = begin(raw), _mark(connection)
+        before, transaction = [_query(raw, begin(raw))], _mark(connection)
         for _ in range(TRIES):
             if not _may_prepare(connection):
                 break
             try:
-                return self._pipelined(raw, session, binds, before, None, transaction)
+                return self._pipelined(raw, session, binds, before, [], transaction)
             except LOST as error:
                 session.command(raw, b"ROLLBACK")
                 self._note_loss(session, error, connection.alias)
-        return session.pipelined(raw, before, None, partial(self._send, raw, binds))
+        return session.pipelined(raw, before, None, [partial(self._send, raw, binds)])
 
     def _later(
         self, connection: BaseDatabaseWrapper, raw: RawConnection, session: Session, binds: Binds
@@ -300,21 +297,24 @@ class HotStatement(Statement):
 
         A prepared statement that does not exist must not break the caller's transaction. It is
         known to exist if this very transaction has run it: poolers share sessions between
-        transactions and not within them, and PostgreSQL refuses DISCARD ALL in a transaction. Else
-        the first use in a transaction is inside of a savepoint, which costs a fraction of what
-        planning the statement costs. The statement is not prepared
+        transactions and not within them, and PostgreSQL refuses DISCARD ALL in a transaction. (It
+        allows DEALLOCATE: see below.) Before its first use in a transaction, the server is asked
+        for it, or prepares it, inside of a savepoint, in the same round trip. The savepoint ends
+        before the statement runs. It writes nothing, so it has no transaction id of its own, and
+        the rows and locks of the append are those of the caller's transaction. The statement is
+        not prepared
 
         - where psycopg prepares by itself (prepare_threshold): it then answers ALTER, DROP and
           ROLLBACK TO with DEALLOCATE ALL
           (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html);
-        - where Django has not begun the transaction: transactions cannot be told apart, so each
-          append would add a savepoint.
+        - where Django has not begun the transaction: we cannot tell it from the one before, so each
+          append would need a savepoint.
         """
         transaction, name = _mark(connection), self._name
         if (
             transaction is None
             or raw.prepare_threshold is not None
-            or not session.has_pipelines
+            or not HAS_PIPELINES
             or not _may_prepare(connection)
         ):
             return self._unprepared(raw, session, binds)
@@ -326,9 +326,12 @@ class HotStatement(Statement):
                 # The caller has sent a DEALLOCATE in this transaction. The next one will notice.
                 session.prepared.clear()
                 raise given_up(connection.alias) from error
+        before, after = [_query(raw, SAVEPOINT)], [_query(raw, RELEASE)]
+        ask: Callable[[], None] = partial(raw.pgconn.send_describe_prepared, name)
         for _ in range(TRIES):
+            asking = [*before, ask] if name in session.prepared else before
             try:
-                return self._pipelined(raw, session, binds, SAVEPOINT, RELEASE, transaction)
+                return self._pipelined(raw, session, binds, asking, after, transaction)
             except LOST as error:
                 session.command(raw, BACK)
                 session.command(raw, RELEASE)
@@ -342,17 +345,18 @@ class HotStatement(Statement):
         raw: RawConnection,
         session: Session,
         binds: Binds,
-        before: bytes,
-        after: bytes | None,
+        before: Sequence[Callable[[], None]],
+        after: Sequence[Callable[[], None]],
         transaction: object,
     ) -> Any:
         prepare = None if self._name in session.prepared else (self._name, self._numbered)
         send = partial(self._send_prepared, raw, binds)
-        result = session.pipelined(raw, before, prepare, send, after)
+        result = session.pipelined(raw, before, prepare, [*after, send])
         session.has_run(self._name, transaction)
         return result
 
     def _note_loss(self, session: Session, error: psycopg.Error, alias: str) -> None:
+        """Forget a statement that is not there; prepare no more if another client has its name."""
         if isinstance(error, errors.InvalidSqlStatementName):
             session.prepared.discard(self._name)
         elif self._name not in session.prepared:  # another client of the same session has it
@@ -397,6 +401,11 @@ class HotStatement(Statement):
         raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
 
 
+def _query(raw: RawConnection, command: bytes) -> Callable[[], None]:
+    """Return a function that sends a command in a pipeline."""
+    return partial(raw.pgconn.send_query_params, command, None)
+
+
 def _may_prepare(connection: BaseDatabaseWrapper) -> bool:
     return conf.prepared_statements() and connection.alias not in unprepared
 
@@ -406,7 +415,7 @@ def _mark(connection: BaseDatabaseWrapper) -> object:
     Return an object that no other transaction has, or None where Django has not begun this one.
 
     Django makes a new list of hooks for each transaction of its own, and after each rollback to a
-    savepoint; a reference that is kept keeps it from being used again.
+    savepoint. The session keeps a reference to it, so Python gives its identity to no other list.
     """
     if connection.in_atomic_block and connection.commit_on_exit:
         return connection.run_on_commit

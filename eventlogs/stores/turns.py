@@ -1,9 +1,9 @@
 """
 Logs that several writers append to at the same time.
 
-Whoever met a conflict on a log takes turns on it for a second from the beginning, and spares an
-attempt that would be in vain: it would wait for the log like all others, only to find that it has
-decided on an old state. This is a hint of one process. Without it, the answers are the same.
+After a conflict on a log, calls of ``execute`` on it take turns from the beginning for one second.
+That skips the first attempt, which would probably wait for the log and then find that its decision
+is out of date. This is a hint of one process. Without it, the answers are the same.
 """
 
 from __future__ import annotations

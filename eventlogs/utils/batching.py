@@ -56,7 +56,7 @@ class Batcher(Generic[T, R]):
         choose: Choice[T],
         executor: Executor | None,
     ) -> None:
-        self.callers = 0  # calls that are under way, in whatever way
+        self.callers = 0  # calls in progress, joined or alone
         self._place = place
         self._loop, _, self._work = place
         self._choose = choose
@@ -101,7 +101,7 @@ class Batcher(Generic[T, R]):
     def _start_batch(self) -> None:
         """Start a batch, if calls wait and none is under way."""
         with self._lock:
-            # At the end of a loop, all tasks are cancelled: then the futures are, too.
+            # A loop that ends cancels all tasks, and so their futures: then no batch is started.
             first = next((each for each in self._waiting if not each.future.done()), None)
             if self._is_under_way or first is None:
                 return

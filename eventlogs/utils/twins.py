@@ -31,8 +31,8 @@ class AsyncTwin(Generic[P, R]):
     ``areduce = AsyncTwin(reduce)`` calls ``self.reduce``, so a subclass that overrides ``reduce``
     changes its twin as well. Signature, types and documentation are those of ``reduce``.
 
-    ``way`` is a way of its own for async code. It is taken where the owner has the very method that
-    the twin is made of, overridden nowhere; ``in_thread`` does what the twin would do without it.
+    ``way`` runs the call instead of the thread. It is used only if the owner has not overridden the
+    method; ``in_thread`` does what the twin would do without it.
     """
 
     def __init__(self, method: Callable[Concatenate[Any, P], R], *, way: Way | None = None) -> None:

@@ -12,6 +12,7 @@ import pytest
 from django.contrib.postgres.fields import ArrayField
 from django.db import DataError, IntegrityError, connection, models, transaction
 from django.db.models import F, Q, signals
+from django.db.models.functions import Coalesce
 
 from eventlogs import LogId, LogIdField
 from eventlogs.projections import plain_rows
@@ -83,10 +84,10 @@ class Owned(Table):
     owner = models.ForeignKey(Owner, models.CASCADE, null=True)
     facts = models.JSONField(default=dict)
     copy_of_id = models.GeneratedField(
-        expression=F("log_id"), output_field=LogIdField(), db_persist=True
+        expression=Coalesce("log_id", "log_id"), output_field=LogIdField(), db_persist=True
     )
     copy_of_facts = models.GeneratedField(
-        expression=F("facts"), output_field=models.JSONField(), db_persist=True
+        expression=Coalesce("facts", "facts"), output_field=models.JSONField(), db_persist=True
     )
 
     class Meta:
@@ -368,7 +369,7 @@ def test_a_related_object_is_stored_or_an_error_as_with_the_orm():
 
     assert plain_rows.upsert(Owned, [row], "default")
 
-    assert Owned.objects.get().owner_id == owner.pk
+    assert Owned.objects.get().owner == owner
     with pytest.raises(ValueError, match="unsaved related object"):
         plain_rows.upsert(Owned, [Owned(log_id=row.log_id, owner=Owner())], "default")
 

@@ -24,7 +24,7 @@
 -- So a deadlock ends by itself: this statement waits for nothing else, and gives up. Keys are
 -- claimed in their order, as are ids, so that two such statements do not wait for each other.
 --
--- The last column tells, for a request that is not stored, that nothing was wrong with it in the
+-- The fourth column is 1 if a request was not stored although all of its conditions held in the
 -- snapshot: another transaction holds the log's row, or has changed it since.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', %(patience)s::text, true)

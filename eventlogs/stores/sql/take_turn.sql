@@ -5,8 +5,8 @@
 -- Those who wait for a row that is updated each time do not: they wait for its old version, follow
 -- it to the newest one, and may find there others who came later.
 --
--- No deadlock comes of the queue: this is the first statement of its transaction, so nobody waits
--- for a transaction that waits in it. Hence inside of a caller's transaction, which may hold the
+-- The queue causes no deadlock: this is the first statement of its transaction, so a transaction
+-- that waits in the queue holds no lock that another one could wait for. Hence inside of a caller's transaction, which may hold the
 -- row already, lock_log.sql is used. Two logs whose ids have one hash share a queue, as does a
 -- project's own lock on the same two numbers. The feed's fences are locks on one number.
 WITH queue AS MATERIALIZED (
