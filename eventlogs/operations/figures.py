@@ -47,8 +47,8 @@ GROUP BY owner.oid, owner.relname
 INDEXES: Final = """
 SELECT owner.relname, class.relname,
        CASE class.relkind
-           WHEN 'I' THEN (SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(class.oid))
-           ELSE pg_relation_size(class.oid) END::bigint AS bytes
+           WHEN 'I' THEN (SELECT sum(pg_table_size(relid)) FROM pg_partition_tree(class.oid))
+           ELSE pg_table_size(class.oid) END::bigint AS bytes
 FROM pg_index AS index
 JOIN pg_class AS class ON class.oid = index.indexrelid
 JOIN pg_class AS owner ON owner.oid = index.indrelid

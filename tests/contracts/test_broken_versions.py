@@ -226,19 +226,25 @@ BROKEN_VERSIONS = [
 Check = Callable[[BaseStore], None]
 
 
+def named(names: str | tuple[str, ...], values: Any) -> dict[str, Any]:
+    """Return the arguments of a parametrize mark, which has one name or several."""
+    return {names: values} if isinstance(names, str) else dict(zip(names, values, strict=True))
+
+
 def checks(contract: type, *, only: str = "test_") -> Iterator[Check]:
     """Yield every test of a contract, with every combination of its parameters."""
     for name, function in inspect.getmembers(contract, inspect.isfunction):
         if not name.startswith(only):
             continue
         axes = [
-            [(mark.args[0], value) for value in mark.args[1]]
+            [named(mark.args[0], value) for value in mark.args[1]]
             for mark in getattr(function, "pytestmark", ())
         ]
-        for arguments in product(*axes):
+        for parts in product(*axes):
+            arguments = {name: value for part in parts for name, value in part.items()}
 
             def check(store: BaseStore, name: str = name, arguments: Any = arguments) -> None:
-                getattr(contract(), name)(store, **dict(arguments))
+                getattr(contract(), name)(store, **arguments)
 
             yield check
 

@@ -14,7 +14,7 @@ from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from eventlogs import LogId, LogManager, Reduction, event
-from eventlogs.caches.backends import GuardedCache, NoReductionCache, cache_for
+from eventlogs.caches.backends import GuardedCache, cache_for
 from eventlogs.caches.entries import EntryCodec
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.events.registry import upcaster
@@ -30,6 +30,7 @@ from eventlogs.operations.verification import (
     verify,
 )
 from eventlogs.stores import AppendRequest, store_for
+from eventlogs.testing import RecordingCache
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
@@ -357,8 +358,8 @@ def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
     settings.EVENTLOGS = {"CACHE": None}
     assert of_caches() == []
 
-    class Away(NoReductionCache):
-        def get(self, key):
+    class Away(RecordingCache):
+        def get(self, key: str) -> bytes | None:
             raise ConnectionError
 
     monkeypatch.setattr(verification, "cache_for", lambda: GuardedCache(Away()))
