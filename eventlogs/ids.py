@@ -166,7 +166,7 @@ class LogId(str):
     def __repr__(self) -> str:
         return f"LogId({str(self)!r})"
 
-    # No NotImplemented for a str: str would compare the texts then.
+    # Never NotImplemented for a str: Python would then ask str, which compares the texts.
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, LogId):

@@ -68,7 +68,7 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 # Not followed by the garbage collector either, which otherwise walks through each of them several
-# times while a long history is read. A record is made behind its event and its metadata, so they
+# times while a long history is read. A record is made after its event and its metadata, so they
 # do not refer to it. Where a caller stores a record in its own metadata, or in an event of a class
 # that is not frozen, the two are never freed: that costs memory, and is wrong in no other way.
 class EventRecord(msgspec.Struct, frozen=True, gc=False):

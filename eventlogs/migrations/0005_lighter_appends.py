@@ -5,8 +5,8 @@ In PostgreSQL, a fence that costs half as much, and room for updates beside the 
 step for the first append of a transaction, one expression, which takes the lock and no more:
 
 - It takes what the rest of the function takes: a shared lock whose key is below all positions that
-  can still be assigned. So readers are right whichever way an append goes, and an append that goes
-  one way and then the other holds both locks, of which readers take the lower.
+  can still be assigned. So readers are right with either step. A transaction that has taken both
+  holds two locks, and readers use the lower one.
 - It keeps no key in a setting. That key only saves room in the server's table of locks, where one
   transaction appends very often. An append that has stored something has a transaction id, so the
   next one does not come here. One that was refused has none. Therefore the step is also limited

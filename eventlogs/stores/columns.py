@@ -37,7 +37,7 @@ SQL: Final = {
 }
 
 
-MAX_LOG_IDS: Final = 10_000  # that are kept in memory, about 250 bytes each
+MAX_LOG_IDS: Final = 10_000  # that are kept in memory, 250 bytes each, 2.5 MB at most
 
 _log_ids: dict[bytes, LogId] = {}  # of events that were read lately
 

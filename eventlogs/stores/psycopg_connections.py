@@ -444,7 +444,7 @@ def _is_cancelled(pgconn: Any) -> bool:
     with suppress(psycopg.Error), selectors.DefaultSelector() as selector:
         selector.register(pgconn.socket, selectors.EVENT_READ)
         if pgconn.pipeline_status:
-            pgconn.pipeline_sync()  # without which the server may keep its answers to itself
+            pgconn.pipeline_sync()  # without a Sync, the server need not send its answers
         while pgconn.status == pq.ConnStatus.OK:
             pgconn.flush()  # libpq keeps what the socket did not take at once
             while pgconn.is_busy():

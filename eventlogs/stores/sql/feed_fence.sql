@@ -1,8 +1,8 @@
 -- The feed, second: m, the lowest fence that another transaction holds for this table.
 --
--- The trigger eventlogs_event_fence takes a shared lock on
--- (1 + mod(oid, 65534)) << 48 | position, where oid is the table's. pg_locks shows the high half of such a key as classid, the low one as objid,
--- and 1 as objsubid; a key of two integers has 2 there
+-- The trigger eventlogs_event_fence takes a shared lock on (1 + mod(oid, 65534)) << 48 | position,
+-- where oid is the table's. pg_locks shows the high half of such a key as classid, the low one as
+-- objid, and 1 as objsubid; a key of two integers has 2 there
 -- (https://www.postgresql.org/docs/current/view-pg-locks.html). Fences of another table with the
 -- same number count as well: they can make m lower, never higher. A transaction that is prepared
 -- has no pid and counts. Our own fence does not count: we see our own events.
