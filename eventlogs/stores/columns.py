@@ -37,7 +37,7 @@ SQL: Final = {
 }
 
 
-MAX_LOG_IDS: Final = 10_000  # that are kept in memory, 250 bytes each, 2.5 MB at most
+MAX_LOG_IDS: Final = 10_000  # in memory: 250 bytes each, 2.5 MB at most
 
 _log_ids: dict[bytes, LogId] = {}  # of events that were read lately
 

@@ -100,8 +100,8 @@ def run_in_transaction(using: str, attempt: Callable[[], T]) -> T:
                 return attempt()
         except TransactionMustRetry as error:
             if isinstance(error.__cause__, Error):
-                # Around the transaction, the attempt can be repeated. No "from": the error keeps its
-                # own cause, by which must_retry() judges.
+                # Around the transaction, it can be tried again. No "from": the error keeps its own
+                # cause, by which must_retry() judges.
                 raise error.__cause__  # noqa: B904
             raise
 
