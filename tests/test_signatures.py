@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from enum import Enum
 from importlib import import_module
 from typing import Any
 
@@ -39,9 +40,9 @@ def is_ours(thing: Any) -> bool:
 
 
 def is_value(cls: type) -> bool:
-    """Return whether a class consists of fields, which have an order."""
+    """Return whether a class consists of fields, which have an order, or of members."""
     is_record = is_dataclass(cls) and not issubclass(cls, Exception)
-    return is_record or issubclass(cls, tuple | msgspec.Struct | models.Model)
+    return is_record or issubclass(cls, tuple | msgspec.Struct | models.Model | Enum)
 
 
 def is_written_in_python(thing: Any) -> bool:

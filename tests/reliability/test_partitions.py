@@ -126,7 +126,7 @@ def test_the_feed_of_a_partitioned_table_reads_by_position(partitioned):
 
 
 def test_stats_of_a_partitioned_table_are_summed(partitioned, monkeypatch):
-    sql(partitioned, "ANALYZE eventlogs_event")
+    sql(partitioned, "VACUUM ANALYZE eventlogs_event")
     [(table_bytes, index_bytes)] = sql(
         partitioned,
         "SELECT sum(pg_table_size(relid)), sum(pg_indexes_size(relid))"
