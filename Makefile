@@ -37,7 +37,7 @@ test: .tools/installed ## Lint, types, package, and the tests: the oldest of all
 	$(TOX) run -m test
 
 .PHONY: corners
-corners: .tools/installed ## The other corners, without what starts many processes: the oldest on PostgreSQL, the newest on SQLite; MariaDB.
+corners: .tools/installed ## The other corners: the oldest on PostgreSQL, without what starts many processes; the newest on MariaDB.
 	$(TOX) run -m corners
 
 .PHONY: test-all
