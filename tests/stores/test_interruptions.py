@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,7 +83,13 @@ def interruption(after: float, *, again: float = 0.0) -> Iterator[None]:
         if is_inside:
             raise Interrupted
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        # A signal may come inside of a destructor. Python ignores what is raised there.
+        if not isinstance(unraisable.exc_value, Interrupted):
+            hook(unraisable)
+
+    before, hook = signal.signal(signal.SIGALRM, interrupt), sys.unraisablehook
+    sys.unraisablehook = report
     try:
         signal.setitimer(signal.ITIMER_REAL, after, again)
         yield
@@ -93,6 +100,7 @@ def interruption(after: float, *, again: float = 0.0) -> Iterator[None]:
         # The last one may have come to another thread, and is noted a moment later.
         time.sleep(0.002)
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = hook
 
 
 @pytest.mark.parametrize("way", ["directly", "through Django"])
