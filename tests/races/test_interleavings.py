@@ -452,7 +452,13 @@ def test_those_who_wait_for_a_turn_get_it_in_the_order_in_which_they_came(new_lo
             return batch("first")
 
         waiting = [sessions[0].start(manager.execute, log_id, hold)]
-        until(lambda: Session.sql("SELECT count(*) FROM pg_locks WHERE mode = 'RowShareLock'"))
+        until(
+            lambda: Session.sql(
+                "SELECT count(*) FROM pg_locks WHERE mode = 'RowShareLock' AND pid = %s",
+                sessions[0].pid,
+            ),
+            what="the first session's turn",
+        )
         for number, session in enumerate(sessions[1:]):
             decide = partial(lambda marker, _: batch(marker), str(number))
             waiting.append(session.start(manager.execute, log_id, decide))

@@ -6,9 +6,10 @@
 -- it to the newest one, and may find there others who came later.
 --
 -- The queue causes no deadlock: this is the first statement of its transaction, so a transaction
--- that waits in the queue holds no lock that another one could wait for. Hence inside of a caller's transaction, which may hold the
--- row already, lock_log.sql is used. Two logs whose ids have one hash share a queue, as does a
--- project's own lock on the same two numbers. The feed's fences are locks on one number.
+-- that waits in the queue holds no lock that another one could wait for. Hence inside of a caller's
+-- transaction, which may hold the row already, lock_log.sql is used. Two logs whose ids have one
+-- hash share a queue, as does a project's own lock on the same two numbers. The feed's fences are
+-- locks on one number.
 WITH queue AS MATERIALIZED (
     SELECT pg_advisory_xact_lock(
         'eventlogs_eventlog'::regclass::oid::integer, hashtext(%(log)s::uuid::text))
