@@ -15,9 +15,9 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogId, LogState
 from eventlogs.models import EventLog, IdempotencyKey
-from eventlogs.stores import AppendRequest, BaseStore, store_for
+from eventlogs.stores import AppendRequest, BaseStore, group_commit, store_for
 from eventlogs.stores.base import HELD, UNDECIDED
-from eventlogs.stores.group_commit import append_group
+from eventlogs.stores.group_commit import APPEND_GROUP, append_group
 from tests.accounts import encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
 from tests.locks import somebody_waits
@@ -321,3 +321,50 @@ def test_psycopgs_autocommit_that_was_switched_off_is_a_callers_transaction(stor
     finally:
         connection.close()
     assert amounts(store, one.log_id) == [1]
+
+
+# The plan of a prepared statement is kept while the tables grow.
+
+MANY_LOGS = """
+WITH log AS (
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
+    SELECT gen_random_uuid(), 'account', 1, now(), now() FROM generate_series(1, 3000)
+    RETURNING id
+)
+INSERT INTO eventlogs_event
+    (log_type, log_id, index, type, schema_version, data, metadata, recorded_at)
+SELECT 'account', id, 0, 'account.deposited', 1, '{"amount": 1}', '{}', now() FROM log
+"""
+
+
+def rows_examined(requests: list[AppendRequest]) -> int:
+    """Return the most rows that a step of the statement's plan reads of the tables."""
+    parameters = group_commit._parameters([*enumerate(requests)])
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {APPEND_GROUP.sql}", parameters)
+        [[[found]]] = cursor.fetchall()
+    steps, most = [found["Plan"]], 0
+    for step in steps:
+        steps.extend(step.get("Plans", []))
+        if "Scan" in step["Node Type"] and step.get("Relation Name", "").startswith("eventlogs_"):
+            rows = step["Actual Rows"] + step.get("Rows Removed by Filter", 0)
+            most = max(most, rows * step["Actual Loops"])
+    return most
+
+
+def test_the_plan_reads_the_rows_of_its_requests_however_many_logs_there_are(store):
+    states = [create(store, 1) for _ in range(3)]
+    with connection.cursor() as cursor:
+        cursor.execute(MANY_LOGS)
+        cursor.execute("ANALYZE eventlogs_eventlog, eventlogs_event")
+    requests = [
+        request(states[0].log_id, 2, expected=1, position=states[0].position),
+        request(states[1].log_id, 2, expected=1, position=states[1].position, key=new_key()),
+        request(states[2].log_id, 2),
+        request(new_log(), 2, expected=0),
+        request(new_log(), 2),  # no such log
+    ]
+
+    assert rows_examined(requests) <= len(requests)
+
+    assert [amounts(store, state.log_id) for state in states] == [[1, 2]] * 3

@@ -24,6 +24,11 @@
 -- So a deadlock ends by itself: this statement waits for nothing else, and gives up. Keys are
 -- claimed in their order, as are ids, so that two such statements do not wait for each other.
 --
+-- No plan reads more of the tables than the rows of these requests, whatever the statistics say: the
+-- plan of a prepared statement may be older than the rows, and a hash join or a hashed EXISTS would
+-- read the whole table each time. A LATERAL query that locks rows, and a scalar query in the place
+-- of EXISTS, are always run for each request. `id = ANY (ARRAY (...))` lets the UPDATE use the index.
+--
 -- The fourth column is 1 if a request was not stored although all of its conditions held in the
 -- snapshot: another transaction holds the log's row, or has changed it since.
 WITH patience AS MATERIALIZED (
@@ -37,16 +42,20 @@ WITH patience AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT request.number, log.version
     FROM request
-    JOIN eventlogs_eventlog AS log ON log.id = request.log_id
+    CROSS JOIN LATERAL (
+        SELECT version
+        FROM eventlogs_eventlog
+        WHERE id = request.log_id
+          AND log_type = request.log_type
+          AND version = coalesce(request.expected, version)
+          AND version <= 2147483647 - request.count
+          AND (request.position IS NULL OR request.position = (
+              SELECT event.position
+              FROM eventlogs_event AS event
+              WHERE event.log_id = request.log_id AND event.index = request.expected - 1))
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS log
     WHERE request.expected IS DISTINCT FROM 0
-      AND log.log_type = request.log_type
-      AND log.version = coalesce(request.expected, log.version)
-      AND log.version <= 2147483647 - request.count
-      AND (request.position IS NULL OR EXISTS (
-          SELECT FROM eventlogs_event AS event
-          WHERE event.log_id = request.log_id AND event.index = request.expected - 1
-            AND event.position = request.position))
-    FOR NO KEY UPDATE OF log SKIP LOCKED
 ), ready AS MATERIALIZED (
     SELECT request.*, locked.version AS first_index
     FROM locked
@@ -55,7 +64,7 @@ WITH patience AS MATERIALIZED (
     SELECT request.*, 0
     FROM request
     WHERE request.expected = 0
-      AND NOT EXISTS (SELECT FROM eventlogs_eventlog AS log WHERE log.id = request.log_id)
+      AND (SELECT log.id FROM eventlogs_eventlog AS log WHERE log.id = request.log_id) IS NULL
 ), claimed AS (
     INSERT INTO eventlogs_idempotencykey
         (log_type, key, log_id, first_index, count, fingerprint, created_at)
@@ -84,6 +93,7 @@ WITH patience AS MATERIALIZED (
         updated_at = greatest(clock_timestamp(), log.updated_at)
     FROM allowed
     WHERE log.id = allowed.log_id AND allowed.expected IS DISTINCT FROM 0
+      AND log.id = ANY (ARRAY (SELECT log_id FROM allowed))
     RETURNING log.id, log.updated_at
 ), stored AS MATERIALIZED (
     SELECT id AS log_id, updated_at FROM created
@@ -107,17 +117,18 @@ WITH patience AS MATERIALIZED (
 SELECT request.number, answer.position, answer.version::bigint,
        CASE
            WHEN answer.version IS NOT NULL OR request.expected = 0 THEN 0
-           WHEN EXISTS (
-               SELECT FROM eventlogs_eventlog AS log
-               WHERE log.id = request.log_id
-                 AND log.log_type = request.log_type
-                 AND log.version = coalesce(request.expected, log.version)
-                 AND log.version <= 2147483647 - request.count
-                 AND (request.position IS NULL OR EXISTS (
-                     SELECT FROM eventlogs_event AS event
-                     WHERE event.log_id = request.log_id AND event.index = request.expected - 1
-                       AND event.position = request.position)))
-               AND NOT EXISTS (SELECT FROM locked WHERE locked.number = request.number) THEN 1
+           WHEN NOT EXISTS (SELECT FROM locked WHERE locked.number = request.number)
+               AND (
+                   SELECT log.log_type = request.log_type
+                      AND log.version = coalesce(request.expected, log.version)
+                      AND log.version <= 2147483647 - request.count
+                      AND (request.position IS NULL OR request.position = (
+                          SELECT event.position
+                          FROM eventlogs_event AS event
+                          WHERE event.log_id = request.log_id
+                            AND event.index = request.expected - 1))
+                   FROM eventlogs_eventlog AS log
+                   WHERE log.id = request.log_id) THEN 1
            ELSE 0
        END,
        (SELECT 1 / (count(*) = 0)::integer
