@@ -264,6 +264,15 @@ class TestInline:
         Account.logs.append(state, Deposited(1))  # applies what was held
         assert InlinedBalances.lag().positions == 1
 
+    @no_feed
+    def test_a_broken_version_that_forgets_held_logs_reports_no_lag(self, monkeypatch):
+        monkeypatch.setattr(lags, "_add_held", lambda using, places: None)
+        self.without_it(Deposited(1), Deposited(1))
+        fail_on(Deposited)
+        InlinedBalances.catch_up()
+
+        assert InlinedBalances.lag().positions == 0
+
     def test_it_needs_no_feed(self, monkeypatch):
         def unavailable(using):
             raise FeedUnavailable("database", using=using)
@@ -290,4 +299,4 @@ class TestInline:
                 statuses(wanted)
             counts.append(len(context))
 
-        assert counts[0] == counts[1] <= 8
+        assert counts[0] == counts[1] <= 8, [query["sql"] for query in context]

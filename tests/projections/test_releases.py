@@ -249,6 +249,23 @@ def test_a_handler_that_is_new_gets_what_an_old_worker_would_pass_over(release, 
     assert deeds() == ["charge 1", "refund 2", "charge 3"]
 
 
+def test_a_broken_version_that_asks_no_other_release_skips_an_event(release, deeds):
+    events = (BOOKED, CHARGED, REFUNDED)
+    names = "Booked, Charged, Refunded"
+    old = release("old", domain(*events, names=names) + reactor(charge="Charged"))
+    new = release(
+        "new", domain(*events, names=names) + reactor(charge="Charged", refund="Refunded")
+    )
+    old.do("exec('releases.others_of = lambda *_: []')")
+    new.do("Letters.catch_up()")
+    old.do("Booking.logs.create(Charged(1), Refunded(2), Charged(3))")
+
+    old.do("Letters.catch_up()")
+    new.do("Letters.catch_up()")
+
+    assert deeds() == ["charge 1", "charge 3"]
+
+
 def test_a_handler_that_was_removed_is_left_to_the_old_release_while_that_runs(release, deeds):
     events = (BOOKED, CHARGED, REFUNDED)
     names = "Booked, Charged, Refunded"

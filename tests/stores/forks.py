@@ -1,22 +1,29 @@
 """
-A process that forks while it is connected: python -m tests.stores.forks DATABASE [atomic]
+A process that forks while it is connected: python -m tests.stores.forks DATABASE [atomic | shared]
 
 It has appended before, and goes on to append beside its children, all at once. Each prints a JSON
 object: how many of its logs are wrong, and the error that it met. EVENTLOGS_TEST_SETTINGS holds
-settings of the database, as JSON.
+settings of the database, as JSON. With "shared" the children use the parent's connection.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from contextlib import ExitStack
+from typing import NoReturn
 
 import django
 from django.conf import settings
 
 LOGS = 40
+PATIENCE = 5  # seconds, of a process that shares its connection
+
+
+def give_up(*_: object) -> NoReturn:
+    raise TimeoutError("no answer: another process may have read it")
 
 
 def main() -> None:
@@ -24,8 +31,11 @@ def main() -> None:
     own = json.loads(os.environ.get("EVENTLOGS_TEST_SETTINGS", "{}"))
     settings.DATABASES["default"].update(own, NAME=sys.argv[1])
     django.setup()
+    how = sys.argv[2:]
     from django.db import connection, transaction
+    from django.db.utils import ConnectionHandler
 
+    from eventlogs.stores import psycopg_connections
     from tests.accounts import Account, Deposited, Opened
 
     def work(name: str) -> int:
@@ -43,6 +53,9 @@ def main() -> None:
 
     def told(name: str) -> None:
         answer: dict[str, object] = {"name": name, "wrong": None, "error": None}
+        if how == ["shared"]:
+            signal.signal(signal.SIGALRM, give_up)
+            signal.alarm(PATIENCE)
         try:
             answer["wrong"] = work(name)
         except Exception as error:
@@ -52,8 +65,10 @@ def main() -> None:
     assert work("before") == 0
     if own.get("OPTIONS", {}).get("pool"):
         connection.close()  # back into the pool, as after a request
+    if how == ["shared"]:
+        vars(psycopg_connections)["connections"] = ConnectionHandler()  # it has none
     with ExitStack() as stack:
-        if sys.argv[2:] == ["atomic"]:
+        if how == ["atomic"]:
             stack.enter_context(transaction.atomic())
         children = []
         for number in range(3):

@@ -38,6 +38,13 @@ def test_a_forked_child_has_connections_of_its_own(settings):
     assert answers == dict.fromkeys(["child 0", "child 1", "child 2", "parent"], (0, None))
 
 
+def test_a_broken_version_whose_children_keep_the_connection_is_found():
+    """They read each other's answers, or wait for one that another has read."""
+    answers = forked("shared")
+
+    assert any(answer != (0, None) for answer in answers.values())
+
+
 def test_a_child_that_is_forked_in_a_transaction_cannot_take_part_in_it():
     answers = forked("atomic")
 

@@ -17,8 +17,8 @@ from django.db.backends.postgresql.base import Cursor, DatabaseWrapper
 from django.db.backends.postgresql.features import DatabaseFeatures
 from django.db.backends.utils import CursorWrapper
 
-from eventlogs.stores import store_for
-from eventlogs.stores.psycopg_connections import direct_connection
+from eventlogs.stores import psycopg_connections, store_for
+from eventlogs.stores.psycopg_connections import HARMLESS, direct_connection
 from tests.contracts.stores import amounts, append, create, new_key
 
 pytestmark = [
@@ -91,6 +91,20 @@ def test_a_wrapper_that_sees_cursors_sees_those_of_each_statement(connect):
     store.events(log_id, start=0, limit=10)
 
     assert SeesCursors.seen == ["cursor"] * 4
+
+
+def test_a_broken_version_that_knows_every_method_goes_around_the_wrapper(connect, monkeypatch):
+    monkeypatch.setattr(psycopg_connections, "_ways", {})
+    monkeypatch.setattr(psycopg_connections, "_is_known", lambda function: True)
+    monkeypatch.setattr(psycopg_connections, "HARMLESS", frozenset(vars(SeesCursors)) | HARMLESS)
+    connect(SeesCursors)
+    store = store_for("default")
+    log_id = create(store, 1).log_id
+
+    SeesCursors.seen.clear()
+    append(store, log_id, 2, expected=1)
+
+    assert SeesCursors.seen == []
 
 
 def test_a_subclass_of_one_that_sees_cursors_is_gone_through(connect):
