@@ -33,11 +33,11 @@ quick: .tools/installed ## The inner loop, under a minute: the tests on SQLite, 
 	$(TOX) run -e quick $(if $(ARGS),-- $(ARGS))
 
 .PHONY: test
-test: .tools/installed ## Lint, types, package, and the tests: the oldest of all on SQLite, the newest on PostgreSQL.
+test: .tools/installed ## Lint, types, package, and the tests: on PostgreSQL all, on SQLite with the oldest of all the quick ones.
 	$(TOX) run -m test
 
 .PHONY: corners
-corners: .tools/installed ## The other corners: the oldest on PostgreSQL, without what starts many processes; the newest on MariaDB.
+corners: .tools/installed ## The other corners: the newest on SQLite and MariaDB, and the oldest on PostgreSQL.
 	$(TOX) run -m corners
 
 .PHONY: test-all
