@@ -195,7 +195,7 @@ def run_appends() -> bool:
     report_contest("plain Django by hand", found, "by hand", "appends/s")
     report_contest("… that creates a log", found, "by hand, create", "creates/s")
     report_contest("eventsourcing: its recorder", found, "recorder", "appends/s")
-    report_contest("… its application", found, "application", "appends/s")
+    report_contest("eventsourcing: its application", found, "application", "appends/s")
     report_contest("eventsourcing-django: its application", found, "their Django", "appends/s")
     heading("in atomic()", "pgbench, fence")
     reached &= report_contest(
@@ -228,7 +228,7 @@ def run_batches() -> bool:
     reached = report_contest("append of 100 events", found, "batches", "batches/s", 0.7)
     report_contest("plain Django by hand", found, "by hand", "batches/s")
     report_contest("eventsourcing: its recorder", found, "recorder", "batches/s")
-    report_contest("… its application", found, "application", "batches/s")
+    report_contest("eventsourcing: its application", found, "application", "batches/s")
     report_contest("eventsourcing-django: its application", found, "their Django", "batches/s")
     return reached
 
