@@ -254,7 +254,7 @@ SLOW = (
     "operations/health/test_read_models.py::test_a_worker_of_an_old_release",
     "projections/test_histories.py",
     "projections/test_inline_bulk.py",
-    "projections/test_losses.py",
+    "projections/test_lost_connections.py",
     "projections/test_releases.py",
     "projections/test_verify.py::test_rows_are_right",
     "projections/test_verify.py::test_statements_grow",

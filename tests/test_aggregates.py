@@ -69,14 +69,14 @@ def test_folding_applies_the_events_in_order():
     assert before <= reduction.reduced_at <= datetime.now(UTC)
 
 
-def test_folding_nothing_returns_the_start():
+def test_folding_no_events_returns_the_start():
     start = Account.without_events(LOG_ID)
 
     assert fold(start, []) is start
     assert (start.version, start.position, start.aggregate) == (0, 0, Account())
 
 
-def test_folding_goes_on_from_where_the_start_is():
+def test_folding_continues_from_the_start():
     start = fold(Account.without_events(LOG_ID), records(Opened("ada"), Deposited(5)))
 
     reduction = fold(start, records(Deposited(7), start=2))
@@ -111,7 +111,7 @@ def test_a_hole_or_a_repeat_is_not_folded(history, expected, actual):
     assert (caught.value.expected_index, caught.value.actual_index) == (expected, actual)
 
 
-def test_what_apply_raises_is_not_caught():
+def test_an_error_of_apply_is_not_caught():
     class Careful(Account):
         def apply(self, record: EventRecord) -> None:
             raise ZeroDivisionError
@@ -157,7 +157,7 @@ def test_the_etag_is_strong_quoted_and_of_log_version_and_position():
         ("\0", False),
     ],
 )
-def test_an_if_match_header_is_held_against_a_state(if_match, matches):
+def test_an_if_match_header_is_compared_with_a_state(if_match, matches):
     state = LogState(LOG_ID, 3, 30)
     header = if_match and if_match.format(id=LOG_ID, etag=state.etag)
 
@@ -189,7 +189,7 @@ def test_states_reductions_and_records_survive_pickling():
         assert pickle.loads(pickle.dumps(value)) == value
 
 
-def test_any_is_said_aloud():
+def test_any_has_a_readable_repr():
     assert repr(ANY) == "ANY"
     assert pickle.loads(pickle.dumps(ANY)) is ANY
 
@@ -268,7 +268,7 @@ def test_an_aggregate_without_events_is_refused(events):
 
 
 @pytest.mark.parametrize("thing", [int, "account.deposited", Deposited(1), None])
-def test_what_is_no_event_class_is_refused(thing):
+def test_a_class_that_is_no_event_is_refused(thing):
     with pytest.raises(RegistrationError, match="has no event type"):
         type("Bad", (Aggregate,), {}, log_type="bad", events=[thing])
 

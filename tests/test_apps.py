@@ -82,7 +82,7 @@ def test_events_aggregates_and_projections_of_each_app_are_imported_in_this_orde
     ]
 
 
-def test_an_app_without_such_modules_is_left_alone(tmp_path):
+def test_an_app_without_such_modules_is_no_error(tmp_path):
     out, _ = started(tmp_path, {})
 
     assert out.split() == ["[]", "[]"]

@@ -59,7 +59,7 @@ def test_the_secret_key_comes_before_its_fallbacks(settings):
     assert conf.secret_keys() == [b"new", b"old", b"older"]
 
 
-def test_a_setting_that_is_missing_is_made_so_that_reading_it_is_quick(settings):
+def test_a_missing_setting_is_created_by_prepare(settings):
     del settings.EVENTLOGS
 
     conf.prepare()

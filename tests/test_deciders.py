@@ -47,7 +47,7 @@ def assert_is_refused(caught: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(("value", "message"), NO_EVENTS)
-def test_what_is_no_event_is_refused_wherever_it_is_passed(accounts, value, message):
+def test_a_value_that_is_no_event_is_refused_by_every_method(accounts, value, message):
     state = accounts.create(Opened("ada"))
 
     for call in (
@@ -76,7 +76,7 @@ def test_what_is_no_event_is_refused_wherever_it_is_passed(accounts, value, mess
         (deposits, "an async generator is given where an event of Account is wanted; collect"),
     ],
 )
-def test_what_would_give_events_is_refused(accounts, make, message):
+def test_an_object_that_would_produce_events_is_refused(accounts, make, message):
     state = accounts.create(Opened("ada"))
 
     for call in (accounts.append, async_to_sync(accounts.aappend)):
@@ -107,7 +107,7 @@ def test_a_record_and_a_state_are_no_events(accounts):
         ([None], "None is given where an event"),
     ],
 )
-def test_what_a_decider_answers_and_is_no_event_is_refused(accounts, answer, message):
+def test_an_answer_of_a_decider_that_is_no_event_is_refused(accounts, answer, message):
     state = accounts.create(Opened("ada"))
 
     with pytest.raises(InvalidEvent) as caught:

@@ -90,7 +90,7 @@ def all_code() -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(code_of(page))], ids=name_of)
-def test_code_runs(page: Path, transactional_db: None):
+def test_code_examples_run(page: Path, transactional_db: None):
     database = str(connection.settings_dict["NAME"])
 
     output_of("-W", "error", "-m", __name__, name_of(page), database)
@@ -111,7 +111,7 @@ class TestStoreOfTheStoragePage(StoreContract):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_somewhere(page: Path):
+def test_links_lead_to_existing_pages(page: Path):
     for link in LINK.finditer(FENCED.sub("", text_of(page))):
         path, _, anchor = link["target"].partition("#")
         if re.match(r"[a-z]+:", path):
@@ -124,7 +124,7 @@ def test_links_lead_somewhere(page: Path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_paths_exist(page: Path):
+def test_paths_on_pages_exist(page: Path):
     for found in PATH.finditer(text_of(page)):
         files = list(ROOT.glob(found["path"].rstrip("/")))
 
@@ -189,7 +189,7 @@ def test_a_public_module_has_what_is_listed(module: str):
     assert {name for name in public_modules()[module] if not hasattr(there, name)} == set()
 
 
-def test_every_module_at_the_top_is_said_to_be_public_or_not():
+def test_every_module_at_the_top_is_listed_as_public_or_not():
     package = Path(eventlogs.__file__).parent
     modules = {path.stem for path in package.glob("*.py")} | {
         path.parent.name for path in package.glob("*/__init__.py")
@@ -234,7 +234,7 @@ def test_the_index_is_of_this_version():
     assert stated == [eventlogs.__version__]
 
 
-def test_the_map_of_the_house_has_every_room():
+def test_the_map_of_packages_has_every_package():
     package = Path(eventlogs.__file__).parent
     rooms = {f"eventlogs/{path.parent.name}/" for path in package.glob("*/__init__.py")}
     mapped = re.findall(r"^\| `(eventlogs/\w+/)` \|", text_of(ROOT / "CONTRIBUTING.md"), re.M)

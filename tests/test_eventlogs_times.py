@@ -36,5 +36,5 @@ def test_a_time_is_text_in_an_attribute():
 
 
 @pytest.mark.parametrize("value", [None, "", "yesterday"])
-def test_what_is_no_time_is_empty(value):
+def test_a_value_that_is_no_time_is_rendered_as_empty_text(value):
     assert rendered("{{ at|moment }}{{ at|moment_text }}", value) == ""

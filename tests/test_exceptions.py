@@ -225,7 +225,7 @@ def test_a_missing_log_is_an_object_that_does_not_exist():
 
 
 @pytest.mark.parametrize("name", ["InvalidLogId", "InvalidIdempotencyKey", "InvalidEvent"])
-def test_what_the_caller_got_wrong_is_a_value_error(name):
+def test_an_invalid_argument_is_a_value_error(name):
     assert issubclass(getattr(exceptions, name), ValueError)
 
 

@@ -45,14 +45,14 @@ def test_text_that_is_no_log_id_is_not_valid():
             LogIdField().clean(text, None)
 
 
-def test_its_length_is_not_in_migrations():
+def test_the_length_of_a_log_id_field_is_not_in_migrations():
     field = LogIdField(max_length=3)
 
     assert field.max_length == LOG_ID_LENGTH
     assert field.deconstruct()[1:] == ("eventlogs.fields.LogIdField", [], {})
 
 
-def test_serializers_get_its_text():
+def test_serializers_get_the_text_of_a_log_id():
     log_id = LogId.new("account")
     assert Balance._meta.pk.value_to_string(Balance(pk=log_id)) == str(log_id)
     assert LogIdField(null=True).to_python(None) is None  # type: ignore[misc]
@@ -108,7 +108,7 @@ def test_the_collation_is_the_databases_and_not_in_migrations(field, db):
 @pytest.mark.parametrize(
     "field", [ExactCharField(max_length=9, db_collation="mine"), LogIdField(db_collation="mine")]
 )
-def test_a_collation_of_ones_own_is_taken(field):
+def test_a_custom_collation_is_used(field):
     assert field.db_parameters(connection)["collation"] == "mine"
     assert field.deconstruct()[3]["db_collation"] == "mine"
 

@@ -85,13 +85,13 @@ def test_other_text_is_not_an_id(text):
         "a" * 100_000,
     ],
 )
-def test_what_is_nearly_an_id_is_none(text):
+def test_text_that_is_nearly_an_id_is_refused(text):
     with pytest.raises(InvalidLogId):
         LogId.parse(text)
 
 
 @pytest.mark.parametrize("thing", [None, 7, b"account", UUID_OF_TEXT, ["x"], object()])
-def test_what_is_no_text_is_no_id(thing):
+def test_a_value_that_is_no_text_is_refused(thing):
     with pytest.raises(InvalidLogId):
         LogId.parse(thing)
 

@@ -221,7 +221,7 @@ OPTIONS = settings(
 )
 
 
-def test_a_log_is_a_list_that_only_grows(store, transactional_db):
+def test_a_log_behaves_like_a_list_that_only_grows(store, transactional_db):
     machine = type("Machine", (LogAgainstAList,), {"store": store})
 
     run(machine, settings=OPTIONS)
@@ -237,7 +237,7 @@ class ForgetsTheLastEvent(MemoryStore):
         return state
 
 
-def test_a_log_that_is_not_a_list_is_found_out():
+def test_a_store_that_forgets_events_is_found():
     machine = type("Machine", (LogAgainstAList,), {"store": ForgetsTheLastEvent()})
 
     with pytest.raises(AssertionError):

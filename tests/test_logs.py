@@ -107,7 +107,7 @@ def test_a_log_of_another_type_is_not_written_to(accounts, store, write):
     assert parcels.version(parcel) == 1
 
 
-def test_the_same_uuid_under_another_types_prefix_is_nothing(accounts, store):
+def test_the_uuid_of_a_log_with_another_types_prefix_is_not_found(accounts, store):
     log_id = accounts.create(Opened("ada")).log_id
     parcels, stranger = LogManager(Parcel, store=store), LogId("parcel", log_id.uuid)
 
@@ -167,7 +167,7 @@ def test_an_append_goes_on_from_a_state_or_a_reduction(accounts):
     assert accounts.reduce(state.log_id).aggregate.balance == 11
 
 
-def test_an_append_to_an_id_says_what_it_expects(accounts):
+def test_an_append_to_an_id_requires_an_expected_version(accounts):
     log_id = accounts.create(Opened("ada")).log_id
 
     accounts.append(log_id, Deposited(1), expected_version=1)
@@ -181,20 +181,20 @@ def test_an_append_to_an_id_says_what_it_expects(accounts):
 
 
 @pytest.mark.parametrize("expected", [True, "1", 1.0, [1]])
-def test_an_expectation_is_a_number_or_any(accounts, log_id, expected):
+def test_an_expected_version_is_an_int_or_any(accounts, log_id, expected):
     with pytest.raises(TypeError, match=r"must be an int, or eventlogs\.ANY"):
         accounts.append(log_id, Deposited(1), expected_version=expected)
 
 
 @pytest.mark.parametrize("expected", [-1, 2**31, 2**70])
-def test_an_expectation_is_a_version_that_can_be(accounts, log_id, expected):
+def test_an_expected_version_out_of_range_is_refused(accounts, log_id, expected):
     with pytest.raises(
         ValueError, match=r"expected_version is .* must be an int from 0 to 2,147,483,647"
     ):
         accounts.append(log_id, Deposited(1), expected_version=expected)
 
 
-def test_a_state_is_its_own_expectation(accounts):
+def test_a_state_takes_no_other_expected_version(accounts):
     state = accounts.create(Opened("ada"))
 
     with pytest.raises(TypeError, match="is its own expectation"):
@@ -391,7 +391,7 @@ def test_a_log_type_has_its_own_keys(accounts, store):
         (b"k", "must be a str, not bytes"),
     ],
 )
-def test_a_key_that_cannot_be_is_refused(accounts, key, limit):
+def test_an_invalid_key_is_refused(accounts, key, limit):
     state = accounts.create(Opened("ada"))
 
     for call in (
@@ -408,7 +408,7 @@ def test_a_key_that_cannot_be_is_refused(accounts, key, limit):
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "é☃\U0001f600" * 85, " ", "k ", "a'b\"c\\d%s%(x)s\n"])
-def test_a_key_is_found_again_whatever_it_is_made_of(accounts, key):
+def test_a_key_of_any_characters_is_found_again(accounts, key):
     created = accounts.create(Opened("ada"), idempotency_key=key)
 
     assert accounts.get_or_create(Opened("ada"), idempotency_key=key) == (created, False)
@@ -422,7 +422,7 @@ class Button(str, Enum):  # noqa: UP042 - str() of a StrEnum is its value
 
 
 @pytest.mark.parametrize("kind", [LogId.parse, mark_safe, lambda _: Button.PAY])
-def test_a_key_is_the_characters_that_it_has(accounts, kind):
+def test_a_key_of_a_str_subclass_is_stored_as_its_characters(accounts, kind):
     """A key of another module's class with the same name would be taken for the same otherwise."""
     key = kind("account_01h455vb4pex5vsknk084sn02q")
     created = accounts.create(Opened("ada"), idempotency_key=key)
@@ -508,7 +508,7 @@ def test_get_or_append_answers_the_original_state(accounts):
 # Executing
 
 
-def test_what_a_decider_yields_is_appended(accounts):
+def test_events_that_a_decider_yields_are_appended(accounts):
     state = accounts.create(Opened("ada"), Deposited(10))
 
     after = accounts.execute(state.log_id, withdraw, 4, metadata={"till": 7})
@@ -541,7 +541,7 @@ def test_a_decider_yields_or_returns_any_number_of_events(accounts, decider, dec
     assert decided or after == state
 
 
-def test_what_a_decider_raises_goes_to_the_caller_and_nothing_is_stored(accounts):
+def test_an_error_of_a_decider_is_raised_and_nothing_is_stored(accounts):
     state = accounts.create(Opened("ada"), Deposited(3))
 
     with pytest.raises(Overdrawn):
@@ -652,7 +652,7 @@ def faster(accounts: LogManager[Account], log_id: LogId, elsewhere: Any, times: 
     return decide
 
 
-def test_without_retries_nobody_waits_for_a_turn(database_accounts, elsewhere):
+def test_without_retries_execute_does_not_wait_for_a_turn(database_accounts, elsewhere):
     accounts = database_accounts
     log_id = accounts.create(Opened("ada")).log_id
     accounts._contended.add(log_id)
@@ -698,9 +698,7 @@ def test_a_retry_holds_the_log_until_its_decision_is_stored(
     assert history(accounts, log_id)[2:] == [Deposited(1), Withdrawn(11), Deposited(5)]
 
 
-def test_what_a_decider_stores_in_its_turn_is_taken_back_with_its_error(
-    database_accounts, elsewhere
-):
+def test_an_error_of_a_decider_undoes_its_appends_to_other_logs(database_accounts, elsewhere):
     accounts = database_accounts
     log_id, other = (accounts.create(Opened("ada")).log_id for _ in range(2))
     decided: list[int] = []
@@ -932,7 +930,7 @@ def test_pages_that_follow_one_another_are_the_whole_log(accounts, reverse, limi
         ({"start": 2**70, "limit": 1, "reverse": True}, [6], 5),
     ],
 )
-def test_a_page_begins_anywhere(accounts, options, indexes, next_start):
+def test_a_page_may_begin_at_any_index(accounts, options, indexes, next_start):
     log_id = deposits(accounts, 7).log_id
 
     page = accounts.load(log_id, **options)
@@ -1014,7 +1012,7 @@ def test_a_log_exists_from_its_first_event_on(accounts, log_id):
 # Databases and stores
 
 
-def test_a_manager_uses_the_database_that_it_is_told(second_database):
+def test_a_manager_uses_the_given_database(second_database):
     second = LogManager(Account, using=second_database)
 
     state = second.create(Opened("ada"), idempotency_key="k")
@@ -1063,7 +1061,7 @@ def test_an_unknown_database_is_an_error(db):
         LogManager(Account, using="nowhere").exists(Account.logs.new_id())
 
 
-def test_a_store_of_ones_own_takes_the_place_of_the_databases(db):
+def test_a_custom_store_replaces_the_one_of_the_database(db):
     store = MemoryStore()
 
     state = LogManager(Account, store=store).create(Opened("ada"))

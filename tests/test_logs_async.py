@@ -62,7 +62,7 @@ def test_a_twin_takes_the_same_arguments(name):
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_twin_answers_the_same(name):
+def test_a_twin_has_the_same_return_type(name):
     sync = inspect.signature(METHODS[name]).return_annotation
     twin = inspect.signature(TWINS[name]).return_annotation
 
@@ -77,7 +77,7 @@ def test_optional_arguments_are_keyword_only(name):
             assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
 
 
-def test_the_way_in_by_rows_has_a_twin():
+def test_appending_by_rows_has_a_twin():
     sync = inspect.signature(EventLogManager.append)
 
     assert [*sync.parameters][:3] == ["self", "log_id", "events"]
@@ -88,7 +88,7 @@ def test_the_way_in_by_rows_has_a_twin():
     )
 
 
-def test_a_log_lives_its_life_in_async_code(accounts):
+def test_all_methods_of_a_log_work_in_async_code(accounts):
     async def live() -> None:
         state = await accounts.acreate(
             Opened("ada"), Deposited(5), idempotency_key="created", metadata={"till": 7}

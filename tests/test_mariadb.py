@@ -28,7 +28,7 @@ def test_every_part_of_a_url_finds_its_place():
         "mysql://me@127.0.0.1/x?sslmod=require",
     ],
 )
-def test_what_is_no_url_of_a_server_is_refused(url):
+def test_an_invalid_url_of_a_server_is_refused(url):
     with pytest.raises(ValueError):  # noqa: PT011 (urllib's own message, for a port)
         connection_from_url(url)
 

@@ -245,7 +245,7 @@ def test_the_trigger_and_the_readers_give_a_table_the_same_number(db, oid):
 
 
 @pytest.mark.postgresql
-def test_in_a_database_that_django_made_for_tests_truncate_stays_allowed(transactional_db):
+def test_truncate_stays_allowed_in_a_test_database_made_by_django(transactional_db):
     Account.logs.create(Opened("ada"))
 
     with connection.cursor() as cursor:
@@ -278,7 +278,7 @@ def test_a_statement_that_touches_no_event_passes(db):
 
 
 @pytest.mark.postgresql
-def test_going_back_before_the_triggers_takes_them_away(second_database):
+def test_migrating_backwards_removes_the_triggers(second_database):
     call_command("migrate", "eventlogs", "0001", database=second_database, verbosity=0)
 
     assert triggers(second_database) == {}

@@ -131,7 +131,7 @@ def test_an_idempotency_key_is_a_row(state):
     assert str(key) == "k"
 
 
-def test_the_last_line_is_a_constraint_of_the_database(state):
+def test_a_duplicate_row_is_refused_by_a_constraint_of_the_database(state):
     event, key = Event.objects.last(), IdempotencyKey.objects.get()
 
     for row, field in ((event, "position"), (key, "id")):

@@ -26,7 +26,7 @@ class Odd(CachingPolicy):
         return reduction.version % 2 == 1
 
 
-def test_always_and_never():
+def test_always_cache_and_never_cache_decide_as_named():
     assert AlwaysCache().should_cache(reduction())
     assert not NeverCache().should_cache(reduction())
 
@@ -71,7 +71,7 @@ def test_policies_combine():
     assert kept(~(Odd() | ~LogLengthPolicy.until(2)) & AlwaysCache()) == [2]
 
 
-def test_the_second_is_not_asked_where_the_first_decides():
+def test_the_second_policy_is_not_asked_if_the_first_decides():
     class Never(CachingPolicy):
         def should_cache(self, reduction):
             raise AssertionError("asked")
@@ -81,7 +81,7 @@ def test_the_second_is_not_asked_where_the_first_decides():
 
 
 @pytest.mark.parametrize("combine", [lambda: Odd() & 1, lambda: Odd() | None])  # type: ignore[operator]
-def test_only_policies_combine(combine):
+def test_a_policy_combines_only_with_policies(combine):
     with pytest.raises(TypeError):
         combine()
 
@@ -97,7 +97,7 @@ def test_only_policies_combine(combine):
         lambda: LogAgePolicy.between(timedelta(2), timedelta(1)),
     ],
 )
-def test_bounds_that_cannot_be_are_refused(make):
+def test_invalid_bounds_are_refused(make):
     with pytest.raises(ValueError, match=r"It must be|No log is"):
         make()
 
@@ -130,6 +130,6 @@ def test_a_setting_names_a_policy_a_class_or_a_path(value):
         (None, TypeError),
     ],
 )
-def test_anything_else_is_no_policy(value, error):
+def test_another_value_is_refused_as_a_policy(value, error):
     with pytest.raises(error):
         policy_from(value)

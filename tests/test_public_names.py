@@ -38,7 +38,7 @@ def test_each_name_is_listed_by_the_one_module_that_is_its_home():
     assert set(names) <= set(dir(eventlogs))
 
 
-def test_type_checkers_see_the_homes_that_the_door_looks_in():
+def test_the_imports_for_type_checkers_match_the_lazy_imports():
     tree = ast.parse(Path(eventlogs.__file__).read_text())
     [block] = [each for each in tree.body if isinstance(each, ast.If)]
     for_types = [
@@ -57,7 +57,7 @@ def test_settings_may_import_a_name_that_needs_no_models(name):
     assert printed_by(program) == "False"
 
 
-def test_looking_for_a_module_loads_no_other():
+def test_importing_a_module_loads_no_other():
     program = (
         "from eventlogs import conf; import sys;"
         "print([name for name in sys.modules if name.startswith('eventlogs.')])"
@@ -101,7 +101,7 @@ def test_importing_the_package_loads_nothing():
     assert printed_by(program) == "[]"
 
 
-def test_the_package_can_be_looked_at_before_django_is_set_up():
+def test_dir_of_the_package_works_before_django_is_set_up():
     program = "import eventlogs; print('__version__' in dir(eventlogs))"
 
     assert printed_by(program) == "True"

@@ -78,7 +78,7 @@ def accounts(refresher):
     return LogManager(Account, using="default", refresher=refresher)
 
 
-def test_inside_of_a_transaction_that_never_commits_it_gets_no_job(db, accounts, refresher):
+def test_a_refresher_gets_no_job_in_a_transaction_that_never_commits(db, accounts, refresher):
     state = accounts.create(Opened("Ada"))
 
     accounts.reduce(state.log_id)
@@ -86,7 +86,7 @@ def test_inside_of_a_transaction_that_never_commits_it_gets_no_job(db, accounts,
     assert refresher.jobs == []
 
 
-def test_it_gets_a_write_for_each_reduce_that_folded_something_new(
+def test_a_refresher_gets_a_write_for_each_reduce_that_folded_new_events(
     transactional_db, accounts, refresher
 ):
     state = accounts.create(Opened("Ada"))
@@ -162,7 +162,7 @@ def test_a_job_of_a_turn_waits_for_its_commit(transactional_db, refresher):
 
 
 @pytest.mark.parametrize("as_setting", [True, False])
-def test_it_gets_a_refresh_for_each_append_if_wanted(
+def test_a_refresher_gets_a_refresh_for_each_append_with_refresh_on_append(
     transactional_db, refresher, settings, as_setting
 ):
     if as_setting:
@@ -189,7 +189,7 @@ def test_a_manager_may_refuse_what_the_setting_says(transactional_db, refresher,
     assert refresher.jobs == []
 
 
-def test_inside_of_a_transaction_it_gets_jobs_after_the_commit(transactional_db, refresher):
+def test_a_refresher_gets_the_jobs_of_a_transaction_after_the_commit(transactional_db, refresher):
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
 
     with transaction.atomic():
@@ -199,7 +199,7 @@ def test_inside_of_a_transaction_it_gets_jobs_after_the_commit(transactional_db,
     assert len(refresher.jobs) == 1
 
 
-def test_after_a_rollback_it_gets_no_job(transactional_db, refresher):
+def test_a_refresher_gets_no_job_after_a_rollback(transactional_db, refresher):
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
 
     with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -209,7 +209,7 @@ def test_after_a_rollback_it_gets_no_job(transactional_db, refresher):
     assert refresher.jobs == []
 
 
-def test_after_a_rollback_to_a_savepoint_it_gets_the_jobs_of_what_is_committed(
+def test_after_a_rollback_to_a_savepoint_a_refresher_gets_the_jobs_of_committed_work(
     transactional_db, refresher
 ):
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
@@ -230,7 +230,7 @@ def test_after_a_rollback_to_a_savepoint_it_gets_the_jobs_of_what_is_committed(
     assert write.key == accounts._reductions().key(inner.log_id)
 
 
-def test_a_refresher_that_cannot_be_made_fails_no_one_and_is_logged(
+def test_a_refresher_that_cannot_be_made_fails_no_caller_and_is_logged(
     transactional_db, settings, caplog
 ):
     settings.EVENTLOGS = {
@@ -274,7 +274,7 @@ def test_hooks_of_the_application_run_when_ours_fails(transactional_db, caplog):
     assert "secret" not in caplog.text
 
 
-def test_outside_of_a_transaction_its_failure_is_nobodys_either(transactional_db):
+def test_outside_of_a_transaction_its_failure_is_not_raised_either(transactional_db):
     accounts = LogManager(Account, refresher=Broken(), refresh_on_append=True)
 
     state = accounts.create(Opened("Ada"))
@@ -396,7 +396,9 @@ class TestMessages:
         [{"store": MemoryStore()}, {"cache": RecordingCache()}, {"caching_policy": AlwaysCache()}],
         ids=lambda options: next(iter(options)),
     )
-    def test_what_a_worker_could_not_know_of_is_done_here(self, refresher, options, db):
+    def test_a_job_that_a_worker_could_not_rebuild_is_done_in_this_process(
+        self, refresher, options, db
+    ):
         accounts = LogManager(Account, refresher=refresher, refresh_on_append=True, **options)
         if "store" not in options:
             return  # jobs are submitted after the commit, which the test's transaction lacks
@@ -408,7 +410,9 @@ class TestMessages:
         accounts.reduce(state.log_id)
         assert statistics()["hits"] == 1
 
-    def test_the_cache_of_a_manager_travels_by_its_alias(self, refresher, transactional_db):
+    def test_the_message_names_the_cache_of_a_manager_by_its_alias(
+        self, refresher, transactional_db
+    ):
         accounts = LogManager(Account, refresher=refresher, refresh_on_append=True, cache="default")
         accounts.create(Opened("Ada"))
         worker.flush(5)
@@ -438,7 +442,7 @@ class TestByNames:
 
         assert not refresh_by_names(dotted(Account), str(log_id), "default")
 
-    def test_what_no_repetition_would_mend_is_counted(self, transactional_db, monkeypatch):
+    def test_a_failure_that_a_retry_cannot_repair_is_counted(self, transactional_db, monkeypatch):
         accounts = LogManager(Account, refresher=IMMEDIATE)
         state = accounts.create(Opened("Ada"))
         monkeypatch.setattr("eventlogs.events.codec.registry.by_name", lambda name: None)
@@ -447,7 +451,7 @@ class TestByNames:
         assert not refresh_by_names(dotted(Account), str(state.log_id), "default")
         assert statistics()["errors"]["failed"] == 1
 
-    def test_an_apply_that_exits_does_not_end_the_worker(self, transactional_db, monkeypatch):
+    def test_system_exit_in_apply_does_not_end_the_worker(self, transactional_db, monkeypatch):
         """Celery would deliver the message again, to the next worker that it ends."""
         state = LogManager(Account, refresher=IMMEDIATE).create(Opened("Ada"))
 
@@ -509,7 +513,7 @@ def test_the_setting_or_the_manager_names_the_refresher(transactional_db, settin
         (17, TypeError),
     ],
 )
-def test_anything_else_is_no_refresher(named, error):
+def test_another_value_is_refused_as_a_refresher(named, error):
     with pytest.raises(error):
         refresher_for(named)
 
@@ -540,7 +544,7 @@ def test_anything_else_is_no_refresher(named, error):
         ),
     ],
 )
-def test_what_a_refresher_does_not_take_is_said(named, text):
+def test_an_option_that_a_refresher_does_not_accept_is_named(named, text):
     with pytest.raises(ImproperlyConfigured) as caught:
         refresher_for(named)
 
@@ -554,7 +558,7 @@ def test_without_django_tasks_the_error_says_what_to_use():
 
 
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="django.tasks came with Django 6.0")
-def test_tasks_refresh(transactional_db, settings):
+def test_tasks_refresher_refreshes(transactional_db, settings):
     settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"}}
     accounts = LogManager(
         Account, refresher="eventlogs.refreshers.TasksRefresher", refresh_on_append=True

@@ -179,7 +179,7 @@ def test_reads_go_to_the_replica_and_appends_and_what_needs_all_to_the_primary(r
         payments.reduce(only_here)
 
 
-def test_what_is_cached_of_the_primary_is_not_believed_by_a_reader_of_the_replica(replica):
+def test_an_entry_of_the_primary_is_not_used_by_a_reader_of_the_replica(replica):
     cache = RecordingCache()
     refresher = "eventlogs.refreshers.ImmediateRefresher"
     payments = LogManager(Payment, cache=cache, refresher=refresher, refresh_on_append=True)
@@ -196,7 +196,7 @@ def test_what_is_cached_of_the_primary_is_not_believed_by_a_reader_of_the_replic
     assert payments.append(newest, Captured(1)).version == 3
 
 
-def test_using_wins_over_the_routers(replica):
+def test_using_overrides_the_routers(replica):
     state = Payment.logs.create(Requested(100))
     primary, copy = LogManager(Payment, using="default"), LogManager(Payment, using=replica)
 

@@ -47,7 +47,7 @@ def test_a_run_on_sqlite_needs_no_server():
     assert servers_needed({"EVENTLOGS_TEST_DATABASE": "mariadb"}) == [MariaDB]
 
 
-def test_a_directory_is_removed_once_nobody_claims_it_any_more():
+def test_a_directory_is_removed_once_no_process_claims_it():
     directory, claim = private_directory("nothing", None)
 
     servers.remove_abandoned_directories("nothing")
@@ -86,7 +86,7 @@ class TestPostgreSQL:
         assert server.directory.stat().st_uid == owner
         assert server.directory.stat().st_mode & 0o077 == 0
 
-    def test_programs_from_pypi_do_where_the_system_has_none(self, monkeypatch):
+    def test_programs_from_pypi_are_used_if_the_system_has_none(self, monkeypatch):
         monkeypatch.setattr(PostgreSQL, "system_directories", lambda: [])
 
         with PostgreSQL() as server:
@@ -202,7 +202,7 @@ class TestRedis:
 
         assert "secret" not in str(caught.value)
 
-    def test_a_url_that_is_none_is_an_error(self):
+    def test_an_invalid_url_is_an_error(self):
         with pytest.raises(ServerError, match="does not answer there"):
             Redis.check("http://127.0.0.1/")
 
@@ -253,7 +253,7 @@ class TestMariaDB:
         assert "secret" not in str(caught.value)
 
 
-def test_where_there_is_no_mariadb_it_says_what_to_install(monkeypatch):
+def test_without_mariadb_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(MariaDB, "directories", lambda: [])
 
     with pytest.raises(ServerError, match=r"set MARIADB_URL .*mariadb-server on Debian"):

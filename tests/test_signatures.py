@@ -111,7 +111,7 @@ def test_optional_arguments_are_keyword_only():
         "eventlogs.operations.health.health",
     ],
 )
-def test_all_kinds_of_callables_are_looked_at(name):
+def test_all_kinds_of_callables_are_checked(name):
     assert name in FOUND
 
 

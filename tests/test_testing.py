@@ -27,7 +27,7 @@ def test_a_store_in_memory_needs_no_database():
     assert accounts.version(state.log_id) == 3
 
 
-def test_each_store_in_memory_is_a_world_of_its_own():
+def test_stores_in_memory_are_independent_of_each_other():
     one, other = (LogManager(Account, store=MemoryStore()) for _ in range(2))
 
     state = one.create(Opened("ada"), idempotency_key="k")
@@ -58,7 +58,7 @@ def test_threads_race_for_a_log_in_memory_as_they_do_for_another(race):
     assert [record.index for record in accounts.stream(state.log_id)] == [0, 1, 2]
 
 
-def test_what_a_caller_holds_is_not_changed_by_later_appends():
+def test_a_loaded_page_is_not_changed_by_later_appends():
     accounts = LogManager(Account, store=MemoryStore())
     state = accounts.create(Opened("ada"), Deposited(1))
     page = accounts.load(state.log_id)

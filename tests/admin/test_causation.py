@@ -57,7 +57,7 @@ def test_the_link_of_an_event_finds_at_least_that_event(reader, far, name):
     assert {"Search older events", "Search newer events"} <= set(links(page))
 
 
-def test_a_record_id_leads_straight_to_the_cause(reader, far):
+def test_a_record_id_links_to_the_cause(reader, far):
     cause = Account.logs.create(Opened("ada"), Deposited(1)).log_id
     for _ in range(9):
         Parcel.logs.create(Sent("between"))
@@ -112,7 +112,7 @@ def test_the_event_that_a_correlation_is_named_after_is_shown_with_it(reader):
     assert roles(shown(reader, LIST + query)) == ["first event"]
 
 
-def test_a_cause_that_is_not_there_is_no_error(reader):
+def test_a_missing_cause_is_no_error(reader):
     other = f"account_01h455vb4pex5vsknk084sn02q:{7}"
     log_id = Account.logs.create(Opened("ada"), metadata={"causation_id": other}).log_id
 
@@ -138,7 +138,7 @@ def test_without_the_permission_there_are_no_links(viewer):
         assert roles(shown(viewer, LIST + query)) == []
 
 
-def test_the_place_to_begin_goes_with_days_too(reader, far):
+def test_the_around_parameter_combines_with_a_date_filter(reader, far):
     log_id = Account.logs.create(Opened("ada"), metadata={"correlation_id": "c"}).log_id
     position = at(log_id, 0)
     day = Event.objects.get(position=position).recorded_at.date()

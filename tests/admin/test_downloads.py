@@ -141,7 +141,7 @@ def test_under_asgi_the_first_lines_are_sent_before_the_last_are_read(log_id, co
     assert lines[-1]["events"] == EVENTS + 1
 
 
-def test_under_asgi_all_is_read_by_the_thread_of_the_request(log_id, cookie, reading):
+def test_under_asgi_all_lines_are_read_in_the_thread_of_the_request(log_id, cookie, reading):
     body = served(log_id, cookie, rest_of)
 
     assert len(body.splitlines()) == EVENTS + 2
@@ -150,7 +150,7 @@ def test_under_asgi_all_is_read_by_the_thread_of_the_request(log_id, cookie, rea
     assert threading.get_ident() not in reading.threads
 
 
-def test_under_asgi_a_client_that_hangs_up_ends_the_reading(log_id, cookie, reading):
+def test_under_asgi_a_client_that_disconnects_ends_the_reading(log_id, cookie, reading):
     async def use(communicator: ApplicationCommunicator) -> int:
         for _ in range(2):
             await communicator.receive_output(TIMEOUT)
@@ -161,14 +161,14 @@ def test_under_asgi_a_client_that_hangs_up_ends_the_reading(log_id, cookie, read
     assert served(log_id, cookie, use) < EVENTS // 2
 
 
-def test_under_asgi_a_middleware_may_put_something_around_it(log_id, cookie, settings):
+def test_under_asgi_a_middleware_may_wrap_the_download(log_id, cookie, settings):
     settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]
     body = served(log_id, cookie, rest_of, **{"accept-encoding": "gzip"})
 
     assert len(gzip.decompress(body).splitlines()) == EVENTS + 2
 
 
-def test_an_asynchronous_iterator_of_a_middleware_is_taken_as_it_is():
+def test_an_asynchronous_iterator_of_a_middleware_is_used_unchanged():
     async def others() -> AsyncIterator[str]:
         yield "x"
         yield "y"

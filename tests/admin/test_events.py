@@ -111,11 +111,11 @@ def test_events_are_found(reader, state, query, types):
         ),
     ],
 )
-def test_what_makes_no_sense_is_no_error(reader, state, query):
+def test_an_invalid_query_parameter_is_no_error(reader, state, query):
     assert reader.get(LIST + query).status_code == 200
 
 
-def test_what_is_no_date_is_told_and_forgotten(reader, state):
+def test_an_invalid_date_is_reported_and_not_kept_in_the_form(reader, state):
     for address in (LIST, test_logs.LIST):
         page = shown(reader, f"{address}?from=1.4.2026&to=2026-02-30")
         assert "The date 1.4.2026 cannot be read." in page
@@ -124,7 +124,7 @@ def test_what_is_no_date_is_told_and_forgotten(reader, state):
         assert 'name="to" value=""' in page
 
 
-def test_a_page_stays_at_its_place_while_events_come(reader, state, monkeypatch):
+def test_a_page_shows_the_same_events_while_others_are_appended(reader, state, monkeypatch):
     monkeypatch.setattr(page_of_events, "EVENTS", 2)
     newest = positions(reader)
     older = f"?before={newest[-1]}"
@@ -137,7 +137,7 @@ def test_a_page_stays_at_its_place_while_events_come(reader, state, monkeypatch)
 
 
 @pytest.mark.parametrize(("up", "wanted"), [(False, "account.opened"), (True, "parcel.sent")])
-def test_a_rare_type_is_looked_for_until_time_is_over(
+def test_a_search_for_a_rare_type_stops_at_its_time_limit_and_can_be_continued(
     reader, state, monkeypatch, one_window, up, wanted
 ):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
@@ -154,7 +154,7 @@ def test_a_rare_type_is_looked_for_until_time_is_over(
     assert found == [Event.objects.get(type=wanted).position]
 
 
-def test_a_page_looks_on_by_itself_until_it_is_full(reader, state, monkeypatch):
+def test_one_request_searches_many_windows_until_its_page_is_full(reader, state, monkeypatch):
     """The event is many windows away, and found by one request."""
     monkeypatch.setattr(page_of_events, "SPAN", 1)
     monkeypatch.setattr(page_of_events, "SECONDS", 3600.0)
@@ -171,7 +171,7 @@ def test_a_page_looks_on_by_itself_until_it_is_full(reader, state, monkeypatch):
     assert "Continue the search" not in page
 
 
-def test_where_nothing_is_found_the_page_says_what_was_considered(reader):
+def test_an_empty_result_says_why_it_is_empty(reader):
     assert "There are no events yet." in shown(reader, LIST)
     Account.logs.create(Opened("ada"))
 
@@ -190,7 +190,7 @@ def test_where_nothing_is_found_the_page_says_what_was_considered(reader):
         assert "No event.<" not in shown(reader, LIST + query), query
 
 
-def test_days_bound_the_stretch_that_is_looked_through(reader, state, monkeypatch, one_window):
+def test_a_date_filter_limits_the_positions_searched(reader, state, monkeypatch, one_window):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
     tomorrow = days_of_events()[-1] + timedelta(days=1)
 
@@ -276,7 +276,7 @@ def test_a_rare_type_is_found_on_an_imported_day(reader, monkeypatch):
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("query", ["", "&type=account.noted", "&after=1772190000000000.1"])
-def test_days_are_found_along_an_index(reader, query):
+def test_a_date_filter_uses_an_index(reader, query):
     restore([datetime(2026, 2, 26, 12, tzinfo=UTC) + timedelta(hours=each) for each in range(99)])
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE eventlogs_event")
@@ -324,7 +324,7 @@ def test_the_events_of_a_log_are_paged_by_its_index(reader, monkeypatch):
     assert not any('"eventlogs_event"."position"' in order for order in orders)
 
 
-def test_a_rare_type_in_a_long_log_is_looked_for_along_its_index(reader, monkeypatch, one_window):
+def test_a_rare_type_in_a_long_log_is_searched_by_event_index(reader, monkeypatch, one_window):
     monkeypatch.setattr(page_of_events, "SPAN", 2)
     state = Account.logs.create(Opened("ada"), *(Deposited(1) for _ in range(4)))
     query = f"?log={state.log_id}&type=account.opened"
@@ -343,7 +343,7 @@ def test_a_rare_type_in_a_long_log_is_looked_for_along_its_index(reader, monkeyp
 # Ids in the filter of the log
 
 
-def test_the_log_is_found_by_its_id_in_any_writing(reader, state):
+def test_the_log_filter_accepts_an_id_in_any_notation(reader, state):
     text = str(state.log_id)
     own = positions(reader, f"?log={text}")
 
@@ -352,7 +352,7 @@ def test_the_log_is_found_by_its_id_in_any_writing(reader, state):
         assert positions(reader, f"?log={asked}") == own, asked
 
 
-def test_the_id_of_an_event_leads_to_its_place_among_those_of_its_log(reader, monkeypatch):
+def test_an_event_id_shows_the_event_among_those_of_its_log(reader, monkeypatch):
     monkeypatch.setattr(page_of_events, "EVENTS", 4)
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 20).log_id
     own = list(Event.objects.for_log(log_id).values_list("position", flat=True))
@@ -366,7 +366,7 @@ def test_the_id_of_an_event_leads_to_its_place_among_those_of_its_log(reader, mo
     assert positions(reader, f"?log={log_id}:99") == own[17:][::-1]  # there is none
 
 
-def test_a_part_that_several_ids_have_is_not_enough(reader):
+def test_a_partial_id_that_matches_several_logs_is_reported(reader):
     for _ in range(2):
         state = Account.logs.create(Opened("ada"))
 
@@ -377,7 +377,7 @@ def test_a_part_that_several_ids_have_is_not_enough(reader):
 # Filters that no class here knows
 
 
-def test_a_type_without_a_class_stays_chosen(reader, state):
+def test_a_type_without_a_class_stays_selected(reader, state):
     for query in ("?type=old.type", "?log_type=old_type"):
         page = shown(reader, LIST + query)
         [chosen] = re.findall(r'<option value="([^"]+)" selected>', page)
@@ -393,7 +393,7 @@ def test_a_log_of_another_type_with_the_same_uuid_has_no_events(reader, state):
     assert positions(reader, f"?log={other}") == []
 
 
-def test_from_a_position_one_comes_to_the_event_in_its_log(reader, client, state):
+def test_a_position_redirects_to_the_event_in_its_log(reader, client, state):
     event = Event.objects.for_log(state.log_id)[1]
     answer = reader.get(reverse("admin:eventlogs_event_change", args=[event.position]))
 
@@ -403,7 +403,7 @@ def test_from_a_position_one_comes_to_the_event_in_its_log(reader, client, state
         assert reader.get(f"{LIST}{position}/change/").status_code == 404
 
 
-def test_from_a_records_id_one_comes_to_the_event_in_its_log(reader, state):
+def test_a_record_id_redirects_to_the_event_in_its_log(reader, state):
     record = Account.logs.load(state.log_id)[1]
 
     for writing in (record.id, record.id.upper(), record.id[8:]):
@@ -416,14 +416,14 @@ def test_from_a_records_id_one_comes_to_the_event_in_its_log(reader, state):
         assert reader.get(f"{LIST}{each}/").status_code == 404, each
 
 
-def test_without_the_permission_only_shapes_are_seen(viewer):
+def test_without_view_payload_only_the_shape_of_payloads_is_shown(viewer):
     Account.logs.create(Opened("4111"), metadata={"user": "4111", "card": "4111"})
 
     assert "4111" not in shown(viewer, LIST)
     assert "permission to view payloads" in shown(viewer, f"{LIST}?metadata=card%3D4111")
 
 
-def test_markup_is_text_and_few_queries_are_asked(reader):
+def test_markup_is_escaped_and_few_queries_are_sent(reader):
     Account.logs.create(Opened(EVIL), metadata={"user": EVIL}, idempotency_key=EVIL)
     with CaptureQueriesContext(connection) as queries:
         page = shown(reader, LIST)
@@ -433,7 +433,7 @@ def test_markup_is_text_and_few_queries_are_asked(reader):
     assert len(queries) <= 12
 
 
-def test_who_may_not_look_sees_nothing(client):
+def test_a_user_without_the_view_permission_gets_403(client):
     client.force_login(test_logs.user("view_payload"))
 
     assert client.get(LIST).status_code == 403

@@ -42,7 +42,7 @@ def test_each_text_is_isolated_and_nothing_else_is_an_element(value):
     assert len(tags) == json.dumps(value).replace('\\"', "").count('"')
 
 
-def test_what_is_too_long_is_cut_and_says_so():
+def test_json_that_is_too_long_is_cut_and_ends_with_an_ellipsis():
     value = ["a" * 50, "b" * 50]
 
     assert not markup(value).is_cut
@@ -64,5 +64,5 @@ def test_deep_values_are_not_indented_out_of_the_window():
 
 
 @pytest.mark.parametrize("path", [("a", 1, "b"), ("a", "x y", "שלום"), (0,), ("<b>", '"')])
-def test_a_path_reads_as_paths_do(path):
+def test_the_markup_of_a_path_has_the_text_of_the_path(path):
     assert text_of(path_markup(path)) == path_text(path)

@@ -33,7 +33,7 @@ def log_id() -> LogId:
     return Account.logs.create(Opened("ada"), Deposited(5)).log_id
 
 
-def test_an_id_is_found_in_any_writing(log_id):
+def test_an_id_is_found_in_any_notation(log_id):
     text, bare, uuid = str(log_id), str(log_id)[8:], log_id.uuid
     address = f"https://a.example{of(log_id)}?event=1#event-1"
 
@@ -54,7 +54,7 @@ def test_a_log_of_another_type_is_not_found(log_id):
         assert found(asked) == set(), asked
 
 
-def test_a_beginning_finds_all_logs_that_have_it_a_page_at_a_time(reader, monkeypatch):
+def test_the_beginning_of_an_id_finds_all_its_logs_page_by_page(reader, monkeypatch):
     monkeypatch.setattr(page_of_logs, "LOGS", 2)
     monkeypatch.setattr(search_of_logs, "FOUND", 2)
     moment = 0x0190_0000_0000 << 80 | 7 << 76 | 2 << 62
@@ -69,7 +69,7 @@ def test_a_beginning_finds_all_logs_that_have_it_a_page_at_a_time(reader, monkey
     assert listed(reader, f"{asked}&end=1") == newest[3:]
 
 
-def test_a_beginning_that_is_the_key_of_another_log_finds_both():
+def test_the_beginning_of_an_id_that_is_also_a_key_finds_both_logs():
     first = Account.logs.create(Opened("ada")).log_id
     second = Account.logs.create(Opened("bob"), idempotency_key=str(first)[8:20]).log_id
 
@@ -112,7 +112,7 @@ def test_the_id_of_an_event_beside_that_of_another_log_finds_both_logs(reader, l
     assert event_in(f"{log_id}:1 ({log_id})", "default") == (log_id, 1)
 
 
-def test_nothing_found_says_what_was_looked_for(reader, log_id):
+def test_an_empty_result_says_what_was_searched(reader, log_id):
     assert "No log has this id" in shown(reader, f"{LIST}?q=zzzz")
     assert "at least 6 characters" in shown(reader, f"{LIST}?q=zzzz")
     page = shown(reader, f"{LIST}?q={log_id}&type=parcel&from=2026-01-01")
@@ -122,11 +122,11 @@ def test_nothing_found_says_what_was_looked_for(reader, log_id):
     assert "There are no older logs." in shown(reader, f"{LIST}?before={UUID(int=0)}")
 
 
-def test_where_there_is_no_log_at_all_that_is_said(reader):
+def test_an_empty_database_shows_that_there_are_no_logs(reader):
     assert "There are no logs yet." in shown(reader, LIST)
 
 
-def test_the_page_of_a_log_is_found_by_its_id_in_any_writing(reader, log_id):
+def test_the_page_of_a_log_accepts_its_id_in_any_notation(reader, log_id):
     for asked in (str(log_id).upper(), str(log_id)[8:], str(log_id.uuid), log_id.uuid.hex):
         address = reverse("admin:eventlogs_eventlog_change", args=[asked])
         assert f"<code>{log_id}</code>" in reader.get(address).content.decode(), asked
@@ -136,7 +136,7 @@ def test_the_page_of_a_log_is_found_by_its_id_in_any_writing(reader, log_id):
         )
 
 
-def test_a_type_without_a_class_stays_chosen(reader, log_id):
+def test_a_type_without_a_class_stays_selected(reader, log_id):
     page = shown(reader, f"{LIST}?type=old_type")
 
     assert '<option value="old_type" selected>' in page

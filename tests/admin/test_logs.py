@@ -102,7 +102,7 @@ def test_logs_are_listed_the_newest_first_with_their_states(reader):
     assert listed(reader, "?type=account") == [str(first.log_id)]
 
 
-def test_the_line_of_a_state_is_the_projects_own(rf, admin_user):
+def test_a_project_can_override_the_state_line(rf, admin_user):
     class Own(page_of_logs.LogAdmin):
         def state_line(self, log_id: LogId, aggregate: Any) -> str:
             if aggregate.balance:
@@ -123,7 +123,7 @@ def test_the_line_of_a_state_is_the_projects_own(rf, admin_user):
     ]
 
 
-def test_pages_go_both_ways_and_stay_where_they_are(reader, monkeypatch):
+def test_pages_go_both_ways_and_do_not_shift_while_logs_are_created(reader, monkeypatch):
     monkeypatch.setattr(page_of_logs, "LOGS", 3)
     ids = [str(Account.logs.create(Opened("ada")).log_id) for _ in range(8)][::-1]
 
@@ -179,7 +179,7 @@ def test_logs_are_found_by_the_day_of_their_id(reader):
     assert "The date 2026-13-99 cannot be read." in shown(reader, f"{LIST}?from=2026-13-99")
 
 
-def test_few_queries_whatever_is_on_the_page(reader):
+def test_a_page_takes_at_most_12_queries_and_no_count(reader):
     for _ in range(10):
         Account.logs.create(Opened("ada"), Deposited(5))
     for address in (LIST, of(EventLog.objects.first().log_id)):
@@ -206,7 +206,7 @@ def test_a_log_shows_its_events_what_each_changed_and_the_state(reader):
     assert value("balance", "3") in page
 
 
-def test_one_travels_to_the_state_as_of_any_event(reader):
+def test_the_state_as_of_any_event_is_shown(reader):
     log_id = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(2)).log_id
 
     assert value("balance", "5") in shown(reader, of(log_id, "?event=1"))
@@ -217,7 +217,7 @@ def test_one_travels_to_the_state_as_of_any_event(reader):
     assert 'type="range" name="event" min="0" max="2" value="1"' in page
 
 
-def test_without_the_permission_only_shapes_are_seen(viewer):
+def test_without_view_payload_only_the_shape_of_payloads_is_shown(viewer):
     log_id = Account.logs.create(
         Opened("4111-secret"), Noted({"card": "4111-secret"}), metadata={"user": "4111-secret"}
     ).log_id
@@ -231,7 +231,7 @@ def test_without_the_permission_only_shapes_are_seen(viewer):
     assert viewer.get(export).status_code == 403
 
 
-def test_without_the_permission_the_keys_of_mappings_are_not_seen(viewer):
+def test_without_view_payload_the_keys_of_mappings_are_hidden(viewer):
     mapping = {"ada@secret.example": {"4111-secret": [{"secret-iban": 1}, 2]}}
     log_id = Sharing.logs.create(Shared(mapping), Shared({"bob@secret.example": {}})).log_id
     events = reverse("admin:eventlogs_event_changelist")
@@ -242,7 +242,7 @@ def test_without_the_permission_the_keys_of_mappings_are_not_seen(viewer):
     assert "<bdi>shares</bdi>[<bdi>&quot;…&quot;</bdi>]" in page  # what it changed
 
 
-def test_without_the_permission_the_names_that_classes_declare_are_seen(viewer):
+def test_without_view_payload_the_names_of_declared_fields_are_shown(viewer):
     log_id = Sharing.logs.create(Shared({}, lines=[Line(label="4111-secret")])).log_id
 
     page = shown(viewer, of(log_id))
@@ -250,7 +250,7 @@ def test_without_the_permission_the_names_that_classes_declare_are_seen(viewer):
     assert "4111" not in page
 
 
-def test_markup_and_scripts_are_text(reader):
+def test_markup_and_scripts_are_escaped(reader):
     log_id = Account.logs.create(
         Opened(EVIL), Noted({EVIL: EVIL}), metadata={"user": EVIL, EVIL: EVIL}, idempotency_key=EVIL
     ).log_id
@@ -276,7 +276,7 @@ def test_pages_have_no_inline_script_or_style(reader):
     "query",
     ["?event=abc", "?event=-1", "?event=99999999999999", "?event=%00", "?fold=x&aggregate=y"],
 )
-def test_what_makes_no_sense_shows_the_end_of_the_log(reader, query):
+def test_an_invalid_event_parameter_shows_the_end_of_the_log(reader, query):
     log_id = Account.logs.create(Opened("ada"), Deposited(5)).log_id
 
     assert value("balance", "5") in shown(reader, of(log_id, query))
@@ -285,18 +285,18 @@ def test_what_makes_no_sense_shows_the_end_of_the_log(reader, query):
 @pytest.mark.parametrize(
     "query", ["?before=x", "?after=%00", "?end=2", "?from=x&to=y", "?type=%00"]
 )
-def test_what_makes_no_sense_is_no_error(reader, query):
+def test_an_invalid_query_parameter_is_no_error(reader, query):
     if query == "?type=%00" and connection.vendor == "postgresql":
         pytest.skip("asked below")
     assert reader.get(LIST + query).status_code == 200
 
 
 @pytest.mark.parametrize("log", ["x", "account_", "account_01h455vb4pex5vsknk084sn02q", "a/b"])
-def test_a_log_that_is_none_is_404(reader, log):
+def test_an_invalid_or_unknown_log_id_is_404(reader, log):
     assert reader.get(reverse("admin:eventlogs_eventlog_change", args=[log])).status_code == 404
 
 
-def test_events_without_a_class_are_seen_as_they_are(reader):
+def test_events_without_a_class_are_shown_raw(reader):
     log_id = Account.logs.create(Opened("ada")).log_id
     EventLog.objects.append(
         log_id, [EncodedEvent("account.forgotten", 1, '{"what":7}')], expected_version=1
@@ -308,7 +308,7 @@ def test_events_without_a_class_are_seen_as_they_are(reader):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_long_log_is_folded_only_by_who_asks_for_it(reader, monkeypatch):
+def test_a_long_log_is_folded_only_on_request(reader, monkeypatch):
     monkeypatch.setattr(timelines, "AT_ONCE", 10)
     cache.clear()
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 99).log_id
@@ -335,7 +335,7 @@ def test_a_log_is_exported_as_json_lines(reader):
     assert lines[-1] == {"end": True, "events": 2, "until": lines[-2]["position"]}
 
 
-def test_nobody_adds_changes_or_deletes(admin_client):
+def test_logs_cannot_be_added_changed_or_deleted(admin_client):
     log_id = Account.logs.create(Opened("ada")).log_id
     for address in (f"{LIST}add/", f"{LIST}{log_id}/delete/", f"{LIST}{log_id}/history/"):
         assert admin_client.get(address).status_code == 404
@@ -344,7 +344,7 @@ def test_nobody_adds_changes_or_deletes(admin_client):
 
 
 @pytest.mark.parametrize("address", [LIST, "log"])
-def test_who_may_not_look_sees_nothing(client, address):
+def test_a_user_without_the_view_permission_gets_403(client, address):
     log_id = Account.logs.create(Opened("ada")).log_id
     client.force_login(user("view_payload"))
 

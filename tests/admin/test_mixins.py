@@ -26,7 +26,7 @@ def row():
     return PaymentSummary.objects.get()
 
 
-def test_the_page_of_a_row_shows_what_happened_last(admin_client, row):
+def test_the_page_of_a_row_shows_its_latest_events(admin_client, row):
     page = admin_client.get(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
     text = page.content.decode()
 
@@ -34,13 +34,13 @@ def test_the_page_of_a_row_shows_what_happened_last(admin_client, row):
         assert part in text
 
 
-def test_a_list_leads_to_the_history(admin_client, row):
+def test_a_list_links_to_the_history(admin_client, row):
     page = admin_client.get(reverse("admin:payments_paymentsummary_changelist"))
 
     assert f'<a href="{of(row.log_id)}">Show events</a>' in page.content.decode()
 
 
-def test_who_may_not_see_events_sees_none(client, row):
+def test_a_user_without_the_event_permission_sees_no_events(client, row):
     client.force_login(user("view_paymentsummary"))
     page = client.get(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
 
@@ -87,7 +87,7 @@ def pages_of(row, site: str) -> tuple[str, str]:
     return reverse(f"{model}_change", args=[row.pk]), reverse(f"{model}_changelist")
 
 
-def test_where_no_site_has_the_logs_a_row_has_its_page_without_links(admin_client, row, sites):
+def test_without_a_site_for_logs_the_page_of_a_row_has_no_links(admin_client, row, sites):
     sites(rows=False)
     for address in pages_of(row, "rows"):
         page = admin_client.get(address)
@@ -97,7 +97,7 @@ def test_where_no_site_has_the_logs_a_row_has_its_page_without_links(admin_clien
     assert "payment.captured" in page  # what happened last is shown all the same
 
 
-def test_where_another_site_has_the_logs_links_lead_there(admin_client, row, sites):
+def test_links_lead_to_another_site_that_has_the_logs(admin_client, row, sites):
     sites(rows=False, history=True)
     there = f'href="/history/eventlogs/eventlog/{row.log_id}/change/'
 
@@ -109,7 +109,7 @@ def test_where_another_site_has_the_logs_links_lead_there(admin_client, row, sit
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_pages_of_a_site_of_ones_own_lead_to_its_own_pages(admin_client, row, sites, first):
+def test_pages_of_a_custom_site_link_to_that_site(admin_client, row, sites, first):
     sites(**({"rows": True, "admin": True} if first else {"admin": True, "rows": True}))
     for address in (
         "eventlog/",
@@ -121,7 +121,7 @@ def test_pages_of_a_site_of_ones_own_lead_to_its_own_pages(admin_client, row, si
         assert 'href="/admin/' not in page, address
 
 
-def test_a_site_with_the_logs_is_linked_to_itself(admin_client, row, sites):
+def test_a_site_with_the_logs_links_to_itself(admin_client, row, sites):
     sites(admin=True, rows=True)
 
     page = admin_client.get(pages_of(row, "rows")[0]).content.decode()
@@ -131,7 +131,7 @@ def test_a_site_with_the_logs_is_linked_to_itself(admin_client, row, sites):
 
 
 @pytest.mark.parametrize("permissions", [("view_event",), ()])
-def test_who_may_not_see_logs_has_no_links_to_them(client, row, sites, permissions):
+def test_a_user_without_the_log_permission_gets_no_links_to_logs(client, row, sites, permissions):
     sites(rows=True)
     client.force_login(user("view_paymentsummary", *permissions))
     for address in pages_of(row, "rows"):

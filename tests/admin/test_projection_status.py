@@ -60,11 +60,11 @@ def status_of(**more: Any) -> ProjectionStatus:
         ({"problem": "No feed.", "positions_behind": None, "age": None}, ["No feed."]),
     ],
 )
-def test_how_a_projection_stands_is_said_in_words(facts, said):
+def test_the_status_of_a_projection_is_described_in_words(facts, said):
     assert [each.text for each in conditions(status_of(**facts), ())] == said
 
 
-def test_only_what_somebody_must_act_on_is_red():
+def test_only_conditions_that_need_action_are_urgent():
     held = status_of(parked=2, waiting=1, is_rebuild_due=True, rows_version=0)
 
     assert [each.level for each in conditions(held, ())] == [PASSING, PASSING, PASSING, FINE]
@@ -73,7 +73,7 @@ def test_only_what_somebody_must_act_on_is_red():
     assert conditions(status_of(), {"rebuild-failed"})[0].level == URGENT
 
 
-def test_figures_have_separators_and_say_what_is_not_known():
+def test_figures_have_separators_and_unknown_ones_are_marked():
     found = row(status_of(position=1_333_500, positions_behind=None, age=None), ())
 
     assert (found["position"], found["behind"], found["lag"]) == ("1,333,500", "?", "")

@@ -50,7 +50,7 @@ def user(*permissions: str, name: str = "ada") -> User:
 @pytest.mark.postgresql
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("table", ["eventlogs_event", "eventlogs_parkedevent"])
-def test_the_pages_answer_while_somebody_has_locked_a_table(viewer, monkeypatch, table):
+def test_the_pages_answer_while_a_table_is_locked(viewer, monkeypatch, table):
     run()
     monkeypatch.setattr("eventlogs.operations.health.look.PATIENCE", 0.2)
     with lock_table(table):
@@ -84,7 +84,7 @@ def parked(monkeypatch):
 
 
 @pytest.mark.feed
-def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
+def test_all_projections_are_listed_with_their_status(viewer, parked):
     page = viewer.get(ALL).content.decode()
 
     assert "payment-summary" in page
@@ -95,7 +95,7 @@ def test_all_projections_are_shown_with_how_they_stand(viewer, parked):
 
 
 @pytest.mark.feed
-def test_one_projection_is_shown_with_what_waits(viewer, parked):
+def test_a_projection_is_shown_with_its_held_events(viewer, parked):
     page = viewer.get(address("change")).content.decode()
 
     for part in (str(parked.log_id), "payment.captured", "ValueError", "1 attempt,"):
@@ -106,7 +106,7 @@ def test_one_projection_is_shown_with_what_waits(viewer, parked):
 
 
 @pytest.mark.feed
-def test_what_was_raised_is_for_who_may_see_payloads_and_escaped(operator, parked):
+def test_error_texts_are_escaped_and_need_the_view_payload_permission(operator, parked):
     page = operator.get(address("change")).content.decode()
 
     assert "&lt;script&gt;alert(4111)" in page
@@ -114,7 +114,7 @@ def test_what_was_raised_is_for_who_may_see_payloads_and_escaped(operator, parke
 
 
 @pytest.mark.feed
-def test_an_event_is_tried_again(operator, parked):
+def test_an_event_is_retried(operator, parked):
     response = operator.post(address("retry"), {"log_id": parked.log_id}, follow=True)
     assert "A worker will retry 1 event." in response.content.decode()
     PaymentSummaries.catch_up()
@@ -147,7 +147,7 @@ def test_an_event_is_skipped_after_a_confirmation(operator, parked):
 
 
 @pytest.mark.feed
-def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
+def test_a_requested_rebuild_is_done_by_a_worker(operator, parked):
     assert "Rebuild all rows?" in operator.get(address("rebuild")).content.decode()
     assert ProjectionState.objects.get().rebuild_requested_at is None
 
@@ -162,7 +162,7 @@ def test_a_rebuild_is_asked_for_and_done_by_a_worker(operator, parked):
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch):
+def test_a_rebuild_that_fails_says_why(operator, parked, monkeypatch):
     def fail(*_):
         raise ValueError("4111")
 
@@ -177,7 +177,7 @@ def test_a_rebuild_that_comes_to_nothing_says_why(operator, parked, monkeypatch)
 
 @pytest.mark.feed
 @pytest.mark.parametrize("what", ["retry", "skip", "rebuild"])
-def test_who_may_only_look_may_do_nothing(viewer, parked, what):
+def test_a_user_with_only_the_view_permission_cannot_act(viewer, parked, what):
     data = {"log_id": parked.log_id, "index": 1}
 
     assert viewer.post(address(what), data).status_code == 403
@@ -187,7 +187,7 @@ def test_who_may_only_look_may_do_nothing(viewer, parked, what):
 
 @pytest.mark.feed
 @pytest.mark.parametrize("what", ["changelist", "change", "retry", "skip", "rebuild"])
-def test_who_may_not_look_sees_nothing(client, what):
+def test_a_user_without_the_view_permission_gets_403(client, what):
     client.force_login(user("operate_projections"))
     where = ALL if what == "changelist" else address(what)
 
@@ -199,12 +199,12 @@ def test_who_may_not_look_sees_nothing(client, what):
     [("retry", {"log_id": "x"}), ("skip", {"log_id": "x"}), ("skip", {})],
 )
 @pytest.mark.feed
-def test_a_log_that_is_none_is_404(operator, what, data):
+def test_an_action_on_an_invalid_log_id_is_404(operator, what, data):
     assert operator.post(address(what), data).status_code == 404
 
 
 @pytest.mark.feed
-def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, monkeypatch):
+def test_an_unknown_projection_and_the_rebuild_of_a_reactor_are_404(operator, monkeypatch):
     where = reverse("admin:eventlogs_projectionstate_change", args=["x"])
     assert operator.get(where).status_code == 404
 
@@ -214,14 +214,14 @@ def test_a_projection_that_is_none_is_404_and_a_reactor_has_no_rows(operator, mo
 
 
 @pytest.mark.feed
-def test_nobody_adds_changes_or_deletes(admin_client):
+def test_projections_cannot_be_added_changed_or_deleted(admin_client):
     for what in ("add/", "payment-summary/delete/", "x/history/", "x/held/"):
         assert admin_client.get(f"{ALL}{what}").status_code == 404
     assert admin_client.get(reverse("admin:index")).status_code == 200
 
 
 @pytest.mark.feed
-def test_deeds_need_a_post(operator, parked):
+def test_actions_require_post(operator, parked):
     assert operator.get(address("retry")).status_code == 405
 
 
@@ -236,7 +236,7 @@ def test_pages_have_no_inline_script_or_style(operator, parked):
 
 
 @pytest.mark.mariadb
-def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
+def test_without_a_feed_the_pages_say_so_and_a_rebuild_is_refused(operator):
     assert "on PostgreSQL and SQLite only" in operator.get(ALL).content.decode()
     assert operator.get(address("change")).status_code == 200
     page = operator.post(address("rebuild"), follow=True).content.decode()
@@ -246,7 +246,7 @@ def test_without_a_feed_the_pages_say_so_and_no_rebuild_is_asked_for(operator):
 
 
 @pytest.mark.mariadb
-def test_without_a_feed_held_events_and_what_was_done_are_shown(operator, monkeypatch):
+def test_without_a_feed_held_events_and_past_actions_are_shown(operator, monkeypatch):
     get_into_trouble(monkeypatch)
     page = operator.get(f"{address('held')}?{CAUSE}")
     assert page.context_data["total"] == "1,804"
@@ -307,7 +307,7 @@ def test_a_projection_that_is_behind_is_not_up_to_date(viewer, db):
 
 
 @pytest.mark.feed
-def test_the_list_says_what_the_command_health_says(viewer, parked):
+def test_the_list_agrees_with_the_health_command(viewer, parked):
     page = viewer.get(ALL)
 
     said = [each["finding"].message for each in page.context_data["acts"]]
@@ -332,7 +332,7 @@ def test_held_events_of_one_cause_are_paged(operator, monkeypatch, django_assert
 
 
 @pytest.mark.feed
-def test_events_of_one_cause_are_tried_again_and_others_are_not(operator, monkeypatch):
+def test_events_of_one_cause_are_retried_and_others_are_not(operator, monkeypatch):
     get_into_trouble(monkeypatch)
     page = operator.post(address("retry"), dict(parse_qsl(CAUSE)), follow=True).content.decode()
 
@@ -348,14 +348,14 @@ def test_events_of_one_cause_are_tried_again_and_others_are_not(operator, monkey
 @pytest.mark.parametrize(
     "cause", ["state=x", "state=parked", "state=parked&schema_version=99999999999"]
 )
-def test_a_cause_that_cannot_be_is_404(operator, parked, cause):
+def test_an_invalid_cause_is_404(operator, parked, cause):
     assert operator.get(f"{address('held')}?{cause}").status_code == 404
     assert operator.post(address("retry"), dict(parse_qsl(cause))).status_code == 404
     assert ParkedEvent.objects.get().retry_at is None
 
 
 @pytest.mark.feed
-def test_what_the_pages_of_held_events_show_is_for_who_may_see_payloads(viewer, parked):
+def test_pages_of_held_events_hide_data_without_view_payload(viewer, parked):
     page = viewer.get(address("held")).content.decode()
 
     assert str(parked.log_id) in page
@@ -364,7 +364,7 @@ def test_what_the_pages_of_held_events_show_is_for_who_may_see_payloads(viewer, 
 
 
 @pytest.mark.feed
-def test_who_did_what_is_listed_with_when_and_how_long(operator, parked):
+def test_actions_are_listed_with_their_user_time_and_duration(operator, parked):
     operator.post(address("retry"), {"log_id": parked.log_id})
     operator.post(address("skip"), {"log_id": parked.log_id, "index": 1})
     operator.post(address("rebuild"))
@@ -384,7 +384,7 @@ def test_who_did_what_is_listed_with_when_and_how_long(operator, parked):
 
 
 @pytest.mark.feed
-def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(viewer):
+def test_the_history_is_paged_and_includes_removed_projections(viewer):
     for number in range(120):
         actions.add("gone", ProjectionAction.RETRIED, using="default", count=number)
 
@@ -399,7 +399,7 @@ def test_a_long_history_is_paged_and_that_of_a_projection_that_is_gone_is_there(
 
 
 @pytest.mark.feed
-def test_an_interrupted_rebuild_is_shown_with_how_far_it_is_and_how_to_resume_it(operator, parked):
+def test_an_interrupted_rebuild_is_shown_with_its_progress_and_how_to_resume_it(operator, parked):
     ParkedEvent.objects.all().delete()
     steps = rebuilding.rebuild_steps(PaymentSummaries)
     next(steps)
@@ -453,7 +453,7 @@ def an_open_append():
 
 @pytest.mark.postgresql
 @pytest.mark.django_db(transaction=True)
-def test_an_append_that_is_under_way_is_no_alarm_until_it_has_lasted(
+def test_an_append_in_progress_is_reported_only_after_a_while(
     viewer, an_open_append, settings, monkeypatch
 ):
     def page():

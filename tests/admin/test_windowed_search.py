@@ -128,7 +128,7 @@ def test_windows_follow_each_other_until_a_page_is_full():
     assert (found.high, found.low) == (Key(positions[16]), Key(positions[14]))
 
 
-def test_a_search_around_an_event_shows_it_and_looks_on_either_side():
+def test_a_search_around_an_event_shows_it_and_searches_both_directions():
     store(list(range(20)), [RARE if at in (0, 10, 19) else COMMON for at in range(20)])
     every = Event.objects.all()
     middle = Event.objects.filter(type=RARE).order_by("position")[1]
@@ -145,7 +145,7 @@ def test_a_search_around_an_event_shows_it_and_looks_on_either_side():
         assert found.high.number == middle.position + 3
 
 
-def test_positions_that_were_never_given_out_cost_no_window(django_assert_max_num_queries):
+def test_unused_positions_cost_no_search_window(django_assert_max_num_queries):
     store([0, 1], [RARE, COMMON])
     first, last = Event.objects.order_by("position")
     every, order = Event.objects.all(), ORDERS["position"][0]
@@ -159,7 +159,7 @@ def test_positions_that_were_never_given_out_cost_no_window(django_assert_max_nu
 
 
 @given(st.integers(0, 10**18 - 1), st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1)))
-def test_places_are_read_as_they_are_written(number, time):
+def test_keys_survive_being_written_and_read(number, time):
     for order, key in (
         (ByNumber("index"), Key(number)),
         (ByTime(), Key(number, time.replace(tzinfo=UTC))),
@@ -168,13 +168,13 @@ def test_places_are_read_as_they_are_written(number, time):
 
 
 @pytest.mark.parametrize("text", [None, "", "x", "-1", "1.x", "1.2.3", "²", "9" * 19, ".", "1."])
-def test_other_text_is_no_place(text):
+def test_invalid_text_is_not_read_as_a_key(text):
     for order in (ByNumber("position"), ByTime()):
         assert order.read(text) is None
     assert ByTime().read("999999999999999999.1") is None
 
 
-def test_keys_have_nothing_between_them_and_the_next():
+def test_a_key_and_its_next_are_adjacent():
     keys = [Key(3), Key(3).next(up=True), Key(3).next(up=True).next(up=True)]
 
     assert [above.next(up=False) for _below, above in pairwise(keys)] == keys[:-1]

@@ -61,7 +61,7 @@ def test_rounds_with_a_slow_limit_are_dropped_and_counted(rows):
     assert (row.part, row.ratio, row.target) == ("test", "0.50", "at least 0.5")
 
 
-def test_a_contestant_that_cannot_go_on_leaves_the_others(rows):
+def test_a_contestant_that_fails_does_not_affect_the_others(rows):
     found = contest(
         {
             "limit": Rates(100),

@@ -43,7 +43,7 @@ def test_usage_is_read_for_all_processes(proc):
     }
 
 
-def test_a_family_is_a_process_and_all_that_come_from_it(proc):
+def test_a_family_is_a_process_and_its_descendants(proc):
     found = usage(proc)
 
     assert found.family(10) == {10, 11}
@@ -55,7 +55,7 @@ def test_runnable_processes_are_counted_without_the_one_that_counts(proc):
     assert runnable(proc) == 3
 
 
-def test_a_system_without_proc_says_nothing(tmp_path):
+def test_a_system_without_proc_reports_no_usage(tmp_path):
     found = usage(tmp_path / "missing")
 
     assert (found.busy, found.steal, found.of_each) == (0, 0, {})
@@ -63,14 +63,14 @@ def test_a_system_without_proc_says_nothing(tmp_path):
     assert foreign_share(found, found, 1) == 0
 
 
-def test_what_others_take_is_what_is_left_of_all_that_is_taken():
+def test_the_foreign_share_is_the_processor_time_of_other_processes():
     before = Usage(10.0, 100.0, 0.0, {1: (0, 40.0), 2: (1, 10.0), 3: (0, 50.0)})
     after = Usage(12.0, 100.0 + CPUS, 0.0, {1: (0, 40.5), 2: (1, 10.25), 3: (0, 99.0)})
 
     assert foreign_share(before, after, 1) == pytest.approx((CPUS - 0.75) / (2 * CPUS))
 
 
-def test_a_child_that_ends_and_is_waited_for_is_still_ours():
+def test_processor_time_of_an_ended_child_is_not_foreign():
     before = Usage(10.0, 100.0, 0.0, {1: (0, 40.0), 2: (1, 10.0)})
     after = Usage(11.0, 100.5, 0.0, {1: (0, 50.5)})
 
@@ -90,7 +90,7 @@ def test_a_quiet_machine_gives_no_reason():
         ({"steal": [0.08, 0.08]}, "the host took 8% of the processors"),
     ],
 )
-def test_a_busy_machine_is_said(change, reason):
+def test_a_busy_machine_is_reported(change, reason):
     busy = quiet()
     for name, value in change.items():
         setattr(busy, name, value)
@@ -100,7 +100,7 @@ def test_a_busy_machine_is_said(change, reason):
     assert reason in found
 
 
-def test_a_watch_looks_before_a_run():
+def test_a_watch_samples_the_machine_before_a_run():
     watch = Watch()
 
     watch.look_before(seconds=0.0, samples=2)

@@ -26,7 +26,7 @@ def test_a_spread_is_the_median_and_the_quartiles(values, expected):
     assert spread(values) == expected
 
 
-def test_there_is_no_spread_of_nothing():
+def test_the_spread_of_no_values_is_an_error():
     with pytest.raises(ValueError, match="no value"):
         spread([])
 
@@ -50,7 +50,7 @@ def test_rounds_with_a_slow_limit_are_dropped():
     assert kept_rounds(limit) == [0, 2, 3, 4]
 
 
-def test_rounds_with_a_limit_of_nothing_are_dropped():
+def test_rounds_with_a_limit_of_0_are_dropped():
     assert kept_rounds([100, 0, 100]) == [0, 2]
     assert kept_rounds([]) == []
 
@@ -64,7 +64,7 @@ def test_a_ratio_is_taken_within_its_round():
     assert ratios([10, 100, 90], [20, 200, 300], [0, 1, 2]) == [0.5, 0.5, 0.3]
 
 
-def test_a_dropped_round_counts_for_nobody():
+def test_a_dropped_round_counts_for_no_contestant():
     found = contest(top=[100, 100, 10], ours=[50, 25, 5_000])
 
     assert found.rounds == [0, 1]

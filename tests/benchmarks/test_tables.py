@@ -67,7 +67,7 @@ def test_the_table_is_written_between_the_markers_and_nowhere_else(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["", f"{BEGIN}", f"{END}\n{BEGIN}"])
-def test_a_page_without_markers_is_left_alone(tmp_path, page):
+def test_a_page_without_markers_is_an_error_and_unchanged(tmp_path, page):
     path = tmp_path / "page.md"
     path.write_text(page)
 

@@ -161,7 +161,7 @@ def test_axe_finds_nothing_on_any_page(visit, pages, wild, admin_user, complaint
     assert not wrong, "\n".join(wrong)
 
 
-def test_axe_would_find_something(page):
+def test_axe_finds_an_image_without_a_text(page):
     page.goto(LIST)
     page.evaluate("document.querySelector('#content-main').append(document.createElement('img'))")
 
@@ -169,7 +169,7 @@ def test_axe_would_find_something(page):
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["with scripts", "without scripts"])
-def test_nothing_is_cut_off_and_what_scrolls_is_reached_on_a_telephone(
+def test_on_a_phone_nothing_is_cut_off_and_scrollable_parts_can_be_reached(
     visit, pages, wild, admin_user, scripts
 ):
     page = visit(admin_user, **NARROW, java_script_enabled=scripts)
@@ -189,7 +189,7 @@ def test_nothing_is_cut_off_and_what_scrolls_is_reached_on_a_telephone(
 
 
 @pytest.mark.parametrize(("look", "least"), [("narrow light", 44), ("wide light", 24)])
-def test_what_is_tapped_is_large_enough(visit, pages, admin_user, look, least):
+def test_tap_targets_are_large_enough(visit, pages, admin_user, look, least):
     page = visit(admin_user, **LOOKS[look])
     wrong = []
     for name in ("logs", "log", "log, first page", "log without a state"):
@@ -212,7 +212,7 @@ def test_every_time_has_its_zone(visit, pages, wild, admin_user):
     assert bare == []
 
 
-def test_a_card_says_what_a_row_says_and_leads_to_its_log(visit, reader, wild):
+def test_a_card_shows_all_values_of_a_row_and_links_to_its_log(visit, reader, wild):
     page = visit(reader, **NARROW)
     page.goto(LIST)
     card = page.get_by_role("row").nth(1)
@@ -235,7 +235,7 @@ def lefts(page: Page, selector: str, *texts: str) -> list[float]:
     return found
 
 
-def test_text_from_right_to_left_moves_nothing_that_is_beside_it(visit, reader):
+def test_right_to_left_text_does_not_reorder_the_text_beside_it(visit, reader):
     log_id = Account.logs.create(
         Opened("ada"),
         Noted({"all": ["א", "ב", 7, {"ג": "ד"}], "ה": 8}),
@@ -262,7 +262,7 @@ def test_texts_of_one_line_stay_in_their_order(visit, reader, wild):
     assert len(set(found)) == 3
 
 
-def test_a_value_from_right_to_left_begins_at_its_right(visit, reader, wild):
+def test_a_right_to_left_value_is_aligned_right(visit, reader, wild):
     page = visit(reader)
     page.goto(wild["name"])
     value = page.locator(".el-state dd").first
@@ -272,7 +272,7 @@ def test_a_value_from_right_to_left_begins_at_its_right(visit, reader, wild):
     assert word > number
 
 
-def test_a_payload_that_is_cut_is_shown_whole_where_its_event_is_selected(visit, reader):
+def test_a_cut_payload_is_shown_whole_if_its_event_is_selected(visit, reader):
     text = "word " * 10_000
     log_id = Account.logs.create(Opened("ada"), Noted(text), Opened("x")).log_id
     page = visit(reader)

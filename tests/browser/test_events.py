@@ -81,7 +81,7 @@ def test_events_are_filtered_by_days(page, state):
     expect(page.get_by_text("No event matches these filters.")).to_be_visible()
 
 
-def test_what_makes_no_sense_is_said(page, state):
+def test_an_invalid_metadata_filter_is_reported(page, state):
     page.goto(LIST)
     page.get_by_label("Metadata").fill("till")
     show(page)
@@ -89,7 +89,9 @@ def test_what_makes_no_sense_is_said(page, state):
     expect(page.get_by_text("Write the metadata filter as name=value")).to_be_visible()
 
 
-def test_pages_of_events_go_both_ways_and_stay_while_events_come(page, state, monkeypatch):
+def test_pages_of_events_go_both_ways_and_do_not_shift_while_events_are_appended(
+    page, state, monkeypatch
+):
     monkeypatch.setattr(page_of_events, "EVENTS", 2)
     state = Account.logs.append(state, *[Deposited(1)] * 3)
 
@@ -114,7 +116,9 @@ def test_pages_of_events_go_both_ways_and_stay_while_events_come(page, state, mo
     assert int(older[0]) < int(newest[-1])
 
 
-def test_rare_events_are_looked_for_until_time_is_over(page, state, monkeypatch):
+def test_a_search_for_rare_events_stops_at_its_time_limit_and_can_be_continued(
+    page, state, monkeypatch
+):
     monkeypatch.setattr(page_of_events, "SPAN", 1)
     monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
     page.goto(f"{LIST}?type=account.opened")
@@ -127,7 +131,7 @@ def test_rare_events_are_looked_for_until_time_is_over(page, state, monkeypatch)
     expect(types(page)).to_have_text(["account.opened"])
 
 
-def test_a_type_that_no_class_has_is_kept_by_the_form(page, state):
+def test_a_type_without_a_class_stays_selected_in_the_form(page, state):
     page.goto(f"{LIST}?type=old.type&log_type=old_type")
     expect(page.get_by_label("Event type")).to_have_value("old.type")
     show(page)
@@ -137,7 +141,7 @@ def test_a_type_that_no_class_has_is_kept_by_the_form(page, state):
     expect(page.get_by_text("no event matches these filters.")).to_be_visible()
 
 
-def test_an_effect_leads_to_its_cause_and_a_cause_to_its_effects(page, state):
+def test_an_effect_links_to_its_cause_and_a_cause_to_its_effects(page, state):
     log_id = Parcel.logs.create(
         Sent("there"), metadata={"causation_id": f"{state.log_id}:1", "correlation_id": "c"}
     ).log_id
@@ -172,7 +176,7 @@ def test_on_a_phone_an_event_is_a_card_with_its_type_log_and_payload(visit, read
     expect(page.locator("tr.el-selected strong")).to_have_text("account.deposited")
 
 
-def test_an_event_leads_to_its_place_in_its_log(page, state):
+def test_an_event_links_to_its_place_in_its_log(page, state):
     page.goto(f"{LIST}?type=account.opened")
     page.get_by_role("link", name=str(state.log_id)).click()
 
@@ -180,7 +184,7 @@ def test_an_event_leads_to_its_place_in_its_log(page, state):
     expect(page.locator("#event-0 details pre").first).to_contain_text('"owner": "grace"')
 
 
-def test_without_the_permission_only_shapes_are_seen(visit, state):
+def test_without_view_payload_only_the_shape_of_payloads_is_shown(visit, state):
     page = visit(user("view_eventlog", "view_event", name="viewer"))
     page.goto(LIST)
 

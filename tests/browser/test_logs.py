@@ -61,7 +61,7 @@ def value_of(page: Page, name: str) -> Locator:
     return row.locator("dd")
 
 
-def test_who_signs_in_comes_to_the_page_that_was_asked_for(visit, state):
+def test_login_redirects_to_the_requested_page(visit, state):
     user(*READS, name="ada")
     page = visit()
     page.goto(of(state.log_id, "?event=1"))
@@ -72,7 +72,7 @@ def test_who_signs_in_comes_to_the_page_that_was_asked_for(visit, state):
     expect_event(page, 1, balance=5)
 
 
-def test_one_browses_from_the_index_to_a_log_and_its_events(page, state):
+def test_links_lead_from_the_index_to_a_log_and_its_events(page, state):
     page.goto(reverse("admin:index"))
     page.get_by_role("rowheader", name="Event logs").get_by_role("link").click()
     expect(page).to_have_title(re.compile("Event logs"))
@@ -126,7 +126,7 @@ def test_logs_are_found_by_the_day_they_were_made_on(page, state):
     expect(page.get_by_label("Created from")).to_have_value("2020-01-01")
 
 
-def test_pages_of_logs_go_both_ways_and_stay_while_logs_come(page, monkeypatch):
+def test_pages_of_logs_go_both_ways_and_do_not_shift_while_logs_are_created(page, monkeypatch):
     monkeypatch.setattr(page_of_logs, "LOGS", 3)
     made = [str(Account.logs.create(Opened("ada")).log_id) for _ in range(8)][::-1]
 
@@ -152,7 +152,7 @@ def test_pages_of_logs_go_both_ways_and_stay_while_logs_come(page, monkeypatch):
     expect(ids(page)).to_have_text(made[5:])
 
 
-def test_pages_of_a_log_go_both_ways_and_stay_while_events_come(page):
+def test_pages_of_a_log_go_both_ways_and_do_not_shift_while_events_are_appended(page):
     state = Account.logs.create(Opened("ada"), *[Deposited(1)] * 59)
     indexes = page.locator("a.el-index")
 
@@ -169,7 +169,7 @@ def test_pages_of_a_log_go_both_ways_and_stay_while_events_come(page):
     expect(indexes).to_have_text([str(each) for each in range(74, 49, -1)])
 
 
-def test_links_travel_to_the_previous_next_first_and_last_event(page, state):
+def test_links_go_to_the_previous_next_first_and_last_event(page, state):
     page.goto(of(state.log_id))
     for link, index, balance in (
         ("previous", 3, 9),
@@ -183,7 +183,7 @@ def test_links_travel_to_the_previous_next_first_and_last_event(page, state):
     expect(page.locator("[data-travel]").get_by_role("link", name="next")).to_have_count(0)
 
 
-def test_the_arrow_keys_travel(page, state):
+def test_the_arrow_keys_go_to_the_previous_and_the_next_event(page, state):
     page.goto(of(state.log_id, "?event=3"))
     page.keyboard.press("ArrowLeft")
     expect_event(page, 2, balance=12)
@@ -191,7 +191,7 @@ def test_the_arrow_keys_travel(page, state):
     expect_event(page, 3, balance=9)
 
 
-def test_the_arrow_keys_are_left_alone_in_fields_and_with_modifiers(page, state, monkeypatch):
+def test_the_arrow_keys_are_ignored_in_fields_and_with_modifiers(page, state, monkeypatch):
     monkeypatch.setattr(page_of_logs, "LOGS", 1)
     Account.logs.create(Opened("ada"))
     page.goto(LIST)
@@ -205,7 +205,7 @@ def test_the_arrow_keys_are_left_alone_in_fields_and_with_modifiers(page, state,
     assert page.evaluate("window.clicked") is None
 
 
-def test_the_slider_says_where_it_is_and_travels_when_it_is_let_go(page, state):
+def test_the_slider_shows_its_event_and_loads_it_on_release(page, state):
     page.goto(of(state.log_id, "?event=4"))
     box = slider(page).bounding_box()
     middle = box["y"] + box["height"] / 2
@@ -220,14 +220,14 @@ def test_the_slider_says_where_it_is_and_travels_when_it_is_let_go(page, state):
     expect(page.get_by_role("button", name="Go")).to_be_hidden()
 
 
-def test_the_slider_travels_by_the_keyboard(page, state):
+def test_the_slider_works_with_the_keyboard(page, state):
     page.goto(of(state.log_id, "?event=2"))
     for key, index, balance in (("ArrowRight", 3, 9), ("Home", 0, 0), ("End", 4, 10)):
         slider(page).press(key)
         expect_event(page, index, balance=balance)
 
 
-def test_the_address_opens_the_same_state_for_somebody_else(page, visit, state):
+def test_the_url_shows_the_same_state_to_another_user(page, visit, state):
     page.goto(of(state.log_id))
     page.locator("[data-travel]").get_by_role("link", name="previous").click()
     expect_event(page, 3, balance=9)
@@ -247,7 +247,7 @@ def test_going_back_shows_the_event_that_was_there_and_the_slider_at_it(page, st
     expect_event(page, 4, balance=10)
 
 
-def test_one_travels_through_the_state_that_another_class_makes(page, state, scratch_registry):
+def test_the_state_of_another_aggregate_class_can_be_browsed(page, state, scratch_registry):
     @dataclass
     class Movements(Aggregate, log_type="account", events=[Opened, Deposited, Withdrawn]):
         moved: int = 0
@@ -306,7 +306,7 @@ def test_copy_buttons_copy_the_id_and_the_payload(visit, reader, state):
     assert json.loads(page.evaluate(copied)) == {"amount": 5}
 
 
-def test_a_copy_button_that_is_clicked_twice_has_its_label_again(visit, reader, state):
+def test_a_copy_button_that_is_clicked_twice_gets_its_label_back(visit, reader, state):
     page = visit(reader, permissions=["clipboard-read", "clipboard-write"])
     page.clock.install()
     page.goto(of(state.log_id))
@@ -332,9 +332,7 @@ def test_export_downloads_json_lines(page, state):
     assert lines[-1]["events"] == 5
 
 
-def test_a_log_of_thousands_of_events_is_travelled_through_where_numbers_have_separators(
-    page, settings
-):
+def test_links_of_a_long_log_work_with_thousand_separators(page, settings):
     settings.USE_THOUSAND_SEPARATOR = True
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 1_200).log_id
     page.goto(of(log_id, "?event=1100"))
@@ -346,7 +344,7 @@ def test_a_log_of_thousands_of_events_is_travelled_through_where_numbers_have_se
     expect_event(page, 1_100, balance=1_100)
 
 
-def test_without_the_permission_only_shapes_are_seen(visit, state):
+def test_without_view_payload_only_the_shape_of_payloads_is_shown(visit, state):
     page = visit(user("view_eventlog", "view_event", name="viewer"))
     page.goto(LIST)
     expect(page.get_by_role("columnheader", name="state")).to_have_count(0)
@@ -360,7 +358,9 @@ def test_without_the_permission_only_shapes_are_seen(visit, state):
     expect(page.get_by_role("button", name="Copy")).to_have_count(1)  # the id's
 
 
-def test_who_may_not_look_is_refused_each_page(visit, state, parked, complaints):
+def test_a_user_without_the_view_permission_gets_403_for_each_page(
+    visit, state, parked, complaints
+):
     complaints.expected.append("status of 403")
     page = visit(user("view_payload", name="stranger"))
     export = reverse("admin:eventlogs_eventlog_export", args=[state.log_id])
@@ -375,7 +375,7 @@ def test_who_may_not_look_is_refused_each_page(visit, state, parked, complaints)
     expect(page.get_by_role("link", name="Logs")).to_have_count(0)
 
 
-def test_nobody_finds_a_way_to_add_change_or_delete(visit, state, parked, admin_user):
+def test_no_page_offers_to_add_change_or_delete(visit, state, parked, admin_user):
     page = visit(admin_user)
     detail = reverse("admin:eventlogs_projectionstate_change", args=["payment-summary"])
     for address in (

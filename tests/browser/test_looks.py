@@ -86,7 +86,7 @@ def test_all_text_can_be_read_and_no_page_is_wider_than_the_window(visit, pages,
     assert wrong == []
 
 
-def test_in_the_dark_pages_are_dark_and_their_text_is_light(visit, pages, admin_user):
+def test_in_dark_mode_pages_are_dark_and_their_text_is_light(visit, pages, admin_user):
     page = visit(admin_user, color_scheme="dark")
     for name in ("logs", "log", "events", "projections", "projection", "skip"):
         page.goto(pages[name])
@@ -98,7 +98,7 @@ def test_in_the_dark_pages_are_dark_and_their_text_is_light(visit, pages, admin_
             assert max(each["ink"]) > 150, (name, each)
 
 
-def test_what_is_chosen_as_dark_is_dark_where_the_system_is_light(visit, pages, admin_user):
+def test_a_chosen_dark_theme_overrides_a_light_system(visit, pages, admin_user):
     page = visit(admin_user, color_scheme="light")
     page.goto(pages["log"])
     expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
@@ -108,9 +108,7 @@ def test_what_is_chosen_as_dark_is_dark_where_the_system_is_light(visit, pages, 
     assert unreadable(page) == []
 
 
-def test_the_bar_that_stays_on_top_hides_nothing_of_the_event_that_is_gone_to(
-    visit, pages, admin_user
-):
+def test_the_sticky_bar_does_not_cover_the_selected_event(visit, pages, admin_user):
     page = visit(admin_user, viewport={"width": 1280, "height": 500})
     page.goto(pages["log"].replace("event=27", "event=5") + "#event-5")
 
@@ -122,7 +120,7 @@ def test_the_bar_that_stays_on_top_hides_nothing_of_the_event_that_is_gone_to(
 
 
 @pytest.mark.parametrize("name", ["log", "row"])
-def test_buttons_of_the_header_the_sidebar_and_other_admins_are_left_as_django_has_them(
+def test_buttons_of_the_header_the_sidebar_and_other_admins_keep_djangos_style(
     visit, pages, admin_user, name
 ):
     page = visit(admin_user)

@@ -85,7 +85,7 @@ def test_markup_in_metadata_leads_to_the_events_that_have_it(page, log_id):
     expect_text_alone(page, page.url)
 
 
-def test_markup_that_is_asked_for_is_text_in_the_fields_and_links(page, log_id):
+def test_markup_in_a_query_is_text_in_fields_and_links(page, log_id):
     page.goto(LIST)
     page.get_by_label("Log id, part of an id").fill(EVIL)
     page.get_by_role("button", name="Show").click()
@@ -108,7 +108,7 @@ def test_copying_markup_copies_it_as_it_is(visit, reader, log_id):
     assert page.evaluate("navigator.clipboard.readText().then(JSON.parse)") == {"owner": EVIL}
 
 
-def test_markup_in_what_was_raised_is_text(visit, operator, monkeypatch):
+def test_markup_in_an_error_text_is_text(visit, operator, monkeypatch):
     def fail(*_: object) -> None:
         raise ValueError(EVIL)
 

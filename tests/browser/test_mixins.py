@@ -25,7 +25,7 @@ def row(visit: Any) -> PaymentSummary:
     return PaymentSummary.objects.get()
 
 
-def test_a_row_leads_to_what_happened_last_and_to_its_history(visit, row):
+def test_a_row_links_to_its_latest_events_and_its_history(visit, row):
     page = visit(user("view_paymentsummary", *READS))
     page.goto(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
     last = page.locator(".el-latest-events")
@@ -40,7 +40,7 @@ def test_a_row_leads_to_what_happened_last_and_to_its_history(visit, row):
     expect(page.get_by_role("heading", name="State as of event 1")).to_be_visible()
 
 
-def test_a_list_of_rows_leads_to_their_histories(visit, row):
+def test_a_list_of_rows_links_to_their_histories(visit, row):
     page = visit(user("view_paymentsummary", *READS))
     page.goto(reverse("admin:payments_paymentsummary_changelist"))
     page.locator("#result_list").get_by_role("link", name="Show events").click()
@@ -48,7 +48,7 @@ def test_a_list_of_rows_leads_to_their_histories(visit, row):
     expect(page.get_by_role("heading", level=1)).to_contain_text(str(row.log_id))
 
 
-def test_who_may_not_see_events_sees_the_row_alone(visit, row):
+def test_a_user_without_the_event_permission_sees_only_the_row(visit, row):
     page = visit(user("view_paymentsummary"))
     page.goto(reverse("admin:payments_paymentsummary_change", args=[row.pk]))
 

@@ -34,7 +34,7 @@ def page(visit: Any, operator: Any) -> Page:
     return visit(operator)
 
 
-def test_an_event_is_tried_again_by_a_button(page, parked):
+def test_an_event_is_retried_by_a_button(page, parked):
     page.goto(ALL)
     page.locator(".el-projections").get_by_role("link", name="payment-summary").click()
     expect(page.locator(".el-parked-event")).to_contain_text("payment.captured")
@@ -65,9 +65,7 @@ def test_an_event_is_skipped_after_a_confirmation(page, parked):
     assert "Skipped event 1" in LogEntry.objects.get().change_message
 
 
-def test_the_event_that_is_confirmed_is_skipped_where_numbers_have_separators(
-    page, parked, settings
-):
+def test_with_thousand_separators_the_confirmed_event_is_skipped(page, parked, settings):
     settings.USE_THOUSAND_SEPARATOR = True
     ParkedEvent.objects.update(index=1_234)
     page.goto(f"{address('skip')}?log_id={parked.log_id}")
@@ -75,7 +73,7 @@ def test_the_event_that_is_confirmed_is_skipped_where_numbers_have_separators(
     expect(page.locator("input[name=index]")).to_have_value("1234")
 
 
-def test_a_rebuild_is_asked_for(page, parked):
+def test_a_rebuild_is_requested(page, parked):
     page.goto(address("change"))
     page.get_by_role("link", name="Rebuild the rows").click()
     expect(page.get_by_role("heading", name="Rebuild all rows?")).to_be_visible()
@@ -87,7 +85,7 @@ def test_a_rebuild_is_asked_for(page, parked):
     assert LogEntry.objects.get().change_message == "Requested a rebuild."
 
 
-def test_deeds_are_found_in_the_history_of_the_admin(page, parked):
+def test_actions_appear_in_the_history_of_the_admin(page, parked):
     page.goto(address("change"))
     page.get_by_role("button", name="Retry all").click()
     expect(page.locator(".messagelist")).to_be_visible()
@@ -127,7 +125,7 @@ def test_without_the_permission_there_are_no_buttons_and_posting_is_refused(
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_in_all_kinds_of_trouble_pages_can_be_read_and_are_not_wider_than_the_window(
+def test_pages_that_report_problems_are_readable_and_fit_the_window(
     visit, admin_user, parked, monkeypatch, look
 ):
     get_into_trouble(monkeypatch)
@@ -161,7 +159,7 @@ def test_in_all_kinds_of_trouble_pages_can_be_read_and_are_not_wider_than_the_wi
     assert wrong == []
 
 
-def test_events_of_one_bug_are_tried_again_at_once(page, parked, monkeypatch):
+def test_events_of_one_bug_are_retried_at_once(page, parked, monkeypatch):
     get_into_trouble(monkeypatch)
     page.goto(address("change"))
     expect(page.get_by_role("heading", name="1,804 parked: ZeroDivisionError")).to_have_count(1)

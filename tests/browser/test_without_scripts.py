@@ -23,7 +23,7 @@ def page(visit: Any, reader: Any) -> Page:
     return visit(reader, java_script_enabled=False)
 
 
-def test_one_browses_filters_and_turns_pages(page, monkeypatch):
+def test_links_filters_and_pages_work(page, monkeypatch):
     monkeypatch.setattr(page_of_logs, "LOGS", 2)
     made = [str(Account.logs.create(Opened("ada")).log_id) for _ in range(3)][::-1]
     parcel = str(Parcel.logs.create(Sent("here")).log_id)
@@ -37,7 +37,7 @@ def test_one_browses_filters_and_turns_pages(page, monkeypatch):
     expect(ids(page)).to_have_text([parcel])
 
 
-def test_one_travels_by_links_and_by_the_slider_and_its_button(page):
+def test_links_and_the_slider_with_its_button_go_to_events(page):
     log_id = Account.logs.create(Opened("ada"), Deposited(5), Deposited(7)).log_id
     page.goto(of(log_id))
     page.get_by_role("link", name="previous").click()
@@ -47,7 +47,7 @@ def test_one_travels_by_links_and_by_the_slider_and_its_button(page):
     expect_event(page, 2, balance=12)
 
 
-def test_payloads_are_opened_and_no_button_is_there_that_would_do_nothing(page):
+def test_payloads_open_and_buttons_that_need_scripts_are_absent(page):
     log_id = Account.logs.create(Opened("ada"), Deposited(5)).log_id
     page.goto(of(log_id))
     page.locator("#event-0 summary").click()
@@ -56,7 +56,7 @@ def test_payloads_are_opened_and_no_button_is_there_that_would_do_nothing(page):
     expect(page.locator("#content").get_by_role("button")).to_have_text(["Go"])
 
 
-def test_parked_events_are_tried_again(visit, operator, parked):
+def test_parked_events_are_retried(visit, operator, parked):
     page = visit(operator, java_script_enabled=False)
     page.goto(address("change"))
     page.get_by_role("button", name="Retry", exact=True).click()

@@ -43,13 +43,13 @@ def test_the_setting_names_the_cache(settings):
     assert found.alias == "reductions"
 
 
-def test_none_is_no_cache(settings):
+def test_none_switches_the_cache_off(settings):
     settings.EVENTLOGS = {"CACHE": None}
 
     assert isinstance(cache_for().cache, NoReductionCache)
 
 
-def test_an_alias_and_a_cache_of_ones_own_win_over_the_setting(settings):
+def test_an_alias_or_a_cache_object_overrides_the_setting(settings):
     settings.CACHES = {"default": LOCAL, "reductions": LOCAL}
     mine = RecordingCache()
 
@@ -143,13 +143,13 @@ class Failing(RecordingCache):
 
 
 class TestGuarded:
-    def test_every_failure_is_unreachable_with_its_cause(self):
+    def test_every_failure_is_raised_as_unreachable_with_its_cause(self):
         with pytest.raises(Unreachable) as caught:
             GuardedCache(Failing()).get("a")
 
         assert isinstance(caught.value.__cause__, OSError)
 
-    def test_a_cache_that_failed_is_left_alone_for_a_while(self, monkeypatch):
+    def test_a_cache_that_failed_is_not_used_for_a_while(self, monkeypatch):
         cache = RecordingCache()
         careful = GuardedCache(cache)
         cache.is_down = True
@@ -175,14 +175,14 @@ class TestGuarded:
             lambda cache: cache.delete("a"),
         ],
     )
-    def test_it_holds_for_every_method(self, call):
+    def test_every_method_raises_unreachable_if_the_cache_is_down(self, call):
         cache = RecordingCache()
         cache.is_down = True
 
         with pytest.raises(Unreachable):
             call(GuardedCache(cache))
 
-    def test_what_is_not_bytes_is_no_answer(self):
+    def test_a_value_that_is_not_bytes_raises_unreachable(self):
         class Decoding(RecordingCache):
             def get(self, key):
                 return "text"
@@ -190,14 +190,14 @@ class TestGuarded:
         with pytest.raises(Unreachable):
             GuardedCache(Decoding()).get("a")
 
-    def test_only_false_means_that_somebody_else_was_first(self):
+    def test_add_fails_only_if_the_cache_answers_false(self):
         class Ignoring(RecordingCache):
             def add(self, key, value, *, timeout):
                 return None
 
         assert GuardedCache(Ignoring()).add("a", b"", timeout=1)
 
-    def test_the_log_does_not_show_what_the_error_says(self, caplog):
+    def test_the_log_message_does_not_quote_the_error(self, caplog):
         with pytest.raises(Unreachable):
             GuardedCache(Failing()).get("a")
 
@@ -214,7 +214,7 @@ def test_a_manager_reads_from_the_database_while_its_cache_is_down():
     assert accounts.reduce(state.log_id).aggregate.balance == 5
 
 
-def test_a_cache_that_keeps_nothing_keeps_nothing():
+def test_the_empty_cache_stores_nothing():
     nothing = NoReductionCache()
     nothing.replace("a", b"1", timeout=1)
     nothing.delete("a")

@@ -84,7 +84,7 @@ def roll_back_and_append(manager: LogManager[Account]) -> LogId:
     return log_id
 
 
-def test_a_reduction_of_a_transaction_that_was_rolled_back_is_found_out(alias):
+def test_a_cached_reduction_of_a_rolled_back_transaction_is_rejected(alias):
     manager = accounts(alias)
     log_id = roll_back_and_append(manager)
 
@@ -96,7 +96,7 @@ def test_a_reduction_of_a_transaction_that_was_rolled_back_is_found_out(alias):
 
 
 @pytest.mark.postgresql
-def test_without_the_proof_it_is_not(alias):
+def test_a_broken_version_without_the_proof_uses_a_rolled_back_reduction(alias):
     manager = accounts(alias, broken.WithoutProof)
 
     log_id = roll_back_and_append(manager)
@@ -105,7 +105,7 @@ def test_without_the_proof_it_is_not(alias):
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_nothing_of_a_block_that_was_rolled_back_is_believed(alias, depth):
+def test_cached_reductions_of_a_rolled_back_block_are_rejected(alias, depth):
     manager = accounts(alias)
     log_id = manager.create(Opened("Ada")).log_id
     with transaction.atomic():
@@ -198,7 +198,7 @@ def restore_and_append(manager: LogManager[Account], restore: Any, *amounts: int
 
 
 @pytest.mark.parametrize("amounts", [(), (70,), (70, 5), (70, 5, 9)])
-def test_a_reduction_from_before_a_restore_is_found_out(alias, restore, amounts):
+def test_a_cached_reduction_from_before_a_restore_is_rejected(alias, restore, amounts):
     manager = accounts(alias)
     log_id = restore_and_append(manager, restore, *amounts)
 
@@ -213,7 +213,9 @@ def test_a_reduction_from_before_a_restore_is_found_out(alias, restore, amounts)
 
 
 @pytest.mark.parametrize("variant", [broken.WithoutProof, broken.ProofByPosition])
-def test_without_a_proof_of_more_than_the_position_it_is_not(alias, restore, variant):
+def test_a_broken_version_that_proves_only_the_position_uses_a_lost_reduction(
+    alias, restore, variant
+):
     manager = accounts(alias, variant)
 
     log_id = restore_and_append(manager, restore, 70, 5)
@@ -231,7 +233,7 @@ def test_a_decider_sees_the_restored_log(alias, restore):
     assert seen == [76]
 
 
-def test_requests_in_a_transaction_of_their_own_replace_what_a_restore_left(alias, restore):
+def test_atomic_requests_replace_an_entry_from_before_a_restore(alias, restore):
     """ATOMIC_REQUESTS: no reader is ever outside of a transaction."""
     manager = LogManager(Account, cache=alias)  # the thread
     log_id = restore_and_append(accounts(alias), restore)
@@ -272,7 +274,7 @@ def positions_are_moved_on(manager: LogManager[Account]) -> None:
 @pytest.mark.parametrize("meanwhile", [others_append, positions_are_moved_on])
 @pytest.mark.parametrize("amounts", [(70,), (70, 9)])
 @pytest.mark.parametrize("key", [None, "k"])
-def test_what_was_seen_in_the_lost_time_is_refused_at_the_same_version(
+def test_a_state_that_a_restore_lost_is_refused_at_the_same_version(
     alias, restore, meanwhile, amounts, key
 ):
     manager = accounts(alias)
@@ -301,7 +303,7 @@ def test_what_was_seen_in_the_lost_time_is_refused_at_the_same_version(
     assert manager.append(today, Deposited(5), idempotency_key=key).version == today.version + 1
 
 
-def test_a_decider_that_is_beaten_by_a_restore_decides_again(alias, restore):
+def test_a_decider_decides_again_after_a_restore(alias, restore):
     manager = accounts(alias)
     state = manager.create(Opened("Ada"), Deposited(1))
     back = restore()
@@ -322,7 +324,7 @@ def test_a_decider_that_is_beaten_by_a_restore_decides_again(alias, restore):
     assert manager.reduce(state.log_id).aggregate.balance == 142
 
 
-def test_a_version_without_a_position_is_no_more_than_a_version(restore):
+def test_a_state_without_a_position_is_compared_by_version_only(restore):
     manager = LogManager(Account)
     state = manager.create(Opened("Ada"), Deposited(1))
     back = restore()
@@ -350,7 +352,7 @@ def erase(log_id: LogId) -> None:
     )
 
 
-def test_the_reduction_of_an_erased_log_is_found_out(alias):
+def test_the_cached_reduction_of_an_erased_log_is_rejected(alias):
     manager = accounts(alias)
     log_id = manager.create(Opened("Ada"), Deposited(40)).log_id
     manager.reduce(log_id)
@@ -366,7 +368,7 @@ def test_the_reduction_of_an_erased_log_is_found_out(alias):
     assert manager.reduce(log_id).aggregate == Account(owner="Bob", balance=3)
 
 
-def test_without_the_proof_an_erased_log_lives_on(alias):
+def test_a_broken_version_without_the_proof_uses_the_reduction_of_an_erased_log(alias):
     manager = accounts(alias, broken.WithoutProof)
     log_id = manager.create(Opened("Ada"), Deposited(40)).log_id
     manager.reduce(log_id)
@@ -398,7 +400,7 @@ def test_a_redacted_event_is_gone_from_reductions_once_their_entry_is_deleted(al
 # Reducing before creating, and a warm cache.
 
 
-def test_reducing_before_creating_keeps_nothing_in_the_way(alias):
+def test_reducing_a_log_before_its_creation_does_not_prevent_caching_it(alias):
     manager = accounts(alias)
     log_id = manager.new_id()
     for _ in range(3):
@@ -576,7 +578,7 @@ def till(vat: int, sold: type | None = None) -> Any:
 
 
 @pytest.mark.redis
-def test_two_releases_side_by_side_have_entries_of_their_own(releases, scratch_registry):
+def test_two_releases_side_by_side_have_their_own_entries(releases, scratch_registry):
     both = releases("eventlogs.reductions.reader.ReductionReader")
 
     answers, truth = interleave(both)
@@ -586,14 +588,16 @@ def test_two_releases_side_by_side_have_entries_of_their_own(releases, scratch_r
 
 
 @pytest.mark.redis
-def test_without_a_fingerprint_they_believe_each_other(releases, scratch_registry):
+def test_releases_use_each_others_entries_without_a_fingerprint(releases, scratch_registry):
     answers, truth = interleave(releases("tests.reliability.broken.WithoutFingerprint"))
 
     assert answers != truth
 
 
 @pytest.mark.redis
-def test_without_the_fingerprint_in_the_key_they_throw_each_other_out(releases, scratch_registry):
+def test_releases_evict_each_others_entries_without_the_fingerprint_in_the_key(
+    releases, scratch_registry
+):
     both = releases("tests.reliability.broken.FingerprintNotInKey")
 
     answers, truth = interleave(both)
@@ -606,7 +610,9 @@ def test_without_the_fingerprint_in_the_key_they_throw_each_other_out(releases, 
     ("variant", "expected"),
     [(ReductionReader, [100, 120]), (broken.WithoutFingerprint, [100, 100])],
 )
-def test_code_that_has_no_file_meets_nobodys_entries(alias, scratch_registry, variant, expected):
+def test_classes_without_a_source_file_do_not_share_entries(
+    alias, scratch_registry, variant, expected
+):
     one = till(0)
     classes = [one.Till, till(20, one.Sold).Till]
     managers = [LogManager(cls, cache=alias, refresher=IMMEDIATE) for cls in classes]

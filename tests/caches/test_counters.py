@@ -9,7 +9,7 @@ from eventlogs.caches.counters import ABSENT, BEHIND, DROPPED, ERRORS, MISSES, C
 from tests.accounts import Account, Parcel
 
 
-def test_everything_is_counted_by_its_reason():
+def test_each_use_is_counted_by_its_reason():
     ours = Counters()
 
     ours.count("hit", aggregate=Account)
@@ -25,7 +25,7 @@ def test_everything_is_counted_by_its_reason():
     assert {reason: n for reason, n in counted["errors"].items() if n} == {DROPPED: 1}
 
 
-def test_what_was_never_counted_is_there_as_0():
+def test_unused_counters_are_0():
     counted = Counters().statistics()
 
     assert counted == {
@@ -45,7 +45,7 @@ def test_statistics_are_those_of_the_process_and_can_start_again():
     assert statistics()["hits"] == 0
 
 
-def test_none_is_lost_between_threads():
+def test_counting_from_several_threads_loses_nothing():
     ours = Counters()
 
     def count_hits() -> None:
@@ -59,7 +59,7 @@ def test_none_is_lost_between_threads():
     assert ours.statistics()["hits"] == 8_000
 
 
-def test_a_signal_tells_of_each_use():
+def test_a_signal_is_sent_for_each_use():
     seen = []
 
     def receive(sender, outcome, reason, **kwargs):
@@ -75,7 +75,7 @@ def test_a_signal_tells_of_each_use():
     assert seen == [(Account, "miss", ABSENT)]
 
 
-def test_a_receiver_that_raises_harms_nobody(caplog):
+def test_an_error_of_a_signal_receiver_is_logged_and_not_raised(caplog):
     def receive(**kwargs):
         raise RuntimeError
 

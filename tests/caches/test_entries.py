@@ -124,7 +124,7 @@ def fields_of(values: object) -> str:
     ],
     ids=fields_of,
 )
-def test_what_a_fold_keeps_comes_back(values):
+def test_an_aggregate_survives_encoding_and_decoding(values):
     codec = EntryCodec(Basket, "default")
     basket = Basket(**values)
     basket.derived = 7
@@ -164,7 +164,7 @@ SHARED = [Line("a", Decimal(1))]
     ],
     ids=fields_of,
 )
-def test_what_would_come_back_as_something_else_is_not_kept(values, place):
+def test_a_value_that_would_change_in_the_cache_is_refused(values, place):
     codec = EntryCodec(Basket, "default")
 
     with pytest.raises(Unstorable) as caught:
@@ -173,7 +173,7 @@ def test_what_would_come_back_as_something_else_is_not_kept(values, place):
     assert place in str(caught.value)
 
 
-def test_attributes_that_are_no_fields_would_be_lost():
+def test_an_attribute_that_is_no_field_is_refused():
     basket = Basket()
     basket.seen = {1}  # type: ignore[attr-defined]
 
@@ -181,7 +181,7 @@ def test_attributes_that_are_no_fields_would_be_lost():
         EntryCodec(Basket, "default").encode(reduction(basket), ROW)
 
 
-def test_a_field_without_a_value_is_not_kept():
+def test_a_field_without_a_value_is_refused():
     basket = Basket()
     del basket.lines
 
@@ -189,7 +189,7 @@ def test_a_field_without_a_value_is_not_kept():
         EntryCodec(Basket, "default").encode(reduction(basket), ROW)
 
 
-def test_nesting_without_end_is_not_kept():
+def test_endless_nesting_is_refused():
     basket = Basket()
     basket.anything = [basket.counts]
     basket.anything.append(basket.anything)
@@ -198,7 +198,7 @@ def test_nesting_without_end_is_not_kept():
         EntryCodec(Basket, "default").encode(reduction(basket), ROW)
 
 
-def test_an_entry_says_what_it_is_of(codec):
+def test_an_entry_names_its_log_and_code(codec):
     entry = codec.decode(codec.encode(reduction(), ROW), LOG_ID)
 
     assert entry.aggregate == Account("Ada", 5, 1)
@@ -231,14 +231,14 @@ def test_an_entry_is_no_pickle(codec):
         lambda raw: pickle.dumps("bomb"),
     ],
 )
-def test_bytes_that_were_touched_are_not_trusted(codec, spoil):
+def test_modified_bytes_are_rejected(codec, spoil):
     with pytest.raises(Untrusted) as caught:
         codec.decode(spoil(codec.encode(reduction(), ROW)), LOG_ID)
 
     assert caught.value.reason == BAD_SIGNATURE
 
 
-def test_every_single_byte_counts(codec):
+def test_a_change_of_any_single_byte_is_rejected(codec):
     raw = codec.encode(reduction(), ROW)
 
     for at in range(len(raw)):
@@ -246,7 +246,7 @@ def test_every_single_byte_counts(codec):
             codec.decode(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], LOG_ID)
 
 
-def test_another_logs_entry_is_not_this_ones(codec):
+def test_an_entry_of_another_log_is_rejected(codec):
     raw = codec.encode(reduction(), ROW)
 
     with pytest.raises(Untrusted) as caught:
@@ -255,7 +255,7 @@ def test_another_logs_entry_is_not_this_ones(codec):
     assert caught.value.reason == FOREIGN_LOG
 
 
-def test_another_databases_entry_is_not_this_ones(codec):
+def test_an_entry_of_another_database_is_rejected(codec):
     with pytest.raises(Untrusted) as caught:
         EntryCodec(Account, "other").decode(codec.encode(reduction(), ROW), LOG_ID)
 
@@ -276,7 +276,7 @@ def other_code(scratch_registry):
     return Account
 
 
-def test_other_codes_entry_is_not_this_ones(codec, other_code):
+def test_an_entry_of_other_code_is_rejected(codec, other_code):
     with pytest.raises(Untrusted) as caught:
         EntryCodec(other_code, "default").decode(codec.encode(reduction(), ROW), LOG_ID)
 
@@ -355,7 +355,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("field", "value"), CHANGES)
-def test_the_proof_is_of_all_that_an_event_is(codec, field, value):
+def test_the_proof_covers_every_field_of_an_event(codec, field, value):
     entry = codec.decode(codec.encode(reduction(), ROW), LOG_ID)
     row = msgspec.structs.replace(ROW, **{field: value})
 
@@ -364,23 +364,23 @@ def test_the_proof_is_of_all_that_an_event_is(codec, field, value):
     assert proof_of(row) != proof_of(ROW)
 
 
-def test_the_proof_does_not_depend_on_the_spelling_of_a_zone():
+def test_the_proof_does_not_depend_on_the_notation_of_a_time_zone():
     row = msgspec.structs.replace(ROW, recorded_at=NOW.astimezone(ZoneInfo("Europe/Berlin")))
 
     assert proof_of(row) == proof_of(ROW)
 
 
-def test_nothing_is_proven_by_no_event(codec):
+def test_a_missing_event_proves_no_entry(codec):
     assert not codec.decode(codec.encode(reduction(), ROW), LOG_ID).is_proven_by(None)
 
 
-def test_parts_of_a_proof_do_not_run_into_one_another():
+def test_the_proof_separates_the_fields_that_it_covers():
     one = msgspec.structs.replace(ROW, type="ab", data="c")
 
     assert proof_of(one) != proof_of(msgspec.structs.replace(one, type="a", data="bc"))
 
 
-def test_why_a_class_cannot_be_cached(scratch_registry):
+def test_why_not_explains_why_a_class_cannot_be_cached(scratch_registry):
     class Plain(Aggregate, log_type="plain", events=[Opened]):
         pass
 
@@ -408,5 +408,5 @@ def test_why_a_class_cannot_be_cached(scratch_registry):
 
 
 @pytest.mark.parametrize("raw", [b"", b"EL1", b"EL1\0\0\0\1", b"XX1\0\0\0\1" + b"s" * 40])
-def test_what_is_no_entry_has_no_version(raw):
+def test_bytes_that_are_no_entry_have_no_version(raw):
     assert version_in(raw) == -1

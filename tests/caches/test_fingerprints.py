@@ -444,7 +444,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_other_code_has_another_one(releases, kind):
+def test_changed_code_has_another_fingerprint(releases, kind):
     one, two = (release[NAMES[kind]] for release in releases[:2])
 
     assert not one.startswith("?")
@@ -453,7 +453,7 @@ def test_other_code_has_another_one(releases, kind):
 
 
 @pytest.mark.parametrize("kind", [*CHANGES, *SAME])
-def test_the_same_code_has_the_same_one_in_every_process(releases, kind):
+def test_the_same_code_has_the_same_fingerprint_in_every_process(releases, kind):
     found = {release[NAMES[kind]] for release in (releases[0], *releases[2:])}
 
     assert len(found) == 1
@@ -461,7 +461,7 @@ def test_the_same_code_has_the_same_one_in_every_process(releases, kind):
 
 
 @pytest.mark.parametrize("kind", list(SAME)[3:])
-def test_what_an_aggregate_does_not_reach_is_not_part_of_it(releases, kind):
+def test_code_that_an_aggregate_does_not_reach_does_not_change_its_fingerprint(releases, kind):
     assert releases[0][NAMES[kind]] == releases[1][NAMES[kind]]
 
 
@@ -500,7 +500,7 @@ UNKNOWN = {
 }
 
 
-def test_what_cannot_be_followed_has_none(tmp_path):
+def test_code_that_cannot_be_analyzed_has_no_fingerprint(tmp_path):
     kinds = {
         f"unknown_{'abcdefgh'[number]}": kind for number, (kind, _) in enumerate(UNKNOWN.values())
     }
@@ -563,7 +563,7 @@ def deploy(path=rules):
         ),
     ],
 )
-def test_a_file_that_changed_after_the_process_began_is_not_known(tmp_path, kind, program):
+def test_a_file_that_changed_after_the_process_began_gives_no_fingerprint(tmp_path, kind, program):
     """The old code must not have the new one's fingerprint, nor the other way round."""
     install(tmp_path, {"k": kind}, 1)
 
@@ -573,7 +573,7 @@ def test_a_file_that_changed_after_the_process_began_is_not_known(tmp_path, kind
     assert answer.endswith("changed after it was loaded")
 
 
-def test_a_directory_that_a_link_now_leads_elsewhere_from_is_not_known(tmp_path):
+def test_a_directory_whose_symlink_has_changed_gives_no_fingerprint(tmp_path):
     for new in (1, 2):
         install(tmp_path / str(new), {"k": CHANGES["a function"]}, new)
     (tmp_path / "project").symlink_to(tmp_path / "1" / "project")
@@ -596,7 +596,7 @@ def test_a_directory_that_a_link_now_leads_elsewhere_from_is_not_known(tmp_path)
     assert answer.startswith("None the file of the module k")
 
 
-def test_what_was_known_stays_known_when_its_files_are_replaced(tmp_path):
+def test_a_fingerprint_stays_the_same_when_its_files_are_replaced(tmp_path):
     """A process goes on with the code that it has loaded, and with the entries of that code."""
     install(tmp_path, {"k": CHANGES["a function"]}, 1)
 
@@ -618,7 +618,7 @@ def test_what_was_known_stays_known_when_its_files_are_replaced(tmp_path):
     )
 
 
-def test_a_script_has_one_and_what_has_no_file_has_none(tmp_path):
+def test_a_script_has_a_fingerprint_and_code_without_a_file_has_none(tmp_path):
     install(tmp_path, {"k": CHANGES["a function"]}, 1)
     shop = (tmp_path / "project" / "k" / "shop.py").read_text()
     program = START + shop + "\nprint(code_fingerprint(Vat), why_unknown(Vat))\n"
@@ -634,7 +634,7 @@ def test_a_script_has_one_and_what_has_no_file_has_none(tmp_path):
     assert found.strip().endswith(" None")
 
 
-def test_a_module_in_an_archive_has_one(tmp_path):
+def test_a_module_in_a_zip_archive_has_the_same_fingerprint(tmp_path):
     install(tmp_path, {"k": CHANGES["a function"]}, 1)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for path in (tmp_path / "project").rglob("*.py"):
@@ -664,14 +664,14 @@ def test_events_of_modules_that_are_not_reached_are_not_covered(tmp_path):
     assert answer == "None [True, True, False, False]"
 
 
-def test_it_is_the_same_for_the_rest_of_a_process():
+def test_a_fingerprint_does_not_change_within_a_process():
     assert code_fingerprint(Account) == code_fingerprint(Account)
     assert code_fingerprint(Account) != code_fingerprint(Parcel)
     assert covers(Account, "account.opened")
     assert not covers(Account, "parcel.sent") or "tests.accounts" in str(Parcel)
 
 
-def test_a_class_that_a_function_makes_has_none(scratch_registry):
+def test_a_class_that_a_function_makes_has_no_fingerprint(scratch_registry):
     """It may depend on what the function was called with."""
     from dataclasses import dataclass
 
@@ -685,7 +685,7 @@ def test_a_class_that_a_function_makes_has_none(scratch_registry):
     assert "inside of a function" in str(why_unknown(Local))
 
 
-def test_the_schema_counts(tmp_path: Path) -> None:
+def test_the_types_of_fields_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     """Fields may follow from more than the source."""
     kind = Kind(
         apply="pass", top="import os\nAmount: type = {'i': int, 'f': float}[os.environ['KIND']]"
@@ -701,7 +701,7 @@ def test_the_schema_counts(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
-def test_the_distribution_that_an_aggregate_is_in_counts(tmp_path: Path) -> None:
+def test_the_distribution_of_an_aggregate_is_part_of_its_fingerprint(tmp_path: Path) -> None:
     """Also a module of it that no import leads to: it may have put something where it is used."""
     registry = "handlers = {}\n"
     found = set()

@@ -50,7 +50,7 @@ def test_e040_a_database_has_a_time_zone(monkeypatch, vendor):
 
 
 @pytest.mark.postgresql
-def test_e040_is_not_about_postgresql(monkeypatch):
+def test_e040_does_not_apply_to_postgresql(monkeypatch):
     monkeypatch.setitem(connection.settings_dict, "TIME_ZONE", "Europe/Berlin")
 
     assert found(check_time_zones) == []

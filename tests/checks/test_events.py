@@ -37,7 +37,7 @@ def test_e006_an_upcaster_is_missing():
 
 
 @pytest.mark.usefixtures("scratch_registry")
-def test_e006_an_upcaster_is_too_many():
+def test_e006_an_upcaster_is_surplus():
     upcaster("account.deposited", from_version=1)(lambda data: data)
 
     assert found(check_events) == ["eventlogs.E006"]

@@ -29,7 +29,7 @@ def altered(*statements):
 
 @pytest.mark.mariadb
 @pytest.mark.django_db
-def test_nothing_is_wrong_with_a_database_that_was_migrated():
+def test_a_migrated_database_has_no_findings():
     ours = [
         message
         for message in run_checks(databases=["default"], include_deployment_checks=False)
@@ -41,7 +41,7 @@ def test_nothing_is_wrong_with_a_database_that_was_migrated():
 
 @pytest.mark.postgresql
 @pytest.mark.django_db
-def test_postgresql_is_not_looked_at(monkeypatch):
+def test_postgresql_is_not_checked(monkeypatch):
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "charset", "utf8")
 
     assert found(mysql.check_charsets) == []
@@ -94,7 +94,7 @@ class TestDatabase:
         assert message.hint == f"Run: {alter.format(MARIADB_COLLATION)};"
         assert found(mysql.check_mysql, databases=["default"]) == []
 
-    def test_e042_is_about_read_models_too(self, transactional_db, monkeypatch):
+    def test_e042_applies_to_read_models_too(self, transactional_db, monkeypatch):
         monkeypatch.setattr(mysql, "_models", lambda alias: [Summary])
         with connection.schema_editor() as editor:
             editor.create_model(Summary)
@@ -114,7 +114,7 @@ class TestDatabase:
         assert message.id == "eventlogs.E043"
         assert "eventlogs_event has the engine MyISAM" in message.msg
 
-    def test_e044_a_mode_that_cuts(self, db):
+    def test_e044_an_sql_mode_that_truncates_values(self, db):
         strict = "SET sql_mode = 'STRICT_TRANS_TABLES'"
 
         with altered("SET sql_mode = 'NO_ENGINE_SUBSTITUTION'", strict):

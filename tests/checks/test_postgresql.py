@@ -37,7 +37,7 @@ def test_w008_a_trigger_is_missing_or_can_be_switched_off(second_database, tampe
 
 
 @pytest.mark.postgresql
-def test_what_the_hint_of_w008_says_puts_the_triggers_back(second_database):
+def test_the_command_in_the_hint_of_w008_restores_the_triggers(second_database):
     with connections[second_database].cursor() as cursor:
         cursor.execute("DROP TRIGGER eventlogs_event_refuse_change ON eventlogs_event")
 
@@ -110,7 +110,7 @@ def test_w013_the_events_are_distributed(second_database):
 
 
 @pytest.mark.postgresql
-def test_in_a_database_that_django_made_for_tests_there_is_nothing_to_say(db):
+def test_a_test_database_made_by_django_has_no_findings(db):
     assert database_messages("default") == []
 
 

@@ -35,7 +35,7 @@ def test_w030_rows_of_another_version():
 
 
 @pytest.mark.feed
-def test_e031_rows_that_no_log_finds(monkeypatch):
+def test_e031_rows_that_a_log_id_cannot_find(monkeypatch):
     monkeypatch.setattr(PaymentSummaries, "model", ContentType)
     assert found(checks.check_projections) == ["eventlogs.E031"]
 
@@ -60,7 +60,7 @@ def test_e033_a_database_without_a_feed(monkeypatch):
     assert set(found(checks.check_projections)) == {"eventlogs.E033"}
 
 
-def test_e033_is_not_about_projections_that_are_inline(monkeypatch):
+def test_e033_does_not_apply_to_inline_projections(monkeypatch):
     monkeypatch.setattr(checks, "BY_VENDOR", {})
     monkeypatch.setattr(base, "projections", {"payment-summary": PaymentSummaries})
     monkeypatch.setattr(PaymentSummaries, "mode", "inline")
@@ -115,7 +115,7 @@ class Clocked(Table):
         return self.state
 
 
-def test_e037_a_default_of_the_database_that_is_another_one_each_time(declare):
+def test_e037_a_database_default_that_differs_each_time(declare):
     declare(clocked=Clocked)
 
     [message] = checks.check_read_models(app_configs=None)
@@ -134,13 +134,13 @@ def test_e038_two_projections_of_one_table(declare, other):
     assert "'one' and 'two'" in message.msg
 
 
-def test_e039_a_read_model_of_two_tables_whose_one_is_that_of_another(declare):
+def test_e039_a_read_model_that_inherits_the_table_of_another(declare):
     declare(one=ReadModel, two=Inherited)
 
     assert found(checks.check_read_models) == ["eventlogs.E038", "eventlogs.E039"]
 
 
-def test_read_models_with_tables_of_their_own_are_right(declare):
+def test_read_models_with_their_own_tables_have_no_findings(declare):
     declare(one=Proxy, two=PaymentSummaries.model)
 
     assert found(checks.check_read_models) == []

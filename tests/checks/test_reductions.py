@@ -21,7 +21,7 @@ TIMEOUTS = {"OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1}}
 LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 
 
-def test_e003_a_cache_that_is_not_there(settings):
+def test_e003_an_unknown_cache_alias(settings):
     settings.EVENTLOGS = {"CACHE": "reductions"}
 
     [message] = reductions.check_reduction_cache()
@@ -71,13 +71,13 @@ def test_w021_time_outs_of_django_redis(settings):
 
 
 @pytest.mark.parametrize("cache", [LOCAL, {"BACKEND": "nowhere.Cache"}])
-def test_a_cache_that_is_local_or_not_to_be_had_is_no_error_of_ours(settings, cache):
+def test_a_local_or_unavailable_cache_has_no_finding(settings, cache):
     settings.CACHES = {"default": cache}
 
     assert found(reductions.check_reduction_cache) == []
 
 
-def test_without_a_cache_nothing_is_wrong_with_it(settings):
+def test_without_a_cache_there_is_no_finding(settings):
     settings.EVENTLOGS = {"CACHE": None}
     settings.CACHES = {"default": {"BACKEND": "nowhere.Cache"}}
 
@@ -107,7 +107,7 @@ def test_w010_is_for_deployments_only():
     assert "eventlogs.W010" in deployed - ours
 
 
-def test_w020_a_worker_that_writes_where_nobody_looks(settings):
+def test_w020_a_worker_that_writes_to_the_memory_of_its_own_process(settings):
     pytest.importorskip("celery")
     settings.CACHES = {"default": LOCAL}
     settings.EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher"}
@@ -160,7 +160,7 @@ def test_w022_an_aggregate_that_cannot_be_cached(scratch_registry):
     assert "dataclass" in message.msg
 
 
-def test_w023_an_aggregate_whose_code_cannot_be_known(scratch_registry):
+def test_w023_an_aggregate_whose_code_has_no_fingerprint(scratch_registry):
     @dataclass
     class Local(Aggregate, log_type="local", events=[Opened]):
         n: int = 0

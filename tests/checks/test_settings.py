@@ -36,7 +36,7 @@ from tests.checks.messages import found
         {"HEALTH": {"MAX_DEPLOY": float("nan")}},
     ],
 )
-def test_e001_a_setting_has_a_value_of_another_kind_or_range(settings, value):
+def test_e001_a_setting_has_the_wrong_type_or_is_out_of_range(settings, value):
     settings.EVENTLOGS = value
 
     [message] = check_settings()
@@ -67,7 +67,7 @@ def test_a_setting_within_its_bounds_is_fine(settings, value):
     assert found(check_settings) == []
 
 
-def test_settings_that_are_not_there_are_fine(settings):
+def test_missing_settings_are_fine(settings):
     if hasattr(settings, "EVENTLOGS"):
         del settings.EVENTLOGS
 
@@ -95,7 +95,7 @@ def test_w002_a_setting_has_an_unknown_key(settings):
     assert "PAGE_SIZE" in message.hint
 
 
-def test_a_limit_of_health_says_which_one_is_wrong_and_what_it_can_be(settings):
+def test_e001_names_the_wrong_limit_of_health_and_its_allowed_range(settings):
     settings.EVENTLOGS = {"HEALTH": {"MAX_LAG": -1}}
     [message] = check_settings()
     assert message.msg == (
@@ -131,7 +131,7 @@ def test_e005_use_tz_is_off(settings):
         {"REFRESH_ON_APPEND": 1},
     ],
 )
-def test_e001_values_of_the_cache_that_cannot_be(settings, value):
+def test_e001_invalid_settings_of_the_cache(settings, value):
     settings.EVENTLOGS = value
 
     assert found(check_settings) == ["eventlogs.E001"]
@@ -148,7 +148,7 @@ def test_e001_values_of_the_cache_that_cannot_be(settings, value):
         {"REFRESHER": {"BACKEND": "eventlogs.refreshers.ImmediateRefresher"}},
     ],
 )
-def test_values_of_the_cache_that_can_be(settings, value):
+def test_valid_settings_of_the_cache_are_fine(settings, value):
     settings.EVENTLOGS = value
 
     assert found(check_settings) == []

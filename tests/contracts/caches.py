@@ -23,7 +23,7 @@ class ReductionCacheContract:
     def cache(self) -> BaseReductionCache:
         raise NotImplementedError
 
-    def test_what_is_not_there_is_none(self, cache: BaseReductionCache):
+    def test_a_missing_key_is_none(self, cache: BaseReductionCache):
         assert cache.get("a") is None
 
     @pytest.mark.parametrize("value", [b"", b"\x00\xff\n'\"", entry(3, b"x" * 100_000)])
@@ -33,7 +33,7 @@ class ReductionCacheContract:
         assert cache.get("a") == value
         assert type(cache.get("a")) is bytes
 
-    def test_what_is_forgotten_is_all_whose_keys_hold_a_part(self, cache: BaseReductionCache):
+    def test_forget_deletes_all_keys_that_contain_a_text(self, cache: BaseReductionCache):
         names = ["eventlogs.reduction.a.1", "eventlogs.reduction.a.1@1000"]
         for key in [*names, "eventlogs.reduction.b.1"]:
             cache.set(key, entry(1), timeout=60)
@@ -48,7 +48,7 @@ class ReductionCacheContract:
         assert cache.get("eventlogs.reduction.b.1") == entry(1)
         assert cache.forget("eventlogs.reduction.a.") == 0
 
-    def test_many_are_found_at_once(self, cache: BaseReductionCache):
+    def test_get_many_finds_several_keys_at_once(self, cache: BaseReductionCache):
         cache.set("a", entry(1), timeout=60)
         cache.set("b", entry(2), timeout=None)
 
@@ -56,23 +56,23 @@ class ReductionCacheContract:
         assert dict(cache.get_many([])) == {}
 
     @pytest.mark.parametrize("there", [1, 255, 256, 65_535, 2**24, 2**31 - 2])
-    def test_a_newer_entry_takes_the_place_of_an_older_one(
-        self, cache: BaseReductionCache, there: int
-    ):
+    def test_a_newer_entry_replaces_an_older_one(self, cache: BaseReductionCache, there: int):
         cache.set("a", entry(there), timeout=60)
 
         assert cache.set("a", entry(there + 1), timeout=60)
         assert version_in(cache.get("a") or b"") == there + 1
 
     @pytest.mark.parametrize("there", [2, 256, 65_536, 2**24 + 1, 2**31 - 1])
-    def test_an_entry_never_goes_back(self, cache: BaseReductionCache, there: int):
+    def test_an_older_or_equal_entry_is_not_stored(self, cache: BaseReductionCache, there: int):
         cache.set("a", entry(there, b"first"), timeout=60)
 
         assert not cache.set("a", entry(there - 1), timeout=60)
         assert not cache.set("a", entry(there, b"second"), timeout=60)
         assert cache.get("a") == entry(there, b"first")
 
-    def test_an_entry_that_was_found_wrong_gives_way_to_any(self, cache: BaseReductionCache):
+    def test_an_entry_that_was_found_wrong_is_replaced_by_any_version(
+        self, cache: BaseReductionCache
+    ):
         wrong = entry(9, b"wrong")
         cache.set("a", wrong, timeout=60)
 
@@ -81,13 +81,13 @@ class ReductionCacheContract:
         assert cache.get("a") == entry(3)
 
     @pytest.mark.parametrize("garbage", [b"", b"E", b"EL1", b"EL1\xff\xff\xff", b"garbage" * 9])
-    def test_garbage_gives_way_to_an_entry(self, cache: BaseReductionCache, garbage: bytes):
+    def test_garbage_is_replaced_by_an_entry(self, cache: BaseReductionCache, garbage: bytes):
         cache.replace("a", garbage, timeout=60)
 
         assert cache.set("a", entry(1), timeout=60)
         assert cache.get("a") == entry(1)
 
-    def test_an_entry_runs_out(self, cache: BaseReductionCache, passing: Any):
+    def test_an_entry_expires(self, cache: BaseReductionCache, passing: Any):
         cache.set("a", entry(1), timeout=0.2)
         cache.set("b", entry(1), timeout=None)
         passing(1.3)
@@ -95,33 +95,33 @@ class ReductionCacheContract:
         assert cache.get("a") is None
         assert cache.get("b") == entry(1)
 
-    def test_one_of_those_who_add_at_once_is_the_first(self, cache: BaseReductionCache):
+    def test_one_of_several_concurrent_adds_succeeds(self, cache: BaseReductionCache):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n: cache.add("flag", b"%d" % n, timeout=60), range(32)))
 
         assert answers.count(True) == 1
         assert cache.get("flag") == b"%d" % answers.index(True)
 
-    def test_a_flag_can_be_added_again_when_it_was_deleted(self, cache: BaseReductionCache):
+    def test_a_deleted_flag_can_be_added_again(self, cache: BaseReductionCache):
         cache.add("flag", b"1", timeout=60)
         cache.delete("flag")
         cache.delete("flag")
 
         assert cache.add("flag", b"2", timeout=60)
 
-    def test_a_flag_runs_out(self, cache: BaseReductionCache, passing: Any):
+    def test_a_flag_expires(self, cache: BaseReductionCache, passing: Any):
         cache.add("flag", b"1", timeout=0.2)
         passing(1.3)
 
         assert cache.add("flag", b"2", timeout=60)
 
-    def test_a_mark_is_replaced(self, cache: BaseReductionCache):
+    def test_replace_overwrites_a_value(self, cache: BaseReductionCache):
         cache.replace("mark", b"1", timeout=60)
         cache.replace("mark", b"2", timeout=60)
 
         assert cache.get("mark") == b"2"
 
-    def test_the_newest_of_those_who_write_at_once_stays(self, cache: BaseReductionCache):
+    def test_the_newest_of_several_concurrent_writes_stays(self, cache: BaseReductionCache):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: cache.set("a", entry(n), timeout=60), range(1, 200)))
 

@@ -51,13 +51,15 @@ class RefresherContract:
 
     # At rest, the entry is at the newest version.
 
-    def test_at_rest_what_was_reduced_is_cached(self, refresher, accounts, log_id):
+    def test_a_reduction_is_cached_after_all_jobs(self, refresher, accounts, log_id):
         accounts.reduce(log_id)
         self.rest(refresher)
 
         assert self.cached(accounts, log_id) == 3
 
-    def test_at_rest_what_was_folded_on_top_is_cached(self, refresher, accounts, log_id):
+    def test_a_reduction_with_newer_events_is_cached_after_all_jobs(
+        self, refresher, accounts, log_id
+    ):
         accounts.reduce(log_id)
         self.rest(refresher)
         LogManager(Account).append(log_id, Deposited(3), expected_version=3)
@@ -67,7 +69,7 @@ class RefresherContract:
 
         assert self.cached(accounts, log_id) == 4
 
-    def test_at_rest_what_was_appended_is_cached(self, refresher, accounts):
+    def test_appended_events_are_cached_after_all_jobs(self, refresher, accounts):
         state = accounts.create(Opened("Ada"))
         for amount in range(1, 10):
             state = accounts.append(state, Deposited(amount))
@@ -78,7 +80,7 @@ class RefresherContract:
         assert accounts.reduce(state.log_id).aggregate.balance == 45
         assert statistics()["hits"] == before + 1
 
-    def test_an_append_after_a_rest_is_cached_as_well(self, refresher, accounts):
+    def test_an_append_after_all_jobs_is_cached_as_well(self, refresher, accounts):
         state = accounts.create(Opened("Ada"))
         self.rest(refresher)
         accounts.append(state, Deposited(1))
@@ -120,7 +122,7 @@ class RefresherContract:
 
         assert self.cached(accounts, log_id) == 4
 
-    def test_without_its_jobs_answers_are_the_same(self, accounts, log_id):
+    def test_lost_jobs_change_no_answers(self, accounts, log_id):
         for _ in range(3):
             assert self.read(accounts, log_id).reduction.aggregate.balance == 3
 

@@ -49,7 +49,7 @@ def with_key(exported: ExportedEvent, key: str, count: int = 1) -> ExportedEvent
 class RestoreContract:
     """Subclass it with a fixture ``store``: a BaseStore, which may hold other logs."""
 
-    def test_events_come_back_with_their_indexes_times_and_metadata(self, store: BaseStore):
+    def test_events_are_restored_with_their_indexes_times_and_metadata(self, store: BaseStore):
         log_id = new_log()
 
         assert store.restore(deposits(log_id, range(3))) == Restored(stored=3, present=0)
@@ -83,7 +83,7 @@ class RestoreContract:
         assert store.restore(batch) == Restored(stored=0, present=4)
         assert amounts(store, log_id) == [0, 1, 2, 3]
 
-    def test_what_is_missing_is_stored_behind_what_is_there(self, store: BaseStore):
+    def test_missing_events_are_stored_behind_existing_ones(self, store: BaseStore):
         log_id = new_log()
         store.restore(deposits(log_id, range(2)))
 
@@ -100,13 +100,13 @@ class RestoreContract:
 
         assert {log: store.version(log) for log in logs} == lengths
 
-    def test_an_appended_log_takes_its_own_export(self, store: BaseStore):
+    def test_an_appended_log_accepts_its_own_export(self, store: BaseStore):
         state = create(store, 0, 1, 2)
         exported = [ExportedEvent(each) for each in store.events(state.log_id, start=0, limit=10)]
 
         assert store.restore(exported) == Restored(stored=0, present=3)
 
-    def test_json_that_is_written_in_another_way_is_the_same(self, store: BaseStore):
+    def test_equal_json_in_another_notation_is_the_same(self, store: BaseStore):
         log_id = new_log()
         event = deposit(log_id, 0, data='{"amount":1,"note":"é"}', metadata='{"a":1,"b":2}')
         store.restore([event])
@@ -150,7 +150,7 @@ class RestoreContract:
         assert (store.version(good), store.version(bad)) == (0, 0)
         assert create_at(store, bad).version == 1  # nothing of it stands in the way
 
-    def test_a_log_that_does_not_begin_at_its_beginning_is_refused(self, store: BaseStore):
+    def test_a_log_without_its_first_event_is_refused(self, store: BaseStore):
         with pytest.raises(HistoryDiffers, match="event 0 has to come next"):
             store.restore(deposits(new_log(), [3]))
 
@@ -171,7 +171,7 @@ class RestoreContract:
         with pytest.raises(HistoryDiffers, match="another type's log"):
             store.restore(deposits(LogId("parcel", state.log_id.uuid), [0]))
 
-    def test_appends_go_on_behind_a_restored_log(self, store: BaseStore):
+    def test_appends_continue_a_restored_log(self, store: BaseStore):
         log_id = new_log()
         store.restore(deposits(log_id, range(2)))
 
@@ -215,10 +215,10 @@ class RestoreContract:
         assert store.events(log_id, start=0, limit=1)[0].idempotency_key == key
         assert store.claim("account", key) is None
 
-    def test_nothing_is_restored_from_nothing(self, store: BaseStore):
+    def test_restoring_no_events_stores_nothing(self, store: BaseStore):
         assert store.restore([]) == Restored(0, 0)
 
-    def test_keys_that_need_escaping(self, store: BaseStore):
+    def test_keys_with_special_characters_are_restored(self, store: BaseStore):
         log_id, key = new_log(), new_key() + ' "quoted" \\ \' é 日本'
 
         store.restore([with_key(deposit(log_id, 0), key)])

@@ -72,7 +72,7 @@ class StoreContract:
         assert list(store.stream(log_id)) == []
         assert list(store.last(log_id, limit=1)) == []
 
-    def test_an_append_answers_the_state_that_it_made(self, store: BaseStore):
+    def test_an_append_returns_the_new_state(self, store: BaseStore):
         log_id = new_log()
 
         created = append(store, log_id, 1, 2, expected=0)
@@ -115,7 +115,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("amounts_", [(3,), (3, 4)])
     @pytest.mark.parametrize("key", [None, "any"])
-    def test_an_append_behind_the_expected_position_is_stored(
+    def test_an_append_at_the_expected_position_is_stored(
         self, store: BaseStore, amounts_: tuple[int, ...], key: str | None
     ):
         state = create(store, 1, 2)
@@ -136,7 +136,7 @@ class StoreContract:
     @pytest.mark.parametrize("amounts_", [(3,), (3, 4)])
     @pytest.mark.parametrize("key", [None, "any"])
     @pytest.mark.parametrize("off", [-1, 1, 1_000])
-    def test_an_append_behind_another_position_is_refused(
+    def test_an_append_at_another_position_is_refused(
         self, store: BaseStore, amounts_: tuple[int, ...], key: str | None, off: int
     ):
         """The log has as many events as expected, but not the expected ones."""
@@ -160,7 +160,7 @@ class StoreContract:
         assert amounts(store, state.log_id) == [1, 2]
         assert key is None or store.claim("account", key) is None
 
-    def test_the_version_is_looked_at_before_the_position(self, store: BaseStore):
+    def test_the_version_is_checked_before_the_position(self, store: BaseStore):
         state = create(store, 1, 2)
 
         with pytest.raises(ConcurrentAppend) as caught:
@@ -169,7 +169,7 @@ class StoreContract:
         assert (caught.value.expected_version, caught.value.actual_version) == (1, 2)
         assert (caught.value.expected_position, caught.value.actual_position) == (None, None)
 
-    def test_an_append_without_an_expectation_goes_to_the_end(self, store: BaseStore):
+    def test_an_append_without_an_expected_version_goes_to_the_end(self, store: BaseStore):
         log_id = create(store, 1).log_id
 
         append(store, log_id, 2, expected=None)
@@ -193,7 +193,7 @@ class StoreContract:
         assert store.version(log_id) == 0
         assert key is None or store.claim("account", key) is None
 
-    def test_a_log_is_free_again_after_a_refused_append(self, store: BaseStore):
+    def test_a_log_is_not_locked_after_a_refused_append(self, store: BaseStore):
         log_id = new_log()
         with pytest.raises(LogNotFound):
             append(store, log_id, 1, expected=None)
@@ -222,7 +222,7 @@ class StoreContract:
 
     # What comes back
 
-    def test_an_event_comes_back_as_it_went_in(self, store: BaseStore):
+    def test_an_event_is_read_as_it_was_stored(self, store: BaseStore):
         log_id, key = new_log(), new_key()
         event = EncodedEvent("account.noted", 7, '{"note":{"b":[1,2.5,null,true],"a":"\\"é\\n☃"}}')
         before = datetime.now(UTC)
@@ -270,7 +270,7 @@ class StoreContract:
         assert [row.index for row in store.last(log_id, limit=2)] == [9, 8]
 
     @pytest.mark.parametrize("page", [1, 3, 5, 10, 11])
-    def test_a_stream_crosses_its_pages_without_a_seam(self, store: BaseStore, page: int):
+    def test_a_stream_continues_across_its_pages(self, store: BaseStore, page: int):
         log_id = create(store, *range(10)).log_id
 
         assert [row.index for row in store.stream(log_id, page=page)] == list(range(10))
@@ -320,7 +320,7 @@ class StoreContract:
         assert (claim.log_id, claim.first_index, claim.count) == (log_id, 1, 2)
         assert claim.state == state
 
-    def test_the_key_is_looked_at_before_the_version(self, store: BaseStore):
+    def test_the_key_is_checked_before_the_version(self, store: BaseStore):
         key = new_key()
         log_id = create(store, 1).log_id
         state = append(store, log_id, 2, 3, expected=1, key=key)
@@ -334,7 +334,7 @@ class StoreContract:
         assert caught.value.state == state
         assert amounts(store, log_id) == [1, 2, 3, 4]
 
-    def test_the_key_is_looked_at_before_the_position(self, store: BaseStore):
+    def test_the_key_is_checked_before_the_position(self, store: BaseStore):
         key = new_key()
         created = create(store, 1)
         state = append(store, created.log_id, 2, expected=1, position=created.position, key=key)
@@ -345,7 +345,7 @@ class StoreContract:
             assert caught.value.state == state
 
     @pytest.mark.parametrize("expected", [None, 2, 3, 99])
-    def test_a_repeated_key_is_a_replay_whatever_is_expected(
+    def test_a_repeated_key_is_a_replay_at_any_expected_version(
         self, store: BaseStore, expected: int | None
     ):
         key = new_key()
@@ -443,7 +443,7 @@ class StoreContract:
 
         assert amounts(store, other) == [5]
 
-    def test_metadata_is_not_part_of_what_a_key_stands_for(self, store: BaseStore):
+    def test_a_retry_with_other_metadata_is_a_replay(self, store: BaseStore):
         key = new_key()
         log_id = create(store, 1).log_id
         append(store, log_id, 2, expected=1, key=key, metadata='{"attempt":1}')
@@ -453,7 +453,7 @@ class StoreContract:
 
         assert amounts(store, log_id) == [1, 2]
 
-    def test_keys_are_apart_for_each_log_type(self, store: BaseStore):
+    def test_each_log_type_has_its_own_keys(self, store: BaseStore):
         key = new_key()
         create(store, 1, key=key)
         parcel = LogId.new("parcel")
@@ -529,7 +529,7 @@ class StoreContract:
 
         assert amounts(store, log_id) == [1, 3]
 
-    def test_the_key_is_looked_at_before_the_existence_of_the_log(self, store: BaseStore):
+    def test_the_key_is_checked_before_the_existence_of_the_log(self, store: BaseStore):
         key = new_key()
         first = create(store, 1, key=key)
         existing = create(store, 9).log_id
@@ -542,7 +542,7 @@ class StoreContract:
 
     # For execute
 
-    def test_a_call_in_its_turn_is_made_once_and_answers(self, store: BaseStore):
+    def test_in_turn_calls_its_function_once_and_returns_the_result(self, store: BaseStore):
         log_id = create(store, 1).log_id
         made: list[int] = []
 
@@ -558,7 +558,7 @@ class StoreContract:
         assert made == [0, 1, 2]
         assert amounts(store, log_id) == [1, 2, 2, 2]
 
-    def test_what_a_call_in_its_turn_raises_is_raised(self, store: BaseStore):
+    def test_in_turn_raises_the_error_of_its_function(self, store: BaseStore):
         log_id = create(store, 1).log_id
 
         with pytest.raises(ConcurrentAppend):
@@ -566,7 +566,7 @@ class StoreContract:
 
         assert append(store, log_id, 3, expected=1).version == 2
 
-    def test_a_turn_on_a_log_that_does_not_exist(self, store: BaseStore):
+    def test_in_turn_calls_its_function_for_a_log_that_does_not_exist(self, store: BaseStore):
         assert store.in_turn(new_log(), lambda: 7, conflicts=1) == 7
 
     @pytest.mark.parametrize(("start", "limit"), [(0, 2), (1, 10), (3, 1), (5, 2)])

@@ -227,7 +227,7 @@ class TransactionContract:
         assert state.version == 1
         assert amounts(store, log_id) == [1]
 
-    def test_a_savepoint_of_the_caller_takes_back_what_came_after_it(self, store: BaseStore):
+    def test_rolling_back_the_callers_savepoint_undoes_later_appends(self, store: BaseStore):
         log_id, key = new_log(), new_key()
 
         with transaction.atomic():
@@ -238,7 +238,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1, 3]
 
-    def test_others_see_an_append_when_its_transaction_commits(
+    def test_other_connections_see_an_append_when_its_transaction_commits(
         self, store: BaseStore, elsewhere: Callable[[Callable[[], Any]], Any]
     ):
         log_id = create(store, 1).log_id
@@ -266,7 +266,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1, 3, 4]
 
-    def test_nothing_is_appended_in_a_transaction_that_is_broken(self, store: BaseStore):
+    def test_an_append_in_a_broken_transaction_is_refused(self, store: BaseStore):
         log_id = create(store, 1).log_id
 
         with rolled_back():
@@ -276,7 +276,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1]
 
-    def test_an_append_inside_of_a_transaction_reads_what_that_has_written(self, store: BaseStore):
+    def test_an_append_sees_the_earlier_writes_of_its_transaction(self, store: BaseStore):
         key = new_key()
 
         with transaction.atomic():
@@ -326,7 +326,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1]
 
-    def test_a_turn_that_the_database_aborts_is_begun_again(self, store: BaseStore):
+    def test_a_turn_that_the_database_aborts_is_retried(self, store: BaseStore):
         log_id = create(store, 1).log_id
         begun = []
 

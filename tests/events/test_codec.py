@@ -300,7 +300,7 @@ json_values = st.recursive(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(value=json_values, metadata=st.dictionaries(st.sampled_from("ab"), json_values))
-def test_whatever_json_can_hold_comes_back_equal(orders, value, metadata):
+def test_any_json_value_comes_back_equal(orders, value, metadata):
     state = orders.create(Valued(anything=value), metadata=metadata)
 
     [record] = orders.load(state.log_id)
@@ -322,7 +322,7 @@ def test_whatever_json_can_hold_comes_back_equal(orders, value, metadata):
         (("order.valuated", 3, '{"price":"2","currency":"X"}'), Priced(Decimal(2), "X")),
     ],
 )
-def test_an_older_version_or_name_is_brought_up_to_date(orders, store, stored, expected):
+def test_an_older_version_or_name_is_upcast(orders, store, stored, expected):
     log_id = put(store, stored)
 
     [record] = orders.load(log_id)
@@ -343,7 +343,7 @@ def test_a_number_stays_exact_through_upcasters(orders, store, number):
     assert orders.reduce(log_id).aggregate.price == Decimal(number)
 
 
-def test_an_upcaster_that_gives_what_does_not_fit_is_undecodable(orders, store):
+def test_an_upcaster_whose_result_does_not_fit_makes_an_event_undecodable(orders, store):
     log_id = put(store, ("order.priced", 2, '{"price":"4111","currencies":[]}'))
     bad = put(store, ("order.priced", 2, '{"prices":4111}'))
 
@@ -353,7 +353,7 @@ def test_an_upcaster_that_gives_what_does_not_fit_is_undecodable(orders, store):
     assert "4111" not in str(caught.value)
 
 
-def test_an_upcaster_that_fails_says_which_and_not_with_what(orders, store):
+def test_the_error_of_a_failing_upcaster_names_it_and_shows_no_data(orders, store):
     log_id = put(store, ("order.priced", 1, '{"sum":4111}'))
 
     with pytest.raises(UndecodableEvent, match="from version 1 failed with KeyError") as caught:
@@ -378,7 +378,9 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("stored", "error", "text"), UNREADABLE)
-def test_an_event_that_cannot_be_decoded_says_which_and_why(orders, store, stored, error, text):
+def test_the_error_of_an_undecodable_event_names_it_and_the_cause(
+    orders, store, stored, error, text
+):
     log_id = put(store, ("order.valued", 1, "{}"), stored)
 
     for read in (
@@ -460,12 +462,12 @@ def encode(event: Any) -> EncodedEvent:
     return codec_for(event_type).encode(event, 10_000)
 
 
-def test_encoding_says_type_version_and_json():
+def test_an_encoded_event_has_its_type_version_and_json():
     assert encode(Opened("é")) == EncodedEvent("account.opened", 1, '{"owner":"é"}')
     assert encode(Priced(Decimal("1.10"), "EUR"))[:2] == ("order.priced", 3)
 
 
-def test_equal_data_has_equal_json_whatever_the_order_of_its_keys():
+def test_equal_data_has_equal_json_in_any_order_of_its_keys():
     one, other = Noted({"a": 1, "b": {"c": 1, "d": 2}}), Noted({"b": {"d": 2, "c": 1}, "a": 1})
 
     assert encode(one) == encode(other)

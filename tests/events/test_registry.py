@@ -29,7 +29,7 @@ def in_other_words(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def test_a_registered_class_is_itself_and_is_found_by_name_and_class():
+def test_a_registered_class_is_unchanged_and_found_by_name_and_class():
     event_type = registry.by_name("account.deposited")
 
     assert event_type is not None
@@ -58,7 +58,7 @@ def test_a_class_is_found_by_its_aliases():
     "name", ["", " a", "1a", "a b", "a\n", "a/b", "é", "a" * 256, "a\0", None, 7, '"a"', "a'b"]
 )
 @pytest.mark.usefixtures("scratch_registry")
-def test_a_name_that_cannot_be_is_refused(name):
+def test_an_invalid_name_is_refused(name):
     with pytest.raises(RegistrationError, match="cannot be an event type"):
         event(name)(event_class("Nameless"))
     with pytest.raises(RegistrationError, match="cannot be an event type"):
@@ -67,33 +67,33 @@ def test_a_name_that_cannot_be_is_refused(name):
 
 @pytest.mark.parametrize("name", ["a", "invoice.captured", "Payment:Captured-v2_x", "a" * 255])
 @pytest.mark.usefixtures("scratch_registry")
-def test_a_name_that_can_be_is_taken(name):
+def test_a_valid_name_is_accepted(name):
     cls: Any = event(name)(event_class("Named"))
 
     assert registry.by_name(name) == registry.by_class(cls)
 
 
 @pytest.mark.parametrize("aliases", [["tests.own"], ["tests.a", "tests.a"]])
-def test_a_name_is_said_once(aliases):
+def test_a_repeated_alias_is_refused(aliases):
     with pytest.raises(RegistrationError, match="Remove the repeat"):
         event("tests.own", aliases=aliases)
 
 
 @pytest.mark.parametrize("version", [0, -1, 2**31, 1.0, "1", True, None])
-def test_a_version_is_a_count_from_1(version):
+def test_a_version_must_be_an_int_from_1(version):
     with pytest.raises(RegistrationError, match=r"version is .* must be an int"):
         event("tests.versioned", version=version)
 
 
 @pytest.mark.parametrize("from_version", [0, -1, 1.0, "1", True, None])
-def test_an_upcaster_is_from_a_version_from_1(from_version):
+def test_from_version_must_be_an_int_from_1(from_version):
     with pytest.raises(RegistrationError, match=r"from_version is .* must be an int"):
         upcaster("tests.versioned", from_version=from_version)
 
 
 @pytest.mark.parametrize("thing", [type("Plain", (), {}), nothing_changes, Deposited(1), None])
 @pytest.mark.usefixtures("scratch_registry")
-def test_what_is_not_a_dataclass_is_refused(thing):
+def test_a_class_that_is_not_a_dataclass_is_refused(thing):
     with pytest.raises(RegistrationError, match="above @dataclass"):
         event("tests.plain")(thing)
 
@@ -111,7 +111,7 @@ def test_a_subclass_of_an_event_that_is_no_dataclass_itself_is_refused():
         event("tests.child")(Child)
 
 
-def test_a_class_that_is_defined_again_takes_the_place_of_the_one_before():
+def test_a_class_that_is_defined_again_replaces_the_previous_one():
     known = Registry()
     known.add(EventType(event_class("Reloaded"), "tests.reloaded", 1, ()))
     second = EventType(event_class("Reloaded"), "tests.reloaded", 1, ())
@@ -123,7 +123,7 @@ def test_a_class_that_is_defined_again_takes_the_place_of_the_one_before():
     assert list(known.problems()) == []
 
 
-def test_a_name_that_two_classes_claim_is_neither_ones():
+def test_a_name_that_two_classes_claim_cannot_be_looked_up():
     known = Registry()
     known.add(EventType(event_class("One"), "tests.claimed", 1, ()))
     known.add(EventType(event_class("Other"), "tests.other", 1, ("tests.claimed",)))
@@ -158,7 +158,7 @@ def test_an_upcaster_is_found_under_any_of_the_names():
         (2, [(1, nothing_changes), (1, in_other_words)], "Two upcasters take 'tests.shaped'"),
     ],
 )
-def test_problems_are_versions_that_do_not_fit_together(version, upcasters, problem):
+def test_problems_lists_versions_that_do_not_fit_together(version, upcasters, problem):
     known = Registry()
     known.add(EventType(event_class("Shaped"), "tests.shaped", version, ()))
     for from_version, upcast in upcasters:
@@ -170,7 +170,7 @@ def test_problems_are_versions_that_do_not_fit_together(version, upcasters, prob
     assert problem is None or problem in found[0]
 
 
-def test_a_record_is_a_value_that_never_changes():
+def test_a_record_is_an_immutable_value():
     def record() -> EventRecord:
         return EventRecord(
             log_id=LogId.stored("account", log_id.uuid),
@@ -191,7 +191,7 @@ def test_a_record_is_a_value_that_never_changes():
         record().index = 1  # type: ignore[misc]
 
 
-def test_a_record_is_known_by_its_log_and_index_for_good():
+def test_a_record_id_consists_of_the_log_id_and_the_index():
     log_id = LogId.parse("account_01h455vb4pex5vsknk084sn02q")
     here = EventRecord(log_id, 3, 17, "account.deposited", 1, None, {}, None, datetime.now(UTC))
     imported = msgspec.structs.replace(here, position=4_711)

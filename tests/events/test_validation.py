@@ -368,7 +368,7 @@ def test_bad_metadata_is_refused(baskets, bad, path, limit):
         ((Deposited(1), [Withdrawn(4111)]), "a list is given where an event of Account is wanted"),
     ],
 )
-def test_what_is_not_an_event_of_the_aggregate_is_refused(accounts, events, limit):
+def test_an_object_that_is_no_event_of_the_aggregate_is_refused(accounts, events, limit):
     state = accounts.create(Opened("ada"))
 
     with transaction.atomic():
@@ -408,13 +408,13 @@ def test_a_subclass_of_an_event_is_not_that_event(accounts):
     ],
     ids=lambda event: str(event)[:40],
 )
-def test_what_is_within_the_limits_is_stored(baskets, good):
+def test_an_event_within_the_limits_is_stored(baskets, good):
     state = baskets.create(good)
 
     assert baskets.load(state.log_id)[0].event == good
 
 
-def test_the_limit_on_bytes_is_the_one_of_the_setting_and_counts_bytes(baskets, settings):
+def test_the_size_limit_is_read_from_the_setting_and_counts_bytes(baskets, settings):
     settings.EVENTLOGS = {"MAX_EVENT_BYTES": 40}
     fits, too_long = Noted("é" * 14), Noted("é" * 15)
 
@@ -425,7 +425,7 @@ def test_the_limit_on_bytes_is_the_one_of_the_setting_and_counts_bytes(baskets, 
         baskets.create(fits, metadata={"a": "b" * 33})
 
 
-def test_the_gate_itself_looks_at_a_value_without_its_counterpart():
+def test_inspect_checks_a_value_without_its_encoded_form():
     validation.inspect({"a": [1, "b", None, True, 1.5, Decimal(1)]})
 
     with pytest.raises(validation.Finding) as caught:

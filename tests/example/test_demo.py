@@ -19,7 +19,7 @@ def demo(*arguments: str | Path, database_url: str = ELSEWHERE) -> tuple[int, st
         return program.returncode, out, program.error_text
 
 
-def test_it_plays_the_life_of_a_payment_on_a_file_of_its_own():
+def test_the_demo_runs_a_payment_in_a_temporary_database_file():
     start = time.monotonic()
     status, out, err = demo()
 
@@ -44,14 +44,14 @@ def test_it_plays_the_life_of_a_payment_on_a_file_of_its_own():
         assert shown in out
 
 
-def test_time_travel_goes_to_the_moment_of_the_first_capture():
+def test_reducing_as_of_a_moment_shows_the_first_capture():
     _, out, _ = demo()
 
     [then] = re.findall(r"reduce\(log_id, at=at\)\n +(.*)\n", out)
     assert then == "version 3 requested 10000, approved 10000, captured 6000, refunded 0"
 
 
-def test_its_output_fits_a_plain_terminal():
+def test_the_output_is_ascii_in_at_most_80_columns():
     _, out, _ = demo()
 
     assert max(map(len, out.splitlines())) <= 80
@@ -59,20 +59,20 @@ def test_its_output_fits_a_plain_terminal():
     assert "\x1b" not in out
 
 
-def test_it_has_colours_where_they_are_wanted():
+def test_force_color_gives_coloured_output():
     _, out, _ = demo("--force-color")
 
     assert "\x1b[" in out
 
 
-def test_it_leaves_nothing_behind():
+def test_the_temporary_file_is_removed():
     _, out, _ = demo()
 
     [path] = re.findall(r"^on SQLite, in (.*)$", out, re.MULTILINE)
     assert not Path(path).parent.exists()
 
 
-def test_it_can_be_played_again_on_a_file_that_is_kept(tmp_path):
+def test_the_demo_can_be_run_again_on_a_kept_file(tmp_path):
     path = tmp_path / "kept.sqlite3"
 
     for _ in range(2):
@@ -84,13 +84,13 @@ def test_it_can_be_played_again_on_a_file_that_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("database_url", ["", "mysql://a@b/c", "sqlite:////nowhere/x", "nonsense"])
-def test_it_does_not_matter_what_database_url_says(database_url):
+def test_database_url_is_ignored(database_url):
     status, _, err = demo(database_url=database_url)
 
     assert (status, err) == (0, "")
 
 
-def test_a_file_that_is_no_database_is_an_error_and_left_alone(tmp_path):
+def test_a_file_that_is_no_database_is_an_error_and_stays_unchanged(tmp_path):
     path = tmp_path / "letter.txt"
     path.write_text("Dear Sir or Madam, " * 100)
 
@@ -102,7 +102,7 @@ def test_a_file_that_is_no_database_is_an_error_and_left_alone(tmp_path):
     assert path.read_text().startswith("Dear Sir")
 
 
-def test_a_place_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_directory_is_an_error(tmp_path):
     status, _, err = demo("--database", tmp_path / "nowhere" / "demo.sqlite3")
 
     assert status == 1

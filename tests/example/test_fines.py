@@ -129,7 +129,7 @@ def test_each_case_becomes_a_log_and_each_row_an_event(write):
     assert [record.index for record in Fine.logs.load(log_of("X1"))] == list(range(7))
 
 
-def test_all_that_a_row_tells_is_kept(write):
+def test_all_values_of_a_row_are_stored(write):
     import_fines(write(ROWS))
 
     winter = timezone(timedelta(hours=1))
@@ -169,7 +169,7 @@ def test_amounts_are_stored_as_they_are_written(write):
     assert stored == ["0.1", "0.30"]
 
 
-def test_a_fine_adds_up(write):
+def test_the_totals_of_a_fine_are_right(write):
     import_fines(write(ROWS))
 
     state = Fine.logs.reduce(log_of("X1")).aggregate
@@ -244,7 +244,7 @@ def test_payments_that_do_not_add_up_are_an_error(write, total):
         import_fines(write(rows))
 
 
-def test_a_log_that_somebody_else_appended_to_is_an_error(write):
+def test_a_log_with_events_of_another_writer_is_an_error(write):
     path = write(ROWS[:1])
     import_fines(path)
     at = datetime(2001, 2, 3, tzinfo=timezone.utc)  # noqa: UP017
@@ -329,7 +329,7 @@ def test_a_bad_header_is_named(tmp_path, header, complaint):
         (b"PK\x03\x04\x14\x00\x00\x00", "line 1"),
     ],
 )
-def test_what_is_no_table_is_an_error(tmp_path, data, complaint):
+def test_a_file_that_is_no_table_is_an_error(tmp_path, data, complaint):
     path = tmp_path / "fines.csv"
     path.write_bytes(data.replace(b"{header}", ",".join(HEADER).encode()))
 
@@ -383,7 +383,7 @@ def test_every_activity_makes_another_event():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_import_that_is_killed_is_carried_on(write, monkeypatch, settings):
+def test_an_import_that_is_killed_can_be_resumed(write, monkeypatch, settings):
     monkeypatch.setenv("DJANGO_SECRET_KEY", settings.SECRET_KEY)  # fingerprints are made with it
     cases = [f"K{number}" for number in range(700)]
     rows = [fine(case) for case in cases]

@@ -123,7 +123,7 @@ def test_a_payment_is_authorized_captured_and_refunded(api, payment):
 
 
 @pytest.mark.parametrize(("command", "amount"), [("authorize", 1), ("capture", 101), ("refund", 1)])
-def test_what_the_rules_do_not_allow_is_409_and_stores_nothing(api, payment, command, amount):
+def test_a_command_that_the_rules_refuse_is_409_and_stores_nothing(api, payment, command, amount):
     response = api.post(f"{payment}{command}/", {"amount": amount}, key="k")
 
     assert_problem(response, 409, "refused")
@@ -265,7 +265,7 @@ def test_another_if_match_is_412_and_stores_nothing(api, payment, if_match):
     assert payments.version(log_id_of(payment)) == 2
 
 
-def test_if_match_is_looked_at_before_the_rules(api, payment):
+def test_if_match_is_checked_before_the_rules(api, payment):
     response = api.post(f"{payment}capture/", {"amount": 101}, if_match=etag_of(payment, 1))
 
     assert_problem(response, 412)
@@ -441,7 +441,7 @@ def test_a_payment_is_shown_as_of_a_moment_that_the_history_names(api, payment):
         "version=1&at=2026-01-31T12:00:00Z",
     ],
 )
-def test_a_question_that_cannot_be_is_400(api, payment, query):
+def test_an_invalid_query_is_400(api, payment, query):
     assert_problem(api.get(f"{payment}?{query}"), 400)
 
 
@@ -515,7 +515,7 @@ def test_a_page_past_the_end_is_empty(api, payment):
 @pytest.mark.parametrize(
     "query", ["start=-1", "start=x", "limit=0", "limit=101", "limit=x", "reverse=yes"]
 )
-def test_a_page_that_cannot_be_is_400(api, payment, query):
+def test_an_invalid_page_is_400(api, payment, query):
     assert_problem(api.get(f"{payment}events/?{query}"), 400)
 
 

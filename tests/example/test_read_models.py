@@ -57,7 +57,7 @@ def test_payments_are_found_by_what_is_outstanding(client, ids):
     assert listed(client, "?outstanding=true") == [ids["authorized"]]
 
 
-def test_a_page_leads_to_the_next_one(client, ids):
+def test_a_page_links_to_the_next_one(client, ids):
     found, address = [], "/payments/?limit=1"
     while address:
         page = client.get(address).json()
@@ -67,7 +67,7 @@ def test_a_page_leads_to_the_next_one(client, ids):
     assert found == sorted(ids.values(), reverse=True)
 
 
-def test_a_row_says_what_the_payment_says(client, ids):
+def test_a_row_has_the_values_of_its_payment(client, ids):
     [row] = client.get("/payments/?status=captured").json()["payments"]
     payment = client.get(f"/payments/{ids['captured']}/").json()
 
@@ -85,7 +85,7 @@ def test_totals_are_summed_up_by_status(client, ids):
 
 
 @pytest.mark.parametrize("query", ["?status=lost", "?limit=0", "?before=x", "?outstanding=1"])
-def test_a_wrong_question_is_400(client, query):
+def test_an_invalid_query_is_400(client, query):
     assert client.get(f"/payments/{query}").status_code == 400
 
 

@@ -59,5 +59,5 @@ def test_a_worker_refreshes_what_is_appended(environ: dict[str, str]):
         running.ended()
 
 
-def test_with_redis_nothing_is_wrong_with_the_settings(environ: dict[str, str]):
+def test_with_redis_the_settings_have_no_findings(environ: dict[str, str]):
     assert "no issues" in output_of("manage.py", "check", environ=environ)

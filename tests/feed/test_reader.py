@@ -123,7 +123,7 @@ def same_sequence_afterwards(db):
         cursor.execute("SELECT setval('eventlogs_event_position_seq', %s)", [before])
 
 
-def test_positions_that_nobody_has_do_no_harm(deposits, same_sequence_afterwards):
+def test_gaps_between_positions_are_skipped(deposits, same_sequence_afterwards):
     gap = 3 * 10**9
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
@@ -152,7 +152,7 @@ def test_types_are_given_by_name_or_class(deposits):
 
 
 @pytest.mark.usefixtures("scratch_registry")
-def test_a_class_stands_for_its_older_names_too(deposits):
+def test_a_class_includes_its_older_names(deposits):
     @event("account.paid_in", aliases=["account.deposited"])
     @dataclass(frozen=True)
     class PaidIn:
@@ -268,12 +268,12 @@ def test_partitions_are_about_as_large_as_each_other():
 
 
 @pytest.mark.parametrize("partition", [(1, 1), (-1, 2), (0, 0), (0, 65_537)])
-def test_a_partition_that_cannot_be_is_refused(partition):
+def test_an_invalid_partition_is_refused(partition):
     with pytest.raises(ValueError, match="partition"):
         Feed().read_stored(0, limit=1, partition=partition)
 
 
-def test_rare_events_are_looked_for_a_stretch_at_a_time(deposits, monkeypatch):
+def test_the_search_for_rare_events_is_split_into_several_calls(deposits, monkeypatch):
     if connection.vendor == "postgresql":
         monkeypatch.setattr("eventlogs.feed.postgresql.MAX_SPAN", 5)
         monkeypatch.setattr("eventlogs.feed.postgresql.SPANS", 2)
@@ -295,7 +295,7 @@ def test_rare_events_are_looked_for_a_stretch_at_a_time(deposits, monkeypatch):
 
 
 @COMMITS
-def test_following_goes_on_with_what_is_appended_later():
+def test_following_continues_with_events_appended_later():
     stop, seen = threading.Event(), threading.Semaphore(0)
     records = []
 
@@ -329,7 +329,7 @@ def test_following_starts_anywhere_and_filters(deposits):
     following.close()
 
 
-def test_a_stop_is_heeded_between_two_events(deposits):
+def test_stop_is_checked_between_two_events(deposits):
     stop = threading.Event()
     following = Feed().follow(stop=stop)
     next(following)
@@ -346,14 +346,14 @@ def test_a_function_stops_a_follower_that_waits(db):
     assert list(Feed().follow(stop=lambda: next(answers))) == []
 
 
-def test_following_refuses_what_reading_refuses_at_once():
+def test_following_refuses_invalid_arguments_at_once():
     with pytest.raises(ValueError, match="after"):
         Feed().follow(after=-1)
     with pytest.raises(TypeError, match="not an event class"):
         Feed().follow(types=[Account])
 
 
-def test_the_pace_slows_down_while_nothing_comes_and_quickens_at_once():
+def test_polling_slows_down_while_no_event_comes_and_speeds_up_at_once():
     nothing, something, rest = (
         StoredPage([], 5, False, 5),
         StoredPage([], 9, False, 9),
@@ -418,7 +418,7 @@ def test_a_transaction_on_a_snapshot_is_refused_and_stays_usable(level):
 
 @pytest.mark.postgresql
 @COMMITS
-def test_a_transaction_that_django_does_not_know_of_is_refused_as_well():
+def test_a_transaction_unknown_to_django_is_refused_as_well():
     with connection.cursor() as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:
@@ -430,7 +430,7 @@ def test_a_transaction_that_django_does_not_know_of_is_refused_as_well():
 
 @pytest.mark.postgresql
 @COMMITS
-def test_where_snapshots_are_the_default_reading_outside_of_transactions_is_right():
+def test_reads_outside_of_transactions_work_if_snapshots_are_the_default():
     Account.logs.create(Opened("ada"))
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_isolation = 'repeatable read'")
@@ -484,7 +484,7 @@ def test_a_feed_that_could_skip_events_is_refused(db, tampering, reason):
         ("EnterpriseDB 15.4 on x86_64-pc-linux-gnu", False),
     ],
 )
-def test_a_server_that_says_it_is_many_is_refused(db, version, is_refused):
+def test_a_server_whose_version_names_a_distributed_database_is_refused(db, version, is_refused):
     Account.logs.create(Opened("ada"))
     feed_source_for.cache_clear()
     with connection.cursor() as cursor:
@@ -514,7 +514,7 @@ def test_citus_does_not_matter_where_other_tables_are_distributed(db):
 
 
 @pytest.mark.postgresql
-def test_a_sequence_that_takes_larger_steps_is_right(db):
+def test_a_sequence_with_a_larger_increment_is_accepted(db):
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE eventlogs_event ALTER position SET INCREMENT 10")
     Account.logs.create(Opened("ada"), Deposited(1))

@@ -65,7 +65,7 @@ def test_an_error_of_eventlogs_is_a_command_error(run, db):
         (["unheard-of"], 2, "invalid choice"),
     ],
 )
-def test_exit_codes(start, arguments, code, said):
+def test_each_outcome_has_its_exit_code(start, arguments, code, said):
     program = start(*arguments)
 
     program.ended(code=code)

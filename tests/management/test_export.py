@@ -37,7 +37,7 @@ def test_a_line_for_each_event_in_the_order_of_positions(history, run, tmp_path)
     )
 
 
-def test_a_line_is_named_as_a_page_is(account, run, tmp_path):
+def test_a_line_has_the_keys_of_a_page_as_json(account, run, tmp_path):
     run("export", tmp_path / "all.jsonl")
 
     lines = exported(tmp_path / "all.jsonl")[1:-1]
@@ -60,7 +60,7 @@ def test_the_first_event_of_an_append_carries_its_key(db, run, tmp_path):
     assert len(bytes.fromhex(lines[1]["claim"]["fingerprint"])) == 32
 
 
-def test_what_is_exported_can_be_chosen(history, account, run, tmp_path):
+def test_exported_events_can_be_filtered(history, account, run, tmp_path):
     run("export", tmp_path / "parcels.jsonl", "--log-type", "parcel")
     run("export", tmp_path / "one.jsonl", "--log", account)
 
@@ -72,7 +72,7 @@ def test_what_is_exported_can_be_chosen(history, account, run, tmp_path):
 
 
 @pytest.mark.feed
-def test_what_is_behind_a_position_is_exported(account, run, tmp_path):
+def test_events_after_a_position_are_exported(account, run, tmp_path):
     run("export", tmp_path / "late.jsonl", "--after", Event.objects.last().position - 1)
 
     assert [each["index"] for each in exported(tmp_path / "late.jsonl")[1:-1]] == [2]
@@ -92,7 +92,7 @@ def test_an_empty_database_has_an_export(db, run, tmp_path):
     assert exported(tmp_path / "nothing.jsonl")[1:] == [{"end": True, "events": 0, "until": 0}]
 
 
-def test_a_file_is_not_written_over(db, run, tmp_path):
+def test_an_existing_file_is_not_overwritten(db, run, tmp_path):
     path = tmp_path / "there.jsonl"
     path.write_text("dear diary")
 
@@ -103,7 +103,7 @@ def test_a_file_is_not_written_over(db, run, tmp_path):
 
 
 @pytest.mark.feed
-def test_what_was_written_is_told(history, run_json, tmp_path):
+def test_the_result_reports_the_events_and_the_last_position(history, run_json, tmp_path):
     told = run_json("export", tmp_path / "all.jsonl")
 
     assert told["events"] == Event.objects.count()
@@ -112,7 +112,7 @@ def test_what_was_written_is_told(history, run_json, tmp_path):
 
 @pytest.mark.feed
 @pytest.mark.parametrize("lost", [1, 30, 200, 1_000], ids="last {} bytes".format)
-def test_an_interrupted_export_is_carried_on(history, account, run, tmp_path, lost):
+def test_an_interrupted_export_can_be_resumed(history, account, run, tmp_path, lost):
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
     run("export", whole)
     cut.write_bytes(whole.read_bytes()[:-lost])
@@ -123,7 +123,7 @@ def test_an_interrupted_export_is_carried_on(history, account, run, tmp_path, lo
 
 
 @pytest.mark.feed
-def test_a_complete_export_is_not_carried_on(history, run, tmp_path):
+def test_a_complete_export_cannot_be_resumed(history, run, tmp_path):
     run("export", tmp_path / "all.jsonl")
 
     with pytest.raises(CommandError, match="is complete"):
@@ -131,7 +131,7 @@ def test_a_complete_export_is_not_carried_on(history, run, tmp_path):
 
 
 @pytest.mark.feed
-def test_an_export_that_did_not_begin_is_begun(history, run, tmp_path):
+def test_resume_starts_an_export_that_has_not_begun(history, run, tmp_path):
     (tmp_path / "empty.jsonl").touch()
 
     run("export", tmp_path / "empty.jsonl", "--resume")
@@ -153,7 +153,7 @@ def test_an_export_that_did_not_begin_is_begun(history, run, tmp_path):
         (["FILE", "--format", "xes", "--timestamp", "data."], "not a field of an event"),
     ],
 )
-def test_mistakes(db, run, tmp_path, arguments, message):
+def test_mistakes_of_the_user_are_command_errors(db, run, tmp_path, arguments, message):
     arguments = [str(tmp_path / "file") if each == "FILE" else each for each in arguments]
 
     with pytest.raises(CommandError, match=message):
@@ -161,7 +161,7 @@ def test_mistakes(db, run, tmp_path, arguments, message):
 
 
 @pytest.mark.feed
-def test_another_file_is_not_carried_on(db, run, tmp_path):
+def test_another_file_cannot_be_resumed(db, run, tmp_path):
     (tmp_path / "diary").write_text("dear diary\n")
 
     with pytest.raises(CommandError, match="not an export"):
@@ -258,7 +258,7 @@ def test_an_interrupted_export_of_xes_leaves_no_file(
     assert ElementTree.parse(path).getroot().tag.endswith("log")
 
 
-def test_a_full_disk_leaves_no_half_xes(history, run, tmp_path):
+def test_a_full_disk_leaves_no_incomplete_xes(history, run, tmp_path):
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))  # bytes
@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_no_half_xes(history, run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_another_export_writes_is_left_alone(history, run, tmp_path):
+def test_a_file_that_another_export_writes_is_not_touched(history, run, tmp_path):
     part = tmp_path / "all.xes.part"
     part.write_text("<log>")
 
@@ -299,7 +299,7 @@ def test_interrupted_xes_on_the_output_says_so_and_is_refused_by_parsers(start, 
         ElementTree.fromstring(text)
 
 
-def test_xes_has_its_times_from_a_field_and_says_where_there_is_none(db, run, tmp_path, capsys):
+def test_xes_takes_its_times_from_a_field_and_reports_events_without_it(db, run, tmp_path, capsys):
     Account.logs.create(Opened("ada"), Noted("2026-01-31"), metadata={"at": "2025-01-01T10:00Z"})
 
     written = run("export", tmp_path / "a.xes", "--format", "xes", "--timestamp", "data.note")

@@ -176,7 +176,7 @@ def test_a_role_with_these_grants_reads_and_writes_through_the_portable_store(as
 
 
 @pytest.mark.postgresql
-def test_a_rebuild_by_such_a_role_says_who_has_to_run_it(as_owner, run):
+def test_a_rebuild_by_such_a_role_names_the_owner_who_can_run_it(as_owner, run):
     state = Account.logs.create(Opened("ada"), Deposited(5))
     Balances.catch_up()
     Balance.objects.update(balance=99)
@@ -216,7 +216,7 @@ def test_a_role_that_may_create_tables_rebuilds_by_moving_the_rows(as_owner):
 
 
 @pytest.mark.postgresql
-def test_what_is_not_granted_is_refused(as_owner):
+def test_statements_without_a_grant_are_refused(as_owner):
     state = Account.logs.create(Opened("ada"))
     for statement in (
         "UPDATE eventlogs_event SET index = 9",
@@ -262,7 +262,7 @@ def test_the_tables_of_another_schema_and_serial_columns_are_granted(second_data
 
 
 @pytest.mark.postgresql
-def test_a_table_that_is_not_there_yet_is_told(transactional_db, known, run_json, capsys):
+def test_a_missing_table_is_reported(transactional_db, known, run_json, capsys):
     found = run_json("grants", "app")
 
     assert set(found["absent"]) == {model._meta.db_table for model in readmodels.MODELS}
@@ -277,6 +277,6 @@ def test_a_name_that_no_role_can_have_is_a_mistake(db, run, role):
 
 
 @pytest.mark.sqlite
-def test_elsewhere_there_is_nothing_to_grant(db, run):
+def test_grants_is_an_error_on_other_databases(db, run):
     with pytest.raises(CommandError, match="not PostgreSQL"):
         run("grants", "app")

@@ -50,14 +50,14 @@ def answer(*arguments: Any) -> tuple[int, str, str]:
     return 0, out.getvalue(), ""
 
 
-def test_all_is_well(db):
+def test_a_healthy_project_exits_with_0(db):
     code, shown, said = answer()
 
     assert (code, said) == (0, "")
     assert shown.splitlines()[0] == "All is well."
 
 
-def test_what_is_wrong_since_when_and_who_must_act(db):
+def test_a_finding_is_shown_with_its_cause_its_start_and_the_action(db):
     hold(1_804)
 
     code, shown, said = answer()
@@ -73,7 +73,7 @@ def test_what_is_wrong_since_when_and_who_must_act(db):
     assert said == "Somebody must act: parked of payment-summary."
 
 
-def test_a_program_gets_one_document_and_the_same_exit_code(db):
+def test_json_output_is_one_document_with_the_same_exit_code(db):
     hold(2)
 
     code, shown, _ = answer("--json")
@@ -98,7 +98,7 @@ def test_each_limit_is_an_option(db):
             call_command("eventlogs", "health", option, "-1")
 
 
-def test_a_name_that_would_write_over_the_terminal_is_escaped(db):
+def test_control_characters_in_a_name_are_escaped(db):
     hold(1, error="Evil\x1b[2J")
 
     _, shown, said = answer()
@@ -120,7 +120,7 @@ def nowhere(django_db_setup: None, django_db_blocker: Any, tmp_path: Path) -> It
         del connections.databases[alias]
 
 
-def test_a_database_that_does_not_answer_is_bad_news_and_no_mistake_of_the_caller(nowhere):
+def test_an_unreachable_database_is_a_finding_and_no_command_error(nowhere):
     code, shown, said = answer("--database", nowhere)
 
     assert code == 1
@@ -144,7 +144,7 @@ def role(transactional_db: None) -> Iterator[str]:
 
 
 @pytest.mark.postgresql
-def test_a_role_that_owns_nothing_learns_what_it_lacks_and_with_its_grants_all_is_well(role):
+def test_a_role_learns_its_missing_grants_and_is_healthy_with_them(role):
     out = io.StringIO()
     call_command("eventlogs", "grants", ROLE, stdout=out)
     with connected_as(ROLE, "secret"):

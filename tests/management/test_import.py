@@ -46,7 +46,7 @@ def export(second_database, run, tmp_path):
     return path
 
 
-def test_an_import_into_an_empty_database_gives_everything_back(export, second_database, run):
+def test_an_import_into_an_empty_database_restores_everything(export, second_database, run):
     run("import", export, database=second_database)
 
     assert held(second_database) == held()
@@ -103,7 +103,9 @@ def test_a_retry_after_the_move_is_a_replay(export, second_database, run):
 
 
 @pytest.mark.feed
-def test_what_came_later_is_imported_on_top(export, second_database, run, run_json, tmp_path):
+def test_later_events_are_imported_behind_earlier_ones(
+    export, second_database, run, run_json, tmp_path
+):
     run("import", export, database=second_database)
     until = json.loads(export.read_text().splitlines()[-1])["until"]
     fill_more()
@@ -219,14 +221,14 @@ def test_a_file_that_ends_too_early_is_found(export, second_database, run, monke
         ),
     ],
 )
-def test_files_that_are_no_exports(db, run, tmp_path, text, message):
+def test_files_that_are_no_exports_are_refused(db, run, tmp_path, text, message):
     (tmp_path / "file").write_text(text)
 
     with pytest.raises(CommandError, match=message):
         run("import", tmp_path / "file")
 
 
-def test_a_file_that_is_not_there_is_a_mistake(db, run, tmp_path):
+def test_a_missing_file_is_a_command_error(db, run, tmp_path):
     with pytest.raises(CommandError, match="cannot be read: No such file"):
         run("import", tmp_path / "nowhere")
 
@@ -252,7 +254,7 @@ def test_a_batch_does_not_end_within_an_append(second_database, run, tmp_path, m
     assert sizes == [7, 4]
 
 
-def test_an_import_that_is_killed_is_carried_on(start, second_database, run, run_json, tmp_path):
+def test_an_import_that_is_killed_can_be_resumed(start, second_database, run, run_json, tmp_path):
     for n in range(300):
         LogManager(Account).create(
             Opened(owner="Ada"), *[Deposited(amount=n)] * 9, idempotency_key=f"k{n}"

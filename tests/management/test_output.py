@@ -100,7 +100,7 @@ def test_a_time_is_that_of_the_projects_zone(kolkata, account, run):
 
 
 @pytest.mark.feed
-def test_what_was_applied_has_a_time_with_its_zone(kolkata, transactional_db, run):
+def test_lines_about_applied_events_have_a_time_with_its_zone(kolkata, transactional_db, run):
     Payment.logs.create(Requested(amount=10))
 
     written = run("project", "payment-summary", "--once")
@@ -108,7 +108,7 @@ def test_what_was_applied_has_a_time_with_its_zone(kolkata, transactional_db, ru
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\+05:30  payment-summary: 1 ", written)
 
 
-def test_programs_get_utc(kolkata, account, run_json):
+def test_json_has_times_in_utc(kolkata, account, run_json):
     recorded_at = Event.objects.for_log(account).get(index=2).recorded_at
 
     written = run_json("show", account)["events"][2]["recorded_at"]

@@ -24,7 +24,7 @@ def state(db, monkeypatch):
     return parked_payment(monkeypatch, "4111-1111")
 
 
-def test_what_is_parked_is_shown_without_data(run, state):
+def test_parked_events_are_shown_without_data(run, state):
     shown = run("parked")
 
     for part in ("payment-summary", str(state.log_id), "payment.captured", "parked", "ValueError"):
@@ -35,11 +35,11 @@ def test_what_is_parked_is_shown_without_data(run, state):
     assert json.loads(line)["position"] == state.position - 1
 
 
-def test_nothing_is_said_to_wait_where_nothing_does(run, db):
+def test_without_held_events_the_command_says_so(run, db):
     assert "No event waits." in run("parked")
 
 
-def test_one_bug_comes_first_and_then_the_first_of_its_events(run, db):
+def test_a_bug_is_shown_first_and_then_the_first_of_its_events(run, db):
     hold(60)
 
     shown = run("parked").splitlines()
@@ -55,7 +55,7 @@ def test_one_bug_comes_first_and_then_the_first_of_its_events(run, db):
     assert shown[-1] == "50 of 60 events are shown. --limit N or --all shows more."
 
 
-def test_as_many_events_are_shown_as_are_asked_for(run, db):
+def test_the_number_of_events_shown_can_be_limited(run, db):
     hold(60)
 
     assert run("parked", "--limit", 2).count("payment_") == 2
@@ -99,7 +99,7 @@ def test_all_are_retried(run_json, state):
     assert run_json("parked", "--retry-all") == {"retried": 1}
 
 
-def test_an_event_is_skipped_by_who_means_it(run, state):
+def test_skipping_an_event_requires_yes_and_one_projection(run, state):
     with pytest.raises(CommandError, match="Add --yes"):
         run("parked", "payment-summary", "--skip", state.log_id)
     with pytest.raises(CommandError, match="Name the one projection"):
@@ -115,7 +115,7 @@ def test_an_event_is_skipped_by_who_means_it(run, state):
         run("parked", "payment-summary", "--skip", state.log_id, "--yes")
 
 
-def test_who_did_what_is_shown_the_newest_first(run, run_json, state, monkeypatch):
+def test_the_history_shows_actions_and_users_newest_first(run, run_json, state, monkeypatch):
     assert "The history is empty." in run("parked", "--history")
     monkeypatch.setenv("LOGNAME", "grace")
     run("parked", "payment-summary", "--retry-all")
@@ -135,7 +135,7 @@ def test_who_did_what_is_shown_the_newest_first(run, run_json, state, monkeypatc
     assert "4111" not in run("parked", "--history", "--json")
 
 
-def test_a_history_is_shown_in_part_and_of_projections_that_are_gone(run, db):
+def test_the_history_can_be_limited_and_includes_removed_projections(run, db):
     for name in ("gone", "gone", "payment-summary"):
         actions.add(name, ProjectionAction.RETRIED, using="default", count=1)
 

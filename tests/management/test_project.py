@@ -25,7 +25,7 @@ def captured(state) -> int:
 
 
 @pytest.mark.feed
-def test_once_applies_what_there_is(run, run_json, db):
+def test_once_applies_all_existing_events(run, run_json, db):
     Payment.logs.create(Requested(amount=5))
 
     assert "payment-summary: 1 event applied" in run("project", "--once")
@@ -33,7 +33,7 @@ def test_once_applies_what_there_is(run, run_json, db):
 
 
 @pytest.mark.feed
-def test_it_keeps_rows_up_to_date_until_sigterm(start):
+def test_the_command_keeps_rows_up_to_date_until_sigterm(start):
     state = Payment.logs.create(Requested(amount=5))
     process = start("project", "payment-summary")
     until(lambda: PaymentSummary.objects.exists())
@@ -50,7 +50,7 @@ def test_it_keeps_rows_up_to_date_until_sigterm(start):
 
 
 @pytest.mark.feed
-def test_json_is_for_programs(start):
+def test_json_reports_applied_events_as_json_lines(start):
     Payment.logs.create(Requested(amount=5))
     process = start("project", "payment-summary", "--json")
 
@@ -59,7 +59,7 @@ def test_json_is_for_programs(start):
 
 @pytest.mark.feed
 @pytest.mark.postgresql
-def test_workers_that_die_are_started_again(start):
+def test_workers_that_die_are_restarted(start):
     process = start("project", "--workers", "2")
     until(lambda: ProjectionWorker.objects.count() == 2)
     victims = {int(each.name.split(":")[1]) for each in ProjectionWorker.objects.all()}
@@ -77,7 +77,7 @@ def test_workers_that_die_are_started_again(start):
 
 @pytest.mark.feed
 @pytest.mark.postgresql
-def test_workers_end_when_nobody_looks_after_them(start):
+def test_workers_end_when_their_supervisor_is_killed(start):
     process = start("project", "--workers", "2")
     until(lambda: ProjectionWorker.objects.count() == 2)
 
@@ -116,7 +116,7 @@ def test_workers_share_no_pool(start, pool):
 
 
 @pytest.mark.postgresql
-def test_a_worker_that_is_told_to_stop_at_its_birth_stops(start):
+def test_a_worker_that_is_stopped_while_it_starts_ends(start):
     process = start("project", "--workers", "2", moment="birth")
 
     until(lambda: "ended (exit code 0). Another one starts" in process.error_text)
@@ -125,7 +125,7 @@ def test_a_worker_that_is_told_to_stop_at_its_birth_stops(start):
 
 
 @pytest.mark.postgresql
-def test_a_worker_that_is_not_noted_yet_is_told_as_well(start):
+def test_a_worker_that_was_just_forked_is_stopped_as_well(start):
     process = start("project", "--workers", "2", moment="fork")
 
     process.ended()
@@ -163,7 +163,7 @@ def test_a_worker_that_does_not_end_is_interrupted(start, number):
 
 
 @pytest.mark.feed
-def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
+def test_an_unknown_name_and_no_projection_are_command_errors(run, db, monkeypatch):
     with pytest.raises(
         CommandError, match=r"no projection 'x'\. Declared projections: .*payment-summary"
     ):
@@ -175,7 +175,7 @@ def test_an_unknown_name_and_no_projection_are_mistakes(run, db, monkeypatch):
 
 
 @pytest.mark.feed
-def test_too_little_memory_is_a_mistake(run, db):
+def test_too_little_memory_is_a_command_error(run, db):
     with pytest.raises(CommandError, match="is not an int of at least 64"):
         run("project", "--max-memory", "1")
 

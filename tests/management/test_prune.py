@@ -34,13 +34,13 @@ def left() -> list[str]:
         ("52w", ["0 days", "10 days", "100 days"]),
     ],
 )
-def test_keys_go_by_their_age(keys, run, age, kept):
+def test_keys_older_than_an_age_are_pruned(keys, run, age, kept):
     run("prune", "--older-than", age)
 
     assert left() == kept
 
 
-def test_the_setting_says_how_old_is_old(keys, run, settings):
+def test_the_setting_gives_the_age(keys, run, settings):
     settings.EVENTLOGS = {"IDEMPOTENCY_KEY_RETENTION": timedelta(days=50)}
 
     assert "1 key from before" in run("prune")
@@ -62,7 +62,7 @@ def test_a_dry_run_only_counts(keys, run_json):
 
 
 @pytest.mark.parametrize("age", ["90", "d", "-1d", "0d", "1y", "999999999w", ""])
-def test_what_is_no_age_is_a_mistake(keys, run, age):
+def test_an_invalid_age_is_a_command_error(keys, run, age):
     with pytest.raises(CommandError):
         run("prune", f"--older-than={age}")
 

@@ -33,7 +33,7 @@ def captured() -> int:
     return PaymentSummary.objects.get().captured
 
 
-def test_a_read_model_is_made_anew(run, run_json, state):
+def test_a_read_model_is_rebuilt(run, run_json, state):
     assert "payment-summary: rebuilt from 2 events." in run("rebuild", "payment-summary")
     assert captured() == 3
     assert run_json("rebuild", "payment-summary", "--restart") == {
@@ -44,13 +44,13 @@ def test_a_read_model_is_made_anew(run, run_json, state):
     }
 
 
-def test_the_row_of_one_log_is_made_anew(run, state):
+def test_the_row_of_one_log_is_rebuilt(run, state):
     run("rebuild", "payment-summary", "--log", state.log_id)
 
     assert captured() == 3
 
 
-def test_what_is_due_is_rebuilt(run, state):
+def test_read_models_that_are_due_are_rebuilt(run, state):
     assert "No rebuild is due." in run("rebuild", "--due")
     ProjectionState.objects.filter(name="payment-summary").update(version=0)
 
@@ -59,7 +59,7 @@ def test_what_is_due_is_rebuilt(run, state):
     assert not PaymentSummaries.is_rebuild_due()
 
 
-def test_an_event_that_cannot_be_applied_ends_it(run, state, monkeypatch):
+def test_an_event_that_cannot_be_applied_ends_the_rebuild(run, state, monkeypatch):
     def fail(*_):
         raise ValueError("4111-1111")
 
@@ -74,7 +74,7 @@ def test_an_event_that_cannot_be_applied_ends_it(run, state, monkeypatch):
     assert (waiting.log_id, waiting.index) == (state.log_id, 1)
 
 
-def test_what_an_interrupted_run_has_applied_is_counted_and_no_speed_is_made_of_it(
+def test_events_of_an_interrupted_run_count_as_progress_but_not_for_the_speed(
     run, state, monkeypatch
 ):
     for _ in range(4):
@@ -94,7 +94,7 @@ def test_what_an_interrupted_run_has_applied_is_counted_and_no_speed_is_made_of_
     assert sum(count for what, count in told if what == "advance") < told[0][1] + 9
 
 
-def test_the_time_that_is_left_is_that_of_what_this_run_has_done():
+def test_the_remaining_time_is_estimated_from_this_run_only():
     stream = io.StringIO()
     lines = Lines(stream, "Rebuilding x", 1_000_000, "positions")
     lines.resume(900_000)
@@ -104,14 +104,14 @@ def test_the_time_that_is_left_is_that_of_what_this_run_has_done():
     assert "900,100 of 1,000,000 positions, about 99,9" in stream.getvalue()
 
 
-def test_who_rebuilds_is_written_down(run, state, monkeypatch):
+def test_the_user_of_a_rebuild_is_recorded(run, state, monkeypatch):
     monkeypatch.setenv("LOGNAME", "grace")
     run("rebuild", "payment-summary")
 
     assert ProjectionAction.objects.get().by == "grace"
 
 
-def test_mistakes_are_said(run, db, monkeypatch):
+def test_mistakes_of_the_user_are_command_errors(run, db, monkeypatch):
     with pytest.raises(CommandError, match="Name the read models to rebuild"):
         run("rebuild")
     with pytest.raises(CommandError, match="There is no projection 'x'"):

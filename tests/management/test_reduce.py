@@ -54,7 +54,7 @@ def test_an_aggregate_is_chosen_by_its_name(account, run):
         run("reduce", account, "--aggregate", "Ledger")
 
 
-def test_properties_stand_apart_from_the_fields(db, run):
+def test_properties_are_listed_apart_from_the_fields(db, run):
     state = Payment.logs.create(Requested(amount=100))
     log_id = Payment.logs.append(state, Authorized(amount=80, approval_code="x")).log_id
 
@@ -65,7 +65,7 @@ def test_properties_stand_apart_from_the_fields(db, run):
     assert json.loads(run("reduce", log_id, "--version", 1))["computed"]["amount_outstanding"] == 0
 
 
-def test_a_value_that_json_has_no_form_for_is_no_repr(db, run, scratch_registry):
+def test_a_value_without_a_json_form_is_not_shown_as_its_repr(db, run, scratch_registry):
     class Rate:
         def __init__(self) -> None:
             self.percent = 5

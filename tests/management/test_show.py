@@ -24,7 +24,7 @@ def test_the_timeline_and_the_state_are_shown(account, run):
     assert "balance  70" in shown
 
 
-def test_a_program_reads_the_same_as_json(account, run_json):
+def test_json_has_the_same_content(account, run_json):
     shown = run_json("show", account)
 
     assert (shown["log_id"], shown["version"], shown["actual_version"]) == (str(account), 3, 3)
@@ -101,7 +101,7 @@ def test_a_log_without_an_aggregate_is_shown_raw(run, db):
     assert "No aggregate folds stranger logs" in shown
 
 
-def test_where_there_are_several_aggregates_one_is_chosen(account, run_json, scratch_registry):
+def test_with_several_aggregates_one_has_to_be_chosen(account, run_json, scratch_registry):
     @dataclass
     class Notes(Aggregate, log_type="account", events=[Opened]):
         seen: int = 0
@@ -119,7 +119,7 @@ def test_where_there_are_several_aggregates_one_is_chosen(account, run_json, scr
         run_json("show", account, "--aggregate", "Nothing")
 
 
-def test_what_a_terminal_would_act_on_is_escaped(account, run):
+def test_terminal_control_characters_are_escaped(account, run):
     Account.logs.append(
         account,
         Deposited(amount=1),
@@ -134,7 +134,7 @@ def test_what_a_terminal_would_act_on_is_escaped(account, run):
     assert {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown) == set()
 
 
-def test_what_each_event_changed(account, run, run_json):
+def test_diff_shows_the_changes_of_each_event(account, run, run_json):
     shown = run_json("show", account, "--diff")
     assert [each["changes"] for each in shown["events"]] == [
         [{"path": "owner", "old": "", "new": "Ada"}],
@@ -148,7 +148,7 @@ def test_what_each_event_changed(account, run, run_json):
     assert "→" not in run("show", account)
 
 
-def test_what_the_last_events_changed_is_told_by_those_before(account, run_json):
+def test_diff_of_the_last_events_compares_with_the_state_before_them(account, run_json):
     shown = run_json("show", account, "--diff", "--last", 1)
 
     assert [each["changes"] for each in shown["events"]] == [
@@ -156,7 +156,7 @@ def test_what_the_last_events_changed_is_told_by_those_before(account, run_json)
     ]
 
 
-def test_what_was_put_in_and_taken_out(run, run_json, db, scratch_registry):
+def test_diff_shows_added_and_removed_items(run, run_json, db, scratch_registry):
     @dataclass
     class Names(Aggregate, log_type="account", events=[Opened, Deposited]):
         names: list[str] = field(default_factory=list)
@@ -182,7 +182,7 @@ def test_what_was_put_in_and_taken_out(run, run_json, db, scratch_registry):
     assert [each["changes"] for each in several["events"]] == [None] * 3
 
 
-def test_what_an_unknown_event_changed_is_unknown(account, run, run_json):
+def test_diff_of_an_unknown_event_is_unknown(account, run, run_json):
     unknown = [EncodedEvent("account.teleported", 1, '{"to":"Mars"}')]
     store_for("default").append(AppendRequest(account, unknown, 3, None, "{}"))
 
@@ -208,7 +208,7 @@ def test_properties_are_shown_beside_the_fields(payment, run, run_json):
     assert run_json("show", payment, "--version", 2)["computed"]["amount_outstanding"] == 80
 
 
-def test_what_changed_in_properties_is_told_apart(payment, run, run_json):
+def test_diff_marks_the_changes_of_properties(payment, run, run_json):
     changes = run_json("show", payment, "--diff")["events"][2]["changes"]
 
     assert {"path": "amount_captured", "old": 0, "new": 30} in changes

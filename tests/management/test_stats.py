@@ -60,11 +60,11 @@ def test_a_small_database_is_counted_exactly(account, run_json):
         (100_000, "≥", "≥100,000"),
     ],
 )
-def test_an_estimate_has_no_more_digits_than_it_is_worth(rows, mark, text):
+def test_an_estimate_is_rounded(rows, mark, text):
     assert number(figures.TableFigures("eventlogs_event", 1, rows, mark)) == text
 
 
-def test_how_far_a_projection_is_behind_says_whether_it_may_be_further():
+def test_the_lag_of_a_projection_shows_if_it_is_a_lower_bound():
     assert status_of(positions_behind=None).behind == "?"
     assert status_of(positions_behind=0, at_least=True).behind == "?"
     assert status_of(positions_behind=1_200).behind == "1,200"
@@ -77,7 +77,7 @@ def test_an_empty_database_has_figures_too(run, run_json, db):
 
 
 @pytest.mark.postgresql
-def test_sizes_of_tables_and_indexes_are_told(account, run, run_json):
+def test_sizes_of_tables_and_indexes_are_reported(account, run, run_json):
     event = run_json("stats")["tables"]["eventlogs_event"]
 
     assert event["table_bytes"] > 0
@@ -86,7 +86,7 @@ def test_sizes_of_tables_and_indexes_are_told(account, run, run_json):
     assert "eventlogs_event_one_per_log_and_index" in run("stats")
 
 
-def test_of_large_tables_the_newest_rows_are_read(run, run_json, monkeypatch, db):
+def test_only_the_newest_rows_of_large_tables_are_read(run, run_json, monkeypatch, db):
     Account.logs.create(Opened(owner="Ada"))
     fill(logs=5, events=10)
     monkeypatch.setattr(figures, "NEWEST", 30)
@@ -116,7 +116,7 @@ def test_all_rows_of_a_large_table_are_estimated_by_the_planner(run, run_json, m
     assert run("stats").startswith("~800 events; of the newest 100\n")
 
 
-def test_more_rows_than_were_read_are_said_where_there_is_no_estimate(run, monkeypatch, db):
+def test_without_an_estimate_the_rows_read_are_a_lower_bound(run, monkeypatch, db):
     fill(logs=5, events=10)
     monkeypatch.setattr(figures, "NEWEST", 30)
     monkeypatch.setattr(figures, "_add_sizes", lambda *_: None)
@@ -159,7 +159,7 @@ def test_exact_reads_everything(run_json, monkeypatch, db):
         (2**50, "1024.0 TiB"),
     ],
 )
-def test_sizes_are_for_people(bytes_, text):
+def test_sizes_have_readable_units(bytes_, text):
     assert size(bytes_) == text
 
 
@@ -172,7 +172,7 @@ def test_a_cache_in_the_memory_of_each_process_is_named(account, run, run_json):
     assert "newest logs" not in shown
 
 
-def test_without_a_cache_there_is_nothing_to_tell(account, run, run_json, settings):
+def test_without_a_cache_the_cache_is_not_reported(account, run, run_json, settings):
     settings.EVENTLOGS = {"CACHE": None}
 
     assert run_json("stats")["cache"]["alias"] is None
@@ -182,7 +182,7 @@ def test_without_a_cache_there_is_nothing_to_tell(account, run, run_json, settin
 @pytest.mark.parametrize(
     "setting", [{"CACHE": "nowhere"}, {"CACHING_POLICY": "no.such.Policy"}, {"CACHING_POLICY": 7}]
 )
-def test_a_cache_that_is_misconfigured_is_told_and_the_rest_is_counted(
+def test_a_misconfigured_cache_is_reported_and_the_rest_is_counted(
     account, run, run_json, settings, setting
 ):
     settings.EVENTLOGS = setting
@@ -204,7 +204,7 @@ def of_accounts(found):
 
 
 @pytest.mark.redis
-def test_how_the_cache_stands_with_the_newest_logs(shared, run, run_json, transactional_db):
+def test_the_cache_is_compared_with_the_newest_logs(shared, run, run_json, transactional_db):
     logs = LogManager(Account, using="default", refresher="eventlogs.refreshers.ImmediateRefresher")
     current, behind, _ = (logs.create(Opened("Ada"), Deposited(1)).log_id for _ in range(3))
     for log_id in (current, behind):
@@ -217,7 +217,7 @@ def test_how_the_cache_stands_with_the_newest_logs(shared, run, run_json, transa
 
 
 @pytest.mark.redis
-def test_only_the_newest_logs_are_looked_at(shared, run_json, transactional_db, monkeypatch):
+def test_only_the_newest_logs_are_compared(shared, run_json, transactional_db, monkeypatch):
     fill(logs=9, events=2)
     monkeypatch.setattr(caching, "LOGS", 4)
     assert of_accounts(run_json("stats")["cache"])["logs"] == 4
@@ -226,7 +226,7 @@ def test_only_the_newest_logs_are_looked_at(shared, run_json, transactional_db, 
 
 
 @pytest.mark.redis
-def test_a_cache_that_cannot_be_reached_is_told(account, run, run_json, settings):
+def test_an_unreachable_cache_is_reported(account, run, run_json, settings):
     away = {**settings.CACHES["redis"], "LOCATION": "redis://127.0.0.1:1/0"}
     settings.CACHES = {**settings.CACHES, "away": away}
     settings.EVENTLOGS = {"CACHE": "away"}

@@ -18,20 +18,20 @@ def indexes(text: str) -> list[int]:
     return [each["index"] for each in lines(text)]
 
 
-def test_the_newest_events_the_oldest_first(account, run):
+def test_the_newest_events_are_shown_oldest_first(account, run):
     assert indexes(run("tail", "--json")) == [0, 1, 2]
     assert indexes(run("tail", "--json", "-n", 2)) == [1, 2]
     assert run("tail", "-n", 0) == ""
 
 
-def test_a_line_tells_what_happened_to_which_log(account, run):
+def test_a_line_names_the_event_and_its_log(account, run):
     last = run("tail").splitlines()[-1]
 
     for part in ("account.withdrawn", f"{account} 2", '{"amount": 30}', "by grace"):
         assert part in last
 
 
-def test_only_what_is_asked_for(account, run):
+def test_events_can_be_filtered(account, run):
     parcel = Parcel.logs.create(Sent(to="Rome")).log_id
 
     assert [e["log_id"] for e in lines(run("tail", "--json", "--log-type", "parcel"))] == [
@@ -46,7 +46,7 @@ def test_only_what_is_asked_for(account, run):
 
 
 @pytest.mark.feed
-def test_all_behind_a_position(account, run):
+def test_all_events_after_a_position_are_shown(account, run):
     first = Event.objects.first().position
     parcel = Parcel.logs.create(Sent(to="Rome")).log_id
 
@@ -56,7 +56,7 @@ def test_all_behind_a_position(account, run):
 
 
 @pytest.mark.feed
-def test_more_than_a_page_behind_a_position(account, run, settings):
+def test_more_than_a_page_after_a_position_is_shown(account, run, settings):
     settings.EVENTLOGS = {"PAGE_SIZE": 2}
     Account.logs.append(account, *[Deposited(amount=1)] * 7, expected_version=3)
 
@@ -71,13 +71,13 @@ def test_a_position_of_another_database_is_a_mistake(account, run):
 
 @pytest.mark.mariadb
 @pytest.mark.parametrize("option", ["--follow", "--after=0"])
-def test_without_a_feed_it_says_what_works(account, run, option):
+def test_without_a_feed_the_error_says_what_works(account, run, option):
     with pytest.raises(CommandError, match="without --follow and --after works, and so do `show`"):
         run("tail", option)
 
 
 @pytest.mark.feed
-def test_events_to_come_are_followed_until_ctrl_c(start):
+def test_new_events_are_followed_until_ctrl_c(start):
     state = Account.logs.create(Opened(owner="Ada"))
     parcel = Parcel.logs.create(Sent(to="Rome"))
     program = start("tail", "--follow", "--json", "--log", state.log_id)
@@ -95,7 +95,7 @@ def test_events_to_come_are_followed_until_ctrl_c(start):
 
 
 @pytest.mark.feed
-def test_a_reader_that_goes_away_ends_following(start):
+def test_a_closed_pipe_ends_following(start):
     state = Account.logs.create(Opened(owner="Ada"))
     program = start("tail", "--follow", "--json")
     program.line()

@@ -50,7 +50,7 @@ def finish(child) -> str:
     return child.before.replace("\r\n", "\n")
 
 
-def test_colours_on_a_terminal(terminal, account):
+def test_a_terminal_gets_colours(terminal, account):
     child = terminal("show", account)
 
     assert "\x1b[" in finish(child)
@@ -62,7 +62,7 @@ def test_colours_on_a_terminal(terminal, account):
     [(["--no-color"], {}), ([], {"NO_COLOR": "1"})],
     ids=["option", "NO_COLOR"],
 )
-def test_no_colours_where_they_are_not_wanted(terminal, account, arguments, env):
+def test_colours_can_be_switched_off(terminal, account, arguments, env):
     assert "\x1b[" not in finish(terminal("show", account, *arguments, **env))
 
 
@@ -87,13 +87,13 @@ def width(text: str) -> int:
     return sum(2 if "\u2e80" <= each <= "\uffef" else 1 for each in text)
 
 
-def test_nothing_is_cut_in_a_pipe(start, account):
+def test_lines_in_a_pipe_are_not_cut(start, account):
     state = Account.logs.append(account, Noted(note="x" * 500), expected_version=3)
 
     assert "x" * 500 in start("show", state.log_id).ended()
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly(start):
+def test_a_closed_pipe_ends_a_command_without_a_message(start):
     state = Account.logs.create(Opened(owner="Ada"), *[Noted(note="x" * 2_000)] * 200)
     program = start("show", state.log_id, "--last", "201")
 
@@ -104,7 +104,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(start):
     assert program.error_text == ""
 
 
-def test_a_bar_stays_on_one_line_and_goes_away(terminal, account):
+def test_a_progress_bar_stays_on_one_line_and_is_removed(terminal, account):
     pytest.importorskip("rich")
 
     shown = finish(terminal("verify"))
@@ -173,7 +173,7 @@ def without_rich(monkeypatch):
         (2**20, "B", "1.0 MiB"),
     ],
 )
-def test_a_bar_says_how_much_is_done(monkeypatch, total, unit, counted):
+def test_a_progress_bar_shows_how_much_is_done(monkeypatch, total, unit, counted):
     pytest.importorskip("rich")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()

@@ -29,7 +29,7 @@ def triggers(alias: str) -> list[tuple[str, str]]:
         "ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence",
     ],
 )
-def test_triggers_are_there_again_and_no_migration_is_unapplied(
+def test_triggers_are_restored_and_no_migration_is_unapplied(
     second_database, run, run_json, tampering
 ):
     before = triggers(second_database)
@@ -47,6 +47,6 @@ def test_triggers_are_there_again_and_no_migration_is_unapplied(
 
 
 @pytest.mark.skipif(connection.vendor == "postgresql", reason="there are triggers")
-def test_other_databases_have_none(run, db):
+def test_other_databases_have_no_triggers(run, db):
     with pytest.raises(CommandError, match="is not PostgreSQL"):
         run("triggers")

@@ -25,7 +25,7 @@ def broken(account):
     return account
 
 
-def test_a_sound_database(account, run, run_json):
+def test_a_sound_database_has_no_findings(account, run, run_json):
     assert "3 events were checked. No findings." in run("verify")
     assert run_json("verify") == {"events": 3, "findings": 0, "checks": {}}
 
@@ -53,7 +53,7 @@ def test_many_findings_are_counted_and_some_shown(account, run, capsys, db):
         run("verify", "--limit", 5)
 
 
-def test_a_verification_is_taken_up_where_it_was_left(broken, run):
+def test_an_interrupted_verification_can_be_resumed(broken, run):
     with pytest.raises(CommandError):
         run("verify", "--log-type", "account")
 
@@ -61,7 +61,7 @@ def test_a_verification_is_taken_up_where_it_was_left(broken, run):
     assert "0 events were checked" in run("verify", "--log-type", "parcel")
 
 
-def test_where_it_is_is_told_when_asked_for(account, run, monkeypatch, capsys):
+def test_progress_is_reported_with_verbosity_2(account, run, monkeypatch, capsys):
     monkeypatch.setattr(verify, "TOLD_EVERY", 1)
     Account.logs.create(Opened(owner="Bob"))
 
@@ -70,7 +70,7 @@ def test_where_it_is_is_told_when_asked_for(account, run, monkeypatch, capsys):
     assert "--after" in capsys.readouterr().err
 
 
-def test_events_need_not_be_decoded(account, run):
+def test_decoding_can_be_switched_off(account, run):
     unknown = [EncodedEvent("account.teleported", 1, "{}")]
     store_for("default").append(AppendRequest(account, unknown, 3, None, "{}"))
 
@@ -91,7 +91,7 @@ def payments(transactional_db):
 
 
 @pytest.mark.feed
-def test_what_is_held_is_counted_and_is_no_finding(payments, run, run_json, monkeypatch):
+def test_held_events_are_counted_and_are_no_finding(payments, run, run_json, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(PaymentSummaries, "captured", fail)
         PaymentSummaries.catch_up()

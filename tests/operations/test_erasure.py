@@ -218,7 +218,7 @@ def fill(accounts):
     return many.log_id, kept.log_id
 
 
-def test_a_log_that_is_erased_is_nowhere(accounts, settings):
+def test_an_erased_log_is_in_no_table_and_no_cache(accounts, settings):
     cache = settings.EVENTLOGS["CACHE"]
     log_id, kept = fill(accounts)
     assert {"cache", Row._meta.db_table, ParkedEvent._meta.db_table} <= set(places(cache))
@@ -242,7 +242,7 @@ def test_a_log_that_is_erased_is_nowhere(accounts, settings):
     assert backends.forget(kept) >= 0
 
 
-def test_an_event_that_is_redacted_is_nowhere_and_its_log_goes_on(accounts, settings):
+def test_a_redacted_event_is_in_no_table_and_no_cache_and_its_log_stays_usable(accounts, settings):
     cache = settings.EVENTLOGS["CACHE"]
     log_id, _ = fill(accounts)
 
@@ -272,7 +272,7 @@ def change_key(log_id):
         cursor.execute(f"ALTER TABLE eventlogs_event ENABLE ALWAYS {trigger}")
 
 
-def test_without_the_third_step_the_text_stays(accounts, settings):
+def test_without_the_third_step_the_text_stays_in_the_cache_and_the_rows(accounts, settings):
     log_id, _ = fill(accounts)
 
     change("**Erase a whole log:**", log_id)
@@ -296,7 +296,7 @@ def test_the_row_of_an_erased_log_can_be_removed_from_code(accounts):
             assert not each.model._default_manager.exists()
 
 
-def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
+def test_the_shadow_table_of_an_interrupted_rebuild_is_dropped(accounts):
     with KNOWN.declared("erased-owners"):
         accounts.create(Opened("Mary"))
         state = accounts.create(Opened(SECRET))
@@ -315,7 +315,7 @@ def test_what_an_interrupted_rebuild_has_made_is_dropped(accounts):
         assert AsyncOwners.rebuild() == 1
 
 
-def test_a_rebuild_that_is_under_way_is_left_alone_and_named(accounts):
+def test_a_running_rebuild_is_not_stopped_and_is_named(accounts):
     with KNOWN.declared("erased-owners"):
         state = accounts.create(Opened(SECRET))
         AsyncOwners.catch_up()

@@ -27,7 +27,7 @@ from tests.operations.health.wrong import (
 
 
 @pytest.mark.feed
-def test_nothing_is_wrong_where_nothing_is(db):
+def test_an_empty_project_is_healthy(db):
     found = health()
 
     assert found.is_healthy
@@ -36,7 +36,7 @@ def test_nothing_is_wrong_where_nothing_is(db):
 
 
 @pytest.mark.mariadb
-def test_projections_that_need_a_feed_are_named_where_there_is_none(db):
+def test_without_a_feed_the_projections_that_need_one_are_named(db):
     found = health()
 
     assert found.is_healthy
@@ -58,7 +58,7 @@ def test_a_project_at_work_is_healthy_and_has_its_figures(transactional_db):
 
 
 @pytest.mark.feed
-def test_a_look_costs_the_same_however_many_events_and_findings_there_are(
+def test_the_number_of_queries_does_not_depend_on_events_and_findings(
     db, django_assert_max_num_queries
 ):
     health()  # what is looked up once is looked up
@@ -71,7 +71,7 @@ def test_a_look_costs_the_same_however_many_events_and_findings_there_are(
         health()
 
 
-def test_all_that_is_answered_is_json(db):
+def test_the_whole_answer_is_json(db):
     hold(2)
 
     found = health().as_json()
@@ -84,7 +84,7 @@ def test_all_that_is_answered_is_json(db):
     assert first["figures"]["logs"] == 2
 
 
-def test_an_alias_that_there_is_not_is_a_mistake_of_the_caller():
+def test_an_unknown_alias_is_an_error_of_the_caller():
     with pytest.raises(ConnectionDoesNotExist):
         health(using="nowhere")
 
@@ -100,7 +100,7 @@ def test_the_limits_are_those_of_the_settings_unless_they_are_given(db, settings
 
 
 @pytest.mark.parametrize("is_in_a_transaction", [True, False])
-def test_a_part_that_fails_is_a_finding_and_the_others_are_looked_at(
+def test_a_check_that_fails_is_a_finding_and_the_others_are_run(
     transactional_db, monkeypatch, is_in_a_transaction
 ):
     def fail(*args, **kwargs):
@@ -123,7 +123,7 @@ def test_a_part_that_fails_is_a_finding_and_the_others_are_looked_at(
 
 
 @pytest.mark.postgresql
-def test_a_look_writes_nothing_to_the_database_and_waits_for_no_lock(transactional_db, monkeypatch):
+def test_the_health_check_writes_nothing_and_waits_for_no_lock(transactional_db, monkeypatch):
     monkeypatch.setattr("eventlogs.operations.health.look.PATIENCE", 0.2)
     with lock_table("eventlogs_parkedevent"):
         found = health()

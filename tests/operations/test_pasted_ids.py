@@ -77,7 +77,7 @@ EVENT = Named(UUID_OF_ALL, "payment", 3)
         (f"{ID}:3rd", TYPED),
     ],
 )
-def test_an_id_is_found_in_any_writing(text, named):
+def test_an_id_is_found_in_any_notation(text, named):
     assert names_in(text) == [named]
 
 
@@ -97,7 +97,7 @@ def test_an_id_is_found_in_any_writing(text, named):
         "\0",
     ],
 )
-def test_other_text_names_nothing(text):
+def test_other_text_contains_no_id(text):
     assert names_in(text) == []
 
 
@@ -120,7 +120,7 @@ def test_every_id_is_found_however_it_is_written(log_type, uuid, index, data):
 
 
 @given(st.text(max_size=200))
-def test_no_text_is_an_error(text):
+def test_any_text_can_be_searched_without_an_error(text):
     for each in (names_in, beginnings, ends):
         each(text)
 
@@ -129,18 +129,18 @@ def test_no_text_is_an_error(text):
 
 
 @pytest.mark.parametrize("text", [ID, ID.upper(), f" {ID}\n", f"'{ID}'", f"{ID}:3", ID.title()])
-def test_a_command_takes_an_id_in_other_writings(text):
+def test_a_command_accepts_an_id_in_other_notations(text):
     assert log_id(text) == LogId.parse(ID)
 
 
 @pytest.mark.parametrize("text", ["", "x", ID[:-1], f"{ID} {ID}", f"the {ID}", f"/a/{ID}/change/"])
-def test_a_command_takes_no_id_among_other_text(text):
+def test_a_command_refuses_an_id_among_other_text(text):
     with pytest.raises(InvalidLogId, match="not a log id"):
         log_id(text)
 
 
 @pytest.mark.parametrize("text", [BARE, str(UUID_OF_ALL), BARE.upper()])
-def test_a_command_wants_the_log_type(text):
+def test_a_command_requires_the_log_type(text):
     with pytest.raises(InvalidLogId, match=f"lacks its log type.*payment_{BARE}"):
         log_id(text)
 
@@ -149,7 +149,7 @@ def test_a_command_wants_the_log_type(text):
 
 
 @given(log_types, uuids, st.integers(1, 25))
-def test_an_id_is_among_those_with_its_beginning(log_type, uuid, length):
+def test_an_id_is_matched_by_its_beginning(log_type, uuid, length):
     text = str(LogId(log_type, uuid))
     bare = text.rpartition("_")[2]
 
@@ -165,7 +165,7 @@ def test_an_id_is_among_those_with_its_beginning(log_type, uuid, length):
 
 
 @given(uuids, st.integers(1, 35))
-def test_a_uuid_is_among_those_with_its_beginning_or_end(uuid, length):
+def test_a_uuid_is_matched_by_its_beginning_and_its_end(uuid, length):
     text = str(uuid)[:length].rstrip("-")
     if len(text.replace("-", "")) >= SHORTEST:
         assert any(each.lowest <= uuid <= each.highest for each in beginnings(text))
@@ -175,7 +175,7 @@ def test_a_uuid_is_among_those_with_its_beginning_or_end(uuid, length):
 
 
 @given(log_types, uuids, st.integers(SHORTEST, 25))
-def test_an_id_has_its_end(log_type, uuid, length):
+def test_an_id_is_matched_by_its_end(log_type, uuid, length):
     text = str(LogId(log_type, uuid))
 
     for asked in (text[-length:], text[-length:].upper(), f"…{text[-length:]}"):
@@ -185,7 +185,7 @@ def test_an_id_has_its_end(log_type, uuid, length):
 
 
 @pytest.mark.parametrize("text", ["01890-a5dac96", "0189-0a5d-ac96", "01890a5d--ac96", "ac967-74b"])
-def test_hyphens_stand_where_they_belong(text):
+def test_text_with_misplaced_hyphens_is_no_uuid(text):
     assert [each for each in ends(text) if not each.text] == []
     assert [each for each in beginnings(text) if "-" in text] == []
 

@@ -245,7 +245,7 @@ def test_a_pruned_key_is_no_finding(db):
     assert found() == []
 
 
-def test_logs_up_to_one_can_be_left_out(spoil):
+def test_logs_up_to_a_given_one_can_be_left_out(spoil):
     first, second = sorted([make_log(), make_log()])
     raw(EventLog).update(version=7)
 
@@ -256,7 +256,7 @@ def test_logs_up_to_one_can_be_left_out(spoil):
     assert [each.subject for each in found(log_types=["account"])] == [str(first), str(second)]
 
 
-def test_how_far_it_got_is_known(db):
+def test_the_scope_knows_the_last_log_that_was_verified(db):
     logs = sorted(make_log() for _ in range(3))
     scope = Scope("default")
 
@@ -265,7 +265,7 @@ def test_how_far_it_got_is_known(db):
     assert scope.reached == logs[-1]
 
 
-def test_appends_meanwhile_are_no_findings(transactional_db, monkeypatch):
+def test_appends_during_a_verification_are_no_findings(transactional_db, monkeypatch):
     """Each page of logs is older than its events: logs were appended to and created meanwhile."""
     log_ids = [make_log() for _ in range(4)]
     logs_by_id = scans.logs_by_id
@@ -282,7 +282,7 @@ def test_appends_meanwhile_are_no_findings(transactional_db, monkeypatch):
     assert found() == []
 
 
-def test_a_broken_version_that_does_not_look_again_would_find_what_is_not_there(
+def test_a_broken_version_that_does_not_check_twice_reports_concurrent_appends(
     transactional_db, monkeypatch
 ):
     log_ids = [make_log() for _ in range(4)]
@@ -342,7 +342,7 @@ def test_reductions_that_are_cached_are_compared_with_a_replay(reduction_cache, 
     assert "99" not in finding.message
 
 
-def test_an_entry_that_nobody_would_believe_is_no_finding(reduction_cache, transactional_db):
+def test_an_entry_that_readers_reject_is_no_finding(reduction_cache, transactional_db):
     log_id, other = make_log(), make_log()
     keep(reduction_cache, Account(owner="Ada", balance=99), other, 4)
     codec = EntryCodec(Account, "default")
@@ -353,7 +353,7 @@ def test_an_entry_that_nobody_would_believe_is_no_finding(reduction_cache, trans
     assert of_caches() == []
 
 
-def test_a_cache_that_is_off_or_away_is_told(db, settings, monkeypatch):
+def test_a_cache_that_cannot_be_read_is_reported(db, settings, monkeypatch):
     make_log()
     settings.EVENTLOGS = {"CACHE": None}
     assert of_caches() == []

@@ -74,7 +74,7 @@ STANDARD = {
 }
 
 
-def test_a_document_is_as_the_standard_has_it(db):
+def test_a_document_follows_the_standard(db):
     fill()
 
     log = document()
@@ -106,7 +106,7 @@ def test_a_log_is_a_trace_and_an_event_an_event(db):
         assert [each["index"][1] for each in events] == [str(n) for n in range(len(events))]
 
 
-def test_only_what_is_asked_for(account, db):
+def test_logs_and_log_types_can_be_chosen(account, db):
     fill()
 
     assert len(document(log_types=["parcel"]).findall(f"{NS}trace")) == 1
@@ -116,7 +116,7 @@ def test_only_what_is_asked_for(account, db):
     assert document(logs=[LogId.new("account")]).findall(f"{NS}trace") == []
 
 
-def test_who_did_it_is_the_resource():
+def test_the_actor_is_the_resource():
     assert of_event({}, {"user": "ada"})["org:resource"] == ("string", "ada")
     assert of_event({}, {"actor": 7})["org:resource"] == ("string", "7")
     assert "org:resource" not in of_event({}, {"till": 7})
@@ -152,7 +152,7 @@ def test_nested_objects_have_dotted_names_and_null_is_left_out():
     assert found == {**STANDARD, "a.b.c": ("int", "1"), "metadata.request.ip": ("string", "::1")}
 
 
-def test_names_are_made_fit_for_xml_and_unlike_each_other():
+def test_names_are_made_valid_for_xml_and_unique():
     found = of_event({"1st key": 1, "_1st_key": 2, "concept:name": 3, "index": 4, "é": 5})
 
     assert found == {
@@ -165,7 +165,7 @@ def test_names_are_made_fit_for_xml_and_unlike_each_other():
     }
 
 
-def test_data_that_is_no_object_is_there_as_well():
+def test_data_that_is_no_object_is_exported_as_well():
     assert of_event(5)["data"] == ("int", "5")
 
 

@@ -51,7 +51,7 @@ def parked(monkeypatch):
 
 
 @pytest.mark.feed
-def test_a_retry_is_written_down_with_who_did_it_and_when(parked):
+def test_a_retry_is_recorded_with_its_user_and_time(parked):
     Balances.retry(parked.log_id, by="grace")
     Balances.retry()
 
@@ -63,7 +63,7 @@ def test_a_retry_is_written_down_with_who_did_it_and_when(parked):
 
 
 @pytest.mark.feed
-def test_what_changes_nothing_is_not_written_down(parked):
+def test_an_action_without_effect_is_not_recorded(parked):
     assert Balances.retry(LogId.new("account")) == 0
     assert not Balances.skip(LogId.new("account"))
 
@@ -71,7 +71,7 @@ def test_what_changes_nothing_is_not_written_down(parked):
 
 
 @pytest.mark.feed
-def test_a_skip_is_written_down_with_what_was_skipped_and_why(parked):
+def test_a_skip_is_recorded_with_its_event_and_error(parked):
     Balances.skip(parked.log_id, by="grace")
 
     assert done() == [("balances", "skipped", "grace", parked.log_id, 1, 1)]
@@ -79,7 +79,7 @@ def test_a_skip_is_written_down_with_what_was_skipped_and_why(parked):
 
 
 @pytest.mark.feed
-def test_neither_the_deed_nor_its_entry_is_there_where_the_transaction_is_taken_back(parked):
+def test_a_rollback_undoes_an_action_and_its_record(parked):
     with transaction.atomic():
         Balances.skip(parked.log_id)
         Balances.request_rebuild()
@@ -91,7 +91,7 @@ def test_neither_the_deed_nor_its_entry_is_there_where_the_transaction_is_taken_
 
 
 @pytest.mark.feed
-def test_events_that_a_reactor_passes_over_are_written_down():
+def test_events_that_a_reactor_passes_over_are_recorded():
     Account.logs.create(Opened("ada"), Deposited(1))
 
     Letters.pass_over(dry_run=True, by="grace")
@@ -104,7 +104,7 @@ def test_events_that_a_reactor_passes_over_are_written_down():
 
 
 @pytest.mark.feed
-def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
+def test_a_rebuild_is_recorded_at_its_end_with_its_time_and_its_events():
     Account.logs.create(Opened("ada"), Deposited(1))
 
     Balances.rebuild(by="grace")
@@ -116,7 +116,7 @@ def test_a_rebuild_is_written_down_when_it_ends_with_its_time_and_its_events():
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
+def test_a_rebuild_by_a_worker_is_recorded_for_the_user_who_requested_it(monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(1))
     monkeypatch.setitem(projections, "balances", Balances)
 
@@ -130,7 +130,7 @@ def test_a_rebuild_that_a_worker_does_is_that_of_who_asked_for_it(monkeypatch):
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_fails_is_written_down_with_why_and_without_data():
+def test_a_rebuild_that_fails_is_recorded_with_the_cause_and_without_data():
     Account.logs.create(Opened("ada"), Deposited(13))
 
     with failing_on(13), pytest.raises(ProjectionFailed):
@@ -144,7 +144,7 @@ def test_a_rebuild_that_fails_is_written_down_with_why_and_without_data():
 
 
 @pytest.mark.feed
-def test_the_text_of_an_error_of_other_code_is_not_written_down(monkeypatch):
+def test_the_text_of_an_error_of_other_code_is_not_recorded(monkeypatch):
     Account.logs.create(Opened("ada"))
 
     def fail(*_):
@@ -158,7 +158,7 @@ def test_the_text_of_an_error_of_other_code_is_not_written_down(monkeypatch):
 
 
 @pytest.mark.feed
-def test_who_finds_a_rebuild_under_way_has_done_nothing():
+def test_a_rebuild_refused_because_another_one_runs_is_not_recorded():
     Account.logs.create(Opened("ada"))
 
     def tell(_):
@@ -210,7 +210,7 @@ def test_a_resumed_inline_rebuild_counts_the_events_of_all_its_runs(monkeypatch)
 
 
 @pytest.mark.feed
-def test_the_rebuild_of_one_log_is_written_down():
+def test_the_rebuild_of_one_log_is_recorded():
     state = Account.logs.create(Opened("ada"))
     Balances.catch_up()
 
@@ -220,7 +220,7 @@ def test_the_rebuild_of_one_log_is_written_down():
 
 
 @pytest.mark.feed
-def test_the_id_of_a_log_that_is_erased_is_removed_and_what_was_done_stays(parked):
+def test_erasing_a_log_removes_its_id_and_keeps_the_record(parked):
     Balances.retry(parked.log_id, by="grace")
     actions.add(
         "balances", ProjectionAction.REBUILD_FAILED, using="default", note=f"at {parked.log_id}."
@@ -236,7 +236,7 @@ def test_the_id_of_a_log_that_is_erased_is_removed_and_what_was_done_stays(parke
 
 
 @pytest.mark.feed
-def test_a_name_of_any_kind_can_be_kept(parked):
+def test_a_user_name_with_any_characters_is_recorded(parked):
     Balances.retry(by="gr\0ace\ud800" + "x" * 300)
 
     assert ProjectionAction.objects.get().by.startswith("grace\\ud800x")

@@ -29,7 +29,7 @@ def asked_of_a_database(cls):
 
 
 @pytest.mark.parametrize("cls", [Projection, ReductionProjection, Reactor])
-def test_each_method_that_asks_a_database_has_a_twin_of_its_signature(cls):
+def test_each_method_that_uses_the_database_has_a_twin_with_its_signature(cls):
     methods = asked_of_a_database(cls)
 
     assert {"catch_up", "lag", "wait_for", "parked", "waiting", "retry", "skip"} <= set(methods)
@@ -41,7 +41,7 @@ def test_each_method_that_asks_a_database_has_a_twin_of_its_signature(cls):
 @pytest.mark.feed
 @pytest.mark.usefixtures("tables", "declared")
 class TestTwins:
-    def test_they_do_what_the_methods_do(self):
+    def test_the_twins_do_the_same_as_the_methods(self):
         states = [Account.logs.create(Opened("ada"), Deposited(number)) for number in range(3)]
 
         async def work():
@@ -61,7 +61,7 @@ class TestTwins:
         assert async_to_sync(work)() == 6
         assert balances() == replayed(*states)
 
-    def test_one_that_waits_leaves_the_thread_of_the_database_to_others(self):
+    def test_await_for_does_not_block_the_database_thread_while_it_waits(self):
         state = Account.logs.create(Opened("ada"))
 
         async def work():

@@ -89,7 +89,7 @@ def test_a_batch_that_is_interrupted_after_a_failure_is_not_applied_again():
     assert seen() == {ada.log_id: 2, bob.log_id: 1, eve.log_id: 2}
 
 
-def test_a_broken_version_that_gives_back_where_the_batch_began_counts_twice(monkeypatch):
+def test_a_broken_version_that_releases_at_the_old_position_counts_twice(monkeypatch):
     def release(lease, position=None):
         rows = Checkpoint.objects.filter(pk=lease.pk, token=lease.token)
         rows.update(owner="", leased_until=None, position=0)
@@ -101,7 +101,7 @@ def test_a_broken_version_that_gives_back_where_the_batch_began_counts_twice(mon
 
 
 @pytest.mark.postgresql
-def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_nothing(elsewhere):
+def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_no_event(elsewhere):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
     pid = connection.connection.info.backend_pid
     kills: list[Any] = []
@@ -150,7 +150,7 @@ def test_an_event_that_kills_its_connection_each_time_is_parked_in_the_end(elsew
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 1_000])
-def test_a_worker_that_dies_of_an_event_leaves_it_to_be_parked(monkeypatch, batch_size):
+def test_an_event_that_kills_its_worker_is_parked(monkeypatch, batch_size):
     monkeypatch.setattr(Balances, "batch_size", batch_size)
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Withdrawn(1), Deposited(9))
@@ -174,7 +174,7 @@ def test_a_worker_that_dies_of_an_event_leaves_it_to_be_parked(monkeypatch, batc
     assert balances() == replayed(ada, bob, eve)
 
 
-def test_after_a_crash_events_go_one_by_one_and_each_counts_once():
+def test_after_a_crash_events_are_applied_one_by_one_and_each_once():
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
 
     def before(record):
@@ -289,7 +289,7 @@ def test_a_kill_around_the_commit_changes_nothing_in_the_end(kill):
     ("batch_size", "error"),
     [(1, ValueError), (2, SystemExit), (3, MemoryError), (1_000, RecursionError)],
 )
-def test_an_event_that_fails_in_the_middle_of_a_batch_holds_its_log_alone(
+def test_an_event_that_fails_in_the_middle_of_a_batch_holds_only_its_log(
     monkeypatch, batch_size, error
 ):
     monkeypatch.setattr(Balances, "batch_size", batch_size)
@@ -330,7 +330,7 @@ def test_a_broken_version_that_passes_over_no_held_logs_breaks_the_order(monkeyp
     assert seen()[bob.log_id] != bob.version
 
 
-def test_the_order_within_a_log_is_kept_whatever_fails():
+def test_the_order_within_a_log_is_kept_if_events_fail():
     order = []
     state = Account.logs.create(Opened("ada"))
     for amount in range(30):
@@ -365,7 +365,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED)
-def test_a_value_that_the_column_refuses_holds_its_log_alone(monkeypatch, field, value):
+def test_a_value_that_the_column_refuses_holds_only_its_log(monkeypatch, field, value):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Noted("bad"), Deposited(1))
     eve = Account.logs.create(Opened("eve"), Deposited(7))
@@ -386,7 +386,7 @@ def test_a_value_that_the_column_refuses_holds_its_log_alone(monkeypatch, field,
 
 
 @pytest.mark.parametrize("text", ["caf\udce9.txt", "nul \0"])
-def test_whatever_an_error_says_its_event_is_held(text):
+def test_an_event_is_held_for_an_error_with_any_text(text):
     ada = Account.logs.create(Opened("ada"))
 
     def before(record):
@@ -400,7 +400,7 @@ def test_whatever_an_error_says_its_event_is_held(text):
 
 
 @pytest.mark.parametrize("each", [Balances, ReducedBalances])
-def test_an_event_that_cannot_be_decoded_holds_its_log_alone(each):
+def test_an_event_that_cannot_be_decoded_holds_only_its_log(each):
     model = each.model
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"))
@@ -414,7 +414,7 @@ def test_an_event_that_cannot_be_decoded_holds_its_log_alone(each):
 
 
 @pytest.mark.parametrize("each", [Balances, ReducedBalances])
-def test_an_event_of_a_type_that_nobody_knows_holds_its_log_without_an_attempt(each):
+def test_an_event_of_an_unknown_type_holds_its_log_without_an_attempt(each):
     ada = Account.logs.create(Opened("ada"))
     bob = Account.logs.create(Opened("bob"), Deposited(2))
     append_raw(ada, ("account.teleported", "{}"), ("account.deposited", '{"amount": 3}'))
@@ -470,9 +470,7 @@ def test_a_handler_that_hangs_in_the_database_is_interrupted(monkeypatch, each):
 
 
 @pytest.mark.postgresql
-def test_a_worker_without_a_deadline_that_stands_still_in_a_transaction_is_ended(
-    monkeypatch, elsewhere
-):
+def test_a_worker_without_a_deadline_that_stalls_in_a_transaction_is_ended(monkeypatch, elsewhere):
     """In a thread: PostgreSQL ends the session, and the event is found out and parked."""
     monkeypatch.setattr("eventlogs.projections.starting.GRACE", 0)
     monkeypatch.setattr(Balances, "timeout", 0.2)
@@ -496,7 +494,7 @@ def test_a_worker_without_a_deadline_that_stands_still_in_a_transaction_is_ended
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("state", ["40001", "40P01"])
-def test_a_transaction_that_the_database_gives_up_is_done_again(state):
+def test_a_transaction_that_the_database_aborts_is_retried(state):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     calls = []
 
@@ -517,7 +515,7 @@ def test_a_transaction_that_the_database_gives_up_is_done_again(state):
 # Trying again
 
 
-def test_attempts_come_ever_later_up_to_five_minutes(monkeypatch):
+def test_the_delay_between_attempts_grows_up_to_five_minutes(monkeypatch):
     monkeypatch.setattr(Balances, "backoff", 1.0)
     monkeypatch.setattr(Balances, "max_attempts", 20)
     Account.logs.create(Withdrawn(1))
@@ -535,7 +533,7 @@ def test_attempts_come_ever_later_up_to_five_minutes(monkeypatch):
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
 
-def test_everything_that_is_due_is_tried_in_one_call(monkeypatch):
+def test_one_call_retries_all_events_that_are_due(monkeypatch):
     monkeypatch.setattr(batches, "LOGS", 2)
     monkeypatch.setattr(one_by_one, "RETRIES", 2)
     states = [
@@ -584,7 +582,7 @@ def test_an_event_that_is_skipped_while_it_is_retried_is_skipped(monkeypatch, fa
     assert Balances.verify(sample=None)
 
 
-def test_an_event_whose_log_is_erased_waits_no_more():
+def test_an_event_whose_log_is_erased_is_no_longer_held():
     ada = Account.logs.create(Opened("ada"))
     Account.logs.create(Opened("bob"))
     fail_on(Opened)
@@ -598,7 +596,7 @@ def test_an_event_whose_log_is_erased_waits_no_more():
     assert waiting() == []
 
 
-def test_without_mercy_the_first_failure_is_raised_with_what_stands_before_it_applied():
+def test_in_strict_mode_the_first_failure_is_raised_and_earlier_events_stay_applied():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Withdrawn(1))
     fail_on(Withdrawn)
@@ -645,7 +643,7 @@ def test_partitions_apply_each_event_once_together(monkeypatch):
     assert Balances.catch_up() == 0
 
 
-def test_a_reactor_is_called_again_where_its_checkpoint_was_not_moved(tmp_path):
+def test_a_reactor_is_called_again_if_its_checkpoint_was_not_moved(tmp_path):
     calls = tmp_path / "calls"
     ada = Account.logs.create(Deposited(5))
 
@@ -664,7 +662,7 @@ def test_a_reactor_is_called_again_where_its_checkpoint_was_not_moved(tmp_path):
     assert waiting(Letters) == []
 
 
-def test_a_reactor_goes_on_with_other_logs_where_one_fails():
+def test_a_reactor_continues_with_other_logs_if_one_fails():
     Account.logs.create(Deposited(5), Withdrawn(1), Deposited(2))
     bob = Account.logs.create(Deposited(7))
     fail_on(Withdrawn)
@@ -676,7 +674,7 @@ def test_a_reactor_goes_on_with_other_logs_where_one_fails():
     assert waiting(Letters) == [(1, 1, "ValueError")]
 
 
-def test_a_reactor_is_outside_of_a_transaction():
+def test_a_reactor_runs_outside_of_a_transaction():
     inside = []
     Account.logs.create(Deposited(5))
     readmodels.behaviour["before"] = lambda record: inside.append(connection.in_atomic_block)
@@ -686,7 +684,7 @@ def test_a_reactor_is_outside_of_a_transaction():
     assert inside == [False]
 
 
-def test_a_key_is_found_in_whatever_form_the_handler_gives_it(monkeypatch):
+def test_a_row_is_found_by_a_key_of_another_type(monkeypatch):
     monkeypatch.setattr(DepositsByOwner, "key", lambda self, record: record.metadata["owner"])
     Account.logs.create(Deposited(5), metadata={"owner": 7})
     DepositsByOwner.catch_up()
@@ -700,7 +698,7 @@ def test_a_key_is_found_in_whatever_form_the_handler_gives_it(monkeypatch):
 # Whose transaction
 
 
-def test_inside_of_a_callers_transaction_all_of_it_is_taken_back_with_it():
+def test_a_rollback_of_the_callers_transaction_undoes_a_batch():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
 
     with suppress(ZeroDivisionError), transaction.atomic():
@@ -712,7 +710,7 @@ def test_inside_of_a_callers_transaction_all_of_it_is_taken_back_with_it():
     assert Balances.catch_up() == 2
 
 
-def test_inside_of_a_callers_transaction_a_failing_event_holds_its_log_alone():
+def test_inside_of_a_callers_transaction_a_failing_event_holds_only_its_log():
     with transaction.atomic():
         ada = Account.logs.create(Opened("ada"), Deposited(5))
         bob = Account.logs.create(Opened("bob"), Withdrawn(1))

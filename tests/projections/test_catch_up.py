@@ -84,7 +84,7 @@ def test_a_reactor_is_called_for_each_event_in_order():
     ]
 
 
-def test_an_event_that_fails_holds_its_log_alone():
+def test_an_event_that_fails_holds_only_its_log():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(2))
     bob = Account.logs.create(Opened("bob"), Deposited(7))
     ada = Account.logs.append(ada, Deposited(10))
@@ -130,7 +130,7 @@ def test_an_event_that_is_skipped_stays_skipped():
     assert balances() == {ada.log_id: 6}
 
 
-def test_a_rebuild_of_one_log_makes_its_row_anew():
+def test_rebuilding_one_log_rebuilds_only_its_row():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Deposited(7))
     Balances.catch_up()
@@ -142,7 +142,7 @@ def test_a_rebuild_of_one_log_makes_its_row_anew():
         Balances.rebuild(Account.logs.new_id())
 
 
-def test_many_at_once_apply_each_event_once(race):
+def test_concurrent_workers_apply_each_event_once(race):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(10)]
 
     assert sum(race(*[Balances.catch_up] * 4)) == 20
@@ -173,7 +173,7 @@ def test_a_partition_that_another_worker_has_is_waited_for():
     other.join()
 
 
-def test_a_partition_whose_worker_lets_its_lease_run_out_is_taken_over():
+def test_a_partition_whose_lease_has_expired_is_taken_over():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     begin(Balances, "default")
     assert leases.acquire("balances", 0, using="default", owner="elsewhere:1:x", seconds=0.3)
@@ -182,7 +182,7 @@ def test_a_partition_whose_worker_lets_its_lease_run_out_is_taken_over():
     assert balances() == replayed(ada)
 
 
-def test_partitions_that_are_at_different_positions_are_brought_to_one_and_divided(monkeypatch):
+def test_partitions_at_different_positions_are_brought_to_one_before_repartitioning(monkeypatch):
     monkeypatch.setattr(Balances, "partitions", 3)
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(20)]
     begin(Balances, "default")
@@ -200,7 +200,7 @@ def test_partitions_that_are_at_different_positions_are_brought_to_one_and_divid
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
 
 
-def test_while_a_partition_is_at_work_nothing_is_divided(monkeypatch):
+def test_partitions_are_not_changed_while_one_is_leased(monkeypatch):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
     Balances.catch_up()
     held = lease_partition(Balances, 0, using="default", owner="elsewhere:1:x")

@@ -58,7 +58,7 @@ def test_a_live_lease_is_not_taken_over():
     assert acquire("bob:1:x", number=1)
 
 
-def test_a_worker_takes_its_own_lease_again_and_is_told_that_it_did_not_give_it_back():
+def test_a_worker_that_takes_its_own_lease_again_learns_that_it_was_abandoned():
     first = acquire()
     again = acquire()
 
@@ -67,7 +67,7 @@ def test_a_worker_takes_its_own_lease_again_and_is_told_that_it_did_not_give_it_
         leases.move(first, 5)
 
 
-def test_a_lease_that_has_run_out_is_taken_over():
+def test_a_lease_that_has_expired_is_taken_over():
     acquire("ada:1:x", seconds=0.2)
     found = []
 
@@ -97,7 +97,7 @@ def test_the_lease_of_a_process_of_another_machine_is_not_known_to_be_dead():
         assert not leases.is_dead(owner)
 
 
-def test_processes_whose_ids_mean_something_else_have_another_host(monkeypatch):
+def test_processes_in_another_pid_namespace_have_another_host(monkeypatch):
     """As in containers that share the name of their machine, and nothing else."""
     owner = leases.new_owner()
     monkeypatch.setattr(Path, "readlink", lambda path: "pid:[1]")
@@ -107,7 +107,7 @@ def test_processes_whose_ids_mean_something_else_have_another_host(monkeypatch):
     assert len(f"{'x' * 50}.12345678:{2**22}:12345678") <= 100
 
 
-def test_a_lease_that_is_given_back_is_free_and_not_abandoned():
+def test_a_released_lease_is_free_and_not_abandoned():
     leases.release(acquire("ada:1:x"), 7)
 
     taken = acquire("bob:1:x")
@@ -115,13 +115,13 @@ def test_a_lease_that_is_given_back_is_free_and_not_abandoned():
     assert (taken.position, taken.was_abandoned) == (7, False)
 
 
-def test_a_lease_that_is_abandoned_is_free_at_once_and_known_to_be():
+def test_an_abandoned_lease_is_free_at_once_and_known_as_abandoned():
     leases.abandon(acquire("ada:1:x"))
 
     assert acquire("bob:1:x").was_abandoned
 
 
-def test_giving_back_never_lowers_the_position():
+def test_releasing_never_lowers_the_position():
     lease = acquire()
     with leases.fenced(lease, 9) as moved:
         pass
@@ -130,7 +130,7 @@ def test_giving_back_never_lowers_the_position():
     assert checkpoint().position == 9
 
 
-def test_a_lease_whose_transaction_was_taken_back_is_given_back_where_it_stands():
+def test_a_lease_whose_transaction_was_rolled_back_is_released_at_the_stored_position():
     lease = acquire()
     with pytest.raises(ZeroDivisionError), leases.fenced(lease, 9) as moved:
         raise ZeroDivisionError
@@ -140,7 +140,7 @@ def test_a_lease_whose_transaction_was_taken_back_is_given_back_where_it_stands(
     assert (checkpoint().position, checkpoint().owner) == (0, "")
 
 
-def test_who_has_lost_the_lease_gives_nothing_back():
+def test_a_worker_that_has_lost_its_lease_cannot_release_it():
     lost = acquire("ada:1:x")
     leases.abandon(lost)
     acquire("bob:1:x")
@@ -153,7 +153,7 @@ def test_who_has_lost_the_lease_gives_nothing_back():
 
 
 @pytest.mark.parametrize("wrong", [{"token": 0}, {"token": 2}, {"position": 5}, {"pk": 0}])
-def test_with_a_token_or_position_that_is_not_the_stored_one_nothing_moves(wrong):
+def test_a_wrong_token_or_position_does_not_move_the_checkpoint(wrong):
     lease = acquire()
 
     with pytest.raises(LeaseLost), leases.fenced(replace(lease, **wrong), 9):
@@ -165,7 +165,7 @@ def test_with_a_token_or_position_that_is_not_the_stored_one_nothing_moves(wrong
     assert checkpoint().position == 9
 
 
-def test_moving_renews_the_lease_and_what_is_moved_holds_only_with_the_transaction():
+def test_moving_renews_the_lease_and_is_undone_by_a_rollback():
     lease = acquire(seconds=2.0)
     would_have_ended = checkpoint().leased_until
     assert not lease.is_half_over
@@ -192,14 +192,14 @@ def test_a_row_that_is_locked_is_not_waited_for(elsewhere):
     assert acquire() is not None
 
 
-def test_workers_that_race_for_a_partition_leave_it_to_one(race):
+def test_one_of_several_racing_workers_gets_a_partition(race):
     answers = race(*[lambda: acquire(leases.new_owner())] * 8)
 
     assert [each for each in answers if isinstance(each, Exception)] == []
     assert len([each for each in answers if each]) == 1
 
 
-def test_who_is_first_makes_the_checkpoints_and_asks_where_to_begin(race):
+def test_the_first_worker_creates_the_checkpoints_at_the_start_position(race):
     def begin():
         return checkpoints.ensure(
             "raced", using="default", version=1, mode="async", partitions=3, start=lambda: 5
@@ -227,7 +227,7 @@ def repartition(partitions, owner="ada:1:x"):
     return checkpoints.repartition(NAME, partitions, using="default", owner=owner)
 
 
-def test_dividing_anew_keeps_the_position_and_the_count_and_raises_the_tokens():
+def test_repartitioning_keeps_the_position_and_the_count_and_raises_the_tokens():
     for number in (0, 1):
         lease = acquire(number=number)
         with leases.fenced(lease, 9, applied=4):
@@ -244,7 +244,7 @@ def test_dividing_anew_keeps_the_position_and_the_count_and_raises_the_tokens():
         pass
 
 
-def test_while_positions_differ_nothing_is_divided():
+def test_repartitioning_is_refused_while_positions_differ():
     with leases.fenced(acquire(), 9):
         pass
 
@@ -252,14 +252,14 @@ def test_while_positions_differ_nothing_is_divided():
     assert checkpoints.state_of(NAME, "default").partitions == 2
 
 
-def test_while_another_worker_is_at_it_nothing_is_divided():
+def test_repartitioning_is_refused_while_another_worker_has_a_lease():
     acquire("bob:1:x", number=1)
 
     assert not repartition(5)
     assert repartition(5, owner="bob:1:x")
 
 
-def test_to_become_inline_takes_all_leases_away():
+def test_becoming_inline_revokes_all_leases():
     lease = acquire()
 
     checkpoints.become_inline(NAME, using="default")
@@ -280,7 +280,7 @@ def log_of(number, of):
 
 
 @pytest.mark.postgresql
-def test_who_changes_rows_beside_a_worker_locks_the_partition_of_the_log(elsewhere):
+def test_changing_rows_beside_a_worker_locks_the_partition_of_the_log(elsewhere):
     with checkpoints.locked(NAME, log_of(1, 2), using="default") as row:
         assert row.partition == 1
         assert elsewhere(lambda: acquire(number=1)) is None
@@ -288,7 +288,7 @@ def test_who_changes_rows_beside_a_worker_locks_the_partition_of_the_log(elsewhe
 
 
 @pytest.mark.postgresql
-def test_checkpoints_that_are_replaced_while_it_is_waited_for_are_found(elsewhere):
+def test_checkpoints_that_are_replaced_while_a_lock_is_waited_for_are_found(elsewhere):
     """As a rebuild does it: the old row is deleted, another one takes its place."""
     Checkpoint.objects.bulk_create(
         [
@@ -314,7 +314,7 @@ def test_checkpoints_that_are_replaced_while_it_is_waited_for_are_found(elsewher
     assert found == [7]
 
 
-def test_checkpoints_that_are_not_there_are_not_waited_for_for_ever():
+def test_missing_checkpoints_are_not_waited_for_forever():
     Checkpoint.objects.filter(projection=NAME).delete()
 
     with (
@@ -332,7 +332,7 @@ def has_gone(pid: int) -> bool:
 
 
 @pytest.mark.postgresql
-def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server(elsewhere):
+def test_a_worker_that_stalls_in_a_transaction_is_ended_by_the_server(elsewhere):
     lease = acquire(seconds=0.2)
     pid = connection.connection.info.backend_pid
     with (
@@ -346,7 +346,7 @@ def test_a_worker_that_stands_still_in_a_transaction_is_ended_by_the_server(else
     assert checkpoint().position == 0
 
 
-def test_a_lease_is_live_while_it_has_not_run_out_and_its_owner_is_not_dead():
+def test_a_lease_is_live_while_it_has_not_expired_and_its_owner_is_not_dead():
     acquire("ada:1:x")
     assert leases.is_live(checkpoint(), using="default")
     Checkpoint.objects.update(leased_until=timezone.now() - timedelta(seconds=1))

@@ -148,7 +148,7 @@ SOME = [
 
 @pytest.mark.parametrize(("event", "constraint", "fields"), SOME)
 @pytest.mark.usefixtures("inlined")
-def test_a_constraint_that_refuses_an_inline_event_is_named_and_costs_the_caller_nothing(
+def test_a_violated_constraint_is_named_and_the_callers_transaction_stays_usable(
     event, constraint, fields
 ):
     Account.logs.create(Noted({"plate": "A 1", "label": "van", "sold": 5, "place": "left"}))
@@ -184,7 +184,7 @@ def test_a_constraint_that_refuses_an_inline_event_is_named_and_costs_the_caller
 
 
 @pytest.mark.usefixtures("inlined")
-def test_a_value_that_a_handler_left_out_is_its_own_fault():
+def test_a_missing_value_is_an_error_of_the_handler():
     with pytest.raises(ProjectionFailed) as caught:
         Account.logs.create(Noted({"sold": None}))
 
@@ -193,7 +193,7 @@ def test_a_value_that_a_handler_left_out_is_its_own_fault():
 
 
 @pytest.mark.usefixtures("inlined")
-def test_what_the_caller_puts_right_later_is_left_alone():
+def test_a_deferred_violation_that_the_caller_corrects_is_accepted():
     with transaction.atomic():
         Other.objects.create(owner_id="later")  # a foreign key that is broken for a moment
         state = Account.logs.create(Deposited(1))
@@ -203,7 +203,7 @@ def test_what_the_caller_puts_right_later_is_left_alone():
 
 
 @pytest.mark.usefixtures("inlined")
-def test_a_row_that_points_to_one_of_the_same_transaction_is_taken():
+def test_a_foreign_key_to_a_row_of_the_same_transaction_is_accepted():
     with transaction.atomic():
         Owner.objects.create(name="Ada")
         Account.logs.create(Opened("Ada"))
@@ -228,7 +228,7 @@ def test_an_event_whose_row_breaks_a_foreign_key_is_parked_with_its_real_error_a
     assert not ParkedEvent.objects.exists()
 
 
-def test_a_failure_at_the_commit_itself_is_noted_as_what_it_is(monkeypatch):
+def test_a_failure_at_the_commit_is_recorded_with_its_real_error(monkeypatch):
     """Without the check of deferred constraints, as for one that the model does not know of."""
     monkeypatch.setattr("eventlogs.projections.rows.check_deferred", lambda *args: None)
     Account.logs.create(Opened("nobody"), Deposited(1))
@@ -258,12 +258,12 @@ def test_a_rebuild_says_which_event_a_constraint_refuses():
     assert Car.objects.get().owner_id == "Ada"  # type: ignore[attr-defined]
 
 
-def test_nothing_is_asked_where_the_model_has_no_such_constraint(django_assert_num_queries):
+def test_a_model_without_such_constraints_costs_no_query(django_assert_num_queries):
     with django_assert_num_queries(0):
         constraints.check_deferred(Plain, [Plain()], "default")
 
 
-def test_errors_that_are_no_constraints():
+def test_other_errors_are_no_violated_constraints():
     assert not constraints.refuses(None)
     assert not constraints.refuses(ValueError())
     assert not constraints.refuses(IntegrityError("what?"))
@@ -285,7 +285,7 @@ class MariaDBs(IntegrityError):
         ),
     ],
 )
-def test_the_name_in_an_error_of_mariadb(arguments, name):
+def test_the_name_of_a_constraint_is_read_from_an_error_of_mariadb(arguments, name):
     error = MariaDBs(*arguments)
 
     assert constraints.refuses(error)

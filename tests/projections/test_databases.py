@@ -136,7 +136,7 @@ def test_an_inline_row_is_in_the_database_of_its_append(second):
     assert InlineSums.verify(sample=None, using=second).checked == 1
 
 
-def test_each_method_works_on_the_database_that_it_is_told(second):
+def test_each_method_works_on_the_given_database(second):
     here, there = logs().create(Deposited(1)), logs(second).create(Deposited(5))
 
     assert AsyncSums.catch_up(using=second) == 1
@@ -175,7 +175,7 @@ def test_each_method_works_on_the_database_that_it_is_told(second):
     assert rows(Row, "default") == {here.log_id: 1}
 
 
-def test_commands_do_what_they_say_in_the_database_that_they_name(second, capsys):
+def test_commands_work_on_the_database_that_they_name(second, capsys):
     here, there = logs().create(Deposited(1)), logs(second).create(Deposited(5))
 
     out = command("project", "--once", "--database", second, "--json", capsys=capsys)
@@ -223,7 +223,7 @@ def test_commands_do_what_they_say_in_the_database_that_they_name(second, capsys
     assert here
 
 
-def test_where_the_table_is_not_there_a_check_and_the_commands_say_so(bare, capsys):
+def test_a_missing_table_is_reported_by_a_check_and_the_commands(bare, capsys):
     state = logs(bare).create(Opened("ada"))
     logs(bare).append(state, Deposited(5))  # and is not refused
 
@@ -240,7 +240,7 @@ def test_where_the_table_is_not_there_a_check_and_the_commands_say_so(bare, caps
         command("rebuild", "sums", "--database", bare, capsys=capsys)
 
 
-def test_a_table_that_comes_later_is_found_and_filled(bare, monkeypatch):
+def test_a_table_that_is_created_later_is_found_and_filled(bare, monkeypatch):
     state = logs(bare).create(Deposited(5))
     monkeypatch.setattr(databases, "LOOK_AGAIN", 0.0)
     databases._missing.clear()
@@ -251,7 +251,7 @@ def test_a_table_that_comes_later_is_found_and_filled(bare, monkeypatch):
         assert rows(InlineRow, bare) == {state.log_id: 12}
 
 
-def test_a_check_says_where_nobody_runs_a_projection(second):
+def test_a_check_names_databases_without_a_worker_for_a_projection(second):
     logs(second).create(Opened("ada"))
 
     def found():
@@ -264,7 +264,7 @@ def test_a_check_says_where_nobody_runs_a_projection(second):
     assert found() == []
 
 
-def test_a_router_that_does_not_let_the_model_in_is_minded(second, settings):
+def test_a_router_that_does_not_allow_the_model_is_respected(second, settings):
     class Keep:
         def allow_migrate(self, db, app_label, model_name=None, **hints):
             return db == "default" if app_label == "tests_of_databases" else None
@@ -279,7 +279,7 @@ def test_a_router_that_does_not_let_the_model_in_is_minded(second, settings):
     ] * 2
 
 
-def test_connections_of_the_tests_are_two(second):
+def test_the_tests_use_two_connections(second):
     names = [connections[alias].settings_dict["NAME"] for alias in ("default", second)]
 
     assert len(set(names)) == 2

@@ -16,7 +16,7 @@ def armed():
     return any(signal.getitimer(signal.ITIMER_REAL))
 
 
-def test_what_takes_too_long_is_interrupted():
+def test_code_that_takes_too_long_is_interrupted():
     begun = time.monotonic()
     with pytest.raises(HandlerTimedOut), deadline(0.05):
         time.sleep(10)
@@ -25,7 +25,7 @@ def test_what_takes_too_long_is_interrupted():
     assert not armed()
 
 
-def test_what_is_done_in_time_is_not():
+def test_code_that_ends_in_time_is_not_interrupted():
     before = signal.getsignal(signal.SIGALRM)
     with deadline(0.05):
         assert signal.getsignal(signal.SIGALRM) is not before
@@ -35,18 +35,18 @@ def test_what_is_done_in_time_is_not():
     assert signal.getsignal(signal.SIGALRM) is before
 
 
-def test_an_error_inside_passes_and_the_clock_is_stopped():
+def test_an_error_inside_is_raised_and_the_timer_is_stopped():
     with pytest.raises(ZeroDivisionError), deadline(0.05):
         raise ZeroDivisionError
     assert not armed()
 
 
-def test_it_cannot_be_caught_as_an_exception():
+def test_the_interruption_cannot_be_caught_as_an_exception():
     with pytest.raises(HandlerTimedOut), deadline(0.05), suppress(Exception):
         time.sleep(10)
 
 
-def test_who_swallows_it_is_interrupted_again():
+def test_code_that_swallows_the_interruption_is_interrupted_again():
     times = []
     with suppress(HandlerTimedOut), deadline(0.05):
         for _ in range(2):
@@ -58,7 +58,7 @@ def test_who_swallows_it_is_interrupted_again():
     assert not armed()
 
 
-def test_in_another_thread_there_is_none():
+def test_another_thread_has_no_deadline():
     done = []
 
     def work():
@@ -72,7 +72,7 @@ def test_in_another_thread_there_is_none():
     assert done == [1]
 
 
-def test_somebody_elses_clock_is_left_alone():
+def test_a_timer_of_other_code_is_kept():
     rang = []
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
     signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -85,7 +85,7 @@ def test_somebody_elses_clock_is_left_alone():
     assert rang == [1]
 
 
-def test_an_alarm_that_comes_at_the_very_end_leaves_no_clock_running(monkeypatch):
+def test_an_alarm_that_comes_at_the_very_end_leaves_no_timer_running(monkeypatch):
     setitimer = signal.setitimer
     calls = []
 

@@ -103,7 +103,7 @@ def test_a_name_fits_into_its_column(name):
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "2", 1.5, 2**31])
-def test_a_version_is_a_number_that_is_counted_up(version):
+def test_a_version_must_be_an_int_from_1(version):
     with pytest.raises(RegistrationError, match="version must be an int"):
         projection("each", version=version)(type("Each", (Projection,), {"model": Balance}))
 
@@ -191,7 +191,7 @@ def test_handlers_are_inherited_overridden_and_mixed_in():
     }
 
 
-def test_one_that_is_inline_takes_part_in_appends_until_it_is_declared_otherwise():
+def test_an_inline_projection_takes_part_in_appends_until_it_is_declared_async():
     def declare(mode):
         projection("each")(type("Each", (Projection,), {"model": Inlined, "mode": mode}))
 
@@ -222,7 +222,7 @@ def test_the_path_of_the_first_layout_has_the_same_names():
 
 @pytest.mark.usefixtures("tables")
 class TestAtWork:
-    def test_lag_and_waiting_tell_how_far_the_rows_are(self):
+    def test_lag_and_wait_for_show_how_far_the_rows_are(self):
         assert Balances.lag() == Lag(0, timedelta())
         assert not Balances.wait_for(1, timeout=0)
         state = Account.logs.create(Opened("ada"))
@@ -237,11 +237,11 @@ class TestAtWork:
         assert Balances.lag() == Lag(0, timedelta())
         assert Balances.wait_for(state.position, timeout=0)
 
-    def test_events_of_others_are_no_lag(self):
+    def test_events_of_other_log_types_are_no_lag(self):
         Parcel.logs.create(Sent("here"))
         assert Balances.lag() == Lag(0, timedelta())
 
-    def test_waiting_ends_when_another_process_has_applied_it(self):
+    def test_waiting_ends_when_another_process_has_applied_the_event(self):
         state = Account.logs.create(Opened("ada"))
 
         def catch_up_later():
@@ -255,7 +255,7 @@ class TestAtWork:
             assert Balances.wait_for(state.position, timeout=PATIENCE)
         other.join()
 
-    def test_waiting_gives_up_in_time(self):
+    def test_waiting_ends_at_its_timeout(self):
         begun = time.monotonic()
         assert not Balances.wait_for(99, timeout=0.1)
         assert 0.1 <= time.monotonic() - begun < 1
@@ -271,7 +271,7 @@ class TestAtWork:
         InlinedBalances.catch_up()
         assert InlinedBalances.wait_for(state.position, timeout=0)
 
-    def test_a_log_id_may_be_given_as_its_text(self):
+    def test_a_log_id_may_be_given_as_text(self):
         ada = Account.logs.create(Opened("ada"), Withdrawn(2))
         fail_on(Withdrawn)
         Balances.catch_up()
@@ -290,7 +290,7 @@ class TestAtWork:
         assert balances() == {ada.log_id: 1}
         assert Balances.verify(sample=None)
 
-    def test_a_reactor_may_begin_with_what_is_to_come(self, monkeypatch):
+    def test_a_reactor_may_begin_with_future_events(self, monkeypatch):
         monkeypatch.setattr(Letters, "start", Reactor.NOW)
         Account.logs.create(Deposited(1))
         assert Letters.catch_up() == 0

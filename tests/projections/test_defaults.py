@@ -139,7 +139,7 @@ def in_batches_of_one():
 
 
 @pytest.mark.parametrize("write", [all_at_once, in_batches_of_one])
-def test_a_row_is_the_same_however_its_events_fall_into_batches(write):
+def test_a_row_does_not_depend_on_the_batches_of_its_events(write):
     write()
     AsyncStocks.catch_up()
 
@@ -177,7 +177,7 @@ def test_an_inline_row_has_the_same_values():
         assert values() == live
 
 
-def test_a_value_that_can_be_changed_in_place_is_that_of_one_row():
+def test_a_mutable_default_is_not_shared_between_rows():
     one, other = fill(Stock(), "default"), fill(Stock(), "default")
 
     one.facts["seen"].append(1)
@@ -185,7 +185,7 @@ def test_a_value_that_can_be_changed_in_place_is_that_of_one_row():
     assert other.facts == {"seen": []}
 
 
-def test_an_expression_is_asked_of_the_database_once(django_assert_num_queries):
+def test_an_expression_is_evaluated_by_the_database_once(django_assert_num_queries):
     fill(Stock(), "default")
 
     with django_assert_num_queries(0):
@@ -206,7 +206,7 @@ def test_a_reduction_as_a_row_has_the_default_of_what_it_does_not_set():
     assert ReducedOnes.verify(sample=None).differences == ()
 
 
-def test_a_default_of_the_clock_is_a_time_that_stays_and_is_not_compared():
+def test_a_default_of_the_clock_is_kept_and_not_compared():
     state = Account.logs.create(Deposited(1))
     Clockeds.catch_up()
     first = Clocked.objects.get().at
@@ -235,11 +235,11 @@ def default(expression):
         (models.expressions.RawSQL("now()", []), True),
     ],
 )
-def test_what_may_be_another_value_each_time_is_told_apart(expression, unsteady):
+def test_is_unsteady_finds_defaults_that_may_differ_each_time(expression, unsteady):
     assert is_unsteady(default(expression)) is unsteady
 
 
-def test_fields_that_are_filled_once():
+def test_is_filled_once_finds_fields_that_are_filled_on_insert():
     assert is_filled_once(models.DateTimeField(auto_now_add=True))
     assert is_filled_once(default(Now()))
     assert not is_filled_once(default(5))

@@ -68,7 +68,7 @@ class TestTexts:
             (imported_from, "ImportError: cannot import from 'logging'"),
         ],
     )
-    def test_a_name_that_is_written_in_the_code_is_told(self, deed, text):
+    def test_a_name_that_is_written_in_the_code_is_shown(self, deed, text):
         assert described(raised(deed)) == text
 
     @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ class TestTexts:
             (lambda: LogId.parse(SECRET), "InvalidLogId"),
         ],
     )
-    def test_a_value_is_not(self, deed, name):
+    def test_a_value_is_not_shown(self, deed, name):
         error = raised(deed)
 
         assert described(error).partition(":")[0] == name
@@ -91,13 +91,13 @@ class TestTexts:
         # Nor in the traceback: its lines are those of the source code.
         assert SECRET not in traceback_of(error)
 
-    def test_a_broken_version_that_tells_the_text_of_each_error_shows_the_value(self, monkeypatch):
+    def test_a_broken_version_that_keeps_the_text_of_each_error_shows_the_value(self, monkeypatch):
         monkeypatch.setattr(f"{__name__}.described", lambda error: f"ValueError: {error}")
 
         with pytest.raises(AssertionError):
-            self.test_a_value_is_not(lambda: int(SECRET), "ValueError")
+            self.test_a_value_is_not_shown(lambda: int(SECRET), "ValueError")
 
-    def test_errors_of_our_own_are_told_where_their_class_writes_the_text(self):
+    def test_our_own_errors_are_shown_if_their_class_writes_the_text(self):
         log_id = LogId.new("account")
         assert str(log_id) in described(LogNotFound(log_id))
         assert described(ProjectionTimedOut("rows", 1.0)).startswith("ProjectionTimedOut: A han")
@@ -112,7 +112,7 @@ class TestTexts:
 
 
 class TestTracebacks:
-    def test_it_has_files_lines_and_functions(self):
+    def test_the_traceback_has_files_lines_and_functions(self):
         text = traceback_of(raised(undefined))
 
         assert text.startswith("Traceback (most recent call last):\n")
@@ -138,20 +138,20 @@ class TestTracebacks:
         assert text.endswith("\nRuntimeError")
         assert SECRET not in text
 
-    def test_a_chain_that_has_no_end_ends(self):
+    def test_the_traceback_of_a_cyclic_chain_ends(self):
         error = raised(undefined)
         error.__cause__ = ValueError()
         error.__cause__.__cause__ = error
 
         assert traceback_of(error).count("NameError") == 1
 
-    def test_one_that_was_not_raised_has_none(self):
+    def test_an_error_that_was_not_raised_has_no_traceback(self):
         assert traceback_of(ProjectionTimedOut("rows", 1.0)) == ""
 
 
 @pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there")
 class TestTheLogLine:
-    def test_a_failed_attempt_tells_what_and_where(self, tables, declared, caplog):
+    def test_a_failed_attempt_is_recorded_with_its_error_and_place(self, tables, declared, caplog):
         def before(record):
             record.event.amonut  # noqa: B018
 
@@ -169,7 +169,7 @@ class TestTheLogLine:
         assert f'File "{__file__}"' in trace
         assert "in before\n    record.event.amonut" in trace
 
-    def test_a_value_is_in_none_of_it(self, tables, declared, caplog):
+    def test_no_part_of_a_failed_attempt_contains_a_value(self, tables, declared, caplog):
         fail_on(Deposited)
         Account.logs.create(Deposited(1))
         with caplog.at_level("DEBUG"):

@@ -35,7 +35,7 @@ def command(*arguments):
     return out.getvalue() + err.getvalue()
 
 
-def test_what_is_settled_is_passed_over_and_what_comes_later_is_not():
+def test_settled_events_are_passed_over_and_later_ones_are_not():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
 
     found = Letters.pass_over()
@@ -47,7 +47,7 @@ def test_what_is_settled_is_passed_over_and_what_comes_later_is_not():
     assert reactions == [("account.deposited", ada.position)]
 
 
-def test_only_what_is_new_is_counted_and_nothing_moves_back():
+def test_only_new_events_are_counted_and_no_checkpoint_moves_back():
     Account.logs.create(Deposited(5))
     Letters.catch_up()
     before = Checkpoint.objects.get().position
@@ -72,7 +72,7 @@ def test_a_reactor_that_begins_now_has_nothing_to_pass_over(monkeypatch):
     assert Letters.pass_over(dry_run=True).events == 0
 
 
-def test_what_waits_is_passed_over_and_what_had_failed_leaves_a_trace():
+def test_held_events_are_passed_over_and_failed_ones_are_recorded_as_skipped():
     ada = Account.logs.create(Deposited(5), Withdrawn(1))
     readmodels.fail_on(Deposited)
     Letters.catch_up()
@@ -89,7 +89,7 @@ def test_what_waits_is_passed_over_and_what_had_failed_leaves_a_trace():
     assert SkippedEvent.objects.get().index == 0
 
 
-def test_a_worker_that_has_a_lease_moves_nothing_any_more():
+def test_a_worker_that_has_a_lease_loses_it():
     Account.logs.create(*[Deposited(n) for n in range(1, 6)])
     begin(Letters, "default")
     taken = lease_partition(Letters, 0, using="default", owner=leases.new_owner())
@@ -110,7 +110,7 @@ def test_a_worker_that_has_a_lease_moves_nothing_any_more():
 
 
 @pytest.mark.usefixtures("_known")
-def test_the_command_says_what_it_would_do_and_does_it_with_yes():
+def test_the_command_acts_only_with_yes():
     Account.logs.create(Deposited(5), Withdrawn(1))
 
     out = StringIO()
@@ -132,7 +132,7 @@ def test_the_command_says_what_it_would_do_and_does_it_with_yes():
 @pytest.mark.parametrize(
     ("arguments", "why"), [(["balances"], "keeps rows"), ([], "Name the reactors")]
 )
-def test_rows_never_pass_over_events(arguments, why):
+def test_a_projection_with_rows_cannot_pass_over_events(arguments, why):
     with pytest.raises(CommandError, match=why):
         command("project", *arguments, "--from-now", "--yes")
 

@@ -34,7 +34,7 @@ def hold(count=1, *, minutes=0, **values):
     )
 
 
-def test_one_bug_is_one_group_with_the_number_of_its_logs_and_since_when(
+def test_one_bug_is_one_group_with_its_number_of_logs_and_its_start(
     django_assert_num_queries,
 ):
     hold(3)
@@ -61,7 +61,7 @@ def test_one_bug_is_one_group_with_the_number_of_its_logs_and_since_when(
     ]
 
 
-def test_what_a_person_must_do_is_apart_from_what_goes_on_by_itself():
+def test_events_that_need_action_are_grouped_apart_from_automatic_retries():
     hold(1)
     hold(2, retry_at=NOON)
     hold(3, awaits="a mark", attempts=0, type="payment.refunded", schema_version=2, error="Unknown")
@@ -76,13 +76,13 @@ def test_what_a_person_must_do_is_apart_from_what_goes_on_by_itself():
     ]
 
 
-def test_what_only_a_rebuild_holds_is_no_group():
+def test_events_held_only_by_a_rebuild_are_no_group():
     hold(is_rebuild=True)
 
     assert groups("default") == []
 
 
-def test_the_groups_of_some_projections():
+def test_groups_can_be_limited_to_some_projections():
     hold()
     hold(projection="letters")
 

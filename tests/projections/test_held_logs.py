@@ -55,7 +55,7 @@ def test_an_attempt_is_counted_before_it_is_made():
     assert each.due(99) == []
 
 
-def test_an_event_is_due_when_its_time_has_come_and_the_checkpoint_has():
+def test_an_event_is_due_at_its_retry_time_behind_the_checkpoint():
     each = held_logs()
     waiting = each.hold(row(position=7))
     wait_over(waiting)
@@ -68,7 +68,7 @@ def test_an_event_is_due_when_its_time_has_come_and_the_checkpoint_has():
     assert each.due(7) == []
 
 
-def test_what_is_due_longest_comes_first():
+def test_the_event_that_is_due_longest_comes_first():
     each = held_logs()
     events = [each.hold(row()) for _ in range(3)]
     for number, waiting in enumerate(events):
@@ -92,7 +92,7 @@ def test_after_the_last_attempt_it_is_parked():
     assert "secret" in waiting.details
 
 
-def test_one_whose_attempts_ended_in_crashes_is_parked_without_another_one():
+def test_an_event_whose_attempts_crashed_is_parked_without_another_attempt():
     each = held_logs(max_attempts=1)
     waiting = each.hold(row())
 
@@ -110,7 +110,7 @@ def test_a_log_is_held_by_one_event_in_a_projection_and_its_rebuild_apart():
     assert rebuild.held() == live.held() == {log_id}
 
 
-def test_an_event_that_is_applied_makes_way_for_the_one_behind_it():
+def test_after_an_event_is_applied_the_next_one_of_its_log_is_due():
     each = held_logs()
     log_id = LogId.new("account")
     waiting = each.hold(row(log_id, index=3, position=7))
@@ -124,7 +124,7 @@ def test_an_event_that_is_applied_makes_way_for_the_one_behind_it():
     assert each.held() == set()
 
 
-def test_what_somebody_has_skipped_meanwhile_does_not_come_back():
+def test_an_event_that_is_skipped_during_an_attempt_is_not_held_again():
     each = held_logs()
     failing = row()
     waiting = each.hold(failing)
@@ -141,7 +141,7 @@ def test_what_somebody_has_skipped_meanwhile_does_not_come_back():
     assert SkippedEvent.objects.count() == 1
 
 
-def test_to_try_again_gives_all_attempts_back():
+def test_a_retry_gives_all_attempts_back():
     each = held_logs(max_attempts=1)
     failing = row()
     waiting = each.hold(failing)
@@ -170,7 +170,7 @@ class Unspeakable(Exception):
 @pytest.mark.parametrize(
     "error", [Unspeakable(), ValueError("\ud800"), ValueError("a\0b"), ValueError("x" * 99_999)]
 )
-def test_whatever_an_error_says_it_can_be_stored(error):
+def test_any_text_of_an_error_can_be_stored(error):
     each = held_logs()
     failing = row()
     waiting = each.hold(failing)
@@ -181,7 +181,7 @@ def test_whatever_an_error_says_it_can_be_stored(error):
     assert 0 < len(waiting.details) <= MAX_DETAILS
 
 
-def test_one_that_is_tried_again_during_its_last_attempt_is_not_parked():
+def test_an_event_that_is_retried_during_its_last_attempt_is_not_parked():
     """Somebody has mended the cause while the attempt was under way that was to be the last."""
     each = held_logs(max_attempts=1)
     failing = row()
@@ -194,7 +194,7 @@ def test_one_that_is_tried_again_during_its_last_attempt_is_not_parked():
     assert [pk for pk, _ in each.due(7)] == [waiting.pk]
 
 
-def test_one_that_is_tried_again_as_it_is_to_be_parked_is_not():
+def test_an_event_that_is_retried_just_before_it_is_parked_is_not_parked():
     each = held_logs(max_attempts=1)
     waiting = each.hold(row())
     each.retry()
@@ -205,7 +205,7 @@ def test_one_that_is_tried_again_as_it_is_to_be_parked_is_not():
     assert each.begin_attempt(waiting)
 
 
-def test_attempts_are_counted_on_top_of_what_is_counted_by_now():
+def test_attempts_are_added_to_the_stored_count():
     each = held_logs()
     waiting = each.hold(row())
     other = ParkedEvent.objects.get(pk=waiting.pk)
@@ -216,7 +216,7 @@ def test_attempts_are_counted_on_top_of_what_is_counted_by_now():
     assert waiting.attempts == 1
 
 
-def test_what_somebody_has_skipped_is_not_begun():
+def test_a_skipped_event_is_not_attempted():
     each = held_logs()
     waiting = each.hold(row())
     each.skip(ParkedEvent.objects.get(pk=waiting.pk), None)

@@ -194,7 +194,7 @@ def _machine(tables, monkeypatch):
 
 
 @pytest.mark.usefixtures("_machine")
-def test_the_read_model_is_a_replay_whatever_happens():
+def test_the_read_model_equals_a_replay_after_any_history():
     run_state_machine_as_test(Histories, settings=OPTIONS)
 
 
@@ -217,7 +217,7 @@ def tell_a_story():
 
 
 @pytest.mark.usefixtures("_machine")
-def test_a_story_ends_well():
+def test_the_read_model_equals_a_replay_after_one_fixed_history():
     tell_a_story()
 
 

@@ -79,7 +79,7 @@ def test_a_row_is_right_when_the_append_returns():
 
 @pytest.mark.feed
 @pytest.mark.usefixtures("inlined")
-def test_a_worker_finds_nothing_to_do_behind_appends():
+def test_a_worker_has_nothing_to_do_after_appends():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(2))
 
     assert InlinedBalances.catch_up() == 0
@@ -99,7 +99,7 @@ def test_several_appends_in_one_transaction_are_all_in_the_row():
 
 
 @pytest.mark.usefixtures("inlined")
-def test_a_rollback_takes_the_row_back_with_the_events():
+def test_a_rollback_undoes_the_row_with_the_events():
     ada = Account.logs.create(Deposited(5))
 
     with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -117,7 +117,7 @@ def test_a_rollback_takes_the_row_back_with_the_events():
 
 
 @pytest.mark.usefixtures("inlined")
-def test_a_handler_that_fails_takes_the_append_back_and_no_more():
+def test_a_handler_that_fails_undoes_only_its_append():
     ada = Account.logs.create(Deposited(5))
     fail_on(Withdrawn)
 
@@ -176,7 +176,7 @@ def test_a_deadlock_in_a_handler_is_no_failure_of_its_event():
 
 @pytest.mark.usefixtures("inlined")
 @pytest.mark.parametrize("inside", [False, True])
-def test_replays_and_refusals_are_as_without_it(inside):
+def test_replays_and_refusals_are_the_same_as_without_a_projection(inside):
     ada = Account.logs.create(Deposited(5), idempotency_key="k")
     with transaction.atomic() if inside else nullcontext():
         with pytest.raises(IdempotentReplay) as caught:
@@ -198,7 +198,7 @@ def test_replays_and_refusals_are_as_without_it(inside):
 
 
 @pytest.mark.usefixtures("inlined")
-def test_all_ways_to_append_keep_the_row():
+def test_every_method_that_appends_updates_the_row():
     ada, created = Account.logs.get_or_create(Deposited(5), idempotency_key="a")
     again, _ = Account.logs.get_or_create(Deposited(5), idempotency_key="a")
     assert (created, again.log_id) == (True, ada.log_id)
@@ -236,7 +236,7 @@ def test_appends_to_another_database_take_no_part(second_database):
 # What was missed
 
 
-def test_what_was_appended_without_it_is_made_up_for_by_the_next_append(request):
+def test_events_appended_without_the_projection_are_applied_by_the_next_append(request):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     request.getfixturevalue("inlined")
     assert rows() == {}
@@ -248,7 +248,7 @@ def test_what_was_appended_without_it_is_made_up_for_by_the_next_append(request)
 
 
 @pytest.mark.feed
-def test_what_was_appended_without_it_is_made_up_for_by_a_worker(request, monkeypatch):
+def test_events_appended_without_the_projection_are_applied_by_a_worker(request, monkeypatch):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     request.getfixturevalue("inlined")
     bob = Account.logs.create(Deposited(7))
@@ -265,7 +265,7 @@ def test_what_was_appended_without_it_is_made_up_for_by_a_worker(request, monkey
 
 @pytest.mark.feed
 @pytest.mark.usefixtures("inlined")
-def test_what_was_imported_is_made_up_for():
+def test_imported_events_are_applied_by_a_worker():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Deposited(6))
     other = Account.logs.new_id()
     last = Feed().settled()
@@ -283,7 +283,7 @@ def test_what_was_imported_is_made_up_for():
 
 
 @pytest.mark.feed
-def test_a_row_that_was_kept_from_the_feed_is_made_anew(request, monkeypatch):
+def test_a_row_that_was_made_from_the_feed_is_rebuilt(request, monkeypatch):
     monkeypatch.setattr(InlinedBalances, "mode", "async")
     states = [Account.logs.create(Deposited(5)) for _ in range(3)]
     InlinedBalances.catch_up()
@@ -302,7 +302,7 @@ def test_a_row_that_was_kept_from_the_feed_is_made_anew(request, monkeypatch):
 
 @pytest.mark.feed
 @pytest.mark.usefixtures("inlined")
-def test_the_way_back_to_the_feed_is_refused_until_it_is_rebuilt(monkeypatch):
+def test_changing_back_to_async_is_refused_until_a_rebuild(monkeypatch):
     ada = Account.logs.create(Deposited(5))
     monkeypatch.setattr("eventlogs.stores.participants.registered", {})
     monkeypatch.setattr(InlinedBalances, "mode", "async")
@@ -319,7 +319,7 @@ def test_the_way_back_to_the_feed_is_refused_until_it_is_rebuilt(monkeypatch):
     assert not AppliedVersion.objects.exists()
 
 
-def test_a_worker_of_the_old_mode_gets_no_lease_any_more(monkeypatch):
+def test_a_worker_of_the_old_mode_gets_no_lease(monkeypatch):
     """It began before, and asks for a lease afterwards."""
     monkeypatch.setattr(InlinedBalances, "mode", "async")
     begin(InlinedBalances, "default")
@@ -334,7 +334,7 @@ def test_a_worker_of_the_old_mode_gets_no_lease_any_more(monkeypatch):
 
 
 @pytest.mark.feed
-def test_a_worker_holds_the_event_that_fails_and_applies_what_stands_before_it(request):
+def test_a_worker_holds_the_event_that_fails_and_applies_those_before_it(request):
     ada = Account.logs.create(Deposited(5), Withdrawn(2), Deposited(10), Withdrawn(1))
     bob = Account.logs.create(Deposited(7))
     request.getfixturevalue("inlined")
@@ -376,7 +376,7 @@ def test_a_worker_holds_an_event_whose_value_the_column_refuses(request, monkeyp
 
 
 @pytest.mark.feed
-def test_an_append_that_goes_past_a_parked_event_leaves_nothing_to_do_twice(request):
+def test_an_append_that_applies_a_parked_event_is_not_applied_twice(request):
     ada = Account.logs.create(Deposited(5), Withdrawn(2))
     request.getfixturevalue("inlined")
     fail_on(Withdrawn)
@@ -409,7 +409,7 @@ def test_an_append_behind_an_event_that_cannot_be_decoded_is_refused(request):
 
 
 @pytest.mark.usefixtures("inlined")
-def test_threads_that_race_for_one_log_leave_it_right(race):
+def test_threads_that_race_for_one_log_leave_its_row_right(race):
     ada = Account.logs.create(Deposited(0))
 
     def append():
@@ -422,7 +422,7 @@ def test_threads_that_race_for_one_log_leave_it_right(race):
 
 
 @pytest.mark.usefixtures("inlined")
-def test_executes_that_race_for_one_log_leave_it_right(race):
+def test_executes_that_race_for_one_log_leave_its_row_right(race):
     ada = Account.logs.create(Deposited(0))
 
     def execute():
@@ -436,7 +436,7 @@ def test_executes_that_race_for_one_log_leave_it_right(race):
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("inlined")
-def test_transactions_that_make_a_projection_inline_at_once_are_in_no_deadlock(monkeypatch):
+def test_transactions_that_make_a_projection_inline_at_once_do_not_deadlock(monkeypatch):
     """The second one waits for the first one's commit, and has not locked its log yet."""
     one, other = (Account.logs.create(Opened("ada")).log_id for _ in range(2))
     ProjectionState.objects.all().delete()
@@ -465,7 +465,7 @@ def test_transactions_that_make_a_projection_inline_at_once_are_in_no_deadlock(m
 
 
 @pytest.mark.feed
-def test_workers_and_transactions_over_several_logs_are_in_no_deadlock(request, race):
+def test_workers_and_transactions_over_several_logs_do_not_deadlock(request, race):
     states = [Account.logs.create(Deposited(1)) for _ in range(6)]
     request.getfixturevalue("inlined")
     log_ids = [state.log_id for state in states]
@@ -519,7 +519,7 @@ def test_appends_under_a_stricter_isolation_are_right_too(race, monkeypatch):
 
 @pytest.mark.locks
 @pytest.mark.usefixtures("inlined")
-def test_those_who_create_logs_on_snapshots_are_not_in_each_others_way(race, monkeypatch):
+def test_transactions_on_snapshots_that_create_logs_do_not_block_each_other(race, monkeypatch):
     """On MariaDB, a locking read that found no row would lock the gap that others insert into."""
     connections.close_all()
     for name, value in REPEATABLE_READ[connection.vendor].items():
@@ -645,17 +645,17 @@ def count_from_its_own_first_event(projection, log_id, using, *, upto, since=Non
         projection.change(records, using)
 
 
-def test_a_broken_version_that_counts_from_its_own_first_event_misses_what_was_appended(
+def test_a_broken_version_that_applies_only_its_own_events_misses_earlier_ones(
     request, monkeypatch
 ):
     monkeypatch.setattr(inline, "_apply", count_from_its_own_first_event)
 
     with pytest.raises(AssertionError):
-        test_what_was_appended_without_it_is_made_up_for_by_the_next_append(request)
+        test_events_appended_without_the_projection_are_applied_by_the_next_append(request)
 
 
 @pytest.mark.feed
-def test_a_broken_version_whose_worker_does_not_look_at_versions_counts_twice(request, monkeypatch):
+def test_a_broken_version_whose_worker_ignores_applied_versions_counts_twice(request, monkeypatch):
     monkeypatch.setattr(inline, "_apply", count_from_its_own_first_event)
     monkeypatch.setattr(
         inline,

@@ -102,7 +102,7 @@ def statements(work):
 
 @EACH
 @pytest.mark.feed
-def test_what_was_imported_is_applied_by_statements_that_grow_with_chunks(each):
+def test_the_statements_that_apply_imported_events_grow_with_chunks_not_with_logs(each):
     some(1)
     each.catch_up()
     counts = []
@@ -118,7 +118,7 @@ def test_what_was_imported_is_applied_by_statements_that_grow_with_chunks(each):
 
 
 @EACH
-def test_a_rebuild_is_done_by_statements_that_grow_with_chunks(each):
+def test_the_statements_of_a_rebuild_grow_with_chunks_not_with_logs(each):
     some(10)
     each.rebuild()
     counts = [statements(each.rebuild)]
@@ -167,7 +167,7 @@ def test_steps_of_any_size_rebuild_each_log_once(request, monkeypatch):
 
 
 @pytest.mark.feed
-def test_a_log_that_fails_takes_no_other_one_with_it(request):
+def test_a_log_that_fails_does_not_affect_others(request):
     states = some(20)
     bad = Account.logs.create(Opened("eve"), Deposited(5), Withdrawn(1))
     fail_on(Withdrawn)
@@ -181,7 +181,7 @@ def test_a_log_that_fails_takes_no_other_one_with_it(request):
 
 
 @pytest.mark.feed
-def test_a_log_whose_event_cannot_be_read_is_left_out_and_the_others_are_done_at_once(request):
+def test_a_log_with_an_undecodable_event_is_left_out_and_the_others_are_applied_at_once(request):
     states = some(20)
     bad = [EncodedEvent("account.deposited", 1, '{"amount": "secret"}')]
     EventLog.objects.append(states[3].log_id, bad, expected_version=3)
@@ -205,7 +205,7 @@ def replayed_but(states, *numbers):
     return replayed(*[each for number, each in enumerate(states) if number not in numbers])
 
 
-def test_a_rebuild_ends_at_a_log_that_fails_with_the_logs_before_it_done(request):
+def test_a_rebuild_ends_at_a_log_that_fails_and_keeps_the_logs_before_it(request):
     states = some(20)
     bad = Account.logs.create(Opened("eve"), Deposited(5), Withdrawn(1))
     last = some(2)
@@ -278,7 +278,7 @@ def test_a_log_that_is_locked_is_not_waited_for():
 
 
 @pytest.mark.locks
-def test_a_log_that_was_locked_is_done_afterwards(request, monkeypatch):
+def test_a_log_that_was_locked_is_applied_afterwards(request, monkeypatch):
     states = some(5)
     begin(InlinedBalances, "default")  # or the append's transaction would hold its state, too
     request.getfixturevalue("inlined")
@@ -316,7 +316,7 @@ def deadlocks():
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("_taken")
-def test_a_value_that_an_open_transaction_has_taken_is_no_deadlock():
+def test_a_unique_value_of_an_open_transaction_causes_no_deadlock():
     """It is waited for with many logs locked, and its transaction appends to one of them."""
     first = Account.logs.create(Opened("ada"))
     other = Account.logs.create(Opened("bob"))
@@ -342,11 +342,11 @@ def test_a_value_that_an_open_transaction_has_taken_is_no_deadlock():
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("_taken")
-def test_a_broken_version_that_waits_as_long_as_it_takes_is_in_a_deadlock(monkeypatch):
+def test_a_broken_version_without_a_lock_timeout_deadlocks(monkeypatch):
     monkeypatch.setattr(inline_bulk, "limit_waits", lambda using: None)
 
     with pytest.raises((AssertionError, TransactionMustRetry)):
-        test_a_value_that_an_open_transaction_has_taken_is_no_deadlock()
+        test_a_unique_value_of_an_open_transaction_causes_no_deadlock()
 
 
 def until_somebody_waits():
@@ -357,7 +357,7 @@ def until_somebody_waits():
 
 
 @pytest.mark.usefixtures("inlined")
-def test_rebuilds_and_transactions_over_several_logs_are_in_no_deadlock(race):
+def test_rebuilds_and_transactions_over_several_logs_do_not_deadlock(race):
     states = some(6)
     log_ids = [state.log_id for state in states]
     works = [lambda: InlinedBalances.rebuild(restart=True)] * 2

@@ -42,7 +42,7 @@ def others(count=1):
 @no_feed
 @pytest.mark.django_db
 class TestOwnEvents:
-    def test_only_events_that_it_reads_count(self):
+    def test_only_events_that_the_projection_reads_count(self):
         others(5)
         Account.logs.create(Opened("Ada"), Deposited(1), Noted("x"), Deposited(2))
         others(5)
@@ -51,7 +51,7 @@ class TestOwnEvents:
         assert ReducedBalances.lag().positions == 4  # of the log type that it reads
         assert not ReducedBalances.lag().at_least
 
-    def test_it_is_of_an_age(self):
+    def test_the_age_is_that_of_the_first_event_not_applied(self):
         first = Account.logs.create(Deposited(1))
         checkpoint(DepositsByOwner, first.position)
         assert DepositsByOwner.lag() == NO_LAG
@@ -64,7 +64,7 @@ class TestOwnEvents:
         assert timedelta() < lag.age
         assert lag.age <= timezone.now() - before
 
-    def test_counting_ends(self, monkeypatch):
+    def test_counting_ends_at_a_limit(self, monkeypatch):
         monkeypatch.setattr(lags, "LIMIT", 3)
         Account.logs.create(*[Deposited(1)] * 3)
         assert DepositsByOwner.lag()[::2] == (3, False)
@@ -72,7 +72,7 @@ class TestOwnEvents:
         Account.logs.create(Deposited(1))
         assert DepositsByOwner.lag()[::2] == (3, True)
 
-    def test_looking_for_its_events_ends(self, monkeypatch):
+    def test_the_search_for_its_events_ends_at_a_limit(self, monkeypatch):
         monkeypatch.setattr(lags, "SPAN", 4)
         others(4)
         assert DepositsByOwner.lag() == NO_LAG
@@ -82,7 +82,7 @@ class TestOwnEvents:
         assert (lag.positions, lag.at_least) == (0, True)
         assert lag.age > timedelta()  # of the last one looked at: its own are younger
 
-    def test_where_other_partitions_have_applied_all_that_is_counted_it_is_of_an_age(
+    def test_a_lag_has_an_age_if_other_partitions_have_applied_all_counted_events(
         self, monkeypatch
     ):
         monkeypatch.setattr(lags, "LIMIT", 3)
@@ -102,7 +102,7 @@ class TestOwnEvents:
 
         assert DepositsByOwner.lag()[::2] == (1, False)
 
-    def test_a_long_look_is_the_same_look(self, monkeypatch):
+    def test_a_lag_that_is_counted_without_jit_is_the_same(self, monkeypatch):
         monkeypatch.setattr(lags, "FEW", 1)
         Account.logs.create(Deposited(1), Deposited(2))
 
@@ -122,7 +122,7 @@ class TestOwnEvents:
         checkpoint(DepositsByOwner, last, last)
         assert DepositsByOwner.lag() == NO_LAG
 
-    def test_logs_that_are_held_are_told_beside(self, tables, declared):
+    def test_held_logs_are_counted_separately(self, tables, declared):
         bob = Account.logs.create(Opened("bob"))
         ada = Account.logs.create(Deposited(1))
         fail_on(Deposited)
@@ -139,13 +139,13 @@ class TestOwnEvents:
 
         assert Letters.lag() == NO_LAG
 
-    def test_a_checkpoint_ahead_of_the_feed_is_told(self):
+    def test_a_checkpoint_ahead_of_the_feed_is_an_error(self):
         checkpoint(Balances, 2**60)
 
         with pytest.raises(FeedUnavailable, match="position"):
             Balances.lag()
 
-    def test_a_standing_says_the_same(self, monkeypatch):
+    def test_a_status_has_the_same_lag(self, monkeypatch):
         monkeypatch.setattr(lags, "LIMIT", 3)
         Account.logs.create(*[Deposited(1)] * 4)
 
@@ -156,7 +156,7 @@ class TestOwnEvents:
 
 @no_feed
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time")
-def test_what_an_open_transaction_holds_back_is_lag(tables, declared):
+def test_events_that_an_open_transaction_holds_back_are_lag(tables, declared):
     Account.logs.create(Opened("ada"))
     Balances.catch_up()
     is_open, end = threading.Event(), threading.Event()
@@ -210,7 +210,7 @@ class TestInline:
         found = status_of(InlinedBalances)
         assert (found.positions_behind, found.age, found.problem) == (0, timedelta(), "")
 
-    def test_events_that_were_appended_without_it_are_lag(self):
+    def test_events_appended_without_the_projection_are_lag(self):
         Account.logs.create(Deposited(1))
         state = self.without_it(Opened("bob"), Deposited(1), Deposited(2))
 
@@ -221,7 +221,7 @@ class TestInline:
         Account.logs.append(state, Deposited(1))  # it makes up for what is missing
         assert InlinedBalances.lag() == NO_LAG
 
-    def test_events_of_a_log_that_it_has_begun_count_from_there(self):
+    def test_events_of_a_log_count_from_its_applied_version(self):
         state = Account.logs.create(Deposited(1), Deposited(1))
         participant = registered.pop(InlinedBalances.name)
         Account.logs.append(state, Noted("x"), Deposited(1))
@@ -229,7 +229,7 @@ class TestInline:
 
         assert InlinedBalances.lag().positions == 1
 
-    def test_rows_of_before_a_rebuild_are_lag(self):
+    def test_rows_from_before_a_rebuild_are_lag(self):
         Account.logs.create(Deposited(1))
         ProjectionState.objects.filter(name=InlinedBalances.name).update(version=2)
 
@@ -237,7 +237,7 @@ class TestInline:
         AppliedVersion.objects.update(made_by=2)
         assert InlinedBalances.lag() == NO_LAG
 
-    def test_the_newest_events_are_looked_at_as_well_as_the_oldest(self, monkeypatch):
+    def test_the_newest_events_are_searched_as_well_as_the_oldest(self, monkeypatch):
         monkeypatch.setattr(lags, "INLINE", 2)
         Account.logs.create(*[Deposited(1)] * 6)
         assert InlinedBalances.lag() == Lag(0, timedelta(), at_least=True)
@@ -273,7 +273,7 @@ class TestInline:
 
         assert InlinedBalances.lag().positions == 0
 
-    def test_it_needs_no_feed(self, monkeypatch):
+    def test_the_lag_of_an_inline_projection_needs_no_feed(self, monkeypatch):
         def unavailable(using):
             raise FeedUnavailable("database", using=using)
 
@@ -285,7 +285,7 @@ class TestInline:
         assert [bool(each.problem) for each in found] == [False, True]
 
     @no_feed
-    def test_the_queries_are_as_many_for_all_as_for_one(self, declared):
+    def test_the_number_of_queries_does_not_depend_on_the_number_of_projections(self, declared):
         others()
         for _ in range(10):
             Account.logs.create(Deposited(1))

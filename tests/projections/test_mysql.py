@@ -57,7 +57,7 @@ def _named(transactional_db):
 
 
 @pytest.mark.usefixtures("_named")
-def test_a_row_whose_name_another_row_has_is_refused_and_leaves_that_one_alone():
+def test_a_row_with_the_unique_value_of_another_row_is_refused():
     upsert(Named, [Named(number=1, name="ada"), Named(number=2, name="bob")], "default")
 
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -69,7 +69,7 @@ def test_a_row_whose_name_another_row_has_is_refused_and_leaves_that_one_alone()
 
 
 @pytest.mark.usefixtures("_named")
-def test_rows_are_inserted_and_updated_and_the_time_of_the_change_is_noted():
+def test_rows_are_inserted_and_updated_with_the_time_of_the_change():
     upsert(Named, [Named(number=1, name="ada")], "default")
     before = Named.objects.get().changed_at
 
@@ -103,7 +103,7 @@ def test_an_inline_projection_is_rebuilt_verified_and_repaired():
 
 @pytest.mark.mariadb
 @pytest.mark.parametrize("call", [Balances.catch_up, InlinedBalances.catch_up, Letters.catch_up])
-def test_what_reads_the_feed_is_refused(call):
+def test_methods_that_read_the_feed_are_refused(call):
     Account.logs.create(Deposited(5))
 
     with pytest.raises(FeedUnavailable) as caught:
@@ -131,7 +131,7 @@ class TestSnapshots:
         assert Account.logs.version(ada.log_id) == 2
         assert balances(Inlined) == {ada.log_id: 7}
 
-    def test_without_that_the_others_event_would_be_missing_in_the_row(
+    def test_a_broken_version_that_accepts_the_snapshot_misses_an_event(
         self, elsewhere, monkeypatch
     ):
         monkeypatch.setattr(mysql, "refuse_old_snapshot", lambda *_: None)
@@ -145,7 +145,7 @@ class TestSnapshots:
 
         assert balances(Inlined) != replayed(ada)
 
-    def test_a_row_that_was_made_anew_since_is_not_lost(self, elsewhere):
+    def test_a_row_that_was_repaired_after_the_snapshot_is_not_lost(self, elsewhere):
         ada = Account.logs.create(Deposited(5))
         Inlined.objects.update(balance=0)
 
@@ -156,7 +156,9 @@ class TestSnapshots:
 
         assert balances(Inlined) == {ada.log_id: 6}
 
-    def test_a_version_that_was_applied_since_is_not_applied_twice(self, elsewhere, monkeypatch):
+    def test_a_version_that_was_applied_after_the_snapshot_is_not_applied_twice(
+        self, elsewhere, monkeypatch
+    ):
         ada = Account.logs.create(Deposited(5))
         with monkeypatch.context() as patch:
             patch.setattr("eventlogs.stores.participants.registered", {})
@@ -170,7 +172,7 @@ class TestSnapshots:
         assert balances(Inlined) == {ada.log_id: 8}
 
 
-def test_a_table_that_is_not_there_is_not_the_handlers_fault():
+def test_a_missing_table_is_not_an_error_of_the_handler():
     ada = Account.logs.create(Deposited(5))
     with connection.schema_editor() as editor:
         editor.alter_db_table(Inlined, Inlined._meta.db_table, "elsewhere")

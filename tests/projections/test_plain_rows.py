@@ -214,7 +214,7 @@ def made_of(values: list[dict[str, Any]]) -> list[Everything]:
 
 
 @pytest.mark.usefixtures("_tables")
-def test_what_is_stored_is_what_the_orm_stores():
+def test_stored_rows_equal_those_of_the_orm():
     rows = made_of(VALUES)
 
     Everything.objects.bulk_create(rows)
@@ -233,7 +233,7 @@ def test_what_is_stored_is_what_the_orm_stores():
 
 
 @pytest.mark.usefixtures("_tables")
-def test_what_is_read_is_what_the_orm_reads():
+def test_rows_that_are_read_equal_those_of_the_orm():
     rows = made_of(VALUES)
     Everything.objects.bulk_create(rows)
     keys = [row.log_id for row in rows]
@@ -288,7 +288,7 @@ def test_defaults_of_the_database_and_generated_fields_are_right_in_new_and_chan
 
 
 @pytest.mark.usefixtures("_tables")
-def test_a_row_that_is_there_keeps_what_is_filled_once():
+def test_an_existing_row_keeps_fields_that_are_filled_on_insert():
     log_id = LogId.new("account")
     upsert(Everything, [Everything(log_id=log_id, at_first=7)], "default")
     before = Everything.objects.get().added_at
@@ -313,7 +313,7 @@ REFUSED = [
 
 @pytest.mark.usefixtures("_tables")
 @pytest.mark.parametrize(("values", "error", "constraint"), REFUSED)
-def test_what_the_database_refuses_is_an_error_that_names_the_constraint(values, error, constraint):
+def test_a_refused_row_raises_an_error_that_names_the_constraint(values, error, constraint):
     upsert(Everything, [Everything(log_id=LogId.new("account"), at_first=7, number=1)], "default")
     refused = Everything(**{"log_id": LogId.new("account"), "at_first": 7, "number": 2, **values})
     fine = Everything(log_id=LogId.new("account"), at_first=7, number=3)
@@ -375,7 +375,7 @@ def test_a_related_object_is_stored_or_an_error_as_with_the_orm():
 
 
 @pytest.mark.usefixtures("_tables")
-def test_a_model_that_does_something_of_its_own_when_a_row_is_read_does_it_here():
+def test_custom_code_of_a_model_runs_when_a_row_is_read():
     upsert(Loud, [Loud(code="a")], "default")
     upsert(Daily, [Daily(day=date(2024, 1, 1))], "default")
     assert Rows(Loud, ["a"], "default")["a"].loudness == 11

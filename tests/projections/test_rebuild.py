@@ -69,7 +69,7 @@ def test_the_result_is_that_of_a_replay_from_zero(each):
     assert balances(each.model) == replayed(*states)
 
 
-def test_rows_that_events_of_several_logs_share_are_rebuilt_all_at_once():
+def test_rows_that_several_logs_share_are_rebuilt_as_a_whole():
     for _ in range(3):
         Account.logs.create(Deposited(5), metadata={"owner": "ada"})
     DepositsByOwner.rebuild()
@@ -88,7 +88,7 @@ def test_a_projection_that_has_never_run_can_be_rebuilt():
     assert Balances.lag().positions == 0
 
 
-def test_the_old_rows_serve_while_it_runs(elsewhere):
+def test_the_old_rows_can_be_read_during_a_rebuild(elsewhere):
     states = some()
     Balances.catch_up()
     Balance.objects.update(balance=99)
@@ -106,7 +106,7 @@ def test_the_old_rows_serve_while_it_runs(elsewhere):
     assert balances() == replayed(*states)
 
 
-def test_a_live_worker_goes_on_meanwhile_and_afterwards(elsewhere):
+def test_a_live_worker_continues_during_and_after_a_rebuild(elsewhere):
     states = some()
     Balances.catch_up()
 
@@ -194,7 +194,7 @@ def killed_after_the_swap():
         killed_after_the_swap,
     ],
 )
-def test_a_rebuild_that_is_killed_is_taken_up_by_the_next_call(monkeypatch, step):
+def test_a_rebuild_that_is_killed_is_resumed_by_the_next_call(monkeypatch, step):
     monkeypatch.setattr(Balances, "batch_size", 2)
     states = some()
     Balances.catch_up()
@@ -214,7 +214,7 @@ def test_a_rebuild_that_is_killed_is_taken_up_by_the_next_call(monkeypatch, step
 
 
 @pytest.mark.parametrize("change", ["restart", "version", "partitions", "table"])
-def test_a_rebuild_begins_anew_where_it_is_told_to_or_has_to(monkeypatch, change):
+def test_a_rebuild_starts_over_after_restart_or_a_change(monkeypatch, change):
     monkeypatch.setattr(Balances, "batch_size", 2)
     states = some()
     assert killed_in(killed_between_two_batches)
@@ -236,7 +236,7 @@ def test_a_rebuild_begins_anew_where_it_is_told_to_or_has_to(monkeypatch, change
 
 
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_migration_in_the_middle_of_it_stays(monkeypatch, killed):
+def test_a_migration_during_a_rebuild_is_kept(monkeypatch, killed):
     monkeypatch.setattr(Balances, "batch_size", 2)
     states = some()
     Balances.catch_up()
@@ -272,7 +272,7 @@ def test_a_version_that_is_older_than_the_rows_is_refused(monkeypatch):
         Balances.catch_up()
 
 
-def test_two_at_once_are_one_too_many(elsewhere):
+def test_a_second_rebuild_at_the_same_time_is_refused(elsewhere):
     states = some()
     errors = []
 
@@ -303,7 +303,9 @@ def test_a_rebuild_that_raises_can_be_resumed_at_once():
 
 
 @pytest.mark.parametrize("batch_size", [1, 1_000])
-def test_an_event_that_fails_stops_it_and_nothing_is_lost_or_doubled(monkeypatch, batch_size):
+def test_an_event_that_fails_stops_a_rebuild_and_no_event_is_lost_or_doubled(
+    monkeypatch, batch_size
+):
     monkeypatch.setattr(Balances, "batch_size", batch_size)
     states = some()
     states[2] = Account.logs.append(states[2], Withdrawn(1))
@@ -325,7 +327,7 @@ def test_an_event_that_fails_stops_it_and_nothing_is_lost_or_doubled(monkeypatch
     assert seen() == {2, 3}
 
 
-def test_an_event_that_fails_in_the_last_moment_stops_it_and_it_can_be_resumed(monkeypatch):
+def test_an_event_that_fails_in_the_last_moment_stops_a_rebuild_that_can_be_resumed(monkeypatch):
     states = some()
     fail_on(Withdrawn)
 
@@ -340,7 +342,7 @@ def test_an_event_that_fails_in_the_last_moment_stops_it_and_it_can_be_resumed(m
     assert balances() == replayed(*states)
 
 
-def test_a_value_that_the_column_refuses_stops_it(monkeypatch):
+def test_a_value_that_the_column_refuses_stops_a_rebuild(monkeypatch):
     states = some()
 
     def opened(self, row, record):
@@ -374,7 +376,7 @@ def test_events_that_fail_can_be_parked_instead():
     assert balances() == replayed(*states)
 
 
-def test_what_is_skipped_stays_skipped_also_behind_a_parked_event():
+def test_a_skipped_event_stays_skipped_also_behind_a_parked_one():
     ada = Account.logs.create(Opened("ada"), Withdrawn(1), Deposited(5), Withdrawn(2), Deposited(7))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -400,7 +402,7 @@ def fail_at(record, index):
         raise ValueError
 
 
-def test_parked_events_of_the_old_rows_are_forgotten_with_them():
+def test_a_rebuild_deletes_the_parked_events_of_the_old_rows():
     states = some()
     states[0] = Account.logs.append(states[0], Withdrawn(1))
     fail_on(Withdrawn)
@@ -416,7 +418,7 @@ def test_parked_events_of_the_old_rows_are_forgotten_with_them():
 # Partitions
 
 
-def test_the_number_of_partitions_may_change_with_it(monkeypatch):
+def test_a_rebuild_may_change_the_number_of_partitions(monkeypatch):
     states = some(20)
     monkeypatch.setattr(Balances, "partitions", 2)
     Balances.catch_up()
@@ -444,7 +446,7 @@ def test_the_tokens_go_on_rising_through_a_rebuild():
 
 
 @pytest.mark.postgresql
-def test_a_reader_that_takes_its_time_is_waited_for(monkeypatch):
+def test_a_slow_reader_is_waited_for(monkeypatch):
     monkeypatch.setattr(shadow_tables, "LOCK_TIMEOUT", 200)
     states = some()
     Balances.catch_up()
@@ -472,7 +474,9 @@ def test_a_reader_that_takes_its_time_is_waited_for(monkeypatch):
 
 
 @pytest.mark.postgresql
-def test_a_reader_that_takes_too_long_ends_it_and_it_can_be_resumed_at_once(monkeypatch, elsewhere):
+def test_a_reader_that_takes_too_long_ends_a_rebuild_that_can_be_resumed_at_once(
+    monkeypatch, elsewhere
+):
     monkeypatch.setattr(shadow_tables, "LOCK_TIMEOUT", 50)
     monkeypatch.setattr(rebuilding, "SWAPS", 2)
     states = some()
@@ -486,7 +490,7 @@ def test_a_reader_that_takes_too_long_ends_it_and_it_can_be_resumed_at_once(monk
     assert balances() == replayed(*states)
 
 
-def test_inside_of_a_callers_transaction_it_is_taken_back_with_it():
+def test_a_rollback_of_the_callers_transaction_undoes_a_rebuild():
     states = some()
     Balances.catch_up()
     Balance.objects.update(balance=99)
@@ -501,7 +505,7 @@ def test_inside_of_a_callers_transaction_it_is_taken_back_with_it():
     assert balances() == replayed(*states)
 
 
-def test_while_writers_append_nothing_is_lost_or_doubled(race):
+def test_while_writers_append_no_event_is_lost_or_doubled(race):
     states = some()
     Balances.catch_up()
     stop = time.monotonic() + 1.5
@@ -534,7 +538,7 @@ def test_while_writers_append_nothing_is_lost_or_doubled(race):
 # One log, and inline
 
 
-def test_the_row_of_a_log_that_is_held_is_made_up_to_what_holds_it():
+def test_the_row_of_a_held_log_is_rebuilt_up_to_the_held_event():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(2), Deposited(10))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -580,14 +584,14 @@ def test_an_inline_rebuild_that_is_killed_is_resumed(monkeypatch):
 
 
 @pytest.mark.usefixtures("inlined")
-def test_an_inline_rebuild_lets_a_worker_do_other_things_in_between(monkeypatch):
+def test_a_worker_does_other_work_between_the_steps_of_an_inline_rebuild(monkeypatch):
     monkeypatch.setattr(rebuilding, "LOGS_AT_ONCE", 2)
     some(5)
 
     assert [each.done for each in rebuilding.rebuild_steps(InlinedBalances)] == [2, 4, 5]
 
 
-def test_rows_that_were_kept_from_the_feed_are_rebuilt_inline(request):
+def test_rows_that_were_made_from_the_feed_are_rebuilt_inline(request):
     states = some()
     request.getfixturevalue("inlined")
 
@@ -598,7 +602,7 @@ def test_rows_that_were_kept_from_the_feed_are_rebuilt_inline(request):
 
 
 @pytest.mark.usefixtures("inlined")
-def test_older_code_takes_one_row_over_only_where_it_is_told_to():
+def test_older_code_rebuilds_the_row_of_newer_code_only_with_downgrade():
     ada, bob = some(2)
     AppliedVersion.objects.update(made_by=InlinedBalances.version + 1)
     with pytest.raises(ProjectionUnavailable):
@@ -612,7 +616,7 @@ def test_older_code_takes_one_row_over_only_where_it_is_told_to():
         Account.logs.append(bob, Deposited(1))
 
 
-def test_an_inline_log_that_is_parked_is_let_go_when_its_row_is_made_anew(request):
+def test_rebuilding_the_row_of_a_parked_inline_log_releases_it(request):
     ada = Account.logs.create(Deposited(5), Withdrawn(2), Deposited(10))
     fail_on(Withdrawn)
     request.getfixturevalue("inlined")

@@ -231,7 +231,7 @@ def test_a_new_event_without_a_handler_is_passed_over_by_the_release_that_knows_
     assert new.do("held(Letters)") == []
 
 
-def test_a_handler_that_is_new_gets_what_an_old_worker_would_pass_over(release, deeds):
+def test_a_new_handler_gets_the_events_that_an_old_worker_would_pass_over(release, deeds):
     events = (BOOKED, CHARGED, REFUNDED)
     names = "Booked, Charged, Refunded"
     old = release("old", domain(*events, names=names) + reactor(charge="Charged"))
@@ -370,7 +370,7 @@ class Seats(ReductionProjection):
     assert new.do("bool(Seats.verify(sample=None))") is True
 
 
-def test_a_rollback_holds_what_newer_code_wrote_and_the_next_deployment_goes_on(release, deeds):
+def test_a_rollback_holds_events_of_newer_code_until_the_next_deployment(release, deeds):
     new_source = domain(BOOKED, CHARGED_2, REFUNDED, names="Booked, Charged, Refunded") + reactor(
         charge="Charged", refund="Refunded"
     )
@@ -390,7 +390,7 @@ def test_a_rollback_holds_what_newer_code_wrote_and_the_next_deployment_goes_on(
     assert sorted(deeds()) == ["charge 1", "charge 3", "charge 4", "refund 2"]
 
 
-def test_a_type_that_is_retired_is_passed_over_also_where_it_was_held(release, deeds, seats):
+def test_a_retired_type_is_passed_over_also_if_it_was_held(release, deeds, seats):
     old = release(
         "old",
         domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded")
@@ -435,7 +435,7 @@ def test_a_type_that_is_retired_is_left_to_a_release_that_handles_it_while_that_
     assert deeds() == ["charge 1", "refund 2"]
 
 
-def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_serve(release, seats):
+def test_a_rebuild_ends_at_an_event_of_newer_code_and_the_old_rows_stay(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model())
     new = release("new", domain(BOOKED, CHARGED, REFUNDED, names="Booked, Charged, Refunded"))
     old.do("make_table()")
@@ -482,7 +482,7 @@ def test_a_rebuild_passes_over_nothing_that_a_release_beside_it_handles(release,
     assert new.do("bool(Seats.verify(sample=None))") is True
 
 
-def test_a_rebuild_that_is_under_way_asks_what_a_release_handles_that_begins(release, seats):
+def test_a_running_rebuild_respects_the_handlers_of_a_release_that_begins(release, seats):
     old, new = read_models(release)
     old.do("Booking.logs.create(Charged(1))")
     old.do("exec('from eventlogs.projections import rebuild', globals())")
@@ -497,7 +497,7 @@ def test_a_rebuild_that_is_under_way_asks_what_a_release_handles_that_begins(rel
     assert new.do("rows()") == [[1, 1], [7, 1]]
 
 
-def test_what_a_release_beside_it_handles_is_not_repaired_away(release, seats):
+def test_a_repair_keeps_the_changes_of_a_release_beside_it(release, seats):
     old, new = read_models(release)
     new.do("Booking.logs.create(Charged(10), Refunded(3))")
     new.do("Seats.catch_up()")
@@ -516,7 +516,7 @@ def assert_says_deployment(said):
     assert "deployment" in said
 
 
-def test_once_a_newer_version_has_rebuilt_old_workers_leave_its_rows_alone(release, seats):
+def test_old_workers_do_not_touch_rows_that_a_newer_version_has_rebuilt(release, seats):
     old = release("old", domain(BOOKED, CHARGED) + read_model())
     new = release("new", domain(BOOKED, CHARGED) + read_model(version=2, factor=10))
     old.do("make_table()")
@@ -557,7 +557,7 @@ def test_an_old_process_does_not_touch_inline_rows_that_a_newer_release_has_rebu
     assert new.do("rows()") == [[70, 3]]
 
 
-def test_an_old_process_does_not_touch_a_row_that_a_rebuild_under_way_has_made(release, seats):
+def test_an_old_process_does_not_touch_a_row_that_a_running_rebuild_has_made(release, seats):
     old, new = inline_releases(release)
     logs = [old.do("str(Booking.logs.create(Charged(1)).log_id)") for _ in range(2)]
     new.do(f"Seats.rebuild({logs[0]!r})")
@@ -573,7 +573,7 @@ def test_an_old_process_does_not_touch_a_row_that_a_rebuild_under_way_has_made(r
     assert new.do("rows()") == [[10, 1], [50, 2]]
 
 
-def test_a_row_that_an_old_append_makes_while_a_rebuild_ends_is_made_anew(release, seats):
+def test_a_row_that_an_old_append_makes_while_a_rebuild_ends_is_rebuilt(release, seats):
     old, new = inline_releases(release)
     old.do("Booking.logs.create(Charged(1))")
     # The old process is in the middle of an append, whose log no rebuild can see.
@@ -607,7 +607,7 @@ def test_an_old_process_does_not_repair_or_rebuild_a_row_that_a_newer_release_ha
     assert new.do("rows()") == [[30, 2]]
 
 
-def test_a_row_that_a_newer_release_has_repaired_is_its_own(release, seats):
+def test_an_old_process_does_not_touch_a_row_that_a_newer_release_has_repaired(release, seats):
     old, new = inline_releases(release)
     log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
     assert new.do("bool(Seats.verify(sample=None, repair=True))") is True
@@ -618,7 +618,7 @@ def test_a_row_that_a_newer_release_has_repaired_is_its_own(release, seats):
     assert new.do("rows()") == [[10, 1]]
 
 
-def test_rows_that_old_processes_make_behind_a_rebuild_are_made_anew_in_its_end(release, seats):
+def test_rows_that_old_processes_make_during_a_rebuild_are_rebuilt_at_its_end(release, seats):
     old, new = inline_releases(release)
     early = old.do("str(Booking.logs.new_id())")
     old.do("Booking.logs.create(Charged(1))")
@@ -682,7 +682,7 @@ def test_an_inline_append_to_a_log_with_an_unknown_event_says_deployment(release
 
 
 @pytest.mark.parametrize("mode", ["ASYNC", "INLINE"])
-def test_after_a_rollback_old_code_takes_the_rows_over_when_it_is_told_to(release, seats, mode):
+def test_after_a_rollback_old_code_rebuilds_the_rows_with_downgrade(release, seats, mode):
     old = release("old", domain(BOOKED, CHARGED) + read_model(mode=mode))
     old.do("make_table()")
     log = old.do("str(Booking.logs.create(Charged(1)).log_id)")
@@ -759,7 +759,7 @@ def narrow_and_wide(release, *, old="", new=""):
     )
 
 
-def test_what_a_run_has_declared_counts_while_it_is_at_work_and_afterwards(release, deeds):
+def test_the_declaration_of_a_run_counts_during_the_run_and_afterwards(release, deeds):
     old, new = narrow_and_wide(release, new=SLEEPY)
     old.do(f"exec({SHORT!r}, globals())")
     new.do(f"exec({SHORT!r}, globals())")
@@ -773,7 +773,7 @@ def test_what_a_run_has_declared_counts_while_it_is_at_work_and_afterwards(relea
     assert old.do("held(Letters)") == [["booking.refunded", 0]]
 
 
-def test_what_a_worker_has_declared_counts_in_a_round_that_takes_long(release, deeds):
+def test_the_declaration_of_a_worker_counts_during_a_long_round(release, deeds):
     old, new = narrow_and_wide(release, new=SLEEPY)
     old.do(f"exec({SHORT!r}, globals())")
     new.do(f"exec({SHORT!r}, globals())")
@@ -788,7 +788,7 @@ def test_what_a_worker_has_declared_counts_in_a_round_that_takes_long(release, d
 
 
 @pytest.mark.parametrize("is_pruned", [False, True])
-def test_a_declaration_that_did_not_count_for_a_moment_takes_leases_away_again(
+def test_an_expired_declaration_that_is_renewed_revokes_leases_again(
     release, deeds, tmp_path, is_pruned
 ):
     wait = """
@@ -821,9 +821,7 @@ def do(deed, do=do):
     assert deeds().count("refund 2") == 1
 
 
-def test_an_attempt_in_which_a_release_takes_the_lease_away_counts_nothing(
-    release, deeds, tmp_path
-):
+def test_an_attempt_that_loses_its_lease_to_a_release_is_not_counted(release, deeds, tmp_path):
     wait = """
 from tests.processes import until
 def do(deed, do=do):
@@ -875,7 +873,7 @@ def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, d
     assert old.do("Letters.parked()") == []
 
 
-def test_who_begins_after_a_worker_that_died_is_careful_however_late_it_is(tables):
+def test_a_lease_of_a_worker_that_died_long_ago_is_known_as_abandoned(tables):
     """An event that kills its worker is counted, also where nobody ran for longer than KEPT."""
     begin(Balances, "default")
     dead = f"{leases.HOST}:{2**22 + 1}:dead"
@@ -888,7 +886,7 @@ def test_who_begins_after_a_worker_that_died_is_careful_however_late_it_is(table
     assert taken.was_abandoned
 
 
-def test_the_release_that_can_apply_more_has_the_work_and_others_take_turns(monkeypatch):
+def test_the_release_that_can_apply_more_is_preferred_and_equal_ones_take_turns(monkeypatch):
     narrow = Handles(1, frozenset({"booking"}), {"booking.charged": 1}, False)
     wide = Handles(1, frozenset({"booking"}), {"booking.charged": 2, "booking.billed": 2}, False)
     other = Handles(1, frozenset({"booking"}), {"booking.refunded": 1}, False)

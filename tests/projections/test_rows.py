@@ -74,7 +74,7 @@ def write(day, **values):
 
 
 @pytest.mark.usefixtures("_tables")
-def test_a_row_that_is_not_there_is_a_new_one_and_one_that_is_there_is_changed():
+def test_a_missing_row_is_inserted_and_an_existing_one_is_updated():
     write(TODAY, rate=1)
     batch = rows(TODAY, TOMORROW)
     batch[TODAY].rate += 1
@@ -86,7 +86,7 @@ def test_a_row_that_is_not_there_is_a_new_one_and_one_that_is_there_is_changed()
 
 
 @pytest.mark.usefixtures("_tables")
-def test_rows_that_were_only_looked_at_are_not_written(django_assert_num_queries):
+def test_rows_that_were_only_read_are_not_written(django_assert_num_queries):
     write(TODAY, rate=1)
     batch = rows(TODAY)
     assert batch.get(TODAY).rate == 1
@@ -97,7 +97,7 @@ def test_rows_that_were_only_looked_at_are_not_written(django_assert_num_queries
 
 @pytest.mark.usefixtures("_tables")
 @pytest.mark.parametrize("key", ["2024-12-31", datetime(2024, 12, 31, 12, tzinfo=UTC)])
-def test_a_key_is_as_a_stored_row_has_it_whatever_form_it_comes_in(key):
+def test_a_key_of_another_type_finds_the_stored_row(key):
     write(TODAY, rate=1)
     batch = rows(key)
     batch[key].rate += 1
@@ -108,7 +108,7 @@ def test_a_key_is_as_a_stored_row_has_it_whatever_form_it_comes_in(key):
 
 
 @pytest.mark.usefixtures("_tables")
-def test_a_row_that_is_deleted_and_begun_again_is_a_new_one():
+def test_a_row_that_is_deleted_and_created_again_is_a_new_one():
     write(TODAY, rate=5)
     batch = rows(TODAY)
     batch.delete(batch[TODAY])
@@ -152,7 +152,7 @@ def test_many_rows_go_in_several_statements(monkeypatch):
 
 
 @pytest.mark.usefixtures("_tables")
-def test_an_update_keeps_the_date_a_row_was_added_on_and_notes_that_of_the_change():
+def test_an_update_keeps_the_date_of_creation_and_sets_that_of_the_change():
     write(TODAY)
     first = Sum.objects.get()
     write(TODAY, rate=3)
@@ -190,7 +190,7 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("field", "one", "other"), SAME)
-def test_values_are_the_same_that_the_database_takes_for_the_same(field, one, other):
+def test_values_that_are_the_same_to_the_database_are_the_same(field, one, other):
     assert differences(Sum, Sum(**{field: one}), Sum(**{field: other}), "default") == []
 
 
@@ -206,12 +206,12 @@ def test_a_row_that_is_missing_is_one_difference():
 
 
 @pytest.mark.usefixtures("_tables")
-def test_what_the_clock_and_the_database_fill_is_no_difference():
+def test_values_of_the_clock_and_the_database_are_no_difference():
     write(TODAY)
     assert differences(Sum, Sum.objects.get(), Sum(day=TODAY, code=str(TODAY)), "default") == []
 
 
-def test_chunks_are_lists_of_at_most_so_many():
+def test_chunks_are_lists_of_limited_length():
     assert list(chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(chunks([], 2)) == []
 
@@ -234,7 +234,7 @@ def test_a_decimal_that_its_column_rounds_is_no_difference(places):
         assert differences(Sum, row, wanted, "default") == ["amount"]
 
 
-def test_what_is_no_number_is_equal_to_itself():
+def test_nan_is_equal_to_itself():
     row, wanted = Sum(day=TODAY, rate=float("nan")), Sum(day=TODAY, rate=float("nan"))
 
     assert differences(Sum, row, wanted, "default") == []

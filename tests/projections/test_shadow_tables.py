@@ -161,7 +161,7 @@ def test_the_rows_of_the_shadow_table_become_those_of_the_model():
     assert not shadow_tables.exists(Rich, "default")
 
 
-def test_a_swap_that_is_taken_back_leaves_both_tables_as_they_were():
+def test_a_swap_that_is_rolled_back_leaves_both_tables_unchanged():
     shadow_tables.create(Rich, "default")
     fill(row("new"))
 
@@ -175,14 +175,14 @@ def test_a_swap_that_is_taken_back_leaves_both_tables_as_they_were():
     assert codes() == ["new"]
 
 
-def test_a_shadow_table_is_dropped_where_there_is_one():
+def test_an_existing_shadow_table_is_dropped():
     shadow_tables.drop(Rich, "default")
     shadow_tables.create(Rich, "default")
     shadow_tables.drop(Rich, "default")
     assert not shadow_tables.exists(Rich, "default")
 
 
-def test_it_can_be_done_again_and_again():
+def test_a_swap_can_be_repeated():
     for number in range(3):
         shadow_tables.create(Rich, "default")
         fill(row(f"new {number}"))
@@ -246,7 +246,7 @@ def test_grants_that_new_tables_get_by_default_are_not_added():
 
 
 @POSTGRESQL
-def test_migrations_find_what_they_know_after_a_swap():
+def test_migrations_find_indexes_and_constraints_by_name_after_a_swap():
     before = catalogs()
     shadow_tables.create(Rich, "default")
     swap()
@@ -284,7 +284,7 @@ MIGRATIONS = {
 
 @POSTGRESQL
 @pytest.mark.parametrize("what", list(MIGRATIONS))
-def test_what_a_migration_does_meanwhile_stays(what):
+def test_changes_of_a_migration_before_the_swap_are_kept(what):
     shadow_tables.create(Rich, "default")
     assert shadow_tables.is_alike(Rich, "default")
     fill(row("new"))
@@ -299,7 +299,7 @@ def test_what_a_migration_does_meanwhile_stays(what):
 
 
 @POSTGRESQL
-def test_checks_that_are_not_validated_and_indexes_that_are_not_valid_are_no_hindrance():
+def test_unvalidated_checks_and_invalid_indexes_do_not_prevent_a_swap():
     run(
         "ALTER TABLE {table} ADD CONSTRAINT rich_later CHECK (code <> 'z') NOT VALID",
         "CREATE INDEX rich_invalid ON {table} (kind)",
@@ -356,7 +356,7 @@ DROP VIEW IF EXISTS rich_view; DROP PUBLICATION IF EXISTS rich_publication
 @POSTGRESQL
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("what", list(HANGING))
-def test_where_something_hangs_on_the_table_its_rows_are_moved_instead(what):
+def test_rows_are_moved_instead_if_other_objects_depend_on_the_table(what):
     run(HANGING[what])
     try:
         before, old = catalogs(), oid()
@@ -376,7 +376,7 @@ def test_where_something_hangs_on_the_table_its_rows_are_moved_instead(what):
         run(UNDO)
 
 
-def test_rows_that_stay_keep_what_points_to_them():
+def test_rows_that_stay_keep_the_rows_that_refer_to_them():
     [old] = Rich.objects.all()
     gone = row("gone")
     gone.save()
@@ -397,12 +397,12 @@ def test_rows_that_stay_keep_what_points_to_them():
         run("DROP TABLE rich_child")
 
 
-def test_a_broken_version_that_deletes_all_rows_first_loses_what_points_to_them(monkeypatch):
+def test_a_broken_version_that_deletes_all_rows_first_loses_rows_that_refer_to_them(monkeypatch):
     nothing = dict.fromkeys(shadow_tables.REFERENCES, "SELECT false")
     monkeypatch.setattr(shadow_tables, "REFERENCES", nothing)
 
     with pytest.raises(AssertionError):
-        test_rows_that_stay_keep_what_points_to_them()
+        test_rows_that_stay_keep_the_rows_that_refer_to_them()
 
 
 @POSTGRESQL
@@ -430,7 +430,7 @@ def test_rows_added_in_the_same_transaction_are_checked_before_the_swap():
 
 
 @POSTGRESQL
-def test_a_long_reader_makes_the_swap_give_up_and_others_wait_no_longer(elsewhere):
+def test_behind_a_long_reader_the_swap_gives_up_and_blocks_nobody_longer(elsewhere):
     shadow_tables.create(Rich, "default")
     reading, enough = threading.Event(), threading.Event()
 

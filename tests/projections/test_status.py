@@ -51,7 +51,7 @@ def last():
     return Account.logs.create(Opened("Ada"), Deposited(1), Deposited(1)).position
 
 
-def test_one_that_has_never_run_is_behind_all_that_there_is(last):
+def test_a_projection_that_has_never_run_is_behind_by_all_its_events(last):
     found = status_of(Balances)
 
     assert (found.name, found.kind, found.rows_version) == ("balances", "rows", None)
@@ -61,7 +61,7 @@ def test_one_that_has_never_run_is_behind_all_that_there_is(last):
     assert found.owners == ()
 
 
-def test_one_that_has_applied_all_is_not_behind(last):
+def test_a_projection_that_has_applied_all_events_is_not_behind(last):
     at(Balances, last, last, applied=5, rate=2.5, owner="ada:1:x")
 
     found = status_of(Balances)
@@ -70,7 +70,7 @@ def test_one_that_has_applied_all_is_not_behind(last):
     assert found.owners == ("ada:1:x",)
 
 
-def test_the_partition_that_is_last_counts(last):
+def test_the_partition_that_is_furthest_behind_counts(last):
     event = Event.objects.get(position=last)
     places = [last, last]
     places[partition_of(event.log_id, 2)] = last - 1
@@ -82,7 +82,7 @@ def test_the_partition_that_is_last_counts(last):
     assert timedelta() <= waited_for - found.age < timedelta(seconds=5)
 
 
-def test_events_of_others_are_nothing_to_wait_for(last):
+def test_events_of_other_log_types_do_not_count(last):
     at(Balances, last)
     Parcel.logs.create(Sent("Rome"))
 
@@ -90,7 +90,7 @@ def test_events_of_others_are_nothing_to_wait_for(last):
     assert (found.positions_behind, found.age) == (0, timedelta())
 
 
-def test_each_is_behind_for_itself(last):
+def test_each_projection_has_its_own_lag(last):
     at(Balances, last)
     at(ReducedBalances, last - 1)
 
@@ -101,7 +101,7 @@ def test_each_is_behind_for_itself(last):
     assert found == {Balances.name: 0, ReducedBalances.name: 1, DepositsByOwner.name: 2}
 
 
-def test_what_waits_and_what_is_parked_are_counted_apart(last):
+def test_waiting_and_parked_events_are_counted_separately(last):
     now = Event.objects.get(position=last).recorded_at
     parked(Balances)
     parked(Balances)
@@ -114,7 +114,7 @@ def test_what_waits_and_what_is_parked_are_counted_apart(last):
     assert found == {Balances.name: (2, 1), DepositsByOwner.name: (0, 1)}
 
 
-def test_a_rebuild_is_due_where_rows_are_of_another_version(last):
+def test_a_rebuild_is_due_if_rows_are_of_another_version(last):
     ProjectionState.objects.create(name=Balances.name, version=99, mode=Balances.mode, partitions=1)
 
     found = status_of(Balances)
@@ -122,7 +122,7 @@ def test_a_rebuild_is_due_where_rows_are_of_another_version(last):
     assert not status_of(Letters).is_rebuild_due
 
 
-def test_a_feed_that_was_taken_back_is_a_problem(last):
+def test_a_feed_that_is_behind_the_checkpoint_is_a_problem(last):
     at(Balances, last + 1_000_000)
 
     found = status_of(Balances)
@@ -130,7 +130,7 @@ def test_a_feed_that_was_taken_back_is_a_problem(last):
     assert "position" in found.problem or "ahead" in found.problem
 
 
-def test_a_feed_that_cannot_be_read_is_a_problem_of_all(last, monkeypatch):
+def test_a_feed_that_cannot_be_read_is_a_problem_of_all_projections(last, monkeypatch):
     def unavailable(self):
         raise FeedUnavailable("replica", using="default")
 
@@ -141,7 +141,7 @@ def test_a_feed_that_cannot_be_read_is_a_problem_of_all(last, monkeypatch):
         assert found.problem
 
 
-def test_the_queries_are_as_many_for_all_as_for_one(last):
+def test_the_number_of_queries_does_not_depend_on_the_number_of_projections(last):
     Account.logs.create(Opened("Grace"), Noted("x"))
     counts = []
     for wanted in ([Balances], [Balances, ReducedBalances, DepositsByOwner, Letters]):
@@ -153,5 +153,5 @@ def test_the_queries_are_as_many_for_all_as_for_one(last):
     assert counts[0] == counts[1] <= 8
 
 
-def test_without_events_nobody_is_behind():
+def test_without_events_no_projection_is_behind():
     assert [each.positions_behind for each in statuses([Balances, Letters])] == [0, 0]

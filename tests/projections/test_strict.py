@@ -66,7 +66,7 @@ def test_a_handlers_error_is_raised_with_its_traceback(projection):
 
 
 @BOTH
-def test_what_failed_is_neither_held_nor_counted_and_comes_again(projection):
+def test_an_event_that_failed_is_neither_held_nor_counted_and_is_tried_again(projection):
     state = Account.logs.create(Opened("ada"), Deposited(1), Deposited(2))
     buggy(Deposited)
     for _ in range(projection.max_attempts + 1):
@@ -81,7 +81,7 @@ def test_what_failed_is_neither_held_nor_counted_and_comes_again(projection):
 
 
 @BOTH
-def test_what_comes_before_it_stays_applied(projection):
+def test_events_before_the_failed_one_stay_applied(projection):
     first = Account.logs.create(Opened("ada"), Deposited(1))
     Account.logs.create(Opened("bob"), Withdrawn(1))
     behind = Account.logs.create(Opened("eve"), Deposited(5))
@@ -97,7 +97,7 @@ def test_what_comes_before_it_stays_applied(projection):
 
 
 @BOTH
-def test_what_waits_from_before_is_tried_at_once(projection):
+def test_events_that_were_held_before_are_retried_at_once(projection):
     state = Account.logs.create(Opened("ada"), Deposited(1), Deposited(2))
     buggy(Deposited)
     projection.catch_up()  # nothing is raised
@@ -115,7 +115,7 @@ def test_what_waits_from_before_is_tried_at_once(projection):
 
 
 @BOTH
-def test_what_is_parked_is_told_and_not_tried(projection):
+def test_a_parked_event_is_reported_and_not_retried(projection):
     state = Account.logs.create(Opened("ada"), Deposited(1))
     other = Account.logs.create(Deposited(1))
     fail_on(Deposited)
@@ -135,7 +135,7 @@ def test_what_is_parked_is_told_and_not_tried(projection):
     projection.catch_up(strict=True)
 
 
-def test_what_waits_for_a_release_is_told():
+def test_an_event_that_waits_for_a_release_is_reported():
     state = Account.logs.create(Opened("ada"), Deposited(1))
     Balances.catch_up()
     with connection.cursor() as cursor:
@@ -157,7 +157,7 @@ def test_what_waits_for_a_release_is_told():
     assert "waits for a release that can apply account.new" in str(failure(Balances))
 
 
-def test_every_partition_is_looked_at(monkeypatch):
+def test_every_partition_is_checked(monkeypatch):
     monkeypatch.setattr(Balances, "partitions", 4)
     states = [Account.logs.create(Opened("ada")) for _ in range(12)]
     broken = Account.logs.create(Opened("bob"), Withdrawn(1))
@@ -195,7 +195,7 @@ def test_a_handler_that_does_not_end_is_raised(monkeypatch):
     assert not ParkedEvent.objects.exists()
 
 
-def test_a_constraint_that_a_reactor_meets_is_raised():
+def test_a_constraint_that_a_reactor_violates_is_raised():
     Account.logs.create(Deposited(1))
 
     def before(record):
@@ -238,7 +238,7 @@ def test_all_projections_at_once_are_strict():
     assert len(reactions) == 1
 
 
-def test_without_it_nothing_is_raised_and_what_waits_can_be_asked_for():
+def test_without_strict_no_error_is_raised_and_held_events_can_be_listed():
     state = Account.logs.create(Opened("ada"), Deposited(1))
     buggy(Deposited)
 

@@ -89,7 +89,7 @@ def test_rows_that_are_wrong_missing_or_surplus_are_found(each):
 
 @EACH
 @pytest.mark.feed
-def test_what_differs_can_be_put_right(each):
+def test_differences_can_be_repaired(each):
     states = some()
     each.catch_up()
     rows = each.model.objects
@@ -110,7 +110,7 @@ def test_what_differs_can_be_put_right(each):
 
 @EACH
 @pytest.mark.feed
-def test_what_is_yet_to_be_applied_is_no_difference(each):
+def test_events_that_are_not_applied_yet_are_no_difference(each):
     states = some()
     each.catch_up()
     states[0] = Account.logs.append(states[0], Deposited(5))
@@ -122,7 +122,7 @@ def test_what_is_yet_to_be_applied_is_no_difference(each):
 
 
 @pytest.mark.feed
-def test_what_waits_behind_an_event_that_failed_is_no_difference():
+def test_events_behind_one_that_failed_are_no_difference():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1), Deposited(2))
     fail_on(Withdrawn)
     Balances.catch_up()
@@ -132,14 +132,14 @@ def test_what_waits_behind_an_event_that_failed_is_no_difference():
     assert balances() == {ada.log_id: 5}
 
 
-def test_before_the_first_run_there_is_nothing_to_be_wrong():
+def test_before_the_first_run_there_are_no_differences():
     some()
     assert Balances.verify(sample=None) == Verification(5, ())
     assert Balances.verify() == Verification(5, ())
 
 
 @pytest.mark.feed
-def test_a_sample_is_of_so_many_logs_at_most_and_finds_what_it_meets():
+def test_a_sample_has_at_most_the_given_number_of_logs_and_finds_their_differences():
     states = some(30)
     Balances.catch_up()
     Balance.objects.update(balance=-1)
@@ -161,7 +161,7 @@ def test_rows_that_several_logs_share_cannot_be_compared():
 
 @EACH
 @pytest.mark.feed
-def test_what_a_handler_raises_is_listed_and_the_other_logs_are_compared(each, monkeypatch):
+def test_an_error_of_a_handler_is_listed_and_the_other_logs_are_compared(each, monkeypatch):
     states = some()
     bad = Account.logs.create(Opened("eve"), Noted("broken"), Deposited(1))
     each.catch_up()
@@ -226,7 +226,7 @@ def test_an_inline_row_is_compared_at_the_version_that_it_is_at(request):
 
 
 @pytest.mark.postgresql
-def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch, elsewhere):
+def test_a_row_that_changes_during_the_comparison_is_compared_again(monkeypatch, elsewhere):
     monkeypatch.setattr(scans, "PAGE", 1)  # all logs are long ones
     states = some(3)
     Balances.catch_up()
@@ -256,7 +256,7 @@ def test_a_row_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch
 
 @pytest.mark.feed
 @pytest.mark.parametrize("page", [1, 2_000])
-def test_a_broken_version_that_compares_with_the_whole_log_takes_what_is_behind_for_wrong(
+def test_a_broken_version_that_compares_with_the_whole_log_reports_rows_that_are_behind(
     monkeypatch, page
 ):
     monkeypatch.setattr(scans, "PAGE", page)
@@ -268,7 +268,7 @@ def test_a_broken_version_that_compares_with_the_whole_log_takes_what_is_behind_
     monkeypatch.setattr(verifying, "records", all_records)
     monkeypatch.setattr(verifying.Moment, "in_row", lambda self, log: (self.events[log], False))
     with pytest.raises(AssertionError):
-        test_what_is_yet_to_be_applied_is_no_difference(Balances)
+        test_events_that_are_not_applied_yet_are_no_difference(Balances)
 
 
 @pytest.mark.feed
@@ -284,7 +284,7 @@ def test_a_difference_shows_names_and_no_values():
 
 
 @pytest.mark.feed
-def test_a_sample_of_logs_that_were_made_all_at_once_is_as_large_as_was_asked_for():
+def test_a_sample_of_logs_that_were_created_at_once_has_the_requested_size():
     # A moment at random is behind the ids of nearly all.
     clump = LogId.new("account").uuid.int >> 20 << 20
     for number in range(300):
@@ -388,7 +388,7 @@ def test_logs_that_do_not_fit_into_memory_are_compared_in_smaller_steps(each, re
 
 
 @pytest.mark.feed
-def test_some_logs_alone_can_be_compared():
+def test_single_logs_can_be_compared():
     first, second = sorted(state.log_id for state in some(2))
     Balances.catch_up()
     Balance.objects.update(balance=99)
@@ -467,7 +467,7 @@ def test_a_batch_of_a_worker_between_two_reads_makes_no_right_row_wrong(
 
 
 @pytest.mark.postgresql
-def test_a_broken_version_without_a_snapshot_takes_right_rows_for_wrong(monkeypatch, elsewhere):
+def test_a_broken_version_without_a_snapshot_reports_right_rows(monkeypatch, elsewhere):
     monkeypatch.setattr(verifying, "snapshot", no_snapshot)
 
     with pytest.raises(AssertionError):
@@ -493,7 +493,7 @@ def test_an_append_between_two_reads_makes_no_inline_row_wrong(request, monkeypa
 
 
 @pytest.mark.locks
-def test_a_broken_version_without_a_snapshot_takes_right_inline_rows_for_wrong(
+def test_a_broken_version_without_a_snapshot_reports_right_inline_rows(
     request, monkeypatch, elsewhere
 ):
     monkeypatch.setattr(verifying, "snapshot", no_snapshot)
@@ -548,7 +548,7 @@ def is_waited_for(model):
 
 @pytest.mark.feed
 @ALL
-def test_rows_are_right_or_wrong_beside_a_writer_and_a_worker(each, request, race):
+def test_verification_is_right_beside_a_writer_and_a_worker(each, request, race):
     if each is InlinedBalances:
         request.getfixturevalue("inlined")
     states = some(8)
@@ -590,7 +590,7 @@ def test_rows_are_right_or_wrong_beside_a_writer_and_a_worker(each, request, rac
 
 
 @pytest.mark.postgresql
-def test_inside_a_callers_transaction_a_difference_is_looked_at_again(monkeypatch, elsewhere):
+def test_inside_a_callers_transaction_a_difference_is_compared_again(monkeypatch, elsewhere):
     states = some(3)
     Balances.catch_up()
 

@@ -34,7 +34,7 @@ class TestPartitions:
         checkpoint(Balances, *positions)
         assert not Balances.wait_for(state.position, timeout=0)
 
-    def test_a_look_is_one_query(self):
+    def test_each_poll_is_one_query(self):
         state = Account.logs.create(Opened("ada"))
         checkpoint(Balances, 0, 0, 0, 0)
 
@@ -49,11 +49,11 @@ class TestPartitions:
 @no_feed
 @pytest.mark.django_db
 class TestOtherEvents:
-    def test_logs_that_it_does_not_read_are_nothing_to_wait_for(self):
+    def test_events_of_logs_that_the_projection_does_not_read_are_not_waited_for(self):
         state = Parcel.logs.create(Sent("Rome"))
         assert Balances.wait_for(state.position, timeout=0)
 
-    def test_of_another_type_those_before_it_in_its_log_are_waited_for(self):
+    def test_for_an_unread_event_earlier_events_of_its_log_are_waited_for(self):
         unread = Account.logs.create(Opened("bob"))
         assert DepositsByOwner.wait_for(unread.position, timeout=0)
 
@@ -62,7 +62,7 @@ class TestOtherEvents:
         checkpoint(DepositsByOwner, state.position - 1)
         assert DepositsByOwner.wait_for(state.position, timeout=0)
 
-    def test_an_event_that_waits_is_not_applied_nor_are_those_behind_it(self, tables, declared):
+    def test_a_held_event_and_those_behind_it_are_not_applied(self, tables, declared):
         fail_on(Deposited)
         ada = Account.logs.create(Opened("ada"), Deposited(1), Noted("x"))
         bob = Account.logs.create(Opened("bob"))
@@ -76,10 +76,10 @@ class TestOtherEvents:
 
 @pytest.mark.django_db
 class TestNoEvent:
-    def test_the_beginning_is_nothing_to_wait_for(self):
+    def test_position_0_is_not_waited_for(self):
         assert Balances.wait_for(0, timeout=0)
 
-    def test_one_that_is_yet_to_come_is_waited_for(self):
+    def test_a_position_in_the_future_is_waited_for(self):
         last = Account.logs.create(Opened("ada")).position
         begun = time.monotonic()
 
@@ -87,7 +87,7 @@ class TestNoEvent:
         assert time.monotonic() - begun >= 0.1
 
     @pytest.mark.skipif(connection.vendor != "postgresql", reason="positions are given out again")
-    def test_one_that_was_rolled_back_is_not_waited_for(self, transactional_db):
+    def test_a_position_that_was_rolled_back_is_not_waited_for(self, transactional_db):
         with transaction.atomic():
             gone = Account.logs.create(Opened("ada")).position
             transaction.set_rollback(True)
@@ -105,7 +105,7 @@ class TestInline:
     def at_work(self, tables, inlined):
         reset()
 
-    def test_the_version_of_its_log_is_what_counts(self):
+    def test_an_inline_row_is_waited_for_by_the_applied_version_of_its_log(self):
         state = Account.logs.create(Deposited(1), Noted("x"))
         assert InlinedBalances.wait_for(state.position, timeout=0)
 

@@ -75,7 +75,7 @@ def beat(*runners):
 # Once
 
 
-def test_all_that_are_declared_catch_up():
+def test_all_declared_projections_catch_up():
     states = some()
 
     assert run() == {
@@ -87,7 +87,7 @@ def test_all_that_are_declared_catch_up():
     assert balances() == balances(Reduced) == replayed(*states)
 
 
-def test_named_ones_catch_up_and_an_unknown_name_is_refused():
+def test_named_projections_catch_up_and_an_unknown_name_is_refused():
     some()
     assert run(["letters"]) == {"letters": 5}
     assert run([]) == {}
@@ -98,7 +98,7 @@ def test_named_ones_catch_up_and_an_unknown_name_is_refused():
     assert set(chosen()) == {"balances", "reduced-balances", "deposits-by-owner", "letters"}
 
 
-def test_those_that_fail_do_not_stop_the_others(monkeypatch):
+def test_projections_that_fail_do_not_stop_the_others(monkeypatch):
     some()
     run(["balances", "letters"])
     ProjectionState.objects.filter(name="balances").update(version=2)
@@ -112,7 +112,7 @@ def test_those_that_fail_do_not_stop_the_others(monkeypatch):
     assert len(balances(Reduced)) == 5
 
 
-def test_what_another_worker_has_is_left_to_it(runner):
+def test_partitions_of_another_worker_are_left_to_it(runner):
     some()
     other = runner()
     other.round()
@@ -121,7 +121,7 @@ def test_what_another_worker_has_is_left_to_it(runner):
     assert run(NAMES) == {"balances": 0}
 
 
-def test_the_task_of_celery_runs_them():
+def test_the_celery_task_runs_the_projections():
     some()
     assert tasks.run_projections(NAMES) == {"balances": 10}
 
@@ -144,7 +144,7 @@ def test_a_round_applies_a_batch_of_each_partition(runner, monkeypatch):
     assert not each.round()
 
 
-def test_it_tells_how_many_events_it_applied(runner, monkeypatch):
+def test_a_worker_reports_how_many_events_it_applied(runner, monkeypatch):
     monkeypatch.setattr(Balances, "batch_size", 4)
     some()
     told: list[Any] = []
@@ -156,7 +156,7 @@ def test_it_tells_how_many_events_it_applied(runner, monkeypatch):
     assert sum((Counter(each) for each in told), Counter()) == {"balances": 10, "letters": 5}
 
 
-def test_it_runs_until_it_is_told_to_stop_and_gives_its_leases_back():
+def test_a_worker_runs_until_it_is_stopped_and_releases_its_leases():
     stop = threading.Event()
     states = some()
 
@@ -180,7 +180,7 @@ def test_it_runs_until_it_is_told_to_stop_and_gives_its_leases_back():
     assert not ProjectionWorker.objects.filter(seen_until__gt=timezone.now()).exists()
 
 
-def test_events_that_fail_are_tried_again_and_parked(runner):
+def test_events_that_fail_are_retried_and_parked(runner):
     states = some()
     states[0] = Account.logs.append(states[0], Withdrawn(1))
     fail_on(Withdrawn)
@@ -192,7 +192,7 @@ def test_events_that_fail_are_tried_again_and_parked(runner):
     until(lambda: (each.round(), balances() == replayed(*states))[-1])
 
 
-def test_a_value_that_a_column_refuses_does_not_end_it(runner, monkeypatch):
+def test_a_value_that_a_column_refuses_does_not_end_a_worker(runner, monkeypatch):
     states = some()
 
     def deposited(self, row, record):
@@ -204,7 +204,7 @@ def test_a_value_that_a_column_refuses_does_not_end_it(runner, monkeypatch):
     assert balances() == {**replayed(*states), states[2].log_id: 0}
 
 
-def test_one_that_cannot_go_on_does_not_stop_the_others(runner, monkeypatch, caplog):
+def test_a_projection_that_cannot_continue_does_not_stop_the_others(runner, monkeypatch, caplog):
     states = some()
 
     def fail(upto=None):
@@ -224,7 +224,9 @@ def test_one_that_cannot_go_on_does_not_stop_the_others(runner, monkeypatch, cap
     assert balances() == replayed(*states)
 
 
-def test_two_share_the_partitions_and_hand_over_when_one_stops(runner, monkeypatch):
+def test_two_workers_share_the_partitions_and_one_takes_over_when_the_other_stops(
+    runner, monkeypatch
+):
     monkeypatch.setattr(Balances, "partitions", 4)
     one, other = runner(), runner()
     one.round()
@@ -255,7 +257,7 @@ def work_until_killed(place: Place) -> None:
     place.hear()
 
 
-def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypatch):
+def test_the_partitions_of_a_killed_worker_are_taken_over_at_once(runner, monkeypatch):
     monkeypatch.setattr(Balances, "partitions", 4)
     with Processes() as processes:
         other = processes.start(work_until_killed, is_held=True)
@@ -275,7 +277,7 @@ def test_the_share_of_one_that_is_killed_is_taken_over_at_once(runner, monkeypat
     until(lambda: (one.round(), balances() == replayed(*states))[-1])
 
 
-def test_the_number_of_partitions_may_change_while_it_runs(runner, monkeypatch):
+def test_the_number_of_partitions_may_change_while_a_worker_runs(runner, monkeypatch):
     states = some(20)
     one = runner()
     one.round()
@@ -291,7 +293,7 @@ def test_the_number_of_partitions_may_change_while_it_runs(runner, monkeypatch):
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
 
 
-def test_several_workers_step_aside_so_that_one_can_divide_anew(runner, monkeypatch):
+def test_several_workers_release_their_leases_so_that_one_can_repartition(runner, monkeypatch):
     monkeypatch.setattr(Balances, "partitions", 2)
     states = some(20)
     one, other = runner(), runner()
@@ -314,7 +316,7 @@ def test_several_workers_step_aside_so_that_one_can_divide_anew(runner, monkeypa
     assert set(Balance.objects.values_list("seen", flat=True)) == {2}
 
 
-def test_a_rebuild_while_it_runs_takes_its_lease_and_it_takes_a_new_one(runner):
+def test_a_rebuild_revokes_the_lease_of_a_worker_which_takes_a_new_one(runner):
     states = some()
     each = runner()
     each.round()
@@ -327,7 +329,7 @@ def test_a_rebuild_while_it_runs_takes_its_lease_and_it_takes_a_new_one(runner):
     assert balances() == replayed(*states)
 
 
-def test_what_cannot_run_is_said_once_and_tried_again(runner, caplog):
+def test_a_projection_that_cannot_run_is_logged_once_and_retried(runner, caplog):
     some()
     run(NAMES)
     ProjectionState.objects.update(version=2)
@@ -344,7 +346,7 @@ def test_what_cannot_run_is_said_once_and_tried_again(runner, caplog):
 
 
 @pytest.mark.postgresql
-def test_an_error_of_the_database_is_waited_out(monkeypatch, caplog):
+def test_a_worker_continues_after_an_error_of_the_database(monkeypatch, caplog):
     monkeypatch.setattr(running, "FIRST_WAIT", 0.05)
     stop, pids = threading.Event(), []
     expected = replayed(*some())
@@ -434,7 +436,7 @@ SHARES = st.dictionaries(st.text("vwxyz", min_size=1, max_size=3), st.frozensets
     shares=SHARES.map(lambda found: [Share(*item) for item in found.items()]),
     data=st.data(),
 )
-def test_partitions_are_divided_the_same_way_by_all(places, shares, data):
+def test_all_workers_divide_the_partitions_the_same_way(places, shares, data):
     found = divided(places, shares)
 
     assert (
@@ -469,7 +471,7 @@ def test_a_reactor_runs_beside_projections(runner):
 # Rebuilds that somebody has asked for
 
 
-def test_a_worker_rebuilds_what_is_asked_for_beside_its_other_work(runner):
+def test_a_worker_does_requested_rebuilds_beside_its_other_work(runner):
     states = some()
     one = runner()
     until(lambda: (one.round(), balances() == replayed(*states))[-1])
@@ -505,7 +507,7 @@ def test_a_rebuild_that_the_database_refuses_stops_no_worker(runner):
 
 
 @pytest.mark.parametrize("by", ["a worker", "Celery"])
-def test_a_rebuild_is_done_where_nothing_else_may_be(runner, by):
+def test_a_rebuild_is_done_for_a_projection_that_cannot_catch_up_without_it(runner, by):
     states = some()
     Balances.catch_up()
     Balance.objects.update(balance=99)
@@ -522,7 +524,7 @@ def test_a_rebuild_is_done_where_nothing_else_may_be(runner, by):
     assert balances() == replayed(*states)
 
 
-def test_a_look_at_a_feed_that_rests_costs_the_same_with_many_partitions(runner, monkeypatch):
+def test_polling_an_idle_feed_costs_the_same_with_many_partitions(runner, monkeypatch):
     # Checkpoints are moved and leases renewed after a time, which is not what is counted here.
     monkeypatch.setattr("eventlogs.projections.partitions.IDLE_MOVE", 60)
     monkeypatch.setattr(Balances, "timeout", 60)

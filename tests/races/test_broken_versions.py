@@ -119,7 +119,7 @@ def test_a_clock_that_steps_back_is_found(crew, scratch):
 
 
 @pytest.mark.parametrize("store", ["postgresql", "portable", "mixed"])
-def test_a_clock_that_steps_back_does_not_take_the_log_along(crew, scratch, store):
+def test_times_in_a_log_do_not_run_backwards_with_the_clock(crew, scratch, store):
     scratch.make_the_clock_jump()
     log_ids = scratch.new_logs(2)
 

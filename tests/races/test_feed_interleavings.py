@@ -98,7 +98,7 @@ def test_the_first_append_of_a_transaction_is_fenced_in_one_step(new_logs, other
     assert len(ours.seen) == 3 + 1 + 2 + later
 
 
-def test_an_append_that_rolls_back_lets_the_others_go(new_logs, other):
+def test_an_append_that_rolls_back_no_longer_holds_the_feed_back(new_logs, other):
     gone, stays = new_logs(2)
     other.begin()
     other.do(append, gone)
@@ -111,7 +111,7 @@ def test_an_append_that_rolls_back_lets_the_others_go(new_logs, other):
     assert reader.seen[-1] == state.position == Feed().settled()
 
 
-def test_a_connection_that_is_lost_lets_the_others_go(new_logs, other):
+def test_a_connection_that_is_lost_no_longer_holds_the_feed_back(new_logs, other):
     gone, stays = new_logs(2)
     other.begin()
     other.do(append, gone)
@@ -122,7 +122,7 @@ def test_a_connection_that_is_lost_lets_the_others_go(new_logs, other):
     assert Feed().settled() == state.position
 
 
-def test_the_first_fence_of_a_transaction_stays_and_two_are_all(new_logs, other):
+def test_a_transaction_keeps_its_first_fence_and_holds_at_most_two(new_logs, other):
     many, early = new_logs(2)
     other.begin()
     first = other.do(append, many)
@@ -141,7 +141,7 @@ def test_the_first_fence_of_a_transaction_stays_and_two_are_all(new_logs, other)
     assert len(reader.seen) == 2 + 61
 
 
-def test_a_transaction_of_more_appends_than_the_server_has_room_for_locks(new_logs, other):
+def test_a_transaction_may_have_more_appends_than_the_server_has_locks(new_logs, other):
     room = Session.sql(
         "SELECT current_setting('max_locks_per_transaction')::int"
         " * current_setting('max_connections')::int"
@@ -206,7 +206,7 @@ def undo_appends(log_id):
 
 
 @pytest.mark.parametrize("before", [0, 1], ids=["first of all", "after another append"])
-def test_a_savepoint_that_is_rolled_back_takes_its_fence_along(new_logs, other, before):
+def test_rolling_back_a_savepoint_removes_its_fence(new_logs, other, before):
     log_id, early = new_logs(2)
     other.begin()
     if before:
@@ -229,7 +229,7 @@ def test_a_savepoint_that_is_rolled_back_takes_its_fence_along(new_logs, other, 
     assert len(reader.seen) == 2 + 3 + before
 
 
-def test_a_savepoint_that_is_kept_leaves_its_fence(new_logs, other):
+def test_releasing_a_savepoint_keeps_its_fence(new_logs, other):
     log_id, early = new_logs(2)
     other.begin()
 
@@ -256,7 +256,7 @@ def test_a_savepoint_that_is_kept_leaves_its_fence(new_logs, other):
         "SET search_path = pg_temp, public",
     ],
 )
-def test_no_setting_of_a_session_takes_the_fence_away(new_logs, other, forged):
+def test_no_setting_of_a_session_removes_the_fence(new_logs, other, forged):
     late, early = new_logs(2)
     table = Session.sql("SELECT 'eventlogs_event'::regclass::oid")
     other.do(Session.sql, forged.format(table=table))
@@ -350,7 +350,7 @@ def test_locks_of_others_are_not_taken_for_fences(new_logs, other):
 
 @pytest.mark.parametrize("before", ["feed_last", "feed_fence", "feed_last_event", "feed_page"])
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_nothing_that_happens_between_the_statements_makes_it_skip(new_logs, other, before, end):
+def test_appends_between_the_statements_of_a_read_are_not_skipped(new_logs, other, before, end):
     for moment in ("begins", "ends"):
         late, early = new_logs(2)
         if moment == "ends":
@@ -378,7 +378,7 @@ def test_nothing_that_happens_between_the_statements_makes_it_skip(new_logs, oth
         other.do(transaction.set_autocommit, True)
 
 
-def test_a_reader_that_looks_at_the_fences_first_is_found(new_logs, other):
+def test_a_reader_that_reads_the_fences_first_is_found(new_logs, other):
     late, early = new_logs(2)
 
     def happens():
@@ -399,7 +399,7 @@ def test_a_reader_that_looks_at_the_fences_first_is_found(new_logs, other):
 # In the reader's own transaction.
 
 
-def test_inside_of_a_transaction_ones_own_events_are_seen_and_others_wait(new_logs, other):
+def test_a_transaction_sees_its_own_events_and_open_ones_hold_the_feed_back(new_logs, other):
     own, late = new_logs(2)
     other.begin()
 
@@ -475,7 +475,7 @@ def test_an_unrelated_transaction_does_not_hold_the_feed_back(new_logs, other):
 # Who holds the feed back.
 
 
-def test_who_holds_the_feed_back_is_one_call(new_logs, other):
+def test_holding_back_lists_the_sessions_that_hold_the_feed_back(new_logs, other):
     late, early = new_logs(2)
     other.begin()
     first = other.do(append, late)

@@ -58,7 +58,7 @@ def test_a_sound_history_has_nothing_wrong(violations):
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_found(scratch, kind):
+def test_each_kind_of_damage_is_found(scratch, kind):
     with scratch.cursor():
         outcomes = two_appends()
     assert scratch.violations(outcomes) == []

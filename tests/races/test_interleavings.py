@@ -101,7 +101,7 @@ def wait_until_blocked(session: Session) -> None:
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("ahead", ["append", "create"])
-def test_who_waited_for_a_key_gets_it_when_the_one_ahead_rolls_back(
+def test_a_caller_that_waits_for_a_key_gets_it_when_the_other_rolls_back(
     violations, new_logs, other, blocked, store, ahead
 ):
     manager = races(store)
@@ -125,7 +125,7 @@ def test_who_waited_for_a_key_gets_it_when_the_one_ahead_rolls_back(
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_who_waited_to_create_a_log_does_when_the_one_ahead_rolls_back(
+def test_a_caller_that_waits_to_create_a_log_does_so_when_the_other_rolls_back(
     violations, other, blocked, store
 ):
     manager = races(store)
@@ -141,7 +141,7 @@ def test_who_waited_to_create_a_log_does_when_the_one_ahead_rolls_back(
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_who_waited_for_a_log_appends_at_its_version_when_the_one_ahead_rolls_back(
+def test_an_append_that_waits_for_a_log_is_stored_when_the_other_rolls_back(
     violations, new_logs, other, blocked, store
 ):
     manager = races(store)
@@ -157,9 +157,7 @@ def test_who_waited_for_a_log_appends_at_its_version_when_the_one_ahead_rolls_ba
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_savepoint_that_rolls_back_takes_the_key_and_the_events_along(
-    violations, new_logs, other, store
-):
+def test_rolling_back_a_savepoint_undoes_the_key_and_the_events(violations, new_logs, other, store):
     manager = races(store)
     (log_id,) = new_logs(1)
 
@@ -186,7 +184,7 @@ def test_a_savepoint_that_rolls_back_takes_the_key_and_the_events_along(
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_key_that_is_pruned_while_somebody_waits_for_it_is_claimed_anew(
+def test_a_key_that_is_pruned_while_a_caller_waits_for_it_is_claimed_again(
     violations, new_logs, other, store
 ):
     """Between the claim that found the key taken and the look at who has it, it is pruned."""
@@ -218,7 +216,7 @@ def test_a_key_that_is_pruned_while_somebody_waits_for_it_is_claimed_anew(
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("expected", [1, 2, ANY], ids=["as-seen", "too-high", "any"])
-def test_a_snapshot_that_is_too_old_must_retry_and_tells_no_old_facts(
+def test_a_transaction_with_an_old_snapshot_must_retry_and_reports_no_old_facts(
     new_logs, other, store, expected
 ):
     manager = races(store)
@@ -247,7 +245,7 @@ def test_a_snapshot_that_is_too_old_must_retry_and_tells_no_old_facts(
     ],
     ids=["key", "batches", "transactions"],
 )
-def test_races_end_well_under_every_plan(
+def test_races_end_without_violations_under_every_query_plan(
     crew, violations, new_logs, quick_deadlocks, job, arguments, plan
 ):
     log_ids = new_logs(4, version=3)
@@ -315,7 +313,7 @@ def test_an_append_whose_server_process_is_stopped_is_not_stored(
 
 @pytest.mark.parametrize("reset", ["DISCARD ALL", "DEALLOCATE ALL", "rollback"])
 @pytest.mark.parametrize("in_atomic", [False, True], ids=["alone", "in-atomic"])
-def test_appends_go_on_when_the_statements_of_a_connection_are_thrown_away(
+def test_appends_continue_when_prepared_statements_are_deallocated(
     violations, new_logs, reset, in_atomic
 ):
     manager = races("postgresql")
@@ -339,7 +337,7 @@ def test_appends_go_on_when_the_statements_of_a_connection_are_thrown_away(
     assert manager.version(log_id) == 9
 
 
-def test_appends_go_on_in_a_transaction_that_rolled_back_to_a_savepoint(violations, new_logs):
+def test_appends_continue_in_a_transaction_that_rolled_back_to_a_savepoint(violations, new_logs):
     manager = races("postgresql")
     (log_id,) = new_logs(1)
     one_of_each(manager, log_id, "before")
@@ -355,7 +353,7 @@ def test_appends_go_on_in_a_transaction_that_rolled_back_to_a_savepoint(violatio
 
 
 @pytest.mark.parametrize("in_atomic", [False, True], ids=["alone", "in-atomic"])
-def test_appends_and_reads_go_on_when_a_column_was_made_wider(scratch, in_atomic):
+def test_appends_and_reads_continue_when_a_column_was_made_wider(scratch, in_atomic):
     manager = races("postgresql")
     (log_id,) = scratch.new_logs(1)
 
@@ -413,7 +411,7 @@ REFUSE_AT_COMMIT = """
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first-on-its-connection", "later"])
-def test_a_failure_at_the_commit_of_an_append_is_no_answer(violations, new_logs, first):
+def test_a_failure_at_the_commit_of_an_append_is_raised(violations, new_logs, first):
     """As a serializable transaction may fail: the rows came back already, and are void."""
     manager = races("postgresql")
     (log_id,) = new_logs(1)
@@ -438,7 +436,7 @@ def test_a_failure_at_the_commit_of_an_append_is_no_answer(violations, new_logs,
 # Turns of execute.
 
 
-def test_those_who_wait_for_a_turn_get_it_in_the_order_in_which_they_came(new_logs):
+def test_callers_get_their_turns_in_the_order_in_which_they_came(new_logs):
     """The row alone would not do it: it changes each time. The portable store fails here."""
     manager = races("postgresql")
     (log_id,) = new_logs(1)
@@ -474,9 +472,7 @@ def test_those_who_wait_for_a_turn_get_it_in_the_order_in_which_they_came(new_lo
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
-def test_a_turn_that_is_not_got_in_time_stores_nothing(
-    violations, new_logs, other, blocked, store, setting
-):
+def test_a_turn_that_times_out_stores_nothing(violations, new_logs, other, blocked, store, setting):
     manager = races(store)
     (log_id,) = new_logs(1)
     manager._contended.add(log_id)

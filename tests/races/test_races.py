@@ -62,7 +62,7 @@ def answers_by_log(outcomes: list[Outcome]) -> dict[LogId, Counter[type]]:
 
 @on_every_store
 @pytest.mark.parametrize("batches", [False, True], ids=["single", "batches"])
-def test_of_many_writers_that_expect_one_version_one_wins(
+def test_one_of_many_writers_that_expect_one_version_wins(
     crew, violations, new_logs, writers, store, batches
 ):
     (log_id,) = new_logs(1)
@@ -109,7 +109,7 @@ def test_a_log_that_many_create_is_created_once(crew, violations, writers, store
 
 
 @on_every_store
-def test_the_keys_of_those_who_created_too_late_are_free(crew, violations, writers, store):
+def test_the_keys_of_creates_that_were_too_late_are_free(crew, violations, writers, store):
     log_ids = [LogId.new("race") for _ in range(5)]
     outcomes = crew.race(writers, jobs.create_one_log, store, log_ids, True, False)
     losers = [each.marker for each in outcomes if isinstance(each.answer, LogAlreadyExists)]
@@ -180,7 +180,9 @@ def test_a_caller_with_a_stale_version_is_never_appended_twice(
 
 
 @on_every_store
-def test_of_different_appends_with_one_key_one_is_done(crew, violations, new_logs, callers, store):
+def test_one_of_several_different_appends_with_one_key_is_done(
+    crew, violations, new_logs, callers, store
+):
     log_ids = new_logs(10, version=3)
 
     outcomes = crew.race(callers, jobs.append_with_one_key, store, log_ids, "any", "different")
@@ -191,7 +193,7 @@ def test_of_different_appends_with_one_key_one_is_done(crew, violations, new_log
 
 
 @on_every_store
-def test_a_key_that_is_used_on_many_logs_at_once_is_used_on_one(
+def test_a_key_that_is_raced_on_many_logs_is_used_on_one(
     crew, violations, new_logs, writers, store
 ):
     log_ids = new_logs(10 * writers, version=3)
@@ -281,7 +283,7 @@ def test_transactions_on_snapshots_leave_nothing(
 
 @on_every_store
 @pytest.mark.parametrize("isolation", EVERY_ISOLATION)
-def test_callers_who_try_again_all_get_in(
+def test_callers_that_retry_all_succeed(
     crew, violations, new_logs, store, isolation, quick_deadlocks
 ):
     (log_id,) = new_logs(1)
@@ -318,7 +320,7 @@ REPEATABLE_READ_BY_DEFAULT = {
 
 @pytest.mark.locks
 @on_every_store
-def test_on_snapshots_those_who_create_logs_of_their_own_are_not_in_each_others_way(
+def test_on_snapshots_creates_of_different_logs_do_not_block_each_other(
     crew, violations, writers, store
 ):
     """On MariaDB, a locking read that found no log would lock the gap that others insert into."""
@@ -340,7 +342,7 @@ SERIALIZABLE_BY_DEFAULT = {
 
 @pytest.mark.locks
 @on_every_store
-def test_stores_on_connections_that_default_to_snapshots_try_again_by_themselves(
+def test_stores_on_connections_that_default_to_snapshots_retry_by_themselves(
     crew, violations, new_logs, store
 ):
     log_ids = new_logs(3)

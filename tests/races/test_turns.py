@@ -27,7 +27,7 @@ BROKEN = "tests.races.broken."
 @on_every_store
 @pytest.mark.parametrize("keyed", [False, True], ids=["", "keyed"])
 @pytest.mark.parametrize("in_atomic", [False, True], ids=["", "atomic"])
-def test_many_who_execute_on_one_log_all_get_in(
+def test_concurrent_executes_on_one_log_all_succeed(
     crew, violations, new_logs, writers, store, keyed, in_atomic
 ):
     (log_id,) = new_logs(1)
@@ -78,7 +78,7 @@ def test_a_store_that_forgets_keys_makes_a_decision_twice(crew, violations, new_
 
 
 @pytest.mark.locks
-def test_decisions_that_lock_each_other_out_are_run_again_as_a_whole(
+def test_decisions_in_a_deadlock_are_run_again_as_a_whole(
     crew, violations, new_logs, quick_deadlocks
 ):
     """In its turn, what a decider stores is taken back with the decision, and stored again."""

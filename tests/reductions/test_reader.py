@@ -113,7 +113,7 @@ def entries(cache):
     return {key: value for key, (value, _) in cache._values.items() if "reduction" in key}
 
 
-def test_the_first_is_a_miss_and_the_next_ones_are_hits(accounts, state):
+def test_the_first_reduce_is_a_miss_and_the_next_ones_are_hits(accounts, state):
     first = accounts.reduce(state.log_id)
     others = [accounts.reduce(state.log_id) for _ in range(100)]
 
@@ -132,7 +132,7 @@ def test_a_hit_reads_one_event_the_one_that_proves_it(accounts, state, counting)
     assert counting.pages_from[-1] == 9
 
 
-def test_only_what_is_newer_is_folded(accounts, state, counting):
+def test_only_newer_events_are_folded(accounts, state, counting):
     accounts.reduce(state.log_id)
     accounts.append(state, Deposited(100), Deposited(200))
     counting.read = 0
@@ -165,14 +165,14 @@ def test_the_walk_of_a_cached_reduce_is_the_one_in_the_documentation(accounts, s
     assert of_the_walk == set(documented) - {"stores/postgresql.py"}  # this store is in memory
 
 
-def test_what_a_caller_does_to_the_aggregate_is_the_callers_own(accounts, state):
+def test_changes_of_a_caller_to_the_aggregate_are_not_shared(accounts, state):
     accounts.reduce(state.log_id).aggregate.balance = -1
     accounts.reduce(state.log_id).aggregate.balance = -2
 
     assert accounts.reduce(state.log_id).aggregate.balance == 45
 
 
-def test_fresh_leaves_the_cache_alone(accounts, state, cache):
+def test_fresh_neither_reads_nor_writes_the_cache(accounts, state, cache):
     accounts.reduce(state.log_id)
     before, calls = dict(entries(cache)), len(cache.calls)
 
@@ -191,7 +191,7 @@ def test_a_version_or_a_moment_is_not_cached(accounts, state, cache):
     assert cache.calls == []
 
 
-def test_reducing_before_creating_leaves_nothing_behind(accounts, cache):
+def test_reducing_a_log_before_its_creation_caches_nothing(accounts, cache):
     log_id = accounts.new_id()
     with pytest.raises(LogNotFound):
         accounts.reduce(log_id)
@@ -221,7 +221,7 @@ def test_execute_reads_the_cache_too(accounts, state, counting):
         (lambda raw: b"", "bad_signature"),
     ],
 )
-def test_a_spoilt_entry_is_a_miss_and_is_replaced(accounts, state, cache, spoil, reason):
+def test_a_corrupt_entry_is_a_miss_and_is_replaced(accounts, state, cache, spoil, reason):
     reduction = accounts.reduce(state.log_id)
     [(key, raw)] = entries(cache).items()
     cache.replace(key, spoil(raw), timeout=60)
@@ -246,7 +246,7 @@ def test_another_logs_entry_is_a_miss_and_is_replaced(accounts, state, cache):
     assert statistics()["hits"] == 1
 
 
-def test_an_entry_of_a_history_that_is_gone_is_a_miss_and_is_replaced(cache):
+def test_an_entry_of_a_lost_history_is_a_miss_and_is_replaced(cache):
     """Also where the log has as many events again, at the same positions."""
     lost = LogManager(Account, store=CountingStore(), cache=cache, refresher=IMMEDIATE)
     state = lost.create(Opened("Ada"), Deposited(5), Deposited(6))
@@ -266,7 +266,7 @@ def test_an_entry_of_a_history_that_is_gone_is_a_miss_and_is_replaced(cache):
     assert restored.reduce(state.log_id).aggregate.balance == 170
 
 
-def test_an_erased_log_is_not_found_whatever_is_cached(accounts, state, counting):
+def test_an_erased_log_is_not_found_even_if_it_is_cached(accounts, state, counting):
     accounts.reduce(state.log_id)
     counting._logs.clear()
 
@@ -293,7 +293,7 @@ class Retired:
     """An event in a module that the aggregate's modules do not import."""
 
 
-def test_what_an_event_of_unknown_code_is_folded_into_is_not_kept(
+def test_a_reduction_with_an_unknown_event_type_is_not_cached(
     accounts, state, counting, cache, caplog
 ):
     accounts.reduce(state.log_id)
@@ -314,7 +314,7 @@ def test_what_an_event_of_unknown_code_is_folded_into_is_not_kept(
     assert entries(cache) == {}
 
 
-def test_a_policy_decides_what_is_kept(counting, cache):
+def test_a_policy_decides_which_reductions_are_cached(counting, cache):
     policy = LogLengthPolicy.at_least(3)
     accounts = LogManager(
         Account, store=counting, cache=cache, caching_policy=policy, refresher=IMMEDIATE
@@ -329,7 +329,7 @@ def test_a_policy_decides_what_is_kept(counting, cache):
     assert len(entries(cache)) == 1
 
 
-def test_with_never_the_cache_is_not_looked_at(counting, cache):
+def test_with_never_cache_the_cache_is_not_used(counting, cache):
     accounts = LogManager(Account, store=counting, cache=cache, caching_policy=NeverCache())
     state = accounts.create(Opened("Ada"))
 
@@ -354,7 +354,7 @@ def test_a_policy_that_raises_is_counted_and_logged(counting, cache, caplog):
     assert "Ada" not in caplog.text
 
 
-def test_an_aggregate_that_would_not_come_back_is_not_kept_and_that_is_said_once(
+def test_an_aggregate_that_cannot_be_encoded_is_not_cached_and_is_logged_once(
     counting, cache, caplog
 ):
     logs = LogManager(Sharing, store=counting, cache=cache, refresher=IMMEDIATE)
@@ -384,7 +384,7 @@ def test_an_aggregate_that_is_no_dataclass_is_replayed(counting, cache, scratch_
     assert cache.calls == []
 
 
-def test_other_code_has_entries_of_its_own(counting, cache, monkeypatch):
+def test_other_code_has_its_own_entries(counting, cache, monkeypatch):
     monkeypatch.setattr(Notes, "log_type", "account")
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     notes = LogManager(Notes, store=counting, cache=cache, refresher=IMMEDIATE)
@@ -397,7 +397,7 @@ def test_other_code_has_entries_of_its_own(counting, cache, monkeypatch):
     assert len(entries(cache)) == 2
 
 
-def test_an_older_entry_that_comes_back_is_folded_up_to_date(accounts, state, cache):
+def test_an_older_entry_is_folded_up_to_date(accounts, state, cache):
     accounts.reduce(state.log_id)
     [(key, old)] = entries(cache).items()
     accounts.append(state, Deposited(1_000))
@@ -427,7 +427,7 @@ class Together:
 
 @pytest.mark.parametrize("refresher", [IMMEDIATE, "eventlogs.refreshers.ThreadRefresher"])
 @pytest.mark.parametrize("length", [20, LONG + 1_000])
-def test_of_those_who_miss_at_once_one_replays(counting, cache, refresher, length):
+def test_one_of_several_concurrent_misses_replays(counting, cache, refresher, length):
     accounts = LogManager(Account, store=counting, cache=cache, refresher=refresher)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(length - 1)))
     counting.slow = 0.02
@@ -439,7 +439,7 @@ def test_of_those_who_miss_at_once_one_replays(counting, cache, refresher, lengt
     assert counting.pages_from.count(0) == 1
 
 
-def test_nobody_waits_for_what_will_not_be_kept(counting, cache):
+def test_readers_do_not_wait_for_an_entry_that_will_not_be_cached(counting, cache):
     accounts = LogManager(
         Account, store=counting, cache=cache, caching_policy=LogLengthPolicy.until(3)
     )
@@ -453,7 +453,7 @@ def test_nobody_waits_for_what_will_not_be_kept(counting, cache):
     assert time.monotonic() - started < 16 * 0.2
 
 
-def test_a_replay_that_fails_lets_the_others_try_for_themselves(cache):
+def test_after_a_replay_that_fails_the_other_readers_replay(cache):
     class Fragile(CountingStore):
         def events(self, log_id, *, start, limit, reverse=False):
             if len(self.pages_from) == 0:
@@ -478,7 +478,7 @@ def test_a_replay_that_fails_lets_the_others_try_for_themselves(cache):
     assert sorted(map(str, answers)) == ["1"] * 7 + ["failed"]
 
 
-def test_processes_agree_on_who_replays_a_long_log(counting, cache):
+def test_one_of_several_processes_replays_a_long_log(counting, cache):
     """The lock in the cache is another process': wait for its entry."""
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
@@ -506,7 +506,7 @@ def test_processes_agree_on_who_replays_a_long_log(counting, cache):
     assert f"{key}.lock" not in cache._values
 
 
-def test_a_lock_whose_holder_cached_nothing_keeps_nobody_waiting(counting, cache):
+def test_a_lock_whose_holder_cached_nothing_is_not_waited_for(counting, cache):
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
     key = accounts._reductions().key(state.log_id)
@@ -544,7 +544,9 @@ def locked(counting, cache):
     return accounts, state.log_id
 
 
-def test_nobody_waits_long_inside_of_a_transaction(locked, transactional_db, elsewhere):
+def test_a_reader_inside_of_a_transaction_does_not_wait_long_for_another_process(
+    locked, transactional_db, elsewhere
+):
     """Not for another process, and also where the transaction is in another database."""
     accounts, log_id = locked
 
@@ -555,7 +557,7 @@ def test_nobody_waits_long_inside_of_a_transaction(locked, transactional_db, els
     assert elsewhere(read) == LONG + 1  # it gives up after 20 s
 
 
-def test_nobody_waits_long_for_another_thread_inside_of_a_transaction(
+def test_a_reader_inside_of_a_transaction_does_not_wait_long_for_another_thread(
     locked, transactional_db, elsewhere
 ):
     accounts, log_id = locked
@@ -571,7 +573,7 @@ def test_nobody_waits_long_for_another_thread_inside_of_a_transaction(
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
-def test_nobody_waits_long_before_a_deadline(locked):
+def test_a_reader_does_not_wait_long_before_a_deadline(locked):
     """A projection's handler that waited would be interrupted, and count as failed."""
     accounts, log_id = locked
 
@@ -647,7 +649,7 @@ class Summing(Aggregate, log_type="summing", events=[Opened]):
         self.n += self.other().version
 
 
-def test_what_an_apply_reduces_is_cached(counting, cache, monkeypatch):
+def test_a_log_that_is_reduced_inside_of_apply_is_cached(counting, cache, monkeypatch):
     parts = {"store": counting, "cache": cache, "refresher": IMMEDIATE}
     accounts, sums = LogManager(Account, **parts), LogManager(Summing, **parts)
     state, total = accounts.create(Opened("Ada"), Deposited(1)), sums.create(Opened("Eve"))
@@ -669,7 +671,7 @@ def test_a_refresh_that_a_policy_causes_marks_nothing_as_declined(asking):
     assert reader.declined({other.log_id: 1}) == set()
 
 
-def test_a_reader_who_waited_in_vain_replaces_the_wrong_entry(counting, cache):
+def test_a_reader_that_waited_for_a_failed_replay_replaces_the_corrupt_entry(counting, cache):
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"))
     reader = accounts._reductions()
@@ -715,7 +717,7 @@ class Exiting(Aggregate, log_type="exiting", events=[Opened, Deposited]):
         self.n += 1
 
 
-def test_an_apply_that_exits_ends_no_append_and_no_refresh(cache):
+def test_system_exit_in_apply_ends_no_append_and_no_refresh(cache):
     logs = LogManager(
         Exiting, store=MemoryStore(), cache=cache, refresher=IMMEDIATE, refresh_on_append=True
     )
@@ -728,7 +730,7 @@ def test_an_apply_that_exits_ends_no_append_and_no_refresh(cache):
         logs.reduce(state.log_id)
 
 
-def test_a_policy_that_exits_ends_no_reduction(asking):
+def test_system_exit_in_a_policy_ends_no_reduction(asking):
     policy, accounts = asking
     state = accounts.create(Opened("Ada"))
 
@@ -764,7 +766,7 @@ def test_refresh_of_an_erased_log_removes_its_entry(accounts, state, counting, c
     assert not reader.refresh(state.log_id)
 
 
-def test_spoilt_entries_have_no_version(accounts, state, cache):
+def test_corrupt_entries_have_no_version(accounts, state, cache):
     accounts.reduce(state.log_id)
     [key] = entries(cache)
     cache.replace(key, b"garbage", timeout=60)

@@ -76,7 +76,7 @@ def test_a_fold_ends_at_the_version_asked_for(snapshots, log_id, counting):
         assert (found.version, found.aggregate.balance) == (version, version - 1)
 
 
-def test_a_fold_that_is_at_its_end_reads_nothing(snapshots, log_id, counting):
+def test_a_fold_that_is_at_its_end_reads_no_events(snapshots, log_id, counting):
     for version in (0, 7, 20):
         start = folded(snapshots, log_id, counting, version)
         counting.read = 0
@@ -84,7 +84,7 @@ def test_a_fold_that_is_at_its_end_reads_nothing(snapshots, log_id, counting):
         assert counting.read == 0
 
 
-def test_a_fold_writes_so_many_snapshots_and_the_last_possible_one(
+def test_a_fold_writes_a_limited_number_of_snapshots_and_the_last_possible_one(
     snapshots, log_id, counting, cache, monkeypatch
 ):
     monkeypatch.setattr(module, "MOST", 8)
@@ -118,7 +118,7 @@ def test_a_later_fold_begins_at_the_nearest(snapshots, log_id, counting, cache):
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 64])
-def test_wherever_a_fold_has_been_a_snapshot_is_near(
+def test_after_a_fold_a_snapshot_is_near_every_version(
     snapshots, log_id, counting, cache, monkeypatch, most
 ):
     monkeypatch.setattr(module, "MOST", most)
@@ -129,13 +129,13 @@ def test_wherever_a_fold_has_been_a_snapshot_is_near(
         assert upto - snapshots.nearest(log_id, counting, upto=upto).version < step
 
 
-def test_before_the_first_snapshot_there_is_none(snapshots, log_id, counting):
+def test_before_the_first_snapshot_none_is_found(snapshots, log_id, counting):
     folded(snapshots, log_id, counting, 995)
 
     assert snapshots.nearest(log_id, counting, upto=9) is None
 
 
-def test_the_latest_reduction_is_taken_where_it_is_nearer(snapshots, log_id, counting, cache):
+def test_the_latest_reduction_is_used_if_it_is_nearer(snapshots, log_id, counting, cache):
     accounts = LogManager(
         Account, store=counting, cache=cache, refresher="eventlogs.refreshers.ImmediateRefresher"
     )
@@ -146,7 +146,7 @@ def test_the_latest_reduction_is_taken_where_it_is_nearer(snapshots, log_id, cou
     assert snapshots.nearest(log_id, counting, upto=995).version == 995
 
 
-def test_what_the_log_does_not_prove_is_no_snapshot(snapshots, log_id, counting, cache):
+def test_a_snapshot_that_the_log_does_not_prove_is_not_used(snapshots, log_id, counting, cache):
     """Another history under the same id, as after a restored backup."""
     folded(snapshots, log_id, counting, 20)
     other = MemoryStore()
@@ -175,7 +175,7 @@ def test_a_snapshot_in_the_place_of_another_is_not_used(snapshots, log_id, count
         lambda raw: raw.replace(b'"balance":29', b'"balance":99'),
     ],
 )
-def test_a_spoilt_snapshot_is_passed_over_for_an_earlier_one(
+def test_a_corrupt_snapshot_is_passed_over_for_an_earlier_one(
     snapshots, log_id, counting, cache, spoil
 ):
     folded(snapshots, log_id, counting, 30)
@@ -188,7 +188,7 @@ def test_a_spoilt_snapshot_is_passed_over_for_an_earlier_one(
     assert snapshots.nearest(log_id, counting, upto=35).version == 30  # it was replaced
 
 
-def test_a_cache_that_cannot_be_reached_costs_time_and_no_more(snapshots, log_id, counting, cache):
+def test_an_unreachable_cache_only_costs_time(snapshots, log_id, counting, cache):
     cache.is_down = True
 
     assert snapshots.nearest(log_id, counting, upto=500) is None

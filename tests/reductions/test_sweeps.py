@@ -39,7 +39,7 @@ def hits(manager, *log_ids):
     return statistics()["hits"] - before
 
 
-def test_what_is_missing_or_behind_is_refreshed(accounts):
+def test_missing_or_stale_entries_are_refreshed(accounts):
     states = [accounts.create(Opened("Ada")) for _ in range(5)]
     parcel = Parcel.logs.create(Sent("Rome"))
 
@@ -139,7 +139,7 @@ def test_a_policy_that_depends_on_the_time_is_asked_again(accounts, settings, mo
     assert hits(accounts, state.log_id) == 1
 
 
-def test_later_sweeps_look_at_logs_with_newer_events(accounts):
+def test_later_sweeps_check_only_logs_with_newer_events(accounts):
     old = [accounts.create(Opened("Ada")) for _ in range(5)]
     sweep()
     sweep()
@@ -152,7 +152,7 @@ def test_later_sweeps_look_at_logs_with_newer_events(accounts):
     assert hits(accounts, old[0].log_id, new.log_id) == 2
 
 
-def test_what_was_swept_is_not_looked_at_again(accounts):
+def test_logs_that_were_swept_are_not_checked_again(accounts):
     accounts.create(Opened("Ada"))
     sweep()
 
@@ -161,7 +161,7 @@ def test_what_was_swept_is_not_looked_at_again(accounts):
 
 @pytest.mark.postgresql
 @pytest.mark.django_db(transaction=True)
-def test_an_event_that_commits_late_is_swept_all_the_same(accounts, elsewhere):
+def test_an_event_that_commits_late_is_swept_too(accounts, elsewhere):
     accounts.create(Opened("before"))
     with transaction.atomic():
         late = accounts.create(Opened("late"))
@@ -194,7 +194,7 @@ def test_after_the_cache_was_emptied_all_logs_are_due(accounts):
     assert hits(accounts, state.log_id) == 1
 
 
-def test_a_full_sweep_finds_what_was_thrown_out(accounts):
+def test_a_full_sweep_finds_evicted_entries(accounts):
     states = [accounts.create(Opened("Ada")) for _ in range(3)]
     for _ in range(3):
         sweep()
@@ -204,7 +204,7 @@ def test_a_full_sweep_finds_what_was_thrown_out(accounts):
     assert sweep(full=True).refreshed == 1
 
 
-def test_a_mark_that_was_garbled_or_lies_ahead_means_all_logs(accounts):
+def test_a_mark_that_is_corrupt_or_in_the_future_makes_all_logs_due(accounts):
     accounts.create(Opened("Ada"))
     for mark in (b"garbage", b"-1", b"", b"99999999"):
         cache_for().replace("eventlogs.sweep.default", mark, timeout=60)
@@ -224,7 +224,7 @@ def test_many_logs_are_swept_by_pages(accounts, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
-def test_one_log_that_cannot_be_folded_does_not_keep_the_others(accounts, monkeypatch, error):
+def test_a_log_that_cannot_be_folded_does_not_stop_the_others(accounts, monkeypatch, error):
     good, bad = accounts.create(Opened("Ada")), accounts.create(Opened("poison"))
     apply = Account.apply
 
@@ -241,7 +241,7 @@ def test_one_log_that_cannot_be_folded_does_not_keep_the_others(accounts, monkey
     assert hits(accounts, good.log_id) == 1
 
 
-def test_a_cache_that_cannot_be_reached_is_said(accounts, monkeypatch):
+def test_an_unreachable_cache_is_an_error(accounts, monkeypatch):
     accounts.create(Opened("Ada"))
     down = RecordingCache()
     down.is_down = True

@@ -76,7 +76,7 @@ def test_a_page_in_the_middle_starts_from_the_reduction_before_it(account_id):
     assert step.state["owner"] == "Ada"
 
 
-def test_only_what_is_asked_for_is_read(account_id):
+def test_only_the_requested_events_are_read(account_id):
     def endless():
         yield OPENED
         for index in range(1, 10**9):
@@ -253,7 +253,7 @@ def test_a_value_without_text_shows_its_class():
         ({"a": {"x": 1}}, {"a": [1]}, [("a", {"x": 1}, [1])]),
     ],
 )
-def test_what_differs(old, new, expected):
+def test_a_difference_has_its_path_and_both_values(old, new, expected):
     assert [(change.where, change.old, change.new) for change in diff(old, new)] == expected
 
 

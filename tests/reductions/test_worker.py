@@ -45,7 +45,9 @@ def blocked(queue):
     go_on.set()
 
 
-def test_without_a_thread_a_job_is_refused_and_the_next_one_starts_a_thread(queue, monkeypatch):
+def test_a_job_is_refused_if_no_thread_can_start_and_the_next_one_starts_a_thread(
+    queue, monkeypatch
+):
     """At a limit of the system, or when the interpreter shuts down."""
     done = []
     with monkeypatch.context() as limited:
@@ -74,7 +76,7 @@ def test_jobs_are_done_in_their_order_by_one_thread(queue):
     assert done == [("a", "eventlogs"), ("b", "eventlogs"), ("c", "eventlogs")]
 
 
-def test_a_job_takes_the_place_of_one_under_its_key(queue, blocked):
+def test_a_job_replaces_one_with_the_same_key(queue, blocked):
     done = []
     queue.submit("a", lambda: done.append("first"))
     queue.submit("a", lambda: done.append("second"))
@@ -85,7 +87,7 @@ def test_a_job_takes_the_place_of_one_under_its_key(queue, blocked):
     assert done == ["second"]
 
 
-def test_a_full_queue_refuses_what_has_no_place_in_it(queue, blocked):
+def test_a_full_queue_refuses_jobs_with_new_keys(queue, blocked):
     assert all(queue.submit(name, lambda: None, capacity=3) for name in "abc")
 
     assert not queue.submit("d", lambda: None, capacity=3)
@@ -119,7 +121,7 @@ def test_a_job_that_raises_is_logged_without_its_text_and_the_next_one_is_done(q
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_a_job_that_exits_does_not_end_the_thread(queue, error, caplog):
+def test_system_exit_in_a_job_does_not_end_the_thread(queue, error, caplog):
     """What is queued behind it is done by the same thread, with no further job to start one."""
     threads = []
 
@@ -193,7 +195,7 @@ def test_a_pooled_connection_is_given_back_at_once(queue, second_database):
         connections[second_database].close_pool()  # type: ignore[attr-defined]
 
 
-def test_flush_gives_up_after_its_time(queue, blocked):
+def test_flush_gives_up_after_its_timeout(queue, blocked):
     assert not queue.flush(0.01)
 
 
@@ -232,19 +234,19 @@ def test_a_forked_process_starts_afresh(queue, blocked, fork):
         ({"gevent": b"100"}, True),
     ],
 )
-def test_in_uwsgi_threads_run_where_its_options_say_so(monkeypatch, options, run):
+def test_in_uwsgi_threads_run_if_its_options_say_so(monkeypatch, options, run):
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
 
     assert runs_threads() is run
 
 
-def test_elsewhere_threads_run(monkeypatch):
+def test_outside_of_uwsgi_threads_run(monkeypatch):
     assert runs_threads()
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace())  # a package of a project's own
     assert runs_threads()
 
 
-def test_where_threads_do_not_run_the_caller_does_the_job_and_it_is_said_once(
+def test_without_threads_the_caller_does_the_job_and_one_warning_is_logged(
     queue, monkeypatch, caplog
 ):
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"master": True}))
@@ -340,7 +342,7 @@ def test_a_worker_of_uwsgi_writes_the_cache(tmp_path, options):
     assert ("Set enable-threads = true" in out) == (not options)
 
 
-def test_what_is_queued_is_done_before_the_process_ends(tmp_path):
+def test_queued_jobs_are_done_before_the_process_ends(tmp_path):
     written = tmp_path / "written"
     script = (
         "import time\n"

@@ -158,7 +158,7 @@ def test_many_appends_lead_to_few_tasks_and_to_current_entries(campaign, pool, r
 
 
 @pytest.mark.long
-def test_without_the_flag_there_are_many_tasks(campaign):
+def test_a_broken_version_without_the_flag_sends_many_tasks(campaign):
     log_ids = new_logs(10)
     campaign.start_worker()
 
@@ -174,7 +174,7 @@ def test_without_the_flag_there_are_many_tasks(campaign):
 
 
 @pytest.mark.parametrize("pool", ["solo", pytest.param("prefork", marks=pytest.mark.long)])
-def test_a_worker_that_is_killed_in_a_task_is_made_up_for_by_one_sweep(campaign, pool):
+def test_one_sweep_repairs_the_work_of_a_killed_worker(campaign, pool):
     log_ids = new_logs(10)
     campaign.run("append", 20, *log_ids)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -211,7 +211,7 @@ def test_messages_that_come_three_times_and_out_of_order_do_no_harm(campaign):
 
 
 @pytest.mark.parametrize("campaign", ["redis"], indirect=True)
-def test_appends_go_on_without_the_broker_and_one_sweep_makes_up_for_it(
+def test_appends_continue_without_the_broker_and_one_sweep_refreshes_the_cache(
     campaign, broker, record_property
 ):
     log_ids = new_logs(10)

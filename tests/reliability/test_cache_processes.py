@@ -124,7 +124,7 @@ def test_a_thread_that_cannot_be_started_is_no_error_to_a_reader(monkeypatch):
         assert manager.reduce(log_id).version == 1
 
 
-def test_a_refresher_that_is_not_there_does_not_fail_an_append():
+def test_a_missing_refresher_does_not_fail_an_append():
     """The event is stored by then: an error would have the caller store it again."""
     manager = LogManager(
         Ledger,
@@ -176,7 +176,7 @@ class Gated(MemoryStore):
         return super().events(log_id, **options)
 
 
-def test_a_log_that_was_looked_for_before_it_was_created_is_replayed_once(race):
+def test_a_log_that_was_reduced_before_its_creation_is_replayed_once(race):
     """Not to be found is no reason not to wait for one another afterwards."""
     store = Gated()
     manager = LogManager(Ledger, store=store, cache=RecordingCache())
@@ -330,7 +330,7 @@ def watch_versions(place: Place, key: str) -> list[int]:
         (BROKEN + "LooksThenSets", True),
     ],
 )
-def test_an_entry_never_goes_back_whoever_writes(server, cache, goes_back):
+def test_concurrent_writers_never_replace_an_entry_by_an_older_one(server, cache, goes_back):
     with Processes(settings={"CACHES": server.caches}) as processes:
         watching = processes.start(watch_versions, "a key")
         watching.heard()
@@ -363,7 +363,7 @@ def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
 
 @pytest.mark.redis
 @COMMITS
-def test_a_redis_that_takes_no_writes_is_read_all_the_same(server):
+def test_a_redis_that_refuses_writes_is_still_read(server):
     """It is full, and told not to throw anything out; or it is a replica by now."""
     manager = LogManager(Ledger, cache=MORTAL, refresher="eventlogs.refreshers.ImmediateRefresher")
     cached, other = (manager.create(Entered("first")).log_id for _ in range(2))

@@ -132,7 +132,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("length", "processes", "threads"), SIZES)
-def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, processes, threads):
+def test_at_most_two_of_many_concurrent_misses_replay(server, team, length, processes, threads):
     log_id, truth = new_log(length)
     team.line_up(processes, miss, log_id, threads, 0.05, READER, False)
 
@@ -144,7 +144,7 @@ def test_of_those_who_miss_at_once_at_most_two_replay(server, team, length, proc
 
 
 @pytest.mark.parametrize("variant", ["WithoutWaiting", "WithoutLocks"])
-def test_those_who_do_not_wait_for_one_another_are_found(server, team, variant):
+def test_a_broken_version_whose_readers_do_not_wait_is_found(server, team, variant):
     log_id, truth = new_log(4_500)
     team.line_up(4, miss, log_id, 10, 0.05, BROKEN + variant, False)
 
@@ -175,14 +175,14 @@ def kill_the_first(
 
 
 @LONG
-def test_when_the_first_is_killed_one_other_replays(server, team):
+def test_when_the_first_reader_is_killed_one_other_replays(server, team):
     kill_the_first(server, team, 50_000, 7, 25, READER)
 
     assert replays(server) == 2
 
 
 @LONG
-def test_a_lock_that_does_not_run_out_is_found(server, team):
+def test_a_broken_version_whose_lock_does_not_expire_is_found(server, team):
     kill_the_first(server, team, 9_000, 3, 2, BROKEN + "WaitsForEver")
 
     assert replays(server) > 2
@@ -192,7 +192,7 @@ def test_a_lock_that_does_not_run_out_is_found(server, team):
     ("variant", "waits"),
     [(READER, False), pytest.param(BROKEN + "SaysNothingOfItsFailure", True, marks=LONG)],
 )
-def test_nobody_waits_for_what_will_not_be_kept(server, team, variant, waits):
+def test_readers_do_not_wait_for_an_entry_that_will_not_be_cached(server, team, variant, waits):
     log_id, truth = new_log(2_500)
     team.line_up(4, miss, log_id, 10, 0.0, variant, True)
 

@@ -114,7 +114,7 @@ def violations(server: MortalPostgreSQL, outcomes: list[Outcome]) -> list[Violat
     ],
     ids=["short", "long", "long-mixed"],
 )
-def test_what_was_acknowledged_survives_a_crash_of_the_server(server, store, crashes, seconds):
+def test_acknowledged_appends_survive_a_crash_of_the_server(server, store, crashes, seconds):
     log_ids = prepare(server, 3)
 
     with Writers(server.database, store, log_ids, count=8) as writers:

@@ -145,7 +145,7 @@ def test_one_transaction_that_appends_in_two_schemas_has_a_fence_in_each(schemas
 
 
 @pytest.mark.parametrize("search_path", ["''", "pg_temp", "bob", "bob, pg_catalog"])
-def test_the_fence_is_that_of_the_table_whatever_the_search_path(schemas, search_path):
+def test_the_fence_is_that_of_the_table_under_any_search_path(schemas, search_path):
     ann, bob, writer = schemas("ann"), schemas("bob"), schemas("ann")
     LogManager(Account, using=bob).create(Opened("bob"))
     with transaction.atomic(using=writer):
@@ -180,7 +180,7 @@ def test_a_trigger_that_calls_the_function_of_another_schema_is_right_as_well(sc
 # Behind a statement that writes, an append does not take the first step of the function.
 @pytest.mark.parametrize("before", ["", "SELECT pg_current_xact_id()"])
 @pytest.mark.parametrize("name", ["ann.eventlogs_event_position_seq", "gone.positions"])
-def test_oids_that_are_those_of_something_else_in_a_copy_are_not_believed(schemas, name, before):
+def test_oids_of_other_objects_in_a_copied_database_are_not_used(schemas, name, before):
     ann, bob, writer = schemas("ann"), schemas("bob"), schemas("ann")
     for _ in range(2):  # prepares the statement
         LogManager(Account, using=writer).create(Opened("ann"))

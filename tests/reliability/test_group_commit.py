@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.postgresql, COMMITS]
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.long)])
-def test_tasks_lose_and_double_nothing_whoever_is_killed(violations, new_logs, rounds):
+def test_killed_writers_and_sessions_lose_and_double_no_event(violations, new_logs, rounds):
     database = dict(connection.settings_dict)
 
     with Writers(database, "", new_logs(30), count=3, job=write) as writers:
@@ -132,7 +132,7 @@ def test_appends_whose_answers_are_lost_are_stored_once_or_not(
     assert [LogManager(Race).version(each) for each in logs] == [3] * 5
 
 
-def test_a_version_that_tries_again_without_knowing_is_found(
+def test_a_broken_version_that_retries_blindly_is_found(
     proxy, violations, new_logs, settings, monkeypatch
 ):
     """The broken version of the test above."""

@@ -58,9 +58,7 @@ def disturb(writers: Writers, seconds: float, *, pause: float = 0.1) -> None:
         ),
     ],
 )
-def test_what_was_acknowledged_is_there_once_whoever_is_killed(
-    violations, new_logs, store, seconds
-):
+def test_acknowledged_appends_are_stored_once_after_any_kill(violations, new_logs, store, seconds):
     with Writers(dict(connection.settings_dict), store, new_logs(3), count=8) as writers:
         disturb(writers, seconds)
 

@@ -84,7 +84,7 @@ def deadlocks() -> int:
 @pytest.mark.parametrize(
     ("writers", "kills"), [(8, 8), pytest.param(8, 100, marks=pytest.mark.long)]
 )
-def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kills):
+def test_inline_rows_are_right_after_any_kill(writers, kills):
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(4)]
     before = deadlocks()
 
@@ -119,7 +119,7 @@ def test_rows_that_change_with_appends_are_right_whoever_is_killed(writers, kill
     assert deadlocks() == before
 
 
-def test_rows_of_appends_that_all_know_the_projection_need_nobody_else():
+def test_inline_rows_need_no_worker_if_all_writers_know_the_projection():
     log_ids = [ledgers().new_id() for _ in range(2)]
     with Campaign() as campaign:
         first = campaign.begin(create, log_ids)
@@ -177,7 +177,7 @@ def lack_events(log_ids, seen: list[bool]) -> bool:
     return seen[-1]
 
 
-def test_a_projection_that_looks_at_its_own_append_alone_is_found():
+def test_a_projection_that_applies_only_its_own_append_is_found():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
 
     with Campaign(broken=BROKEN + "without_applied_versions") as campaign:

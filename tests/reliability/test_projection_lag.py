@@ -116,7 +116,7 @@ def until_appended(count: int) -> None:
 
 
 @pytest.mark.parametrize("events", [100, pytest.param(3_000, marks=pytest.mark.long)])
-def test_rows_that_are_kept_inline_are_right_whoever_is_killed(events, monkeypatch):
+def test_inline_rows_are_right_after_any_kill(events, monkeypatch):
     monkeypatch.setattr(InlinedBalances, "timeout", 1.0)
     log_ids = new_accounts(4)
     with Processes() as team:

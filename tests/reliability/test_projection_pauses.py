@@ -74,7 +74,7 @@ def pause_one(campaign: Campaign, names: tuple[str, ...], step: str) -> Process:
         ),
     ],
 )
-def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_when_it_wakes(step):
+def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_afterwards(step):
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
 
     with Campaign() as campaign:
@@ -99,7 +99,7 @@ def test_a_runner_that_is_paused_beyond_its_lease_changes_nothing_when_it_wakes(
     "step",
     ["after the reaction", pytest.param("before the reaction", marks=pytest.mark.long)],
 )
-def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
+def test_a_reactor_that_is_paused_beyond_its_lease_skips_no_event(step):
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(5)]
 
     with Campaign() as campaign:
@@ -118,7 +118,7 @@ def test_a_reactor_that_is_paused_beyond_its_lease_leaves_out_nothing(step):
     assert wrong_letters() == []
 
 
-def test_a_statement_whose_worker_was_killed_keeps_nobody_waiting_beyond_the_lease():
+def test_a_statement_of_a_killed_worker_blocks_no_worker_beyond_the_lease():
     # The server does not notice: it goes on with the statement, and keeps the checkpoint locked.
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
     ill = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
@@ -135,7 +135,7 @@ def test_a_statement_whose_worker_was_killed_keeps_nobody_waiting_beyond_the_lea
 
 
 @pytest.mark.parametrize(("own", "then"), [("0", "2s"), ("1min", "2s"), ("300ms", "300ms")])
-def test_a_limit_for_statements_becomes_no_longer(own, then):
+def test_an_existing_statement_timeout_is_never_raised(own, then):
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [own])
 

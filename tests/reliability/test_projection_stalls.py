@@ -18,7 +18,7 @@ BROKEN = "tests.reliability.broken_projections."
 
 
 @pytest.mark.parametrize("variant", ["", BROKEN + "waits_for_every_transaction"])
-def test_an_unrelated_transaction_keeps_back_a_broken_version_and_nobody_else(elsewhere, variant):
+def test_an_unrelated_transaction_delays_only_a_broken_version(elsewhere, variant):
     log_id = ledgers().create(Entered("the first")).log_id
 
     with Campaign(broken=variant) as campaign:

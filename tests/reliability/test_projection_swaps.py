@@ -114,7 +114,7 @@ def test_a_rebuild_that_is_killed_anywhere_is_resumed_and_no_reader_sees_it(each
     assert wrong_rows() == []
 
 
-def test_an_event_that_was_in_hand_when_a_rebuild_was_killed_is_in_its_rows():
+def test_an_event_in_progress_when_a_rebuild_was_killed_is_in_its_rows():
     fill(4, 10)
     with Campaign() as campaign:
         # The second one is careful, since the first one died of something.
@@ -211,7 +211,7 @@ def test_a_snapshot_from_before_a_rebuild_has_its_rows():
     assert wrong_rows() == []
 
 
-def test_rows_that_are_made_anew_in_place_are_found():
+def test_a_broken_version_that_rebuilds_in_place_is_found():
     fill(20, 30)
 
     with Campaign() as campaign:
@@ -227,7 +227,7 @@ def test_rows_that_are_made_anew_in_place_are_found():
     assert all(each.wrong for each in seen)
 
 
-def test_a_swap_that_leaves_out_what_came_meanwhile_is_found():
+def test_a_swap_that_leaves_out_newer_events_is_found():
     log_ids = fill(5, 10)
 
     with Campaign(broken=BROKEN + "swaps_as_it_is") as campaign:

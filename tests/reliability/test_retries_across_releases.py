@@ -122,7 +122,7 @@ def answers(transactional_db, tmp_path):
     return run
 
 
-def test_an_honest_retry_answers_the_original_whichever_release_it_reaches(answers):
+def test_a_retry_returns_the_original_state_in_every_release(answers):
     first = answers("first")
     log_id = first["create"].split()[0]
     assert first["create"].endswith(" True")

@@ -87,7 +87,7 @@ def test_an_append_that_expects_a_position_is_decided_by_it(expected, version, p
         (0, claim(HERE, index=3), IdempotencyKeyReused),
     ],
 )
-def test_a_taken_key_decides_whatever_the_version_is(expected, taken, error, version):
+def test_a_taken_key_decides_at_any_version(expected, taken, error, version):
     found = refusal(request(expected, "k"), taken, version, None)
 
     assert type(found) is error
@@ -95,7 +95,7 @@ def test_a_taken_key_decides_whatever_the_version_is(expected, taken, error, ver
     assert (found.log_id, found.index) == (taken.log_id, taken.first_index)
 
 
-def test_a_claim_knows_the_state_that_its_append_answered():
+def test_a_claim_has_the_state_that_its_append_returned():
     taken = Claim(HERE, 3, 2, b"", 17)
 
     assert taken.state == LogState(HERE, 5, 17)
@@ -109,7 +109,7 @@ def test_a_claim_is_made_from_a_row():
     assert taken == Claim(HERE, 3, 2, b"f", 0)
 
 
-def test_a_store_has_to_say_everything():
+def test_a_store_has_to_define_every_abstract_method():
     with pytest.raises(TypeError, match="abstract"):
         BaseStore()  # type: ignore[abstract]
 

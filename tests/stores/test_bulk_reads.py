@@ -33,7 +33,7 @@ def test_whole_logs_are_read_in_pieces_of_any_size(events, monkeypatch):
     assert list(indexes(found).items()) == [(k, list(range(v))) for k, v in versions.items()]
 
 
-def test_what_a_log_has_by_now_is_read(monkeypatch):
+def test_events_beyond_the_known_version_are_read(monkeypatch):
     monkeypatch.setattr(bulk_reads, "EVENTS", 3)
     versions = made(4, 1)
 

@@ -25,7 +25,7 @@ def key(text: str, **values) -> IdempotencyKey:
     return IdempotencyKey(key=text, fingerprint=b"f", created_at=NOW, **{**row, **values})
 
 
-def test_a_row_that_is_there_stays_as_it_is(db):
+def test_an_existing_row_stays_unchanged(db):
     first = log()
     insert_missing("default", [first])
 
@@ -53,7 +53,7 @@ def test_text_that_is_too_long_is_an_error_and_is_not_cut(db):
 
 
 @pytest.mark.locks
-def test_a_null_where_there_can_be_none_is_an_error(db):
+def test_a_null_in_a_column_without_nulls_is_an_error(db):
     with pytest.raises(IntegrityError), transaction.atomic():
         insert_missing("default", [key("k", count=None)])
 
@@ -61,7 +61,7 @@ def test_a_null_where_there_can_be_none_is_an_error(db):
 
 
 @pytest.mark.mariadb
-def test_djangos_own_way_stores_another_key_on_mariadb(db, recwarn):
+def test_ignore_conflicts_stores_a_truncated_key_on_mariadb(db, recwarn):
     """Why there is this module."""
     QuerySet(IdempotencyKey).bulk_create([key("k" * 256)], ignore_conflicts=True)  # type: ignore[arg-type]
 

@@ -21,19 +21,19 @@ def read(expression) -> datetime:
     return logs.values_list("now", flat=True)[0]
 
 
-def test_it_is_utc(db):
+def test_utc_now_is_in_utc(db):
     assert abs(read(UTCNow) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 @pytest.mark.mariadb
-def test_the_tests_would_find_the_sessions_zone(db):
+def test_the_time_zone_of_the_session_is_not_utc_in_tests(db):
     """tests/mariadb.py sets one that is not UTC."""
     assert abs(read(Now) - datetime.now(UTC)) > timedelta(hours=1)
 
 
 @pytest.mark.mariadb
 @pytest.mark.parametrize("zone", ["-11:00", "+00:00", "+13:00"])
-def test_what_is_recorded_does_not_depend_on_the_sessions_zone(db, zone):
+def test_recorded_times_do_not_depend_on_the_zone_of_the_session(db, zone):
     with connection.cursor() as cursor:
         cursor.execute("SELECT @@time_zone")
         (before,) = cursor.fetchone()

@@ -89,7 +89,7 @@ def test_appends_and_creates_with_and_without_keys_are_stored_together(store):
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_what_cannot_be_stored_does_not_keep_the_others_from_it(store, watched):
+def test_appends_that_cannot_be_stored_do_not_affect_the_others(store, watched):
     one, other, key = create(store, 1), create(store, 2), new_key()
     append(store, one.log_id, 9, expected=1, key=key)
     requests = [
@@ -140,7 +140,7 @@ def test_a_create_of_a_log_that_exists_leaves_no_key_behind(store):
     assert not IdempotencyKey.objects.filter(key=key).exists()
 
 
-def test_the_log_of_another_transaction_is_held_and_not_waited_for(store):
+def test_a_log_that_another_transaction_has_locked_is_not_waited_for(store):
     held, other = create(store, 1), create(store, 2)
 
     with elsewhere() as holder:

@@ -105,7 +105,7 @@ def interruption(after: float, *, again: float = 0.0) -> Iterator[None]:
 
 @pytest.mark.parametrize("way", ["directly", "through Django"])
 @pytest.mark.parametrize("key", [False, True], ids=["no key", "keys"])
-def test_an_append_that_a_signal_breaks_into_is_stored_or_not(connect, store, way, key):
+def test_an_append_that_a_signal_interrupts_is_stored_or_not(connect, store, way, key):
     if way == "through Django":
         connect(ThroughDjango)
     random, log_id, version = Random(11), create(store, 0).log_id, 1
@@ -129,9 +129,7 @@ def test_an_append_that_a_signal_breaks_into_is_stored_or_not(connect, store, wa
 
 @pytest.mark.parametrize("way", ["directly", "through Django"])
 @pytest.mark.parametrize("caught", ["inside", "outside"])
-def test_a_transaction_that_a_signal_breaks_into_ends_as_django_expects(
-    connect, store, way, caught
-):
+def test_a_transaction_that_a_signal_interrupts_ends_as_django_expects(connect, store, way, caught):
     if way == "through Django":
         connect(ThroughDjango)
     random, log_id, version = Random(12), create(store, 0).log_id, 1
@@ -157,7 +155,7 @@ def test_a_transaction_that_a_signal_breaks_into_ends_as_django_expects(
     assert broken > 10
 
 
-def test_the_answer_of_another_thread_is_not_broken_off(store):
+def test_the_statement_of_another_thread_is_not_cancelled(store):
     """Where threads share a connection, one may look while another one waits for its answer."""
     log_id = create(store, 1).log_id
 
@@ -186,7 +184,7 @@ def test_the_answer_of_another_thread_is_not_broken_off(store):
     assert amounts(store, log_id) == [1, 2, 3]
 
 
-def test_signals_that_break_into_the_breaking_off_leave_the_connection_usable(store):
+def test_signals_that_interrupt_the_cancellation_leave_the_connection_usable(store):
     random, log_id = Random(13), create(store, 0).log_id
     broken = 0
 
@@ -218,7 +216,7 @@ class TestWhileItWaits:
 
         return handler
 
-    def test_the_connection_goes_on(self, store, error, way):
+    def test_the_connection_stays_usable(self, store, error, way):
         log_id = create(store, 1).log_id
         connection.ensure_connection()
         raw = connection.connection
@@ -231,7 +229,7 @@ class TestWhileItWaits:
 
         assert amounts(store, log_id) == [1]
 
-    def test_a_transaction_whose_caller_goes_on_stores_nothing(self, store, error, way):
+    def test_a_transaction_whose_caller_continues_stores_nothing(self, store, error, way):
         log_id, other = create(store, 1).log_id, create(store, 1).log_id
 
         with locked(log_id, Event()), transaction.atomic():
@@ -243,7 +241,7 @@ class TestWhileItWaits:
 
         assert amounts(store, log_id) == amounts(store, other) == [1]
 
-    def test_a_savepoint_takes_it_back_alone(self, store, error, way):
+    def test_a_savepoint_rolls_back_only_the_interrupted_append(self, store, error, way):
         log_id, other = create(store, 1).log_id, create(store, 1).log_id
 
         with locked(log_id, Event()), transaction.atomic():
@@ -254,7 +252,7 @@ class TestWhileItWaits:
 
         assert (amounts(store, log_id), amounts(store, other)) == ([1], [1, 2, 3])
 
-    def test_a_read_is_broken_off_as_well(self, store, error, way):
+    def test_a_read_is_cancelled_as_well(self, store, error, way):
         log_id = create(store, 1).log_id
 
         with without_table():
@@ -266,7 +264,7 @@ class TestWhileItWaits:
         assert amounts(store, log_id) == [1]
 
 
-def test_celerys_soft_time_limit_is_such_an_error(store):
+def test_celerys_soft_time_limit_is_handled_as_an_interruption(store):
     exceptions = pytest.importorskip("celery.exceptions")
     log_id = create(store, 1).log_id
 
@@ -377,7 +375,7 @@ def test_statements_that_get_lost_each_time_send_the_alias_unprepared(store, cap
     assert len(caplog.records) == 1
 
 
-def test_a_preparation_that_was_broken_off_is_used(store):
+def test_an_interrupted_preparation_is_used(store):
     log_id = create(store, 1).log_id
     connection.close()
     connection.ensure_connection()
@@ -392,7 +390,7 @@ def test_a_preparation_that_was_broken_off_is_used(store):
     assert APPEND_ONE._name in session.prepared
 
 
-def test_an_error_that_only_looks_like_a_changed_plan_is_the_callers(store):
+def test_an_error_that_only_looks_like_a_changed_plan_is_raised(store):
     log_id = create(store, 1).log_id
     append(store, log_id, 2, expected=1)
     refuse = """

@@ -88,7 +88,7 @@ def test_appends_at_the_same_time_are_one_statement():
     assert accounts.reduce(new).aggregate == Account("new", 2)
 
 
-def test_a_call_that_is_alone_is_not_joined():
+def test_a_single_call_is_not_joined():
     state = accounts.create(Opened("ada"))
 
     answers, kinds = at_once(lambda: accounts.aappend(state, Deposited(1)))
@@ -147,7 +147,7 @@ def test_appends_to_one_log_are_stored_in_the_order_of_the_calls():
     assert "alone" not in kinds
 
 
-def test_one_key_of_two_calls_is_stored_once():
+def test_a_key_that_two_calls_share_is_stored_once():
     answers, _ = at_once(
         lambda: accounts.acreate(Opened("ada"), idempotency_key="k"),
         lambda: accounts.acreate(Opened("ada"), idempotency_key="k"),
@@ -248,7 +248,7 @@ def test_a_method_that_is_overridden_is_called():
     assert kinds == ["alone"] * 3
 
 
-def test_a_store_of_ones_own_is_used():
+def test_a_custom_store_is_used():
     manager = LogManager(Account, store=MemoryStore())
 
     _, kinds = at_once(*(lambda: manager.acreate(Opened("x")) for _ in range(3)))
@@ -305,7 +305,7 @@ def test_large_appends_are_not_joined():
     assert sorted(kinds) == ["alone", "joined"]
 
 
-def test_a_statement_takes_no_more_than_it_can():
+def test_a_statement_has_a_limited_size_and_number_of_calls():
     requests = [AppendRequest(accounts.new_id(), [], None, None, "x" * 500_000) for _ in range(20)]
 
     assert len([*joined.choose(iter(requests))]) == 8

@@ -36,7 +36,7 @@ def test_a_key_is_found_by_the_read_that_shows_its_events(store):
     assert reads.claim("account", key) == store.claim("account", key)
 
 
-def test_a_read_that_looks_nothing_up_forgets_what_was_found(store):
+def test_a_read_without_a_look_up_forgets_the_key_that_was_found(store):
     log_id, key = create(store, 1, 2, 3).log_id, new_key()
 
     for read in (
@@ -101,7 +101,7 @@ class LooksFirst(KeyedReads):
         return events
 
 
-def test_one_that_keeps_an_older_look_up_is_found(store, monkeypatch):
+def test_a_broken_version_that_keeps_an_older_look_up_is_found(store, monkeypatch):
     monkeypatch.setattr("tests.stores.test_keyed_reads.KeyedReads", LooksFirst)
 
     with pytest.raises(AssertionError):

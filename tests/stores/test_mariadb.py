@@ -50,7 +50,7 @@ def store(transactional_db) -> PortableStore:
 
 @pytest.mark.mariadb
 class TestDepth:
-    def test_what_mariadb_takes_is_stored(self, store):
+    def test_json_of_the_greatest_depth_is_stored(self, store):
         event = EncodedEvent("account.noted", 1, nested(MAX_DEPTH))
 
         state = store.append(AppendRequest(new_log(), [event], 0, None, nested(MAX_DEPTH)))
@@ -59,7 +59,7 @@ class TestDepth:
         assert json.loads(row.data) == json.loads(row.metadata) == json.loads(event.data)
 
     @pytest.mark.parametrize("where", ["data", "metadata"])
-    def test_what_is_deeper_is_refused_and_the_transaction_stays_usable(self, store, where):
+    def test_deeper_json_is_refused_and_the_transaction_stays_usable(self, store, where):
         log_id, deep = new_log(), nested(MAX_DEPTH + 1)
         data, metadata = (deep, "{}") if where == "data" else ("{}", deep)
 
@@ -119,7 +119,7 @@ class TestSnapshots:
         return run
 
     @pytest.mark.parametrize("expected", [None, 1, 2], ids=["any", "stale", "current"])
-    def test_a_key_that_was_taken_since_is_a_replay(
+    def test_a_key_that_was_taken_after_the_snapshot_is_a_replay(
         self, store, on_a_snapshot, is_strict, expected
     ):
         log_id, key = create(store, 1).log_id, new_key()
@@ -141,7 +141,9 @@ class TestSnapshots:
 
         assert amounts(store, log_id) == [1, 2]
 
-    def test_a_create_whose_key_was_taken_since_is_a_replay(self, store, on_a_snapshot, is_strict):
+    def test_a_create_whose_key_was_taken_after_the_snapshot_is_a_replay(
+        self, store, on_a_snapshot, is_strict
+    ):
         key = new_key()
         winner: list[Any] = []
 
@@ -153,7 +155,7 @@ class TestSnapshots:
 
         on_a_snapshot(lambda: winner.append(create(store, 2, key=key)), retry)
 
-    def test_a_key_of_another_log_that_was_taken_since_is_reused(
+    def test_a_key_that_another_log_took_after_the_snapshot_is_reused(
         self, store, on_a_snapshot, is_strict
     ):
         one, other, key = create(store, 1).log_id, create(store, 1).log_id, new_key()
@@ -167,7 +169,9 @@ class TestSnapshots:
 
         assert amounts(store, other) == [1]
 
-    def test_a_version_is_never_an_old_one(self, store, on_a_snapshot, is_strict):
+    def test_a_conflict_reports_the_current_version_and_not_that_of_the_snapshot(
+        self, store, on_a_snapshot, is_strict
+    ):
         log_id = create(store, 1).log_id
 
         def stale() -> None:
@@ -180,7 +184,9 @@ class TestSnapshots:
 
         assert amounts(store, log_id) == [1, 2]
 
-    def test_a_log_that_was_created_since_is_found(self, store, on_a_snapshot, is_strict):
+    def test_a_log_that_was_created_after_the_snapshot_is_found(
+        self, store, on_a_snapshot, is_strict
+    ):
         log_id = new_log()
 
         def late() -> None:
@@ -192,7 +198,7 @@ class TestSnapshots:
 
         assert amounts(store, log_id) == [2]
 
-    def test_an_append_goes_to_the_end_that_others_made_since(
+    def test_an_append_goes_behind_events_committed_after_the_snapshot(
         self, store, on_a_snapshot, is_strict
     ):
         log_id = create(store, 1).log_id
@@ -215,7 +221,7 @@ class TestSnapshots:
 
         on_a_snapshot(lambda: create(store, 1), refused)
 
-    def test_execute_meets_a_key_that_its_snapshot_does_not_show(
+    def test_execute_finds_a_key_that_its_snapshot_does_not_show(
         self, store, on_a_snapshot, is_strict
     ):
         """The look-up reads from the snapshot; it must not ask again for ever."""
@@ -240,7 +246,7 @@ class TestSnapshots:
         assert [execute()] == first
         assert Account.logs.version(log_id) == 2
 
-    def test_a_retry_whose_events_a_snapshot_does_not_show_is_not_called_another(
+    def test_a_retry_whose_events_the_snapshot_does_not_show_is_no_reused_key(
         self, store, on_a_snapshot, is_strict, settings
     ):
         log_id, key = Account.logs.create(Deposited(1)).log_id, new_key()

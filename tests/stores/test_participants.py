@@ -53,7 +53,7 @@ def test_a_participant_of_no_types_takes_part_in_all_appends(follow):
 
 
 @pytest.mark.parametrize("error", [ValueError, IntegrityError, KeyboardInterrupt])
-def test_what_a_participant_raises_takes_the_append_back_and_no_more(follow, error):
+def test_an_error_of_a_participant_undoes_only_its_append(follow, error):
     def refuse(using, state, request):
         raise error
 
@@ -69,7 +69,7 @@ def test_what_a_participant_raises_takes_the_append_back_and_no_more(follow, err
 
 
 @pytest.mark.postgresql
-def test_an_append_that_the_database_gives_up_is_done_again_with_its_participants(follow):
+def test_an_append_that_the_database_aborts_is_retried_with_its_participants(follow):
     calls = []
 
     def give_up(using, state, request):
@@ -86,7 +86,7 @@ def test_an_append_that_the_database_gives_up_is_done_again_with_its_participant
 
 
 @pytest.mark.postgresql
-def test_an_append_that_is_given_up_in_the_store_is_done_again(follow, race):
+def test_an_append_that_is_aborted_in_the_store_is_retried(follow, race):
     connections.close_all()
     options = connection.settings_dict["OPTIONS"]
     options["options"] = r"-c default_transaction_isolation=repeatable\ read"
@@ -111,7 +111,7 @@ def do_nothing(using, state, request):
 
 
 @pytest.mark.postgresql
-def test_inside_of_a_callers_transaction_only_the_caller_can_do_it_again(follow):
+def test_inside_of_a_callers_transaction_only_the_caller_can_retry(follow):
     def give_up(using, state, request):
         with connection.cursor() as cursor:
             cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$")
@@ -136,4 +136,4 @@ def test_a_broken_version_outside_of_the_transaction_keeps_what_was_refused(foll
     monkeypatch.setattr(participants, "append_with", append_and_take_part_afterwards)
 
     with pytest.raises(ConcurrentAppend):
-        test_what_a_participant_raises_takes_the_append_back_and_no_more(follow, ValueError)
+        test_an_error_of_a_participant_undoes_only_its_append(follow, ValueError)

@@ -120,7 +120,7 @@ def pooler(transactional_db: None) -> Iterator[PgBouncer]:
             psycopg_connections.unprepared.clear()
 
 
-def test_nobody_notices_a_pooler_that_shares_sessions(pooler, race, caplog):
+def test_a_pooler_that_shares_sessions_changes_no_result(pooler, race, caplog):
     store = store_for("default")
 
     def work(seed: int) -> Any:
@@ -154,7 +154,7 @@ def test_nobody_notices_a_pooler_that_shares_sessions(pooler, race, caplog):
     assert ("default" in psycopg_connections.unprepared) == is_noticed
 
 
-def test_statements_that_get_lost_all_the_time_break_no_transaction(pooler, race):
+def test_statements_that_are_always_lost_break_no_transaction(pooler, race):
     """Preparing is turned on again before each transaction, so that statements go on being lost."""
     store = store_for("default")
 

@@ -18,7 +18,7 @@ def store(transactional_db):
     return PortableStore("default")
 
 
-def test_an_append_alone_is_one_transaction(store):
+def test_an_append_by_itself_is_one_transaction(store):
     log_id = create(store, 1).log_id
 
     with CaptureQueriesContext(connection) as queries:
@@ -39,7 +39,7 @@ def test_on_sqlite_the_transaction_takes_the_write_lock_at_once(store):
 
 
 @pytest.mark.postgresql
-def test_where_there_are_row_locks_the_log_is_locked_first(store):
+def test_with_row_locks_the_log_is_locked_first(store):
     log_id = create(store, 1).log_id
 
     with CaptureQueriesContext(connection) as queries:
@@ -70,7 +70,7 @@ def test_a_row_at_version_0_is_never_left_behind(store):
     assert not EventLog.objects.filter(version=0).exists()
 
 
-def test_an_append_takes_as_many_queries_however_long_the_log_is(store):
+def test_the_number_of_queries_of_an_append_does_not_depend_on_the_log(store):
     short, long = create(store, 1).log_id, create(store, *range(3_000)).log_id
 
     with CaptureQueriesContext(connection) as of_short:
@@ -95,7 +95,7 @@ class GivenUp(Exception):
         lambda store, log_id: store.claim("account", "no such key") is None,
     ],
 )
-def test_a_read_that_the_database_gives_up_is_run_again(store, read):
+def test_a_read_that_the_database_aborts_is_retried(store, read):
     log_id = create(store, 1).log_id
     failures = [1, 2]
 

@@ -147,7 +147,7 @@ def test_in_a_callers_transaction_an_append_is_one_round_trip(store, proxy, shap
         assert round_trips(proxy, lambda: shape(store, logs[1])) == 1
 
 
-def test_the_front_door_adds_no_round_trip(proxy):
+def test_the_log_manager_adds_no_round_trip(proxy):
     state = Account.logs.create(Opened("ada"))
     state = Account.logs.append(state, Deposited(1))
 
@@ -230,7 +230,7 @@ def test_a_setting_turns_preparing_off(store, settings):
 
 
 @pytest.mark.parametrize("statement", ["DISCARD ALL", "DEALLOCATE ALL"])
-def test_statements_that_were_thrown_away_are_prepared_again(store, statement):
+def test_statements_that_were_deallocated_are_prepared_again(store, statement):
     log_id = create(store, 1).log_id
     append(store, log_id, 2, expected=1)
     append(store, log_id, 3, 4, expected=2)
@@ -316,7 +316,7 @@ def test_a_connection_that_was_cut_is_an_operational_error_and_is_usable_again(s
 
 
 @each_shape
-def test_whoever_counts_queries_sees_an_append_as_one(store, shape, django_assert_num_queries):
+def test_an_append_counts_as_one_query(store, shape, django_assert_num_queries):
     log_id = create(store, 1).log_id
 
     with django_assert_num_queries(1) as queries:
@@ -421,7 +421,7 @@ def test_errors_of_the_database_are_djangos(store, watched):
     assert amounts(store, log_id) == [1, 3]
 
 
-def test_nothing_is_appended_from_another_thread_than_the_connections(store, race):
+def test_an_append_from_another_thread_than_the_connections_is_refused(store, race):
     """Django forbids to share a connection; so do appends that go around its cursor."""
     log_id = create(store, 1).log_id
     mine = connections["default"]
@@ -440,7 +440,7 @@ def test_nothing_is_appended_from_another_thread_than_the_connections(store, rac
     assert amounts(store, log_id) == [1]
 
 
-def test_data_is_stored_whatever_it_holds(store):
+def test_text_with_special_characters_is_stored(store):
     accounts = LogManager(Account, store=store)
     text = "%s %(log)s {} \\ \" ' ; -- \x01 é ☃ \U0001f600 " * 100
 
@@ -452,7 +452,7 @@ def test_data_is_stored_whatever_it_holds(store):
         assert record.metadata == {text: text}
 
 
-def test_a_connections_preparing_is_left_as_it_was(store):
+def test_the_prepare_setting_of_a_connection_is_not_changed(store):
     log_id = create(store, 1).log_id
     before = connection.connection.prepare_threshold
 
@@ -462,7 +462,7 @@ def test_a_connections_preparing_is_left_as_it_was(store):
     assert connection.connection.prepare_threshold == before
 
 
-def test_time_that_an_append_waits_is_not_lost_to_other_threads(race):
+def test_an_append_that_waits_does_not_block_other_threads(race):
     """A thread that waits for a log's row lets another one commit."""
     accounts = Account.logs
     log_id = accounts.create(Opened("ada")).log_id

@@ -86,9 +86,7 @@ STATEMENTS = ["DISCARD ALL", "DEALLOCATE ALL", f"DEALLOCATE {APPEND_ONE._name.de
 
 @pytest.mark.parametrize("before", ["nothing", "a query"])
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_statements_that_are_lost_between_transactions_cost_nobody_anything(
-    store, statement, before
-):
+def test_statements_that_are_lost_between_transactions_cause_no_error(store, statement, before):
     with transaction.atomic():
         history(store)
 
@@ -120,7 +118,7 @@ def test_a_statement_that_the_caller_deallocates_in_the_transaction_is_to_be_run
 
 
 @pytest.mark.parametrize("before", ["nothing", "a query"])
-def test_a_statement_of_that_name_of_another_client_costs_nobody_anything(store, before):
+def test_a_statement_of_that_name_of_another_client_causes_no_error(store, before):
     """As behind a pooler that shares sessions between clients."""
     log_id = create(store, 1).log_id
     connection.close()
@@ -198,7 +196,7 @@ def test_a_transaction_that_django_has_not_begun_has_no_savepoints(store, begun)
     assert amounts(store, log_id) == list(range(11))
 
 
-def test_statements_are_not_taken_for_known_in_the_next_transaction(store):
+def test_statements_are_prepared_again_in_the_next_transaction(store):
     """Not where atomic() is only a part of a transaction that the caller commits, either."""
     log_id = create(store, 1).log_id
     transaction.set_autocommit(False)
@@ -407,7 +405,7 @@ class TestInterruptions:
             append(store, log_id, 3, expected=1)
         assert (amounts(store, log_id), amounts(store, other)) == ([1, 3], [1])
 
-    def test_a_savepoint_of_the_callers_takes_it_back_alone(self, store, before):
+    def test_a_savepoint_of_the_caller_rolls_back_only_the_append(self, store, before):
         log_id, other = create(store, 1).log_id, create(store, 1).log_id
 
         with locked(log_id, Event()), transaction.atomic():

@@ -66,7 +66,7 @@ def test_a_statement_answers_its_rows_with_their_types():
 
 
 @pytest.mark.django_db
-def test_who_watches_is_noticed():
+def test_a_watched_connection_is_not_used_directly():
     wrapper = connections["default"]
     assert direct_connection(wrapper) is wrapper.connection
 
@@ -163,7 +163,7 @@ class TestWaiting:
 
         assert amounts(store, log_id) == [1, 2]
 
-    def test_an_append_that_is_interrupted_is_taken_back(self):
+    def test_an_append_that_is_interrupted_is_rolled_back(self):
         store = store_for("default")
         log_id = create(store, 1).log_id
 

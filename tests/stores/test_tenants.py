@@ -109,7 +109,7 @@ class TestTenants:
         assert direct_connection(connections["default"]) is None
 
     @pytest.mark.parametrize("inside", ["autocommit", "a transaction"])
-    def test_what_one_tenant_stores_is_in_its_schema_alone(self, inside):
+    def test_the_data_of_a_tenant_is_only_in_its_schema(self, inside):
         made: dict[str, LogId] = {}
         key = new_key()  # the same for both
         for tenant in TENANTS:
@@ -212,7 +212,7 @@ class TestTenants:
         assert has_table(PaymentSummary, "default")
 
     @pytest.mark.parametrize("cache", ["default", pytest.param("redis", marks=pytest.mark.redis)])
-    def test_what_is_cached_of_one_tenant_is_never_anothers(self, settings, cache):
+    def test_a_cache_entry_of_one_tenant_is_never_used_for_another(self, settings, cache):
         """The same log id, version and position; only the digest of the last event differs."""
         settings.EVENTLOGS = {
             "CACHE": cache,

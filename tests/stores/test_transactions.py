@@ -82,11 +82,11 @@ def failing(times: int, found: DatabaseError) -> Callable[[Any], int]:
 
 
 @pytest.mark.parametrize("times", range(ATTEMPTS))
-def test_outside_of_a_transaction_an_append_is_tried_again(times):
+def test_outside_of_a_transaction_an_append_is_retried(times):
     assert run_again("default", failing(times, SERIALIZATION_FAILURE)) == times + 1
 
 
-def test_an_append_is_not_tried_again_for_ever():
+def test_an_append_is_retried_a_limited_number_of_times():
     with pytest.raises(TransactionMustRetry) as caught:
         run_again("default", failing(ATTEMPTS, SERIALIZATION_FAILURE))
 
@@ -94,7 +94,7 @@ def test_an_append_is_not_tried_again_for_ever():
     assert caught.value.__cause__ is SERIALIZATION_FAILURE
 
 
-def test_another_error_of_the_database_is_raised_as_it_is():
+def test_another_error_of_the_database_is_raised_unchanged():
     broken = ProgrammingError("no such table")
 
     with pytest.raises(ProgrammingError) as caught:
@@ -200,7 +200,7 @@ def test_a_log_that_was_created_meanwhile_means_that_the_transaction_must_retry(
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("level", LEVELS)
-def test_run_again_the_transaction_succeeds(database_accounts, elsewhere, level):
+def test_a_transaction_that_is_run_again_succeeds(database_accounts, elsewhere, level):
     state = database_accounts.create(Opened("ada"))
     tries = []
 
@@ -275,7 +275,7 @@ def test_of_two_transactions_in_a_deadlock_one_must_retry(database_accounts, rac
 @pytest.mark.postgresql
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("key", [None, "k"])
-def test_alone_an_append_that_the_database_gave_up_is_tried_again(
+def test_an_append_by_itself_that_the_database_aborts_is_retried(
     database_accounts, race, level, key
 ):
     """An append waits for a row that is newer than its snapshot once it gets it."""

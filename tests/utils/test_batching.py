@@ -67,7 +67,7 @@ def works() -> Iterator[Works]:
     assert not batching._batchers
 
 
-def test_a_call_that_is_alone_is_told_so(works):
+def test_a_single_call_is_told_that_it_is_alone(works):
     assert asyncio.run(ask(works, 1)) == "alone"
     assert works.batches == []
 
@@ -146,7 +146,7 @@ def test_a_cancelled_call_that_waits_is_not_done(works):
     assert works.batches == [[1, 2], [4]]
 
 
-def test_the_cancellation_of_a_call_under_way_reaches_no_other_one(works):
+def test_cancelling_a_running_call_cancels_no_other_one(works):
     async def main() -> list[Any]:
         works.hold()
         tasks = [asyncio.create_task(ask(works, n)) for n in range(3)]
@@ -185,7 +185,7 @@ def _batches() -> list[asyncio.Task[Any]]:
     return [each for each in asyncio.all_tasks() if "_run_batch" in repr(each.get_coro())]
 
 
-def test_calls_are_told_if_there_is_no_way_to_the_thread(works, monkeypatch):
+def test_calls_get_none_if_the_thread_is_shut_down(works, monkeypatch):
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     monkeypatch.setattr(SyncToAsync, "single_thread_executor", executor)
@@ -196,7 +196,7 @@ def test_calls_are_told_if_there_is_no_way_to_the_thread(works, monkeypatch):
     assert asyncio.run(main()) == [None, None]
 
 
-def test_calls_of_different_threads_do_not_meet(works):
+def test_calls_of_different_threads_are_not_batched_together(works):
     async def request(item: int) -> Any:
         async with ThreadSensitiveContext():
             return [*await asyncio.gather(ask(works, item), ask(works, item + 1))]
@@ -220,7 +220,7 @@ def test_the_thread_is_that_of_sync_to_async(works):
     assert {asyncio.run(main())} == works.threads
 
 
-def test_a_call_in_a_thread_whose_loop_waits_for_another_one_comes_through(works):
+def test_calls_of_a_nested_event_loop_are_answered(works):
     async def inner() -> list[Any]:
         return [*await asyncio.gather(ask(works, 1), ask(works, 2))]
 
@@ -230,7 +230,7 @@ def test_a_call_in_a_thread_whose_loop_waits_for_another_one_comes_through(works
     assert asyncio.run(main()) == [2, 4]
 
 
-def test_loops_of_several_threads_do_not_meet(works):
+def test_calls_of_event_loops_of_several_threads_are_not_batched_together(works):
     barrier = threading.Barrier(2)
 
     async def main() -> list[Any]:
@@ -273,7 +273,7 @@ def test_a_deadline_ends_a_call_and_no_other_one(works):
     assert answers == [4, 6]
 
 
-def test_tasks_that_begin_at_once_meet_too(works):
+def test_tasks_that_begin_at_once_are_batched_too(works):
     factory = getattr(asyncio, "eager_task_factory", None)  # Python 3.11 has none
 
     async def main() -> list[Any]:
@@ -283,7 +283,7 @@ def test_tasks_that_begin_at_once_meet_too(works):
     assert asyncio.run(main()) == [0, 2, 4, 6, 8]
 
 
-def test_nobody_meets_where_asgiref_does_not_tell_the_thread(works, monkeypatch):
+def test_there_is_no_batching_if_asgiref_does_not_name_the_thread(works, monkeypatch):
     monkeypatch.delattr(SyncToAsync, "single_thread_executor")
 
     async def main() -> Any:

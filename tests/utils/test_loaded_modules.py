@@ -36,7 +36,7 @@ def module(tmp_path, monkeypatch):
     del sys.modules[name]
 
 
-def test_a_state_is_equal_until_somebody_touches_the_file(tmp_path):
+def test_a_state_is_equal_until_the_file_is_touched(tmp_path):
     path = tmp_path / "file"
     path.write_text("one")
     before = state_of(str(path))
@@ -53,7 +53,7 @@ def test_a_state_is_equal_until_somebody_touches_the_file(tmp_path):
     assert state_of(str(tmp_path / "nowhere")) == CHANGED
 
 
-def test_a_module_of_before_the_process_is_known():
+def test_a_module_that_is_older_than_the_process_is_known():
     look()
 
     assert loaded(__name__) == state_of(__file__)
@@ -76,7 +76,7 @@ def test_a_module_without_a_file_has_none():
     assert loaded("builtins") == CHANGED
 
 
-def test_a_lazy_module_is_not_loaded_by_a_look(module, monkeypatch):
+def test_looking_at_a_lazy_module_does_not_load_it(module, monkeypatch):
     name, _ = module
     spec = spec_of(name)
     spec.loader = importlib.util.LazyLoader(spec.loader)
@@ -114,6 +114,6 @@ print(began - importlib.reload(loaded_modules).BEGAN)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is read on Linux")
-def test_a_pause_on_the_way_does_not_make_the_process_older():
+def test_a_slow_read_does_not_make_the_process_look_older():
     """It would make files doubtful that were written just before the process began."""
     assert abs(float(output_of("-c", SLOW_READ))) < 0.2

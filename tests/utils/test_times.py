@@ -35,7 +35,7 @@ def test_digits_of_a_second_are_asked_for():
     assert time_text(whole, timespec="microseconds") == "2026-11-27 06:14:30.000000 UTC"
 
 
-def test_the_hour_that_a_clock_repeats_in_autumn_is_told_apart():
+def test_the_hour_that_a_clock_repeats_in_autumn_is_unambiguous():
     first = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
 
     with override(ZoneInfo("Europe/Berlin")):
@@ -53,7 +53,7 @@ def test_a_naive_moment_is_in_the_zone_of_the_settings(settings):
         assert time_text(MOMENT.replace(tzinfo=None)) == "2026-11-27 05:14:30 UTC"
 
 
-def test_no_moment_is_no_text():
+def test_none_is_shown_as_empty_text():
     assert time_text(None) == ""
 
 

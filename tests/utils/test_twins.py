@@ -29,11 +29,11 @@ class Own(Base):
         return -number
 
 
-def test_a_twin_answers_what_the_method_answers():
+def test_a_twin_returns_the_result_of_the_method():
     assert async_to_sync(Base.adouble)(4, more=1) == 9
 
 
-def test_a_twin_calls_the_method_of_the_class_that_it_is_asked_of():
+def test_a_twin_calls_the_overridden_method_of_a_subclass():
     assert async_to_sync(Own.adouble)(4) == async_to_sync(Own().adouble)(4) == -4
 
 
@@ -102,7 +102,7 @@ def test_a_twin_runs_the_method_in_the_thread_of_the_database_connections():
     assert one == other
 
 
-def test_a_twin_of_an_iterator_takes_many_items_in_one_trip():
+def test_a_twin_of_an_iterator_fetches_many_items_per_call_of_the_thread():
     counter = Counter(0)
 
     assert async_to_sync(listed)(counter.acount(to=2 * TAKEN + 1)) == list(range(2 * TAKEN + 1))
@@ -110,7 +110,7 @@ def test_a_twin_of_an_iterator_takes_many_items_in_one_trip():
     assert str(inspect.signature(counter.acount)) == "(*, to: 'int') -> 'AsyncIterator[int]'"
 
 
-def test_an_iterator_with_a_way_of_its_own_is_asked_for_that():
+def test_an_iterator_with_its_own_async_method_uses_it():
     assert async_to_sync(listed)(Counter(0).aboth()) == [7]
 
 

@@ -21,5 +21,5 @@ from eventlogs.utils.words import counted, seconds
         (seconds(2 * 86_400), "2 days"),
     ],
 )
-def test_one_thing_is_not_several(text, wanted):
+def test_the_plural_is_not_used_for_one(text, wanted):
     assert text == wanted

@@ -65,7 +65,7 @@ def unreachable(alias: Callable[..., str], tmp_path: Path) -> str:
     return alias(**({"NAME": str(tmp_path / "no folder" / "file")} if is_sqlite else nowhere))
 
 
-def test_a_database_that_does_not_answer_is_said_and_the_rest_is_looked_at(unreachable):
+def test_an_unreachable_database_is_reported_and_the_rest_is_checked(unreachable):
     found = health(using=unreachable)
 
     finding = one(found, "database")
@@ -91,7 +91,7 @@ def test_a_connection_that_the_server_has_closed_is_opened_again(transactional_d
 
 
 @pytest.mark.sqlite
-def test_a_database_that_was_not_migrated_is_said(alias, tmp_path):
+def test_a_database_that_was_not_migrated_is_reported(alias, tmp_path):
     finding = one(health(using=alias(NAME=str(tmp_path / "bare"))), "tables")
 
     assert finding.command == "manage.py migrate --database elsewhere"
@@ -103,7 +103,9 @@ def test_a_database_that_was_not_migrated_is_said(alias, tmp_path):
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("trigger", ["eventlogs_event_refuse_change", "eventlogs_event_fence"])
-def test_a_trigger_that_is_dropped_is_said_once_with_how_to_put_it_back(second_database, trigger):
+def test_a_dropped_trigger_is_reported_once_with_the_command_that_restores_it(
+    second_database, trigger
+):
     LogManager(Account, using=second_database).create(Opened(owner="Ada"))
     with connections[second_database].cursor() as cursor:
         cursor.execute(f"DROP TRIGGER {trigger} ON eventlogs_event")
@@ -151,7 +153,7 @@ def test_a_forgotten_transaction_that_has_appended_is_named(transactional_db):
 
 
 @pytest.mark.postgresql
-def test_a_projection_that_has_applied_what_is_settled_waits_for_the_holder_and_for_nobody_else(
+def test_a_projection_that_has_applied_all_settled_events_has_no_finding(
     transactional_db,
 ):
     pay()
@@ -165,7 +167,7 @@ def test_a_projection_that_has_applied_what_is_settled_waits_for_the_holder_and_
 
 
 @pytest.mark.postgresql
-def test_a_transaction_that_nothing_waits_behind_but_that_others_wait_for_is_acted_on(
+def test_a_transaction_that_blocks_other_sessions_needs_action(
     transactional_db,
 ):
     state = pay()
@@ -186,7 +188,7 @@ def test_a_transaction_that_nothing_waits_behind_but_that_others_wait_for_is_act
 
 
 @pytest.mark.postgresql
-def test_an_append_that_is_under_way_is_not_the_reason_of_a_lag(transactional_db):
+def test_an_append_in_progress_is_not_reported_as_lag(transactional_db):
     pay()
     with in_a_transaction(pay):
         pay()
@@ -233,7 +235,7 @@ def held(*holders, minutes=5):
 
 
 @pytest.mark.feed
-def test_a_transaction_that_has_appended_a_moment_ago_is_nothing_however_long_it_is_open(db):
+def test_a_long_transaction_that_has_just_appended_needs_no_action(db):
     pay()
 
     assert held(holder(minutes=0), minutes=0) == []
@@ -243,7 +245,7 @@ def test_a_transaction_that_has_appended_a_moment_ago_is_nothing_however_long_it
 
 
 @pytest.mark.feed
-def test_a_holder_that_this_role_may_not_see_is_known_by_what_waits_behind_it(db):
+def test_a_holder_that_this_role_cannot_see_is_known_by_events_held_back(db):
     assert held(holder()) == []
 
     pay()
@@ -267,7 +269,7 @@ def test_a_prepared_transaction_is_named_with_how_to_end_it(db):
 
 
 @pytest.mark.feed
-def test_a_checkpoint_beyond_the_feed_says_that_a_backup_was_restored(transactional_db):
+def test_a_checkpoint_ahead_of_the_feed_is_reported_as_a_restored_backup(transactional_db):
     pay()
     work().close()
     Checkpoint.objects.filter(projection=NAME).update(position=2**62)
@@ -281,7 +283,7 @@ def test_a_checkpoint_beyond_the_feed_says_that_a_backup_was_restored(transactio
 
 
 @pytest.mark.postgresql
-def test_a_sequence_that_is_behind_the_events_is_said_before_an_append_fails(transactional_db):
+def test_a_sequence_behind_the_events_is_reported_before_an_append_fails(transactional_db):
     state = pay(3)
     with connection.cursor() as cursor:
         cursor.execute(

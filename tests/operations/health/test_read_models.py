@@ -52,7 +52,7 @@ def test_one_bug_in_many_logs_is_one_finding(db):
 
 
 @pytest.mark.feed
-def test_what_an_error_says_is_not_shown(db, monkeypatch):
+def test_the_text_of_an_error_is_not_shown(db, monkeypatch):
     parked_payment(monkeypatch, "4111-1111")
 
     found = health()
@@ -61,7 +61,7 @@ def test_what_an_error_says_is_not_shown(db, monkeypatch):
     assert "4111" not in json.dumps(found.as_json())
 
 
-def test_what_is_tried_again_by_itself_is_for_information(db):
+def test_automatic_retries_are_for_information(db):
     hold(2, retry_at=timezone.now() + timedelta(minutes=1), attempts=1)
 
     found = health()
@@ -71,7 +71,7 @@ def test_what_is_tried_again_by_itself_is_for_information(db):
 
 
 @pytest.mark.feed
-def test_events_that_nobody_tries_again_are_overdue(db):
+def test_due_retries_without_a_worker_are_overdue(db):
     hold(2, retry_at=NOON)
 
     finding = one(health(), "no-worker")
@@ -82,7 +82,7 @@ def test_events_that_nobody_tries_again_are_overdue(db):
     assert finding.since == NOON
 
 
-def test_what_a_projection_holds_that_nobody_declares_is_for_information(db):
+def test_events_held_by_an_undeclared_projection_are_for_information(db):
     hold(projection="gone")
 
     found = health()
@@ -95,7 +95,7 @@ def test_what_a_projection_holds_that_nobody_declares_is_for_information(db):
 
 
 @pytest.mark.feed
-def test_a_projection_that_nobody_runs_and_that_has_something_to_do(transactional_db):
+def test_a_projection_with_lag_and_without_a_worker_needs_action(transactional_db):
     pay()
 
     assert not one(health(), "no-worker").must_act  # for a moment
@@ -111,7 +111,7 @@ def test_a_projection_that_nobody_runs_and_that_has_something_to_do(transactiona
 
 
 @pytest.mark.feed
-def test_a_projection_of_logs_that_there_are_none_of_needs_nobody(transactional_db, monkeypatch):
+def test_a_projection_without_any_logs_needs_no_worker(transactional_db, monkeypatch):
     monkeypatch.setattr("eventlogs.projections.lags.SPAN", 1)  # as if there were many events
     pay(3)
 
@@ -121,7 +121,7 @@ def test_a_projection_of_logs_that_there_are_none_of_needs_nobody(transactional_
 
 
 @pytest.mark.feed
-def test_a_worker_that_is_too_slow_is_another_finding_than_none(transactional_db):
+def test_a_slow_worker_and_a_missing_worker_are_different_findings(transactional_db):
     pay()
     declare("elsewhere:1:x")
 
@@ -145,7 +145,7 @@ def test_a_schedule_of_single_runs_is_no_missing_worker(transactional_db):
 
 
 @pytest.mark.feed
-def test_a_worker_that_has_died_is_told_and_one_that_has_ended_is_not(transactional_db):
+def test_a_worker_that_has_died_is_reported_and_one_that_has_ended_is_not(transactional_db):
     runner = work()
     runner.close()
     assert not of(health(), "worker-died")
@@ -168,7 +168,7 @@ def test_a_worker_that_has_died_is_told_and_one_that_has_ended_is_not(transactio
 
 
 @pytest.mark.feed
-def test_since_when_a_worker_runs_is_kept(transactional_db):
+def test_the_start_time_of_a_worker_is_kept(transactional_db):
     before = timezone.now() - timedelta(seconds=5)
     runner = work()
     [declared] = ProjectionWorker.objects.all()
@@ -224,7 +224,7 @@ NEW = (
 
 
 @pytest.mark.feed
-def test_a_worker_of_an_old_release_is_named_and_acted_on_when_something_waits_for_the_new_one(
+def test_a_worker_of_an_old_release_needs_action_if_events_wait_for_the_new_one(
     transactional_db, tmp_path
 ):
     database = str(connection.settings_dict["NAME"])
@@ -268,7 +268,7 @@ def state(transactional_db: None) -> Any:
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_is_due(state):
+def test_a_rebuild_that_is_due_needs_action(state):
     state.update(version=0)
 
     finding = one(health(), "rebuild-due")
@@ -277,7 +277,7 @@ def test_a_rebuild_that_is_due(state):
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_came_to_nothing(state):
+def test_a_rebuild_that_failed_needs_action(state):
     state.update(rebuild_error="ValueError", rebuild_started_at=NOON)
 
     finding = one(health(), "rebuild-failed")
@@ -287,7 +287,7 @@ def test_a_rebuild_that_came_to_nothing(state):
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_nobody_goes_on_with_and_one_that_is_under_way(state):
+def test_a_stopped_rebuild_needs_action_and_a_running_one_does_not(state):
     state.update(version=0, rebuild_version=1, rebuild_started_at=NOON)
     Checkpoint.objects.create(
         projection=NAME, is_rebuild=True, partition=0, partitions=1, owner=DEAD
@@ -304,7 +304,7 @@ def test_a_rebuild_that_nobody_goes_on_with_and_one_that_is_under_way(state):
 
 
 @pytest.mark.feed
-def test_a_rebuild_that_was_asked_for_and_that_nobody_begins(state):
+def test_a_requested_rebuild_without_a_worker_needs_action(state):
     state.update(rebuild_requested_at=NOON)
     assert one(health(), "rebuild-waiting").must_act
 
@@ -354,7 +354,7 @@ def test_events_that_were_appended_without_an_inline_projection_are_lag(inline):
 
 
 @pytest.mark.feed
-def test_what_an_inline_projection_holds_is_no_lag_as_well(inline, monkeypatch):
+def test_events_held_by_an_inline_projection_are_not_reported_as_lag_too(inline, monkeypatch):
     Account.logs.create(Opened(owner="Ada"), Deposited(amount=1), Deposited(amount=1))
     monkeypatch.setattr(InlinedBalances, "max_attempts", 1)
     fail_on(Deposited)

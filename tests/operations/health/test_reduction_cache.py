@@ -30,7 +30,7 @@ def mortal(settings: Any) -> Iterator[MortalRedis]:
 
 
 @pytest.mark.redis
-def test_a_cache_that_takes_what_is_written_is_nothing_to_speak_of(db, mortal):
+def test_a_cache_that_accepts_writes_has_no_finding(db, mortal):
     found = health()
 
     assert not of(found, "cache")
@@ -67,9 +67,7 @@ def test_a_cache_that_is_full_is_named_with_what_to_do(db, mortal):
         ("redis://", ""),
     ],
 )
-def test_the_command_leads_to_the_redis_that_is_meant_and_shows_no_password(
-    settings, location, address
-):
+def test_the_command_names_the_right_redis_and_shows_no_password(settings, location, address):
     backend = "django.core.cache.backends.redis.RedisCache"
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": location}}
 
@@ -99,7 +97,7 @@ def test_a_cache_that_is_down_is_named(db, mortal):
 
 
 @pytest.mark.redis
-def test_a_cache_that_hangs_does_not_hang_the_look(db, mortal, settings, monkeypatch):
+def test_a_cache_that_hangs_does_not_block_the_health_check(db, mortal, settings, monkeypatch):
     monkeypatch.setattr(reduction_cache, "PATIENCE", 0.2)
     settings.CACHES = {**mortal.caches, MORTAL: {**mortal.caches[MORTAL], "OPTIONS": {}}}
     mortal.hang()
@@ -134,7 +132,7 @@ def test_a_cache_that_would_pickle_is_named(db, settings):
     assert "pickle" in finding.message
 
 
-def test_without_a_cache_there_is_nothing_to_say_of_it(db, settings):
+def test_without_a_cache_there_is_no_finding(db, settings):
     settings.EVENTLOGS = {"CACHE": None}
 
     assert not of(health(), "cache")

@@ -191,7 +191,7 @@ def converge(log_ids: list[LogId], manager: LogManager[Ledger]) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(4, 3), pytest.param(30, 8, marks=pytest.mark.long)])
-def test_each_reduction_is_what_the_log_says_whatever_becomes_of_redis(
+def test_each_reduction_equals_the_log_while_redis_is_corrupted(
     server, tmp_path, seconds, size, record_property
 ):
     log_ids, bomb = new_logs(), tmp_path / "bomb"
@@ -219,7 +219,7 @@ def test_each_reduction_is_what_the_log_says_whatever_becomes_of_redis(
     assert sum(each["hits"] + each["misses"]["behind"] for each in used) > 0
 
 
-def test_afterwards_the_cache_converges_and_hits_again(server, tmp_path):
+def test_after_corruption_the_cache_converges_and_has_hits_again(server, tmp_path):
     log_ids, bomb, manager = new_logs(), tmp_path / "bomb", ledgers()
     converge(log_ids, manager)
     with server.client() as client:
@@ -239,7 +239,7 @@ def test_afterwards_the_cache_converges_and_hits_again(server, tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["WithoutSignature"])
-def test_a_cache_that_lies_is_found(server, tmp_path, variant):
+def test_a_broken_version_that_uses_corrupted_entries_is_found(server, tmp_path, variant):
     for _ in range(15):  # whether a reader meets a lie in time is a matter of luck
         reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, BROKEN + variant)
         if any(report.wrong for report in reports):
@@ -247,7 +247,7 @@ def test_a_cache_that_lies_is_found(server, tmp_path, variant):
     pytest.fail("it believed no lie")
 
 
-def test_a_cache_that_reads_pickles_is_found(server, tmp_path):
+def test_a_broken_version_that_reads_pickles_is_found(server, tmp_path):
     log_ids, bomb = new_logs(), tmp_path / "bomb"
     variant = (cache_jobs.READER, BROKEN + "Pickles")
     manager = ledgers(*variant)

@@ -53,7 +53,7 @@ def are_at(position: int) -> bool:
     return done and not ParkedEvent.objects.exists()
 
 
-def test_connections_that_are_ended_twenty_times_park_nothing():
+def test_connections_that_are_ended_twenty_times_park_no_event():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(4)]
     in_a_batch = 0
 

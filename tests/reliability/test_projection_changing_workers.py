@@ -46,7 +46,7 @@ def let_go(worker: Process) -> None:
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.long)])
-def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
+def test_each_event_is_applied_once_while_workers_start_and_end(seconds):
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
     pause = 0.04 if connection.vendor == "postgresql" else 0.08
     changes = 0
@@ -74,7 +74,7 @@ def test_whoever_comes_and_goes_each_event_is_applied_once(seconds):
     assert wrong_letters() == []
 
 
-def test_workers_of_different_projections_leave_no_partition_to_each_other():
+def test_workers_of_different_projections_leave_no_partition_unowned():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
 
     with Campaign() as campaign:
@@ -108,7 +108,7 @@ def append_to(log_ids) -> None:
 
 
 @pytest.mark.postgresql
-def test_workers_that_have_no_leases_are_found():
+def test_a_broken_version_without_leases_is_found():
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(16)]
 
     with Campaign(broken=BROKEN + "without_leases") as campaign:
@@ -125,7 +125,7 @@ def wrong_rows_of_a_moment(log_ids) -> bool:
 
 
 @pytest.mark.postgresql
-def test_a_checkpoint_that_somebody_keeps_locked_ends_no_worker(elsewhere):
+def test_a_locked_checkpoint_ends_no_worker(elsewhere):
     log_id = ledgers().create(Entered("the first")).log_id
 
     with Campaign(timeout=0.3) as campaign:

@@ -66,14 +66,14 @@ def expect_in_view(page: Page, index: int) -> None:
     assert box["y"] >= bar["y"] + bar["height"] or box["y"] + box["height"] <= bar["y"]
 
 
-def test_a_click_on_an_event_leads_to_it_and_its_state(page, log_id):
+def test_a_click_on_an_event_shows_it_and_its_state(page, log_id):
     page.goto(of(log_id, "?event=40"))
     for index in (30, 45, 25, 49):
         page.locator(f"#event-{index} a.el-index").click()
         expect_in_view(page, index)
 
 
-def test_the_links_lead_to_the_event_and_its_state(page, log_id):
+def test_the_links_show_the_event_and_its_state(page, log_id):
     travel = page.locator("[data-travel]")
     page.goto(of(log_id, "?event=26#event-26"))
     for name, index in (
@@ -92,7 +92,7 @@ def test_the_links_lead_to_the_event_and_its_state(page, log_id):
     expect_in_view(page, 50)
 
 
-def test_the_slider_leads_to_the_event_and_its_state(page, log_id, options):
+def test_the_slider_shows_the_event_and_its_state(page, log_id, options):
     page.goto(of(log_id, "?event=40#event-40"))
     for index in (39, 38):
         page.get_by_role("slider").press("ArrowLeft")
@@ -101,7 +101,7 @@ def test_the_slider_leads_to_the_event_and_its_state(page, log_id, options):
         expect_in_view(page, index)
 
 
-def test_the_arrow_keys_lead_to_the_event_and_its_state(visit, reader, window, log_id):
+def test_the_arrow_keys_show_the_event_and_its_state(visit, reader, window, log_id):
     page = visit(reader, **window)
     page.goto(of(log_id, "?event=36"))
     for key, index in (("ArrowLeft", 35), ("ArrowLeft", 34), ("ArrowRight", 35)):
@@ -109,14 +109,14 @@ def test_the_arrow_keys_lead_to_the_event_and_its_state(visit, reader, window, l
         expect_in_view(page, index)
 
 
-def test_an_address_without_a_place_shows_the_event(visit, reader, window, log_id):
+def test_a_url_without_a_fragment_shows_the_event(visit, reader, window, log_id):
     page = visit(reader, **window)
     page.goto(of(log_id, "?event=30"))
 
     expect_in_view(page, 30)
 
 
-def test_going_back_leads_to_the_event_that_was_there(page, log_id):
+def test_going_back_shows_the_previous_event(page, log_id):
     page.goto(of(log_id, "?event=40#event-40"))
     page.locator("#event-39 a.el-index").click()
     expect_in_view(page, 39)
@@ -126,7 +126,7 @@ def test_going_back_leads_to_the_event_that_was_there(page, log_id):
     expect_in_view(page, 39)
 
 
-def test_however_long_the_names_and_the_state_are_both_are_in_view(page, wild):
+def test_event_and_state_are_in_view_with_long_names_and_large_states(page, wild):
     page.goto(of(wild, "?event=5#event-5"))
     expect_in_view(page, 5)
     for index in range(4, -1, -1):
@@ -150,7 +150,7 @@ def test_a_long_state_scrolls_by_itself_and_by_the_keyboard(page, wild):
     expect(last).to_be_in_viewport()
 
 
-def test_of_a_log_with_a_hole_there_is_a_page(page):
+def test_a_log_with_a_hole_has_a_page(page):
     """Where rows were removed behind the database's back, the state's place is above the list."""
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 3).log_id
     with connection.cursor() as cursor:

@@ -105,7 +105,7 @@ def add_to(log_ids: list[LogId]) -> int:
         pytest.param(Letters.name, 2, marks=pytest.mark.long),
     ],
 )
-def test_harmful_events_are_parked_and_all_else_goes_on(name, workers, tmp_path):
+def test_harmful_events_are_parked_and_all_others_are_applied(name, workers, tmp_path):
     mended = tmp_path / "mended"
     ill, good = fill(kinds_here())
     projection = DECLARED[name]
@@ -142,7 +142,7 @@ def done(name: str) -> dict[LogId, int]:
 
 
 @pytest.mark.parametrize("kind", ["raises", "exits"])
-def test_an_inline_row_that_cannot_be_swept_holds_its_log_alone(kind, tmp_path):
+def test_an_inline_row_that_cannot_be_swept_holds_only_its_log(kind, tmp_path):
     mended = tmp_path / "mended"
     ill, good = fill([kind])  # by processes that do not know the projection
 
@@ -160,7 +160,7 @@ def test_an_inline_row_that_cannot_be_swept_holds_its_log_alone(kind, tmp_path):
     assert len(ill) == 1
 
 
-def test_a_worker_that_does_not_mind_that_the_one_before_it_died_is_found():
+def test_a_worker_that_ignores_the_death_of_the_previous_one_is_found():
     fill(["exits"])
 
     with Campaign(broken=BROKEN + "without_care") as campaign:
@@ -171,7 +171,7 @@ def test_a_worker_that_does_not_mind_that_the_one_before_it_died_is_found():
         assert done(LedgerRows.name) == {}
 
 
-def test_a_log_that_is_not_held_is_found(tmp_path):
+def test_a_broken_version_that_does_not_hold_logs_is_found(tmp_path):
     mended = tmp_path / "mended"
     fill(["raises"])
 

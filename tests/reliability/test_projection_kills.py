@@ -96,7 +96,7 @@ def settle(campaign: Campaign, *names: str) -> None:
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.long)])
-def test_wherever_a_runner_is_killed_each_event_is_applied_once(kills):
+def test_each_event_is_applied_once_if_a_runner_is_killed_at_any_step(kills):
     names = (LedgerRows.name, Letters.name)
     log_ids = new_ledgers(6)
 
@@ -112,7 +112,7 @@ def test_wherever_a_runner_is_killed_each_event_is_applied_once(kills):
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.long)])
-def test_wherever_one_of_several_runners_is_killed_each_event_is_applied_once(kills):
+def test_each_event_is_applied_once_if_one_of_several_runners_is_killed_at_any_step(kills):
     names = (SharedLedgerRows.name, SharedLetters.name)
     log_ids = new_ledgers(8)
 

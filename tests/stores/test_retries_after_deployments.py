@@ -196,7 +196,7 @@ def deleted_class(store: BaseStore) -> tuple[LogManager[Any], LogState]:
     ],
 )
 @pytest.mark.parametrize("amount", [5, 7])
-def test_what_the_code_here_cannot_read_is_neither_a_replay_nor_reused(
+def test_a_retry_of_events_that_cannot_be_decoded_is_undecided(
     store, newer, cause, event_type, amount
 ):
     _, state = newer(store)
@@ -219,7 +219,7 @@ def test_what_the_code_here_cannot_read_is_neither_a_replay_nor_reused(
 
 
 @pytest.mark.skipif(not hasattr(events, "retired_event"), reason="no type can be retired here")
-def test_events_of_a_retired_type_are_neither_a_replay_nor_reused(store):
+def test_a_retry_of_events_of_a_retired_type_is_undecided(store):
     _, state = deleted_class(store)
     taken = first_release()
     logs = release(store, taken)
@@ -232,7 +232,7 @@ def test_events_of_a_retired_type_are_neither_a_replay_nor_reused(store):
     assert logs.version(state.log_id) == 1
 
 
-def test_a_key_of_execute_is_found_whatever_its_events_are(store):
+def test_a_key_of_execute_is_found_even_if_its_events_cannot_be_decoded(store):
     _, state = newer_name(store)
 
     logs = release(store, first_release())
@@ -277,7 +277,7 @@ def test_metadata_is_not_compared_after_a_deployment_either(store):
         release(store, cls).create(same, idempotency_key="c", metadata={"attempt": 2})
 
 
-def test_a_time_that_is_left_out_of_comparisons_is_left_out_of_this_one(store):
+def test_a_field_with_compare_false_is_not_compared(store):
     @event("till.noted")
     @dataclass(frozen=True)
     class NotedNow:
@@ -295,7 +295,7 @@ def test_a_time_that_is_left_out_of_comparisons_is_left_out_of_this_one(store):
     assert stored.event.at == first.at  # nothing but the comparison leaves it out
 
 
-def test_a_time_that_is_compared_makes_another_request(store):
+def test_a_different_time_in_a_compared_field_is_another_request(store):
     @event("till.noted")
     @dataclass(frozen=True)
     class NotedNow:

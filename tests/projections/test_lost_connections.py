@@ -81,7 +81,7 @@ def asks_nothing():
 
 @pytest.mark.parametrize("then", [asks_the_database, asks_and_hides_it, asks_nothing])
 @pytest.mark.parametrize("projection", [Balances, Letters])
-def test_an_innocent_event_is_not_parked_by_twenty_lost_connections(projection, then, terminate):
+def test_twenty_lost_connections_do_not_park_an_event(projection, then, terminate):
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
     bob = Account.logs.create(Opened("bob"), Deposited(7))
     losses: list[Any] = []
@@ -105,13 +105,11 @@ def test_an_innocent_event_is_not_parked_by_twenty_lost_connections(projection, 
         assert [position for _, position in readmodels.reactions][-1] >= ada.position - 1
 
 
-def test_a_broken_version_that_takes_a_loss_for_a_failure_parks_the_event(terminate, monkeypatch):
+def test_a_broken_version_that_counts_lost_connections_parks_the_event(terminate, monkeypatch):
     monkeypatch.setattr(partitions, "failure_of_loss", lambda using, raw, cause: None)
 
     with pytest.raises(AssertionError):
-        test_an_innocent_event_is_not_parked_by_twenty_lost_connections(
-            Balances, asks_the_database, terminate
-        )
+        test_twenty_lost_connections_do_not_park_an_event(Balances, asks_the_database, terminate)
 
 
 def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, monkeypatch):
@@ -157,7 +155,7 @@ def test_an_attempt_is_given_back_to_an_event_that_another_worker_has_parked_for
     assert ParkedEvent.objects.get().attempts == 1
 
 
-def test_nothing_is_given_back_to_an_event_that_somebody_let_be_tried_again():
+def test_no_attempt_is_given_back_after_a_manual_retry():
     Account.logs.create(Opened("ada"), Deposited(5))
     readmodels.fail_on(Deposited)
     Balances.catch_up()
@@ -169,7 +167,7 @@ def test_nothing_is_given_back_to_an_event_that_somebody_let_be_tried_again():
     assert ParkedEvent.objects.get().attempts == 0
 
 
-def test_a_strict_rebuild_is_resumed_however_often_the_connection_is_lost(terminate):
+def test_a_strict_rebuild_is_resumed_after_any_number_of_lost_connections(terminate):
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(1))
     Balances.catch_up()
     losses: list[Any] = []
@@ -188,7 +186,7 @@ def test_a_strict_rebuild_is_resumed_however_often_the_connection_is_lost(termin
     assert balances() == replayed(ada)
 
 
-def test_an_inline_row_is_swept_however_often_the_connection_is_lost(terminate, request):
+def test_an_inline_row_is_swept_after_any_number_of_lost_connections(terminate, request):
     ada = Account.logs.create(Deposited(5), Withdrawn(1))
     request.getfixturevalue("inlined")
     losses: list[Any] = []
