@@ -31,7 +31,7 @@ class Withdrawn:
 @event("account.noted")
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Whatever JSON can hold."""
+    """An event with any JSON value."""
 
     note: Any
 
@@ -55,7 +55,7 @@ class Account(Aggregate, log_type="account", events=[Opened, Deposited, Withdraw
 
 
 class Overdrawn(Exception):
-    """There is less in the account than is to be taken out."""
+    """The balance is lower than the amount to withdraw."""
 
 
 def withdraw(account: Account, amount: int) -> Iterator[Withdrawn]:

@@ -1,5 +1,5 @@
 """
-Check a wheel and an sdist: what they carry, and that the wheel works where there is no checkout.
+Check the files of a wheel and an sdist, and that the wheel works without a checkout.
 
 Usage: python tests/check_package.py DIRECTORY, where DIRECTORY has one of each.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "eventlogs"
 
-# Run in an empty directory, in an environment that has the wheel and what it requires.
+# Run in an empty directory, in an environment with the wheel and its requirements.
 SMOKE_TEST = """
 import django
 from django.conf import settings
@@ -50,7 +50,7 @@ print("eventlogs", eventlogs.__version__, "on Django", django.__version__, event
 
 
 def files_of_the_package() -> set[str]:
-    """Return what the wheel must carry: every file of the package, as a path inside it."""
+    """Return the files that the wheel must contain: all of the package, as paths inside it."""
     return {
         path.relative_to(ROOT).as_posix()
         for path in PACKAGE.rglob("*")

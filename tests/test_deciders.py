@@ -1,4 +1,4 @@
-"""What is passed or decided and is no event: refused, with what to write instead."""
+"""Arguments and answers of deciders that are no events are refused with a corrected call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.db import transaction
 from eventlogs import Aggregate, EventRecord, InvalidEvent, LogManager, event
 from tests.accounts import Account, Deposited, Opened, Sent, withdraw
 
-SECRET = 4111  # in what is passed, and never in a message
+SECRET = 4111  # a value in the arguments that no message may show
 
 
 async def deposit() -> Deposited:

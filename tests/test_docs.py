@@ -34,7 +34,7 @@ from tests.processes import ROOT, output_of
 DOCS = ROOT / "docs"
 ABOUT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 PAGES = [*(ROOT / name for name in ABOUT), *sorted(DOCS.rglob("*.md"))]
-# Pages for the people who work on this package, and lists of what it consists of.
+# Pages for contributors, and lists of the parts of this package.
 FOR_CONTRIBUTORS = {"CONTRIBUTING.md", "docs/guarantees.md", "docs/modules.md"}
 
 BLOCK = re.compile(
@@ -79,13 +79,13 @@ def code_of(page: Path) -> Iterator[tuple[CodeType, bool]]:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Return what GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub makes of the headings of a page."""
     headings = HEADING.findall(FENCED.sub("", text_of(page)))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def all_code() -> str:
-    """Return all that is set as code, in blocks and in lines."""
+    """Return the text of all code blocks and inline code."""
     return "\n".join(code for page in PAGES for code in CODE.findall(text_of(page)))
 
 

@@ -180,7 +180,7 @@ def test_an_error_survives_pickling(error, facts, protocol):
 def test_a_message_ends_with_what_to_do_next(error, facts):
     sentences = str(error).split(". ")
 
-    # The raisers of these write the whole text.
+    # The code that raises these errors writes the whole text.
     if not isinstance(error, exceptions.RegistrationError | exceptions.InvalidLogId):
         assert type(error) is EventLogError or len(sentences) > 1
         assert type(error) is EventLogError or sentences[-1].endswith(".")
@@ -194,7 +194,7 @@ def test_the_message_of_a_log_that_exists_already_is_its_own():
 
 
 class Missing(exceptions.LogNotFound):
-    """A user's error, whose message is made of a fact that it sets last."""
+    """An error of a project whose message uses a fact that it sets last."""
 
     def __init__(self, log_id: LogId, *, tenant: str) -> None:
         super().__init__(log_id)

@@ -79,7 +79,7 @@ def test_a_form_that_was_sent_back_unchanged_has_not_changed(tables):
 
 
 class Database:
-    """As much of a connection as a field asks for."""
+    """The attributes of a connection that a field reads."""
 
     def __init__(self, vendor, mysql_is_mariadb=False):
         self.vendor = vendor

@@ -208,7 +208,7 @@ def test_many_ids_are_all_different():
     assert len({LogId.new("account") for _ in range(10_000)}) == 10_000
 
 
-# An id is its text, for whoever writes it.
+# An id is written as its text.
 
 
 def test_an_id_goes_into_json_as_its_text():
@@ -268,7 +268,7 @@ def test_a_row_with_an_id_is_shown_by_django_ninja():
 
 
 def test_an_id_is_no_plain_text_where_it_is_compared():
-    """A text that was not parsed may be no id, or another log's."""
+    """A text that was not parsed may be invalid, or the id of another log."""
     log_id = LogId.new("account")
     text = str(log_id)
 
@@ -296,7 +296,7 @@ def test_ids_sort_by_type_and_uuid(one_type, one_uuid, other_type, other_uuid):
 
 
 def test_an_id_in_an_event_or_in_metadata_has_to_be_given_as_text():
-    """It would come back as a plain text."""
+    """The id would be read as a plain text."""
     accounts = LogManager(Account, store=MemoryStore())
     log_id = accounts.new_id()
 

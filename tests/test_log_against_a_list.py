@@ -33,7 +33,7 @@ amounts = st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=4)
 
 @dataclass
 class Done:
-    """What an append with a key did."""
+    """The result of an append with a key."""
 
     creates: bool
     amounts: list[int]
@@ -42,7 +42,7 @@ class Done:
 
 
 class Unwanted(Exception):
-    """What a transaction is rolled back with."""
+    """An error that rolls a transaction back."""
 
 
 class LogAgainstAList(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""The front door: LogManager, on every store."""
+"""LogManager, on every store."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ def test_the_key_of_another_log_is_reused(accounts):
 
 
 def test_an_append_that_begins_a_log_is_no_retry_of_another_logs_create(accounts):
-    """It names its log: answering with the other one's state would lose its events silently."""
+    """The call names its log: the state of the other one as an answer would hide lost events."""
     created = accounts.create(Opened("ada"), idempotency_key="k")
     other = accounts.new_id()
 
@@ -640,7 +640,7 @@ def test_a_decider_may_name_its_arguments_as_it_likes(accounts):
 
 
 def faster(accounts: LogManager[Account], log_id: LogId, elsewhere: Any, times: int = 1) -> Any:
-    """Return a decider that lets another writer append while it decides, so many times."""
+    """Return a decider that lets another writer append while it decides, a number of times."""
     seen = []
 
     def decide(account: Account) -> Any:

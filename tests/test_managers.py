@@ -1,4 +1,4 @@
-"""The querysets of the tables, and the one way in."""
+"""The querysets of the tables, and appending by rows."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_logs_of_a_type(log_id):
     assert EventLog.objects.of_type("account", "parcel").count() == 3
 
 
-# The way in
+# Appending
 
 
 def test_rows_are_appended_and_read_back(db):

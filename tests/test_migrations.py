@@ -1,4 +1,4 @@
-"""The migrations: what they put into a database, and take out of it again."""
+"""The migrations: the objects that they create and drop."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.processes import output_of
 
 
 def printed_by(program: str) -> str:
-    """What a process prints in which Django is not set up."""
+    """Return the output of a process without Django set up."""
     return output_of("-c", program, environ={"DJANGO_SETTINGS_MODULE": None}).strip()
 
 

@@ -1,7 +1,7 @@
 """
 Every public method beside a replica that lags, to which a router sends all reads.
 
-docs/logs.md has the table: what reads where, and why.
+docs/logs.md has the table of reads, their databases and the reasons.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class ReadsGoToAReplica:
 
 @pytest.fixture
 def replica(second_database: str, settings: Any, monkeypatch: Any) -> str:
-    """The alias of a replica, to which nothing is copied by itself."""
+    """The alias of a replica, to which a test copies rows explicitly."""
     monkeypatch.setattr(ReadsGoToAReplica, "replica", second_database)
     settings.DATABASE_ROUTERS = ["tests.test_routers.ReadsGoToAReplica"]
     return second_database
 
 
 def replicate(replica: str) -> None:
-    """Copy what the replica lacks."""
+    """Copy the rows that the replica lacks."""
     models: list[type[Model]] = [EventLog, Event, IdempotencyKey]
     for model in models:
         known = set(QuerySet(model, using=replica).values_list("pk", flat=True))
@@ -72,14 +72,14 @@ def unread(alias: str) -> Iterator[None]:
 
 
 def said(*command: str) -> str:
-    """Return what a command says."""
+    """Return the output of a command."""
     out = StringIO()
     call_command("eventlogs", *command, stdout=out, stderr=out)
     return out.getvalue()
 
 
 def told(*command: str) -> dict[str, Any]:
-    """Return what a command answers as JSON."""
+    """Return the decoded JSON output of a command."""
     found: dict[str, Any] = json.loads(said(*command, "--json"))
     return found
 

@@ -1,4 +1,4 @@
-"""The servers of the tests: found, started, and gone when they are not wanted any more."""
+"""The servers of the tests: found, started, and stopped at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``eventlogs.testing`` offers to the tests of others: a store in memory."""
+"""``eventlogs.testing``, for the tests of projects: a store in memory."""
 
 from __future__ import annotations
 

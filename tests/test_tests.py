@@ -1,4 +1,4 @@
-"""What holds for the tests themselves: they wait for conditions, not for time to pass."""
+"""Rules for the tests themselves: they wait for conditions, not for time to pass."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ IN_A_TEXT = re.compile(r"\bsleep\(|pg_sleep\(|\bsleep \d")  # a program, SQL, a 
 
 
 def sleeping(path: Path) -> set[str]:
-    """Return what sleeps in a module: functions, and names of programs and statements."""
+    """Return the functions, programs and statements of a module that sleep."""
     found = set()
 
     def walk(node: ast.AST, place: str) -> None:
@@ -72,7 +72,7 @@ def sleeping(path: Path) -> set[str]:
             case ast.ImportFrom(module="time" | "asyncio") if "sleep" in ast.unparse(node):
                 raise AssertionError(f"{path}: write time.sleep or asyncio.sleep")
             case ast.Call(func=ast.Attribute(attr="sleep"), args=[ast.Constant(value=0)]):
-                return  # others get their turn
+                return  # yields to other threads
         is_call = isinstance(node, ast.Attribute) and node.attr == "sleep"
         is_wait = (
             isinstance(node, ast.Attribute)

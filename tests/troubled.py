@@ -1,4 +1,4 @@
-"""Projections with all kinds of trouble, for the pages and commands that tell of it."""
+"""Projections with all kinds of problems, for the pages and commands that report them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hold(
     first: int = 1_000,
     **more: object,
 ) -> list[ParkedEvent]:
-    """Let events of so many payments be parked."""
+    """Park an event in each of several payments."""
     now = timezone.now()
     return ParkedEvent.objects.bulk_create(
         ParkedEvent(
@@ -50,7 +50,7 @@ def hold(
 
 
 def get_into_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be 1,804 parked events of one bug, and others of other kinds."""
+    """Store 1,804 parked events of one bug, and events held for other causes."""
     now = timezone.now()
     long = type("LettersOfAccounts", (Letters,), {"__doc__": "Letters.", "name": LONG_NAME})
     monkeypatch.setitem(projections, LONG_NAME, long)

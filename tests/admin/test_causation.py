@@ -37,7 +37,7 @@ def roles(page: str) -> list[str]:
 
 @pytest.fixture
 def far(monkeypatch):
-    """An event may be many windows away, and a page looks through one."""
+    """An event may be many windows away, while one page searches one window."""
     monkeypatch.setattr(page_of_events, "SPAN", 3)
     monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
 
@@ -65,7 +65,7 @@ def test_a_record_id_links_to_the_cause(reader, far):
 
     answer = reader.get(follow(reader, effect, 0, "causation_id"))
     assert answer["Location"] == f"{of(cause)}?event=1#event-1"
-    # And among the events, where the search begins at the cause.
+    # Also in the list of events, when the search starts at the cause.
     query = f"?metadata=causation_id%3D{cause}%3A1"
     assert positions(reader, query) == [at(cause, 1)]
     assert roles(shown(reader, LIST + query)) == ["cause"]

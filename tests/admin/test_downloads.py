@@ -39,13 +39,13 @@ def log_id(monkeypatch: pytest.MonkeyPatch) -> LogId:
 
 @pytest.fixture
 def cookie(client: Any) -> str:
-    """The cookie of somebody who may export."""
+    """The cookie of a user with the permission to export."""
     client.force_login(user("view_eventlog", "view_event", "view_payload", name="reader"))
     return client.cookies[django_settings.SESSION_COOKIE_NAME].value
 
 
 class Reading:
-    """Which threads read events, and how often, through connections that are made from now on."""
+    """The threads that read events over connections made from now on, one entry for each read."""
 
     def __init__(self) -> None:
         self.threads: list[int] = []
@@ -114,7 +114,7 @@ def served(
 
 
 async def rest_of(communicator: ApplicationCommunicator) -> bytes:
-    """Return what is sent from here on."""
+    """Return the messages sent from here on."""
     body = b""
     while True:
         message = await communicator.receive_output(TIMEOUT)
@@ -136,7 +136,7 @@ def test_under_asgi_the_first_lines_are_sent_before_the_last_are_read(log_id, co
     lines = [json.loads(line) for line in body.splitlines()]
 
     assert early < EVENTS // 4
-    # Had it been read whole, the event would have come too late.
+    # If the log had been read as a whole, the event would have come too late.
     assert [each["data"] for each in lines[-3:-1]] == [{"amount": 1}, {"amount": 7}]
     assert lines[-1]["events"] == EVENTS + 1
 

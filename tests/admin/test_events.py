@@ -39,14 +39,14 @@ def positions(client, query: str = "") -> list[int]:
 
 
 def days_of_events() -> list[date]:
-    """Return the days that events were recorded on, however late it is while this runs."""
+    """Return the days of events: one, or two if the test runs across midnight."""
     times = Event.objects.order_by("recorded_at").values_list("recorded_at", flat=True)
     return [timezone.localtime(each).date() for each in times]
 
 
 @pytest.fixture
 def one_window(monkeypatch):
-    """A page looks through one window, and no further one."""
+    """A page searches one window only."""
     monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
 
 
@@ -87,7 +87,7 @@ def test_events_are_listed_the_newest_first(reader, state):
     ],
 )
 def test_events_are_found(reader, state, query, types):
-    first, *_, last = days_of_events()  # where midnight comes in between, they are two
+    first, *_, last = days_of_events()  # there are two if the test runs across midnight
     query = query.replace("LOG", str(state.log_id))
     query = query.replace("FIRST", str(first)).replace("LAST", str(last))
     query = query.replace("TOMORROW", str(last + timedelta(days=1)))
@@ -230,10 +230,10 @@ def test_an_imported_day_has_all_of_its_events_and_no_other(reader, monkeypatch)
     monkeypatch.setattr(page_of_events, "EVENTS", 4)
     random = Random(11)
     begin = datetime(2026, 2, 26, 12, tzinfo=UTC)
-    for _ in range(3):  # three imports, one into the middle of what goes on
+    for _ in range(3):  # three imports, one of them between other events
         restore([begin + timedelta(minutes=random.randrange(5 * 24 * 60)) for _ in range(9)])
         Parcel.logs.create(Sent("now"))
-    restore([datetime(2026, 3, 1, tzinfo=UTC)] * 6)  # of one moment, the first of its day
+    restore([datetime(2026, 3, 1, tzinfo=UTC)] * 6)  # several events of the first moment of a day
     restore([datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)] * 2)
 
     for first, last in (
@@ -302,7 +302,7 @@ def links(page: str) -> dict[str, str]:
 
 
 def test_the_events_of_a_log_are_paged_by_its_index(reader, monkeypatch):
-    """By positions, a page would look through all that came between them."""
+    """By positions, a page would search all events between them."""
     monkeypatch.setattr(page_of_events, "EVENTS", 2)
     ids = [Account.logs.create(Opened("ada")).log_id for _ in range(2)]
     for version in range(1, 5):
@@ -374,7 +374,7 @@ def test_a_partial_id_that_matches_several_logs_is_reported(reader):
     assert "Several logs match this part of an id" in page
 
 
-# Filters that no class here knows
+# Filters without a registered class
 
 
 def test_a_type_without_a_class_stays_selected(reader, state):

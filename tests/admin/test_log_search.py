@@ -1,4 +1,4 @@
-"""The search for logs by an id in any spelling, a part of an id, or an idempotency key."""
+"""The search for logs by an id in any notation, a part of an id, or an idempotency key."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Shared:
 
 @dataclass
 class Sharing(Aggregate, log_type="sharing", events=[Shared]):
-    """Its state has mappings, whose keys are data."""
+    """An aggregate whose state has mappings; their keys are data."""
 
     shares: dict[str, Any] = field(default_factory=dict)
 
@@ -62,14 +62,14 @@ def user(*permissions: str, name: str = "ada") -> User:
 
 @pytest.fixture
 def reader(client):
-    """Somebody who may see logs and payloads."""
+    """A user with the permissions to view logs and payloads."""
     client.force_login(user("view_eventlog", "view_event", "view_payload", name="reader"))
     return client
 
 
 @pytest.fixture
 def viewer(client):
-    """Somebody who may see logs, and no payload."""
+    """A user with the permission to view logs, but not payloads."""
     client.force_login(user("view_eventlog", "view_event", name="viewer"))
     return client
 

@@ -94,7 +94,7 @@ def test_without_a_site_for_logs_the_page_of_a_row_has_no_links(admin_client, ro
         assert page.status_code == 200
         assert f"eventlog/{row.log_id}" not in page.content.decode()
     page = admin_client.get(pages_of(row, "rows")[0]).content.decode()
-    assert "payment.captured" in page  # what happened last is shown all the same
+    assert "payment.captured" in page  # the latest events are still shown
 
 
 def test_links_lead_to_another_site_that_has_the_logs(admin_client, row, sites):

@@ -79,7 +79,7 @@ def operator(client):
 
 @pytest.fixture
 def parked(monkeypatch):
-    """A payment whose second event is parked; what was raised is markup."""
+    """A payment whose second event is parked; the text of the error is markup."""
     return parked_payment(monkeypatch, "<script>alert(4111)</script>")
 
 
@@ -271,7 +271,7 @@ def test_an_event_that_waits_for_a_release_has_not_failed(operator, monkeypatch)
     assert "0 attempts" not in page
 
 
-# What is wrong, with whom, and how much of it
+# Held events in groups: error, handler and number
 
 
 @pytest.mark.feed

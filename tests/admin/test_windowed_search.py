@@ -52,7 +52,7 @@ ORDERS = {"position": (ByNumber("position"), by_position), "time": (ByTime(), by
 
 
 def walk(order, start: SearchStart, *, rare: bool, size: int, span: int, seconds: float):
-    """Yield pages from ``start`` on, in both directions, as a person follows the links."""
+    """Yield pages from ``start`` on, in both directions, as a user follows the links."""
     every = Event.objects.all()
     wanted = every.filter(type=RARE) if rare else None
 

@@ -12,7 +12,7 @@ STAT = "{pid} ({name}) S {parent} 1 1 0 -1 0 0 0 0 0 {user} {system} {ended} 0 2
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A /proc of three processes: 10, its child 11, and 20, whose name is a trap."""
+    """A /proc of three processes: 10, its child 11, and 20, whose name is hard to parse."""
     lines = [CPU.format(user=500, system=100, steal=50), "btime 1", "procs_running 4", "x 0"]
     (tmp_path / "stat").write_text("\n".join(lines))
     for pid, name, parent, user in (

@@ -60,7 +60,7 @@ def test_a_ratio_is_taken_within_its_round():
 
     assert ratios(ours, theirs, [0, 1, 2]) == [0.5, 0.5, 0.5]
     assert statistics.median(ours) / statistics.median(theirs) == 0.5
-    # Of two medians it would be another one, as soon as the machine is slow for whole rounds.
+    # A ratio of two medians would differ as soon as the machine is slow for whole rounds.
     assert ratios([10, 100, 90], [20, 200, 300], [0, 1, 2]) == [0.5, 0.5, 0.3]
 
 

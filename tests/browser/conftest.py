@@ -1,5 +1,5 @@
 """
-Chromium, a server for it, and a watch on what it complains of.
+Chromium, a server for it, and a check of its complaints.
 
 One browser serves all tests, each of which has pages of its own. Every page comes with a strict
 Content-Security-Policy. A test fails if the browser complains of anything: a violation of the
@@ -28,13 +28,13 @@ from tests.parked import parked_payment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
-# Where Playwright is not installed, these tests cannot be imported. Who asks for them is told so.
+# Where Playwright is not installed, these tests cannot be imported. Asking for them is an error.
 collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 READS = ("view_eventlog", "view_event", "view_payload")
 OPERATES = ("view_projectionstate", "operate_projections", "view_eventlog", "view_payload")
-TIMEOUT = 5_000  # milliseconds that the browser is waited for
+TIMEOUT = 5_000  # milliseconds to wait for the browser
 
 # Before any script of a page, and whatever the policy says: Playwright's own way in.
 REPORT_VIOLATIONS = """
@@ -101,7 +101,7 @@ def live_server(django_db_setup: None) -> Iterator[LiveServer]:
 
 
 class Complaints(list[str]):
-    """What the browser complained of; ``expected`` are parts of what it is to complain of."""
+    """The complaints of the browser; ``expected`` holds parts of those that a test expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Complaints(list[str]):
         def console(message: ConsoleMessage) -> None:
             place = message.location["url"]
             if place.endswith("/favicon.ico"):
-                return  # which browsers ask for by themselves, and the admin has none
+                return  # browsers request it by themselves, and the admin has none
             if message.type in ("error", "warning"):
                 self.append(f"{page.url}: {message.type}: {message.text} ({place})")
 
@@ -128,7 +128,7 @@ class Complaints(list[str]):
 
     @property
     def unexpected(self) -> list[str]:
-        """The complaints that were not to be made."""
+        """The complaints that were not expected."""
         return [each for each in self if not any(part in each for part in self.expected)]
 
 
@@ -145,7 +145,7 @@ def visit(
     browser: Browser, live_server: LiveServer, transactional_db: None, complaints: Complaints
 ) -> Iterator[Visit]:
     """
-    A function that opens a page for a user, or for nobody, in a context of its own.
+    A function that opens a page, with or without a user, in its own context.
 
     It takes Playwright's options of a context. In the end, there must be no complaint.
     """
@@ -174,7 +174,7 @@ def visit(
 
 @pytest.fixture
 def reader(visit: Visit) -> User:
-    """Somebody who may see logs, events and payloads."""
+    """A user with the permissions to view logs, events and payloads."""
     return user(*READS, name="reader")
 
 
@@ -186,7 +186,7 @@ def page(visit: Visit, reader: User) -> Page:
 
 @pytest.fixture
 def operator(visit: Visit) -> User:
-    """Somebody who may see projections, and operate them."""
+    """A user with the permissions to view and operate projections."""
     return user(*OPERATES, name="grace")
 
 

@@ -72,13 +72,13 @@ TEXTS = """
 
 
 def texts(page: Page, within: str = OURS) -> list[dict[str, Any]]:
-    """Return what texts are on a page: ``text``, ``where``, ``ink``, ``paper``, ``contrast``."""
+    """Return the texts of a page: ``text``, ``where``, ``ink``, ``paper``, ``contrast``."""
     found: list[dict[str, Any]] = page.evaluate(TEXTS, within)
     return found
 
 
 def unreadable(page: Page, within: str = OURS) -> list[str]:
-    """Return what has too little contrast, and how much it has."""
+    """Return the texts with too little contrast, and their contrast."""
     return [
         f"{each['where']}: {each['text']!r}, {each['contrast']:.2f}"
         for each in texts(page, within)
@@ -87,7 +87,7 @@ def unreadable(page: Page, within: str = OURS) -> list[str]:
 
 
 def picture(page: Page, name: str) -> None:
-    """Save a picture of the whole page where EVENTLOGS_SCREENSHOTS says, if it says so."""
+    """Save a screenshot of the whole page in EVENTLOGS_SCREENSHOTS, if that is set."""
     directory = os.environ.get("EVENTLOGS_SCREENSHOTS")
     if directory:
         Path(directory).mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 RULES = {
     "rules": {"target-size": {"enabled": True}},
     "resultTypes": ["violations"],
-    "preload": False,  # of style sheets, which the policy of the tests forbids to a script
+    "preload": False,  # about style sheets, which the policy of the tests forbids scripts to load
 }
 OURS = ["#content", ".breadcrumbs-of-eventlogs"]
 # Pages of Django with a part of ours, or none.
@@ -50,7 +50,7 @@ SMALL = """
     .map(([html, box]) => `${html}: ${box.width} x ${box.height}`)
 """
 
-# What reaches out of the window, or is cut off, where nothing can be scrolled to see it.
+# Elements that exceed the window or are cut off, and that no scrolling can reveal.
 CUT_OFF = """
 () => [...document.querySelectorAll("#content, #content *")]
     .filter((each) => each.checkVisibility() && !each.closest(".el-hidden, .el-word, thead"))
@@ -70,7 +70,7 @@ CUT_OFF = """
     .map((each) => each.outerHTML.slice(0, 120))
 """
 
-# Blocks that scroll have to be reached by the keyboard, and to have a name.
+# Blocks that scroll must be reachable by keyboard and have a name.
 MUTE = """
 () => [...document.querySelectorAll("#content *")]
     .filter((each) => each.checkVisibility())
@@ -94,7 +94,7 @@ TIMES = """
 }
 """
 
-# Where texts begin, in an element, in pixels from the left; each is looked for behind the last.
+# The left edges of texts in an element, in pixels; each is searched behind the last.
 LEFTS = """
 (element, texts) => {
     const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
@@ -117,7 +117,7 @@ LEFTS = """
 
 
 def axe(page: Page, parts: list[str] = OURS) -> list[str]:
-    """Return what axe-core finds wrong in our parts of a page."""
+    """Return the violations that axe-core finds in our parts of a page."""
     if not parts:
         return []
     page.evaluate("scrollTo(0, 0)")
@@ -135,7 +135,7 @@ def axe(page: Page, parts: list[str] = OURS) -> list[str]:
 @pytest.fixture
 def wild(visit: Any) -> dict[str, str]:
     """The addresses of the pages with long names and texts from right to left."""
-    from tests.browser.wild import wild_log  # it registers an aggregate
+    from tests.browser.wild import wild_log  # the test registers an aggregate
 
     log_id = wild_log()
     return {
@@ -223,7 +223,7 @@ def test_a_card_shows_all_values_of_a_row_and_links_to_its_log(visit, reader, wi
     box = card.bounding_box()
     assert box is not None
     assert box["width"] <= 390
-    # The link of the log lies over all of its card, so it is what is hit.
+    # The link of the log lies over all of its card, so a click hits it.
     card.locator("[data-label=state]").click(force=True)
 
     expect(page.get_by_role("heading", name="State as of event 5")).to_be_visible()

@@ -36,7 +36,7 @@ def options(request: pytest.FixtureRequest, window: dict[str, Any]) -> dict[str,
 
 @pytest.fixture
 def wild(visit: Any) -> LogId:
-    from tests.browser.wild import wild_log  # it registers an aggregate
+    from tests.browser.wild import wild_log  # the test registers an aggregate
 
     return wild_log()
 
@@ -53,7 +53,7 @@ def log_id(visit: Any) -> Any:
 
 
 def expect_in_view(page: Page, index: int) -> None:
-    """Expect an event and its state in the window, and not below the bar that stays on top."""
+    """Expect an event and its state in the window, and not below the sticky bar."""
     event, state = page.locator(f"#event-{index} > header"), page.locator(".el-state")
     expect(page.locator("[aria-current=true]")).to_have_attribute("id", f"event-{index}")
     expect(state.get_by_role("heading")).to_have_text(f"State as of event {index}")
@@ -151,7 +151,7 @@ def test_a_long_state_scrolls_by_itself_and_by_the_keyboard(page, wild):
 
 
 def test_a_log_with_a_hole_has_a_page(page):
-    """Where rows were removed behind the database's back, the state's place is above the list."""
+    """If rows of the log are missing, the state is shown above the list."""
     log_id = Account.logs.create(Opened("ada"), *[Deposited(1)] * 3).log_id
     with connection.cursor() as cursor:
         cursor.execute("UPDATE eventlogs_eventlog SET version = 6")

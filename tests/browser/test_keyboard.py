@@ -27,7 +27,7 @@ FOCUSED = """
 
 
 def stops(page: Page) -> Iterator[str]:
-    """Press Tab, and say what has the focus then, for whatever is of the page's content."""
+    """Yield the name of each element of the page's content that gets the focus by Tab."""
     for _ in range(80):
         page.keyboard.press("Tab")
         name = page.evaluate(FOCUSED)
@@ -36,7 +36,7 @@ def stops(page: Page) -> Iterator[str]:
 
 
 def reach(page: Page, name: str) -> None:
-    """Press Tab until something with a name has the focus."""
+    """Press Tab until an element with this name has the focus."""
     seen = []
     for stop in stops(page):
         if stop.startswith(name):

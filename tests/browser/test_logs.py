@@ -56,7 +56,7 @@ def expect_event(page: Page, index: int, *, balance: int) -> None:
 
 
 def value_of(page: Page, name: str) -> Locator:
-    """Return where a value of the state is shown."""
+    """Return the element that shows a value of the state."""
     row = page.locator("aside dl > div").filter(has=page.locator("dt", has_text=name))
     return row.locator("dd")
 
@@ -314,7 +314,7 @@ def test_a_copy_button_that_is_clicked_twice_gets_its_label_back(visit, reader, 
     button.click()
     expect(button).to_have_text("✓")
     button.click()
-    page.evaluate("navigator.clipboard.readText()")  # behind what the second click writes
+    page.evaluate("navigator.clipboard.readText()")  # after the text that the second click writes
     page.clock.fast_forward(5_000)
 
     expect(button).to_have_text("Copy")

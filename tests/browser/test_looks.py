@@ -29,7 +29,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def pages(visit: Any, parked: Any) -> dict[str, str]:
-    """The addresses of all pages, with something of everything on them."""
+    """The addresses of all pages, each with every kind of content."""
     account = Account.logs.create(
         Opened("Ada Lovelace"), idempotency_key="order-2026-00017", metadata={"user": "bob"}
     )
@@ -116,7 +116,7 @@ def test_the_sticky_bar_does_not_cover_the_selected_event(visit, pages, admin_us
     travel, event = (
         page.locator(each).bounding_box() for each in (".el-travel", "#event-5 header")
     )
-    assert event["y"] >= travel["y"] + travel["height"]  # not below the bar that stays
+    assert event["y"] >= travel["y"] + travel["height"]  # not below the sticky bar
 
 
 @pytest.mark.parametrize("name", ["log", "row"])

@@ -32,7 +32,7 @@ EVENTS = reverse("admin:eventlogs_event_changelist")
 
 @pytest.fixture
 def log_id(visit: Any) -> Any:
-    """A log that has markup everywhere that a log can have it."""
+    """A log with markup in every place that can hold text."""
     return Account.logs.create(
         Opened(EVIL),
         Noted({EVIL: [EVIL, {EVIL: EVIL}]}),

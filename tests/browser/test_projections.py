@@ -30,7 +30,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def page(visit: Any, operator: Any) -> Page:
-    """A page for who operates projections."""
+    """A page for a user who operates projections."""
     return visit(operator)
 
 

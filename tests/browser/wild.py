@@ -29,7 +29,7 @@ class Filled:
 class Wild(
     Aggregate, log_type="a_long_type_of_a_log_of_the_tests_in_a_browser", events=[Named, Filled]
 ):
-    """No dataclass: its state is whatever attributes its events make."""
+    """No dataclass: the events set the attributes of its state."""
 
     def __init__(self) -> None:
         self.name = ""

@@ -1,4 +1,4 @@
-"""Which cache is used, and what becomes of one that cannot be reached."""
+"""The choice of the cache, and the handling of one that cannot be reached."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_pickle_bomb_under_our_key_does_nothing(db, alias, tmp_path):
 
     assert reduction.aggregate.balance == 5
     assert not fuse.exists()
-    # The bomb is one: Django's own way to read it sets it off.
+    # Check of the test itself: reading the value as Django does executes it.
     raw.replace("bomb", pickle.dumps(Bomb(fuse)), timeout=60)
     caches[alias].get("bomb")
     assert fuse.exists()
@@ -228,5 +228,5 @@ def test_the_empty_cache_stores_nothing():
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_forked_process_does_not_wait_for_a_lock_of_its_parents_threads():
     cache = DjangoReductionCache("default")
-    with DjangoReductionCache._lock:  # as a thread does that writes
+    with DjangoReductionCache._lock:  # as a writing thread does
         assert exit_of_fork(lambda: cache.set("key", b"entry", timeout=60)) == 0

@@ -1,8 +1,8 @@
 """
-Cached reductions whose history the log does not have: each is found out, and answered right.
+Cached reductions of a history that the log does not have are rejected.
 
 A transaction rolled back, a restored database, an erased log, another release of the code.
-Each of these is also seen to fail on a deliberately broken version that lacks what finds it out.
+Each test also runs, and fails, on a deliberately broken version that lacks the check.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def cached_version(manager: LogManager[Any], log_id: LogId) -> int | None:
 
 
 class Unwanted(Exception):
-    """What takes a transaction back."""
+    """An error that rolls a transaction back."""
 
 
 # A transaction that is rolled back. On SQLite, positions are given out again.
@@ -72,7 +72,7 @@ class Unwanted(Exception):
 def roll_back_and_append(manager: LogManager[Account]) -> LogId:
     """Cache what a transaction sees that is then rolled back; append other events instead."""
     log_id = manager.create(Opened("Ada"), Deposited(1)).log_id
-    connection.set_autocommit(False)  # no on_commit: the refresher is told at once
+    connection.set_autocommit(False)  # no on_commit: the refresher gets its job at once
     try:
         manager.append(log_id, Deposited(40), Deposited(5), expected_version=2)
         assert manager.reduce(log_id).aggregate.balance == 46
@@ -132,7 +132,7 @@ def test_cached_reductions_of_a_rolled_back_block_are_rejected(alias, depth):
 
 @pytest.fixture
 def restore(tmp_path: Path) -> Callable[[], Callable[[], None]]:
-    """Remember this moment of the database, and return what brings it back."""
+    """Remember the state of the database, and return a function that restores it."""
     if connection.vendor == "sqlite":
         file, copy = Path(connection.settings_dict["NAME"]), tmp_path / "backup"
 
@@ -172,7 +172,7 @@ def change_history(*statements: tuple[str, list[Any]]) -> None:
 
 
 def take_back(position: int, versions: list[tuple[Any, int]]) -> None:
-    """Make the database forget what came after ``position``, as a restored backup does."""
+    """Delete everything after ``position`` from the database, as a restored backup does."""
     change_history(
         ("DELETE FROM eventlogs_event WHERE position > %s", [position]),
         *(
@@ -184,7 +184,7 @@ def take_back(position: int, versions: list[tuple[Any, int]]) -> None:
 
 
 def restore_and_append(manager: LogManager[Account], restore: Any, *amounts: int) -> LogId:
-    """Cache what comes after a moment, go back to it, and append others at the same positions."""
+    """Cache events, restore the database to before, and append others at their positions."""
     state = manager.create(Opened("Ada"), Deposited(1))
     back = restore()
     lost = manager.append(state, Deposited(40), Deposited(5))
@@ -249,7 +249,7 @@ def test_atomic_requests_replace_an_entry_from_before_a_restore(alias, restore):
     assert statistics()["hits"] == 1
 
 
-# What was seen in the lost time is no expectation any more.
+# A state from the lost time is not accepted as expected version.
 
 
 def others_append(manager: LogManager[Account]) -> None:
@@ -379,7 +379,7 @@ def test_a_broken_version_without_the_proof_uses_the_reduction_of_an_erased_log(
 
 
 def test_a_redacted_event_is_gone_from_reductions_once_their_entry_is_deleted(alias):
-    """What docs/storage.md says: nothing in the log tells that an earlier event has changed."""
+    """As docs/storage.md says, the log does not show that an earlier event has changed."""
     manager = accounts(alias)
     log_id = manager.create(Opened("Ada"), Deposited(40)).log_id
     manager.reduce(log_id)
@@ -602,7 +602,7 @@ def test_releases_evict_each_others_entries_without_the_fingerprint_in_the_key(
 
     answers, truth = interleave(both)
 
-    assert answers == truth  # the entry itself says whose it is
+    assert answers == truth  # the entry itself names its code
     assert [release.hits for release in both] == [0, 0]
 
 

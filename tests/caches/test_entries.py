@@ -67,7 +67,7 @@ class Money:
 
 @dataclass
 class Basket(Aggregate, log_type="basket", events=[Opened]):
-    """A bit of everything that a fold may keep."""
+    """An aggregate with a field of each type that can be cached."""
 
     anything: Any = None
     lines: list[Line] = field(default_factory=list)
@@ -96,7 +96,7 @@ MONEY = Money(Decimal("1.50"))
 
 
 def fields_of(values: object) -> str:
-    """Name a case by its fields, not by values that are others in the next process."""
+    """Name a case by its fields: the text of its values differs between processes."""
     return " ".join(values) if isinstance(values, dict) else str(values)
 
 

@@ -1,5 +1,5 @@
 """
-Fingerprints: other code has another one, the same code has the same in every process.
+Fingerprints differ between different code, and are equal for equal code in every process.
 
 Each kind of change is a package with two releases. A process imports all packages of a release
 and prints their fingerprints; so a few processes answer for all kinds.
@@ -371,7 +371,7 @@ def write(path: Path, text: str) -> None:
 
 
 def install(root: Path, kinds: dict[str, Kind], new: int) -> None:
-    """Write a release of each kind's package, and what is installed with it."""
+    """Write a release of each kind's package, and the distributions installed with it."""
     also = {}
     for name, kind in kinds.items():
 
@@ -564,7 +564,7 @@ def deploy(path=rules):
     ],
 )
 def test_a_file_that_changed_after_the_process_began_gives_no_fingerprint(tmp_path, kind, program):
-    """The old code must not have the new one's fingerprint, nor the other way round."""
+    """The old code must not have the fingerprint of the new code, nor vice versa."""
     install(tmp_path, {"k": kind}, 1)
 
     answer = run(tmp_path, START + textwrap.dedent(program))
@@ -672,7 +672,7 @@ def test_a_fingerprint_does_not_change_within_a_process():
 
 
 def test_a_class_that_a_function_makes_has_no_fingerprint(scratch_registry):
-    """It may depend on what the function was called with."""
+    """The class may depend on the arguments of the function."""
     from dataclasses import dataclass
 
     from eventlogs import Aggregate
@@ -702,7 +702,7 @@ def test_the_types_of_fields_are_part_of_the_fingerprint(tmp_path: Path) -> None
 
 
 def test_the_distribution_of_an_aggregate_is_part_of_its_fingerprint(tmp_path: Path) -> None:
-    """Also a module of it that no import leads to: it may have put something where it is used."""
+    """Modules that no import reaches count too: they may change objects that are used."""
     registry = "handlers = {}\n"
     found = set()
     for new in ("1", "2"):

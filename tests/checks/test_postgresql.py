@@ -11,7 +11,7 @@ from django.db import connection, connections
 
 
 def database_messages(alias):
-    """Return what ``check --database`` finds about eventlogs."""
+    """Return the findings of ``check --database`` about eventlogs."""
     messages = run_checks(databases=[alias])
     return [message for message in messages if message.id.startswith("eventlogs")]
 

@@ -1,4 +1,4 @@
-"""What every reduction cache has to keep to."""
+"""The contract of reduction caches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventlogs.caches.entries import MAGIC, SIGNATURE_BYTES, version_in
 
 
 def entry(version: int, text: bytes = b"") -> bytes:
-    """Return bytes that say that they are an entry of a version."""
+    """Return bytes with the header of an entry of this version."""
     return MAGIC + version.to_bytes(4, "big") + text + b"s" * SIGNATURE_BYTES
 
 

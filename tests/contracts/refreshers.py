@@ -1,4 +1,4 @@
-"""What every refresher has to keep to."""
+"""The contract of refreshers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RefresherContract:
 
     @pytest.fixture
     def log_id(self, accounts: LogManager[Account]) -> LogId:
-        """A log of three events that the cache knows nothing of."""
+        """A log of three events that is not cached."""
         quiet = LogManager(Account, refresh_on_append=False)
         return quiet.create(Opened("Ada"), Deposited(1), Deposited(2)).log_id
 
@@ -49,7 +49,7 @@ class RefresherContract:
         reductions = accounts._reductions()
         return reductions.read(log_id, reductions.store)
 
-    # At rest, the entry is at the newest version.
+    # After all jobs, the entry is at the newest version.
 
     def test_a_reduction_is_cached_after_all_jobs(self, refresher, accounts, log_id):
         accounts.reduce(log_id)
@@ -88,7 +88,7 @@ class RefresherContract:
 
         assert self.cached(accounts, state.log_id) == 2
 
-    # An entry never goes back; jobs may come twice, late or never.
+    # An entry is never replaced by an older one; jobs may come twice, late or never.
 
     def test_an_older_entry_that_comes_late_changes_nothing(self, refresher, accounts, log_id):
         older = self.read(accounts, log_id).job
@@ -133,7 +133,7 @@ class RefresherContract:
 
         assert self.cached(accounts, log_id) is None
 
-    # Failures are nobody's error.
+    # Failures are not raised to a caller.
 
     def test_a_cache_that_fails_fails_neither_writer_nor_reader(self, refresher, transactional_db):
         cache = RecordingCache()

@@ -1,4 +1,4 @@
-"""The contract of stores that bring exported logs back."""
+"""The contract of stores that restore exported logs."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class RestoreContract:
 
         assert (caught.value.log_id, caught.value.index) == (bad, 2)
         assert (store.version(good), store.version(bad)) == (0, 0)
-        assert create_at(store, bad).version == 1  # nothing of it stands in the way
+        assert create_at(store, bad).version == 1  # no part of the refused batch remains
 
     def test_a_log_without_its_first_event_is_refused(self, store: BaseStore):
         with pytest.raises(HistoryDiffers, match="event 0 has to come next"):

@@ -16,7 +16,7 @@ class RowContract:
     """Subclass it with a fixture ``store``, which keeps its events in the default database."""
 
     def test_every_event_has_the_type_of_its_log(self, store: BaseStore):
-        """Its column is filled by each way to append, and read in the place of the log's own."""
+        """Each way to append fills the column, and readers use it instead of the log's column."""
         ways: list[Callable[[LogId], LogState]] = [
             lambda log_id: append(store, log_id, 1, expected=0),
             lambda log_id: append(store, log_id, 1, expected=1),

@@ -51,7 +51,7 @@ def create(store: BaseStore, *amounts: int, key: str | None = None) -> LogState:
 
 
 def amounts(store: BaseStore, log_id: LogId) -> list[int]:
-    """Return what a log holds; its indexes have to be 0, 1, 2 …."""
+    """Return the amounts in a log; its indexes have to be 0, 1, 2 …."""
     rows = store.events(log_id, start=0, limit=1_000)
     assert [row.index for row in rows] == list(range(len(rows)))
     assert store.version(log_id) == len(rows)
@@ -220,7 +220,7 @@ class StoreContract:
 
         assert amounts(store, log_id) == [1]
 
-    # What comes back
+    # Reading
 
     def test_an_event_is_read_as_it_was_stored(self, store: BaseStore):
         log_id, key = new_log(), new_key()

@@ -1,4 +1,4 @@
-"""Stores that are broken on purpose: the contract finds out each of them."""
+"""Deliberately broken stores: the contract detects each of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WithoutVersionCheck(MemoryStore):
 
 
 class CreatesTwice(MemoryStore):
-    """Takes a create of a log that exists for an append."""
+    """Treats a create of an existing log as an append."""
 
     def append(self, request: AppendRequest) -> LogState:
         if request.expected_version == 0 and self.version(request.log_id):
@@ -77,7 +77,7 @@ class KeysCutShort(MemoryStore):
 
 
 class BelievesEveryKey(MemoryStore):
-    """Replays a key without a look at the events."""
+    """Replays a key without comparing the events."""
 
     def append(self, request: AppendRequest) -> LogState:
         claim = self.claim(request.log_id.log_type, request.idempotency_key or "")
@@ -99,7 +99,7 @@ class ClaimsKeyOfRefusedAppend(MemoryStore):
 
 
 class ReplaysTheLatestState(MemoryStore):
-    """Answers a replay with the state of today, not with that of the original append."""
+    """Answers a replay with the current state, not with that of the original append."""
 
     def append(self, request: AppendRequest) -> LogState:
         key = (request.log_id.log_type, request.idempotency_key or "")
@@ -116,7 +116,7 @@ class ReplaysTheLatestState(MemoryStore):
 
 
 class StoresHalfABatch(MemoryStore):
-    """Stores the first event of a batch before it looks at the version."""
+    """Stores the first event of a batch before it checks the version."""
 
     def append(self, request: AppendRequest) -> LogState:
         try:
@@ -138,7 +138,7 @@ class LosesTheEndOfABatch(MemoryStore):
 
 
 class LeavesAHole(MemoryStore):
-    """Gives the index of a refused append away."""
+    """Skips the index of a refused append."""
 
     def append(self, request: AppendRequest) -> LogState:
         try:
@@ -168,7 +168,7 @@ class IgnoresLogTypes(MemoryStore):
 
 
 class RunsBackwardsInTime(MemoryStore):
-    """Believes a clock that is set back."""
+    """Uses the time of a clock that is set back."""
 
     def events(self, *args: Any, **kwargs: Any) -> Sequence[StoredEvent]:
         rows = super().events(*args, **kwargs)
@@ -178,7 +178,7 @@ class RunsBackwardsInTime(MemoryStore):
 
 
 class SkipsAtPageBorders(MemoryStore):
-    """Streams pages that do not quite meet."""
+    """Streams pages with a gap between them."""
 
     def stream(self, log_id: LogId, *, start: int = 0, page: int = 2_000) -> Iterator[StoredEvent]:
         for at, row in enumerate(super().stream(log_id, start=start, page=page)):
@@ -196,7 +196,7 @@ class ReadsBackwardsTheWrongWay(MemoryStore):
 
 
 class AnswersAnOffPosition(MemoryStore):
-    """Answers the position of another event."""
+    """Returns the position of another event."""
 
     def append(self, request: AppendRequest) -> LogState:
         state = super().append(request)
@@ -204,7 +204,7 @@ class AnswersAnOffPosition(MemoryStore):
 
 
 class IgnoresThePosition(MemoryStore):
-    """Appends to a log of the right length, whatever its history is."""
+    """Appends to a log of the right length with any history."""
 
     def append(self, request: AppendRequest) -> LogState:
         return super().append(request._replace(expected_position=None))
@@ -294,7 +294,7 @@ class LeavesTheTransactionBroken(PortableStore):
 
 
 class TriesAndFails(PortableStore):
-    """Finds out from an error of the database that a log exists already."""
+    """Detects an existing log by an error of the database."""
 
     def append(self, request: AppendRequest) -> LogState:
         if request.expected_version == 0:
@@ -318,7 +318,7 @@ class CommitsAtOnce(PortableStore):
 
 
 class KeepsTheKeyOfARefusedCreate(PortableStore):
-    """Claims the key first, and does not take it back."""
+    """Claims the key first, and does not release it."""
 
     def append(self, request: AppendRequest) -> LogState:
         try:

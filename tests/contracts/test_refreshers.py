@@ -53,7 +53,7 @@ class TestThreadWithoutDelay(RefresherContract):
 
 
 class Mailbox(MessageRefresher):
-    """Keeps its messages until somebody takes them: a refresher of a project's own."""
+    """A custom refresher that keeps its messages until they are taken."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,11 +86,11 @@ class TestMailbox(MessageRefresherContract):
 
 @pytest.mark.skipif(find_spec("celery") is None, reason="Celery is not installed")
 class TestCelery(MessageRefresherContract):
-    """Its tasks run where they are sent; tests/reliability has real workers and brokers."""
+    """Its tasks run in the sending process; tests/reliability has real workers and brokers."""
 
     @pytest.fixture
     def app(self, tmp_path: Path) -> Iterator[Any]:
-        """A Celery app whose broker is not there, in the place of the default one."""
+        """A Celery app whose broker is unreachable, as the default app."""
         tasks = importlib.import_module("eventlogs.tasks")
         before = tasks.refresh_reduction.app
         broker = f"redis+socket://{tmp_path}/nobody-listens"

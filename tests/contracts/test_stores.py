@@ -15,7 +15,7 @@ from tests.contracts.rows import RowContract
 from tests.contracts.stores import StoreContract
 from tests.contracts.transactions import TransactionContract
 
-# Other apps' tables hold nothing, and take long to empty.
+# The tables of other apps are empty, and take long to truncate.
 autocommit = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 
 
@@ -60,7 +60,7 @@ class TestPostgreSQLStoreWithoutPreparing(StoreContract, RowContract):
 
 @pytest.mark.postgresql
 class TestPostgreSQLStoreWatched(StoreContract, RowContract):
-    """With somebody watching, statements go through Django's own cursor."""
+    """While queries are watched, statements go through Django's cursor."""
 
     @pytest.fixture
     def store(self, db: None, django_assert_max_num_queries) -> Iterator[BaseStore]:

@@ -34,7 +34,7 @@ def rows() -> tuple[int, int, int]:
 
 
 class Unwanted(Exception):
-    """What the caller of a transaction rolls it back with."""
+    """An error that rolls the caller's transaction back."""
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def append_to_a_full_log(store: BaseStore) -> Refused:
 
 
 def set_version(log_id: Any, version: int) -> None:
-    """Write a log's version behind the back of everybody."""
+    """Change a log's version directly, without an append."""
     identifier = log_id.uuid.hex if connection.vendor == "sqlite" else log_id.uuid
     with connection.cursor() as cursor:
         cursor.execute(

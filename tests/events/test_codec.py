@@ -1,4 +1,4 @@
-"""Events to JSON and back: exact, typed, through versions and names."""
+"""Encoding and decoding of events: exact values, types, versions and names."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def add_currency(data: dict[str, Any]) -> dict[str, Any]:
 @event("order.gapped", version=3)
 @dataclass(frozen=True)
 class Gapped:
-    """In these tests, nobody knows how it got from version 2 to version 3."""
+    """In these tests, the upcaster from version 2 to version 3 is missing."""
 
     amount: int
 
@@ -126,7 +126,7 @@ def keep(data: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _gap(monkeypatch):
-    """Take an upcaster away: here only, for the system checks of other tests."""
+    """Remove an upcaster within a test only, because the system checks of other tests need it."""
     monkeypatch.delitem(registry._upcasters, ("order.gapped", 2))
 
 
@@ -220,7 +220,7 @@ def test_an_event_comes_back_equal_and_of_the_same_types(orders, value):
 
 
 class ReadsEveryNumberAsAFloat(MemoryStore):
-    """As a driver does whose JSON is that of JavaScript."""
+    """Read numbers as a driver with the JSON of JavaScript does."""
 
     def _events(self, log_id: LogId) -> list[StoredEvent]:
         return [
@@ -432,7 +432,7 @@ def test_fields_that_the_class_does_not_have_any_more_are_ignored(orders, store)
     assert orders.load(log_id)[0].event == Valued(number=1)
 
 
-# What cannot be encoded at all
+# Values that cannot be encoded
 
 
 def test_fields_that_json_cannot_tell_apart_are_refused_when_a_manager_is_made():
@@ -529,7 +529,7 @@ def test_a_reader_knows_its_own_events_without_the_registry():
     ids=["repeated, first", "repeated, second", "skipped"],
 )
 def test_a_time_in_a_repeated_or_skipped_hour_comes_back_as_its_instant(orders, local, stored):
-    """Python calls it equal to no time of another zone, so ``==`` cannot tell."""
+    """Such a time is unequal to any time of another zone, so ``==`` cannot be used."""
     state, created = orders.get_or_create(Valued(at=local), idempotency_key="k")
     again, created_again = orders.get_or_create(Valued(at=local), idempotency_key="k")
 

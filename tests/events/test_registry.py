@@ -15,7 +15,7 @@ from tests.accounts import Deposited
 
 
 def event_class(name: str, module: str = "tests.somewhere") -> type:
-    """Return a dataclass that says that it stands in a module."""
+    """Return a dataclass with the name of a module as its module."""
     cls = make_dataclass(name, [("amount", int)], frozen=True)
     cls.__module__ = module
     return cls

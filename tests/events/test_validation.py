@@ -1,5 +1,5 @@
 """
-The gate: the table of bad inputs.
+Validation: the table of bad inputs.
 
 Each is refused with an error that names the JSON path and the limit, and never the value; then
 nothing is stored, and the caller's transaction can be used.
@@ -83,7 +83,7 @@ class Grouped:
 @event("basket.emptied")
 @dataclass(frozen=True)
 class Emptied:
-    """Nothing in it for a fast look to stumble on."""
+    """A value that passes the fast check."""
 
     text: str = ""
     amount: int = 0
@@ -135,7 +135,7 @@ class Basket(
 
 
 def nested(depth: int, *, of: type = list) -> Any:
-    """Return objects or arrays, so many of them inside one another."""
+    """Return objects or arrays nested to a depth."""
     value: Any = SECRET
     for _ in range(depth):
         value = [value] if of is list else {"a": value}
@@ -159,7 +159,7 @@ OTHER = "would be read back as another value"
 NO_FORM = "has no JSON form"
 MISFIT = "Expected `"
 
-# For type checkers, without the types of their fields: those are what is wrong here.
+# Untyped for type checkers: the values have wrong types on purpose.
 any_filled: Any = Filled
 any_emptied: Any = Emptied
 

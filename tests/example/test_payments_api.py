@@ -61,7 +61,7 @@ def etag_of(path: str, version: int) -> str:
 
 
 def answer_of(response) -> tuple[Any, ...]:
-    """Return what a retry has to get again."""
+    """Return the parts of a response that a retry must get again."""
     return (
         response.status_code,
         response.content,
@@ -307,7 +307,7 @@ def test_a_race_that_is_lost_again_and_again_is_409(payment, headers):
     response = lose(payment, **headers)
 
     assert_problem(response, 409, "lost-race")
-    assert payments.version(log_id_of(payment)) == 2 + 4  # all of them the other writer's
+    assert payments.version(log_id_of(payment)) == 2 + 4  # all of them by the other writer
 
 
 def test_a_race_that_is_lost_with_if_match_is_412(payment):

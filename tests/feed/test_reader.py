@@ -112,7 +112,7 @@ def test_a_page_is_as_long_as_the_setting_says(deposits, settings):
 
 @pytest.fixture
 def same_sequence_afterwards(db):
-    """Put the sequence of positions back, which a rollback does not do."""
+    """Reset the sequence of positions; a rollback does not reset it."""
     if connection.vendor != "postgresql":
         yield
         return
@@ -211,7 +211,7 @@ def test_arguments_out_of_bounds_are_refused(arguments):
 
 
 def test_reading_takes_four_statements_however_many_events(deposits, django_assert_num_queries):
-    Feed().read()  # finds out what the sequence is called
+    Feed().read()  # looks up the name of the sequence
     statements = 4 if connection.vendor == "postgresql" else 3
 
     with django_assert_num_queries(statements):
@@ -463,7 +463,7 @@ def test_reads_outside_of_transactions_work_if_snapshots_are_the_default():
 )
 def test_a_feed_that_could_skip_events_is_refused(db, tampering, reason):
     Account.logs.create(Opened("ada"))
-    feed_source_for.cache_clear()  # it asks a server once what it is
+    feed_source_for.cache_clear()  # a server is asked for its version once
     with connection.cursor() as cursor:
         cursor.execute(tampering)
 
@@ -531,7 +531,7 @@ def test_a_position_that_was_never_given_out_is_refused(deposits):
 
 def test_a_database_of_another_vendor_is_refused(monkeypatch):
     monkeypatch.setattr(connection, "vendor", "mysql")
-    feed_source_for.cache_clear()  # a refusal is not kept
+    feed_source_for.cache_clear()  # a refusal is not cached
 
     with pytest.raises(FeedUnavailable) as caught:
         Feed().settled()

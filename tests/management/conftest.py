@@ -1,4 +1,4 @@
-"""A log to look at, and ways to run the commands: in this process, and in others."""
+"""A log, and functions that run the commands: in this process, and in others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCOUNTS: LogManager[Account] = Account.logs
 
 @pytest.fixture
 def run() -> Callable[..., str]:
-    """A function that runs a subcommand and returns what it wrote."""
+    """A function that runs a subcommand and returns its output."""
 
     def run(*arguments: Any, **options: Any) -> str:
         out = StringIO()
@@ -34,7 +34,7 @@ def run() -> Callable[..., str]:
 
 @pytest.fixture
 def run_json(run: Callable[..., str]) -> Callable[..., Any]:
-    """A function that runs a subcommand with ``--json`` and returns what that holds."""
+    """A function that runs a subcommand with ``--json`` and returns the decoded output."""
 
     def run_json(*arguments: Any, **options: Any) -> Any:
         return json.loads(run(*arguments, "--json", **options))
@@ -75,7 +75,7 @@ def manage(database: str = "default", moment: str = "") -> list[str]:
 
 @pytest.fixture
 def account(db: None) -> LogId:
-    """The log of an account: opened, deposited 100 with a key, withdrawn 30 by somebody."""
+    """The log of an account: opened, deposited 100 with a key, withdrawn 30 with metadata."""
     state = ACCOUNTS.create(Opened(owner="Ada"))
     state = ACCOUNTS.append(state, Deposited(amount=100), idempotency_key="pay-1")
     ACCOUNTS.append(state, Withdrawn(amount=30), metadata={"user": "grace", "till": 7})

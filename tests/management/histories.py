@@ -1,4 +1,4 @@
-"""A database full of history to carry about, and what it holds, row for row."""
+"""A database full of history to export, and its contents, row by row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fill(logs: int = 6, using: str = "default") -> None:
 
 
 def held(using: str = "default") -> dict[str, list[Any]]:
-    """Return all rows of a database, without the numbers that it gives by itself."""
+    """Return all rows of a database, without the numbers that the database assigns."""
     return {
         "logs": list(EventLog.objects.using(using).order_by("pk").values()),
         "events in order": list(

@@ -1,8 +1,8 @@
 """
 ``manage.py`` for the processes that tests start: python -m tests.management.manage DATABASE …
 
-It works on the test database of that name, and knows the domain of the tests. What the variable
-EVENTLOGS_TEST_SETTINGS holds, as JSON, goes into the settings of that database.
+It works on the test database of that name, and knows the domain of the tests. The JSON in the
+variable EVENTLOGS_TEST_SETTINGS is added to the settings of that database.
 """
 
 from __future__ import annotations

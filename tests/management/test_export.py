@@ -177,7 +177,7 @@ def test_another_file_cannot_be_resumed(db, run, tmp_path):
 def test_without_a_feed_an_export_is_of_one_moment(
     transactional_db, run, tmp_path, monkeypatch, elsewhere
 ):
-    """Whatever is committed while it is written, at whatever positions."""
+    """Events may be committed at any position while the export is written."""
     fill()
     before = list(Event.objects.order_by("position").values_list("position", flat=True))
     log_id = Event.objects.filter(type="account.opened").last().log.log_id
@@ -216,7 +216,7 @@ def test_without_a_feed_an_export_is_whole(db, run, tmp_path, option):
     assert not path.exists() or path.read_bytes() == b""
 
 
-# XES that is interrupted
+# Interrupted exports of XES
 
 
 def interrupt():
@@ -287,7 +287,7 @@ def test_interrupted_xes_on_the_output_says_so_and_is_refused_by_parsers(start, 
         Account.logs.create(Opened("ada"), *[Noted("x" * 10_000)] * 30)
     program = start("export", "--format", "xes")
 
-    first = program.line()  # and more is written than a pipe holds
+    first = program.line()  # and the output is larger than the buffer of a pipe
     program.send_signal(number)
 
     text = f"{first}\n{program.ended(code=code)}"

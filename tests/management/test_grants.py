@@ -182,7 +182,7 @@ def test_a_rebuild_by_such_a_role_names_the_owner_who_can_run_it(as_owner, run):
     Balance.objects.update(balance=99)
     with as_owner():
         [(owner,)] = execute("SELECT current_user")
-        execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # as PostgreSQL 15 has it by itself
+        execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # the default since PostgreSQL 15
 
     with transaction.atomic(), pytest.raises(ProjectionUnavailable) as caught:
         Balances.rebuild()
@@ -190,14 +190,14 @@ def test_a_rebuild_by_such_a_role_names_the_owner_who_can_run_it(as_owner, run):
     assert repr(owner) in str(caught.value)
     with pytest.raises(CommandError, match="as the owner of the table"):
         run("rebuild", "balances")
-    # A worker goes on, and whoever asked for the rebuild can read why it did not come about.
+    # A worker continues, and the reason of the failed rebuild is recorded.
     rebuild.request_rebuild(Balances)
     assert workers.run()["reduced-balances"] == 2
     assert "owner of the table" in ProjectionState.objects.get(name="balances").rebuild_error
 
     with as_owner():
         assert Balances.rebuild() == 2
-    # The grants are those of the table that took the old one's place.
+    # The new table has the grants of the old one.
     assert balances() == replayed(state)
     Account.logs.append(state, Deposited(1))
     assert Balances.catch_up() == 1

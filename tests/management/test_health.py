@@ -41,7 +41,7 @@ def hold(count: int, error: str = "ZeroDivisionError") -> None:
 
 
 def answer(*arguments: Any) -> tuple[int, str, str]:
-    """Return the exit code, what was written, and what was said at the end."""
+    """Return the exit code, the output, and the message at the end."""
     out = io.StringIO()
     try:
         call_command("eventlogs", "health", *map(str, arguments), stdout=out)
@@ -131,7 +131,7 @@ def test_an_unreachable_database_is_a_finding_and_no_command_error(nowhere):
 
 @pytest.fixture
 def role(transactional_db: None) -> Iterator[str]:
-    """A role that owns nothing and may do nothing, which this process is connected as."""
+    """Connect this process as a role without tables and without grants."""
     from eventlogs.management.subcommands import grants
 
     quoted = grants.quoted(ROLE)

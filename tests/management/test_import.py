@@ -1,4 +1,4 @@
-"""Out of one database, into another: the same rows come back, whatever happens on the way."""
+"""Export from one database, import into another: the rows are the same after any interruption."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_file_that_ends_too_early_is_found(export, second_database, run, monke
     with pytest.raises(CommandError, match="ends too early"):
         run("import", export, database=second_database)
 
-    # Nobody knows whether the append at its end is complete: the last batch is left out.
+    # The append at its end may be incomplete: the last batch is left out.
     stored = held(second_database)["events in order"]
     assert 0 < len(stored) < len(lines)
     assert stored == held()["events in order"][: len(stored)]
@@ -311,7 +311,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
     store = store_for(second_database)
     log_ids = list(dict.fromkeys(event.log_id for event, _, _ in events if event.index == 1))
 
-    # In the smallest batches there are: what was one append is never cut in two.
+    # With the smallest batches: one append is never split.
     monkeypatch.setattr(jsonl, "BATCH", 1)
     with export.open("rb") as lines:
         batches = list(jsonl.batches(lines))
@@ -329,18 +329,18 @@ def test_an_import_and_appends_at_once_leave_no_hole(
 
     answers = race(import_it, append, append)
 
-    # Whoever appends first makes the import's next event another one, and it says so.
+    # An append that comes first makes the import's next event differ, and the import reports it.
     assert answers[1:] == [None, None]
     assert isinstance(answers[0], HistoryDiffers | list)
 
     assert "No findings." in run("verify", "--no-decode", database=second_database)
 
 
-# Deliberately broken versions: the tests above have to find them.
+# Deliberately broken versions: the tests above must fail on them.
 
 
 class AppendsAnything(PortableStore):
-    """A broken version: it imports as a naive script would, by appending what the file says."""
+    """A broken version: import by appending, as a naive script would."""
 
     def restore(self, events):
         for event, _, _ in events:
@@ -376,7 +376,7 @@ ALL_LOOK = Barrier(4)
 
 
 def look_without_locking(using, events):
-    """A broken version of ``restoring._lock``, which locks nothing."""
+    """A broken version of ``restoring._lock`` without a lock."""
     rows = restoring.rows(using, "EventLog").filter(
         pk__in={each.event.log_id.uuid for each in events}
     )
@@ -385,7 +385,7 @@ def look_without_locking(using, events):
         for log, log_type, version in rows.values_list("pk", "log_type", "version")
     }
     with suppress(BrokenBarrierError):
-        ALL_LOOK.wait(5)  # each of the four has looked before one of them writes
+        ALL_LOOK.wait(5)  # each of the four has read before one of them writes
     return known
 
 
@@ -402,7 +402,7 @@ def test_an_import_without_locks_is_found(second_database, race, monkeypatch):
 
     answers = race(*[lambda: store_for(second_database).restore([event])] * 4)
 
-    # The unique constraint is the last line: the doubled event is an error.
+    # The unique constraint still refuses the doubled event.
     assert [type(each) for each in answers if not isinstance(each, Restored)] == [
         IntegrityError
     ] * 3
@@ -421,7 +421,7 @@ def test_pages_of_the_export_may_be_small(second_database, run, tmp_path, monkey
 
 
 def test_with_debug_an_import_keeps_no_list_of_its_statements(db, run, tmp_path, settings):
-    """Django would hold the last 9,000 in memory, each with the events of a batch."""
+    """Django would keep the last 9,000 statements in memory, each with the events of a batch."""
     fill()
     run("export", tmp_path / "all.jsonl")
     settings.DEBUG = True

@@ -1,4 +1,4 @@
-"""What commands write: JSON that programs can read, and times that have a time zone."""
+"""The output of commands: JSON for programs, and times with a time zone."""
 
 from __future__ import annotations
 

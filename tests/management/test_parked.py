@@ -1,4 +1,4 @@
-"""``eventlogs parked``: what waits, and what to do about it."""
+"""``eventlogs parked``: held events, and actions on them."""
 
 from __future__ import annotations
 

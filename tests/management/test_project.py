@@ -1,4 +1,4 @@
-"""``eventlogs project``: runs until it is stopped, alone or with others that it looks after."""
+"""``eventlogs project``: runs until it is stopped, alone or as a supervisor of workers."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_a_worker_that_does_not_end_is_interrupted(start, number):
         until(lambda: count(others) > 0)
         process.send_signal(number)
         process.ended(code=0 if number == signal.SIGTERM else -number)
-        # It is gone while the lock is still held. Where a signal comes while psycopg 3.1 waits, it
-        # leaves the statement to the server, which looks for its client when it has the lock.
+        # The process ends while the lock is still held. If a signal comes while psycopg 3.1 waits,
+        # it leaves the statement to the server, which notices the lost client when it has the lock.
         if number == signal.SIGKILL or tuple(map(int, psycopg.__version__.split(".")[:2])) > (3, 1):
             until(lambda: count(others) == 0)
 

@@ -1,4 +1,4 @@
-"""``eventlogs rebuild``: rows made anew."""
+"""``eventlogs rebuild``: the rows of read models are rebuilt."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_event_that_cannot_be_applied_ends_the_rebuild(run, state, monkeypatc
     with pytest.raises(CommandError, match="could not apply the event at position") as caught:
         run("rebuild", "payment-summary")
     assert "4111" not in str(caught.value)
-    assert captured() == 99  # the old row serves
+    assert captured() == 99  # the old row stays
 
     assert "1 event could not be applied" in run("rebuild", "payment-summary", "--park")
     waiting = ParkedEvent.objects.get()

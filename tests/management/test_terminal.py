@@ -22,7 +22,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @pytest.fixture
 def terminal(transactional_db):
-    """A function that starts a command in a terminal of so many columns."""
+    """A function that starts a command in a terminal with a number of columns."""
     started = []
 
     def start(*arguments, columns: int = 80, **env: str):
@@ -44,7 +44,7 @@ def terminal(transactional_db):
 
 
 def finish(child) -> str:
-    """Return all that a command writes, without what the terminal does of its own."""
+    """Return the output of a command, without the characters that the terminal adds."""
     child.expect(pexpect.EOF)
     child.close()
     return child.before.replace("\r\n", "\n")
@@ -151,7 +151,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(capsys):
 
 
 class Terminal(StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     encoding = "utf-8"
 

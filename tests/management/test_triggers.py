@@ -1,4 +1,4 @@
-"""``eventlogs triggers``: the triggers are there again, and nothing else has changed."""
+"""``eventlogs triggers``: the triggers are restored, and nothing else has changed."""
 
 from __future__ import annotations
 

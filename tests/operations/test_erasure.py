@@ -166,7 +166,7 @@ def statements(heading):
 
 
 def change(heading, log_id):
-    """Do what the page says."""
+    """Run the statements of the page."""
     uuid = log_id.uuid.hex if connection.vendor == "sqlite" else str(log_id.uuid)
     with connection.cursor() as cursor:
         for statement in statements(heading):
@@ -174,7 +174,7 @@ def change(heading, log_id):
 
 
 def places(cache="default"):
-    """Return where the text is: tables, and entries of the cache."""
+    """Return the tables and cache entries that contain the text."""
     found = []
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
@@ -198,7 +198,7 @@ def _text(value):
 
 
 def fill(accounts):
-    """Create a log whose owner is in every place that there is, and one that stays."""
+    """Create a log whose owner is stored in every place, and one that stays."""
     with KNOWN.declared():
         state = accounts.create(
             Opened(SECRET), metadata={"user": SECRET}, idempotency_key=f"open-{SECRET}"
@@ -207,7 +207,7 @@ def fill(accounts):
         for each in (*EACH, SharedOwners):
             each.catch_up()
     accounts.append(state, Noted("x"))
-    AsyncOwners.catch_up()  # fails, and its error's text shows the owner
+    AsyncOwners.catch_up()  # fails with an error whose text shows the owner
     AsyncOwners.retry(state.log_id, by="grace")
     many = accounts.append(accounts.reduce(state.log_id), *[Deposited(1)] * 1_100)
     ReducedOwners.catch_up()

@@ -1,4 +1,4 @@
-"""Health: one answer, whatever is wrong; in words of JSON; within its limits."""
+"""Health: one answer for every problem, as JSON, within its limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.operations.health.wrong import (
     work,
 )
 
-# All is well
+# A healthy project
 
 
 @pytest.mark.feed
@@ -61,7 +61,7 @@ def test_a_project_at_work_is_healthy_and_has_its_figures(transactional_db):
 def test_the_number_of_queries_does_not_depend_on_events_and_findings(
     db, django_assert_max_num_queries
 ):
-    health()  # what is looked up once is looked up
+    health()  # fills the caches of values that are read once
     pay(20)
     hold(50)
     for number in range(5):

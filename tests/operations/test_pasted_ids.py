@@ -1,4 +1,4 @@
-"""Ids in what a person pastes or types, in any writing."""
+"""Ids in pasted or typed text, in any notation."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ EVENT = Named(UUID_OF_ALL, "payment", 3)
         (f"_{ID}_", TYPED),  # of Markdown
         (f"Please look at {ID}.", TYPED),
         (f"log={ID}&x=1", TYPED),
-        (f"\u200e{ID[:9]}\u00ad{ID[9:]}\ufeff", TYPED),  # marks that are not seen
+        (f"\u200e{ID[:9]}\u00ad{ID[9:]}\ufeff", TYPED),  # invisible characters
         (f"{ID[:20]}\n  {ID[20:]}", TYPED),  # a line break of an e-mail
-        ("payment_OIH455VB4PEX5VSKNK084SNO2Q", TYPED),  # letters for digits
+        ("payment_OIH455VB4PEX5VSKNK084SNO2Q", TYPED),  # letters in place of digits
         ("payment_0lh455vb4pex5vsknk084sn02q", TYPED),
         (f"order_{BARE}", Named(UUID_OF_ALL, "order")),
         (f"order_of_parts_{BARE}", Named(UUID_OF_ALL, "order_of_parts")),

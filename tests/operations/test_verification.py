@@ -1,4 +1,4 @@
-"""Verifiers: what is right is left alone, and each thing that can be wrong is found."""
+"""Verifiers: right data has no findings, and each kind of damage is found."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def checks(**options) -> list[tuple[str, int | None]]:
 
 @pytest.fixture
 def spoil(transactional_db, request) -> Iterator[None]:
-    """Nothing keeps events from being changed, behind the back of the database."""
+    """Disable the triggers that prevent changes of events."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(f"ALTER TABLE eventlogs_event DISABLE TRIGGER {TRIGGER}")

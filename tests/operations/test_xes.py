@@ -1,4 +1,4 @@
-"""XES: what the standard asks for, and what PM4Py reads where it is installed."""
+"""XES: the rules of the standard, and reading by PM4Py if it is installed."""
 
 from __future__ import annotations
 

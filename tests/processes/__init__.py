@@ -1,7 +1,7 @@
 """
 Processes that tests start: forked ones that run a function, and programs.
 
-All of them end with the test that started them, whatever happens to it, and none of them shares
+All of them end with the test that started them, even if that is killed, and none of them shares
 a lock with another one that may be killed. Each wait has a limit, after which the error shows
 what every process of the test has printed, and where it stands.
 """

@@ -1,4 +1,4 @@
-"""Forks of the process of the test itself, for code that has to get over a fork."""
+"""Forks of the test's own process, for code that must survive a fork."""
 
 from __future__ import annotations
 

@@ -32,13 +32,13 @@ class Crew(Processes):
             for number in range(size)
         ]
         for racer in self._racers:
-            witnesses.remove(racer.story)  # there is nothing to tell between races
+            witnesses.remove(racer.story)  # there is nothing to report between races
 
     def race(
         self, team: int, job: Callable[..., Iterable[Any]], *arguments: Any, **options: Any
     ) -> list[Any]:
         """
-        Run ``job(place, *arguments)`` in ``team`` processes; return all that they answered.
+        Run ``job(place, *arguments)`` in ``team`` processes; return all their answers.
 
         ``options`` are OPTIONS of their database connection. Raise ProcessFailed where one fails.
         """
@@ -69,7 +69,7 @@ def _race(place: Place, barriers: dict[int, Barrier], always: dict[str, Any]) ->
             place.together()
             answer = list(job(place, *arguments))
         except BrokenBarrierError:
-            answer = []  # another one failed, and says so
+            answer = []  # another one failed, and reports it
         except BaseException:
             barrier.abort()
             answer = Failure(f"process {place.number}: {traceback.format_exc()}")

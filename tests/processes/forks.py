@@ -1,8 +1,8 @@
 """
 Processes that are forked and run one function, their *job*.
 
-The test and a process talk over one pipe, which nobody else has: a lock or an event of several
-processes would stay locked when its holder is killed. A job is told in the pipe to end, so no
+The test and a process talk over one pipe, of their own: a lock or an event of several
+processes would stay locked when its holder is killed. A job is asked to end through the pipe, so no
 signal interrupts what it is doing, and it ends when the test is gone.
 """
 
@@ -38,7 +38,7 @@ SHOWN = 4_000  # characters at the end of what a process printed
 
 
 class Signal(Enum):
-    """What the test and a process tell each other besides values."""
+    """Messages between the test and a process besides values."""
 
     READY = "it has a connection"
     GO = "it may begin"
@@ -54,7 +54,7 @@ class ProcessFailed(AssertionError):
 
 
 class Place:
-    """What a job knows of its process, and its line to the test."""
+    """The process of a job, and its connection to the test."""
 
     def __init__(self, pipe: Any, number: int) -> None:
         self.number = number
@@ -71,11 +71,11 @@ class Place:
         self.barrier.wait(PATIENCE)
 
     def say(self, message: Any) -> None:
-        """Tell the test something, which must be picklable."""
+        """Send a picklable value to the test."""
         self._pipe.send(message)
 
     def hear(self) -> Any:
-        """Wait for what the test says; Signal.END where it is gone."""
+        """Wait for a message of the test; Signal.END if the test has ended."""
         try:
             return self._pipe.recv()
         except EOFError:
@@ -86,7 +86,7 @@ class Place:
         return self.wait(0)
 
     def wait(self, timeout: float = 0) -> bool:
-        """Wait up to ``timeout`` seconds for the word to end; return whether it has come."""
+        """Wait up to ``timeout`` seconds for the request to end; return whether it has come."""
         with self._lock:
             if not self._ended and self._pipe.poll(timeout):
                 self._ended = self.hear() is Signal.END
@@ -94,11 +94,11 @@ class Place:
 
 
 def no_preparation(place: Place) -> None:
-    """Leave the process as it is."""
+    """Change nothing in the process."""
 
 
 class Process:
-    """A process that runs ``job(place, *arguments)`` once, and reports what that returns."""
+    """A process that runs ``job(place, *arguments)`` once, and reports the result."""
 
     def __init__(
         self,
@@ -155,12 +155,12 @@ class Process:
         return self._process.exitcode
 
     def tell(self, message: Any) -> None:
-        """Say something to the job; one that has ended does not hear it."""
+        """Send a value to the job; a job that has ended does not get it."""
         with suppress(OSError):
             self.pipe.send(message)
 
     def next_message(self, patience: float = PATIENCE) -> Any:
-        """Return the next thing that it says, a Failure included; None where it has ended."""
+        """Return the job's next message, including a Failure; None if the job has ended."""
         if not self.pipe.poll(patience):
             raise AssertionError(stories(f"{self._job} said nothing for {patience} s"))
         try:
@@ -169,7 +169,7 @@ class Process:
             return None
 
     def heard(self, patience: float = PATIENCE) -> Any:
-        """Return the next thing that it says; None where it ended without a word."""
+        """Return the job's next message; None if the job ended without one."""
         said = self.next_message(patience)
         if isinstance(said, Failure):
             raise ProcessFailed(f"{said}\n{self.story()}")
@@ -189,7 +189,7 @@ class Process:
             os.kill(self.pid, number)
 
     def wake(self) -> None:
-        """Let it go on. It says where it stops before it does: a signal before that is lost."""
+        """Continue the process. A job reports its step before it stops: an earlier call is lost."""
         until(self._is_stopped, what=f"the stop of {self._job}")
         self.send(signal.SIGCONT)
 
@@ -202,7 +202,7 @@ class Process:
         self.tell(Signal.END)
 
     def end(self) -> Any:
-        """Tell it to end, and return its report."""
+        """Ask the job to end, and return its report."""
         self.tell_to_end()
         return self.report()
 
@@ -218,7 +218,7 @@ class Process:
             raise AssertionError(stories(f"{self._job} has not ended within {PATIENCE} s"))
 
     def close(self) -> None:
-        """End it, and give back what it needed."""
+        """End the process, and release its resources."""
         if self.story in witnesses:
             witnesses.remove(self.story)
         self._process.kill()
@@ -228,7 +228,7 @@ class Process:
         self._printed.unlink()
 
     def story(self) -> str:
-        """Return how it stands: its state, where it is, and what it has printed."""
+        """Return the state of the process, its stack and its output."""
         title = f"{self._job} (pid {self.pid})"
         if not self.is_alive:
             state = f"ended with {self.exit_code}"
@@ -237,14 +237,14 @@ class Process:
         else:
             state = "at work"
             before = self._printed.stat().st_size
-            self.send(signal.SIGUSR1)  # it prints where it is
+            self.send(signal.SIGUSR1)  # the process prints its stack
             with suppress(AssertionError):
                 _until_grown(self._printed, before)
         printed = self._printed.read_text(errors="replace")[-SHOWN:]
         return f"--- {title}: {state}\n{printed}"
 
     def _is_stopped(self) -> bool:
-        """Return whether it is stopped by a signal, as the system's process table has it."""
+        """Return whether it is stopped by a signal, according to the system's process table."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
             state = stat.rpartition(")")[2].split()[0]
@@ -256,7 +256,7 @@ class Process:
 
 
 def _until_grown(path: Path, size: int) -> None:
-    """Wait a moment for more in a file. Not with ``until``, whose error comes from here."""
+    """Wait a moment for more output in a file. Not with ``until``, whose error calls this."""
     waiting = threading.Event()
     for _ in range(50):
         if path.stat().st_size > size:
@@ -268,7 +268,7 @@ class Processes:
     """The processes of a test; a context manager that leaves none behind."""
 
     def __init__(self, **options: Any) -> None:
-        """``options`` are those that each process has by default: see Process."""
+        """``options`` are the default options of each process: see Process."""
         self._options = options
         self._all: list[Process] = []
         self._held: list[Process] = []

@@ -1,4 +1,4 @@
-"""Python programs that tests start, with what they print and how they end."""
+"""Python programs that tests start, their output and their exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Program(subprocess.Popen[bytes]):
     """
     A Python program that runs beside the test; a context manager that leaves none behind.
 
-    What it writes to its standard error goes to a file, so that it is never held up by it.
+    Its standard error goes to a file, so that writing to it never blocks.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Program(subprocess.Popen[bytes]):
         self.close()
 
     def close(self) -> None:
-        """End it, and give back what it needed."""
+        """End the program, and release its resources."""
         if self.story in witnesses:
             witnesses.remove(self.story)
         self.kill()
@@ -69,8 +69,8 @@ class Program(subprocess.Popen[bytes]):
 
     @property
     def error_text(self) -> str:
-        """What it has written to its standard error until now."""
-        # Not read through the file: its place there is that of the program, too.
+        """The output on standard error until now."""
+        # Not read through the file: its position is shared with the program.
         size = os.fstat(self._errors.fileno()).st_size
         return os.pread(self._errors.fileno(), size, 0).decode(errors="replace")
 
@@ -94,7 +94,7 @@ class Program(subprocess.Popen[bytes]):
         self.stdin.write(text.encode() + b"\n")
 
     def stop_reading(self) -> None:
-        """Close our end of its standard output, as a reader does that has seen enough."""
+        """Close our end of its standard output, as a reader that stops reading does."""
         assert self.stdout is not None
         self.stdout.close()
         self.stdout = None
@@ -103,7 +103,7 @@ class Program(subprocess.Popen[bytes]):
         """
         Wait for its end, and return the rest of its standard output.
 
-        Fail where it does not end with this exit code; None is any.
+        Fail if it does not end with this exit code; None accepts any.
         """
         try:
             out, _ = self.communicate(timeout=patience)
@@ -114,12 +114,12 @@ class Program(subprocess.Popen[bytes]):
         return (self._read + (out or b"")).decode()
 
     def story(self) -> str:
-        """Return how it stands, and what it has written to its standard error."""
+        """Return its state and its output on standard error."""
         state = "at work" if self.poll() is None else f"ended with {self.returncode}"
         return f"--- {self._command} (pid {self.pid}): {state}\n{self.error_text[-4_000:]}"
 
 
 def output_of(*arguments: str | Path, code: int = 0, **options: Any) -> str:
-    """Run ``python *arguments`` until it ends with this exit code; return what it printed."""
+    """Run ``python *arguments`` until it ends with this exit code; return its output."""
     with Program(*arguments, **options) as program:
         return program.ended(code=code)

@@ -1,4 +1,4 @@
-"""What the forkserver imports once, so that the processes of a race start within milliseconds."""
+"""Modules that the forkserver imports once, so that processes of a race start in milliseconds."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Stop(NamedTuple):
-    """Where a process is to be stopped."""
+    """A step at which a process stops."""
 
     step: str
     time: int  # 1 is the first
@@ -26,7 +26,7 @@ _passed: Counter[str] = Counter()
 
 
 def order(stop: Stop, tell: Callable[[str], None]) -> None:
-    """Stop this process there; ``tell`` is called before."""
+    """Stop this process at the ordered step; ``tell`` is called before."""
     _ordered.append((stop, tell))
 
 

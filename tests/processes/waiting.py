@@ -1,14 +1,14 @@
-"""Waiting for a condition, with a limit, and an error that shows what the processes did."""
+"""Waiting for a condition, with a limit, and an error that shows the state of the processes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-PATIENCE = 240.0  # seconds that anything may take; a busy machine needs many of them
-PAUSES = (0.001, 0.02)  # seconds between two looks: the first ones, and the later ones
+PATIENCE = 240.0  # limit in seconds of each wait; large, for busy machines
+PAUSES = (0.001, 0.02)  # seconds between two checks: the first ones, and the later ones
 
-# The processes of the current test: each is a function that tells how one of them stands.
+# The processes of the current test: each is a function that returns the state of one.
 witnesses: list[Callable[[], str]] = []
 
 
@@ -16,7 +16,7 @@ def until(condition: Callable[[], object], *, seconds: float = PATIENCE, what: s
     """
     Wait until ``condition()`` is true, and return for how many seconds.
 
-    Fail after ``seconds``; ``what`` says in the error what was waited for.
+    Fail after ``seconds``; ``what`` names the condition in the error.
     """
     began, (pause, longest) = time.monotonic(), PAUSES
     while not condition():
@@ -28,5 +28,5 @@ def until(condition: Callable[[], object], *, seconds: float = PATIENCE, what: s
 
 
 def stories(headline: str) -> str:
-    """Return a message that ends with how the processes of the test stand."""
+    """Return a message that ends with the state of the test's processes."""
     return "\n".join([headline, *(witness() for witness in witnesses)])

@@ -1,4 +1,4 @@
-"""Read models that have tables, and projections that are declared, for one test."""
+"""Tables of read models, and declared projections, for one test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tables(transactional_db):
 
 @pytest.fixture
 def declared():
-    """All projections of the tests are declared, but for the one that is inline."""
+    """Declare all projections of the tests except the inline one."""
     known = {
         name: each
         for name, each in readmodels.DECLARED.items()
@@ -39,11 +39,11 @@ def declared():
 
 @pytest.fixture
 def inlined(monkeypatch):
-    """The projection that is inline takes part in appends."""
+    """Let the inline projection take part in appends."""
     monkeypatch.setitem(participants.registered, "inlined-balances", readmodels.PARTICIPANT)
 
 
 @pytest.fixture
 def second_alias(transactional_db, request):
-    """The second database: made only when Django's own are there, and so not blocked."""
+    """The second database, created after Django's own, so that it is not blocked."""
     return request.getfixturevalue("second_database")

@@ -1,4 +1,4 @@
-"""Processes that die in the middle of something."""
+"""Processes that die in the middle of their work."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.processes import exit_of_fork
 
 
 def killed_in(job: Callable[[], object]) -> bool:
-    """Call ``job`` in a process of its own, and return whether a signal ended it."""
+    """Call ``job`` in a new process, and return whether a signal ended it."""
     connections.close_all()
     return exit_of_fork(job) < 0
 
 
 def kill_me(*_: object, **__: object) -> None:
-    """Die here and now."""
+    """Kill this process at once."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_on(number: int) -> Callable[..., None]:
-    """Return a function that lets the process die when it is called so many times."""
+    """Return a function that kills the process at the given call."""
     calls: list[int] = []
 
     def count(*_: object, **__: object) -> None:

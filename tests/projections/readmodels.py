@@ -47,7 +47,7 @@ class Balance(Table):
         return str(self.log_id)
 
     def see(self, record):
-        """Count an event, and demand that each is seen once and in order."""
+        """Count an event, and check that each is applied once and in order."""
         behaviour["before"](record)
         self.seen += 1
 
@@ -95,7 +95,7 @@ class Inlined(Table):
 
 MODELS: list[type[models.Model]] = [Balance, Reduced, Day, Inlined]
 
-# What tests put into the handlers: a function that is called before each event is handled.
+# Hook of the tests: a function that is called before each event is handled.
 behaviour: dict[str, Callable[[EventRecord], None]] = {}
 
 
@@ -104,7 +104,7 @@ def nothing(record: EventRecord) -> None:
 
 
 def reset() -> None:
-    """Let handlers do what they should."""
+    """Reset the handlers to their normal behaviour."""
     behaviour["before"] = nothing
 
 
@@ -112,10 +112,10 @@ reset()
 
 
 class Fast:
-    """What tests do not want to wait for."""
+    """Shorter times, so that tests do not wait."""
 
     timeout = 5.0
-    backoff = 60.0  # long: what is to be tried again soon says so
+    backoff = 60.0  # long: tests that need an early retry shorten it
     max_attempts = 3
     log_types: ClassVar[Iterable[str] | None] = ["account"]
 
@@ -150,7 +150,7 @@ class Balances(Fast, Projection):
 @projection("reduced-balances")
 class ReducedBalances(ReductionProjection):
     timeout = 5.0
-    backoff = 60.0  # long: what is to be tried again soon says so
+    backoff = 60.0  # long: tests that need an early retry shorten it
     aggregate = Account
     model = Reduced
 
@@ -186,7 +186,7 @@ class InlinedBalances(Fast, Projection):
         row.balance -= record.event.amount
 
 
-# What handlers of the reactor were called for: event types and positions.
+# The calls of the reactor's handlers: event types and positions.
 reactions: list[tuple[str, int]] = []
 
 
@@ -200,7 +200,7 @@ class Letters(Fast, Reactor):
 
 @contextmanager
 def declaring(known: Mapping[str, type[BaseProjection]]) -> Iterator[None]:
-    """Let these projections be the ones that are declared, and no others."""
+    """Declare these projections, and no others."""
     before = dict(projections)
     projections.clear()
     projections.update(known)
@@ -212,12 +212,12 @@ def declaring(known: Mapping[str, type[BaseProjection]]) -> Iterator[None]:
 
 
 def balances(model=Balance):
-    """Return what the rows say, by log."""
+    """Return the balances in the rows, by log."""
     return dict(model.objects.values_list("log_id", "balance"))
 
 
 def replayed(*states):
-    """Return what the logs say."""
+    """Return the balances by a replay of the logs."""
     return {state.log_id: Account.logs.reduce(state.log_id).aggregate.balance for state in states}
 
 
@@ -232,7 +232,7 @@ def fail_on(*classes, error=ValueError):
 
 
 def until(condition, seconds=processes.PATIENCE):
-    """Let time pass, for events that are to be tried again, until something is so."""
+    """Make held events due, repeatedly, until a condition holds."""
 
     def comes() -> bool:
         if condition():
@@ -243,7 +243,7 @@ def until(condition, seconds=processes.PATIENCE):
     processes.until(comes, seconds=seconds)
 
 
-# Known only where a fixture says so: an inline one takes part in every append to an account.
+# Declared only by a fixture: an inline projection takes part in every append to an account.
 DECLARED = {
     each.name: each
     for each in (Balances, ReducedBalances, DepositsByOwner, InlinedBalances, Letters)

@@ -1,5 +1,5 @@
 """
-One release of a project, as a process: what two of them do side by side is told to each.
+One release of a project, as a process that evaluates the expressions of a test.
 
     python -m tests.projections.release DATABASE FOLDER
 
@@ -39,7 +39,7 @@ class Release(Program):
         return self.answer()
 
     def begin(self, expression: str) -> None:
-        """Let it evaluate an expression; ``answer`` waits for the value."""
+        """Start the evaluation of an expression; ``answer`` waits for the value."""
         self.write_line(expression)
 
     def answer(self) -> Any:
@@ -68,7 +68,7 @@ def main(database: str, folder: str) -> None:
 
 
 def background(work: Any) -> None:
-    """Let something run beside what is asked, until the process ends."""
+    """Run a function in a thread, until the process ends."""
     threading.Thread(target=work, daemon=True).start()
 
 

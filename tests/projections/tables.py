@@ -1,4 +1,4 @@
-"""Read models of one test module: their tables, and projections that only its tests know."""
+"""Read models of one test module: their tables, and projections that only its tests declare."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def made(*wanted: type[models.Model], using: str = "default") -> Iterator[None]:
 
 
 class Known:
-    """Projections that take part where a fixture says so: inline ones are part of every append."""
+    """Projections that a fixture declares, because inline ones take part in every append."""
 
     def __init__(self, *classes: type[BaseProjection]) -> None:
         self.classes = {each.name: each for each in classes}

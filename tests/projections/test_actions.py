@@ -1,4 +1,4 @@
-"""Who did what with a projection is written down, with what it tells of or not at all."""
+"""Actions on a projection are recorded in the transaction of their change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("tables")
 
 
 def done() -> list[tuple]:
-    """Return what was done, the oldest first."""
+    """Return the recorded actions, oldest first."""
     rows = ProjectionAction.objects.order_by("id")
     return list(rows.values_list("projection", "action", "by", "log_id", "index", "count"))
 

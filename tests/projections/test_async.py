@@ -1,4 +1,4 @@
-"""Projections from async code: each method has its twin, which does the same."""
+"""Projections from async code: each method has an a-twin that does the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def asked_of_a_database(cls):
         name: inspect.signature(each)
         for name, each in inspect.getmembers(cls, inspect.isroutine)
         if not name.startswith("_")
-        and not hasattr(RowProjection, name)  # it asks no table of ours
+        and not hasattr(RowProjection, name)  # this method reads no table of ours
         and inspect.ismethod(getattr(cls, name))
     }
     methods = {name: found for name, found in methods.items() if "using" in found.parameters}
@@ -72,4 +72,4 @@ class TestTwins:
             return await waiting
 
         with sent("eventlogs_checkpoint") as is_waiting:
-            assert async_to_sync(work)()  # it would have waited for nothing
+            assert async_to_sync(work)()  # a blocked thread would have let the wait time out

@@ -1,4 +1,4 @@
-"""Advancing a partition: each event has its effect once, whatever fails in the middle."""
+"""Advancing a partition: each event is applied once after any failure in the middle."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def waiting(each=Balances):
 
 
 def append_raw(state, *events):
-    """Append events as no code of today would."""
+    """Append encoded events that the current code cannot decode."""
     raw = [EncodedEvent(name, 1, data) for name, data in events]
     return EventLog.objects.append(state.log_id, raw, expected_version=ANY)
 
@@ -204,7 +204,7 @@ def test_a_worker_whose_lease_was_taken_over_before_its_transaction_changes_noth
         paused.step()
 
     assert balances() == {}
-    paused.close()  # which gives nothing back that is another's
+    paused.close()  # which does not release the lease of another worker
     other.settle()
     other.close()
     assert balances() == replayed(ada)
@@ -217,7 +217,7 @@ def test_a_worker_that_read_before_another_one_applied_changes_nothing():
     Balances.catch_up()
 
     with pytest.raises(LeaseLost):
-        paused.step()  # it reads behind the checkpoint that it knows
+        paused.step()  # the worker reads behind the checkpoint that it knows
 
     assert seen() == {ada.log_id: 2}
 
@@ -471,7 +471,7 @@ def test_a_handler_that_hangs_in_the_database_is_interrupted(monkeypatch, each):
 
 @pytest.mark.postgresql
 def test_a_worker_without_a_deadline_that_stalls_in_a_transaction_is_ended(monkeypatch, elsewhere):
-    """In a thread: PostgreSQL ends the session, and the event is found out and parked."""
+    """In a thread: PostgreSQL ends the session, and the event is identified and parked."""
     monkeypatch.setattr("eventlogs.projections.starting.GRACE", 0)
     monkeypatch.setattr(Balances, "timeout", 0.2)
     ada = Account.logs.create(Opened("ada"), Deposited(5))
@@ -512,7 +512,7 @@ def test_a_transaction_that_the_database_aborts_is_retried(state):
     assert waiting() == []
 
 
-# Trying again
+# Retries
 
 
 def test_the_delay_between_attempts_grows_up_to_five_minutes(monkeypatch):
@@ -611,7 +611,7 @@ def test_in_strict_mode_the_first_failure_is_raised_and_earlier_events_stay_appl
     assert waiting() == []
 
 
-# Shapes
+# Kinds of projections
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 1_000])
@@ -695,7 +695,7 @@ def test_a_row_is_found_by_a_key_of_another_type(monkeypatch):
     assert list(Day.objects.values_list("owner", "deposits")) == [("7", 18)]
 
 
-# Whose transaction
+# Transactions of the caller
 
 
 def test_a_rollback_of_the_callers_transaction_undoes_a_batch():

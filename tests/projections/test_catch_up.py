@@ -1,4 +1,4 @@
-"""Catching up: all that is settled is applied, each event once, by whoever is at it."""
+"""Catching up: all settled events are applied, each once, by any worker."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_handler_may_delete_its_row():
 def test_events_of_several_logs_may_change_one_row():
     Account.logs.create(Deposited(5), metadata={"owner": "ada"})
     Account.logs.create(Deposited(7), metadata={"owner": "ada"})
-    Account.logs.create(Deposited(9))  # of nobody: passed over
+    Account.logs.create(Deposited(9))  # of no projection: passed over
 
     assert DepositsByOwner.catch_up() == 3
     assert list(Day.objects.values_list("owner", "deposits")) == [("ada", 12)]
@@ -153,7 +153,7 @@ def test_concurrent_workers_apply_each_event_once(race):
 def test_a_partition_that_another_worker_has_is_waited_for():
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     begin(Balances, "default")
-    declare_run(Balances, "default")  # as whoever takes a lease does
+    declare_run(Balances, "default")  # as a worker that takes a lease does
     taken = lease_partition(Balances, 0, using="default", owner=leases.new_owner())
 
     assert catch_up_projection(Balances, wait=False) == 0

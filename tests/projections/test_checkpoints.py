@@ -1,4 +1,4 @@
-"""Leases: one worker at a time moves a checkpoint, and who lost it moves nothing."""
+"""Leases: one worker at a time moves a checkpoint, and one that lost its lease cannot."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_lease_of_a_process_of_another_machine_is_not_known_to_be_dead():
 
 
 def test_processes_in_another_pid_namespace_have_another_host(monkeypatch):
-    """As in containers that share the name of their machine, and nothing else."""
+    """As in containers that share only the name of their machine."""
     owner = leases.new_owner()
     monkeypatch.setattr(Path, "readlink", lambda path: "pid:[1]")
     monkeypatch.setattr(leases, "HOST", leases._host())
@@ -220,7 +220,7 @@ def test_a_projection_that_has_never_run_is_at_the_beginning():
     assert checkpoints.state_of("unknown", "default") is None
 
 
-# Dividing anew
+# Repartitioning
 
 
 def repartition(partitions, owner="ada:1:x"):

@@ -75,7 +75,7 @@ class Plain(models.Model):
 
 
 class Other(Table):
-    """What a caller has in the same transaction."""
+    """A model of the caller, in the same transaction."""
 
     owner = models.ForeignKey(Owner, on_delete=models.CASCADE, related_name="+")
 

@@ -1,4 +1,4 @@
-"""Deadlines: what takes too long is interrupted, and the clock is left as it was found."""
+"""Deadlines: code that takes too long is interrupted, and other timers are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a project writes is judged when it is written, and does what it says."""
+"""Declarations of projections are checked when the class is created, and then take effect."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_the_path_of_the_first_layout_has_the_same_names():
     assert from_there == [Projection, Reactor, ReductionProjection, handles, projection]
 
 
-# What they do
+# Behaviour
 
 
 @pytest.mark.usefixtures("tables")

@@ -1,4 +1,4 @@
-"""What a log line says of an error: where it was raised, and no value."""
+"""The text of an error in a log line: the place where it was raised, and no value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reactor passes over history, for good, also beside a worker that is at it."""
+"""A reactor passes over history permanently, also beside a running worker."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_worker_that_has_a_lease_loses_it():
     with pytest.raises(LeaseLost):
         worker.step()
 
-    assert len(reactions) == 2  # the one in hand was called
+    assert len(reactions) == 2  # the handler of the current event was called
     Letters.catch_up()
     assert len(reactions) == 2
 

@@ -1,4 +1,4 @@
-"""Held logs in groups: one bug is one group, however many logs it holds."""
+"""Held logs in groups: one bug is one group for any number of logs."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_an_event_that_is_skipped_during_an_attempt_is_not_held_again():
     assert not ParkedEvent.objects.exists()
     assert each.skipped_positions(7, 7) == {7}
     assert each.skipped_positions(8, 99) == set()
-    each.skip(other, None)  # twice is once
+    each.skip(other, None)  # the second call changes nothing
     assert SkippedEvent.objects.count() == 1
 
 
@@ -182,7 +182,7 @@ def test_any_text_of_an_error_can_be_stored(error):
 
 
 def test_an_event_that_is_retried_during_its_last_attempt_is_not_parked():
-    """Somebody has mended the cause while the attempt was under way that was to be the last."""
+    """A user fixed the cause and retried the event during its last attempt."""
     each = held_logs(max_attempts=1)
     failing = row()
     waiting = each.hold(failing)
@@ -278,7 +278,7 @@ def test_a_project_that_is_installed_like_a_library_is_named_all_the_same(monkey
     try:
         Handlers().captured()
     except ZeroDivisionError as error:
-        # The function that was called: which of the further ones is the project's is not known.
+        # The outermost function: it is not known which of the inner ones belongs to the project.
         called = error.with_traceback(error.__traceback__.tb_next)
         assert error_text.handler_of(called) == "captured"
 

@@ -1,6 +1,6 @@
 """
-Random histories: whatever fails, crashes, is retried, skipped or rebuilt, the read model ends up
-as a replay of the events that nobody has skipped.
+Random histories: after failures, crashes, retries, skips and rebuilds, the read model equals a
+replay of the events that were not skipped.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ OPTIONS = settings(
 
 
 class Crash(BaseException):
-    """The worker is gone: nothing of what it would do at its end is done."""
+    """The worker is gone: its cleanup does not run."""
 
 
 class Histories(RuleBasedStateMachine):
-    """Events, and all that can befall those who apply them."""
+    """Events, and all failures that can happen while they are applied."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def crash_and_leave_the_lease(self):
-        """As a worker that is killed does: it gives nothing back, and its process is gone."""
+        """Like a worker that is killed: no lease is released, and its process is gone."""
         state = begin(Balances, "default")
         for number in range(state.partitions):
             taken = lease_partition(Balances, number, using="default", owner=DEAD)
@@ -198,7 +198,7 @@ def test_the_read_model_equals_a_replay_after_any_history():
     run_state_machine_as_test(Histories, settings=OPTIONS)
 
 
-def tell_a_story():
+def run_one_history():
     """Go through one history by hand: an event fails, and others come; it is skipped."""
     machine = Histories()
     machine.append(0, [1, 2, 3])
@@ -218,7 +218,7 @@ def tell_a_story():
 
 @pytest.mark.usefixtures("_machine")
 def test_the_read_model_equals_a_replay_after_one_fixed_history():
-    tell_a_story()
+    run_one_history()
 
 
 def release_at_the_beginning(lease, position=None):
@@ -243,4 +243,4 @@ def test_a_broken_version_is_found(monkeypatch, what):
     monkeypatch.setattr(*BROKEN_VERSIONS[what])
 
     with pytest.raises((AssertionError, IntegrityError)):
-        tell_a_story()
+        run_one_history()

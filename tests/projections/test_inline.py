@@ -233,7 +233,7 @@ def test_appends_to_another_database_take_no_part(second_database):
     assert rows() == {}
 
 
-# What was missed
+# Events that were missed
 
 
 def test_events_appended_without_the_projection_are_applied_by_the_next_append(request):
@@ -320,7 +320,7 @@ def test_changing_back_to_async_is_refused_until_a_rebuild(monkeypatch):
 
 
 def test_a_worker_of_the_old_mode_gets_no_lease(monkeypatch):
-    """It began before, and asks for a lease afterwards."""
+    """The worker started before, and asks for a lease afterwards."""
     monkeypatch.setattr(InlinedBalances, "mode", "async")
     begin(InlinedBalances, "default")
     checkpoints.become_inline("inlined-balances", using="default")
@@ -330,7 +330,7 @@ def test_a_worker_of_the_old_mode_gets_no_lease(monkeypatch):
     assert Checkpoint.objects.get(projection="inlined-balances").owner == ""
 
 
-# What a worker cannot apply
+# Events that a worker cannot apply
 
 
 @pytest.mark.feed

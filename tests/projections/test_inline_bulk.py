@@ -1,4 +1,4 @@
-"""Inline rows of many logs in one transaction: as one by one, and in nobody's way."""
+"""Inline rows of many logs in one transaction: the same result as one by one, without blocking."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_statements_of_a_rebuild_grow_with_chunks_not_with_logs(each):
     count = statements(each.rebuild)
 
     assert balances(each.model).items() >= replayed(*states).items()
-    if connection.vendor != "mysql":  # there, a row that is there is updated by itself
+    if connection.vendor != "mysql":  # on that database, each existing row is updated separately
         assert [count] == counts
     assert each.verify(sample=None) == Verification(150, ())
 
@@ -163,7 +163,7 @@ def test_steps_of_any_size_rebuild_each_log_once(request, monkeypatch):
         assert InlinedBalances.verify(sample=None) == Verification(16, ())
 
 
-# What fails
+# Failures
 
 
 @pytest.mark.feed
@@ -227,7 +227,7 @@ def test_a_rebuild_ends_at_a_log_that_fails_and_keeps_the_logs_before_it(request
 
 
 class Holding:
-    """Another thread with a transaction open, until the test says so."""
+    """Another thread with an open transaction, until the test ends it."""
 
     def __init__(self, *works):
         self._works, self._go, self._held = works, [Event() for _ in works], Event()
@@ -317,7 +317,7 @@ def deadlocks():
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("_taken")
 def test_a_unique_value_of_an_open_transaction_causes_no_deadlock():
-    """It is waited for with many logs locked, and its transaction appends to one of them."""
+    """The transaction appends to one of the logs that the waiting worker has locked."""
     first = Account.logs.create(Opened("ada"))
     other = Account.logs.create(Opened("bob"))
     begin(TakenOwners, "default")

@@ -1,4 +1,4 @@
-"""The lag: what is committed and not applied, of a projection's own events, by a bounded look."""
+"""The lag: a projection's events that are committed and not applied, by a bounded search."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class TestInline:
         reset()
 
     def without_it(self, *events):
-        """Append as a process does that does not have the projection."""
+        """Append as a process without the projection does."""
         participant = registered.pop(InlinedBalances.name)
         try:
             return Account.logs.create(*events)
@@ -218,7 +218,7 @@ class TestInline:
         assert (lag.positions, lag.at_least) == (2, False)
         assert lag.age > timedelta()
 
-        Account.logs.append(state, Deposited(1))  # it makes up for what is missing
+        Account.logs.append(state, Deposited(1))  # the projection applies the missing events
         assert InlinedBalances.lag() == NO_LAG
 
     def test_events_of_a_log_count_from_its_applied_version(self):

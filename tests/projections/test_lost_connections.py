@@ -1,4 +1,4 @@
-"""A lost connection is no attempt of the event in hand."""
+"""A lost connection is not counted as an attempt of the current event."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def asks_and_hides_it():
 
 
 def asks_nothing():
-    """The loss is met when the rows, or the checkpoint, are written."""
+    """The loss is noticed when the rows, or the checkpoint, are written."""
 
 
 @pytest.mark.parametrize("then", [asks_the_database, asks_and_hides_it, asks_nothing])
@@ -115,7 +115,7 @@ def test_a_broken_version_that_counts_lost_connections_parks_the_event(terminate
 def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(5))
     readmodels.fail_on(Deposited)
-    Balances.catch_up()  # the event is held, with one attempt that is its own
+    Balances.catch_up()  # the event is held, with one counted attempt
     port = connections["default"].settings_dict["PORT"]
 
     def before(record):

@@ -1,4 +1,4 @@
-"""Projections that are inline where upserts name no key, and snapshots do not refuse writes."""
+"""Inline projections on databases without upserts by key and without write conflicts."""
 
 from __future__ import annotations
 

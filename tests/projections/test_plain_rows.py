@@ -1,4 +1,4 @@
-"""Rows of plain models in PostgreSQL: what is stored and read is the same as through the ORM."""
+"""Rows of plain models in PostgreSQL: stored and read with the same values as by the ORM."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Daily(Table):
 
 
 class Loud(Table):
-    """A model that does something of its own when a row is read."""
+    """A model with custom code that runs when a row is read."""
 
     code = models.CharField(max_length=20, primary_key=True)
     loudness = 0

@@ -1,4 +1,4 @@
-"""Rebuilding: the new rows are those of a replay, and the old ones serve until they are there."""
+"""Rebuilding: the new rows equal a replay, and the old rows stay until the swap."""
 
 from __future__ import annotations
 
@@ -457,7 +457,7 @@ def test_a_slow_reader_is_waited_for(monkeypatch):
         with transaction.atomic():
             Balance.objects.count()
             reading.set()
-            # The swap gives way to others, and tries again.
+            # The swap gives up its lock for others, and tries again.
             processes.until(somebody_waits)
             processes.until(lambda: not somebody_waits())
             processes.until(somebody_waits)

@@ -166,7 +166,7 @@ def release(
 
 @pytest.fixture
 def deeds(tmp_path: Path) -> Callable[[], list[str]]:
-    """A function that returns what reactors did, in order."""
+    """A function that returns the reactions, in order."""
     file = tmp_path / "deeds"
     return lambda: file.read_text().splitlines() if file.exists() else []
 
@@ -179,7 +179,7 @@ def seats(transactional_db: None) -> Iterator[None]:
         cursor.execute("DROP TABLE IF EXISTS bookings_seat")
 
 
-# What each kind of change needs
+# Kinds of changes
 
 
 def test_an_event_that_was_renamed_is_left_to_the_release_that_knows_the_new_name(release, deeds):
@@ -722,8 +722,8 @@ def do(deed, do=do):
     old.begin("Letters.catch_up()")
     until(lambda: deeds() == ["charge 1"], what="the old worker does not begin")
 
-    # A new worker begins: it does what the old one has in hand once more (at least once), and
-    # what the old one would have passed over.
+    # A new worker begins: it repeats the current event of the old one (at least once), and handles
+    # the events that the old one would have passed over.
     new.do("Letters.catch_up()")
     (tmp_path / "deeds.go").touch()
     old.answer()
@@ -802,7 +802,7 @@ def do(deed, do=do):
         "exec('runner = Worker([\"letters\"]); runner.round(); runner._advancers.clear()', "
         "globals())"
     )
-    old.do("Letters.catch_up()")  # it declares itself, and so removes what is out of date
+    old.do("Letters.catch_up()")  # its declaration removes the expired ones
     new.do("Booking.logs.create(Charged(1))")
     new.do("Booking.logs.create(Refunded(2))")
     paused = ProjectionWorker.objects.exclude(name__startswith="run:")
@@ -833,7 +833,7 @@ def do(deed, do=do):
     new.do("setattr(Letters, 'max_attempts', 1)")
     old.do("Letters.catch_up()")
     old.do("Booking.logs.create(Charged(1))")
-    # A worker has died: whoever comes counts each attempt.
+    # A worker has died: the next worker counts each attempt.
     Checkpoint.objects.update(owner="another:1:worker", leased_until=None)
     old.begin("Letters.catch_up()")
     until(lambda: deeds() == ["charge 1"], what="the old release does not begin")
@@ -874,7 +874,7 @@ def test_workers_of_two_releases_run_side_by_side_and_nothing_is_lost(release, d
 
 
 def test_a_lease_of_a_worker_that_died_long_ago_is_known_as_abandoned(tables):
-    """An event that kills its worker is counted, also where nobody ran for longer than KEPT."""
+    """An event that kills its worker is counted, even if no worker ran for longer than KEPT."""
     begin(Balances, "default")
     dead = f"{leases.HOST}:{2**22 + 1}:dead"
     assert lease_partition(Balances, 0, using="default", owner=dead)

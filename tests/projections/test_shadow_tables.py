@@ -1,4 +1,4 @@
-"""Shadow tables: after a swap, nobody can tell that there was one."""
+"""Shadow tables: a swap leaves no visible difference but the rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Owner(Table):
 
 
 class Rich(Table):
-    """A row with all that a table can have."""
+    """A model with every kind of column, index and constraint."""
 
     log_id = LogIdField(primary_key=True)
     owner = models.ForeignKey(Owner, on_delete=models.CASCADE, null=True)
@@ -313,7 +313,7 @@ def test_unvalidated_checks_and_invalid_indexes_do_not_prevent_a_swap():
     assert oid() != old
 
 
-# What would not come along
+# Dependencies that a swap would lose
 
 HANGING = {
     "a view": "CREATE VIEW rich_view AS SELECT code FROM {table}",
@@ -407,7 +407,7 @@ def test_a_broken_version_that_deletes_all_rows_first_loses_rows_that_refer_to_t
 
 @POSTGRESQL
 def test_rows_added_in_the_same_transaction_are_checked_before_the_swap():
-    """The owner of a table with checks that are still to come cannot be changed."""
+    """The owner of a table with pending checks cannot be changed."""
     owner = Owner.objects.create(name="ada")
     run(
         "DROP ROLE IF EXISTS rich_owner",
@@ -426,7 +426,7 @@ def test_rows_added_in_the_same_transaction_are_checked_before_the_swap():
         run("DROP TABLE {table}", "DROP OWNED BY rich_owner", "DROP ROLE rich_owner")
 
 
-# Others, meanwhile
+# Concurrent sessions
 
 
 @POSTGRESQL

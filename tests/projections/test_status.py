@@ -1,4 +1,4 @@
-"""How projections stand: all of them by a handful of queries, none of them by a long look."""
+"""The status of all projections, by a few bounded queries."""
 
 from __future__ import annotations
 

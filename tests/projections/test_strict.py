@@ -1,4 +1,4 @@
-"""catch_up(strict=True): all is applied, or the handler's own error is seen."""
+"""catch_up(strict=True): all events are applied, or the handler's error is raised."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BOTH = pytest.mark.parametrize("projection", [Balances, Letters], ids=lambda eac
 
 
 def buggy(*classes):
-    """Let handlers have a bug that a test is to see."""
+    """Give the handlers a bug that raises AttributeError."""
 
     def before(record):
         if isinstance(record.event, classes):

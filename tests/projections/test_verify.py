@@ -1,4 +1,4 @@
-"""Verifying: rows that are wrong are found, and those that are merely behind are not."""
+"""Verifying: wrong rows are found, and rows that are only behind are not."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_an_event_that_cannot_be_decoded_is_listed():
     some(2)
     Checkpoint.objects.all().delete()
     begin(Balances, "default")
-    Checkpoint.objects.update(position=state.position)  # as if code of before had applied it
+    Checkpoint.objects.update(position=state.position)  # as if older code had applied it
 
     [failure] = Balances.verify(sample=None).failed
 
@@ -429,7 +429,7 @@ def test_logs_behind_an_event_that_waits_are_counted_and_compared_up_to_there(ea
 
 
 def between_the_reads(monkeypatch, work):
-    """Do something once, when checkpoints have been read, and events and rows have not."""
+    """Call a function once, after the checkpoints and before the events and rows are read."""
     calls: list[int] = []
 
     def with_work(*args):

@@ -1,4 +1,4 @@
-"""Waiting until an event is applied: for its log's partition, and for nothing else."""
+"""Waiting until an event is applied: only for the partition of its log."""
 
 from __future__ import annotations
 

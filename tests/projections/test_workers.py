@@ -1,4 +1,4 @@
-"""Running projections: workers share the work, hand it over, and outlive what goes wrong."""
+"""Running projections: workers share the partitions, hand them over, and survive errors."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def owners():
 
 
 def beat(*runners):
-    """Let them look at who is alive: those that give back first."""
+    """Let the workers refresh the list of live workers: those that release leases first."""
     for each in (*runners, *runners):
         each._next_beat = 0
         each.round()
 
 
-# Once
+# A single run
 
 
 def test_all_declared_projections_catch_up():
@@ -126,7 +126,7 @@ def test_the_celery_task_runs_the_projections():
     assert tasks.run_projections(NAMES) == {"balances": 10}
 
 
-# For good
+# Continuous runs
 
 
 def test_a_round_applies_a_batch_of_each_partition(runner, monkeypatch):
@@ -302,7 +302,7 @@ def test_several_workers_release_their_leases_so_that_one_can_repartition(runner
     monkeypatch.setattr(Balances, "partitions", 4)
     states += some(20)
 
-    monkeypatch.setattr(running, "ASIDE_FOR", 0.0)  # not yet: they go on as before
+    monkeypatch.setattr(running, "ASIDE_FOR", 0.0)  # not yet: the workers continue as before
     beat(one, other)
     assert len(owners()) == 2
     assert len(set(owners())) == 2
@@ -403,7 +403,7 @@ def test_a_stop_that_leaves_a_statement_to_the_server_is_no_error(monkeypatch, c
         each = Worker(NAMES, stop=stop)
         each.round()
 
-        def leave():  # as psycopg 3.1 does where a signal breaks into its wait
+        def leave():  # as psycopg 3.1 does if a signal interrupts its wait
             with transaction.atomic() if has_begun else nullcontext():
                 connection.ensure_connection()
                 connection.connection.pgconn.send_query(b"SELECT 1")
@@ -468,7 +468,7 @@ def test_a_reactor_runs_beside_projections(runner):
     assert len(balances(Reduced)) == 5
 
 
-# Rebuilds that somebody has asked for
+# Requested rebuilds
 
 
 def test_a_worker_does_requested_rebuilds_beside_its_other_work(runner):

@@ -1,6 +1,5 @@
 """
-Deliberately broken versions of stores: each has one thing wrong, which the races and the
-checker must find.
+Deliberately broken versions of stores: each has one defect, which races and checker must find.
 
 Most are the real store with one line of its SQL taken out, so that they also show what that
 line is there for.
@@ -42,14 +41,14 @@ class Mutant(PostgreSQLStore):
 
 
 class NoVersionComparison(Mutant):
-    """It appends whatever the version is."""
+    """Appends at any version."""
 
     statements = ("append_one.sql", "append_many.sql", "append_with_key.sql")
     part = r"AND version = coalesce\(%\(expected\)s::integer, version\)"
 
 
 class NoLock(PostgreSQLStore):
-    """It reads the last index, and then inserts the next ones; nothing stops another one."""
+    """Reads the last index, and then inserts the next ones without a lock."""
 
     def append(self, request: AppendRequest) -> LogState:
         if request.expected_version == 0:
@@ -72,7 +71,7 @@ class NoLock(PostgreSQLStore):
 
 
 class KeyLookedUpButNotClaimed(Mutant):
-    """It looks whether an event carries the key, and does not claim it."""
+    """Checks whether an event carries the key, and does not claim it."""
 
     statements = ("append_with_key.sql",)
     part = r"INSERT INTO eventlogs_idempotencykey.*?RETURNING first_index"
@@ -94,7 +93,7 @@ class KeyLookedUpButNotClaimed(Mutant):
 
 
 class KeyClaimedAfterwards(PostgreSQLStore):
-    """It claims the key when the events are committed already."""
+    """Claims the key after the events are committed."""
 
     def append(self, request: AppendRequest) -> LogState:
         key = request.idempotency_key
@@ -107,7 +106,7 @@ class KeyClaimedAfterwards(PostgreSQLStore):
 
 
 class KeyClaimedBefore(PostgreSQLStore):
-    """It commits the claim before it knows whether the append succeeds."""
+    """Commits the claim before the append has succeeded."""
 
     def append(self, request: AppendRequest) -> LogState:
         key = request.idempotency_key
@@ -120,7 +119,7 @@ class KeyClaimedBefore(PostgreSQLStore):
 
 
 class CreateLeavesItsKey(Mutant):
-    """Its create answers LogAlreadyExists, and leaves the key that it has claimed."""
+    """Its create raises LogAlreadyExists, and leaves the key that it has claimed."""
 
     statements = ("create.sql",)
     part = r"CASE WHEN %\(alone\)s.*? END"
@@ -128,7 +127,7 @@ class CreateLeavesItsKey(Mutant):
 
 
 class CreateFailsInTheDatabase(Mutant):
-    """Its create takes the key back by an error, inside of a caller's transaction as well."""
+    """Its create releases the key by an error, inside of a caller's transaction as well."""
 
     statements = ("create.sql",)
     part = r"CASE WHEN %\(alone\)s::boolean"
@@ -136,7 +135,7 @@ class CreateFailsInTheDatabase(Mutant):
 
 
 class BatchInTwo(PostgreSQLStore):
-    """It stores the events of an append by several statements, each with its own commit."""
+    """Stores the events of an append by several statements, each with its own commit."""
 
     def append(self, request: AppendRequest) -> LogState:
         half = len(request.events) // 2
@@ -148,7 +147,7 @@ class BatchInTwo(PostgreSQLStore):
 
 
 class BatchBackwards(Mutant):
-    """It gives the last event of an append the first position."""
+    """Gives the last event of an append the first position."""
 
     statements = ("append_many.sql", "append_with_key.sql")
     part = "ORDER BY number"
@@ -156,7 +155,7 @@ class BatchBackwards(Mutant):
 
 
 class NoGreatest(Mutant):
-    """It trusts the clock."""
+    """Uses the clock as it is."""
 
     statements = ("append_one.sql", "append_many.sql", "append_with_key.sql")
     part = r"greatest\(clock_timestamp\(\), updated_at\)"
@@ -164,7 +163,7 @@ class NoGreatest(Mutant):
 
 
 class IndexFromASequence(PostgreSQLStore):
-    """It takes the indexes of one log from the sequence race_index, which does not roll back."""
+    """Takes the indexes of one log from the sequence race_index, which does not roll back."""
 
     def append(self, request: AppendRequest) -> LogState:
         if request.expected_version == 0:
@@ -181,7 +180,7 @@ class IndexFromASequence(PostgreSQLStore):
 
 
 class AnyEventsAreAReplay(PostgreSQLStore):
-    """It does not compare the events of a key."""
+    """Does not compare the events of a key."""
 
     def append(self, request: AppendRequest) -> LogState:
         try:
@@ -193,14 +192,14 @@ class AnyEventsAreAReplay(PostgreSQLStore):
 
 
 class ForgetsKeys(PostgreSQLStore):
-    """It takes no notice of keys: a retry is a new append."""
+    """Ignores keys: a retry is a new append."""
 
     def append(self, request: AppendRequest) -> LogState:
         return super().append(request._replace(idempotency_key=None))
 
 
 class AcknowledgesBeforeCommit(PostgreSQLStore):
-    """It answers at once, and commits with the tenth append."""
+    """Answers at once, and commits with the tenth append."""
 
     uncommitted = 0
 
@@ -218,14 +217,14 @@ class AcknowledgesBeforeCommit(PostgreSQLStore):
 
 
 class TakesNoTurns(PostgreSQLStore):
-    """It does not lock a log for who has met a conflict."""
+    """Does not lock a log after a conflict."""
 
     def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
         return call()
 
 
 class GivesItsTurnAway(PostgreSQLStore):
-    """It waits for the log, and then decides without its lock."""
+    """Waits for the log, and then decides without its lock."""
 
     def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
         super().in_turn(log_id, lambda: None, conflicts=conflicts)

@@ -61,7 +61,7 @@ def quick_deadlocks() -> dict[str, str]:
 
 @pytest.fixture
 def violations(transactional_db: None) -> Callable[..., list[Violation]]:
-    """Return what is wrong with the database, and with what callers were told."""
+    """Return the violations in the database and in the answers to callers."""
 
     def check(outcomes: Iterable[Outcome] = (), **options: Any) -> list[Violation]:
         with connection.cursor() as cursor:
@@ -95,7 +95,7 @@ class Scratch:
 
     @contextmanager
     def cursor(self) -> Iterator[Any]:
-        """Have this process' connection in the schema; give a cursor."""
+        """Use the schema on this process' connection; yield a cursor."""
         with connection.cursor() as cursor:
             cursor.execute("SET search_path = scratch, pg_catalog")
             try:

@@ -1,4 +1,4 @@
-"""The log that is raced on: its events say which append they belong to, and which part they are."""
+"""The log that is raced on: its events name their append and their part of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Noted:
 
 @dataclass
 class Race(Aggregate, log_type="race", events=[Noted]):
-    """What was noted."""
+    """The notes in the log."""
 
     seen: int = 0
 

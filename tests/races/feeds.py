@@ -1,4 +1,4 @@
-"""Readers of the feed for races: ours, the naive one, and versions of ours with one thing wrong."""
+"""Readers of the feed for races: ours, the naive one, and deliberately broken versions of ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eventlogs.stores.statements import Statement
 
 
 class NaiveReader:
-    """It reads what is above the last position that it has seen, as most readers do."""
+    """Reads the events above the last position that it has seen, as most readers do."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -29,7 +29,7 @@ class NaiveReader:
 
 
 class Reader:
-    """It reads a feed a page at a time, from where it has come to."""
+    """Reads a feed page by page, from the last position on."""
 
     def __init__(self, feed: Feed | None = None, limit: int = 50) -> None:
         self.feed = feed or Feed()
@@ -48,7 +48,7 @@ class Reader:
 
 
 class FeedOf(Feed):
-    """The feed as a source of the tests has it."""
+    """A feed that reads a source of the tests."""
 
     def __init__(self, source: FeedSource) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FeedOf(Feed):
 
 
 class Interrupted(PostgreSQLFeedSource):
-    """The real source; something happens before one of its statements, once."""
+    """The real source; a function is called once before one of its statements."""
 
     def __init__(self, before: str, happens: Callable[[], object]) -> None:
         super().__init__(DEFAULT_DB_ALIAS)
@@ -74,7 +74,7 @@ class Interrupted(PostgreSQLFeedSource):
 
 
 class IgnoresFences(PostgreSQLFeedSource):
-    """It takes the last position that was assigned for settled."""
+    """Treats the last assigned position as settled."""
 
     def watermark(self) -> Watermark:
         assigned = super().watermark().assigned
@@ -82,7 +82,7 @@ class IgnoresFences(PostgreSQLFeedSource):
 
 
 class LooksAtFencesFirst(Interrupted):
-    """It looks at the fences, and then at the sequence."""
+    """Reads the fences, and then the sequence."""
 
     def watermark(self) -> Watermark:
         [(fence,)] = self._run(FENCE)

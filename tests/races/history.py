@@ -1,8 +1,8 @@
 """
 The checker: is what the database holds a history that could have happened?
 
-It reads with SQL of its own, not with the code under test, and works on whatever is in the
-tables. What callers were told is compared with it: an ``Outcome`` is one call and its answer.
+It reads with SQL of its own, not with the code under test, and works on any contents of the tables.
+The answers to callers are compared with them: an ``Outcome`` is one call and its answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFUSALS = (ConcurrentAppend, IdempotencyKeyReused, LogNotFound)
 
 
 class Outcome(NamedTuple):
-    """One call of ``create`` or ``append``, and what the caller was answered."""
+    """One call of ``create`` or ``append``, and its answer."""
 
     log_id: LogId
     marker: str  # of the events that it brought
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """A promise that was broken, and where."""
+    """A broken promise, and its place."""
 
     kind: str
     where: str
@@ -104,7 +104,7 @@ BROKEN = {
     """,
 }
 
-# An event carries a key that nobody claimed for it: a retry would be stored again.
+# An event carries a key without a claim: a retry would be stored again.
 UNCLAIMED = """
     SELECT event.log_id, event."index", event.idempotency_key FROM eventlogs_event AS event
     WHERE event.idempotency_key IS NOT NULL AND NOT EXISTS (
@@ -167,7 +167,7 @@ def kinds(found: Sequence[Violation]) -> Counter[str]:
 
 
 def spoken_by(cursor: Any, statement: str) -> str:
-    """Return a statement in the words of the cursor's database."""
+    """Return a statement in the SQL of the cursor's database."""
     if not hasattr(cursor, "db") or cursor.db.vendor != "mysql":  # psycopg's own has no db
         return statement
     as_function = re.sub(r"data ->> '(\w+)'", r"JSON_VALUE(data, '$.\1')", statement)

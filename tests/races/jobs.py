@@ -1,5 +1,5 @@
 """
-What the processes of a race do.
+The jobs of the processes in a race.
 
 Each function runs in every process of a crew, with that process's place in the race, and
 answers the outcomes of its calls. ``store`` names the store, see ``stores.py``.
@@ -23,7 +23,7 @@ from tests.races.events import Noted, Race, batch
 from tests.races.history import Outcome
 from tests.races.stores import races
 
-PATIENCE = 60  # seconds until a loop that should converge has not
+PATIENCE = 60  # seconds until a loop that does not converge fails
 
 
 class ChangedMind(Exception):
@@ -38,7 +38,7 @@ def call(
     expected: int | None,
     key: str | None = None,
 ) -> Outcome:
-    """Create (where version 0 is expected) or append; return it with its answer, whatever it is."""
+    """Create (where version 0 is expected) or append; return it with its answer or error."""
     events = batch(marker, of)
     answer: LogState | Exception
     try:
@@ -48,7 +48,7 @@ def call(
             version = ANY if expected is None else expected
             answer = manager.append(log_id, *events, expected_version=version, idempotency_key=key)
     except (EventLogError, Error) as error:
-        error.__cause__ = None  # it would not pickle
+        error.__cause__ = None  # the error cannot be pickled
         answer = error
     return Outcome(log_id, marker, of, expected, answer)
 
@@ -192,8 +192,8 @@ def append_in_transactions(
     """
     Append in transactions of several appends, on several logs, that roll back at random.
 
-    One that the database gives up is run again, as TransactionMustRetry asks; each such loss
-    is an outcome of the marker "retry". Outcomes of a transaction count once it committed.
+    A transaction that the database aborts is run again, as TransactionMustRetry asks; each such
+    loss is an outcome of the marker "retry". Outcomes of a transaction count once it committed.
     """
     for number in range(count):
         chosen = [place.random.choice(log_ids) for _ in range(place.random.randint(1, 4))]
@@ -252,7 +252,7 @@ def _sound(outcome: Outcome) -> Outcome:
 def increment(
     place: Place, store: str, log_id: LogId, count: int, isolation: str
 ) -> Iterator[Outcome]:
-    """Read the version and append at it, in a transaction, again and again until it is in."""
+    """Read the version and append at it, in a transaction, and retry until it is stored."""
     manager = races(store, place.number)
     for number in range(count):
         marker = f"{number}-{place.number}"
@@ -336,7 +336,7 @@ def execute_once(
     key: str | None = None,
     in_atomic: bool = False,
 ) -> Outcome:
-    """Execute a decision, with one retry; return it with its answer, whatever it is."""
+    """Execute a decision, with one retry; return it with its answer or error."""
     seen = 0
 
     def decide(race: Race) -> list[Noted]:
@@ -349,7 +349,7 @@ def execute_once(
         with transaction.atomic() if in_atomic else nullcontext():
             answer = manager.execute(log_id, decide, idempotency_key=key, retries=1)
     except (EventLogError, Error) as error:
-        error.__cause__ = None  # it would not pickle
+        error.__cause__ = None  # the error cannot be pickled
         answer = error
     return Outcome(log_id, marker, 1, seen, answer)
 
@@ -367,7 +367,7 @@ def execute_crosswise(place: Place, store: str, log_ids: Sequence[LogId], count:
     """
     Execute on one of two logs a decision that appends to the other one; return the answers.
 
-    Each does so in its turn: it holds the log that the others want next.
+    Each does so in its turn: it holds the log that the others need next.
     """
     manager = races(store, place.number)
     mine, other = log_ids if place.number % 2 else reversed(log_ids)

@@ -1,7 +1,7 @@
 """
-The races of test_races.py, run on deliberately broken versions: each finds what is wrong.
+The races of test_races.py, run on deliberately broken versions: each finds the defect.
 
-A test that cannot fail proves nothing; here it fails.
+A test that cannot fail proves nothing; here each test fails.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_a_create_that_leaves_its_key_is_found(crew, violations, writers):
     )
 
     found = kinds(violations(outcomes))
-    # An orphan is then taken for a request that was done: its caller believes in a replay.
+    # An orphaned key then looks like a completed request: its caller gets a replay.
     assert found == {"orphan key": 2 * (writers - 1), "lost": 2 * (writers - 1)}
 
 

@@ -1,4 +1,4 @@
-"""Late commits, set up one step at a time: what the feed shows while transactions are open."""
+"""Late commits, set up one step at a time: the feed while transactions are open."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_first_append_of_a_transaction_is_fenced_in_one_step(new_logs, other
         tries.append(other.do(append, late))
         if other.do(Session.sql, setting) == "":
             return True
-        other.rollback()  # it took more than a millisecond: the other way was taken
+        other.rollback()  # it took more than a millisecond: the other branch was used
         other.do(transaction.set_autocommit, True)
         return False
 
@@ -214,7 +214,7 @@ def test_rolling_back_a_savepoint_removes_its_fence(new_logs, other, before):
     other.do(undo_appends, log_id)
     assert fences(other.pid) == before
 
-    early_state = append(early, "early")  # its position is above those that are void
+    early_state = append(early, "early")  # its position is above the rolled back ones
     assert (Feed().settled() == early_state.position) == (before == 0)
 
     late = other.do(append, log_id, "after")
@@ -457,7 +457,7 @@ def test_a_part_of_an_append_can_be_seen_before_the_rest_and_in_order(
     assert reader.seen == sorted(reader.seen)
 
 
-# Transactions that have nothing to do with it.
+# Unrelated transactions.
 
 
 def test_an_unrelated_transaction_does_not_hold_the_feed_back(new_logs, other):
@@ -472,7 +472,7 @@ def test_an_unrelated_transaction_does_not_hold_the_feed_back(new_logs, other):
     other.rollback()
 
 
-# Who holds the feed back.
+# Sessions that hold the feed back.
 
 
 def test_holding_back_lists_the_sessions_that_hold_the_feed_back(new_logs, other):

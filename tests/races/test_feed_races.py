@@ -1,7 +1,7 @@
 """
 Readers beside racing writers: late commits, rollbacks, savepoints, transactions of many appends.
 
-The naive reader runs in the same race. On PostgreSQL it misses events, or the race is none.
+The naive reader runs in the same race. On PostgreSQL it misses events; otherwise there was no race.
 """
 
 from __future__ import annotations

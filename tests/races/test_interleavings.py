@@ -53,7 +53,7 @@ class Session:
         return self.start(call, *arguments, **options).result(10)
 
     def close(self) -> None:
-        # By force: a test that failed may have left it waiting for somebody.
+        # By force: a failed test may have left the session waiting.
         Session.sql("SELECT pg_terminate_backend(%s)", self.pid)
         self._thread.submit(lambda: connection.close())
         self._thread.shutdown()
@@ -165,7 +165,7 @@ def test_rolling_back_a_savepoint_undoes_the_key_and_the_events(violations, new_
         with transaction.atomic():  # a savepoint
             manager.append(log_id, *batch("gone", 2), expected_version=1, idempotency_key="k")
             transaction.set_rollback(True)
-        # Nobody has to wait for what is gone.
+        # No session waits for rolled back rows.
         theirs = other.do(
             manager.append, log_id, *batch("theirs"), expected_version=1, idempotency_key="k"
         )
@@ -187,7 +187,7 @@ def test_rolling_back_a_savepoint_undoes_the_key_and_the_events(violations, new_
 def test_a_key_that_is_pruned_while_a_caller_waits_for_it_is_claimed_again(
     violations, new_logs, other, store
 ):
-    """Between the claim that found the key taken and the look at who has it, it is pruned."""
+    """The key is pruned between the failed claim and the look-up of its owner."""
     manager = races(store)
     (log_id,) = new_logs(1)
     theirs: list[LogState] = []
@@ -232,7 +232,7 @@ def test_a_transaction_with_an_old_snapshot_must_retry_and_reports_no_old_facts(
     assert manager.version(log_id) == 2
 
 
-# Whatever plan PostgreSQL chooses.
+# Every plan that PostgreSQL may choose.
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -259,7 +259,7 @@ def test_races_end_without_violations_under_every_query_plan(
     assert [each for each in outcomes if not isinstance(each.answer, expected)] == []
 
 
-# Statements that are cut short.
+# Statements that are interrupted.
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -277,7 +277,7 @@ def test_an_append_that_runs_into_a_timeout_is_not_stored(
         blocked.do(manager.append, log_id, *batch("mine"), expected_version=1)
     other.commit()
 
-    # The connection is as good as before.
+    # The connection is still usable.
     state = blocked.do(manager.append, log_id, *batch("mine"), expected_version=2)
     assert violations([Outcome(log_id, "mine", 1, 2, state)]) == []
 
@@ -308,7 +308,7 @@ def test_an_append_whose_server_process_is_stopped_is_not_stored(
     assert violations([Outcome(log_id, "mine", 1, 1, state)]) == []
 
 
-# Prepared statements that are not there any more.
+# Prepared statements that were deallocated.
 
 
 @pytest.mark.parametrize("reset", ["DISCARD ALL", "DEALLOCATE ALL", "rollback"])
@@ -321,7 +321,7 @@ def test_appends_continue_when_prepared_statements_are_deallocated(
     one_of_each(manager, log_id, "before")
 
     if reset == "rollback":
-        # psycopg throws its statements away, and everybody else's, when it rolls back.
+        # psycopg deallocates all statements of the connection when it rolls back.
         with suppress(jobs.ChangedMind), transaction.atomic():
             one_of_each(manager, log_id, "undone")
             raise jobs.ChangedMind
@@ -412,7 +412,7 @@ REFUSE_AT_COMMIT = """
 
 @pytest.mark.parametrize("first", [True, False], ids=["first-on-its-connection", "later"])
 def test_a_failure_at_the_commit_of_an_append_is_raised(violations, new_logs, first):
-    """As a serializable transaction may fail: the rows came back already, and are void."""
+    """A serializable transaction may fail at its commit, after its rows were returned."""
     manager = races("postgresql")
     (log_id,) = new_logs(1)
     Session.sql(REFUSE_AT_COMMIT)
@@ -437,7 +437,7 @@ def test_a_failure_at_the_commit_of_an_append_is_raised(violations, new_logs, fi
 
 
 def test_callers_get_their_turns_in_the_order_in_which_they_came(new_logs):
-    """The row alone would not do it: it changes each time. The portable store fails here."""
+    """A row lock alone keeps no order, as the row changes. The portable store fails here."""
     manager = races("postgresql")
     (log_id,) = new_logs(1)
     manager._contended.add(log_id)
@@ -484,7 +484,7 @@ def test_a_turn_that_times_out_stores_nothing(violations, new_logs, other, block
         blocked.do(manager.execute, log_id, lambda _: batch("mine"))
     other.commit()
 
-    # The connection is as good as before.
+    # The connection is still usable.
     manager._contended.add(log_id)
     state = blocked.do(manager.execute, log_id, lambda _: batch("mine"))
     assert violations([Outcome(log_id, "mine", 1, 2, state)]) == []

@@ -71,7 +71,7 @@ def test_one_of_many_writers_that_expect_one_version_wins(
 
     assert violations(outcomes) == []
     assert answers(outcomes) == {LogState: 40, ConcurrentAppend: 40 * (writers - 1)}
-    # The losers are told the truth: nobody could be faster than by one append.
+    # The losers get the right version: no writer can be ahead by more than one append.
     for outcome in outcomes:
         if isinstance(outcome.answer, ConcurrentAppend):
             assert outcome.answer.log_id == log_id
@@ -165,7 +165,7 @@ def assert_one_did_it_and_the_others_heard_of_it(outcomes: list[Outcome], *, rou
 def test_a_caller_with_a_stale_version_is_never_appended_twice(
     crew, violations, new_logs, callers, store
 ):
-    """It may come before the winner has committed: then it is a conflict, and else a replay."""
+    """A call before the winner's commit is a conflict; a later one is a replay."""
     log_ids = new_logs(10, version=3)
 
     outcomes = crew.race(callers, jobs.append_with_one_key, store, log_ids, "stale", "same")
@@ -235,7 +235,7 @@ def test_transactions_that_roll_back_at_random_leave_nothing(
     counted = answers(outcomes)
     assert set(counted) <= {LogState, ConcurrentAppend, TransactionMustRetry}
     assert counted[LogState] > 8
-    # Deadlocks are among it; on SQLite nobody hears that the database is locked.
+    # Deadlocks are included; on SQLite no caller gets "database is locked".
     assert (counted[TransactionMustRetry] > 0) == (connection.vendor != "sqlite")
 
 

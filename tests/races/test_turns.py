@@ -1,7 +1,7 @@
 """
-Races of ``execute`` on one log: who has met a conflict waits for its turn, and gets it.
+Races of ``execute`` on one log: a caller with a conflict waits for its turn, and gets it.
 
-Each call has one retry. With the log locked, that is enough whatever the others do.
+Each call has one retry. With the log locked, one retry is always enough.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_a_store_that_forgets_keys_makes_a_decision_twice(crew, violations, new_
 def test_decisions_in_a_deadlock_are_run_again_as_a_whole(
     crew, violations, new_logs, quick_deadlocks
 ):
-    """In its turn, what a decider stores is taken back with the decision, and stored again."""
+    """In a turn, appends of a decider are rolled back with the decision, and stored again."""
     log_ids = new_logs(2)
 
     answered = crew.race(4, jobs.execute_crosswise, "portable", log_ids, 10, **quick_deadlocks)

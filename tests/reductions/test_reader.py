@@ -408,7 +408,7 @@ def test_an_older_entry_is_folded_up_to_date(accounts, state, cache):
 
 
 class Together:
-    """Many readers of one log who have all missed it."""
+    """Many readers of one log, all with a cache miss."""
 
     def __init__(self, accounts, log_id, readers):
         self.accounts, self.log_id, self.readers = accounts, log_id, readers
@@ -537,7 +537,7 @@ def test_a_lock_is_released_when_the_entry_is_written_or_will_not_be(counting, c
 
 @pytest.fixture
 def locked(counting, cache):
-    """A manager, and a long log that another process replays, and never comes to an end."""
+    """A manager, and a long log that another process replays without end."""
     accounts = LogManager(Account, store=counting, cache=cache, refresher=IMMEDIATE)
     state = accounts.create(Opened("Ada"), *(Deposited(1) for _ in range(LONG)))
     cache.add(f"{accounts._reductions().key(state.log_id)}.lock", b"another process", timeout=600)
@@ -554,7 +554,7 @@ def test_a_reader_inside_of_a_transaction_does_not_wait_long_for_another_process
         with transaction.atomic():
             return accounts.reduce(log_id).version
 
-    assert elsewhere(read) == LONG + 1  # it gives up after 20 s
+    assert elsewhere(read) == LONG + 1  # the read gives up after 20 s
 
 
 def test_a_reader_inside_of_a_transaction_does_not_wait_long_for_another_thread(
@@ -562,7 +562,7 @@ def test_a_reader_inside_of_a_transaction_does_not_wait_long_for_another_thread(
 ):
     accounts, log_id = locked
     key = accounts._reductions().key(log_id)
-    replay, _ = replays.join(key)  # it stays for as long as it is referred to
+    replay, _ = replays.join(key)  # the replay exists while it is referred to
 
     def read():
         with transaction.atomic():
@@ -596,14 +596,14 @@ def test_coroutines_do_not_wait_long_in_the_thread_that_they_share(locked, elsew
 
 
 def test_a_refresh_does_not_wait_long_for_another_process(locked, counting, elsewhere):
-    """What is queued behind it would wait as well."""
+    """Jobs queued behind it would wait as well."""
     accounts, log_id = locked
 
     assert elsewhere(lambda: accounts._reductions().refresh(log_id))
 
 
 class Asking(CachingPolicy):
-    """It reduces a log, or what ``ask`` does, before it decides."""
+    """A policy that reduces a log, or calls ``ask``, before it decides."""
 
     def __init__(self):
         self.asked = 0
@@ -640,7 +640,7 @@ def test_a_policy_that_reduces_the_same_log_does_not_wait_for_itself(asking, els
 
 @dataclass
 class Summing(Aggregate, log_type="summing", events=[Opened]):
-    """Its apply reduces another log: slow, but no reason to replay that log each time."""
+    """An aggregate whose apply reduces another log."""
 
     n: int = 0
     other: ClassVar[Any] = None
@@ -679,7 +679,7 @@ def test_a_reader_that_waited_for_a_failed_replay_replaces_the_corrupt_entry(cou
     accounts.reduce(state.log_id)
     good = cache.get(key)
     assert good is not None
-    cache.replace(key, good[:6] + b"\x09" + good[7:], timeout=60)  # a higher version, and garbled
+    cache.replace(key, good[:6] + b"\x09" + good[7:], timeout=60)  # a higher version, and corrupt
     replay, _ = replays.join(key)
     replay.done.set()  # its leader failed
 

@@ -1,4 +1,4 @@
-"""Snapshots: entries of earlier versions of a long log, which are proven by it, never trusted."""
+"""Snapshots: entries of earlier versions of a long log, which the log must prove."""
 
 from __future__ import annotations
 

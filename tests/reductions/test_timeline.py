@@ -1,4 +1,4 @@
-"""What people see of a log's history: states, what each event changed, and what cannot be had."""
+"""The timeline of a log: states, changes by each event, and missing states."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_a_job_that_raises_is_logged_without_its_text_and_the_next_one_is_done(q
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_system_exit_in_a_job_does_not_end_the_thread(queue, error, caplog):
-    """What is queued behind it is done by the same thread, with no further job to start one."""
+    """Jobs queued behind it are done by the same thread, without a further job to start one."""
     threads = []
 
     def leave():
@@ -174,7 +174,7 @@ def test_a_pooled_connection_is_given_back_at_once(queue, second_database):
         **settings["OPTIONS"],
         "pool": {"min_size": 1, "max_size": 1, "timeout": 3},  # seconds
     }
-    settings["CONN_MAX_AGE"] = 0  # Django demands it with a pool
+    settings["CONN_MAX_AGE"] = 0  # Django requires it with a pool
     del connections[second_database]
     used = []
 
@@ -361,7 +361,7 @@ def test_queued_jobs_are_done_before_the_process_ends(tmp_path):
 
 @pytest.fixture
 def connected(monkeypatch, transactional_db):
-    """What the thread's database connections are, after jobs that use one."""
+    """The thread's database connections, after jobs that use one."""
     seen = []
 
     def job():

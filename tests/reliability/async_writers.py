@@ -29,7 +29,7 @@ TASKS = 50
 
 
 def write(place: Place, left_over: list[Intent], _: str, log_ids: list[LogId]) -> None:
-    """Append in many tasks at once, until the test says to end: the job of a writer."""
+    """Append in many tasks at once, until the test asks to end: the job of a writer."""
     async_to_sync(_write)(place, left_over, log_ids)
 
 
@@ -54,7 +54,7 @@ async def _task(place: Place, number: int, left_over: Any, log_ids: list[LogId])
 
 
 async def _until_answered(intent: Intent, choices: random.Random) -> Outcome:
-    """Append, and ask again if the answer is lost, the call is cancelled, or another was faster."""
+    """Append, and retry if the answer is lost, the call is cancelled, or another was faster."""
     manager = LogManager(Race)
     until = time.monotonic() + PATIENCE
     while True:
@@ -68,7 +68,7 @@ async def _until_answered(intent: Intent, choices: random.Random) -> Outcome:
             return Outcome(log_id, intent.marker, intent.of, expected, answer)
         except (ConcurrentAppend, TransactionMustRetry, asyncio.CancelledError):
             pass
-        except Error:  # stored or not: who knows
+        except Error:  # stored or not: unknown
             await sync_to_async(let_go)()
         assert time.monotonic() < until, f"{intent} got no answer"
 

@@ -1,8 +1,8 @@
 """
-Deliberately broken versions of the reduction cache: each lacks one thing that keeps its answers
+Deliberately broken versions of the reduction cache: each lacks one part that keeps its answers
 right or cheap.
 
-The campaigns must find what is wrong with each; a test that cannot fail proves nothing.
+The campaigns must find the defect of each; a test that cannot fail proves nothing.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from eventlogs.values import StoredEvent
 
 
 class Believed(Entry[Any]):
-    """An entry that no event has to prove."""
+    """An entry that is accepted without a proof."""
 
     def is_proven_by(self, row: StoredEvent | None) -> bool:
         return True
 
 
 class WithoutProof(ReductionReader[Any]):
-    """It believes every entry with a good signature."""
+    """Accepts every entry with a good signature."""
 
     def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Folded[Any] | None:
         return super()._fold_onto(Believed(*entry), log_id, store)
 
 
 class ProofByPosition(ReductionReader[Any]):
-    """It compares no more than the position of the last event."""
+    """Compares only the position of the last event."""
 
     def _fold_onto(self, entry: Entry[Any], log_id: LogId, store: BaseStore) -> Folded[Any] | None:
         rows = store.since(log_id, start=entry.head.version - 1, limit=1)
@@ -58,7 +58,7 @@ class ProofByPosition(ReductionReader[Any]):
 
 
 class UnsignedCodec(EntryCodec[Any]):
-    """It looks at what an entry says, and not at who has signed it."""
+    """Decodes an entry without checking its signature."""
 
     def decode(self, raw: bytes, log_id: LogId) -> Entry[Any]:
         head, _, body = raw[HEADER_BYTES:-SIGNATURE_BYTES].partition(b"\n")
@@ -69,7 +69,7 @@ class UnsignedCodec(EntryCodec[Any]):
 
 
 class WithoutSignature(ReductionReader[Any]):
-    """Its entries could be anybody's."""
+    """Accepts the entries of any log."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -77,7 +77,7 @@ class WithoutSignature(ReductionReader[Any]):
 
 
 class CodecOfAnyCode(EntryCodec[Any]):
-    """Neither its keys nor its entries say which code has made them."""
+    """Neither its keys nor its entries contain the fingerprint of the code."""
 
     @property
     def is_possible(self) -> bool:
@@ -89,7 +89,7 @@ class CodecOfAnyCode(EntryCodec[Any]):
 
 
 class WithoutFingerprint(ReductionReader[Any]):
-    """It meets what other code has folded."""
+    """Uses reductions that other code has folded."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -97,14 +97,14 @@ class WithoutFingerprint(ReductionReader[Any]):
 
 
 class CodecWithOneKey(EntryCodec[Any]):
-    """Its keys do not say which code has made the entry; its entries do."""
+    """Its entries contain the fingerprint of the code, its keys do not."""
 
     def key(self, log_id: LogId) -> str:
         return f"eventlogs.reduction.{log_id}.{hashlib.sha256(self.using.encode()).hexdigest()}"
 
 
 class FingerprintNotInKey(ReductionReader[Any]):
-    """Its answers are right, and two releases throw out each other's entries."""
+    """Its answers are right, but two releases evict each other's entries."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -112,7 +112,7 @@ class FingerprintNotInKey(ReductionReader[Any]):
 
 
 class WithoutWaiting(ReductionReader[Any]):
-    """Whoever misses replays."""
+    """Every reader with a miss replays."""
 
     def _replay_once(self, miss: Miss, wait: float) -> Reading[Any]:
         return super()._replay_once(miss, 0.0)
@@ -124,7 +124,7 @@ class NeverLocks(ReplayLock):
 
 
 class WithoutLocks(ReductionReader[Any]):
-    """Its threads wait for one another, its processes do not."""
+    """Threads wait for each other, processes do not."""
 
     lock_class = NeverLocks
 
@@ -134,7 +134,7 @@ class LocksForEver(ReplayLock):
 
 
 class WaitsForEver(ReductionReader[Any]):
-    """Its lock does not run out when its holder dies."""
+    """Its lock does not expire when its holder dies."""
 
     lock_class = LocksForEver
 
@@ -145,13 +145,13 @@ class KeepsQuiet(ReplayLock):
 
 
 class SaysNothingOfItsFailure(ReductionReader[Any]):
-    """Others wait until its lock runs out, also where there is nothing to wait for."""
+    """Readers wait until the lock expires, even if no entry will be stored."""
 
     lock_class = KeepsQuiet
 
 
 class Overwrites(RedisReductionCache):
-    """It keeps whatever comes last."""
+    """Keeps the entry that is written last."""
 
     def set(
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
@@ -162,7 +162,7 @@ class Overwrites(RedisReductionCache):
 
 
 class LooksThenSets(RedisReductionCache):
-    """It compares versions, and somebody else may come between that and the write."""
+    """Compares versions, but another writer may come between the comparison and the write."""
 
     def set(
         self, key: str, entry: bytes, *, replaces: bytes | None = None, timeout: float | None
@@ -177,7 +177,7 @@ class LooksThenSets(RedisReductionCache):
 
 
 class Pickles(BaseReductionCache):
-    """It goes through the serializer of the Django cache, which is pickle."""
+    """Uses the serializer of the Django cache, which is pickle."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
@@ -203,7 +203,7 @@ class Pickles(BaseReductionCache):
 
 
 class SendsEachTime(MessageRefresher):
-    """It sends a message for each append: no flag, and nothing is gathered."""
+    """Sends a message for each append: there is no flag."""
 
     def submit(self, job: CacheWrite | Refresh) -> None:
         if isinstance(job, Refresh) and (message := job.message) is not None:
@@ -217,7 +217,7 @@ def clears_after_reading(
     cache: str | None,
     meanwhile: Callable[[], None],
 ) -> None:
-    """Refresh, and clear the flag afterwards: an append meanwhile asked for nothing."""
+    """Refresh, and clear the flag afterwards: an append in between sends no message."""
     reader: ReductionReader[Any] = ReductionReader(aggregate, using=using, cache=cache)
     reader.refresh(log_id)
     meanwhile()

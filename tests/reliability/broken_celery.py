@@ -7,4 +7,4 @@ from tests.reliability import broken
 
 
 class SendsEachTime(broken.SendsEachTime, CeleryRefresher):
-    """It sends a message for each append."""
+    """Sends a message for each append."""

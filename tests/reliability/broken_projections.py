@@ -1,7 +1,7 @@
 """
-Deliberately broken versions of projections: each lacks one thing that keeps read models right.
+Deliberately broken versions of projections: each lacks one part that keeps read models right.
 
-Each function breaks its process. The campaigns must find what is wrong with each; a test that
+Each function breaks its process. The campaigns must find the defect of each; a test that
 cannot fail proves nothing.
 """
 
@@ -63,17 +63,17 @@ def reacts_afterwards() -> None:
 
 
 def without_fencing_token() -> None:
-    """A checkpoint is moved by whoever had a lease on it once."""
+    """A worker moves a checkpoint even if it has lost its lease."""
     leases.own_checkpoint = lambda lease: Checkpoint.objects.filter(pk=lease.pk)
 
 
 def without_limit_of_idleness() -> None:
-    """A transaction that stands still is left alone."""
+    """A transaction that stalls is not ended."""
     leases.limit_idle_time = lambda using, seconds: None
 
 
 def without_care() -> None:
-    """It does not ask whether the worker before it has died."""
+    """The death of the previous worker is ignored."""
     original = leases.acquire
 
     def acquire(*args: Any, **options: Any) -> Any:
@@ -89,7 +89,7 @@ def without_holding() -> None:
 
 
 def rebuilds_in_place() -> None:
-    """It empties the table and goes back to the beginning, as a simple rebuild does."""
+    """A rebuild empties the table and starts from the beginning."""
 
     def steps(self: Any, *, restart: bool) -> Any:
         yield from ()
@@ -104,7 +104,7 @@ def rebuilds_in_place() -> None:
 
 
 def swaps_as_it_is() -> None:
-    """It takes for granted that nothing has come since it had caught up."""
+    """A swap omits events that came after the rebuild had caught up."""
     original = Advancer.step
 
     def step(self: Advancer, upto: int | None = None) -> bool:
@@ -114,7 +114,7 @@ def swaps_as_it_is() -> None:
 
 
 def without_leases() -> None:
-    """Everybody takes every partition, and asks nobody."""
+    """Every worker takes every partition, without a lease."""
 
     def acquire(name: str, number: int, *, using: str, owner: str, seconds: float) -> Any:
         row = Checkpoint.objects.get(projection=name, is_rebuild=False, partition=number)
@@ -137,7 +137,7 @@ def without_leases() -> None:
 
 
 def without_lock_of_the_log() -> None:
-    """Whoever sweeps reads the version of a log, and does not keep others from appending."""
+    """A sweep reads the version of a log without a lock against appends."""
 
     def versions(log_ids: Any, using: str) -> dict[Any, int]:
         logs = EventLog.objects.filter(pk__in=[each.uuid for each in log_ids])
@@ -148,7 +148,7 @@ def without_lock_of_the_log() -> None:
 
 
 def without_applied_versions() -> None:
-    """An append applies its own events, whatever the row lacks."""
+    """An append applies only its own events, even if the row lacks earlier ones."""
     original = inline._apply
 
     def apply(*args: Any, upto: int, since: int | None = None, **options: Any) -> None:

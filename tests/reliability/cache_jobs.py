@@ -1,4 +1,4 @@
-"""What the processes of the cache campaigns do: write, read, and compare with the log."""
+"""The jobs of the processes in cache campaigns: write, read, and compare with the log."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.reliability.ledgers import Entered, Ledger
 from tests.reliability.redises import MORTAL
 
 READER = "eventlogs.reductions.reader.ReductionReader"
-WRONG = 10  # findings of one process that are enough
+WRONG = 10  # maximum number of findings of one process
 
 
 class Unwanted(Exception):
-    """What takes a transaction back."""
+    """An error that rolls a transaction back."""
 
 
 class Report(NamedTuple):
-    """What a process has done and found."""
+    """The report of a process: its counts and findings."""
 
     done: int
     wrong: list[str]
@@ -48,7 +48,7 @@ def ledgers(variant: str = READER, cache: str = "", **options: Any) -> LogManage
 
 
 class Watch:
-    """Compare what is reduced with the log, and keep count."""
+    """Compare reductions with the log, and count them."""
 
     def __init__(self, manager: LogManager[Ledger]) -> None:
         self.manager = manager
@@ -92,7 +92,7 @@ def read(place: Place, log_ids: list[LogId], *variant: str) -> Report:
 
 
 def write(place: Place, log_ids: list[LogId], *variant: str) -> Report:
-    """Append, by every way there is; take some of it back, but not before it was reduced."""
+    """Append by every method; roll some appends back after they were reduced."""
     manager = ledgers(*variant, refresh_on_append=True)
     watch, choices = Watch(manager), random.Random(f"writer {place.number}")
     while not place.is_set() and len(watch.wrong) < WRONG:

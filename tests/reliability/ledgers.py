@@ -1,8 +1,7 @@
 """
 The log of the cache campaigns: its state depends on every event, and on their order.
 
-Whoever folds one event too few, one too many, or one of another history, has another chain
-from there on, for ever.
+A fold with a missing event, an extra one, or one of another history has another chain from then on.
 """
 
 from __future__ import annotations
@@ -34,5 +33,5 @@ class Ledger(Aggregate, log_type="ledger", events=[Entered]):
 
 
 def tell_in_an_error(ledger: Ledger, record: EventRecord) -> None:
-    """Fail as an ``apply`` does that shows data; here, where the code fingerprint is known."""
+    """Fail like an ``apply`` whose error shows data; defined here to have a code fingerprint."""
     raise KeyError(record.event.text)

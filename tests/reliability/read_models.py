@@ -1,8 +1,8 @@
 """
-What the campaigns of projections project: each ledger into a row, and into letters.
+The read models of the campaigns: each ledger becomes a row, and letters.
 
 A row depends on every entry of its ledger, and on their order, as the aggregate does. A handler
-passes *steps* (see ``steps.py``), and entries whose text says so make it misbehave.
+passes *steps* (see ``steps.py``), and entries with a special text make it fail.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from tests.processes.stops import passing
 from tests.reliability.ledgers import Entered, Ledger
 from tests.tables import Table
 
-FLAKY = "flaky"  # fails two times of three, at random
-POISON = "poison "  # misbehaves each time, until it is mended; what it does follows
+FLAKY = "flaky"  # fails randomly, two times of three
+POISON = "poison "  # fails each time until it is fixed; the kind of failure follows
 LARGE = 64 * 2**20  # bytes
 
 
@@ -71,12 +71,12 @@ class Letter(Table):
 
 MODELS: list[type[models.Model]] = [LedgerRow, Letter]
 
-# The file that is there when what misbehaved is mended.
-mended: list[Path] = []
+# The file that exists once the handlers are fixed.
+fixed: list[Path] = []
 
 
 class Quick:
-    """What campaigns do not want to wait for; some processes have another time-out."""
+    """Shorter times, so that campaigns do not wait; some processes have another time-out."""
 
     log_types: ClassVar[Iterable[str] | None] = ["ledger"]
     timeout = 1.0
@@ -117,7 +117,7 @@ class InlineLedgerRows(Rows):
 
 
 class Writes(Quick, Reactor):
-    """It writes its letters in autocommit mode: as with real ones, nothing takes them back."""
+    """Writes its letters in autocommit mode: like real letters, they cannot be undone."""
 
     @handles(Entered)
     def write(self, record):
@@ -137,7 +137,7 @@ class SharedLetters(Writes):
     partitions = 4
 
 
-# Known only where somebody asks for them: an inline one takes part in every append to a ledger.
+# Declared only on request: an inline projection takes part in every append to a ledger.
 DECLARED = {
     each.name: each
     for each in (LedgerRows, SharedLedgerRows, InlineLedgerRows, Letters, SharedLetters)
@@ -150,7 +150,7 @@ for name in DECLARED:
 
 
 def declare(names: list[str]) -> None:
-    """Let projections be known in this process."""
+    """Declare projections in this process."""
     projections.clear()
     for each in names:
         projections[each] = DECLARED[each]
@@ -158,15 +158,15 @@ def declare(names: list[str]) -> None:
             registered[each] = PARTICIPANTS[each]
 
 
-# How handlers misbehave.
+# Failures of handlers.
 
 
 def misbehave(record: EventRecord) -> None:
-    """Do what the entry's text says."""
+    """Fail as the entry's text says."""
     text = record.event.text
     if text.startswith(FLAKY) and random.random() < 0.67:
         raise ValueError("this time it fails")
-    if text.startswith(POISON) and not any(path.exists() for path in mended):
+    if text.startswith(POISON) and not any(path.exists() for path in fixed):
         POISONS[text.removeprefix(POISON)]()
 
 
@@ -228,11 +228,11 @@ POISONS: dict[str, Callable[[], None]] = {
 }
 
 
-# What must be so in the end.
+# Conditions at the end.
 
 
 def ledgers() -> LogManager[Ledger]:
-    """Return the ledgers as the events say, without any cache."""
+    """Return the ledgers by a replay of the events, without any cache."""
     return LogManager(Ledger, caching_policy=NeverCache())
 
 
@@ -242,7 +242,7 @@ def logs() -> Iterator[LogId]:
 
 
 def wrong_rows() -> list[str]:
-    """Return in which ways the rows are not what a replay makes."""
+    """Return the differences between the rows and a replay."""
     rows = {row.log_id: (row.entries, row.total, row.chain) for row in LedgerRow.objects.all()}
     found = []
     for log_id in logs():
@@ -265,7 +265,7 @@ def wrong_letters() -> list[str]:
 
 
 def are_up_to_date(*names: str) -> bool:
-    """Return whether all is applied; let what is parked be tried again."""
+    """Return whether all events are applied; retry parked events."""
     last = Event.objects.order_by("-position").values_list("position", flat=True).first() or 0
     done = True
     for name in names:

@@ -12,10 +12,10 @@ MORTAL = "mortal"  # its alias in CACHES
 
 
 class MortalRedis(Redis):
-    """A private Redis, without a disk: whatever it held is gone when it starts again."""
+    """A private Redis, without a disk: its data is gone when it starts again."""
 
     def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Stop it, with or without time to say good-bye."""
+        """Stop it, with or without a clean shutdown."""
         self.process.send_signal(how)
         self.process.wait()
 
@@ -29,7 +29,7 @@ class MortalRedis(Redis):
             super().prepare()
 
     def hang(self) -> None:
-        """Let it take connections and answer nothing."""
+        """Make it accept connections and answer nothing."""
         self.process.send_signal(signal.SIGSTOP)
 
     def wake(self) -> None:
@@ -41,7 +41,7 @@ class MortalRedis(Redis):
 
     @property
     def caches(self) -> dict[str, Any]:
-        """What CACHES is to hold: django-redis on this server."""
+        """The value for CACHES: django-redis on this server."""
         return {
             "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
             MORTAL: {

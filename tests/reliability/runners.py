@@ -38,18 +38,18 @@ from tests.reliability.read_models import DECLARED, FLAKY, LedgerRow, Quick, led
 GRACE = 0.3  # seconds that a lease outlasts the time-out of its projection
 LEASE = Quick.timeout + GRACE
 LONGEST_LOCK_WAIT = 3  # seconds of a read: a swap keeps its place in the queue for one
-BREATHING_SPACE = 5  # times as long as its append takes, a writer waits before the next one
+BREATHING_SPACE = 5  # a writer pauses for this many times the duration of its append
 
 
 class Conditions(NamedTuple):
-    """Under which conditions a process works."""
+    """The conditions of a process."""
 
-    stop: Stop | None = None  # where it is stopped
-    host: str = ""  # another machine than that of the tests, whose processes nobody can look at
-    memory: int = 0  # bytes that it may have beside those that it begins with
+    stop: Stop | None = None  # the step at which it is stopped
+    host: str = ""  # another host name than the tests', so that its processes cannot be checked
+    memory: int = 0  # bytes of memory that it may use beside those at its start
     timeout: float = Quick.timeout  # seconds, of each projection
-    losses: int = 3  # connections that may be lost with one event in hand, before they count
-    mended: str = ""  # the file that is there when what misbehaves is mended
+    losses: int = 3  # lost connections during one event that are not counted
+    fixed: str = ""  # the file that exists once the handlers are fixed
     broken: str = ""  # the path of a function that breaks something
 
 
@@ -87,8 +87,8 @@ def prepare(conditions: Conditions, place: Place) -> None:
     steps.install()
     if conditions.host:
         override(leases, HOST=conditions.host)
-    if conditions.mended:
-        read_models.mended.append(Path(conditions.mended))
+    if conditions.fixed:
+        read_models.fixed.append(Path(conditions.fixed))
     if conditions.memory:
         have = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = have + conditions.memory
@@ -101,7 +101,7 @@ def prepare(conditions: Conditions, place: Place) -> None:
 
 def run(place: Place, names: list[str]) -> str:
     read_models.declare(names)
-    stop: Any = place  # it looks at no more than is_set() and wait()
+    stop: Any = place  # only is_set() and wait() are used
     Worker(names, stop=stop).run()
     return "done"
 
@@ -141,7 +141,7 @@ def write(
 
 
 class Seen(NamedTuple):
-    """What a reader has seen."""
+    """The report of a reader."""
 
     reads: int
     wrong: list[str]
@@ -150,10 +150,10 @@ class Seen(NamedTuple):
 
 def watch(place: Place, tells: bool = False) -> Seen:
     """
-    Read all rows, all the time: they never become fewer, nor go back.
+    Read all rows, all the time: they are never fewer, and never in an earlier state.
 
     A read that waits for locks for longer than LONGEST_LOCK_WAIT is an error of the server, and so
-    among what is wrong. One that ``tells`` says "reading" when it has read rows for the first time.
+    reported as wrong. A reader that ``tells`` sends "reading" after its first read of rows.
     """
     reads, slowest = 0, 0.0
     wrong: list[str] = []

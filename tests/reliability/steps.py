@@ -15,7 +15,7 @@ from tests.processes.stops import passing
 
 
 def install() -> None:
-    """Let the machinery of projections pass steps."""
+    """Wrap functions of projections so that they pass steps."""
     _around(rows.Rows, "write", "the rows are written")
     _around(leases, "move", "the checkpoint moves")
     _around(HeldLogs, "hold", "a log is held")

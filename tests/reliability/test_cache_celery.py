@@ -75,7 +75,7 @@ class Campaign:
         self.worker = None
 
     def run(self, *job: Any, count: int = 1, **environ: str) -> list[Any]:
-        """Run a job of celery_jobs.py in so many processes; return what they print."""
+        """Run a job of celery_jobs.py in several processes; return their output."""
         with ExitStack() as stack:
             programs = [
                 stack.enter_context(
@@ -97,7 +97,7 @@ class Campaign:
         )
 
     def converges(self, log_ids: list[LogId]) -> None:
-        """Wait until what is cached is up to date, and find it right."""
+        """Wait until the cached reductions are up to date, and check that they are right."""
         manager = ledgers()
         versions = {log_id: manager.version(log_id) for log_id in log_ids}
         witnesses.append(self.log.read_text)
@@ -228,7 +228,8 @@ def test_appends_continue_without_the_broker_and_one_sweep_refreshes_the_cache(
     assert median(report["times"]) < 0.1  # seconds
     assert sum(report["times"]) < 0.1 * len(report["times"])
     broker.start()
-    campaign.kill_worker()  # kombu may not get over the loss of a Redis; a supervisor does
+    # kombu may not recover from the loss of a Redis; a supervisor restarts the worker
+    campaign.kill_worker()
     campaign.log.write_text("")
     campaign.start_worker()
     campaign.run("sweep")

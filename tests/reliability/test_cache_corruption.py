@@ -1,9 +1,9 @@
 """
-The cache never lies, whatever becomes of Redis and of what it holds.
+Reductions are right while Redis fails and its values are corrupted.
 
-Writers and readers go on while Redis is emptied, stopped, hung and filled with lies. Each
-reduction equals a full replay at its version, nobody sees an error, and in the end the cache
-hits again.
+Writers and readers work while Redis is emptied, stopped, hung and filled with wrong values. Each
+reduction equals a full replay at its version, no caller gets an error, and in the end the cache
+has hits again.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-class Liar:
-    """Writes into a Redis what no entry of ours is, under the keys of ours."""
+class Corrupter:
+    """Overwrites our entries in a Redis with values that are not."""
 
     def __init__(self, client: Any, bomb: Path, choices: random.Random) -> None:
         self.client = client
         self.bomb = pickle.dumps(Bomb(bomb))
         self.choices = choices
-        self.seen: dict[bytes, list[bytes]] = {}  # genuine entries of earlier, by key
-        self.lies: list[Callable[[bytes, bytes], bytes | None]] = [
+        self.seen: dict[bytes, list[bytes]] = {}  # earlier genuine entries, by key
+        self.kinds: list[Callable[[bytes, bytes], bytes | None]] = [
             self.garbage,
             self.cut_off,
             self.of_another_log,
@@ -81,17 +81,17 @@ class Liar:
                 found.append((key, value))
         return found
 
-    def lie(self) -> int:
-        """Tell a lie under each of our keys, and return how many."""
-        told = 0
+    def corrupt(self) -> int:
+        """Corrupt the value of each of our keys, and return how many were written."""
+        written = 0
         for key, entry in self.entries():
             if version_in(entry) > 0:
                 self.seen.setdefault(key, []).append(entry)
-            lie = self.choices.choice(self.lies)(key, entry)
-            if lie is not None:
-                self.client.set(key, lie)
-                told += 1
-        return told
+            value = self.choices.choice(self.kinds)(key, entry)
+            if value is not None:
+                self.client.set(key, value)
+                written += 1
+        return written
 
     def garbage(self, key: bytes, entry: bytes) -> bytes:
         return self.choices.randbytes(self.choices.choice((0, 1, 8, 40, 500)))
@@ -109,7 +109,7 @@ class Liar:
         return entry[:at] + bytes([entry[at] ^ 1 << self.choices.randrange(8)]) + entry[at + 1 :]
 
     def other_state(self, key: bytes, entry: bytes) -> bytes:
-        """Change a digit of the aggregate: still an entry, if nobody looks at the signature."""
+        """Change a digit of the aggregate: still an entry, but for the signature."""
         body = entry[:-SIGNATURE_BYTES]
         return body.replace(b'"entries":', b'"entries":1') + entry[-SIGNATURE_BYTES:]
 
@@ -132,14 +132,14 @@ class Liar:
             together.execute()
 
 
-def disturb(server: MortalRedis, liar: Liar, seconds: float) -> int:
-    """Do to Redis what can be done to it, for a while; return how many lies were told."""
-    told, step, until = 0, 0, time.monotonic() + seconds
+def disturb(server: MortalRedis, corrupter: Corrupter, seconds: float) -> int:
+    """Disturb Redis in every way, for a while; return how many values were corrupted."""
+    written, step, until = 0, 0, time.monotonic() + seconds
     while time.monotonic() < until:
         step += 1
         match step % 20:
             case 1 | 9 | 17:
-                liar.client.flushall()
+                corrupter.client.flushall()
             case 5:
                 server.stop(signal.SIGKILL if step % 40 == 5 else signal.SIGTERM)
                 time.sleep(0.2)
@@ -149,9 +149,9 @@ def disturb(server: MortalRedis, liar: Liar, seconds: float) -> int:
                 time.sleep(0.5)
                 server.wake()
             case _:
-                told += liar.lie()
-        time.sleep(liar.choices.random() * 0.2)
-    return told
+                written += corrupter.corrupt()
+        time.sleep(corrupter.choices.random() * 0.2)
+    return written
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ def campaign(
         team.line_up(size, cache_jobs.write, log_ids, *variant)
         team.line_up(size, cache_jobs.read, log_ids, *variant)
         team.go()
-        told = disturb(server, Liar(client, bomb, random.Random(seconds)), seconds)
-        return team.end(), told
+        written = disturb(server, Corrupter(client, bomb, random.Random(seconds)), seconds)
+        return team.end(), written
 
 
 def converge(log_ids: list[LogId], manager: LogManager[Ledger]) -> None:
-    """Read as readers do, until what is cached is what the logs say."""
+    """Read as readers do, so that the cached reductions equal the logs."""
     for _ in range(2):
         for log_id in log_ids:
             manager.reduce(log_id)
@@ -196,16 +196,16 @@ def test_each_reduction_equals_the_log_while_redis_is_corrupted(
 ):
     log_ids, bomb = new_logs(), tmp_path / "bomb"
 
-    reports, told = campaign(server, log_ids, bomb, seconds, size)
+    reports, written = campaign(server, log_ids, bomb, seconds, size)
 
-    record_property("lies", told)
+    record_property("corrupted", written)
     record_property("slowest", max(report.slowest for report in reports))
     for report in reports:
         record_property("report", str(report))
 
     assert [wrong for report in reports for wrong in report.wrong] == []
     assert not bomb.exists()
-    assert told >= seconds
+    assert written >= seconds
     assert sum(report.done for report in reports) > 20 * seconds
     reasons = {
         reason
@@ -214,7 +214,7 @@ def test_each_reduction_equals_the_log_while_redis_is_corrupted(
         if count
     }
     met = {"absent", "behind", "bad_signature", "foreign_log", "unreachable"} & reasons
-    assert len(met) >= (5 if seconds >= 30 else 3)  # which of them, in a short time, is luck
+    assert len(met) >= (5 if seconds >= 30 else 3)  # which of them, in a short time, is random
     used = [report.statistics for report in reports]
     assert sum(each["hits"] + each["misses"]["behind"] for each in used) > 0
 
@@ -223,16 +223,16 @@ def test_after_corruption_the_cache_converges_and_has_hits_again(server, tmp_pat
     log_ids, bomb, manager = new_logs(), tmp_path / "bomb", ledgers()
     converge(log_ids, manager)
     with server.client() as client:
-        liar = Liar(client, bomb, random.Random(1))
-        for lie in liar.lies:
-            liar.lies = [lie]
-            assert liar.lie() or lie == liar.of_another_type, lie
+        corrupter = Corrupter(client, bomb, random.Random(1))
+        for kind in corrupter.kinds:
+            corrupter.kinds = [kind]
+            assert corrupter.corrupt() or kind == corrupter.of_another_type, kind
             converge(log_ids, manager)
             counters.reset()
 
             found = [manager.reduce(log_id) for log_id in log_ids]
 
-            assert statistics()["hits"] == len(log_ids), lie
+            assert statistics()["hits"] == len(log_ids), kind
             truth = [manager.reduce(log_id, fresh=True) for log_id in log_ids]
             assert [each.aggregate for each in found] == [each.aggregate for each in truth]
     assert not bomb.exists()
@@ -240,11 +240,11 @@ def test_after_corruption_the_cache_converges_and_has_hits_again(server, tmp_pat
 
 @pytest.mark.parametrize("variant", ["WithoutSignature"])
 def test_a_broken_version_that_uses_corrupted_entries_is_found(server, tmp_path, variant):
-    for _ in range(15):  # whether a reader meets a lie in time is a matter of luck
+    for _ in range(15):  # whether a reader meets a corrupt value in time is random
         reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, BROKEN + variant)
         if any(report.wrong for report in reports):
             return
-    pytest.fail("it believed no lie")
+    pytest.fail("no reader used a corrupted entry")
 
 
 def test_a_broken_version_that_reads_pickles_is_found(server, tmp_path):
@@ -253,9 +253,9 @@ def test_a_broken_version_that_reads_pickles_is_found(server, tmp_path):
     manager = ledgers(*variant)
     converge(log_ids, manager)
     with server.client() as client:
-        liar = Liar(client, bomb, random.Random(1))
-        liar.lies = [liar.bomb_under]
-        liar.lie()
+        corrupter = Corrupter(client, bomb, random.Random(1))
+        corrupter.kinds = [corrupter.bomb_under]
+        corrupter.corrupt()
 
     for log_id in log_ids:
         manager.reduce(log_id)

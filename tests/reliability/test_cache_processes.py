@@ -76,11 +76,11 @@ def test_a_fork_does_not_wait_for_a_replay_that_only_its_parent_makes():
     assert printed.strip() == "the child ended with 0"
 
 
-# What a reader must not see.
+# Errors that a reader must not get.
 
 
 class CannotWrite(BaseRefresher):
-    """A refresher of somebody's own, with a mistake in it."""
+    """A custom refresher with a bug."""
 
     def submit(self, job: CacheWrite | Refresh) -> None:
         raise RuntimeError("a mistake")
@@ -104,7 +104,7 @@ def test_a_refresher_that_cannot_write_is_no_error_to_a_reader_or_a_writer():
 
 
 def test_a_thread_that_cannot_be_started_is_no_error_to_a_reader(monkeypatch):
-    """As at the end of a process, and where the system has no thread left."""
+    """As at the end of a process, or at the system's limit of threads."""
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -165,7 +165,7 @@ def test_a_newer_entry_does_not_leave_the_lock_of_an_older_one_behind():
 
 
 class Gated(MemoryStore):
-    """Counts those who replay more than a page, and is slow about it."""
+    """A slow store that counts replays of more than a page."""
 
     replays = 0
 
@@ -177,7 +177,7 @@ class Gated(MemoryStore):
 
 
 def test_a_log_that_was_reduced_before_its_creation_is_replayed_once(race):
-    """Not to be found is no reason not to wait for one another afterwards."""
+    """A failed look-up does not prevent readers from waiting for each other later."""
     store = Gated()
     manager = LogManager(Ledger, store=store, cache=RecordingCache())
     log_id = manager.new_id()
@@ -229,11 +229,11 @@ def test_tests_on_sqlite_in_memory_are_not_locked_out_by_the_thread(memory_datab
     assert not worker.is_queued((manager._reductions(), state.log_id))
 
 
-# Messages: the flag comes down before the log is read.
+# Messages: the flag is cleared before the log is read.
 
 
 class Mailbox(MessageRefresher):
-    """Keeps its messages until somebody takes them."""
+    """Keeps its messages until they are taken."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ def test_there_are_few_messages_for_many_appends(server, kind, few):
 
 
 def write_versions(place: Place, cache: str, key: str, highest: int) -> int:
-    """Write entries of all versions, in an order of one's own that is not quite theirs."""
+    """Write entries of all versions, in a slightly shuffled order."""
     kept: BaseReductionCache = import_string(cache)(MORTAL)
     choices = place.random
     for version in sorted(range(1, highest + 1), key=lambda each: each + choices.random() * 40):
@@ -309,7 +309,7 @@ def write_versions(place: Place, cache: str, key: str, highest: int) -> int:
 
 
 def watch_versions(place: Place, key: str) -> list[int]:
-    """Return the versions that were there, one after the other."""
+    """Return the versions that were stored, in their order."""
     seen = []
     client = caches[MORTAL].client.get_client()  # type: ignore[attr-defined]
     name = caches[MORTAL].make_key(key)
@@ -344,7 +344,7 @@ def test_concurrent_writers_never_replace_an_entry_by_an_older_one(server, cache
         assert seen[-1] == 1_500
 
 
-# What a worker does with a fold that fails.
+# A fold that fails in a worker.
 
 
 def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
@@ -364,7 +364,7 @@ def test_a_fold_that_fails_in_a_worker_is_counted_and_its_text_is_not_shown(
 @pytest.mark.redis
 @COMMITS
 def test_a_redis_that_refuses_writes_is_still_read(server):
-    """It is full, and told not to throw anything out; or it is a replica by now."""
+    """The Redis is full with the policy noeviction, or is a replica by now."""
     manager = LogManager(Ledger, cache=MORTAL, refresher="eventlogs.refreshers.ImmediateRefresher")
     cached, other = (manager.create(Entered("first")).log_id for _ in range(2))
     manager.reduce(cached)

@@ -1,8 +1,8 @@
 """
-Many who miss one log at once, in several processes: at most two of them replay it.
+Many concurrent misses of one log, in several processes: at most two readers replay it.
 
-That holds when the first of them is killed in the middle, and where its result is not kept,
-nobody waits for it.
+That holds if the first one is killed in the middle. No reader waits for a result that is not
+cached.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONNECTIONS = 3  # to the database, for each process: not one for each of its th
 
 
 class Missed(NamedTuple):
-    """What the threads of a process got, and how long the slowest took."""
+    """The answers to the threads of a process, and the time of the slowest."""
 
     answers: set[tuple[int, str]]
     slowest: float  # seconds
@@ -158,7 +158,7 @@ def test_a_broken_version_whose_readers_do_not_wait_is_found(server, team, varia
 def kill_the_first(
     server: MortalRedis, team: Processes, length: int, processes: int, threads: int, variant: str
 ) -> list[Missed]:
-    """Kill who replays, while the others wait for it; return what those report."""
+    """Kill the reader that replays, while the others wait; return the reports of the others."""
     log_id, truth = new_log(length)
     (first,) = team.line_up(1, miss, log_id, threads, 0.3, variant, False)
     team.go()

@@ -1,4 +1,4 @@
-"""A server that is stopped without warning while it is written to: what it answered is there."""
+"""A server that is stopped without warning while writers append: acknowledged events are stored."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class MortalPostgreSQL(PostgreSQL):
         def has_started() -> bool:
             try:
                 self._start()
-            except ServerError:  # the last process of the one before has not noticed yet
+            except ServerError:  # the last process of the previous server is still ending
                 return False
             return True
 

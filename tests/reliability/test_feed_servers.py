@@ -154,7 +154,7 @@ def test_a_prepared_transaction_holds_the_feed_back_until_it_is_decided(primary,
     sql(primary, "PREPARE TRANSACTION 'undecided'")
     connections[primary].rollback()
     transaction.set_autocommit(True, using=primary)
-    connections[primary].close()  # its connection is not what holds it
+    connections[primary].close()  # its connection does not hold it back
     accounts.create(Opened("after"))
 
     assert read(primary) == [Opened("before")]
@@ -216,7 +216,7 @@ def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(pri
         LogManager(Account, using=restored).append(state, Deposited(2))
         assert read(restored, after=state.position) == [Deposited(2)]
 
-        # The fence came along, and holds.
+        # The fence was copied, and works.
         with alias_of(younger) as late:
             with transaction.atomic(using=late):
                 first = LogManager(Account, using=late).create(Opened("late"))
@@ -228,7 +228,7 @@ def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(pri
 def test_a_copy_of_a_schema_under_another_name_has_a_feed_of_its_own(primary, server):
     name = connections[primary].settings_dict["NAME"]
     LogManager(Account, using=primary).create(Opened("ada"), *[Deposited(n) for n in range(9)])
-    # As people copy a tenant: names are replaced where they stand before a dot.
+    # A common way to copy a tenant: names before a dot are replaced.
     dump = dump_of(server, name, "--schema=public").decode()
     dump = dump.replace("public.", "clone.").replace("SCHEMA public", "SCHEMA clone")
     sql(primary, "CREATE SCHEMA IF NOT EXISTS clone")

@@ -1,7 +1,7 @@
 """
-Processes whose tasks append at the same time, and are killed, cut off and cancelled.
+Processes whose tasks append at the same time, and are killed, disconnected and cancelled.
 
-No event that was acknowledged is lost, none is there twice, no log has a hole, each key is used
+No acknowledged event is lost, none is stored twice, no log has a hole, each key is used
 once: the checker is that of the races.
 """
 
@@ -64,7 +64,7 @@ class LossyProxy(CountingProxy):
     """
     A proxy that loses an answer, once it is told to: it waits for it, and closes both sides.
 
-    So the server has done what it was asked, and the client does not know.
+    So the server has done its work, and the client does not know.
     """
 
     def __init__(self, server: Any) -> None:

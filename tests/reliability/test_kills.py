@@ -1,7 +1,7 @@
 """
 Writers that are killed, and server processes that are stopped, while they append.
 
-No event that was acknowledged is lost, none is there twice, and no log has a hole.
+No acknowledged event is lost, none is stored twice, and no log has a hole.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def partitioned(events: str, django_db_blocker: Any) -> Iterator[str]:
 
 
 def gone_through(plan: dict[str, Any]) -> int:
-    """Return how many events the leaves of a plan have read, also those that they threw away."""
+    """Return how many events the leaves of a plan have read, including filtered ones."""
     below = [gone_through(each) for each in plan.get("Plans", ())]
     if not re.fullmatch(r"eventlogs_event(_p\d+)?", plan.get("Relation Name", "")):
         return sum(below)
@@ -75,7 +75,7 @@ def gone_through(plan: dict[str, Any]) -> int:
 
 
 def cost_of(alias: str, work: Any) -> tuple[int, int]:
-    """Return how many events and pages the statements of a call go through."""
+    """Return how many events and pages the statements of a call read."""
     statements: list[tuple[str, Any]] = []
 
     def note(execute, statement, parameters, many, context):
@@ -117,7 +117,7 @@ def test_the_feed_of_a_partitioned_table_reads_by_position(partitioned):
         # An index of three levels, its leaves, and a page of the table for each row at worst.
         assert pages <= most * 4 + 3 * 16 * 8
 
-    # It is the index that does it.
+    # The index is used.
     with transaction.atomic(using=partitioned):
         sql(partitioned, "DROP INDEX eventlogs_event_by_position")
         rows, _ = cost_of(partitioned, feed.settled)
@@ -190,7 +190,7 @@ def test_a_partitioned_table_keeps_every_promise(partitioned):
         assert feed.settled() == last
     assert len(feed.read(after=last)) == 2
 
-    # Nobody changes events, nor inserts past the fence.
+    # No statement changes events, or inserts without a fence.
     for statement in (
         "UPDATE eventlogs_event SET type = 'account.lied'",
         "DELETE FROM eventlogs_event",

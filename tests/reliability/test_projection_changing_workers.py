@@ -1,7 +1,7 @@
 """
-Many workers that share the partitions of projections, while some come, and some go.
+Many workers that share the partitions of projections, while some start and some end.
 
-Those that are told to go give their leases back at once; the others are killed.
+Those that are asked to end release their leases at once; the others are killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CROWD = 4
 
 
 def let_go(worker: Process) -> None:
-    """Tell a worker to end: it leaves no lease behind, and is on no list any more."""
+    """Ask a worker to end: no lease and no registration of it remains."""
     assert worker.end() == "done"
     assert not Checkpoint.objects.filter(owner__contains=f":{worker.pid}:").exists()
     alive = ProjectionWorker.objects.filter(seen_until__gt=timezone.now())

@@ -1,8 +1,8 @@
 """
-Events of every harmful kind at once, among good ones, while somebody starts dead workers again.
+Events of every harmful kind at once, among good ones, while a supervisor restarts dead workers.
 
 Each ends up parked with its attempts counted, its log is held behind it, and other logs are
-complete. When the cause is mended and they are tried again, all is as a replay makes it.
+complete. After the cause is fixed and they are retried, all rows equal a replay.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OF_A_SERVER = ("sleeps_in_the_database", "loses_the_connection", "breaks_the_tra
 
 
 class Supervisor:
-    """Starts workers again when they die."""
+    """Restarts workers when they die."""
 
     def __init__(self, campaign: Campaign, count: int, *names: str, **conditions) -> None:
         self._start = lambda: campaign.run(*names, **conditions)
@@ -51,7 +51,7 @@ class Supervisor:
         self.deaths = 0
 
     def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Look after the workers until something is so."""
+        """Restart workers until a condition holds."""
 
         def is_so() -> object:
             self._look_after()
@@ -78,13 +78,13 @@ def kinds_here() -> list[str]:
 
 def fill(kinds: list[str]) -> tuple[dict[LogId, str], list[LogId]]:
     """Create a ledger for each harmful kind, and good ones between them."""
-    ill: dict[LogId, str] = {}
+    harmful: dict[LogId, str] = {}
     good: list[LogId] = []
     for kind in kinds:
         good.append(ledgers().create(Entered("good"), Entered("better")).log_id)
         entries = [Entered("good"), Entered("good"), Entered(POISON + kind), Entered("behind it")]
-        ill[ledgers().create(*entries).log_id] = kind
-    return ill, good
+        harmful[ledgers().create(*entries).log_id] = kind
+    return harmful, good
 
 
 def add_to(log_ids: list[LogId]) -> int:
@@ -106,23 +106,23 @@ def add_to(log_ids: list[LogId]) -> int:
     ],
 )
 def test_harmful_events_are_parked_and_all_others_are_applied(name, workers, tmp_path):
-    mended = tmp_path / "mended"
-    ill, good = fill(kinds_here())
+    fixed = tmp_path / "fixed"
+    harmful, good = fill(kinds_here())
     projection = DECLARED[name]
 
-    with Campaign(mended=str(mended), memory=MEMORY, timeout=0.4) as campaign:
+    with Campaign(fixed=str(fixed), memory=MEMORY, timeout=0.4) as campaign:
         supervisor = Supervisor(campaign, workers, name)
-        supervisor.until(lambda: len(projection.parked()) == len(ill))
-        position = add_to([*ill, *good])
+        supervisor.until(lambda: len(projection.parked()) == len(harmful))
+        position = add_to([*harmful, *good])
         supervisor.until(lambda: projection.wait_for(position, timeout=0))
 
         for parked in ParkedEvent.objects.all():
             assert parked.is_parked
             assert (parked.index, parked.attempts) == (BEFORE, projection.max_attempts)
-        assert done(name) == dict.fromkeys(ill, BEFORE) | dict.fromkeys(good, 3)
+        assert done(name) == dict.fromkeys(harmful, BEFORE) | dict.fromkeys(good, 3)
 
         deaths = supervisor.deaths
-        mended.touch()
+        fixed.touch()
         supervisor.until(lambda: are_up_to_date(name))
         assert supervisor.deaths == deaths
         supervisor.end()
@@ -134,7 +134,7 @@ def done(name: str) -> dict[LogId, int]:
     """Return how many events of each log are applied (or written letters about)."""
     if name == Letters.name:
         indexes: dict[LogId, set[int]] = {}
-        # What crashed was not written; what is before it may be, more than once.
+        # The crashed event wrote no letter; events before it may have written several.
         for log_id, index in Letter.objects.values_list("log_id", "index"):
             indexes.setdefault(log_id, set()).add(index)
         return {log_id: len(found) for log_id, found in indexes.items()}
@@ -143,21 +143,21 @@ def done(name: str) -> dict[LogId, int]:
 
 @pytest.mark.parametrize("kind", ["raises", "exits"])
 def test_an_inline_row_that_cannot_be_swept_holds_only_its_log(kind, tmp_path):
-    mended = tmp_path / "mended"
-    ill, good = fill([kind])  # by processes that do not know the projection
+    fixed = tmp_path / "fixed"
+    harmful, good = fill([kind])  # by processes that do not know the projection
 
-    with Campaign(mended=str(mended)) as campaign:
+    with Campaign(fixed=str(fixed)) as campaign:
         supervisor = Supervisor(campaign, 1, InlineLedgerRows.name)
         supervisor.until(lambda: len(InlineLedgerRows.parked()) == 1)
         add_to(good)
         supervisor.until(lambda: done(InlineLedgerRows.name).get(good[-1]) == 3)
 
-        mended.touch()
+        fixed.touch()
         supervisor.until(lambda: are_up_to_date(InlineLedgerRows.name))
         supervisor.end()
 
     assert wrong_rows() == []
-    assert len(ill) == 1
+    assert len(harmful) == 1
 
 
 def test_a_worker_that_ignores_the_death_of_the_previous_one_is_found():
@@ -172,14 +172,14 @@ def test_a_worker_that_ignores_the_death_of_the_previous_one_is_found():
 
 
 def test_a_broken_version_that_does_not_hold_logs_is_found(tmp_path):
-    mended = tmp_path / "mended"
+    fixed = tmp_path / "fixed"
     fill(["raises"])
 
-    with Campaign(mended=str(mended), broken=BROKEN + "without_holding") as campaign:
+    with Campaign(fixed=str(fixed), broken=BROKEN + "without_holding") as campaign:
         supervisor = Supervisor(campaign, 1, LedgerRows.name)
         supervisor.until(LedgerRows.parked)
         add_to(list(done(LedgerRows.name)))
-        mended.touch()
+        fixed.touch()
         supervisor.until(lambda: are_up_to_date(LedgerRows.name))
 
     assert len(wrong_rows()) == 1

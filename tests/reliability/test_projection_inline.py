@@ -1,8 +1,8 @@
 """
 Rows that change with the appends, while writers race on few logs and are killed at each step.
 
-Some writers know nothing of the projection, as code of an older release; a runner makes up for
-that. In the end each row is what a replay makes, and nobody has met a deadlock.
+Some writers know nothing of the projection, as code of an older release; a runner applies their
+events. In the end each row equals a replay, and there was no deadlock.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_inline_rows_are_right_after_any_kill(writers, kills):
             victim = start(4 * (writers + number), stop=Stop(step, 3, signal.SIGKILL))
             assert victim.heard() == step
             if number % 2:
-                crowd.pop(0).kill()  # wherever it is
+                crowd.pop(0).kill()  # at any step
                 crowd.append(start(writers + number))
             if number % 4 == 3:
                 runner.kill()
@@ -129,7 +129,7 @@ def test_inline_rows_need_no_worker_if_all_writers_know_the_projection():
         for each in crowd:
             each.kill()
 
-        # Nobody sweeps, nobody waits: what is committed is in the rows.
+        # Without a sweep and without waiting, committed events are in the rows.
         assert wrong_rows() == []
 
 
@@ -142,8 +142,8 @@ def create(place, log_ids) -> int:
 
 @pytest.mark.postgresql
 def test_a_projection_that_does_not_lock_its_log_is_found():
-    # On a machine that is busy, PostgreSQL may end the session that stands still before it is
-    # woken: then nothing comes of it, and it is tried again.
+    # On a machine that is busy, PostgreSQL may end the stalled session before it is woken: then the
+    # attempt has no effect, and is repeated.
     assert any(rows_went_back_without_the_lock() for _ in range(4))
 
 
@@ -165,7 +165,7 @@ def rows_went_back_without_the_lock() -> bool:
         writer.end()
         assert wrong_rows() == []
         sweeper.wake()
-        # It puts back what it had read; a moment later it comes to the events that it has lost.
+        # The sweep writes the row that it had read; a moment later it applies the lost events.
         until(lambda: lack_events(log_ids, seen) or are_up_to_date(InlineLedgerRows.name))
 
     return any(seen)

@@ -1,7 +1,7 @@
 """
 Runners that are killed at each step, while writers append and some events fail now and then.
 
-In the end each row is what a replay of its log makes, so each event was applied once and in
+In the end each row equals a replay of its log, so each event was applied once and in
 order, and the reactor was called for each at least once.
 """
 
@@ -79,7 +79,7 @@ def kill_at(campaign: Campaign, step: str, names: tuple[str, ...], *, time: int 
     runner = campaign.run(*names, stop=Stop(step, time, signal.SIGKILL))
 
     def is_there() -> bool:
-        # Looking lets what is parked be tried again: when all ledgers are held, nothing happens.
+        # The check retries parked events: if all ledgers were held, no step would be passed.
         return runner.pipe.poll(0.3) or (are_up_to_date(*names) and False)
 
     until(is_there, what=step)
@@ -89,7 +89,7 @@ def kill_at(campaign: Campaign, step: str, names: tuple[str, ...], *, time: int 
 
 
 def settle(campaign: Campaign, *names: str) -> None:
-    """Let a runner that nobody harms do what is left, and end."""
+    """Let an undisturbed runner do the remaining work, and end it."""
     runner = campaign.run(*names)
     until(lambda: are_up_to_date(*names))
     assert runner.end() == "done"
@@ -120,7 +120,7 @@ def test_each_event_is_applied_once_if_one_of_several_runners_is_killed_at_any_s
         writers = write_to(campaign, log_ids)
         others = [campaign.run(*names) for _ in range(2)]
         for step in islice(cycle(STEPS[::3] + STEPS[1::3] + STEPS[2::3]), kills):
-            # So that its share has what passes the step.
+            # So that its share includes the step.
             kill_at(campaign, step, names[1:] if "reaction" in step else names[:1])
         assert sum(writer.end() for writer in writers) > kills
         until(lambda: are_up_to_date(*names))

@@ -1,4 +1,4 @@
-"""What has nothing to do with events keeps no rows back; rows that are inline have no lag."""
+"""Unrelated transactions do not delay rows; inline rows have no lag."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def unrelated(second_database):
 def test_an_unrelated_transaction_does_not_hold_rows_back(unrelated, worker, count):
     [log_id] = new_accounts(1)
     state = Account.logs.append(log_id, Deposited(1), expected_version=ANY)
-    assert Balances.wait_for(state.position, timeout=30)  # until it is at work
+    assert Balances.wait_for(state.position, timeout=30)  # until the process has started
 
     def slowest_of_all() -> float:
         nonlocal state
@@ -71,13 +71,13 @@ def test_an_unrelated_transaction_does_not_hold_rows_back(unrelated, worker, cou
         return slowest
 
     # The limit holds for each of a whole run. A busy machine may stop processes for longer than a
-    # second: then another run must keep it, with the same transactions open. What is held back
-    # by them stays back in all runs.
+    # second: then another run must keep it, with the same transactions open. Events that they held
+    # back would be late in all runs.
     runs: list[float] = []
     while not runs or (runs[-1] >= 1.0 and len(runs) < 5):
         runs.append(slowest_of_all())
 
-    assert runs[-1] < 1.0, runs  # second: what was promised; milliseconds, as a rule
+    assert runs[-1] < 1.0, runs  # a second is the promise; usually it takes milliseconds
 
 
 def append_inline(place, log_ids) -> int:

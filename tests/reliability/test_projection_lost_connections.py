@@ -1,4 +1,4 @@
-"""Runners whose connections are ended again and again: nothing is parked, all is applied once."""
+"""Runners whose connections are ended repeatedly: no event is parked, each is applied once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def append_to(log_ids: list[LogId]) -> int:
 
 
 def are_at(position: int) -> bool:
-    """Return whether all is applied, up to a position."""
+    """Return whether all events are applied, up to a position."""
     assert not ParkedEvent.objects.filter(retry_at=None).exists()
     done = all(DECLARED[name].wait_for(position, timeout=0) for name in NAMES)
     return done and not ParkedEvent.objects.exists()
@@ -61,7 +61,7 @@ def test_connections_that_are_ended_twenty_times_park_no_event():
         runners = [campaign.run(*NAMES), campaign.run(*NAMES)]
         for _ in range(TIMES):
             position = append_to(log_ids)
-            # In the middle of a transaction, where one is met; else wherever they are.
+            # In the middle of a transaction if possible; otherwise at any point.
             for _ in range(50):
                 if terminate("idle in transaction"):
                     in_a_batch += 1

@@ -1,8 +1,8 @@
 """
 Two runners, one of which is paused beyond its lease and woken when the other has taken over.
 
-What it believes is out of date then. It changes nothing with it: its fencing token, and the
-position that it believes in, are not those of the checkpoint any more.
+Its knowledge is then out of date, and it can change nothing: its fencing token, and its position,
+are no longer those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.reliability.read_models import (
 from tests.reliability.runners import LEASE, Campaign
 
 pytestmark = [
-    # SQLite has one writer at a time: who is paused in a transaction stops all of them.
+    # SQLite has one writer at a time: a process paused in a transaction stops all of them.
     pytest.mark.postgresql,
     COMMITS,
     pytest.mark.usefixtures("read_models"),
@@ -121,7 +121,7 @@ def test_a_reactor_that_is_paused_beyond_its_lease_skips_no_event(step):
 def test_a_statement_of_a_killed_worker_blocks_no_worker_beyond_the_lease():
     # The server does not notice: it goes on with the statement, and keeps the checkpoint locked.
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
-    ill = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
+    harmful = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
 
     with Campaign() as campaign:
         killed = campaign.run(LedgerRows.name)
@@ -131,7 +131,7 @@ def test_a_statement_of_a_killed_worker_blocks_no_worker_beyond_the_lease():
         position = append_to(log_ids, "after it was killed")
 
         assert LedgerRows.wait_for(position, timeout=LATEST)
-    assert ParkedEvent.objects.get().log_id == ill
+    assert ParkedEvent.objects.get().log_id == harmful
 
 
 @pytest.mark.parametrize(("own", "then"), [("0", "2s"), ("1min", "2s"), ("300ms", "300ms")])
@@ -146,7 +146,7 @@ def test_an_existing_statement_timeout_is_never_raised(own, then):
 
 
 def is_at_work_again(worker: Process) -> bool:
-    """Return whether a worker that was taken for dead has reported since."""
+    """Return whether a worker that was considered dead has reported since."""
     alive = ProjectionWorker.objects.filter(seen_until__gt=timezone.now())
     return alive.filter(name__contains=f":{worker.pid}:").exists()
 

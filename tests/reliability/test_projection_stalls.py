@@ -1,4 +1,4 @@
-"""What keeps rows back, and what does not: the counterpart of test_projection_lag.py."""
+"""Transactions that delay rows: the counterpart of test_projection_lag.py."""
 
 from __future__ import annotations
 

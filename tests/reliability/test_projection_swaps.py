@@ -68,7 +68,7 @@ def kill_rebuild(campaign: Campaign, name: str, step: str, *, time: int = 1) -> 
 
 
 def spoil_rows() -> None:
-    """Only a rebuild puts this right."""
+    """Make the rows wrong, so that only a rebuild corrects them."""
     LedgerRow.objects.update(total=-1_000_000)
 
 
@@ -101,7 +101,7 @@ def test_a_rebuild_that_is_killed_anywhere_is_resumed_and_no_reader_sees_it(each
             for step in PREPARING:
                 kill_rebuild(campaign, each.name, step)
             for number, step in enumerate(FILLING):
-                # Not in the hand of one event each time: that would be given up.
+                # Not at the same event each time: that event would fail the rebuild.
                 kill_rebuild(campaign, each.name, step, time=2 + 3 * number)
             for step in SWAPPING + AFTERWARDS:
                 kill_rebuild(campaign, each.name, step)
@@ -117,7 +117,7 @@ def test_a_rebuild_that_is_killed_anywhere_is_resumed_and_no_reader_sees_it(each
 def test_an_event_in_progress_when_a_rebuild_was_killed_is_in_its_rows():
     fill(4, 10)
     with Campaign() as campaign:
-        # The second one is careful, since the first one died of something.
+        # The second one applies events one by one, since the first one died.
         kill_rebuild(campaign, LedgerRows.name, "in the handler")
         kill_rebuild(campaign, LedgerRows.name, "in the handler")
 
@@ -137,7 +137,7 @@ def test_an_event_that_kills_a_strict_rebuild_each_time_is_named_in_the_end():
         LedgerRows.rebuild()
 
     assert caught.value.position == next(iter(Feed().read())).position
-    assert LedgerRows.rebuild() == 2  # its handler is mended: nobody kills it any more
+    assert LedgerRows.rebuild() == 2  # its handler is fixed: the process is no longer killed
     assert wrong_rows() == []
 
 
@@ -151,7 +151,7 @@ def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
         with transaction.atomic():
             list(LedgerRow.objects.all())  # it keeps its lock on the table
             rebuild = campaign.rebuild(LedgerRows.name)
-            # It gives way to others, and tries again.
+            # The swap gives up its lock for others, and tries again.
             until(swap_is_waiting)
             until(lambda: not swap_is_waiting())
             until(swap_is_waiting)

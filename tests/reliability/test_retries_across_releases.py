@@ -1,5 +1,5 @@
 """
-An honest retry reaches another release than the one that stored the original.
+A retry of the same request reaches another release than the one that stored the original.
 
 Each release is a process with a version of its own of one module; they share the database.
 """
@@ -107,7 +107,7 @@ call("another", lambda: logs.get_or_create(Booked(9), idempotency_key="a"))
 
 @pytest.fixture
 def answers(transactional_db, tmp_path):
-    """A function that lets a release make the same requests, and returns what it answers."""
+    """A function that lets a release make the same requests, and returns its answers."""
 
     def run(release: str, log_id: str = "none") -> dict[str, str]:
         folder = tmp_path / release
@@ -145,7 +145,7 @@ def test_a_retry_returns_the_original_state_in_every_release(answers):
 
 @pytest.mark.parametrize("newer", ["a field with a default", "a new name", "a new version"])
 def test_a_retry_that_reaches_an_older_release_is_never_done_twice(answers, newer):
-    """Where the old code can read what the new one stored, it is a replay; else an error."""
+    """A retry is a replay if the old code can read the events of the new one; else an error."""
     stored = answers(newer)
     log_id = stored["create"].split()[0]
     assert Event.objects.count() == 2

@@ -1,4 +1,4 @@
-"""Django's settings for the Celery workers of the campaigns, and for those who append there."""
+"""Django's settings for the Celery workers of the campaigns, and for the processes that append."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """
-Writers that are killed: what they were to append, and what they were answered, is on record.
+Writers that are killed: their intended appends and their answers are recorded.
 
 A writer says in a pipe what it is about to append, and says so again right after the answer.
-What a killed one left unanswered is taken over by its successor, with the same key: that is
-how a client behaves whose first answer got lost.
+An unanswered append of a killed writer is repeated by its successor, with the same key: as a client
+does that has lost the first answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CREATE = "create"
 
 
 class Intent(NamedTuple):
-    """What a writer is about to append; its marker is the key as well."""
+    """An append that a writer is about to make; its marker is also its key."""
 
     marker: str
     of: int
@@ -58,7 +58,7 @@ class Writers(Processes):
         job: Callable[..., None] | None = None,
     ) -> None:
         """
-        Prepare to start ``count`` writers; ``database`` is Django's settings of theirs.
+        Prepare to start ``count`` writers; ``database`` is their database in Django's settings.
 
         ``job`` is what a writer does, with the arguments of ``_write``.
         """
@@ -68,7 +68,7 @@ class Writers(Processes):
         self._arguments = (store, list(log_ids))
         self._count = count
         self._writers: list[Process] = []
-        self._open: dict[Process, dict[str, Intent]] = {}  # said, and not answered yet
+        self._open: dict[Process, dict[str, Intent]] = {}  # announced, and not answered yet
         self._born = 0
         self.outcomes: list[Outcome] = []
         self.taken_over = 0  # intents of writers that were killed before the answer
@@ -85,13 +85,13 @@ class Writers(Processes):
         self._open[writer] = {}
 
     def work(self, seconds: float) -> None:
-        """Let them write for a while, and put on record what they say."""
+        """Let them write for a while, and record their messages."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._listen(left)
 
     def work_until(self, outcomes: int) -> None:
-        """Let them write until so many outcomes are on record."""
+        """Let them write until a number of outcomes is recorded."""
         end = time.monotonic() + PATIENCE
         while len(self.outcomes) < outcomes:
             assert time.monotonic() < end, stories("the writers do not write")
@@ -103,7 +103,7 @@ class Writers(Processes):
             assert self._hear(writer), "a writer ended by itself"
 
     def kill_one(self) -> None:
-        """Kill one with SIGKILL, wherever it is, and start its successor."""
+        """Kill one with SIGKILL at any point, and start its successor."""
         writer = self._writers.pop(random.randrange(self._count))
         writer.kill()
         while self._hear(writer):
@@ -113,7 +113,7 @@ class Writers(Processes):
         self._start(left_over)
 
     def finish(self) -> None:
-        """Have them end what they are at, and hear them out."""
+        """Let them finish their current appends, and record the rest."""
         for writer in self._writers:
             writer.tell_to_end()
         for writer in self._writers:
@@ -125,7 +125,7 @@ class Writers(Processes):
         self._writers.clear()
 
     def _hear(self, writer: Process) -> bool:
-        """Put one message on record; return whether there was one."""
+        """Record one message; return whether there was one."""
         message = writer.heard()
         if message is None:
             return False
@@ -167,7 +167,7 @@ def intention(marker: str, choices: random.Random, log_ids: Sequence[LogId]) -> 
 
 
 def _until_answered(manager: LogManager[Any], intent: Intent) -> Outcome:
-    """Append, and ask again as long as the answer is lost, or another writer is faster."""
+    """Append, and retry while the answer is lost or another writer is faster."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -175,7 +175,7 @@ def _until_answered(manager: LogManager[Any], intent: Intent) -> Outcome:
             return Outcome(log_id, intent.marker, intent.of, expected, answer)
         except (ConcurrentAppend, TransactionMustRetry):
             pass
-        except Error:  # stored or not: who knows
+        except Error:  # stored or not: unknown
             let_go()
             time.sleep(0.02)
         assert time.monotonic() < until, f"{intent} got no answer"

@@ -1,4 +1,4 @@
-"""Other wrappers in the place of the default connection, for the tests of stores."""
+"""Other wrappers for the default connection, for the tests of stores."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from django.db import connections
 @pytest.fixture
 def connect(transactional_db: None) -> Iterator[Callable[..., Any]]:
     """
-    A function that puts a wrapper of another class in the place of this thread's connection.
+    A function that replaces the wrapper of this thread's connection by one of another class.
 
-    It answers the wrapper, which is not connected yet. The one before comes back in the end.
+    It returns the wrapper, which is not connected yet. The old one is restored in the end.
     """
     before = connections["default"]
     made: list[Any] = []

@@ -1,7 +1,7 @@
 """
 A process that forks while it is connected: python -m tests.stores.forks DATABASE [atomic | shared]
 
-It has appended before, and goes on to append beside its children, all at once. Each prints a JSON
+The process has appended before, and appends beside its children, all at once. Each prints a JSON
 object: how many of its logs are wrong, and the error that it met. EVENTLOGS_TEST_SETTINGS holds
 settings of the database, as JSON. With "shared" the children use the parent's connection.
 """

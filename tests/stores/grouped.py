@@ -24,7 +24,7 @@ _places = count()
 
 
 def company() -> AppendRequest:
-    """Return the request of somebody else: it creates a log, with a key."""
+    """Return the request of another caller: a create with a key."""
     marker = f"company {uuid4()}"
     event = EncodedEvent("race.noted", 1, f'{{"marker":"{marker}","part":0,"of":1}}')
     return AppendRequest(LogId.new("race"), [event], 0, marker, "{}")
@@ -67,45 +67,45 @@ class Mutant(GroupStore):
 
 
 class NoVersionComparison(Mutant):
-    """It appends whatever the version is."""
+    """Appends at any version."""
 
     part = r"AND (log\.)?version = coalesce\(request.expected, (log\.)?version\)"
 
 
 class NoLock(Mutant):
-    """It takes the version from the snapshot, and nothing stops another writer."""
+    """Reads the version from the snapshot, without a lock against other writers."""
 
     part = r"FOR NO KEY UPDATE SKIP LOCKED"
 
 
 class KeyNotNeeded(Mutant):
-    """It appends, too, if the key is taken."""
+    """Appends even if the key is taken."""
 
     part = r"WHERE ready.key IS NULL OR claimed.log_id IS NOT NULL"
 
 
 class KeyLeftBehind(Mutant):
-    """It keeps the claim of a key whose log turned out to exist."""
+    """Keeps the claim of a key whose log already exists."""
 
     part = r"1 / \(count\(\*\) = 0\)::integer"
     instead = "count(*)"
 
 
 class TimeRunsBackwards(Mutant):
-    """It writes what the clock says, whatever the log's last event says."""
+    """Writes the time of the clock, even if the log's last event is later."""
 
     part = r"greatest\(clock_timestamp\(\), log.updated_at\)"
     instead = "clock_timestamp() - random() * interval '1 minute'"
 
 
 class WithoutOrder(Mutant):
-    """It inserts events in whatever order, so that positions run backwards."""
+    """Inserts events in any order, so that positions run backwards."""
 
     part = r"ORDER BY allowed.number, \(item ->> 1\)::integer"
     instead = "ORDER BY allowed.number, (item ->> 1)::integer DESC"
 
 
 class WaitsForLogs(Mutant):
-    """It waits for the lock of a log."""
+    """Waits for the lock of a log."""
 
     part = r" SKIP LOCKED"

@@ -1,4 +1,4 @@
-"""What all stores share: how a refusal is decided, and how streams are read."""
+"""Shared by all stores: the decision on refusals, and the reading of streams."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_store_has_to_define_every_abstract_method():
 
 
 class Counting(MemoryStore):
-    """Counts the pages that it is asked for."""
+    """Counts the pages that are read."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rows that are inserted unless they are there."""
+"""Rows that are inserted unless they exist."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_null_in_a_column_without_nulls_is_an_error(db):
 
 @pytest.mark.mariadb
 def test_ignore_conflicts_stores_a_truncated_key_on_mariadb(db, recwarn):
-    """Why there is this module."""
+    """The reason for this module."""
     QuerySet(IdempotencyKey).bulk_create([key("k" * 256)], ignore_conflicts=True)  # type: ignore[arg-type]
 
     assert IdempotencyKey.objects.get().key == "k" * 255

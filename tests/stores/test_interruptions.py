@@ -1,4 +1,4 @@
-"""Statements that are broken off by signals, and prepared statements that are lost."""
+"""Statements that signals interrupt, and prepared statements that are lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store() -> BaseStore:
 
 @pytest.fixture(autouse=True)
 def _prepared() -> Iterator[None]:
-    """Have statements prepared again after a test that has given that up."""
+    """Prepare statements again after a test that switched it off."""
     yield
     psycopg_connections.unprepared.clear()
 
@@ -94,10 +94,10 @@ def interruption(after: float, *, again: float = 0.0) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, after, again)
         yield
     finally:
-        # Where another one comes here, it is Interrupted as well.
+        # Another signal at this point raises Interrupted as well.
         is_inside = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        # The last one may have come to another thread, and is noted a moment later.
+        # The last signal may have reached another thread, and is handled a moment later.
         time.sleep(0.002)
         signal.signal(signal.SIGALRM, before)
         sys.unraisablehook = hook
@@ -156,7 +156,7 @@ def test_a_transaction_that_a_signal_interrupts_ends_as_django_expects(connect, 
 
 
 def test_the_statement_of_another_thread_is_not_cancelled(store):
-    """Where threads share a connection, one may look while another one waits for its answer."""
+    """If threads share a connection, one may check it while another one waits for its answer."""
     log_id = create(store, 1).log_id
 
     with transaction.atomic():
@@ -278,7 +278,7 @@ def test_celerys_soft_time_limit_is_handled_as_an_interruption(store):
 
 
 def test_a_server_that_does_not_cancel_costs_the_connection(store, monkeypatch):
-    """It is closed, and the next use has a new one."""
+    """The connection is closed, and the next use opens a new one."""
     log_id = create(store, 1).log_id
     raw = connection.connection
     monkeypatch.setattr(psycopg_connections, "PATIENCE", 0.2)
@@ -358,7 +358,7 @@ def test_a_statement_of_that_name_sends_the_alias_unprepared_and_says_so_once(st
 
 
 def test_statements_that_get_lost_each_time_send_the_alias_unprepared(store, caplog, monkeypatch):
-    """As behind a pooler that gives out another session for each transaction."""
+    """As behind a pooler that uses another session for each transaction."""
     log_id = create(store, 1).log_id
     prepare = psycopg_connections.Session.prepare
 

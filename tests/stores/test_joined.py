@@ -186,7 +186,7 @@ def test_calls_in_a_callers_transaction_are_rolled_back_with_it():
 
 
 def test_a_version_that_joins_inside_of_transactions_is_found(monkeypatch):
-    """The broken version of the test above: it does not look for a transaction."""
+    """The broken version of the test above: it does not check for a transaction."""
     monkeypatch.setattr("eventlogs.stores.group_commit._is_alone", lambda connection: True)
 
     with pytest.raises(AssertionError):
@@ -271,7 +271,7 @@ def test_appends_with_participants_are_not_joined(monkeypatch):
 
 
 class Router:
-    """A router, which may ask what there is in the thread of the connection."""
+    """A router that queries the database in the thread of the connection."""
 
     def db_for_write(self, model: type, **hints: Any) -> None:
         self.threads = {threading.get_ident()}
@@ -407,7 +407,7 @@ def test_calls_that_are_cancelled_at_random_are_stored_whole_or_not_and_harm_no_
         return [*await asyncio.gather(*tasks, return_exceptions=True)]
 
     answers = async_to_sync(main)()
-    # The thread may still be at work for cancelled calls: what comes next waits for it.
+    # The thread may still work for cancelled calls: the next call waits for it.
     assert async_to_sync(accounts.aexists)(accounts.new_id()) is False
 
     assert {type(each) for each in answers} <= {LogState, asyncio.CancelledError}
@@ -417,7 +417,7 @@ def test_calls_that_are_cancelled_at_random_are_stored_whole_or_not_and_harm_no_
     for key, answer in zip(keys, answers, strict=True):
         if isinstance(answer, LogState):
             assert stored[key].log_id == answer.log_id.uuid
-    # Each call's key tells what became of it.
+    # The key of each call shows its outcome.
     for key in keys:
         _, created = accounts.get_or_create(Opened(key), Deposited(1), idempotency_key=key)
         assert created is (key not in stored)
@@ -571,7 +571,7 @@ def process(settings: Any) -> Iterator[None]:
 
 
 async def as_a_request(call: Callable[[], Any]) -> Any:
-    """Make a call as Django's ASGI handler does for a request: with a connection of its own."""
+    """Make a call as Django's ASGI handler does for a request: with its own connection."""
     async with ThreadSensitiveContext():
         try:
             return await call()
@@ -658,7 +658,7 @@ def test_calls_of_a_process_in_a_transaction_of_a_test_are_rolled_back_with_it()
 
 
 class Deadline(Exception):
-    """What a signal handler raises."""
+    """The error of a signal handler."""
 
 
 def test_an_exception_of_a_signal_handler_ends_each_call_under_way():

@@ -1,4 +1,4 @@
-"""Reads that look up an idempotency key by the way."""
+"""Reads that also look up an idempotency key."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_execute_with_a_key_takes_two_statements():
 
 
 class LooksFirst(KeyedReads):
-    """It keeps what the first read has found."""
+    """A broken version that keeps the result of the first read."""
 
     def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
         before: Claim | None = self._claim

@@ -1,4 +1,4 @@
-"""The portable store on MariaDB, in what is MariaDB's own."""
+"""The portable store on MariaDB: behaviour specific to MariaDB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Appends that something else is part of: all of it is stored, or nothing."""
+"""Appends with participants: all of it is stored, or nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def follow(monkeypatch):
-    """A function that lets another one take part in appends."""
+    """A function that registers another one as a participant in appends."""
 
     def add(function, log_types=("account",)):
         monkeypatch.setitem(

@@ -1,7 +1,7 @@
 """
 A real PgBouncer in transaction mode: each transaction may run in another session.
 
-One before 1.21 knows nothing of prepared statements: a client's are in whichever session it had
+Before 1.21 it does not track prepared statements: those of a client stay in the session that it had
 at that time. It has two sessions here, for eight threads.
 """
 
@@ -148,7 +148,7 @@ def test_a_pooler_that_shares_sessions_changes_no_result(pooler, race, caplog):
         assert isinstance(mine, dict), mine
         for log_id, expected in mine.items():
             assert amounts(store, log_id) == expected
-    # The first thread that meets another's session says so, for all of this process.
+    # The first thread with the session of another one switches preparing off for this process.
     is_noticed = not pooler.knows_prepared_statements()
     assert len(caplog.records) == is_noticed
     assert ("default" in psycopg_connections.unprepared) == is_noticed

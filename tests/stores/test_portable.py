@@ -1,4 +1,4 @@
-"""The store for any database, in what is its own."""
+"""The store for any database: its specific behaviour."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_number_of_queries_of_an_append_does_not_depend_on_the_log(store):
 
 
 class GivenUp(Exception):
-    """What a driver raises where the database asks for the transaction to be run again."""
+    """The error of a driver if the database asks to run the transaction again."""
 
     sqlstate = "40001"
 

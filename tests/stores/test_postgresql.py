@@ -312,7 +312,7 @@ def test_a_connection_that_was_cut_is_an_operational_error_and_is_usable_again(s
     assert amounts(store, log_id) == [1, 2, 4]
 
 
-# Watching
+# Watched connections
 
 
 @each_shape
@@ -534,7 +534,7 @@ def test_events_behind_a_hole_are_answered_so_that_the_hole_is_seen(store, hole)
     forwards = [row.index for row in store.stream(log_id, page=100)]
     page = store.events(log_id, start=199, limit=100, reverse=True)
 
-    # Whatever comes first behind the hole is there, and does not follow.
+    # The first event behind the hole exists, and is not the next one.
     assert forwards[: hole.start + 1] == left[: hole.start + 1]
     assert [row.index for row in page][:1] == [199]
     if hole.stop > 100:

@@ -134,7 +134,7 @@ def test_the_wrapper_of_postgis_is_used_directly(connect):
         pytest.skip(f"no libraries for geography: {type(error).__name__}")
 
     class AsPostGIS(postgis):  # type: ignore[misc, valid-type]
-        """Its own class in the MRO; the extension need not be there."""
+        """Only the class of PostGIS in the MRO; the extension is not needed."""
 
     connect(AsPostGIS)
     assert is_direct()
@@ -212,7 +212,7 @@ def test_a_test_that_may_not_use_the_database_cannot_append(django_db_blocker):
 
 
 class OwnConnection(psycopg.Connection[Any]):
-    """As a tracer or a pool may have it."""
+    """A connection class as of a tracer or a pool."""
 
 
 class OwnCursor(Cursor):
@@ -224,7 +224,7 @@ class OwnCursor(Cursor):
 
 
 class Proxy:
-    """As wrapt makes them: it passes everything on."""
+    """A proxy as made by wrapt: it forwards everything."""
 
     def __init__(self, raw: Any) -> None:
         vars(self)["raw"] = raw
@@ -295,7 +295,7 @@ def test_django_prometheus_counts_statements(connect):
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a transaction"])
 def test_a_pipeline_of_the_callers_is_gone_through(inside):
-    """The server answers nothing before psycopg asks it to: whoever waits without would hang."""
+    """The server answers nothing before psycopg asks it to: waiting without a sync would hang."""
     store = store_for("default")
     log_id = create(store, 1).log_id
 

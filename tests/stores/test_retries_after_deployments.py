@@ -56,7 +56,7 @@ def release(store: BaseStore, *classes: type) -> LogManager[Any]:
 
 
 def event_class(name: str, *fields: Any, **options: Any) -> type:
-    """Return an event class called ``Taken``, which stands in the place of the one before."""
+    """Return an event class called ``Taken``, which stands which replaces the previous one."""
     return event(name, **options)(dataclasses.make_dataclass("Taken", fields, frozen=True))
 
 
@@ -158,7 +158,7 @@ def test_another_request_after_a_deployment_is_still_refused(store, next_release
 
 
 def test_equal_data_of_another_version_is_another_request(store):
-    """What was 5 euros is not 5 cents: only the upcaster knows what they are today."""
+    """5 euros are not 5 cents: only the upcaster converts them to the current version."""
     taken = first_release()
     logs = release(store, taken)
     created = logs.create(taken(5), idempotency_key="c")

@@ -140,7 +140,7 @@ AS_PSYCOPG_WAITS = pytest.param(
 
 @pytest.fixture(params=["polling", AS_PSYCOPG_WAITS])
 def _waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new connection, waited for in both ways that there are."""
+    """A new connection, with both ways to wait."""
     if request.param == "as psycopg waits":
         monkeypatch.delattr(select, "poll")
     connection.close()
@@ -155,7 +155,7 @@ class TestWaiting:
 
         def handler() -> None:
             begun.set()
-            release.set()  # without which the append would not come back
+            release.set()  # otherwise the append would not return
 
         with locked(log_id, release), alarm(handler):
             append(store, log_id, 2, expected=1)

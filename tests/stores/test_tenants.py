@@ -1,5 +1,5 @@
 """
-Tenants by schema, with the real django-tenants: nobody sees another tenant's events.
+Tenants by schema, with the real django-tenants: no tenant sees the events of another.
 
 The backend sets ``search_path`` in its cursor. Two schemas of one database, each with tables of
 its own, are behind the alias "default".
@@ -45,7 +45,7 @@ POSITIONS = count(10**6, 10**6)  # far above those of other tests
 
 
 def be(tenant: str) -> None:
-    """Go on as a tenant, as the middleware of django-tenants does for each request."""
+    """Switch to a tenant, as the middleware of django-tenants does for each request."""
     connections["default"].set_schema(tenant, include_public=False)  # type: ignore[attr-defined]
 
 
@@ -237,7 +237,7 @@ class TestTenants:
             be(tenant)
             for _ in range(2):
                 assert accounts.reduce(log_id).aggregate == Account(owner=tenant, balance=1)
-        # Each change of the tenant has found the other one's entry, and refused it.
+        # After each change of the tenant, the entry of the other one was found and refused.
         assert counters.statistics()["misses"][FOREIGN_HISTORY] == 4
 
     def test_threads_that_switch_tenants_never_mix_them_up(self, race):
@@ -271,7 +271,7 @@ class TestTenants:
 
 
 def test_prepared_statements_follow_a_changed_search_path(database, transactional_db):
-    """PostgreSQL plans a prepared statement anew where ``search_path`` is another one."""
+    """PostgreSQL plans a prepared statement again after a change of ``search_path``."""
     with default_database(NAME=database):
         made = []
         for tenant in TENANTS * 2:

@@ -1,4 +1,4 @@
-"""Whose transaction an append runs in, and what happens when the database gives it up."""
+"""The transaction of an append, and the handling of its abort by the database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVELS = ["REPEATABLE READ", "SERIALIZABLE"]
 
 
 class Failure(Exception):
-    """What a driver of a database raises."""
+    """The error of a database driver."""
 
     def __init__(self, *, sqlstate: str | None = None, sqlite_errorcode: int | None = None) -> None:
         if sqlstate is not None:
@@ -69,7 +69,7 @@ def test_a_database_says_that_a_transaction_should_be_run_again(found, expected)
 
 
 def failing(times: int, found: DatabaseError) -> Callable[[Any], int]:
-    """Return an append that fails so many times, and then answers how often it was tried."""
+    """Return an append that fails a number of times, and then returns the number of tries."""
     calls = []
 
     def attempt(connection: Any) -> int:
@@ -133,7 +133,7 @@ def assert_must_retry(caught: pytest.ExceptionInfo[TransactionMustRetry], sqlsta
 
 Append = Callable[[LogManager[Account], LogState], Any]
 
-# What two transactions do to the same log or key.
+# Conflicts of two transactions on the same log or key.
 CLASHES: dict[str, tuple[Append, Append]] = {
     "append": (
         lambda accounts, state: accounts.append(state, Deposited(1)),
@@ -307,7 +307,7 @@ def test_an_append_by_itself_that_the_database_aborts_is_retried(
 
 
 def wait_for_a_waiter(backends: list[int]) -> None:
-    """Return once the backend waits for a lock."""
+    """Wait until the backend waits for a lock."""
 
     def is_waiting() -> bool:
         if not backends:

@@ -1,4 +1,4 @@
-"""Logs on which there was a conflict a moment ago."""
+"""The record of logs with a recent conflict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eventlogs.stores.turns import Contended
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that ``turns`` believes in; append to it to move on."""
+    """The clock of ``turns``, in seconds; append to the list to advance it."""
     seconds = [100.0]
     monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: seconds[-1]))
     return seconds

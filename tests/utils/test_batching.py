@@ -16,7 +16,7 @@ from eventlogs.utils.batching import batcher_of
 
 
 class Works:
-    """Work that answers each item with its double, and keeps what went together."""
+    """Work that doubles each item, and records the batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -253,7 +253,7 @@ def test_a_loop_may_end_while_calls_wait_and_are_under_way(works):
         await asyncio.sleep(0)
         assert not any(each.done() for each in (*under_way, *waiting))
 
-    asyncio.run(main())  # it cancels what is left
+    asyncio.run(main())  # asyncio.run() cancels the remaining tasks
     works.may_end.set()
 
     assert asyncio.run(ask(works, 1)) == "alone"

@@ -1,4 +1,4 @@
-"""What is known of the files that modules were loaded from; more is in test_fingerprints.py."""
+"""The files that modules were loaded from; further tests are in test_fingerprints.py."""
 
 from __future__ import annotations
 
@@ -115,5 +115,5 @@ print(began - importlib.reload(loaded_modules).BEGAN)
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it is read on Linux")
 def test_a_slow_read_does_not_make_the_process_look_older():
-    """It would make files doubtful that were written just before the process began."""
+    """Files written just before the process began would otherwise count as changed."""
     assert abs(float(output_of("-c", SLOW_READ))) < 0.2

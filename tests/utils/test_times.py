@@ -1,4 +1,4 @@
-"""Times for people have a time zone, wherever the project lives."""
+"""Times in text have a time zone in every project."""
 
 from __future__ import annotations
 

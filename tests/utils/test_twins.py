@@ -64,7 +64,7 @@ class Counter:
 
 
 class Both(Iterator[int]):
-    """An iterator that has a better way of its own in async code."""
+    """An iterator with its own async implementation."""
 
     def __next__(self) -> int:
         raise AssertionError("iterated in a thread")

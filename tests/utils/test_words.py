@@ -1,4 +1,4 @@
-"""Counts and durations read as people say them."""
+"""Counts and durations in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database, its triggers, its feed and its newest events: what is wrong, and who must act."""
+"""Findings about a database, its triggers, its feed and its newest events, and the actions."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_dropped_trigger_is_reported_once_with_the_command_that_restores_it(
 
 
 def run(command):
-    """Do what somebody does who pastes a command of several."""
+    """Run a command as a user who pastes it."""
     for each in command.split(" && "):
         program, *arguments = each.split()
         assert program == "manage.py"
@@ -227,7 +227,7 @@ def holder(position=0, *, pid=4711, minutes=None, **more):
 
 
 def held(*holders, minutes=5):
-    """Return what is found of transactions, so many minutes later."""
+    """Return the findings about transactions, a number of minutes later."""
     look = Look(
         "default", timezone.now() + timedelta(minutes=minutes), {"MAX_HELD": 10, "MAX_LAG": 60}
     )

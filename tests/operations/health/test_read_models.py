@@ -1,4 +1,4 @@
-"""What projections hold, who runs them, releases and rebuilds."""
+"""Findings about held events, workers, releases and rebuilds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.projections.release import Release
 tables, inlined = conftest.tables, conftest.inlined
 
 
-# What projections hold
+# Held events
 
 
 def test_one_bug_in_many_logs_is_one_finding(db):
@@ -91,7 +91,7 @@ def test_events_held_by_an_undeclared_projection_are_for_information(db):
     assert one(found, "undeclared").subject == "gone"
 
 
-# Who runs
+# Workers
 
 
 @pytest.mark.feed
@@ -172,7 +172,7 @@ def test_the_start_time_of_a_worker_is_kept(transactional_db):
     before = timezone.now() - timedelta(seconds=5)
     runner = work()
     [declared] = ProjectionWorker.objects.all()
-    runner._declared.clear()  # as if what it handles had changed
+    runner._declared.clear()  # as if its handlers had changed
     runner._next_beat = 0.0
     runner.round()
     [again] = ProjectionWorker.objects.all()
@@ -244,7 +244,7 @@ def test_a_worker_of_an_old_release_needs_action_if_events_wait_for_the_new_one(
         assert [level for level, _ in new.do("findings('awaiting-release', max_deploy=0)")] == [
             "act"
         ]
-        # To the old release it is a type without a class, and its worker is its own.
+        # For the old release the type has no class, and the worker is of its own release.
         assert old.do("findings('old-release')") == []
         [[level, message]] = old.do("findings('unknown-type', max_deploy=0)")
         assert (level, "1 log held in letters" in message) == ("act", True)
@@ -347,7 +347,7 @@ def test_events_that_were_appended_without_an_inline_projection_are_lag(inline):
     [finding] = [each for each in health(max_lag=0).findings if each.must_act]
 
     assert finding.figures["events_behind"] == 2
-    if connection.vendor == "mysql":  # where no worker makes up for it
+    if connection.vendor == "mysql":  # without a worker to apply it
         assert finding.command == "manage.py eventlogs rebuild inlined-balances"
     else:
         assert finding.code == "no-worker"

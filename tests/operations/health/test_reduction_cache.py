@@ -1,4 +1,4 @@
-"""The cache of reductions: reached, written to, with room; or not."""
+"""Findings about the cache of reductions: unreachable, read-only or full."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.reliability.redises import MORTAL, MortalRedis
 
 @pytest.fixture
 def mortal(settings: Any) -> Iterator[MortalRedis]:
-    """A Redis of our own, in which reductions are cached."""
+    """A private Redis, in which reductions are cached."""
     with MortalRedis() as server:
         settings.CACHES = server.caches
         settings.EVENTLOGS = {"CACHE": MORTAL}

@@ -1,4 +1,4 @@
-"""What can be wrong, and how the tests find it in what health() answers."""
+"""Problems that health() reports, and helpers that find them in its answer."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def hold(count: int = 1, **values: Any) -> None:
 
 
 def declare(name: str, *, age: float = -10.0, **values: Any) -> None:
-    """Let there be a worker that says it handles what this process handles."""
+    """Store a worker with the handlers of this process."""
     handled = {each.name: releases.handles_of(each).as_json for each in (PaymentSummaries,)}
     ProjectionWorker.objects.create(
         name=name,
@@ -92,7 +92,7 @@ def lock_table(name: str) -> Iterator[None]:
 
 @contextmanager
 def in_a_transaction(work: Callable[[], Any]) -> Iterator[int | None]:
-    """Let another connection do something and leave its transaction open; give its process id."""
+    """Call a function in an open transaction of another connection; yield its process id."""
     begun, end = Flag(), Flag()
     pids: list[int | None] = []
 
