@@ -39,7 +39,7 @@ POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
 
 @pytest.fixture(params=[MEMORY, "portable", POSTGRESQL])
 def store(request: pytest.FixtureRequest) -> BaseStore:
-    """Every store that the run's database has. Where the tests write, they ask for ``db``."""
+    """Every store that the run's database has. Tests that write also use ``db``."""
     return STORES[request.param]()
 
 
@@ -275,7 +275,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-# Where psycopg is not installed, the modules that are about it cannot be imported.
+# Without psycopg, the modules that are about it cannot be imported.
 collect_ignore = (
     []
     if find_spec("psycopg")

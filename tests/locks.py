@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import connection
 
 
-def somebody_waits() -> bool:
+def a_session_waits() -> bool:
     """Return whether a session of this database waits for a lock, as of now."""
     with connection.cursor() as cursor:
         # Otherwise a transaction has one view of all sessions, that of its first look.

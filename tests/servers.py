@@ -46,7 +46,7 @@ import pytest
 
 from tests import mariadb
 
-UNPRIVILEGED_USERS = ("postgres", "nobody")  # who runs the servers of root, best first
+UNPRIVILEGED_USERS = ("postgres", "nobody")  # users for the servers of root, best first
 START_TIMEOUT = 60  # seconds
 STOP_TIMEOUT = 20  # seconds
 CONNECT_TIMEOUT = 5  # seconds

@@ -1,4 +1,4 @@
-"""The Django app: what it imports when Django starts."""
+"""The Django app: the modules that it imports when Django starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Sale(Aggregate, log_type="sale", events=[Sold]):
 
 print("aggregates of second")
 """
-# It names an event of an app that stands behind its own in INSTALLED_APPS.
+# The aggregate names an event of a later app in INSTALLED_APPS.
 FIRST = """
 from eventlogs.events.registry import registry
 

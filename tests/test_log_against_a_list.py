@@ -153,7 +153,7 @@ class LogAgainstAList(RuleBasedStateMachine):
 
     @precondition(lambda self: not isinstance(self.store, MemoryStore))
     @rule(new=amounts)
-    def be_refused_and_go_on_in_one_transaction(self, new):
+    def be_refused_and_append_in_one_transaction(self, new):
         with transaction.atomic():
             if self.model:
                 with pytest.raises(ConcurrentAppend):

@@ -44,7 +44,7 @@ from tests.accounts import (
     withdraw,
 )
 from tests.contracts.transactions import set_version
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import until
 
 
@@ -686,7 +686,7 @@ def test_a_retry_holds_the_log_until_its_decision_is_stored(
             else:
                 late.append(pool.submit(append_late))
                 if connection.vendor == "postgresql":
-                    until(lambda: somebody_waits() or late[0].done())
+                    until(lambda: a_session_waits() or late[0].done())
                 assert not late[0].done()
             yield Withdrawn(account.balance)
 

@@ -1,4 +1,4 @@
-"""How the URL of a MariaDB server becomes Django's settings."""
+"""From the URL of a MariaDB server to Django's settings."""
 
 from __future__ import annotations
 

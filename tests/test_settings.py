@@ -1,4 +1,4 @@
-"""The settings of the tests: how the URL of a server becomes Django's."""
+"""The settings of the tests: from the URL of a server to Django's settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.settings import database_from_url
 
-pytestmark = pytest.mark.postgresql  # where psycopg, which parses the URL, is installed
+pytestmark = pytest.mark.postgresql  # only with psycopg, which parses the URL
 
 
 def test_every_part_of_a_url_finds_its_place():

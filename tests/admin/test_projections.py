@@ -25,7 +25,7 @@ from example_project.payments.projections import PaymentSummaries
 from tests.operations.health.wrong import lock_table
 from tests.parked import parked_payment
 from tests.projections.readmodels import Letters
-from tests.troubled import MANY, get_into_trouble
+from tests.problems import MANY, create_problems
 
 pytestmark = pytest.mark.django_db
 
@@ -247,7 +247,7 @@ def test_without_a_feed_the_pages_say_so_and_a_rebuild_is_refused(operator):
 
 @pytest.mark.mariadb
 def test_without_a_feed_held_events_and_past_actions_are_shown(operator, monkeypatch):
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     page = operator.get(f"{address('held')}?{CAUSE}")
     assert page.context_data["total"] == "1,804"
     assert len(page.context_data["page"].rows) == 50
@@ -261,7 +261,7 @@ def test_without_a_feed_held_events_and_past_actions_are_shown(operator, monkeyp
 
 
 def test_an_event_that_waits_for_a_release_has_not_failed(operator, monkeypatch):
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     cause = "state=release&error=&handler=&type=payment.disputed&schema_version=2"
 
     page = operator.get(f"{address('held')}?{cause}").text
@@ -278,7 +278,7 @@ def test_an_event_that_waits_for_a_release_has_not_failed(operator, monkeypatch)
 def test_1804_parked_events_of_one_bug_are_one_line_with_their_number(operator, monkeypatch):
     Payment.logs.create(Requested(amount=1))
     PaymentSummaries.catch_up()
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     page = operator.get(address("change")).content.decode()
 
     assert "1,804 parked: ZeroDivisionError in captured()" in page
@@ -319,7 +319,7 @@ def test_the_list_agrees_with_the_health_command(viewer, parked):
 
 @pytest.mark.feed
 def test_held_events_of_one_cause_are_paged(operator, monkeypatch, django_assert_max_num_queries):
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     with django_assert_max_num_queries(12):
         page = operator.get(f"{address('held')}?{CAUSE}")
     seen = [each.position for each in page.context_data["page"].rows]
@@ -333,7 +333,7 @@ def test_held_events_of_one_cause_are_paged(operator, monkeypatch, django_assert
 
 @pytest.mark.feed
 def test_events_of_one_cause_are_retried_and_others_are_not(operator, monkeypatch):
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     page = operator.post(address("retry"), dict(parse_qsl(CAUSE)), follow=True).content.decode()
 
     assert "A worker will retry 1,804 events." in page

@@ -1,4 +1,4 @@
-"""Windowed search: it misses no event, and reports which events it searched."""
+"""Windowed search misses no event, and reports the events that it searched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How contestants take turns."""
+"""The turns of contestants."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from tests.parked import parked_payment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page
 
-# Where Playwright is not installed, these tests cannot be imported. Asking for them is an error.
+# Without Playwright, these tests cannot be imported. Asking for them is an error.
 collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -36,7 +36,7 @@ READS = ("view_eventlog", "view_event", "view_payload")
 OPERATES = ("view_projectionstate", "operate_projections", "view_eventlog", "view_payload")
 TIMEOUT = 5_000  # milliseconds to wait for the browser
 
-# Before any script of a page, and whatever the policy says: Playwright's own way in.
+# Before any script of a page and past its policy, as a script of Playwright.
 REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) => {
     console.error(`policy: ${event.violatedDirective} forbids ${event.blockedURI}`);

@@ -24,8 +24,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "narrow light": {**NARROW, "color_scheme": "light"},
     "narrow dark": {**NARROW, "color_scheme": "dark"},
 }
-# Of all rules. The header and the sidebar are Django's: what is wrong in them is wrong on each of
-# its own pages.
+# Of all rules. The header and the sidebar are Django's: violations in them are on each page of its
+# admin.
 RULES = {
     "rules": {"target-size": {"enabled": True}},
     "resultTypes": ["violations"],
@@ -84,7 +84,7 @@ MUTE = """
     .map((each) => each.outerHTML.slice(0, 120))
 """
 
-# The times in our own text; those inside of payloads and states are the project's.
+# The times in our own text; the project formats those inside of payloads and states.
 TIMES = """
 () => {
     const content = document.querySelector("#content").cloneNode(true);

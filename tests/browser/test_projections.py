@@ -15,7 +15,7 @@ from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.admin.test_projections import ALL, CAUSE, address, user
 from tests.browser.looks import picture, unreadable
-from tests.troubled import LONG_NAME, get_into_trouble
+from tests.problems import LONG_NAME, create_problems
 
 pytestmark = pytest.mark.browser
 
@@ -128,7 +128,7 @@ def test_without_the_permission_there_are_no_buttons_and_posting_is_refused(
 def test_pages_that_report_problems_are_readable_and_fit_the_window(
     visit, admin_user, parked, monkeypatch, look
 ):
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     page = visit(admin_user, **LOOKS[look])
     wrong = []
     for name, where in {
@@ -160,7 +160,7 @@ def test_pages_that_report_problems_are_readable_and_fit_the_window(
 
 
 def test_events_of_one_bug_are_retried_at_once(page, parked, monkeypatch):
-    get_into_trouble(monkeypatch)
+    create_problems(monkeypatch)
     page.goto(address("change"))
     expect(page.get_by_role("heading", name="1,804 parked: ZeroDivisionError")).to_have_count(1)
     cause = page.locator(".el-cause").filter(has_text="1,804 parked")

@@ -660,7 +660,7 @@ def test_events_of_modules_that_are_not_reached_are_not_covered(tmp_path):
         + "print(why_unknown(Vat), [covers(Vat, name) for name in names])",
     )
 
-    # k.retired lacks its upcaster, which raises whatever is cached.
+    # k.retired lacks its upcaster, so decoding raises with and without a cache.
     assert answer == "None [True, True, False, False]"
 
 

@@ -40,7 +40,7 @@ class ReductionCacheContract:
 
         found = cache.forget("eventlogs.reduction.a.")
 
-        if found is None:  # it cannot look for keys
+        if found is None:  # the cache cannot search for keys
             assert cache.get(names[0]) is not None
             return
         assert found == 2

@@ -22,7 +22,7 @@ from tests.contracts.transactions import TransactionContract
 
 
 class WithoutVersionCheck(MemoryStore):
-    """Appends whatever the caller expected."""
+    """Appends at any expected version."""
 
     def append(self, request: AppendRequest) -> LogState:
         if request.expected_version:

@@ -74,7 +74,7 @@ class TestGroupStore(StoreContract):
 
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
-        # Where psycopg is not installed, the module cannot be imported.
+        # Without psycopg, the module cannot be imported.
         store: BaseStore = import_string("tests.stores.grouped.GroupStore")("default")
         return store
 

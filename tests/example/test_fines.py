@@ -104,7 +104,7 @@ def import_fines(path: Path, **options) -> dict[str, str]:
     out = io.StringIO()
     call_command("import_fines", path, stdout=out, no_color=True, **options)
     report = {}
-    about_logs, _, _ = out.getvalue().partition("\n\n")  # what follows is the read model's
+    about_logs, _, _ = out.getvalue().partition("\n\n")  # then the read model reports
     for line in about_logs.splitlines():
         label, _, figure = line.rpartition("  ")
         report[label.strip() or "done"] = figure.strip()

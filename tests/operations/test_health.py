@@ -31,7 +31,9 @@ def test_an_empty_project_is_healthy(db):
     found = health()
 
     assert found.is_healthy
-    assert [each.code for each in found.findings] == ["cache"]  # it is the memory of one process
+    assert [each.code for each in found.findings] == [
+        "cache"
+    ]  # a cache in the memory of one process
     assert found.using == "default"
 
 

@@ -17,7 +17,7 @@ def killed_in(job: Callable[[], object]) -> bool:
     return exit_of_fork(job) < 0
 
 
-def kill_me(*_: object, **__: object) -> None:
+def kill_this_process(*_: object, **__: object) -> None:
     """Kill this process at once."""
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -29,6 +29,6 @@ def die_on(number: int) -> Callable[..., None]:
     def count(*_: object, **__: object) -> None:
         calls.append(1)
         if len(calls) == number:
-            kill_me()
+            kill_this_process()
 
     return count

@@ -23,7 +23,7 @@ from eventlogs.projections.leases import LeaseLost
 from eventlogs.projections.starting import begin, lease_partition
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
-from tests.projections.crashes import kill_me, killed_in
+from tests.projections.crashes import kill_this_process, killed_in
 from tests.projections.readmodels import (
     Balance,
     Balances,
@@ -158,7 +158,7 @@ def test_an_event_that_kills_its_worker_is_parked(monkeypatch, batch_size):
 
     def before(record):
         if isinstance(record.event, Withdrawn):
-            kill_me()
+            kill_this_process()
 
     readmodels.behaviour["before"] = before
 
@@ -179,7 +179,7 @@ def test_after_a_crash_events_are_applied_one_by_one_and_each_once():
 
     def before(record):
         if record.log_id == states[3].log_id:
-            kill_me()
+            kill_this_process()
 
     readmodels.behaviour["before"] = before
     killed_in(Balances.catch_up)
@@ -222,13 +222,13 @@ def test_a_worker_that_read_before_another_one_applied_changes_nothing():
     assert seen() == {ada.log_id: 2}
 
 
-def move_whoever_asks(lease, position, **figures):
+def move_without_a_token(lease, position, **figures):
     Checkpoint.objects.filter(pk=lease.pk).update(position=position)
     return replace(lease, position=position)
 
 
 def test_a_broken_version_that_ignores_the_token_counts_twice(monkeypatch):
-    monkeypatch.setattr(leases, "move", move_whoever_asks)
+    monkeypatch.setattr(leases, "move", move_without_a_token)
 
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_worker_that_read_before_another_one_applied_changes_nothing()
@@ -240,7 +240,7 @@ def test_a_broken_version_that_ignores_the_token_counts_twice(monkeypatch):
 def checkpoint_in_a_transaction_of_its_own(lease, position=None, **figures):
     with transaction.atomic():
         yield replace(lease, position=lease.position if position is None else position)
-    kill_me()  # before the checkpoint is moved
+    kill_this_process()  # before the checkpoint is moved
 
 
 def test_a_broken_version_with_the_checkpoint_in_a_transaction_of_its_own_counts_twice(monkeypatch):
@@ -258,7 +258,7 @@ def kill_before_the_commit(call):
     def killed():
         with transaction.atomic():
             call()
-            kill_me()
+            kill_this_process()
 
     return killed
 
@@ -266,7 +266,7 @@ def kill_before_the_commit(call):
 def kill_after(call):
     def killed():
         call()
-        kill_me()
+        kill_this_process()
 
     return killed
 
@@ -649,7 +649,7 @@ def test_a_reactor_is_called_again_if_its_checkpoint_was_not_moved(tmp_path):
 
     def before(record):
         calls.touch()
-        kill_me()
+        kill_this_process()
 
     readmodels.behaviour["before"] = before
     assert killed_in(Letters.catch_up)

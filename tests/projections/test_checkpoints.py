@@ -20,9 +20,9 @@ from eventlogs.feed.sources import partition_of
 from eventlogs.models import Checkpoint
 from eventlogs.projections import checkpoints, leases
 from eventlogs.projections.leases import LeaseLost
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import until
-from tests.projections.crashes import kill_me, killed_in
+from tests.projections.crashes import kill_this_process, killed_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -83,7 +83,7 @@ def test_a_lease_that_has_expired_is_taken_over():
 
 
 def test_the_lease_of_a_process_that_is_dead_is_taken_over_at_once():
-    assert killed_in(lambda: kill_me(acquire(leases.new_owner())))
+    assert killed_in(lambda: kill_this_process(acquire(leases.new_owner())))
     assert checkpoint().owner
 
     assert acquire("bob:1:x").was_abandoned
@@ -307,7 +307,7 @@ def test_checkpoints_that_are_replaced_while_a_lock_is_waited_for_are_found(else
     with transaction.atomic():
         Checkpoint.objects.filter(projection=NAME, is_rebuild=False).delete()
         other.start()
-        until(somebody_waits)
+        until(a_session_waits)
         Checkpoint.objects.filter(projection=NAME).update(is_rebuild=False)
     other.join()
 

@@ -162,13 +162,13 @@ def test_no_wait_is_longer_than_five_minutes():
     assert each._delay(5_000) == timedelta(seconds=LONGEST_WAIT)
 
 
-class Unspeakable(Exception):
+class WithoutText(Exception):
     def __str__(self):
         raise ValueError
 
 
 @pytest.mark.parametrize(
-    "error", [Unspeakable(), ValueError("\ud800"), ValueError("a\0b"), ValueError("x" * 99_999)]
+    "error", [WithoutText(), ValueError("\ud800"), ValueError("a\0b"), ValueError("x" * 99_999)]
 )
 def test_any_text_of_an_error_can_be_stored(error):
     each = held_logs()
@@ -224,7 +224,7 @@ def test_a_skipped_event_is_not_attempted():
     assert not each.begin_attempt(waiting)
 
 
-class TakesNoNought(Exception):
+class RefusesZero(Exception):
     pass
 
 
@@ -270,7 +270,7 @@ def test_a_failure_names_the_function_of_the_project_that_raised_it(handler, exp
 
 
 def test_an_error_without_a_traceback_names_no_function():
-    assert error_text.handler_of(TakesNoNought()) == ""
+    assert error_text.handler_of(RefusesZero()) == ""
 
 
 def test_a_project_that_is_installed_like_a_library_is_named_all_the_same(monkeypatch):

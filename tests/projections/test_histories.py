@@ -199,7 +199,7 @@ def test_the_read_model_equals_a_replay_after_any_history():
 
 
 def run_one_history():
-    """Go through one history by hand: an event fails, and others come; it is skipped."""
+    """Run one fixed history: an event fails, others come, and the failed one is skipped."""
     machine = Histories()
     machine.append(0, [1, 2, 3])
     machine.append(1, [4])

@@ -39,7 +39,7 @@ from eventlogs.projections.starting import begin, lease_partition
 from eventlogs.stores import retries, store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Opened, Withdrawn, withdraw
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Inlined,
@@ -457,7 +457,7 @@ def test_transactions_that_make_a_projection_inline_at_once_do_not_deadlock(monk
         with transaction.atomic():
             append(one)  # makes it inline
             later = pool.submit(append_later)
-            until(somebody_waits)
+            until(a_session_waits)
             append(other)
         later.result(60)
 

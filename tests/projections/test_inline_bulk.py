@@ -28,7 +28,7 @@ from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Verification
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import until
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -328,7 +328,7 @@ def test_a_unique_value_of_an_open_transaction_causes_no_deadlock():
             lambda: Account.logs.create(Opened("ada")), lambda: append(other, Noted("on"))
         ) as holding:
             timer = ThreadPoolExecutor(1)
-            timer.submit(lambda: (until_somebody_waits(), holding.go_on(), holding.go_on(1)))
+            timer.submit(lambda: (until_a_session_waits(), holding.go_on(), holding.go_on(1)))
             TakenOwners.catch_up()
             holding.result()
             timer.shutdown()
@@ -349,9 +349,9 @@ def test_a_broken_version_without_a_lock_timeout_deadlocks(monkeypatch):
         test_a_unique_value_of_an_open_transaction_causes_no_deadlock()
 
 
-def until_somebody_waits():
+def until_a_session_waits():
     try:
-        until(somebody_waits)
+        until(a_session_waits)
     finally:
         connections.close_all()
 

@@ -17,10 +17,10 @@ from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.batches import Advancer
 from tests import processes
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.overriding import override
 from tests.projections import readmodels
-from tests.projections.crashes import die_on, kill_me, killed_in
+from tests.projections.crashes import die_on, kill_this_process, killed_in
 from tests.projections.readmodels import (
     Balance,
     Balances,
@@ -170,18 +170,18 @@ def killed_between_two_batches():
 
 
 def killed_before_the_swap():
-    shadow_tables.swap = kill_me
+    shadow_tables.swap = kill_this_process
     Balances.rebuild()
 
 
 def killed_before_the_commit_of_the_swap():
-    override(rebuilding._ShadowRebuild, _switch=kill_me)
+    override(rebuilding._ShadowRebuild, _switch=kill_this_process)
     Balances.rebuild()
 
 
 def killed_after_the_swap():
     Balances.rebuild()
-    kill_me()
+    kill_this_process()
 
 
 @pytest.mark.parametrize(
@@ -458,9 +458,9 @@ def test_a_slow_reader_is_waited_for(monkeypatch):
             Balance.objects.count()
             reading.set()
             # The swap gives up its lock for others, and tries again.
-            processes.until(somebody_waits)
-            processes.until(lambda: not somebody_waits())
-            processes.until(somebody_waits)
+            processes.until(a_session_waits)
+            processes.until(lambda: not a_session_waits())
+            processes.until(a_session_waits)
         connections.close_all()
 
     reader = threading.Thread(target=read)

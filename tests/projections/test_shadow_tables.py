@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from eventlogs import LogId, LogIdField
 from eventlogs.projections import shadow_tables
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import until
 from tests.tables import Table
 
@@ -446,7 +446,7 @@ def test_behind_a_long_reader_the_swap_gives_up_and_blocks_nobody_longer(elsewhe
     waits = []
 
     def read():
-        until(somebody_waits)  # that is the swap
+        until(a_session_waits)  # that is the swap
         begun = time.monotonic()
         Rich.objects.count()
         waits.append(time.monotonic() - begun)

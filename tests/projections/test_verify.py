@@ -243,12 +243,12 @@ def test_a_row_that_changes_during_the_comparison_is_compared_again(monkeypatch,
 
     compared = []
 
-    def compare_anew(model, stored, wanted, using):
+    def compare_again(model, stored, wanted, using):
         compared.append(1)
         return differences(model, Balance.objects.filter(pk=stored.pk).first(), wanted, using)
 
     monkeypatch.setattr(verifying, "replay", replay_late)
-    monkeypatch.setattr(verifying, "differences", compare_anew)
+    monkeypatch.setattr(verifying, "differences", compare_again)
     assert Balances.verify(sample=None, repair=True) == Verification(3, ())
     assert len(compared) == 4
     assert balances() == replayed(*states)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-# Tests that commit, and have only our tables emptied afterwards: those of all the other apps
-# would take longer than most races.
+# Tests that commit, and have only our tables emptied afterwards: emptying the tables of all other
+# apps would take longer than most races.
 COMMITS = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])

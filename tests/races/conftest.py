@@ -38,13 +38,13 @@ def crew(django_db_setup: None) -> Iterator[Crew]:
 
 @pytest.fixture
 def writers() -> int:
-    """How many processes race for a log."""
+    """The number of processes that race for a log."""
     return min(16, PROCESSES[connection.vendor])
 
 
 @pytest.fixture
 def callers() -> int:
-    """How many processes race with one key."""
+    """The number of processes that race with one key."""
     return PROCESSES[connection.vendor]
 
 

@@ -29,8 +29,8 @@ class Outcome(NamedTuple):
     """One call of ``create`` or ``append``, and its answer."""
 
     log_id: LogId
-    marker: str  # of the events that it brought
-    of: int  # how many they are
+    marker: str  # of the events of the append
+    of: int  # their number
     expected: int | None  # the version, None for any
     answer: LogState | Exception
 

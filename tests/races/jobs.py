@@ -81,7 +81,7 @@ def create_one_log(
             continue
         with transaction.atomic():
             outcome = call(manager, log_id, marker, 2, 0, key)
-            # The transaction is usable: it appends to a log of its own.
+            # The transaction is usable: append to another log in it.
             manager.create(*batch(f"after {marker}"))
         yield outcome
 
@@ -286,7 +286,7 @@ def increment(
 def append_while_keys_are_pruned(
     place: Place, store: str, log_ids: Sequence[LogId], rounds: int
 ) -> Iterator[Outcome]:
-    """All append with the round's key, but every fourth, who forgets all keys meanwhile."""
+    """All append with the round's key, except every fourth, which prunes all keys meanwhile."""
     manager = races(store, place.number)
     for number, log_id in enumerate(log_ids[:rounds]):
         key = f"pruned {number}"

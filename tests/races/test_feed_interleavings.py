@@ -63,7 +63,7 @@ def test_an_event_that_is_committed_late_is_not_skipped_and_the_naive_reader_ski
 
 @pytest.mark.parametrize("later", [0, 2], ids=["alone", "before others"])
 def test_the_first_append_of_a_transaction_is_fenced_in_one_step(new_logs, other, later):
-    """Migration 0005: it is taken where the transaction has just begun, and keeps no setting."""
+    """Migration 0005: the fence is taken at the start of the transaction, and keeps no setting."""
     late, early, warm = new_logs(3)
     table = Session.sql("SELECT 'eventlogs_event'::regclass::oid")
     setting = f"SELECT coalesce(current_setting('eventlogs.fence_{table}', true), '')"

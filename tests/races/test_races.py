@@ -135,7 +135,7 @@ def test_a_request_to_create_that_many_make_at_once_is_done_once(
     outcomes = crew.race(callers, jobs.create_with_one_key, store, 10, ids, **quick_deadlocks)
 
     assert violations(outcomes) == []
-    assert_one_did_it_and_the_others_heard_of_it(outcomes, rounds=10)
+    assert_one_is_stored_and_the_others_are_replays(outcomes, rounds=10)
 
 
 @on_every_store
@@ -148,10 +148,12 @@ def test_an_append_that_many_make_at_once_is_done_once(
     outcomes = crew.race(callers, jobs.append_with_one_key, store, log_ids, expectations, "same")
 
     assert violations(outcomes) == []
-    assert_one_did_it_and_the_others_heard_of_it(outcomes, rounds=10)
+    assert_one_is_stored_and_the_others_are_replays(outcomes, rounds=10)
 
 
-def assert_one_did_it_and_the_others_heard_of_it(outcomes: list[Outcome], *, rounds: int) -> None:
+def assert_one_is_stored_and_the_others_are_replays(
+    outcomes: list[Outcome], *, rounds: int
+) -> None:
     by_round = defaultdict(list)
     for outcome in outcomes:
         by_round[outcome.marker].append(outcome)

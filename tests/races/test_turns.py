@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from eventlogs import ConcurrentAppend, LogState, TransactionMustRetry
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import Processes, until
 from tests.races import COMMITS, jobs
 from tests.races.history import kinds
@@ -126,7 +126,7 @@ def test_the_turn_of_a_process_that_is_killed_goes_to_the_next(violations, new_l
         processes.line_up(4, jobs.execute_alone, store, log_id, 3)
         processes.go()
         if connection.vendor == "postgresql":
-            until(somebody_waits)
+            until(a_session_waits)
         assert races(store).version(log_id) == 1
 
         holder.kill()

@@ -96,7 +96,7 @@ def test_another_policy_is_asked_again(accounts, settings):
 
 
 class Flaky(CachingPolicy):
-    """It fails until ``is_well``."""
+    """A policy that fails until ``is_well``."""
 
     is_well = False
 

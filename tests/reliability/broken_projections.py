@@ -72,7 +72,7 @@ def without_limit_of_idleness() -> None:
     leases.limit_idle_time = lambda using, seconds: None
 
 
-def without_care() -> None:
+def without_crash_detection() -> None:
     """The death of the previous worker is ignored."""
     original = leases.acquire
 

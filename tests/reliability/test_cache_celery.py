@@ -133,7 +133,7 @@ def campaign(
         if campaign.worker is not None:
             campaign.kill_worker()
         if request.param == "amqp":
-            kombu = import_module("kombu")  # it comes with Celery
+            kombu = import_module("kombu")  # the module comes with Celery
             with kombu.Connection(url) as connected, connected.channel() as channel:
                 channel.queue_delete(campaign.environ["CAMPAIGN_QUEUE"])
                 channel.exchange_delete(campaign.environ["CAMPAIGN_QUEUE"])

@@ -34,7 +34,7 @@ from tests.reliability.redises import MortalRedis
 pytestmark = [pytest.mark.redis, COMMITS]
 
 BROKEN = "tests.reliability.broken."
-LENGTHS = (1, 3, 20, 20, 600)  # events; of the last, processes agree who replays it
+LENGTHS = (1, 3, 20, 20, 600)  # events; the last log is long enough for the lock between processes
 
 
 class Bomb:
@@ -240,7 +240,7 @@ def test_after_corruption_the_cache_converges_and_has_hits_again(server, tmp_pat
 
 @pytest.mark.parametrize("variant", ["WithoutSignature"])
 def test_a_broken_version_that_uses_corrupted_entries_is_found(server, tmp_path, variant):
-    for _ in range(15):  # whether a reader meets a corrupt value in time is random
+    for _ in range(15):  # a reader may not meet a corrupt value in one run
         reports, _ = campaign(server, new_logs(), tmp_path / "bomb", 2, 2, BROKEN + variant)
         if any(report.wrong for report in reports):
             return

@@ -298,7 +298,7 @@ def test_a_database_that_was_restored_to_an_earlier_moment_is_noticed(primary):
     accounts = LogManager(Account, using=primary)
     state = accounts.create(Opened("ada"))
     checkpoint = accounts.append(state, Deposited(1)).position
-    # As after a restore: the last position is given out anew.
+    # As after a restore: the last position is given out again.
     sql(
         primary,
         f"ALTER TABLE eventlogs_event DISABLE TRIGGER ALL; DELETE FROM eventlogs_event"

@@ -62,7 +62,7 @@ def test_answers_that_are_mixed_up_are_found(violations, new_logs):
 
 class LossyProxy(CountingProxy):
     """
-    A proxy that loses an answer, once it is told to: it waits for it, and closes both sides.
+    A proxy that loses an answer on request: it waits for the answer, and closes both sides.
 
     So the server has done its work, and the client does not know.
     """

@@ -65,9 +65,9 @@ def partitioned(events: str, django_db_blocker: Any) -> Iterator[str]:
         yield events
 
 
-def gone_through(plan: dict[str, Any]) -> int:
+def rows_read(plan: dict[str, Any]) -> int:
     """Return how many events the leaves of a plan have read, including filtered ones."""
-    below = [gone_through(each) for each in plan.get("Plans", ())]
+    below = [rows_read(each) for each in plan.get("Plans", ())]
     if not re.fullmatch(r"eventlogs_event(_p\d+)?", plan.get("Relation Name", "")):
         return sum(below)
     rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
@@ -91,7 +91,7 @@ def cost_of(alias: str, work: Any) -> tuple[int, int]:
                 cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
                 [(found,)] = cursor.fetchall()
                 [explained] = found if isinstance(found, list) else json.loads(found)
-                rows += gone_through(explained["Plan"])
+                rows += rows_read(explained["Plan"])
                 plan = explained["Plan"]
                 pages += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
     assert statements

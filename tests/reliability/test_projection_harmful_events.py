@@ -163,7 +163,7 @@ def test_an_inline_row_that_cannot_be_swept_holds_only_its_log(kind, tmp_path):
 def test_a_worker_that_ignores_the_death_of_the_previous_one_is_found():
     fill(["exits"])
 
-    with Campaign(broken=BROKEN + "without_care") as campaign:
+    with Campaign(broken=BROKEN + "without_crash_detection") as campaign:
         supervisor = Supervisor(campaign, 1, LedgerRows.name)
         supervisor.until(lambda: supervisor.deaths > 2 * LedgerRows.max_attempts)
 

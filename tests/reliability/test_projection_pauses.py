@@ -119,7 +119,7 @@ def test_a_reactor_that_is_paused_beyond_its_lease_skips_no_event(step):
 
 
 def test_a_statement_of_a_killed_worker_blocks_no_worker_beyond_the_lease():
-    # The server does not notice: it goes on with the statement, and keeps the checkpoint locked.
+    # The server does not notice: the statement continues, and keeps the checkpoint locked.
     log_ids = [ledgers().create(Entered("the first")).log_id for _ in range(2)]
     harmful = ledgers().create(Entered(POISON + "sleeps_in_the_database")).log_id
 

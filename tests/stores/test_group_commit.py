@@ -20,7 +20,7 @@ from eventlogs.stores.base import HELD, UNDECIDED
 from eventlogs.stores.group_commit import APPEND_GROUP, append_group
 from tests.accounts import encoded
 from tests.contracts.stores import amounts, append, create, new_key, new_log
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import until
 from tests.stores.grouped import WaitsForLogs
 
@@ -125,7 +125,7 @@ def test_another_position_or_a_full_log_is_not_stored(store):
         request(full.log_id, 3, 4),
     )
 
-    # Not HELD: that would be asked again for seconds, and nobody holds the logs.
+    # Not HELD: the statement would be retried for seconds, although no session holds the logs.
     assert answers == [UNDECIDED, UNDECIDED]
     assert amounts(store, one.log_id) == [1]
 
@@ -261,7 +261,7 @@ def test_each_caller_gets_an_error_of_its_own_if_the_connection_is_lost(store):
     answers: list[Any] = []
 
     def end_it() -> None:
-        until(somebody_waits)
+        until(a_session_waits)
         with elsewhere() as other:
             other.execute("SELECT pg_terminate_backend(%s)", [pid])
         connection.close()

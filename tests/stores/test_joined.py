@@ -35,7 +35,7 @@ from eventlogs.stores import AppendRequest, group_commit, joined, participants
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.contracts.stores import new_key
-from tests.locks import somebody_waits
+from tests.locks import a_session_waits
 from tests.processes import until
 from tests.stores.test_group_commit import elsewhere
 
@@ -372,7 +372,7 @@ def test_a_call_whose_log_is_held_for_long_waits_as_a_plain_append_does(patience
     held, other = accounts.create(Opened("ada")), accounts.create(Opened("eve"))
 
     def let_go() -> None:
-        until(somebody_waits)
+        until(a_session_waits)
         connection.close()
         holder.rollback()
 
@@ -665,7 +665,7 @@ def test_an_exception_of_a_signal_handler_ends_each_call_under_way():
     states = [accounts.create(Opened(f"{n}")) for n in range(2)]
 
     def ring() -> None:
-        until(somebody_waits)
+        until(a_session_waits)
         connection.close()
         signal.raise_signal(signal.SIGALRM)
 
@@ -700,7 +700,7 @@ def test_a_loop_may_end_while_its_statement_waits():
         assert not any(each.done() for each in tasks)
 
     def look() -> None:
-        until(somebody_waits)
+        until(a_session_waits)
         connection.close()
 
     with elsewhere() as holder:

@@ -224,7 +224,7 @@ class TestSnapshots:
     def test_execute_finds_a_key_that_its_snapshot_does_not_show(
         self, store, on_a_snapshot, is_strict
     ):
-        """The look-up reads from the snapshot; it must not ask again for ever."""
+        """The look-up reads from the snapshot; execute must not repeat it forever."""
         log_id, key, asked = Account.logs.create(Deposited(1)).log_id, new_key(), []
 
         def deposit(_: Account) -> Deposited:

@@ -137,7 +137,7 @@ def test_a_statement_of_that_name_of_another_client_causes_no_error(store, befor
 
 
 def test_psycopg_that_deallocates_is_no_error(store, connect):
-    """It answers ALTER, DROP and ROLLBACK TO with DEALLOCATE ALL once it has prepared anything."""
+    """psycopg with prepared statements deallocates all after ALTER, DROP and ROLLBACK TO."""
     wrapper = connect(DatabaseWrapper)
     options = {**wrapper.settings_dict["OPTIONS"], "server_side_binding": True}
     connect(DatabaseWrapper, OPTIONS={**options, "prepare_threshold": 0})

@@ -292,7 +292,7 @@ def test_a_field_with_compare_false_is_not_compared(store):
     with pytest.raises(IdempotencyKeyReused):
         logs.create(NotedNow(6), idempotency_key="c")
     (stored,) = logs.load(created.log_id)
-    assert stored.event.at == first.at  # nothing but the comparison leaves it out
+    assert stored.event.at == first.at  # only the comparison leaves it out
 
 
 def test_a_different_time_in_a_compared_field_is_another_request(store):

@@ -53,7 +53,7 @@ def test_postgresql_accepts_a_statement_as_it_stands(name):
     numbered = Statement(name)._numbered.decode()
 
     with connection.cursor() as cursor:
-        if name == "feed_distributed":  # it is asked only where Citus' catalog is
+        if name == "feed_distributed":  # this statement runs only if Citus' catalog exists
             cursor.execute("CREATE TEMPORARY TABLE pg_dist_partition (logicalrelid regclass)")
         cursor.execute(f"PREPARE {name}_as_it_stands AS {numbered.replace('%', '%%')}", ())
 

@@ -49,7 +49,7 @@ def hold(
     )
 
 
-def get_into_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+def create_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     """Store 1,804 parked events of one bug, and events held for other causes."""
     now = timezone.now()
     long = type("LettersOfAccounts", (Letters,), {"__doc__": "Letters.", "name": LONG_NAME})
