@@ -165,7 +165,7 @@ def test_an_if_match_header_is_compared_with_a_state(if_match, matches):
     assert Reduction(LOG_ID, 3, Account(), datetime.now(UTC), 30).matches(header) is matches
 
 
-def test_the_state_of_a_reduction_is_what_an_append_would_answer():
+def test_the_state_of_a_reduction_equals_that_of_an_append():
     reduction = Reduction(LOG_ID, 3, Account(), datetime.now(UTC), 30)
 
     assert reduction.state == LogState(LOG_ID, 3, 30)

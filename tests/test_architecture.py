@@ -400,7 +400,7 @@ def test_a_private_name_that_is_used_would_be_seen(source):
     assert [name for name, _ in private_names_used(ast.parse(source))] == ["_a"]
 
 
-def test_every_module_says_what_it_is():
+def test_every_module_has_a_docstring():
     silent = [
         name
         for name, path in MODULES.items()

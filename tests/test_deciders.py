@@ -141,7 +141,7 @@ class Deciding:
         (Deciding(), "Deciding"),
     ],
 )
-def test_an_async_decider_is_refused_with_what_to_write_instead(accounts, decider, name):
+def test_an_async_decider_is_refused_with_a_corrected_call(accounts, decider, name):
     state = accounts.create(Opened("ada"))
 
     for call in (accounts.execute, async_to_sync(accounts.aexecute)):

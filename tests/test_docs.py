@@ -181,7 +181,7 @@ def public_modules() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("module", listed_modules())
-def test_a_public_module_has_what_is_listed(module: str):
+def test_a_public_module_has_the_names_that_are_listed(module: str):
     if lacks_its_package(module):
         pytest.skip(f"it needs {NEEDED[module]}")
     there = import_module(module)

@@ -177,7 +177,7 @@ def test_an_error_survives_pickling(error, facts, protocol):
 
 
 @each_error
-def test_a_message_ends_with_what_to_do_next(error, facts):
+def test_a_message_ends_with_the_next_action(error, facts):
     sentences = str(error).split(". ")
 
     # The code that raises these errors writes the whole text.
@@ -186,7 +186,7 @@ def test_a_message_ends_with_what_to_do_next(error, facts):
         assert type(error) is EventLogError or sentences[-1].endswith(".")
 
 
-def test_the_message_of_a_log_that_exists_already_is_its_own():
+def test_log_already_exists_has_its_own_message():
     error = exceptions.LogAlreadyExists(LOG_ID, actual_version=4)
 
     assert str(error).startswith(f"{LOG_ID} exists already, at version 4.")

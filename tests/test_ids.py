@@ -141,7 +141,7 @@ def test_ids_of_different_types_sort_by_type_and_do_not_compare_with_others():
     assert one != str(one)
 
 
-def test_an_id_knows_when_it_was_made():
+def test_an_id_has_the_time_of_its_creation():
     before = datetime.now(UTC)
 
     created_at = LogId.new("account").created_at
@@ -267,7 +267,7 @@ def test_a_row_with_an_id_is_shown_by_django_ninja():
     assert json.loads(shown) == {"log_id": str(log_id), "owner": "ada"}
 
 
-def test_an_id_is_no_plain_text_where_it_is_compared():
+def test_an_id_is_not_equal_to_its_text():
     """A text that was not parsed may be invalid, or the id of another log."""
     log_id = LogId.new("account")
     text = str(log_id)

@@ -158,7 +158,7 @@ def test_creating_a_log_twice_is_refused(accounts, log_id):
     assert (caught.value.log_id, caught.value.actual_version) == (log_id, 1)
 
 
-def test_an_append_goes_on_from_a_state_or_a_reduction(accounts):
+def test_an_append_continues_from_a_state_or_a_reduction(accounts):
     state = accounts.create(Opened("ada"))
     state = accounts.append(state, Deposited(5), Withdrawn(1))
     state = accounts.append(accounts.reduce(state.log_id), Deposited(7))
@@ -992,7 +992,7 @@ def test_a_stream_is_lazy_and_sees_what_is_appended_before_its_last_page(account
     assert [record.index for record in stream][-1] == 2_000
 
 
-def test_a_stream_refuses_at_once_what_it_cannot_read(accounts, log_id):
+def test_a_stream_refuses_invalid_arguments_at_once(accounts, log_id):
     with pytest.raises(ValueError, match=r"start is -1\. It must be an int of 0 or more"):
         accounts.stream(log_id, start=-1)
     with pytest.raises(InvalidLogId):
@@ -1040,7 +1040,7 @@ class ReplicaRouter:
         return "default"
 
 
-def test_routers_say_where_to_read_and_write(second_database, settings):
+def test_routers_choose_the_databases_for_reads_and_writes(second_database, settings):
     router = ReplicaRouter()
     router.replica = second_database
     settings.DATABASE_ROUTERS = [router]

@@ -166,6 +166,6 @@ def test_rows_are_appended_from_async_code(db):
     assert async_to_sync(append)() == 2
 
 
-def test_the_types_of_streams_are_what_they_say(accounts, log_id):
+def test_streams_have_their_annotated_types(accounts, log_id):
     assert isinstance(accounts.stream(log_id), Iterator)
     assert isinstance(accounts.astream(log_id), AsyncIterator)

@@ -70,7 +70,7 @@ class OnlyByModel:
         return db == self.database if app_label == "eventlogs" and model_name else None
 
 
-def test_every_operation_says_which_model_it_is_about():
+def test_every_operation_names_its_model():
     loader = MigrationLoader(None)
     operations = [
         operation
@@ -260,7 +260,7 @@ def test_truncate_stays_allowed_in_a_test_database_made_by_django(transactional_
 
 
 @pytest.mark.postgresql
-def test_the_refusal_says_what_to_do_and_shows_no_data(second_database):
+def test_the_refusal_names_the_next_action_and_shows_no_data(second_database):
     LogManager(Account, using=second_database).create(Opened("4111-1111"))
 
     with pytest.raises(DatabaseError) as caught, connections[second_database].cursor() as cursor:
@@ -291,7 +291,7 @@ def test_migrating_backwards_removes_the_triggers(second_database):
 
 
 @pytest.mark.postgresql
-def test_sqlmigrate_shows_what_happens(second_database, capsys):
+def test_sqlmigrate_shows_the_sql_of_a_migration(second_database, capsys):
     call_command("sqlmigrate", "eventlogs", "0001", database=second_database)
 
     assert "eventlogs_event_one_per_log_and_index" in capsys.readouterr().out

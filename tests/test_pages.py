@@ -43,7 +43,7 @@ def test_a_page_knows_its_log_and_where_the_next_one_starts(page, accounts):
     assert repr(first) == f"<EventPage of {page.log_id}: 2 events, next_start=2>"
 
 
-def test_an_empty_page_is_false_and_has_nothing_after_it(accounts, log_id):
+def test_an_empty_page_is_falsy_and_has_no_next_page(accounts, log_id):
     page = accounts.load(log_id)
 
     assert not page
@@ -51,7 +51,7 @@ def test_an_empty_page_is_false_and_has_nothing_after_it(accounts, log_id):
     assert json.loads(page.as_json()) == {"log_id": str(log_id), "events": [], "next_start": None}
 
 
-def test_a_page_as_json_is_what_is_stored(page, accounts):
+def test_a_page_as_json_equals_the_stored_data(page, accounts):
     answer = json.loads(accounts.load(page.log_id, limit=2).as_json())
 
     assert answer["log_id"] == str(page.log_id)
@@ -76,7 +76,7 @@ def test_a_page_as_json_is_the_same_raw_or_decoded(page, accounts):
 
 
 @pytest.mark.parametrize("number", ["0.1", "123456789012345678901234567890", "1.10", "1e-7"])
-def test_json_goes_out_with_every_digit_that_was_stored(accounts, number):
+def test_json_has_every_digit_that_was_stored(accounts, number):
     state = accounts.create(Noted(json.loads(number)))
 
     text = accounts.load(state.log_id).as_json()

@@ -102,7 +102,7 @@ def test_invalid_bounds_are_refused(make):
         make()
 
 
-def test_policies_say_what_they_are():
+def test_policies_have_a_readable_repr():
     policy = ~(LogLengthPolicy.at_least(3) & AlwaysCache()) | NeverCache()
 
     assert repr(policy) == (

@@ -180,7 +180,7 @@ def test_a_refresher_gets_a_refresh_for_each_append_with_refresh_on_append(
     assert statistics()["hits"] == 1
 
 
-def test_a_manager_may_refuse_what_the_setting_says(transactional_db, refresher, settings):
+def test_a_manager_may_override_refresh_on_append(transactional_db, refresher, settings):
     settings.EVENTLOGS = {"REFRESH_ON_APPEND": True}
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=False)
 
@@ -246,7 +246,7 @@ def test_a_refresher_that_cannot_be_made_fails_no_caller_and_is_logged(
     assert "ThreadRefresher has no option 'queue'" in caplog.text
 
 
-def test_without_a_thread_reducing_and_appending_go_on(transactional_db, monkeypatch):
+def test_without_a_thread_reducing_and_appending_continue(transactional_db, monkeypatch):
     def start(thread):
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
@@ -282,7 +282,7 @@ def test_outside_of_a_transaction_its_failure_is_not_raised_either(transactional
     assert accounts.reduce(state.log_id).version == 1
 
 
-def test_the_thread_writes_what_was_folded(transactional_db):
+def test_the_thread_writes_new_reductions(transactional_db):
     accounts = LogManager(Account, refresher="eventlogs.refreshers.ThreadRefresher")
     state = accounts.create(Opened("Ada"))
 

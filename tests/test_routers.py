@@ -97,7 +97,7 @@ def decided_on(log_id: Any) -> int:
     return seen[0]
 
 
-def test_reads_go_to_the_replica_and_appends_and_what_needs_all_to_the_primary(replica, tmp_path):
+def test_reads_use_the_replica_and_appends_and_complete_reads_the_primary(replica, tmp_path):
     payments = Payment.logs
     state = payments.create(Requested(100), idempotency_key="r")
     replicate(replica)

@@ -43,7 +43,7 @@ def far(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["correlation_id", "causation_id"])
-def test_the_link_of_an_event_finds_at_least_that_event(reader, far, name):
+def test_the_metadata_link_of_an_event_finds_at_least_that_event(reader, far, name):
     for _ in range(9):
         Parcel.logs.create(Sent("before"))
     log_id = Account.logs.create(Opened("ada"), metadata={name: "c 1/ä&", "x": 1}).log_id

@@ -24,8 +24,8 @@ from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.operations.health.wrong import lock_table
 from tests.parked import parked_payment
-from tests.projections.readmodels import Letters
 from tests.problems import MANY, create_problems
+from tests.projections.readmodels import Letters
 
 pytestmark = pytest.mark.django_db
 

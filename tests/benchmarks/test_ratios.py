@@ -73,7 +73,7 @@ def test_a_dropped_round_counts_for_no_contestant():
     assert found.rate("ours") == 37.5
 
 
-def test_a_contestant_is_compared_with_another_one_where_asked():
+def test_a_contestant_can_be_compared_with_another_one():
     found = contest(top=[100, 200], ours=[50, 100], fenced=[80, 160])
 
     assert found.ratios("ours", "fenced").median == 0.625

@@ -39,7 +39,7 @@ def test_a_table_has_a_cell_for_each_heading_in_each_line():
     assert lines[5].startswith("| **feed** |")
 
 
-def test_the_table_says_first_whether_the_machine_was_busy():
+def test_the_table_first_reports_a_busy_machine():
     quiet, busy = Watch(foreign=[0.01], steal=[0.0]), Watch(before=0.9, foreign=[0.5], steal=[0.0])
 
     assert verdict(quiet).startswith("The machine was quiet: ")
@@ -55,7 +55,7 @@ def test_dropped_rounds_are_counted():
     assert rounds(15, 1.0, 0.1, {}).endswith("Logs and events: 0.1 of what a full run has.")
 
 
-def test_the_table_is_written_between_the_markers_and_nowhere_else(tmp_path):
+def test_the_table_is_written_only_between_the_markers(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"# Before\n\n{BEGIN}\n\nold\n\n{END}\n\nAfter.\n")
 

@@ -238,7 +238,7 @@ def test_the_url_shows_the_same_state_to_another_user(page, visit, state):
     expect_event(other, 3, balance=9)
 
 
-def test_going_back_shows_the_event_that_was_there_and_the_slider_at_it(page, state):
+def test_going_back_shows_the_previous_event_with_the_slider_at_it(page, state):
     page.goto(of(state.log_id, "?event=4"))
     slider(page).press("Home")
     expect_event(page, 0, balance=0)
@@ -279,7 +279,7 @@ def test_a_long_log_is_folded_by_a_link(page, monkeypatch):
     expect(page.locator("table.el-changes")).to_have_count(25)
 
 
-def test_an_event_shows_what_it_changed_old_and_new(page, state):
+def test_an_event_shows_the_old_and_new_values_that_it_changed(page, state):
     page.goto(of(state.log_id))
     changes = page.locator("#event-3 table.el-changes tr")
 

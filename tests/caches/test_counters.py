@@ -36,7 +36,7 @@ def test_unused_counters_are_0():
     }
 
 
-def test_statistics_are_those_of_the_process_and_can_start_again():
+def test_statistics_are_those_of_the_process_and_can_be_reset():
     counters.count("hit", aggregate=Account)
     assert statistics()["hits"] >= 1
 

@@ -90,7 +90,7 @@ class RestoreContract:
         assert store.restore(deposits(log_id, range(5))) == Restored(stored=3, present=2)
         assert amounts(store, log_id) == [0, 1, 2, 3, 4]
 
-    def test_many_logs_have_each_its_own_version(self, store: BaseStore):
+    def test_each_of_many_logs_has_its_own_version(self, store: BaseStore):
         logs = [new_log() for _ in range(230)]
         lengths = {log: 1 + at % 3 for at, log in enumerate(logs)}
         store.restore([deposit(log, 0) for log in logs])

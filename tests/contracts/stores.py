@@ -570,7 +570,7 @@ class StoreContract:
         assert store.in_turn(new_log(), lambda: 7, conflicts=1) == 7
 
     @pytest.mark.parametrize(("start", "limit"), [(0, 2), (1, 10), (3, 1), (5, 2)])
-    def test_a_read_with_a_key_returns_what_two_reads_return(
+    def test_a_read_with_a_key_equals_two_separate_reads(
         self, store: BaseStore, start: int, limit: int
     ):
         key = new_key()

@@ -290,7 +290,7 @@ class TransactionContract:
         assert caught.value.index == 1
         assert amounts(store, state.log_id) == [1, 2]
 
-    def test_a_turn_is_a_transaction_of_its_own(self, store: BaseStore):
+    def test_a_turn_is_its_own_transaction(self, store: BaseStore):
         log_id, other = create(store, 1).log_id, create(store, 1).log_id
 
         def call() -> None:

@@ -201,7 +201,7 @@ def test_importing_again_appends_nothing_and_says_so(write):
     assert list(Event.objects.order_by("position").values()) == before
 
 
-def test_a_file_that_has_grown_appends_what_is_new(write):
+def test_a_file_that_has_grown_appends_the_new_rows(write):
     import_fines(write(ROWS))
     report = import_fines(write([*ROWS, paid("X1", "70.1", "70.4"), fine("X4")]))
 

@@ -53,7 +53,7 @@ def test_payments_are_found_by_status(client, ids, status):
     assert listed(client, f"?status={status}") == [ids[status]]
 
 
-def test_payments_are_found_by_what_is_outstanding(client, ids):
+def test_payments_are_found_by_their_outstanding_amount(client, ids):
     assert listed(client, "?outstanding=true") == [ids["authorized"]]
 
 

@@ -49,7 +49,7 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def test_a_worker_refreshes_what_is_appended(environ: dict[str, str]):
+def test_a_worker_refreshes_the_cache_after_appends(environ: dict[str, str]):
     output_of("manage.py", "migrate", "-v", "0", environ=environ)
 
     worker = ("-m", "celery", "--app", "example_project", "worker", "--concurrency", "1")

@@ -83,7 +83,7 @@ def kolkata(settings):
 @pytest.mark.parametrize(
     "arguments", [["show", "LOG"], ["tail"], ["prune", "--older-than", "1d", "--dry-run"]]
 )
-def test_each_time_has_the_zone_that_it_is_in(kolkata, account, run, arguments):
+def test_each_time_shows_its_time_zone(kolkata, account, run, arguments):
     written = run(*(account if each == "LOG" else each for each in arguments))
 
     found = WITH_ZONE.findall(written)

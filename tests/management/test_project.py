@@ -181,6 +181,6 @@ def test_too_little_memory_is_a_command_error(run, db):
 
 
 @pytest.mark.mariadb
-def test_without_a_feed_it_is_refused(db, run):
+def test_without_a_feed_the_command_is_refused(db, run):
     with pytest.raises(CommandError, match="on PostgreSQL and SQLite only"):
         run("project")

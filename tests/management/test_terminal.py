@@ -142,7 +142,7 @@ def test_ctrl_c_ends_an_import_and_says_how_to_resume(terminal, transactional_db
     assert child.exitstatus == 130
 
 
-def test_progress_is_shown_on_a_terminal_and_nowhere_else(capsys):
+def test_progress_is_shown_only_on_a_terminal(capsys):
     shown = layout.progress(sys.stderr, "Doing", total=10, unit="events")
     shown.advance(5)
     shown.close()
@@ -208,7 +208,7 @@ def test_without_rich_progress_is_lines(without_rich, done, line):
 NAMES = ["short", "wide 日本語 " * 9, "combining e\u0301", "שלום", "emoji \U0001f600"]
 
 
-def test_columns_are_aligned_by_what_a_terminal_shows(without_rich):
+def test_columns_are_aligned_by_the_width_on_a_terminal(without_rich):
     lines = layout.table([(name, "1") for name in NAMES], width=80, right=[1])
 
     assert {layout.columns(line) for line in lines} == {layout.columns(NAMES[1]) + 3}

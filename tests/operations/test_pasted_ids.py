@@ -109,7 +109,7 @@ def test_all_ids_of_a_text_are_found_each_once():
 
 
 @given(log_types, uuids, st.none() | st.integers(0, 2**31 - 1), st.data())
-def test_every_id_is_found_however_it_is_written(log_type, uuid, index, data):
+def test_every_id_is_found_in_every_notation(log_type, uuid, index, data):
     text = str(LogId(log_type, uuid)) + ("" if index is None else f":{index}")
     letters = [data.draw(st.sampled_from([each, each.upper()])) for each in text]
     before, after = data.draw(st.sampled_from([("", ""), (" ", "\n"), ("/", "/"), ("«", "».")]))

@@ -179,7 +179,7 @@ def test_events_of_unknown_types_are_exported(account):
 
 
 @pytest.mark.filterwarnings("ignore")  # its own
-def test_pm4py_reads_it(tmp_path, db):
+def test_pm4py_reads_a_document(tmp_path, db):
     pm4py = pytest.importorskip("pm4py")
     state = Account.logs.create(Opened(owner="Ada"), metadata={"user": "grace"})
     Account.logs.append(state, Deposited(amount=5), Noted(note="<&>"))
@@ -203,7 +203,7 @@ def test_pm4py_reads_it(tmp_path, db):
         ("2025-03-04", "2025-03-04T05:00:00.000000+00:00"),
     ],
 )
-def test_an_event_has_the_time_that_a_field_of_it_holds(settings, value, expected):
+def test_an_event_takes_its_time_from_a_field(settings, value, expected):
     settings.TIME_ZONE = "America/Bogota"  # five hours behind UTC
     for data, metadata, path in (
         ({"at": value}, {}, ("data", "at")),

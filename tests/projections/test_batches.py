@@ -243,7 +243,7 @@ def checkpoint_in_a_transaction_of_its_own(lease, position=None, **figures):
     kill_this_process()  # before the checkpoint is moved
 
 
-def test_a_broken_version_with_the_checkpoint_in_a_transaction_of_its_own_counts_twice(monkeypatch):
+def test_a_broken_version_with_the_checkpoint_in_another_transaction_counts_twice(monkeypatch):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     with monkeypatch.context() as patch:
         patch.setattr(partitions, "fenced", checkpoint_in_a_transaction_of_its_own)

@@ -97,7 +97,7 @@ def test_an_event_that_fails_holds_only_its_log():
     assert Balances.wait_for(bob.position, timeout=0)
 
 
-def test_an_event_that_goes_on_failing_is_parked_and_can_be_retried():
+def test_an_event_that_keeps_failing_is_parked_and_can_be_retried():
     ada = Account.logs.create(Opened("ada"), Deposited(5), Withdrawn(2), Deposited(10))
     fail_on(Withdrawn)
     until(lambda: (Balances.catch_up(), Balances.parked())[1])

@@ -196,7 +196,7 @@ def test_a_value_of_the_caller_stays():
     assert fill(Stock(state="old"), "default").state == "old"
 
 
-def test_a_reduction_as_a_row_has_the_default_of_what_it_does_not_set():
+def test_a_reduction_as_a_row_has_the_defaults_of_fields_that_it_does_not_set():
     state = Account.logs.create(Opened("Ada"))
     ReducedOnes.catch_up()
     Account.logs.append(state, Withdrawn(1))

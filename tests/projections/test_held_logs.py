@@ -77,7 +77,7 @@ def test_the_event_that_is_due_longest_comes_first():
     assert [pk for pk, _ in each.due(7)] == [waiting.pk for waiting in events]
 
 
-def test_after_the_last_attempt_it_is_parked():
+def test_after_the_last_attempt_an_event_is_parked():
     each = held_logs()
     failing = row()
     waiting = each.hold(failing)

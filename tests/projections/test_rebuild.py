@@ -433,7 +433,7 @@ def test_a_rebuild_may_change_the_number_of_partitions(monkeypatch):
     assert seen() == {2}
 
 
-def test_the_tokens_go_on_rising_through_a_rebuild():
+def test_the_tokens_keep_rising_through_a_rebuild():
     some()
     for _ in range(3):
         Balances.catch_up()

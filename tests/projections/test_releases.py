@@ -466,7 +466,7 @@ def read_models(release):
     return old, new
 
 
-def test_a_rebuild_passes_over_nothing_that_a_release_beside_it_handles(release, seats):
+def test_a_rebuild_passes_over_no_event_that_a_release_beside_it_handles(release, seats):
     old, new = read_models(release)
     new.do("Seats.catch_up()")
     new.do("Booking.logs.create(Charged(10), Refunded(3))")

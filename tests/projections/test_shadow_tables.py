@@ -191,7 +191,7 @@ def test_a_swap_can_be_repeated():
 
 
 @POSTGRESQL
-def test_a_swapped_table_has_what_the_old_one_had():
+def test_a_swapped_table_keeps_the_owner_grants_comments_and_indexes():
     run(
         "COMMENT ON INDEX rich_down IS 'why'",
         "COMMENT ON CONSTRAINT rich_not_negative ON {table} IS 'never'",
@@ -430,7 +430,7 @@ def test_rows_added_in_the_same_transaction_are_checked_before_the_swap():
 
 
 @POSTGRESQL
-def test_behind_a_long_reader_the_swap_gives_up_and_blocks_nobody_longer(elsewhere):
+def test_behind_a_long_reader_the_swap_gives_up_and_unblocks_others(elsewhere):
     shadow_tables.create(Rich, "default")
     reading, enough = threading.Event(), threading.Event()
 

@@ -115,6 +115,6 @@ class TestInline:
         assert InlinedBalances.wait_for(state.position, timeout=0)
         assert not InlinedBalances.wait_for(later.position, timeout=0)
 
-    def test_an_event_that_it_does_not_handle_needs_no_row(self):
+    def test_an_event_without_a_handler_needs_no_row(self):
         state = Account.logs.create(Opened("ada"))
         assert InlinedBalances.wait_for(state.position, timeout=0)

@@ -122,7 +122,7 @@ def test_the_first_reduce_is_a_miss_and_the_next_ones_are_hits(accounts, state):
     assert counted() == (100, {"absent": 1}, 1, {})
 
 
-def test_a_hit_reads_one_event_the_one_that_proves_it(accounts, state, counting):
+def test_a_hit_reads_only_the_event_that_proves_it(accounts, state, counting):
     accounts.reduce(state.log_id)
     counting.read = 0
 

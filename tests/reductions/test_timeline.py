@@ -53,7 +53,7 @@ def account_id() -> LogId:
     return LOG_ID
 
 
-def test_each_step_has_the_state_after_its_event_and_what_the_event_changed(account_id):
+def test_each_step_has_the_state_after_its_event_and_the_changes_by_it(account_id):
     first, second = steps(Account.without_events(account_id), [OPENED, DEPOSITED])
 
     assert first.state == {"owner": "Ada", "balance": 0, "notes": 0}
@@ -269,7 +269,7 @@ json = st.recursive(
 
 
 @given(json, json)
-def test_there_is_a_difference_exactly_where_there_is_one(old, new):
+def test_differences_are_found_exactly_between_unequal_values(old, new):
     same = repr(_sorted(old)) == repr(_sorted(new))
 
     assert (list(diff(old, new)) == []) is same

@@ -203,7 +203,7 @@ def test_oids_of_other_objects_in_a_copied_database_are_not_used(schemas, name, 
     assert events(ann, after=last) == [Opened("late"), Opened("early")]
 
 
-def test_a_table_that_takes_the_place_of_another_has_the_fence_of_its_own_sequence(schemas):
+def test_a_table_that_replaces_another_has_the_fence_of_its_own_sequence(schemas):
     ann, writer = schemas("ann"), schemas("ann")
     LogManager(Account, using=ann).create(Opened("ann"), *[Deposited(n) for n in range(50)])
     sql(

@@ -198,7 +198,7 @@ def test_a_replica_is_refused(primary, server):
             assert (caught.value.reason, caught.value.using) == ("replica", replica)
 
 
-def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(primary, server):
+def test_the_feed_of_a_dump_restored_into_a_younger_cluster_continues(primary, server):
     accounts = LogManager(Account, using=primary)
     state = accounts.create(Opened("ada"), Deposited(1))
     for _ in range(200):  # transactions, so that this cluster is the older one
@@ -225,7 +225,7 @@ def test_a_dump_that_is_restored_into_a_younger_cluster_goes_on_where_it_was(pri
             assert read(restored, after=first.position - 1) == [Opened("late"), Opened("early")]
 
 
-def test_a_copy_of_a_schema_under_another_name_has_a_feed_of_its_own(primary, server):
+def test_a_copy_of_a_schema_under_another_name_has_its_own_feed(primary, server):
     name = connections[primary].settings_dict["NAME"]
     LogManager(Account, using=primary).create(Opened("ada"), *[Deposited(n) for n in range(9)])
     # A common way to copy a tenant: names before a dot are replaced.

@@ -29,7 +29,7 @@ def forked(*arguments: str, **settings: Any) -> dict[str, tuple[int | None, str 
 
 
 @pytest.mark.parametrize("settings", [{}, POOL], ids=["a connection", "a pool"])
-def test_a_forked_child_has_connections_of_its_own(settings):
+def test_a_forked_child_has_its_own_connections(settings):
     if settings:
         pytest.importorskip("psycopg_pool")
 

@@ -256,7 +256,7 @@ def test_a_statement_that_the_server_cancels_has_stored_nothing(store):
     connection.close()
 
 
-def test_each_caller_gets_an_error_of_its_own_if_the_connection_is_lost(store):
+def test_each_caller_gets_its_own_error_if_the_connection_is_lost(store):
     one, pid = create(store, 1), _backend()
     answers: list[Any] = []
 

@@ -335,7 +335,7 @@ def history(store: BaseStore, log_id: LogId, version: int) -> None:
     assert create(store, 1).version == 1
 
 
-def test_the_name_of_a_prepared_statement_says_what_it_is():
+def test_the_name_of_a_prepared_statement_has_a_prefix_and_a_limited_length():
     assert len(APPEND_ONE._name) <= 63  # bytes: PostgreSQL cuts longer ones
     assert APPEND_ONE._name.startswith(b"eventlogs_append_one_")
 

@@ -217,7 +217,7 @@ def test_requests_with_connections_of_their_own_are_not_joined():
     assert [each.version for each in (*one[:2], *other[:2])] == [2, 1, 2, 1]
 
 
-def test_the_setting_switches_it_off(settings):
+def test_the_setting_switches_joining_off(settings):
     settings.EVENTLOGS = {"GROUP_COMMIT": False}
 
     _, kinds = at_once(*(lambda: accounts.acreate(Opened("x")) for _ in range(3)))
@@ -490,7 +490,7 @@ def test_an_execution_without_retries_decides_once():
     assert decided == [0] * 5
 
 
-def test_executions_that_append_nothing_and_those_that_fail_keep_their_answers():
+def test_executions_without_events_and_failing_ones_keep_their_answers():
     state = accounts.create(Opened("ada"))
 
     def refuse(account: Account) -> None:

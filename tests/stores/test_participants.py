@@ -132,7 +132,7 @@ def append_and_take_part_afterwards(taking_part, store, using, request):
     return state
 
 
-def test_a_broken_version_outside_of_the_transaction_keeps_what_was_refused(follow, monkeypatch):
+def test_a_broken_version_outside_of_the_transaction_keeps_refused_appends(follow, monkeypatch):
     monkeypatch.setattr(participants, "append_with", append_and_take_part_afterwards)
 
     with pytest.raises(ConcurrentAppend):

@@ -236,7 +236,7 @@ def test_a_refusal_leaves_the_transaction_usable(store, before):
 
 @pytest.mark.parametrize("before", ["nothing", "a query"])
 @pytest.mark.parametrize("prepared", [True, False])
-def test_an_error_of_the_database_is_the_callers_whose_savepoint_takes_it_back(
+def test_an_error_of_the_database_is_raised_and_undone_by_the_callers_savepoint(
     store, prepared, before
 ):
     log_id = create(store, 1).log_id
@@ -275,7 +275,9 @@ LEVELS = [None, *psycopg.IsolationLevel]
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("read_only", [None, False])
 @pytest.mark.parametrize("deferrable", [None, False, True])
-def test_a_transaction_begins_as_psycopg_begins_it(connect, store, level, read_only, deferrable):
+def test_a_transaction_begins_with_the_statement_of_psycopg(
+    connect, store, level, read_only, deferrable
+):
     log_id = create(store, 1).log_id
     options = {**connections["default"].settings_dict["OPTIONS"]}
     if level is not None:
@@ -385,7 +387,7 @@ def test_names_of_savepoints_are_not_the_callers(store):
 class TestInterruptions:
     """The append waits for its log, which another connection holds, and a signal comes."""
 
-    def test_the_transaction_is_rolled_back_and_the_connection_goes_on(self, store, before):
+    def test_the_transaction_is_rolled_back_and_the_connection_stays_usable(self, store, before):
         log_id, other = create(store, 1).log_id, create(store, 1).log_id
         raw = connection.connection
 

@@ -72,7 +72,7 @@ def test_djangos_own_wrapper_is_used_directly(connect):
         *("ensure_connection", "init_connection_state", "set_tenant", "commit", "_set_autocommit"),
     ],
 )
-def test_a_wrapper_that_overrides_a_method_is_gone_through(connect, method):
+def test_statements_pass_a_wrapper_that_overrides_a_method(connect, method):
     connect(overriding(method))
 
     assert not is_direct()
@@ -107,7 +107,7 @@ def test_a_broken_version_that_knows_every_method_goes_around_the_wrapper(connec
     assert SeesCursors.seen == []
 
 
-def test_a_subclass_of_one_that_sees_cursors_is_gone_through(connect):
+def test_statements_pass_a_subclass_of_a_wrapper_that_sees_cursors(connect):
     class Further(SeesCursors):
         """Adds nothing."""
 
@@ -115,7 +115,7 @@ def test_a_subclass_of_one_that_sees_cursors_is_gone_through(connect):
     assert not is_direct()
 
 
-def test_a_wrapper_that_only_describes_its_schema_otherwise_is_used_directly(connect):
+def test_a_wrapper_that_only_sets_attributes_is_used_directly(connect):
     class Described(DatabaseWrapper):
         """Documented."""
 
@@ -174,7 +174,7 @@ def replaced(owner: Any, name: str) -> Iterator[list[str]]:
         (psycopg.Connection, "cursor"),
     ],
 )
-def test_a_method_that_is_replaced_for_a_while_is_called_meanwhile(owner, name):
+def test_a_method_that_is_replaced_temporarily_is_called(owner, name):
     store = store_for("default")
     log_id = create(store, 1).log_id
     assert is_direct()
@@ -250,7 +250,7 @@ def test_cursors_of_an_own_class_see_statements(connect):
     "swap",
     [lambda raw: setattr(raw, "__class__", OwnConnection) or raw, Proxy],  # type: ignore[func-returns-value]
 )
-def test_a_connection_of_another_class_is_gone_through(connect, swap: Callable[[Any], Any]):
+def test_statements_pass_a_connection_of_another_class(connect, swap: Callable[[Any], Any]):
     wrapper = connect(DatabaseWrapper)
     wrapper.ensure_connection()
     wrapper.connection = swap(wrapper.connection)
@@ -294,7 +294,7 @@ def test_django_prometheus_counts_statements(connect):
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a transaction"])
-def test_a_pipeline_of_the_callers_is_gone_through(inside):
+def test_statements_pass_a_pipeline_of_the_caller(inside):
     """The server answers nothing before psycopg asks it to: waiting without a sync would hang."""
     store = store_for("default")
     log_id = create(store, 1).log_id

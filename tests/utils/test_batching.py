@@ -72,7 +72,7 @@ def test_a_single_call_is_told_that_it_is_alone(works):
     assert works.batches == []
 
 
-def test_calls_at_the_same_time_go_together_and_each_gets_its_own_answer(works):
+def test_concurrent_calls_are_one_batch_and_each_gets_its_own_answer(works):
     async def main() -> list[Any]:
         return await asyncio.gather(*(ask(works, n) for n in range(50)))
 

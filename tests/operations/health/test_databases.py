@@ -257,7 +257,7 @@ def test_a_holder_that_this_role_cannot_see_is_known_by_events_held_back(db):
 
 
 @pytest.mark.feed
-def test_a_prepared_transaction_is_named_with_how_to_end_it(db):
+def test_a_prepared_transaction_is_named_with_the_statement_that_ends_it(db):
     pay()
 
     [finding] = held(holder(pid=None, minutes=7, user="ada", prepared_as="it's"))

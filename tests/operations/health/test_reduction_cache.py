@@ -38,7 +38,7 @@ def test_a_cache_that_accepts_writes_has_no_finding(db, mortal):
 
 
 @pytest.mark.redis
-def test_a_cache_that_is_full_is_named_with_what_to_do(db, mortal):
+def test_a_cache_that_is_full_is_named_with_the_action(db, mortal):
     with mortal.client() as client:
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 300_000)
         with pytest.raises(Exception, match="maxmemory"):
