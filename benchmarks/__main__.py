@@ -71,7 +71,7 @@ def main(names: list[str]) -> int:
     try:
         for name in names or RUNS:
             reached[name] = run(name)
-            if as_table:  # what is measured is kept, whatever ends the next part
+            if as_table:  # results are kept even if the next part fails
                 write(time.monotonic() - begin)
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
@@ -85,7 +85,7 @@ def main(names: list[str]) -> int:
 
 
 def page(seconds: float) -> str:
-    """Return what stands in docs/performance.md between its markers."""
+    """Return the text for docs/performance.md between its markers."""
     parts = list(dict.fromkeys(row.part for row in ROWS))
     paragraphs = [
         tables.verdict(watch),
@@ -129,7 +129,7 @@ def run(name: str) -> bool:
 
 
 def others() -> str:
-    """Return a line with the versions of what was compared with."""
+    """Return a line with the versions of the packages compared with."""
     found = sys.modules.get("benchmarks.environments")
     versions = found.VERSIONS if found else {}
     told = ", ".join(f"{name} {number}" for name, number in versions.items())

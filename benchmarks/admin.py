@@ -1,5 +1,5 @@
 """
-How long the pages of the admin take where there is much to show.
+The time that pages of the admin take on large tables.
 
 Server time is that of a whole request: middleware, session, permissions, queries, template. What
 a page reads is what PostgreSQL counts: EXPLAIN ANALYZE of each of its statements, and the rows
@@ -79,7 +79,7 @@ FROM filling;
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a page took."""
+    """The cost of a page."""
 
     seconds: float
     queries: int
@@ -89,7 +89,7 @@ class Found:
 
 
 class Visitor:
-    """Somebody who may see all there is, and looks at pages."""
+    """A user with all view permissions, who requests pages."""
 
     def __init__(self) -> None:
         from django.contrib.auth.models import User
@@ -99,7 +99,7 @@ class Visitor:
         self._client.force_login(User.objects.create_superuser("ada"))
 
     def look(self, address: str) -> Found:
-        """Return what a page takes: the median of several looks, after one that warms up."""
+        """Return the cost of a page: the median of several requests, after one that warms up."""
         from django.db import connection
         from django.test.utils import CaptureQueriesContext
 
@@ -125,7 +125,7 @@ class Visitor:
 
 
 def run_admin() -> bool:
-    """Print what each page takes, at its beginning, in the middle and at the end."""
+    """Print the cost of each page, at its beginning, in the middle and at the end."""
     from django.urls import reverse
 
     from benchmarks.totals import MODELS
@@ -247,14 +247,14 @@ def of(log_id: Any, event: int | None = None) -> str:
 
 
 def first_fold(visitor: Visitor, address: str) -> Found:
-    """Return what the first look takes that folds all that was before."""
+    """Return the cost of the first request, which folds all earlier events."""
     begin = time.perf_counter()
     page = visitor.get(f"{address}&fold=1")
     return Found(time.perf_counter() - begin, 0, 0, 0, page)
 
 
 def cost(found: Found) -> str:
-    """Return what a page says that its state took."""
+    """Return the time that a page reports for its state."""
     text = found.page.partition('el-cost">')[2].partition("</p>")[0]
     return f"“{text.strip()}”"
 
@@ -290,7 +290,7 @@ def scanned_rows() -> int:
 
 
 def rows_read(statement: str) -> int:
-    """Return the rows that a statement goes through, filtered away or not."""
+    """Return the rows that a statement reads, including filtered ones."""
     from django.db import connection
 
     if not statement.startswith(("SELECT", "WITH", "\nWITH", "\nSELECT")):

@@ -140,7 +140,7 @@ def statement() -> str:
 
 
 def make_logs_of_statement() -> dict[str, Any]:
-    """Make a log for each client of `statement`; return what they begin with."""
+    """Make a log for each client of `statement`; return their initial values."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -234,7 +234,7 @@ def run_batches() -> bool:
 
 
 def limit_or_absent(stack: ExitStack, script: str, **options: Any) -> Contestant:
-    """Return what pgbench runs, or a contestant that says why it cannot."""
+    """Return the contestant of pgbench, or one that says why it is absent."""
     try:
         return stack.enter_context(Limit(script, **options))
     except BenchmarkFailed as error:

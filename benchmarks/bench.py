@@ -1,4 +1,4 @@
-"""What the benchmarks share: a scratch database, client processes, pgbench, the table."""
+"""Shared by the benchmarks: a scratch database, client processes, pgbench, the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLIENTS = 8
 SECONDS = float(os.environ.get("BENCHMARK_SECONDS", "1"))  # of each window
 ROUNDS = int(os.environ.get("BENCHMARK_ROUNDS", "15"))  # of a contest
 SCALE = float(os.environ.get("BENCHMARK_SCALE", "1"))  # of the numbers of logs and events
-LONG_ROUNDS = max(1, ROUNDS // 3)  # of measures that take as long as they like
+LONG_ROUNDS = max(1, ROUNDS // 3)  # of measures with their own duration
 
 
 def server_url() -> str:
@@ -126,7 +126,7 @@ def redis_url() -> str:
 
 
 def make_scratch() -> None:
-    """Make the scratch database anew, migrated."""
+    """Create the scratch database again, migrated."""
     drop_scratch()
     with psycopg.connect(server_url(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {SCRATCH}")
@@ -146,7 +146,7 @@ def drop_scratch() -> None:
 
 @cache
 def client_environment() -> dict[str, str]:
-    """Return the environment of client processes: that of this one, and where the database is."""
+    """Return the environment of client processes: that of this one, with the database."""
     with closing(psycopg.connect(scratch_url(), connect_timeout=5)) as connection:
         info = connection.info
         where = {"PGHOST": info.host, "PGPORT": str(info.port), "PGUSER": info.user}
@@ -182,7 +182,7 @@ def is_named(pid: int, name: str) -> bool:
 
 
 def server_facts() -> str:
-    """Return a line about what is measured: the server, and the interpreter of its clients."""
+    """Return a line about the server and the interpreter of its clients."""
     with psycopg.connect(server_url()) as connection:
         facts = [
             connection.execute(f"SHOW {name}").fetchone()[0]  # type: ignore[index]
@@ -239,7 +239,7 @@ def clients(work: Callable[[], Callable[[], Any]], *, seconds: float = SECONDS) 
     """
     Return the calls per second of ``work()()`` in eight processes.
 
-    ``work`` is called once in each, and what it returns over and over.
+    ``work`` is called once in each, and its result is called repeatedly.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(CLIENTS)
@@ -277,7 +277,7 @@ def calls_per_second(call: Callable[[], Any], seconds: float) -> float:
 
 
 def in_new_process(measure: Callable[..., float], *args: Any) -> float:
-    """Return what ``measure`` answers in a process that has done nothing else."""
+    """Return the result of ``measure`` in a new process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, initializer=configure) as pool:
         return pool.apply(measure, args)
@@ -378,7 +378,7 @@ def figure(
 
 
 def left_out(name: str, why: str) -> None:
-    """Print and keep a row for what could not be measured."""
+    """Print and keep a row for a figure that could not be measured."""
     why = " ".join(why.split())
     print(f"{name:<44} left out: {why}", flush=True)
     keep(Row(name, f"left out: {why}", "", "", ""))

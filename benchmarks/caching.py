@@ -1,4 +1,4 @@
-"""Cached reductions beside full replays and raw Redis, and what refreshing costs appends."""
+"""Cached reductions beside full replays and raw Redis, and the cost of refreshing to appends."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def appends(refresher: str | None) -> Callable[[], Any]:
         Payment, cache="redis", refresher=refresher, refresh_on_append=refresher is not None
     )
     state = payments.create(CAPTURED)
-    worker.flush(10)  # what is imported and connected for the first refresh is done once
+    worker.flush(10)  # imports and connections of the first refresh are made once
 
     def append() -> None:
         nonlocal state
@@ -103,7 +103,7 @@ def with_thread() -> Callable[[], Any]:
 
 
 def with_celery() -> Callable[[], Any]:
-    """Append, and send messages to Celery; nobody takes them here."""
+    """Append, and send messages to Celery; no worker takes them here."""
     from celery import Celery
 
     Celery("benchmarks", broker=_broker()).set_default()

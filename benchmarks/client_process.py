@@ -31,7 +31,7 @@ LONG_WARM_UP = 1.0  # seconds
 
 
 def find(name: str) -> Any:
-    """Return what "module:function" names."""
+    """Return the function that "module:function" names."""
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 
@@ -60,7 +60,7 @@ class Calls:
 
 
 def answer(request: dict[str, Any], prepared: dict[str, Any]) -> dict[str, Any]:
-    """Do what a line asks for."""
+    """Run the command of a line."""
     if "prepare" in request:
         name = request["prepare"]
         made = find(name)(*request["arguments"])
@@ -82,7 +82,7 @@ def main() -> None:
     """Answer lines until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, by closing stdin
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what others print is no answer
+    os.dup2(2, 1)  # output of other code is no answer
     prepared: dict[str, Any] = {}
     try:
         if sys.argv[1:] and sys.argv[1]:

@@ -46,11 +46,11 @@ from benchmarks.ratios import Contest, Window
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PATIENCE = 300.0  # seconds, for a client to get ready, or to answer after its window
-SETTLING = 0.02  # seconds, for what is under way when a limit is stopped
+SETTLING = 0.02  # seconds, for transactions that run when a limit is stopped
 
 
 class BenchmarkFailed(Exception):
-    """A contestant cannot go on; the message says why."""
+    """A contestant cannot continue; the message says why."""
 
 
 class Contestant(Protocol):
@@ -105,7 +105,7 @@ class Team:
             try:
                 process.stdin.write(line)
                 process.stdin.flush()
-            except BrokenPipeError:  # what it said before is read below
+            except BrokenPipeError:  # its earlier output is read below
                 pass
         deadline = time.monotonic() + seconds + PATIENCE
         return [self._answer(process, deadline) for process in self.processes]
@@ -231,7 +231,7 @@ class Limit:
         time.sleep(seconds)
         self.process.send_signal(signal.SIGSTOP)
         took = time.monotonic() - begin
-        # What was under way is counted whole, which is to the limit's advantage.
+        # A running transaction is counted as a whole, to the limit's advantage.
         time.sleep(SETTLING)
         self._check()
         done = (self.count() - first) / self.rows
@@ -246,7 +246,7 @@ class Limit:
 
 @dataclass
 class Local:
-    """Work of this process: a function that returns a rate, and measures as long as it likes."""
+    """Work of this process: a function that returns a rate, with its own duration."""
 
     measure: Any
 
@@ -277,7 +277,7 @@ def saw(before: Usage) -> Usage:
 
 
 def server_seconds(before: Usage, after: Usage) -> float:
-    """Return what the servers' processes used; 0 if they are not to be seen."""
+    """Return the usage of the servers' processes; 0 if they are not visible."""
     servers = server_pids()
     return after.of_family(*servers) - before.of_family(*servers)
 

@@ -1,5 +1,5 @@
 """
-Environments for what eventlogs is compared with, each made once and kept in .benchmarks/.
+Environments of the packages that eventlogs is compared with, each made once in .benchmarks/.
 
 Their Python is that of the benchmarks, so that nobody has a faster one. An environment that cannot
 be made leaves its contestants out, with a line in the table that says why.

@@ -1,4 +1,4 @@
-"""Reading a feed of 1,000,000 events, beside the naive way; and what its fence costs appends."""
+"""Reading a feed of 1,000,000 events, beside the naive way; and the cost of its fence."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def naive() -> Iterator[int]:
 
 def growth_of_peak_memory() -> float:
     """Return by how many MiB reading the feed raises this process' peak."""
-    Feed().read(limit=10)  # connect, and import what is imported late
+    Feed().read(limit=10)  # connect, and import late modules
     before = peak()
     for _ in read():
         pass

@@ -1,5 +1,5 @@
 """
-Whether anything slows down as a log and the table grow: to 1,000,000 events and to 10,000,000.
+Speed while a log grows to 1,000,000 events and the table to 10,000,000.
 
 Two databases are measured in turns, a small one and a large one, by the same work.
 """

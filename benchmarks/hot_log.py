@@ -1,4 +1,4 @@
-"""``execute`` by sixteen writers on one log, beside retries that nobody orders."""
+"""``execute`` by sixteen writers on one log, beside retries without turns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_hot_log() -> bool:
 
 
 def statements() -> int:
-    """Return how many statements reach PostgreSQL, where the reduction is cached."""
+    """Return how many statements reach PostgreSQL if the reduction is cached."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 

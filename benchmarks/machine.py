@@ -1,5 +1,5 @@
 """
-Whether the machine does other things meanwhile: read from /proc, and said in the table.
+Other load of the machine: read from /proc, and reported in the table.
 
 Figures of a busy machine flatter: pgbench suffers more from it than a Python client does. So what
 others take of the processors is measured, before the first window and during each.
@@ -24,7 +24,7 @@ BUSY_RUNNABLE = 0.5  # processes that wait for a processor or have one, per proc
 
 
 class Usage(NamedTuple):
-    """What was used of the processors up to a moment, in seconds."""
+    """The processor time used up to a moment, in seconds."""
 
     at: float
     busy: float  # of all processors, by processes
@@ -51,7 +51,7 @@ class Usage(NamedTuple):
 
 
 def usage(proc: Path = PROC) -> Usage:
-    """Read /proc; where there is none, return a usage that says nothing."""
+    """Read /proc; without it, return an empty usage."""
     at = time.monotonic()
     try:
         [first, *_] = (proc / "stat").read_text(encoding="ascii").splitlines()
@@ -97,7 +97,7 @@ def runnable(proc: Path = PROC) -> int:
 
 @dataclass
 class Watch:
-    """What was seen of others on the machine: before a run, and in each window of it."""
+    """The load of other processes on the machine: before a run, and in each window of it."""
 
     load: float = 0.0
     runnable: float = 0.0
@@ -116,7 +116,7 @@ class Watch:
         self.before = foreign_share(begin, usage(), os.getpid())
 
     def saw(self, before: Usage, after: Usage, *roots: int) -> None:
-        """Keep what others took in a window; ``roots`` are the benchmark and its servers."""
+        """Keep the share of others in a window; ``roots`` are the benchmark and its servers."""
         self.foreign.append(foreign_share(before, after, *roots))
         self.steal.append(steal_share(before, after))
 

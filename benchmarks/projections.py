@@ -1,4 +1,4 @@
-"""Read models: how fast events become rows, how soon, and what a rebuild costs."""
+"""Read models: the throughput and the delay of rows, and the cost of a rebuild."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAST = 10_000  # events per second
 PACE = 500  # appends per second
 WRITERS = 2
 SAMPLES = 400
-WARM_UP = 100  # samples that do not count: until the runner and the writers are at it
+WARM_UP = 100  # samples that do not count: until the runner and the writers have started
 PATIENCE = 120.0  # seconds, for the runner to begin
 P50, P99 = 0.1, 0.5  # seconds
 
@@ -148,7 +148,7 @@ def rate_of_workers(count: int) -> float:
     for process in processes:
         process.start()
     try:
-        # By then all of them are at it, and have divided the partitions.
+        # By then all workers run, and have divided the partitions.
         begun_with = wait_until_applied(EVENTS * 4 // 10)
         begin = time.perf_counter()
         ended_with = wait_until_applied(EVENTS * 9 // 10)
@@ -177,7 +177,7 @@ def wait_until_applied(least: int) -> int:
 
 
 def check(projection: Any, applied: int) -> None:
-    """Stop where the rows are wrong: speed is nothing then."""
+    """Stop if the rows are wrong."""
     if applied != EVENTS or (not projection.has_shared_rows() and not projection.verify(sample=50)):
         raise AssertionError(f"The rows of {projection.name} are wrong.")
 
@@ -249,7 +249,7 @@ def append_at_a_pace(stop: Any) -> None:
 
 
 def measure_lags() -> list[float]:
-    """Append, and look for the row until it shows it."""
+    """Append, and poll the row until it shows the event."""
     from benchmarks.domain import CAPTURED, Payment
     from benchmarks.totals import Total
 
@@ -271,7 +271,7 @@ def measure_lags() -> list[float]:
 
 
 def run_rebuild_beside_appends() -> None:
-    """Print what a rebuild costs eight processes that append meanwhile."""
+    """Print the cost of a rebuild to eight processes that append meanwhile."""
     heading("rebuild", "without a rebuild")
     beside, without = in_turns(
         lambda: during(rebuild_for_good, lambda: clients(one_append, seconds=BESIDE)),

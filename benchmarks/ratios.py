@@ -53,7 +53,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float], rounds: Sequence[int]
 
 
 class Window(NamedTuple):
-    """What a contestant did in one window."""
+    """The result of a contestant in one window."""
 
     rate: float  # done, a second
     failed: int = 0
@@ -67,7 +67,7 @@ class Contest:
 
     windows: dict[str, list[Window]]
     limit: str
-    failures: dict[str, str] = field(default_factory=dict)  # contestants who could not go on
+    failures: dict[str, str] = field(default_factory=dict)  # contestants that could not continue
 
     def rates(self, name: str) -> list[float]:
         """Return a contestant's rate in each round."""
@@ -80,7 +80,7 @@ class Contest:
 
     @property
     def dropped(self) -> int:
-        """How many rounds do not count, because the limit was slow."""
+        """The number of rounds that do not count, because the limit was slow."""
         return len(self.windows[self.limit]) - len(self.rounds)
 
     def ratios(self, name: str, beside: str | None = None) -> Spread:

@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     what: str
     figure: str
-    beside: str  # what it is compared with
+    beside: str  # the contestant that it is compared with
     ratio: str  # the median of the rounds' ratios, and the quartiles
     target: str
     cpu: str = ""  # microseconds of processor time: the client's + the server's
@@ -58,7 +58,7 @@ def verdict(watch: Watch) -> str:
 
 
 def facts(server: str, parts: Sequence[str], minutes: float) -> str:
-    """Return a line about what was measured: the ``server``, the packages, the machine."""
+    """Return a line about the ``server``, the packages and the machine."""
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {server}, Django {version('Django')}, psycopg "
         f"{version('psycopg')}; {processor()}, {memory()}, {platform.system()} "

@@ -1,4 +1,4 @@
-"""A read model that is measured: what was captured and refunded of each payment."""
+"""A read model that is measured: the captured and refunded amounts of each payment."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class InlineTotals(Totals):
     mode = Projection.INLINE
 
 
-registered.pop("inline-totals")  # it takes no part in the appends that are measured
+registered.pop("inline-totals")  # this projection takes no part in the measured appends
 
 
 @projection("divided-totals")

@@ -1,4 +1,4 @@
-"""Where the admin is that is measured."""
+"""The URLs of the admin that is measured."""
 
 from __future__ import annotations
 

@@ -53,14 +53,14 @@ def run_verify() -> bool:
 
 
 def logs_per_second(work: Callable[[], Any]) -> float:
-    """Return how many logs a second some work on all of them takes."""
+    """Return the logs per second of a function that processes all logs."""
     begin = time.perf_counter()
     work()
     return VERIFIED / (time.perf_counter() - begin)
 
 
 def verified(projection: Any) -> None:
-    """Verify all rows; stop where one is wrong, or was left out."""
+    """Verify all rows; stop if one is wrong or missing."""
     found = projection.verify(sample=None)
     if not found or found.held or found.checked != VERIFIED:
         raise AssertionError(f"The rows of {projection.name} are wrong: {found}")

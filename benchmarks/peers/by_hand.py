@@ -71,7 +71,7 @@ class Event(models.Model):
 
 
 class Conflict(Exception):
-    """Somebody else has appended."""
+    """Another writer has appended."""
 
 
 def create_tables() -> None:

@@ -37,7 +37,7 @@ from eventsourcing.domain import Aggregate, event  # type: ignore[import-not-fou
 
 
 class Payment(Aggregate):  # type: ignore[misc]
-    """What benchmarks/domain.py has, as an aggregate of this package."""
+    """The domain of benchmarks/domain.py, as an aggregate of this package."""
 
     @event("Requested")  # type: ignore[untyped-decorator]
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What each of them stores: the payload of benchmarks/domain.py."""
+"""The payload that each of them stores, as in benchmarks/domain.py."""
 
 from __future__ import annotations
 
