@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 
 from django.apps import AppConfig
 from django.utils.module_loading import autodiscover_modules
@@ -30,3 +31,7 @@ class EventLogsConfig(AppConfig):
         # later. An error in such a module, ImportError included, is raised.
         for name in DISCOVERED:
             autodiscover_modules(name)
+        # Celery's signals have to be connected in processes that only send messages as well.
+        celery = find_spec("celery")
+        if celery is not None and celery.submodule_search_locations:  # not a module of the project
+            import_module("eventlogs.contrib.celery")

@@ -7,6 +7,7 @@ package reads Django's settings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -34,7 +35,16 @@ DEFAULTS: Final[dict[str, Any]] = {
     "PREPARED_STATEMENTS": True,  # False for poolers that do not support them
     "GROUP_COMMIT": "connection",  # "process" or False: which appends are joined
     "PAGE_SIZE": 100,  # events of a page for which no limit is given
+    "CONTEXT": {},  # functions that replace, extend or remove (None) those in CONTEXT below
     "HEALTH": {},  # limits of the health check that replace those in HEALTH below
+}
+
+# The context of a request: names in the metadata, and dotted paths of functions of the request.
+CONTEXT: Final[dict[str, str]] = {
+    "user": "eventlogs.middleware.user",
+    "request_id": "eventlogs.middleware.request_id",
+    "correlation_id": "eventlogs.middleware.correlation_id",
+    "traceparent": "eventlogs.middleware.traceparent",
 }
 
 HEALTH: Final[dict[str, float]] = {
@@ -124,6 +134,15 @@ def group_commit() -> str | bool:
 def page_size() -> int:
     """Return the number of events of a page for which the caller gives no limit."""
     return int(_get("PAGE_SIZE"))
+
+
+def context() -> Mapping[str, Any]:
+    """Return the functions of a request's context, or their dotted paths, by name."""
+    own = _get("CONTEXT")
+    if not own:
+        return CONTEXT
+    found = {**CONTEXT, **own} if isinstance(own, dict) else CONTEXT  # E001 reports it
+    return {name: source for name, source in found.items() if source is not None}
 
 
 def health() -> dict[str, float]:

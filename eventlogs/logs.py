@@ -31,6 +31,7 @@ from eventlogs.conf import (
     MAX_POSITION,
     MAX_VERSION,
 )
+from eventlogs.context import current
 from eventlogs.deciders import Decider, check_decider, check_target, decided, why_no_event
 from eventlogs.events import validation
 from eventlogs.events.codec import (
@@ -220,7 +221,8 @@ class LogManager(Generic[A]):
         Create a log with its first events, 1 to 10,000, and return its state.
 
         Without ``log_id``, a new id is made. ``metadata`` is a dict of JSON values that is
-        stored with each event. A retry with the same ``idempotency_key`` (1 to 255
+        stored with each event, together with that of the ``event_context()`` or request around the
+        call, whose names it overrides. A retry with the same ``idempotency_key`` (1 to 255
         characters) finds the log that the first call created, whatever id it passes.
 
         Raise InvalidLogId for an id of another log type, LogAlreadyExists if the log has events,
@@ -463,7 +465,7 @@ class LogManager(Generic[A]):
                 expected_version=expected_version,
                 expected_position=expected_position,
                 idempotency_key=idempotency_key,
-                metadata=encode_metadata(metadata),
+                metadata=_metadata(metadata),
                 using=self.using,
                 store=self._store,
             )
@@ -800,6 +802,13 @@ class _AfterCommit:
 
     def __call__(self) -> None:
         submit(self._job, refresher=self._refresher)
+
+
+def _metadata(explicit: Mapping[str, Any] | None) -> str:
+    """Return the metadata of an append as JSON: those of the caller, and those of the context."""
+    text = encode_metadata(explicit)
+    layer = current.get()
+    return text if layer is None else layer.metadata(explicit or {}, text)
 
 
 def _checked_key(key: str | None) -> str | None:

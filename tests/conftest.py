@@ -300,6 +300,8 @@ collect_ignore = (
         "benchmarks/test_contests.py",
     ]
 )
+if not find_spec("celery"):
+    collect_ignore.append("contrib/test_celery.py")
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,14 @@ ROOT = Path(eventlogs.__file__).parent
 # "a/" stands for the package a and all in it; in there, imports must not go in circles.
 FLOORS = [
     ["conf", "utils/", "ids", "values", "exceptions"],
-    ["events/", "fields", "aggregates", "pages", "deciders", "policies"],
+    ["events/", "context", "fields", "aggregates", "pages", "deciders", "policies"],
     ["stores/", "managers", "models"],
     ["feed/", "caches/"],
     ["reductions/", "refreshers"],
     ["logs"],
     ["projections/", "checks/", "operations/"],
     [
-        *["contrib/", "tasks", "templatetags/", "admin/", "management/"],
+        *["middleware", "contrib/", "tasks", "templatetags/", "admin/", "management/"],
         *["testing/", "migrations/", "apps"],
     ],
 ]
@@ -41,7 +41,7 @@ THIRD_PARTIES = {
         "stores/statements",
         "stores/psycopg_connections",
     },
-    "celery": {"tasks"},
+    "celery": {"tasks", "contrib/celery"},
     "typeid": {"ids"},
     "uuid_utils": {"ids"},
     "msgspec": {

@@ -143,6 +143,7 @@ def dotted_names_of(page: Path) -> set[str]:
 # Modules that need a package which not every environment of the tests has.
 NEEDED = {
     "eventlogs.contrib.django_tasks": "django.tasks",
+    "eventlogs.contrib.task_backends": "django.tasks",
     "eventlogs.feed.postgresql": "psycopg",
     "eventlogs.stores.postgresql": "psycopg",
     "eventlogs.tasks": "celery",

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from reprlib import repr as short
 from typing import Any, Final
 
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
 
 from eventlogs import conf
+from eventlogs.events.metadata import NAME
 from eventlogs.policies import policy_from
 from eventlogs.refreshers import refresher_for
 
@@ -39,6 +42,15 @@ def is_refresher(value: Any) -> bool:
         return False
     except ImproperlyConfigured:
         return True  # eventlogs.E047 says what is wrong
+
+
+def is_source(value: Any) -> bool:
+    """Return whether a value is a sync function, the dotted path to one, or None."""
+    try:
+        found = import_string(value) if isinstance(value, str) else value
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
+    return found is None or (callable(found) and not iscoroutinefunction(found))
 
 
 # For each key: the test of its value, and the allowed values in words.
@@ -80,6 +92,10 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "PAGE_SIZE": (
         lambda value: type(value) is int and 0 < value <= conf.MAX_PAGE_SIZE,
         f"an int from 1 to {conf.MAX_PAGE_SIZE:,}",
+    ),
+    "CONTEXT": (
+        lambda value: isinstance(value, dict),
+        "a dict of names and functions of a request, their dotted paths, or None",
     ),
     "HEALTH": (
         lambda value: isinstance(value, dict),
@@ -127,6 +143,27 @@ def _check_keys(configured: dict[Any, Any]) -> Iterable[CheckMessage]:
             )
         elif name == "HEALTH":
             yield from _check_limits(value)
+        elif name == "CONTEXT":
+            yield from _check_context(value)
+
+
+def _check_context(sources: dict[Any, Any]) -> Iterable[CheckMessage]:
+    for name, source in sources.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            yield Error(
+                f"EVENTLOGS['CONTEXT'] has the name {short(name)}. A name has 1 to 100 letters, "
+                f"digits and characters of _.:-",
+                hint="Set EVENTLOGS['CONTEXT'] = {}, or use other names.",
+                id="eventlogs.E001",
+            )
+        elif not is_source(source):
+            yield Error(
+                f"EVENTLOGS['CONTEXT'][{name!r}] is {short(source)}. It must be a function that "
+                f"takes the request, not an async one, the dotted path to one, or None.",
+                hint=f"Set EVENTLOGS['CONTEXT'][{name!r}] = None, and events have no {name}, or "
+                f"another allowed value.",
+                id="eventlogs.E001",
+            )
 
 
 def _check_limits(limits: dict[Any, Any]) -> Iterable[CheckMessage]:

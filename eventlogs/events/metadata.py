@@ -1,15 +1,29 @@
-"""What metadata say by custom: who did it, and which event it is."""
+"""What metadata say by custom: who did it, which event it is, and which flow it belongs to."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
+
+NAME: Final = re.compile(r"[\w.:-]{1,100}")
+"""A name in metadata that the admin can search for."""
 
 ACTOR_KEYS: Final = ("user", "actor", "by", "user_id", "actor_id")
 """Keys of metadata that name who did it; the first that is there counts."""
 
+USER: Final = "user"
+"""The key of metadata with the primary key of a user, as text."""
+
 EVENT_ID: Final = "event_id"
 """The key of metadata with the id that another system has given to an event."""
+
+REQUEST: Final = "request_id"
+CORRELATION: Final = "correlation_id"  # of a whole flow
+CAUSATION: Final = "causation_id"  # of the event that caused this one
+TRACEPARENT: Final = "traceparent"
+
+MAX_ID: Final = 512  # characters of an id of another system
 
 
 def actor_of(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -19,3 +33,12 @@ def actor_of(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
         if isinstance(value, str | int) and not isinstance(value, bool):
             return str(value), {name: each for name, each in metadata.items() if name != key}
     return None, dict(metadata)
+
+
+def id_in(metadata: Mapping[str, Any], key: str) -> str | int | None:
+    """Return the id that metadata have under a key, or None where there is none."""
+    value = metadata.get(key)
+    if isinstance(value, str):
+        return value if 1 <= len(value) <= MAX_ID else None
+    is_id = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 64
+    return value if is_id else None

@@ -14,6 +14,7 @@ from django.db import models
 
 from eventlogs.aggregates import Aggregate, fold
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
+from eventlogs.context import caused_by
 from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.feed import scans
@@ -232,10 +233,10 @@ class Reactor(ReactorOperations):
     Side effects of events: e-mails, webhooks, publishing. Methods ``(self, record)`` react.
 
     A handler is called **at least once** for each event, in the order of its log: again where
-    its worker dies before the checkpoint is moved, or where it raised. Pass
-    ``record.position`` on as the key by which the other side knows a repetition. It is called
-    outside of a transaction. A reactor has no rows and is never rebuilt: a rebuild sends no e-mail
-    a second time.
+    its worker dies before the checkpoint is moved, or where it raised. Pass ``record.id`` on as
+    the key by which the other side knows a repetition. It is called outside of a transaction.
+    Events that it appends have the event's id as ``causation_id``, and its correlation id. A
+    reactor has no rows and is never rebuilt: a rebuild sends no e-mail a second time.
 
     ``start`` is where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
     default) reacts to the whole history, ``Reactor.NOW`` only to what comes after its first run.
@@ -254,7 +255,8 @@ class Reactor(ReactorOperations):
         for record in records:
             name = self.event_handlers.get(type(record.event))
             if name is not None:
-                self.call_handler(name, record)
+                with caused_by(record.id, record.metadata):
+                    self.call_handler(name, record)
 
     @classmethod
     def check_declaration(cls) -> None:

@@ -17,7 +17,8 @@ connection they would use, if that one has no transaction open. They are stored 
 connection. Only the project knows whether connections are interchangeable: a SET ROLE, for example,
 cannot be seen here.
 
-Events are encoded in the loop's thread, in the caller's context. To find out the request, the sync
+Events are encoded in the loop's thread, in the caller's context, whose user is looked up in the
+thread before, once in a request. To find out the request, the sync
 method itself is called, with a store that answers the request: no logic is written twice.
 """
 
@@ -37,6 +38,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, router
 
 from eventlogs import conf
+from eventlogs.context import look_up
 from eventlogs.ids import LogId
 from eventlogs.stores import GroupCommit, group_commit_for, participants
 from eventlogs.stores.base import HELD, AppendRequest, BaseStore
@@ -128,6 +130,7 @@ async def append_joined(
         # A thread that was not used yet has no transaction.
         if is_apart and has_thread() and not await _in_thread(group_commit.has_no_transaction):
             return await alone()
+        await look_up()
         try:
             answer = await request_of()
         except SynchronousOnlyOperation:  # a codec that asks the database

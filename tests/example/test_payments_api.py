@@ -667,3 +667,15 @@ def test_head_is_get_without_a_body(api, payment):
     assert response.status_code == 200
     assert response.headers["ETag"] == etag_of(payment, 2)
     assert response.content == b""
+
+
+def test_events_say_which_request_appended_them(api, payment):
+    api.client.post(
+        f"{payment}capture/",
+        {"amount": 10},
+        content_type="application/json",
+        headers={"X-Request-ID": "r-1"},
+    )
+
+    [last] = payments.load(log_id_of(payment), limit=1, reverse=True)
+    assert {"request_id": "r-1", "correlation_id": "r-1"}.items() <= last.metadata.items()

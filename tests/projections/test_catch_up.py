@@ -7,7 +7,16 @@ import threading
 import pytest
 from django.db import connections
 
-from eventlogs import Feed, LogManager, LogNotFound
+from eventlogs import (
+    Feed,
+    LogManager,
+    LogNotFound,
+    Reactor,
+    event_context,
+    handles,
+    projection,
+)
+from eventlogs.models import Event
 from eventlogs.projections import checkpoints, leases
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.catch_up import catch_up_projection
@@ -30,6 +39,7 @@ from tests.projections.readmodels import (
     until,
 )
 from tests.statements import sent
+from tests.test_context import TRACE
 
 pytestmark = pytest.mark.usefixtures("tables")
 
@@ -71,6 +81,58 @@ def test_events_of_several_logs_may_change_one_row():
 
     assert DepositsByOwner.catch_up() == 3
     assert list(Day.objects.values_list("owner", "deposits")) == [("ada", 12)]
+
+
+class Couriers(Reactor):
+    """It appends, as a process manager does."""
+
+    @handles(Opened)
+    def send(self, record):
+        Parcel.logs.create(Sent(record.event.owner), metadata={"till": 7})
+        if record.event.owner == "ada":
+            Account.logs.create(Opened(f"sister of {record.event.owner}"))
+
+
+class WithoutCause(Couriers):
+    """A broken version: it appends in the context of its worker."""
+
+    def apply(self, records, using):
+        for record in records:
+            self.call_handler("send", record)
+
+
+def appended_by(reactor):
+    """Return the ids of three events, and the metadata of what a reactor has appended for them."""
+    with event_context(user="7", correlation_id="c", traceparent=TRACE):
+        ada = Account.logs.create(Opened("ada"))
+    bob = Account.logs.create(Opened("bob"))
+    with readmodels.declaring({}):
+        projection("couriers")(reactor)
+        with event_context(user="a worker", request_id="of a worker"):
+            reactor.catch_up()
+            reactor.catch_up()
+    sister = Account.logs.load(Event.objects.get(data__owner="sister of ada").log.log_id)[0]
+    parcels = Event.objects.filter(type="parcel.sent").order_by("position")
+    ids = [f"{ada.log_id}:0", f"{bob.log_id}:0", sister.id]
+    return ids, [*[each.metadata for each in parcels], sister.metadata]
+
+
+def test_events_of_a_reactor_have_their_cause_and_its_correlation_id():
+    [ada, bob, sister], metadata = appended_by(Couriers)
+
+    flow = {"correlation_id": "c", "traceparent": TRACE}
+    assert metadata == [
+        {"till": 7, "causation_id": ada, **flow},
+        {"till": 7, "causation_id": bob, "correlation_id": bob},
+        {"till": 7, "causation_id": sister, **flow},
+        {"causation_id": ada, **flow},
+    ]
+
+
+def test_a_reactor_that_appends_in_the_context_of_its_worker_is_detected():
+    [ada, *_], metadata = appended_by(WithoutCause)
+
+    assert metadata[-1].get("causation_id") != ada
 
 
 def test_a_reactor_is_called_for_each_event_in_order():

@@ -19,11 +19,14 @@ import django
 
 django.setup()
 
-from eventlogs import ANY, LogManager  # noqa: E402
+from celery import chain  # noqa: E402
+
+from eventlogs import ANY, LogManager, event_context  # noqa: E402
 from eventlogs.caches.backends import statistics  # noqa: E402
 from eventlogs.reductions.worker import worker  # noqa: E402
 from eventlogs.utils.names import dotted  # noqa: E402
 from tests.reliability.celery_app import app  # noqa: E402
+from tests.reliability.context_tasks import note, note_again  # noqa: E402
 from tests.reliability.ledgers import Entered, Ledger  # noqa: E402
 
 
@@ -61,7 +64,20 @@ def sweep() -> dict[str, Any]:
     return {}
 
 
+def send_in_contexts(count: str) -> dict[str, Any]:
+    """Send tasks, every other one in a context, and tasks that these send and retry."""
+    for number in range(int(count)):
+        tasks = chain(note.s(number), note_again.s())
+        if number % 2:
+            with event_context(number=number):
+                tasks.apply_async()
+        else:
+            tasks.apply_async()
+    return {}
+
+
 if __name__ == "__main__":
     logging.getLogger("eventlogs").addHandler(logging.NullHandler())
-    job = {each.__name__: each for each in (append, append_and_repeat, sweep)}[sys.argv[1]]
+    jobs = (append, append_and_repeat, sweep, send_in_contexts)
+    job = {each.__name__: each for each in jobs}[sys.argv[1]]
     print(json.dumps(job(*sys.argv[2:])))  # noqa: T201

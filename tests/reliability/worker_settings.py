@@ -22,5 +22,5 @@ EVENTLOGS = {
 
 CELERY_BROKER_URL = os.environ["CAMPAIGN_BROKER_URL"]
 CELERY_TASK_DEFAULT_QUEUE = os.environ["CAMPAIGN_QUEUE"]  # runs may share a broker
-CELERY_IMPORTS = ["tests.reliability.ledgers"]
+CELERY_IMPORTS = ["tests.reliability.ledgers", "tests.reliability.context_tasks"]
 CELERY_WORKER_HIJACK_ROOT_LOGGER = True

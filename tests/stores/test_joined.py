@@ -28,7 +28,11 @@ from eventlogs import (
     LogManager,
     LogNotFound,
     LogState,
+    event_context,
 )
+from eventlogs import context as of_context
+from eventlogs import logs as of_logs
+from eventlogs.context import Layer
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.refreshers import BaseRefresher
 from eventlogs.stores import AppendRequest, group_commit, joined, participants
@@ -721,3 +725,54 @@ def test_a_loop_may_end_while_its_statement_waits():
     asyncio.run(sync_to_async(connections.close_all)())
     assert {each.version for each in answers} <= {2, 3}
     assert len({each.version for each in answers}) == 1  # all of the statement, or none
+
+
+class Global:
+    """A broken version: one context for all tasks."""
+
+    value: Layer | None = None
+
+    def get(self) -> Layer | None:
+        return self.value
+
+    def set(self, value: Layer | None) -> None:
+        self.value = value
+
+
+def deposit_one(account: Account) -> list[Deposited]:
+    return [Deposited(1)]
+
+
+def contexts_of_joined_appends() -> list[tuple[int, dict[str, Any]]]:
+    """Append in tasks that have a context each; return their numbers and the stored metadata."""
+    states = [accounts.create(Opened(f"{number}")) for number in range(12)]
+
+    async def append(number: int) -> LogState:
+        state, metadata = states[number], {"till": number}
+        with event_context(number=number):
+            await asyncio.sleep(0)
+            if number % 3:
+                return await accounts.aappend(state, Deposited(1), metadata=metadata)
+            return await accounts.aexecute(state.log_id, deposit_one, metadata=metadata)
+
+    answers, kinds = at_once(*(partial(append, number) for number in range(12)))
+
+    assert set(kinds) == {"joined"}
+    found = [Event.objects.for_log(each.log_id).get(index=1).metadata for each in answers]
+    return list(enumerate(found))
+
+
+def test_joined_appends_have_the_contexts_of_their_callers():
+    found = contexts_of_joined_appends()
+
+    assert found == [(number, {"number": number, "till": number}) for number in range(12)]
+
+
+def test_a_global_context_of_joined_appends_is_detected(monkeypatch):
+    broken = Global()
+    for module in (of_context, of_logs):
+        monkeypatch.setattr(module, "current", broken)
+
+    found = contexts_of_joined_appends()
+
+    assert found != [(number, {"number": number, "till": number}) for number in range(12)]

@@ -18,7 +18,13 @@ from typing import Any, TextIO, TypeVar
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router, transaction
 
-from eventlogs import EventLogError, IdempotencyKeyReused, LogManager, LogState
+from eventlogs import (
+    EventLogError,
+    IdempotencyKeyReused,
+    LogManager,
+    LogState,
+    event_context,
+)
 from eventlogs.models import Event
 from example_project.fines.events import Fine
 from example_project.fines.models import FineBalance
@@ -73,6 +79,8 @@ class Command(BaseCommand):
         if database == router.db_for_write(FineBalance):
             self.report_balances()
 
+    # Who did it, in the metadata of each event. For requests, the middleware adds it.
+    @event_context(user="import_fines")
     def import_rows(self, file: TextIO) -> None:
         """Append the rows that were not imported before, or none if a line is invalid."""
         for _ in read(file):
