@@ -19,14 +19,11 @@ from django.db.models.fields.json import KeyTransform
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from eventlogs.events.metadata import EVENT_ID
+from eventlogs.events.metadata import CAUSATION, CORRELATION, EVENT_ID
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
 from eventlogs.operations import pasted_ids
 
-CORRELATION: Final = "correlation_id"
-CAUSATION: Final = "causation_id"
-NAME: Final = re.compile(r"[\w.:-]{1,100}\Z")  # of a key of the metadata that may be searched
 # For each kind of id: the role of the event that has it, for the events that name it.
 ROLES: Final = {CAUSATION: gettext_noop("cause"), CORRELATION: gettext_noop("first event")}
 
@@ -84,7 +81,7 @@ def links(
     ``events`` is the address of the list of events, ``own_id`` the event's ``record.id``. Each
     search begins at the event's position.
     """
-    found = []
+    found = [(_("causation tree"), tree(events, own_id))]
     if _is_id(metadata.get(CORRELATION)):
         found.append((CORRELATION, _search(events, CORRELATION, metadata[CORRELATION], position)))
     if _is_id(cause := metadata.get(CAUSATION)):
@@ -101,6 +98,11 @@ def links(
         (_("effects"), _search(events, CAUSATION, own if _is_id(own) else own_id, position))
     )
     return found
+
+
+def tree(events: str, own_id: str) -> str:
+    """Return the address of the causation tree of an event."""
+    return f"{events}{quote(own_id, safe=':')}/tree/"
 
 
 def _is_id(value: Any) -> bool:

@@ -6,12 +6,13 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
-from eventlogs.admin import causation
+from eventlogs.admin import causation, causation_tree
 from eventlogs.admin.filters import NAMES, Filters, read_filters
 from eventlogs.admin.json_markup import Markup, line_markup, visible_fields
 from eventlogs.admin.keyset_paging import KeysetPage
@@ -19,9 +20,10 @@ from eventlogs.admin.log_search import event_in
 from eventlogs.admin.parameters import choices, number_from, parameters
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.sort_orders import ByTime, Key
+from eventlogs.admin.users import Actor, actor, users_of
 from eventlogs.admin.windowed_search import SearchResult, SearchStart, search_windows
 from eventlogs.aggregates import aggregates
-from eventlogs.events.metadata import actor_of
+from eventlogs.events.metadata import TRACEPARENT, actor_of
 from eventlogs.events.registry import registry
 from eventlogs.ids import LogId
 from eventlogs.models import Event
@@ -34,7 +36,7 @@ SECONDS: Final = 1.0  # time limit of such a search
 
 @admin.register(Event)
 class EventAdmin(ReadOnlyAdmin):
-    """The list of all events, and redirects to single events."""
+    """The list of all events, the causation tree of each, and redirects to single events."""
 
     def get_urls(self) -> list[URLPattern]:
         """Serve the list, and redirects from a position or an id to the event in its log."""
@@ -44,6 +46,7 @@ class EventAdmin(ReadOnlyAdmin):
             path("<int:position>/", self.wrap(self.event_view)),
             path("<int:position>/change/", self.wrap(self.event_view), name=f"{names}_change"),
             path("<str:record>/", self.wrap(self.record_view)),
+            path("<str:record>/tree/", self.wrap(self.tree_view), name=f"{names}_tree"),
         ]
 
     def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
@@ -76,10 +79,12 @@ class EventAdmin(ReadOnlyAdmin):
             seconds=SECONDS,
         )
         query = asked.query
+        metadata = [each.metadata for each in found.events] if sees else []
+        users = users_of(self.admin_site, request, metadata)
         context = {
             "title": _("Events"),
             "page": page_of(found, asked, start),
-            "events": [self._event(each, asked, sees) for each in found.events],
+            "events": [self._event(each, asked, sees, users) for each in found.events],
             "report": report(found, asked, start, using),
             "search_on": search_on(found, asked),
             "is_by_time": isinstance(asked.order, ByTime),
@@ -90,8 +95,72 @@ class EventAdmin(ReadOnlyAdmin):
         }
         return self.page(request, "events", context)
 
-    def _event(self, event: Event, asked: Filters, sees: bool) -> dict[str, Any]:
-        actor, rest = actor_of(event.metadata)
+    def tree_view(self, request: HttpRequest, record: str) -> HttpResponse:
+        """Show the causes and effects of an event, and what else belongs to its flow."""
+        if not self.sees_payload(request):
+            raise PermissionDenied
+        using = Event.objects.db
+        event = causation.find_event(record, using)
+        if event is None:
+            raise Http404(_("No event has this id."))
+        causes = causation_tree.causes_of(event, using)
+        flow = causation_tree.flow_of(event, causes)
+        asked = causation_tree.flow(event, flow, using)
+        start = start_of(request, asked, using)
+        found = search_windows(
+            asked.every,
+            asked.wanted,
+            asked.order,
+            start,
+            size=causation_tree.EVENTS,
+            span=SPAN,
+            seconds=SECONDS,
+        )
+        first = causation.find_event(flow, using)
+        shown = [event, *causes, *found.events, *([] if first is None else [first])]
+        users = users_of(self.admin_site, request, [each.metadata for each in shown])
+        page = page_of(found, asked, start)
+        is_stopped = found.stopped_newer or found.stopped_older
+        context = {
+            "title": _("Causation tree"),
+            "event": event,
+            "record_id": record,
+            "log_id": log_id_of(event),
+            "flow": flow,
+            "requests": [
+                {
+                    "request_id": each.request_id,
+                    "actor": self._actor(each.nodes[0].event, users),
+                    "traceparent": each.nodes[0].event.metadata.get(TRACEPARENT),
+                    "nodes": [self._node(node, event, users) for node in each.nodes],
+                }
+                for each in causation_tree.tree(shown)
+            ],
+            "page": page if page.newer or page.older else None,
+            "report": report(found, asked, start, using) if is_stopped else "",
+            "search_on": search_on(found, asked),
+        }
+        return self.page(request, "tree", context)
+
+    def _node(self, node: causation_tree.Node, asked: Event, users: dict[str, Actor]) -> Any:
+        return {
+            "event": node.event,
+            "log_id": node.log_id,
+            "address": self.address("event_tree", node.record_id),
+            "cause": node.cause,
+            "is_asked_for": node.event.pk == asked.pk,
+            "actor": self._actor(node.event, users),
+            "effects": [self._node(each, asked, users) for each in node.effects],
+        }
+
+    def _actor(self, event: Event, users: dict[str, Actor]) -> Actor | None:
+        by, _rest = actor_of(event.metadata)
+        return actor(by, event.metadata, users)
+
+    def _event(
+        self, event: Event, asked: Filters, sees: bool, users: dict[str, Actor]
+    ) -> dict[str, Any]:
+        by, rest = actor_of(event.metadata)
 
         def shown(value: Any) -> Markup:
             return line_markup(visible_fields(value, sees))
@@ -101,7 +170,7 @@ class EventAdmin(ReadOnlyAdmin):
             "log_id": log_id_of(event),
             "is_asked_for": asked.index == event.index,
             "role": causation.role_of(event, *asked.metadata) if asked.metadata else "",
-            "actor": actor if sees else None,
+            "actor": actor(by, event.metadata, users) if sees else None,
             "payload": shown(event.data),
             "metadata": shown(rest) if rest else "",
         }

@@ -14,6 +14,7 @@ from eventlogs.admin.parameters import days_from
 from eventlogs.admin.sort_orders import ByNumber, ByTime, Key, SortOrder
 from eventlogs.admin.windowed_search import SearchStart
 from eventlogs.aggregates import aggregates
+from eventlogs.events.metadata import NAME
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.operations import pasted_ids
 
@@ -115,7 +116,7 @@ def _of_metadata(
     if not sees_payload:
         found.problems.append(_("You need the permission to view payloads to filter by metadata."))
         return wanted
-    if not (equals and causation.NAME.match(name)):
+    if not (equals and NAME.fullmatch(name)):
         found.problems.append(_("Write the metadata filter as name=value, for example till=7."))
         return wanted
     found.metadata = name, value

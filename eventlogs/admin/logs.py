@@ -37,6 +37,7 @@ from eventlogs.admin.log_search import event_in, search
 from eventlogs.admin.parameters import choices, days_from, number_from, parameters, uuid_from
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
+from eventlogs.admin.users import Actor, actor, users_of
 from eventlogs.aggregates import Aggregate, aggregates, fold
 from eventlogs.conf import MAX_POSITION
 from eventlogs.events.codec import EventReader
@@ -153,13 +154,15 @@ class LogAdmin(ReadOnlyAdmin):
             cls, log_id, row.version, selected, using=using, fold_all=request.GET.get("fold") == "1"
         )
         sees = self.sees_payload(request)
+        metadata = [each.record.metadata for each in found.steps] if sees else []
+        users = users_of(self.admin_site, request, metadata)
         chosen = {"aggregate": request.GET["aggregate"]} if "aggregate" in request.GET else {}
         context = {
             "title": str(log_id),
             "log": row,
             "log_id": log_id,
             "timeline": found,
-            "events": [self._event(each, found, sees) for each in reversed(found.steps)],
+            "events": [self._event(each, found, sees, users) for each in reversed(found.steps)],
             "state": self._state(found, sees),
             # If rows were removed despite the triggers, the index may have no event.
             "is_selected_there": any(each.record.index == selected for each in found.steps),
@@ -169,6 +172,7 @@ class LogAdmin(ReadOnlyAdmin):
             "aggregate": None if cls is None else cls.__qualname__,
             "chosen": chosen,
             "carried": f"{urlencode(chosen)}&" if chosen else "",
+            "tree": self.address("event_tree", f"{log_id}:{selected}"),
             "links": self._links(found),
             "size": SIZE,
         }
@@ -185,9 +189,11 @@ class LogAdmin(ReadOnlyAdmin):
             "newer_page": found.last + 1 if found.last < last else None,
         }
 
-    def _event(self, step: Step, found: Timeline, sees: bool) -> dict[str, Any]:
+    def _event(
+        self, step: Step, found: Timeline, sees: bool, users: dict[str, Actor]
+    ) -> dict[str, Any]:
         record = step.record
-        actor, rest = actor_of(record.metadata)
+        by, rest = actor_of(record.metadata)
         data = record.event
         today = None if step.event is None else plain_value(step.event)
         is_selected = record.index == found.selected
@@ -199,7 +205,7 @@ class LogAdmin(ReadOnlyAdmin):
         return {
             "record": record,
             "is_selected": is_selected,
-            "actor": actor if sees else None,
+            "actor": actor(by, record.metadata, users) if sees else None,
             "payload": shown(data),
             # The event as today's code reads it, if that differs from the stored data.
             "today": shown(today) if sees and today not in (None, data) else None,

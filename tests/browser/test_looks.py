@@ -8,6 +8,7 @@ import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
 
+from eventlogs import event_context
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
 from example_project.payments.events import Authorized, Captured, Payment, Requested
@@ -16,6 +17,7 @@ from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, With
 from tests.admin.test_logs import LIST, of
 from tests.admin.test_projections import ALL, address
 from tests.browser.looks import picture, texts, unreadable
+from tests.test_context import TRACE
 
 pytestmark = pytest.mark.browser
 
@@ -28,7 +30,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def pages(visit: Any, parked: Any) -> dict[str, str]:
+def pages(visit: Any, parked: Any, admin_user: Any) -> dict[str, str]:
     """The addresses of all pages, each with every kind of content."""
     account = Account.logs.create(
         Opened("Ada Lovelace"), idempotency_key="order-2026-00017", metadata={"user": "bob"}
@@ -48,6 +50,16 @@ def pages(visit: Any, parked: Any) -> dict[str, str]:
     Payment.logs.create(Requested(amount=5_000), Authorized(5_000, "A 1"), Captured(amount=3_000))
     for _ in range(60):
         Account.logs.create(Opened("Charles"))
+    cause = f"{account.log_id}:27"
+    for number in range(12):
+        with event_context(
+            user=str(admin_user.pk),
+            request_id="r-1",
+            correlation_id="c-17",
+            traceparent=TRACE,
+            causation_id=cause if number % 6 else None,
+        ):
+            cause = f"{Account.logs.create(Opened('Ada Lovelace')).log_id}:0"
     row = PaymentSummary.objects.get(log_id=parked.log_id)
     skip = f"{address('skip')}?log_id={parked.log_id}"
     return {
@@ -57,6 +69,7 @@ def pages(visit: Any, parked: Any) -> dict[str, str]:
         "log": of(account.log_id, "?event=27"),
         "log, first page": of(account.log_id, "?event=0"),
         "log without a state": of(unknown),
+        "causation tree": reverse("admin:eventlogs_event_tree", args=[f"{account.log_id}:27"]),
         "events": reverse("admin:eventlogs_event_changelist"),
         "events, none": f"{reverse('admin:eventlogs_event_changelist')}?metadata=x&key=y",
         "events of a log": f"{reverse('admin:eventlogs_event_changelist')}?log={account.log_id}",
