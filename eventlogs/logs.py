@@ -805,7 +805,7 @@ class _AfterCommit:
 
 
 def _metadata(explicit: Mapping[str, Any] | None) -> str:
-    """Return the metadata of an append as JSON: those of the caller, and those of the context."""
+    """Return the metadata of an append: what the caller gave, and what the context adds to it."""
     text = encode_metadata(explicit)
     layer = current.get()
     return text if layer is None else layer.metadata(explicit or {}, text)

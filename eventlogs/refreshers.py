@@ -61,7 +61,7 @@ class BaseRefresher(ABC):
     Do jobs that keep cached reductions up to date; the interface for your own.
 
     Its keyword arguments are the ``"OPTIONS"`` of ``EVENTLOGS["REFRESHER"]``. It must pass the
-    contract suite in ``tests/contracts``.
+    contract suite in ``eventlogs.testing.contracts``.
     """
 
     @abstractmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventlogs import Aggregate, EventRecord, event
-from eventlogs.events.codec import EncodedEvent
+from eventlogs.testing.contracts.stores import encoded as encoded
 
 
 @event("account.opened")
@@ -78,8 +78,3 @@ class Parcel(Aggregate, log_type="parcel", events=[Sent]):
 
     def apply(self, record: EventRecord) -> None:
         self.to = record.event.to
-
-
-def encoded(*amounts: int) -> list[EncodedEvent]:
-    """Return deposits as a store takes them."""
-    return [EncodedEvent("account.deposited", 1, f'{{"amount":{amount}}}') for amount in amounts]

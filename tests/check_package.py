@@ -49,6 +49,84 @@ print("eventlogs", eventlogs.__version__, "on Django", django.__version__, event
 """
 
 
+# A project's settings and tests: its own implementations, held to the contracts in the wheel.
+SETTINGS = """
+SECRET_KEY = "only-here"
+USE_TZ = True
+INSTALLED_APPS = ["eventlogs"]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": "contracts.sqlite3",
+        "OPTIONS": {"transaction_mode": "IMMEDIATE"},
+        "TEST": {"NAME": "contracts-test.sqlite3"},
+    }
+}
+"""
+CONTRACTS = """
+import pytest
+from django.core.cache import caches
+
+from eventlogs.refreshers import ImmediateRefresher
+from eventlogs.stores.portable import PortableStore
+from eventlogs.testing import MemoryStore, RecordingCache, check_aggregate
+from eventlogs.testing.contracts.caches import ReductionCacheContract
+from eventlogs.testing.contracts.refreshers import Account, RefresherContract
+from eventlogs.testing.contracts.restoring import RestoreContract
+from eventlogs.testing.contracts.rows import RowContract
+from eventlogs.testing.contracts.stores import StoreContract
+from eventlogs.testing.contracts.transactions import TransactionContract
+
+
+class TestStore(StoreContract, RestoreContract):
+    @pytest.fixture
+    def store(self):
+        return MemoryStore()
+
+
+@pytest.mark.django_db(transaction=True)
+class TestStoreInDatabase(TransactionContract, RowContract):
+    @pytest.fixture
+    def store(self):
+        return PortableStore("default")
+
+
+class TestCache(ReductionCacheContract):
+    @pytest.fixture
+    def cache(self):
+        return RecordingCache()
+
+
+class TestRefresher(RefresherContract):
+    @pytest.fixture
+    def refresher(self):
+        caches["default"].clear()
+        return ImmediateRefresher()
+
+
+def test_the_plugin_is_there(memory_logs):
+    check_aggregate(Account)
+    assert memory_logs(Account) is Account.logs
+"""
+BROKEN = """
+import pytest
+
+from eventlogs.testing import MemoryStore
+from eventlogs.testing.contracts.stores import StoreContract
+
+
+class Miscounting(MemoryStore):
+    def version(self, log_id):
+        return super().version(log_id) + 1
+
+
+class TestMiscounting(StoreContract):
+    @pytest.fixture
+    def store(self):
+        return Miscounting()
+"""
+
+
 def files_of_the_package() -> set[str]:
     """Return the files that the wheel must contain: all of the package, as paths inside it."""
     return {
@@ -87,8 +165,27 @@ def check_installed(wheel: Path) -> None:
         environment = Path(directory, "environment")
         venv.create(environment, with_pip=True)
         python = str(environment / ("Scripts" if os.name == "nt" else "bin") / "python")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+        install = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, str(wheel)], check=True)
         subprocess.run([python, "-W", "error", "-c", SMOKE_TEST], check=True, cwd=directory)
+        subprocess.run([*install, f"{wheel}[testing]", "pytest", "pytest-django"], check=True)
+        check_contracts(python, Path(directory))
+
+
+def check_contracts(python: str, directory: Path) -> None:
+    """Run the contract suites of the wheel as the tests of a project, by pytest's plugins."""
+    files = {"settings.py": SETTINGS, "test_contracts.py": CONTRACTS, "test_broken.py": BROKEN}
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    pytest = [python, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+    pytest += ["--ds", "settings", "-o", "pythonpath=.", "--rootdir", "."]
+    subprocess.run([*pytest, "test_contracts.py"], check=True, cwd=directory)
+    broken = subprocess.run(
+        [*pytest, "test_broken.py"], check=False, cwd=directory, capture_output=True, text=True
+    )
+    # Without pytest's rewriting of assertions, a failure would not say what was compared.
+    if broken.returncode != 1 or "where 1 = " not in broken.stdout:
+        sys.exit(f"A store that is broken on purpose passed, or failed silently:\n{broken.stdout}")
 
 
 def main(directory: Path) -> None:

@@ -32,6 +32,7 @@ FLOORS = [
 ]
 MOST_FLOORS = 9
 
+CONTRACTS = ("", "/caches", "/refreshers", "/restoring", "/stores", "/transactions")
 THIRD_PARTIES = {
     # package: the modules that may import it
     "psycopg": {
@@ -53,7 +54,11 @@ THIRD_PARTIES = {
         "caches/entries",
         "operations/jsonl",
         "testing/memory",
+        "testing/strategies",
+        "testing/contracts/restoring",
     },
+    "pytest": {"testing/plugin", *(f"testing/contracts{name}" for name in CONTRACTS)},
+    "hypothesis": {"testing/strategies"},
     "rich": {"management/terminal"},
     "asgiref": None,
     "django": None,

@@ -24,11 +24,12 @@ import django
 import pytest
 from django.conf import settings
 from django.db import connection, connections
+from django.test.utils import setup_test_environment
 
 import eventlogs
 from eventlogs import conf, exceptions
 from eventlogs.stores import BaseStore
-from tests.contracts.stores import StoreContract
+from eventlogs.testing.contracts.stores import StoreContract
 from tests.processes import ROOT, output_of
 
 DOCS = ROOT / "docs"
@@ -294,6 +295,7 @@ def run(page: Path, database: str) -> None:
         for code, runs in code_of(page):
             if runs:
                 exec(code, vars(module))
+        setup_test_environment()  # as Django's test runner does
         cases = unittest.defaultTestLoader.loadTestsFromModule(module)
         if not unittest.TextTestRunner().run(cases).wasSuccessful():
             sys.exit("a TestCase failed")

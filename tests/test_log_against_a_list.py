@@ -25,8 +25,8 @@ from eventlogs import (
 )
 from eventlogs.stores import BaseStore
 from eventlogs.testing import MemoryStore
+from eventlogs.testing.contracts.stores import new_key
 from tests.accounts import Account, Deposited
-from tests.contracts.stores import new_key
 
 amounts = st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=4)
 

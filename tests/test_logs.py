@@ -33,6 +33,7 @@ from eventlogs import (
 )
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.testing import MemoryStore
+from eventlogs.testing.contracts.transactions import set_version
 from tests.accounts import (
     Account,
     Deposited,
@@ -43,7 +44,6 @@ from tests.accounts import (
     Withdrawn,
     withdraw,
 )
-from tests.contracts.transactions import set_version
 from tests.locks import a_session_waits
 from tests.processes import until
 

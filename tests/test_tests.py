@@ -22,7 +22,6 @@ PAUSE = "a pause of a campaign, between attempts or of a server"
 ALLOWED = {
     "processes/waiting.py::until": "the poll itself",
     "servers.py::_start": "a poll of a module that Django's settings import",
-    "contracts/test_caches.py::passing": CLOCK,
     "projections/test_batches.py::before": HANGS,
     "projections/test_deadlines.py::test_the_interruption_cannot_be_caught_as_an_exception": HANGS,
     "projections/test_deadlines.py::test_a_timer_of_other_code_is_kept": NOTHING,

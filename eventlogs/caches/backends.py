@@ -92,7 +92,8 @@ class BaseReductionCache(ABC):
 
     Keys are up to 200 characters of ASCII without spaces, values are bytes. It may lose any
     value at any time, and what it returns is checked. Any method may raise any exception: the
-    cache then counts as unreachable. It must pass the contract suite in ``tests/contracts``.
+    cache then counts as unreachable. It must pass the contract suite in
+    ``eventlogs.testing.contracts``.
     """
 
     shared = True

@@ -233,10 +233,11 @@ class Reactor(ReactorOperations):
     Side effects of events: e-mails, webhooks, publishing. Methods ``(self, record)`` react.
 
     A handler is called **at least once** for each event, in the order of its log: again where
-    its worker dies before the checkpoint is moved, or where it raised. Pass ``record.id`` on as
-    the key by which the other side knows a repetition. It is called outside of a transaction.
-    Events that it appends have the event's id as ``causation_id``, and its correlation id. A
-    reactor has no rows and is never rebuilt: a rebuild sends no e-mail a second time.
+    its worker dies before the checkpoint is moved, or where it raised. Pass
+    ``record.position`` on as the key by which the other side knows a repetition. It is called
+    outside of a transaction. What it appends has the event's id as its ``causation_id``, and its
+    correlation id. A reactor has no rows and is never rebuilt: a rebuild sends no e-mail
+    a second time.
 
     ``start`` is where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
     default) reacts to the whole history, ``Reactor.NOW`` only to what comes after its first run.

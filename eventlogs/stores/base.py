@@ -2,7 +2,7 @@
 What a store is: the small interface behind which logs are kept.
 
 A store speaks in encoded events and rows, never in a project's classes. It must pass the
-contract suite in ``tests/contracts``; those here do.
+contract suite in ``eventlogs.testing.contracts``; those here do.
 
 Every append takes the same five steps, under one lock on the log: claim or lock the log,
 look at the key, compare the version, insert, raise the version. What a refusal says is

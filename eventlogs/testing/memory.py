@@ -8,12 +8,12 @@ tested with it. It takes no part in transactions: a rollback takes nothing back.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from threading import RLock
 from typing import NamedTuple
 from uuid import UUID
 
-from django.utils import timezone
 from msgspec.structs import replace
 
 from eventlogs.events.codec import request_fingerprints
@@ -21,6 +21,7 @@ from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
 from eventlogs.stores.restore import ExportedEvent, Known, Restored, compare, plan
+from eventlogs.testing import clock
 from eventlogs.values import LogState, StoredEvent
 
 
@@ -30,9 +31,15 @@ class _Log(NamedTuple):
 
 
 class MemoryStore(BaseStore):
-    """Logs in this process' memory; safe to use from several threads."""
+    """
+    Logs in this process' memory; safe to use from several threads.
 
-    def __init__(self) -> None:
+    ``now`` returns the time that appended events get, an aware datetime: by default that of
+    Python's clock, or the moment at which ``freeze_recorded_at`` has stopped it.
+    """
+
+    def __init__(self, *, now: Callable[[], datetime] = clock.now) -> None:
+        self._now = now
         self._lock = RLock()
         self._logs: dict[UUID, _Log] = {}
         self._claims: dict[tuple[str, str], Claim] = {}
@@ -65,7 +72,7 @@ class MemoryStore(BaseStore):
             return state
 
     def _insert(self, log: _Log, version: int, request: AppendRequest) -> LogState:
-        now = timezone.now()
+        now = self._now()
         if log.events:
             now = max(now, log.events[-1].recorded_at)
         for event in request.events:

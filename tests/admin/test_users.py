@@ -1,4 +1,4 @@
-"""Links from metadata to the pages of users."""
+"""Links from metadata to the users that they name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def eve() -> User:
 
 @pytest.fixture
 def addresses(eve: User) -> list[str]:
-    """The pages that show the user of an event."""
+    """The pages that show who did it."""
     with event_context(user=str(eve.pk)):
         state = Account.logs.create(Opened("ada"))
         Account.logs.append(state, Deposited(1))
@@ -74,7 +74,7 @@ def test_a_site_without_users_has_no_links(reader, addresses, monkeypatch):
 
 @pytest.mark.usefixtures("may_view_users")
 @pytest.mark.parametrize("name", ["import", "999999999", "9" * 30, "-1", "1.5", "", "x" * 300])
-def test_a_name_without_a_user_has_no_link(reader, name):
+def test_a_name_that_is_no_user_has_no_link(reader, name):
     state = Account.logs.create(Opened("ada"), metadata={"user": name})
 
     assert "/auth/user/" not in shown(reader, of(state.log_id))

@@ -15,10 +15,10 @@ from eventlogs import ConcurrentAppend, EventLogError, LogAlreadyExists, LogId, 
 from eventlogs.stores import AppendRequest, BaseStore, Claim
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
+from eventlogs.testing.contracts.rows import RowContract
+from eventlogs.testing.contracts.stores import StoreContract
+from eventlogs.testing.contracts.transactions import TransactionContract
 from eventlogs.values import StoredEvent
-from tests.contracts.rows import RowContract
-from tests.contracts.stores import StoreContract
-from tests.contracts.transactions import TransactionContract
 
 
 class WithoutVersionCheck(MemoryStore):

@@ -14,13 +14,7 @@ from eventlogs.caches.backends import (
     RedisReductionCache,
 )
 from eventlogs.testing import RecordingCache
-from tests.contracts.caches import ReductionCacheContract
-
-
-@pytest.fixture
-def passing() -> Callable[[float], None]:
-    """Let seconds pass."""
-    return time.sleep
+from eventlogs.testing.contracts.caches import ReductionCacheContract
 
 
 class InThisProcess(ReductionCacheContract):

@@ -23,7 +23,7 @@ from eventlogs.refreshers import (
     refresh_by_names,
     refresher_for,
 )
-from tests.contracts.refreshers import MessageRefresherContract, RefresherContract
+from eventlogs.testing.contracts.refreshers import MessageRefresherContract, RefresherContract
 
 
 @pytest.fixture(autouse=True)

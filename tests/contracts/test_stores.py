@@ -10,10 +10,10 @@ from django.utils.module_loading import import_string
 from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
-from tests.contracts.restoring import RestoreContract
-from tests.contracts.rows import RowContract
-from tests.contracts.stores import StoreContract
-from tests.contracts.transactions import TransactionContract
+from eventlogs.testing.contracts.restoring import RestoreContract
+from eventlogs.testing.contracts.rows import RowContract
+from eventlogs.testing.contracts.stores import StoreContract
+from eventlogs.testing.contracts.transactions import TransactionContract
 
 # The tables of other apps are empty, and take long to truncate.
 autocommit = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])

@@ -1,7 +1,7 @@
 """
-Tasks that append, for the campaign about contexts; and a broken version of the worker.
+Tasks that append, for the campaign about contexts; and a worker that mixes them up.
 
-With CAMPAIGN_BROKEN_CONTEXT, the worker keeps the context of a task until a message has another.
+CAMPAIGN_BROKEN_CONTEXT has the worker keep the context of a task until a message brings another.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.portable import PortableStore
-from tests.contracts.stores import append, create, new_key
+from eventlogs.testing.contracts.stores import append, create, new_key
 
 
 def read(expression) -> datetime:

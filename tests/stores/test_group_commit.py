@@ -18,8 +18,8 @@ from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.stores import AppendRequest, BaseStore, group_commit, store_for
 from eventlogs.stores.base import HELD, UNDECIDED
 from eventlogs.stores.group_commit import APPEND_GROUP, append_group
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
 from tests.accounts import encoded
-from tests.contracts.stores import amounts, append, create, new_key, new_log
 from tests.locks import a_session_waits
 from tests.processes import until
 from tests.stores.grouped import WaitsForLogs

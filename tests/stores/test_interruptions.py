@@ -21,7 +21,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from eventlogs import LogId
 from eventlogs.stores import BaseStore, psycopg_connections, store_for
 from eventlogs.stores.postgresql import APPEND_ONE
-from tests.contracts.stores import amounts, append, create, new_key
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.stores.test_statements import alarm, locked
 
 pytestmark = [

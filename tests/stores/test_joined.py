@@ -37,8 +37,8 @@ from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.refreshers import BaseRefresher
 from eventlogs.stores import AppendRequest, group_commit, joined, participants
 from eventlogs.testing import MemoryStore
+from eventlogs.testing.contracts.stores import new_key
 from tests.accounts import Account, Deposited, Noted, Opened
-from tests.contracts.stores import new_key
 from tests.locks import a_session_waits
 from tests.processes import until
 from tests.stores.test_group_commit import elsewhere
@@ -728,7 +728,7 @@ def test_a_loop_may_end_while_its_statement_waits():
 
 
 class Global:
-    """A broken version: one context for all tasks."""
+    """A context that is one for all tasks."""
 
     value: Layer | None = None
 
@@ -744,7 +744,7 @@ def deposit_one(account: Account) -> list[Deposited]:
 
 
 def contexts_of_joined_appends() -> list[tuple[int, dict[str, Any]]]:
-    """Append in tasks that have a context each; return their numbers and the stored metadata."""
+    """Append in tasks that have a context each; return their numbers, and what is stored."""
     states = [accounts.create(Opened(f"{number}")) for number in range(12)]
 
     async def append(number: int) -> LogState:
@@ -762,13 +762,13 @@ def contexts_of_joined_appends() -> list[tuple[int, dict[str, Any]]]:
     return list(enumerate(found))
 
 
-def test_joined_appends_have_the_contexts_of_their_callers():
+def test_appends_that_are_joined_keep_the_context_of_their_callers():
     found = contexts_of_joined_appends()
 
     assert found == [(number, {"number": number, "till": number}) for number in range(12)]
 
 
-def test_a_global_context_of_joined_appends_is_detected(monkeypatch):
+def test_a_context_that_is_shared_by_joined_appends_is_found_out(monkeypatch):
     broken = Global()
     for module in (of_context, of_logs):
         monkeypatch.setattr(module, "current", broken)

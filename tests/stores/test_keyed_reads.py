@@ -11,8 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from eventlogs import LogId, LogManager
 from eventlogs.stores import BaseStore, Claim, StoredEvent
 from eventlogs.stores.keyed_reads import KeyedReads
+from eventlogs.testing.contracts.stores import append, create, new_key
 from tests.accounts import Account, Deposited, Opened
-from tests.contracts.stores import append, create, new_key
 
 pytestmark = pytest.mark.django_db
 

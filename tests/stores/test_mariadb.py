@@ -22,8 +22,8 @@ from eventlogs.events.codec import EncodedEvent
 from eventlogs.stores import AppendRequest
 from eventlogs.stores.mariadb import MAX_DEPTH, too_deep
 from eventlogs.stores.portable import PortableStore
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
 from tests.accounts import Account, Deposited
-from tests.contracts.stores import amounts, append, create, new_key, new_log
 
 
 def nested(depth: int) -> str:

@@ -23,7 +23,7 @@ from django.db import connection, connections, transaction
 
 from eventlogs import ConcurrentAppend, LogId
 from eventlogs.stores import psycopg_connections, store_for
-from tests.contracts.stores import amounts, append, create, new_key
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.servers import PrivateServer, ServerError
 
 pytestmark = [

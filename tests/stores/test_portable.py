@@ -9,8 +9,8 @@ from django.test.utils import CaptureQueriesContext
 from eventlogs import IdempotentReplay
 from eventlogs.models import EventLog
 from eventlogs.stores.portable import PortableStore
-from tests.contracts.restoring import deposit
-from tests.contracts.stores import append, create, new_key, new_log
+from eventlogs.testing.contracts.restoring import deposit
+from eventlogs.testing.contracts.stores import append, create, new_key, new_log
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ from eventlogs.stores.postgresql import (
     EVENTS_FORWARDS,
     PostgreSQLStore,
 )
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
 from tests.accounts import Account, Deposited, Opened, encoded
-from tests.contracts.stores import amounts, append, create, new_key, new_log
 from tests.proxy import CountingProxy
 
 pytestmark = [

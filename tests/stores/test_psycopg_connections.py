@@ -19,7 +19,7 @@ from django.db.backends.utils import CursorWrapper
 
 from eventlogs.stores import psycopg_connections, store_for
 from eventlogs.stores.psycopg_connections import HARMLESS, direct_connection
-from tests.contracts.stores import amounts, append, create, new_key
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 
 pytestmark = [
     pytest.mark.postgresql,

@@ -20,7 +20,7 @@ from eventlogs import LogId
 from eventlogs.stores import statements, store_for
 from eventlogs.stores.psycopg_connections import direct_connection
 from eventlogs.stores.statements import ENCODERS, HotStatement, Statement
-from tests.contracts.stores import amounts, append, create
+from eventlogs.testing.contracts.stores import amounts, append, create
 
 pytestmark = pytest.mark.postgresql
 

@@ -28,11 +28,11 @@ from eventlogs.models import EventLog
 from eventlogs.projections.databases import has_table
 from eventlogs.stores import store_for
 from eventlogs.stores.psycopg_connections import direct_connection
+from eventlogs.testing.contracts.stores import new_key
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.accounts import Account, Deposited, Opened
-from tests.contracts.stores import new_key
 
 pytestmark = [
     pytest.mark.postgresql,

@@ -1,4 +1,4 @@
-"""The contract of stores that restore exported logs."""
+"""The contract of stores that bring exported logs back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
-from eventlogs import HistoryDiffers, IdempotentReplay, LogId
 from eventlogs.events.codec import request_fingerprints
+from eventlogs.exceptions import HistoryDiffers, IdempotentReplay
+from eventlogs.ids import LogId
 from eventlogs.stores import AppendRequest, BaseStore, ExportedClaim, ExportedEvent, Restored
+from eventlogs.testing.contracts.stores import (
+    amounts,
+    append,
+    create,
+    encoded,
+    new_key,
+    new_log,
+)
 from eventlogs.values import StoredEvent
-from tests.accounts import encoded
-from tests.contracts.stores import amounts, append, create, new_key, new_log
 
 LONG_AGO = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
 
@@ -49,7 +56,9 @@ def with_key(exported: ExportedEvent, key: str, count: int = 1) -> ExportedEvent
 class RestoreContract:
     """Subclass it with a fixture ``store``: a BaseStore, which may hold other logs."""
 
-    def test_events_are_restored_with_their_indexes_times_and_metadata(self, store: BaseStore):
+    def test_events_are_restored_with_their_indexes_times_and_metadata(
+        self, store: BaseStore
+    ) -> None:
         log_id = new_log()
 
         assert store.restore(deposits(log_id, range(3))) == Restored(stored=3, present=0)
@@ -61,7 +70,7 @@ class RestoreContract:
         ]
         assert [row.metadata.replace(" ", "") for row in rows] == ['{"till":7}'] * 3
 
-    def test_positions_are_new_and_in_the_order_given(self, store: BaseStore):
+    def test_positions_are_new_and_in_the_order_given(self, store: BaseStore) -> None:
         one, other = new_log(), new_log()
         before = create(store, 1).position
 
@@ -75,7 +84,7 @@ class RestoreContract:
         ]
         assert [before, *positions] == sorted({before, *positions})
 
-    def test_restoring_again_restores_nothing(self, store: BaseStore):
+    def test_restoring_again_restores_nothing(self, store: BaseStore) -> None:
         log_id = new_log()
         batch = [with_key(deposit(log_id, 0), new_key()), *deposits(log_id, range(1, 4))]
         store.restore(batch)
@@ -83,14 +92,14 @@ class RestoreContract:
         assert store.restore(batch) == Restored(stored=0, present=4)
         assert amounts(store, log_id) == [0, 1, 2, 3]
 
-    def test_missing_events_are_stored_behind_existing_ones(self, store: BaseStore):
+    def test_missing_events_are_stored_behind_existing_ones(self, store: BaseStore) -> None:
         log_id = new_log()
         store.restore(deposits(log_id, range(2)))
 
         assert store.restore(deposits(log_id, range(5))) == Restored(stored=3, present=2)
         assert amounts(store, log_id) == [0, 1, 2, 3, 4]
 
-    def test_each_of_many_logs_has_its_own_version(self, store: BaseStore):
+    def test_each_of_many_logs_has_its_own_version(self, store: BaseStore) -> None:
         logs = [new_log() for _ in range(230)]
         lengths = {log: 1 + at % 3 for at, log in enumerate(logs)}
         store.restore([deposit(log, 0) for log in logs])
@@ -100,13 +109,13 @@ class RestoreContract:
 
         assert {log: store.version(log) for log in logs} == lengths
 
-    def test_an_appended_log_accepts_its_own_export(self, store: BaseStore):
+    def test_an_appended_log_accepts_its_own_export(self, store: BaseStore) -> None:
         state = create(store, 0, 1, 2)
         exported = [ExportedEvent(each) for each in store.events(state.log_id, start=0, limit=10)]
 
         assert store.restore(exported) == Restored(stored=0, present=3)
 
-    def test_equal_json_in_another_notation_is_the_same(self, store: BaseStore):
+    def test_equal_json_in_another_notation_is_the_same(self, store: BaseStore) -> None:
         log_id = new_log()
         event = deposit(log_id, 0, data='{"amount":1,"note":"é"}', metadata='{"a":1,"b":2}')
         store.restore([event])
@@ -129,7 +138,7 @@ class RestoreContract:
         ],
         ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
     )
-    def test_another_history_is_refused(self, store: BaseStore, change, reason):
+    def test_another_history_is_refused(self, store: BaseStore, change, reason) -> None:
         log_id = new_log()
         store.restore(deposits(log_id, range(2)))
 
@@ -140,7 +149,7 @@ class RestoreContract:
         assert "SECRET" not in str(caught.value)
         assert amounts(store, log_id) == [0, 1]
 
-    def test_a_batch_is_restored_as_a_whole_or_not_at_all(self, store: BaseStore):
+    def test_a_batch_is_restored_as_a_whole_or_not_at_all(self, store: BaseStore) -> None:
         good, bad = new_log(), new_log()
 
         with pytest.raises(HistoryDiffers, match="event 1 has to come next") as caught:
@@ -150,11 +159,11 @@ class RestoreContract:
         assert (store.version(good), store.version(bad)) == (0, 0)
         assert create_at(store, bad).version == 1  # no part of the refused batch remains
 
-    def test_a_log_without_its_first_event_is_refused(self, store: BaseStore):
+    def test_a_log_without_its_first_event_is_refused(self, store: BaseStore) -> None:
         with pytest.raises(HistoryDiffers, match="event 0 has to come next"):
             store.restore(deposits(new_log(), [3]))
 
-    def test_time_does_not_run_backwards(self, store: BaseStore):
+    def test_time_does_not_run_backwards(self, store: BaseStore) -> None:
         log_id = new_log()
 
         with pytest.raises(HistoryDiffers, match="older than the event before"):
@@ -165,13 +174,13 @@ class RestoreContract:
 
         assert store.version(log_id) == 1
 
-    def test_the_uuid_of_another_types_log_is_refused(self, store: BaseStore):
+    def test_the_uuid_of_another_types_log_is_refused(self, store: BaseStore) -> None:
         state = create(store, 1)
 
         with pytest.raises(HistoryDiffers, match="another type's log"):
             store.restore(deposits(LogId("parcel", state.log_id.uuid), [0]))
 
-    def test_appends_continue_a_restored_log(self, store: BaseStore):
+    def test_appends_continue_a_restored_log(self, store: BaseStore) -> None:
         log_id = new_log()
         store.restore(deposits(log_id, range(2)))
 
@@ -179,7 +188,7 @@ class RestoreContract:
         last = store.last(log_id, limit=1)[0]
         assert last.recorded_at > LONG_AGO + timedelta(days=365)
 
-    def test_a_retry_of_a_restored_append_is_a_replay(self, store: BaseStore):
+    def test_a_retry_of_a_restored_append_is_a_replay(self, store: BaseStore) -> None:
         log_id, key = new_log(), new_key()
         store.restore(
             [
@@ -195,7 +204,7 @@ class RestoreContract:
         assert (caught.value.index, caught.value.state.version) == (1, 3)
         assert caught.value.state.position == store.last(log_id, limit=1)[0].position
 
-    def test_a_key_that_another_append_has_is_refused(self, store: BaseStore):
+    def test_a_key_that_another_append_has_is_refused(self, store: BaseStore) -> None:
         log_id, key = new_log(), new_key()
         holder = create(store, 5, key=key)
 
@@ -207,7 +216,7 @@ class RestoreContract:
         assert claim is not None
         assert claim.log_id == holder.log_id
 
-    def test_a_key_that_was_pruned_before_the_export_stays_pruned(self, store: BaseStore):
+    def test_a_key_that_was_pruned_before_the_export_stays_pruned(self, store: BaseStore) -> None:
         log_id, key = new_log(), new_key()
 
         store.restore([deposit(log_id, 0, idempotency_key=key)])
@@ -215,10 +224,10 @@ class RestoreContract:
         assert store.events(log_id, start=0, limit=1)[0].idempotency_key == key
         assert store.claim("account", key) is None
 
-    def test_restoring_no_events_stores_nothing(self, store: BaseStore):
+    def test_restoring_no_events_stores_nothing(self, store: BaseStore) -> None:
         assert store.restore([]) == Restored(0, 0)
 
-    def test_keys_with_special_characters_are_restored(self, store: BaseStore):
+    def test_keys_with_special_characters_are_restored(self, store: BaseStore) -> None:
         log_id, key = new_log(), new_key() + ' "quoted" \\ \' é 日本'
 
         store.restore([with_key(deposit(log_id, 0), key)])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from eventlogs import (
+from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
     IdempotencyKeyReused,
@@ -18,12 +19,12 @@ from eventlogs import (
     LogAlreadyExists,
     LogFull,
     LogNotFound,
-    LogState,
     TransactionMustRetry,
 )
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.stores import BaseStore
-from tests.contracts.stores import amounts, append, create, new_key, new_log
+from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
+from eventlogs.values import LogState
 
 Refused = tuple[type[EventLogError], Callable[[], Any]]
 
@@ -136,10 +137,26 @@ REFUSALS = [
 class TransactionContract:
     """Subclass it with a fixture ``store``, of the default database, in autocommit mode."""
 
+    @pytest.fixture
+    def elsewhere(self) -> Callable[[Callable[[], Any]], Any]:
+        """Return a function that makes a call over another connection."""
+
+        def run(call: Callable[[], Any]) -> Any:
+            def start() -> Any:
+                try:
+                    return call()
+                finally:
+                    connections.close_all()
+
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(start).result(timeout=20)
+
+        return run
+
     @pytest.mark.parametrize("refusal", REFUSALS)
     def test_a_refusal_leaves_the_transaction_usable(
         self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
-    ):
+    ) -> None:
         error, refused_append = refusal(store)
         other = create(store, 1).log_id
 
@@ -155,7 +172,7 @@ class TransactionContract:
     @pytest.mark.parametrize("refusal", REFUSALS)
     def test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database(
         self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
-    ):
+    ) -> None:
         error, refused_append = refusal(store)
         database_errors = []
 
@@ -182,7 +199,7 @@ class TransactionContract:
     @pytest.mark.parametrize("mode", ["autocommit", "in a transaction"])
     def test_a_refusal_stores_nothing(
         self, store: BaseStore, refusal: Callable[[BaseStore], Refused], mode: str
-    ):
+    ) -> None:
         error, refused_append = refusal(store)
         before = rows()
 
@@ -195,7 +212,7 @@ class TransactionContract:
 
         assert rows() == before
 
-    def test_appends_take_no_savepoint(self, store: BaseStore):
+    def test_appends_take_no_savepoint(self, store: BaseStore) -> None:
         with transaction.atomic(), CaptureQueriesContext(connection) as queries:
             log_id = create(store, 1, key=new_key()).log_id
             append(store, log_id, 2, expected=1)
@@ -203,7 +220,7 @@ class TransactionContract:
 
         assert not [query for query in queries if "SAVEPOINT" in query["sql"].upper()]
 
-    def test_a_rollback_leaves_nothing(self, store: BaseStore):
+    def test_a_rollback_leaves_nothing(self, store: BaseStore) -> None:
         key = new_key()
         existing = create(store, 1)
         before = rows()
@@ -217,7 +234,7 @@ class TransactionContract:
         assert amounts(store, existing.log_id) == [1]
         assert store.claim("account", key) is None
 
-    def test_after_a_rollback_the_same_append_is_a_first_one(self, store: BaseStore):
+    def test_after_a_rollback_the_same_append_is_a_first_one(self, store: BaseStore) -> None:
         key, log_id = new_key(), new_log()
         with rolled_back():
             append(store, log_id, 1, expected=0, key=key)
@@ -227,7 +244,9 @@ class TransactionContract:
         assert state.version == 1
         assert amounts(store, log_id) == [1]
 
-    def test_rolling_back_the_callers_savepoint_undoes_later_appends(self, store: BaseStore):
+    def test_rolling_back_the_callers_savepoint_undoes_later_appends(
+        self, store: BaseStore
+    ) -> None:
         log_id, key = new_log(), new_key()
 
         with transaction.atomic():
@@ -240,7 +259,7 @@ class TransactionContract:
 
     def test_other_connections_see_an_append_when_its_transaction_commits(
         self, store: BaseStore, elsewhere: Callable[[Callable[[], Any]], Any]
-    ):
+    ) -> None:
         log_id = create(store, 1).log_id
 
         with transaction.atomic():
@@ -249,7 +268,9 @@ class TransactionContract:
 
         assert (seen_before, elsewhere(lambda: store.version(log_id))) == (1, 2)
 
-    def test_an_append_joins_a_transaction_that_began_without_atomic(self, store: BaseStore):
+    def test_an_append_joins_a_transaction_that_began_without_atomic(
+        self, store: BaseStore
+    ) -> None:
         log_id = create(store, 1).log_id
 
         transaction.set_autocommit(False)
@@ -266,7 +287,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1, 3, 4]
 
-    def test_an_append_in_a_broken_transaction_is_refused(self, store: BaseStore):
+    def test_an_append_in_a_broken_transaction_is_refused(self, store: BaseStore) -> None:
         log_id = create(store, 1).log_id
 
         with rolled_back():
@@ -276,7 +297,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1]
 
-    def test_an_append_sees_the_earlier_writes_of_its_transaction(self, store: BaseStore):
+    def test_an_append_sees_the_earlier_writes_of_its_transaction(self, store: BaseStore) -> None:
         key = new_key()
 
         with transaction.atomic():
@@ -290,7 +311,7 @@ class TransactionContract:
         assert caught.value.index == 1
         assert amounts(store, state.log_id) == [1, 2]
 
-    def test_a_turn_is_its_own_transaction(self, store: BaseStore):
+    def test_a_turn_is_its_own_transaction(self, store: BaseStore) -> None:
         log_id, other = create(store, 1).log_id, create(store, 1).log_id
 
         def call() -> None:
@@ -306,7 +327,7 @@ class TransactionContract:
         assert amounts(store, log_id) == amounts(store, other) == [1]
 
     @pytest.mark.parametrize("in_atomic", [True, False])
-    def test_a_turn_joins_the_callers_transaction(self, store: BaseStore, in_atomic: bool):
+    def test_a_turn_joins_the_callers_transaction(self, store: BaseStore, in_atomic: bool) -> None:
         log_id = create(store, 1).log_id
 
         def call() -> None:
@@ -326,7 +347,7 @@ class TransactionContract:
 
         assert amounts(store, log_id) == [1]
 
-    def test_a_turn_that_the_database_aborts_is_retried(self, store: BaseStore):
+    def test_a_turn_that_the_database_aborts_is_retried(self, store: BaseStore) -> None:
         log_id = create(store, 1).log_id
         begun = []
 

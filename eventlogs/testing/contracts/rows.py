@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 from django.db.models import QuerySet
 
-from eventlogs import LogId, LogState
+from eventlogs.ids import LogId
 from eventlogs.models import Event
 from eventlogs.stores import BaseStore
-from tests.contracts.stores import append, new_key
+from eventlogs.testing.contracts.stores import append, new_key
+from eventlogs.values import LogState
 
 
 class RowContract:
     """Subclass it with a fixture ``store``, which keeps its events in the default database."""
 
-    def test_every_event_has_the_type_of_its_log(self, store: BaseStore):
+    def test_every_event_has_the_type_of_its_log(self, store: BaseStore) -> None:
         """Each way to append fills the column, and readers use it instead of the log's column."""
         ways: list[Callable[[LogId], LogState]] = [
             lambda log_id: append(store, log_id, 1, expected=0),

@@ -1,0 +1,26 @@
+"""
+Contract suites: what every store, cache and refresher has to keep, those of projects included.
+
+A contract is a class of pytest tests. Whoever writes an implementation subclasses it in a module
+of tests, and provides the fixture that it asks for::
+
+    from eventlogs.testing.contracts.stores import StoreContract
+
+    class TestDictStore(StoreContract):
+        @pytest.fixture
+        def store(self):
+            return DictStore()
+
+A test of a contract may be added in any release: it is a promise that was not tested before.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+SUITES: Final = ("caches", "refreshers", "restoring", "rows", "stores", "transactions")
+
+# Before anything imports them, so that their assertions say what they compared.
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in SUITES))
