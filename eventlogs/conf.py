@@ -18,11 +18,13 @@ MAX_LOG_TYPE_LENGTH: Final = 63  # characters: a TypeID prefix
 MAX_EVENT_TYPE_LENGTH: Final = 255  # characters
 MAX_KEY_LENGTH: Final = 255  # characters
 MAX_PROJECTION_NAME_LENGTH: Final = 100  # characters
+MAX_SCOPE_LENGTH: Final = 100  # characters of the scope of a unique value
 MAX_VERSION: Final = 2**31 - 1  # events of one log
 MAX_POSITION: Final = 2**63 - 1  # a bigint
 MAX_DEPTH: Final = 64  # nested objects and arrays, the event itself included
 MAX_PAGE_SIZE: Final = 10_000  # events
 MAX_BATCH: Final = 10_000  # events of one append
+MAX_ALSO_EXPECTED: Final = 100  # other logs of one append
 
 DEFAULTS: Final[dict[str, Any]] = {
     "CACHE": "default",  # an alias in CACHES, or None: reductions are not cached

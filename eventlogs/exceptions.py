@@ -14,6 +14,7 @@ Every error that eventlogs raises, in one tree.
     ├── LogFull                      the log has no index left
     ├── ConcurrentAppend             another writer appended first
     │   └── LogAlreadyExists         … and created the log
+    ├── NameTaken                    a unique value of the append belongs to another log
     ├── IdempotentReplay             the key's append was done before; this is its result
     ├── IdempotencyKeyReused         the key belongs to another append
     ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
@@ -64,6 +65,7 @@ __all__ = [
     "LogCorrupted",
     "LogFull",
     "LogNotFound",
+    "NameTaken",
     "ProjectionFailed",
     "ProjectionTimedOut",
     "ProjectionUnavailable",
@@ -212,6 +214,8 @@ class ConcurrentAppend(EventLogError):
     """
     Another writer appended to the log after the caller read it; nothing was stored.
 
+    ``log_id`` is the log that has moved: the one to append to, or one of ``also_expect``.
+
     If the versions are the same, the log has other events than the caller read: the database
     was restored, or failed over and lost events. Then ``expected_position`` and
     ``actual_position`` are those of the log's last event; otherwise both are None.
@@ -249,6 +253,23 @@ class LogAlreadyExists(ConcurrentAppend):
             f"{self.log_id} exists already, at version {self.actual_version}. "
             f"Append to it, or create a log with another id."
         )
+
+
+@error
+class NameTaken(EventLogError):
+    """
+    A unique value of the append belongs to another log; nothing was stored.
+
+    ``scope`` is that of the ``Unique`` annotation, ``log_id`` the log that the value belongs to.
+    The value itself is in no attribute.
+    """
+
+    scope: str
+    log_id: LogId
+    template = (
+        "{scope}: this value belongs to {log_id}. Append another value, or release it in that "
+        "log first."
+    )
 
 
 @error

@@ -12,7 +12,7 @@ is submitted to the refresher after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
@@ -25,6 +25,7 @@ from eventlogs.aggregates import ANY, Aggregate, Anything, fold
 from eventlogs.caches.backends import BaseReductionCache
 from eventlogs.caches.counters import DROPPED, counters
 from eventlogs.conf import (
+    MAX_ALSO_EXPECTED,
     MAX_BATCH,
     MAX_KEY_LENGTH,
     MAX_PAGE_SIZE,
@@ -32,7 +33,14 @@ from eventlogs.conf import (
     MAX_VERSION,
 )
 from eventlogs.context import current
-from eventlogs.deciders import Decider, check_decider, check_target, decided, why_no_event
+from eventlogs.deciders import (
+    Decider,
+    check_decider,
+    check_target,
+    decided,
+    kind_of,
+    why_no_event,
+)
 from eventlogs.events import validation
 from eventlogs.events.codec import (
     EncodedEvent,
@@ -40,6 +48,8 @@ from eventlogs.events.codec import (
     codec_for,
     encode_metadata,
 )
+from eventlogs.events.unique import Unfit, unique_value, values_of
+from eventlogs.events.unique_values import Values, as_values, by_scope
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -61,7 +71,7 @@ from eventlogs.policies import CachingPolicy
 from eventlogs.reductions.reader import ReductionReader, Refresh
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, submit
-from eventlogs.stores import BaseStore
+from eventlogs.stores import BaseStore, Rules
 from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.joined import Note, append_joined, group_commit_of
 from eventlogs.stores.keyed_reads import KeyedReads
@@ -181,6 +191,9 @@ class LogManager(Generic[A]):
         self._contended = Contended()
         self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
         self._reader = EventReader(aggregate.event_types)
+        # Only the classes that have unique fields: of most aggregates, none.
+        self._unique = {cls: codec.unique for cls, codec in self._codecs.items() if codec.unique}
+        self._scopes = by_scope(unique for each in self._unique.values() for _, unique in each)
 
     def __repr__(self) -> str:
         return f"<LogManager of {self.aggregate.__qualname__} logs>"
@@ -216,6 +229,7 @@ class LogManager(Generic[A]):
         log_id: LogId | str | None = None,
         idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        also_expect: Sequence[Expectation] = (),
     ) -> LogState:
         """
         Create a log with its first events, 1 to 10,000, and return its state.
@@ -225,7 +239,11 @@ class LogManager(Generic[A]):
         call, whose names it overrides. A retry with the same ``idempotency_key`` (1 to 255
         characters) finds the log that the first call created, whatever id it passes.
 
+        ``also_expect`` are states of other logs: see ``append``. A value of an event's ``Unique``
+        field is claimed for the log: see ``eventlogs.Unique``.
+
         Raise InvalidLogId for an id of another log type, LogAlreadyExists if the log has events,
+        NameTaken if a unique value belongs to another log,
         IdempotentReplay if this call was done before with this key, IdempotencyKeyReused if the
         key belongs to another call, InvalidIdempotencyKey for a key that cannot be stored and
         InvalidEvent for data that cannot be stored. Nothing is stored then, and the caller's
@@ -238,7 +256,9 @@ class LogManager(Generic[A]):
         classes and compared. Raise IdempotencyKeyUndecided if they cannot be decoded.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
-        return self._store_events(log_id, (event, *more), 0, None, idempotency_key, metadata)
+        return self._store_events(
+            log_id, (event, *more), 0, None, idempotency_key, metadata, also_expect
+        )
 
     def append(
         self,
@@ -247,6 +267,7 @@ class LogManager(Generic[A]):
         expected_version: int | Anything | None = None,
         idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        also_expect: Sequence[Expectation] = (),
     ) -> LogState:
         """
         Append events to a log, all or none, and return its new state.
@@ -254,8 +275,14 @@ class LogManager(Generic[A]):
         ``to`` is a LogState or Reduction, whose version and position are expected, or a log
         id; with an id, ``expected_version`` is required: a version, or ANY for no expectation.
 
+        ``also_expect`` are LogStates or Reductions of other logs, of any log type, at most 100.
+        They must be the current ones when the events are stored; an append to one of these logs
+        waits until the transaction ends. A value of an event's ``Unique`` field is claimed for
+        the log: see ``eventlogs.Unique``.
+
         Raise ConcurrentAppend if the log is at another version, or at the same version with other
-        events (after a restore or failover that lost events), LogNotFound if it does not exist,
+        events (after a restore or failover that lost events), or if one of ``also_expect`` is:
+        its ``log_id`` is that of the log. Raise LogNotFound if one of them does not exist,
         LogFull past 2**31 - 1 events, and the other errors of ``create``, with the same state
         after them. The key is looked up first: a retry is a replay even if its state is out of
         date. Raise TypeError for an id without ``expected_version``, and ValueError for a version
@@ -263,7 +290,9 @@ class LogManager(Generic[A]):
         """
         log_id, expected, position = self._expectation(to, expected_version)
         try:
-            return self._store_events(log_id, events, expected, position, idempotency_key, metadata)
+            return self._store_events(
+                log_id, events, expected, position, idempotency_key, metadata, also_expect
+            )
         except IdempotentReplay as replay:
             # With version 0 the store handles the append as a create, which may find the key on
             # another log. Here the caller names the log, so that log's state is no answer.
@@ -280,6 +309,7 @@ class LogManager(Generic[A]):
         idempotency_key: str,
         log_id: LogId | str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        also_expect: Sequence[Expectation] = (),
     ) -> tuple[LogState, bool]:
         """
         Create a log, or find the one that the key's first call created.
@@ -289,7 +319,12 @@ class LogManager(Generic[A]):
         """
         try:
             return self.create(
-                event, *more, log_id=log_id, idempotency_key=idempotency_key, metadata=metadata
+                event,
+                *more,
+                log_id=log_id,
+                idempotency_key=idempotency_key,
+                metadata=metadata,
+                also_expect=also_expect,
             ), True
         except IdempotentReplay as replay:
             return replay.state, False
@@ -301,6 +336,7 @@ class LogManager(Generic[A]):
         idempotency_key: str,
         expected_version: int | Anything | None = None,
         metadata: Mapping[str, Any] | None = None,
+        also_expect: Sequence[Expectation] = (),
     ) -> tuple[LogState, bool]:
         """
         Append events, unless the key's first call has appended them.
@@ -315,6 +351,7 @@ class LogManager(Generic[A]):
                 expected_version=expected_version,
                 idempotency_key=idempotency_key,
                 metadata=metadata,
+                also_expect=also_expect,
             ), True
         except IdempotentReplay as replay:
             return replay.state, False
@@ -328,6 +365,8 @@ class LogManager(Generic[A]):
         idempotency_key: str | None = None,
         retries: int = 3,
         metadata: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+        also_expect: Sequence[Expectation] = (),
         **kwargs: Any,
     ) -> LogState:
         """
@@ -342,33 +381,49 @@ class LogManager(Generic[A]):
         caller's if one is open, which then keeps the lock. ``retries=0`` waits for nobody. With
         a store that cannot lock, a retry comes after a random pause.
 
+        ``expected_version`` is the version that the caller has seen: at another one, nothing is
+        decided. ``also_expect`` are states of other logs, as in ``append``. A conflict with
+        either is not tried again, because both can only be out of date from then on.
+
         An ``idempotency_key`` is looked up before the decider is called, because the decider may
         decide differently the second time: a retry returns the state that the first call
         returned. The key stands for the call, so events are not compared. A call that appended
         nothing does not store its key.
 
         Raise TypeError for an async decider, ValueError for negative ``retries``,
-        ConcurrentAppend when the retries are used up (if the log can be locked: by
-        ``retries=0``, or by a decider that appends to the log itself), IdempotencyKeyReused for a
-        key of another log, the decider's own errors (nothing is stored then), TransactionMustRetry
-        where the database has aborted the caller's transaction, or that of a retry six times, and
-        what ``append`` and ``reduce`` raise.
+        ConcurrentAppend at once for another ``expected_version`` and for a state of
+        ``also_expect`` that is not the current one (``log_id`` is the log that has moved), and
+        when the retries are used up (if the log can be locked: by ``retries=0``, or by a decider
+        that appends to the log itself), IdempotencyKeyReused for a key of another log, the
+        decider's own errors (nothing is stored then), TransactionMustRetry where the database has
+        aborted the caller's transaction, or that of a retry six times, and what ``append`` and
+        ``reduce`` raise.
         """
         log_id = self.parse_id(log_id)
         check_int("retries", retries)
         check_decider(decider, self._codecs)
         idempotency_key = _checked_key(idempotency_key)
+        if expected_version is not None:
+            check_int("expected_version", expected_version, highest=MAX_VERSION)
+        others = _other_states(also_expect, log_id)
 
         def decide(aggregate: A) -> tuple[Any, ...]:
             return decided(decider(aggregate, *args, **kwargs), decider, self._codecs)
 
         def attempt() -> LogState | ConcurrentAppend:
-            return self._attempt(log_id, decide, idempotency_key, metadata)
+            return self._attempt(
+                log_id, decide, idempotency_key, metadata, expected_version, also_expect
+            )
+
+        def in_turn() -> LogState | ConcurrentAppend:
+            if others:
+                return store.in_turn(log_id, attempt, conflicts=conflicts, others=others)
+            return store.in_turn(log_id, attempt, conflicts=conflicts)
 
         store, conflicts = self._writing_store(), 0
         # A caller's transaction is not made to lock a log before that is necessary.
         if retries and log_id in self._contended and not self._is_inside():
-            answer = store.in_turn(log_id, attempt, conflicts=0)
+            answer = in_turn()
         else:
             answer = attempt()
         while isinstance(answer, ConcurrentAppend):
@@ -376,7 +431,7 @@ class LogManager(Generic[A]):
                 raise answer
             conflicts += 1
             self._contended.add(log_id)
-            answer = store.in_turn(log_id, attempt, conflicts=conflicts)
+            answer = in_turn()
         return answer
 
     def _attempt(
@@ -385,26 +440,39 @@ class LogManager(Generic[A]):
         decide: Callable[[A], tuple[Any, ...]],
         idempotency_key: str | None,
         metadata: Mapping[str, Any] | None,
+        expected_version: int | None,
+        also_expect: Sequence[Expectation],
     ) -> LogState | ConcurrentAppend:
-        """Reduce, decide and append once; return the conflict where another writer was faster."""
+        """
+        Reduce, decide and append once; return the conflict where another writer was faster.
+
+        Raise a conflict that another attempt would meet again.
+        """
+        also: dict[str, Any] = {"also_expect": also_expect} if also_expect else {}
         while True:
-            decision = self._decision(log_id, decide, idempotency_key)
+            decision = self._decision(log_id, decide, idempotency_key, expected_version)
             if isinstance(decision, LogState):
                 return decision
             state, events = decision
             try:
                 return self.append(
-                    state, *events, idempotency_key=idempotency_key, metadata=metadata
+                    state, *events, idempotency_key=idempotency_key, metadata=metadata, **also
                 )
             except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
                 # A concurrent call with this key appended first: now the look-up finds it.
                 self._check_shown(idempotency_key)
             except ConcurrentAppend as conflict:
+                if expected_version is not None or conflict.log_id != log_id:
+                    raise
                 # Not raised: the decider may raise one, of another log, which is the caller's.
                 return conflict
 
     def _decision(
-        self, log_id: LogId, decide: Callable[[A], tuple[Any, ...]], idempotency_key: str | None
+        self,
+        log_id: LogId,
+        decide: Callable[[A], tuple[Any, ...]],
+        idempotency_key: str | None,
+        expected_version: int | None,
     ) -> LogState | tuple[LogState, tuple[Any, ...]]:
         """Return the state to append to and the events; or the answer, with nothing to append."""
         store = self._writing_store()
@@ -420,6 +488,12 @@ class LogManager(Generic[A]):
         # With or after the reduction: if that includes the key's events, the look-up finds the key.
         if (done := self._executed(log_id, idempotency_key, store)) is not None:
             return done
+        if expected_version not in (None, reduction.version):
+            raise ConcurrentAppend(
+                log_id,
+                expected_version=expected_version or 0,
+                actual_version=reduction.version,
+            )
         events = decide(reduction.aggregate)
         return (reduction.state, events) if events else reduction.state
 
@@ -455,9 +529,13 @@ class LogManager(Generic[A]):
         expected_position: int | None,
         idempotency_key: str | None,
         metadata: Mapping[str, Any] | None,
+        also_expect: Sequence[Expectation],
     ) -> LogState:
         idempotency_key = _checked_key(idempotency_key)
         encoded = self._encode(events)
+        rules = None
+        if self._unique or also_expect:
+            rules = self._rules(log_id, events, also_expect)
         try:
             state = EventLog.objects.append(
                 log_id,
@@ -466,6 +544,7 @@ class LogManager(Generic[A]):
                 expected_position=expected_position,
                 idempotency_key=idempotency_key,
                 metadata=_metadata(metadata),
+                rules=rules,
                 using=self.using,
                 store=self._store,
             )
@@ -475,6 +554,19 @@ class LogManager(Generic[A]):
         if self._refreshes_on_append():
             self._refresh_appended(log_id)
         return state
+
+    def _rules(
+        self, log_id: LogId, events: tuple[Any, ...], also_expect: Sequence[Expectation]
+    ) -> Rules | None:
+        values: Values = {}
+        for event in events:
+            found = self._unique.get(type(event))
+            if found:
+                # The last value of a scope counts: nobody sees those that it had in between.
+                name = self._codecs[type(event)].event_type.name
+                values.update(values_of(found, event, name))
+        others = _other_states(also_expect, log_id)
+        return Rules(as_values(values), others) if values or others else None
 
     def _refreshes_on_append(self) -> bool:
         own = self._refresh_on_append
@@ -712,6 +804,33 @@ class LogManager(Generic[A]):
     ) -> Iterator[EventRecord]:
         return self._reader.records(store.stream(log_id, start=start, page=page))
 
+    def find(self, scope: str, value: Any) -> LogId | None:
+        """
+        Return the log that a unique value belongs to, or None for a value that is free.
+
+        ``scope`` is that of a ``Unique`` annotation of one of the aggregate's events. ``value`` is
+        normalized as that declares; None belongs to no log. The log may be of another log type
+        whose events share the scope. The answer is of the moment: only an append that claims the
+        value decides.
+
+        Raise ValueError for a scope that no event of the aggregate declares, TypeError for a value
+        that cannot be unique, and what ``normalize`` raises.
+        """
+        unique = self._scopes.get(scope)
+        if unique is None:
+            known = ", ".join(map(repr, self._scopes)) or "none"
+            raise ValueError(
+                f"No event of {self.aggregate.__qualname__} declares Unique({scope!r}). Scopes of "
+                f"its events: {known}."
+            )
+        try:
+            wanted = unique_value(unique, value)
+        except Unfit as unfit:
+            if unfit.__cause__ is not None:
+                raise unfit.__cause__  # noqa: B904 (the project's own error, as it is)
+            raise TypeError(f"{scope}: {unfit}.") from None
+        return None if wanted.digest is None else self._reading_store().owner(wanted)
+
     def exists(self, log_id: LogId | str) -> bool:
         """Return whether the log has events. Raise InvalidLogId as ``version`` does."""
         return self.version(log_id) > 0
@@ -770,6 +889,7 @@ class LogManager(Generic[A]):
     areduce = AsyncTwin(reduce)
     aload = AsyncTwin(load)
     astream = AsyncIteratorTwin(stream)
+    afind = AsyncTwin(find)
     aexists = AsyncTwin(exists)
     aversion = AsyncTwin(version)
 
@@ -809,6 +929,37 @@ def _metadata(explicit: Mapping[str, Any] | None) -> str:
     text = encode_metadata(explicit)
     layer = current.get()
     return text if layer is None else layer.metadata(explicit or {}, text)
+
+
+def _other_states(also_expect: Sequence[Expectation], log_id: LogId) -> tuple[LogState, ...]:
+    """Return the states of other logs that an append to ``log_id`` also expects."""
+    if not also_expect:
+        return ()
+    if isinstance(also_expect, str) or not isinstance(also_expect, Sequence):  # type: ignore[unreachable]
+        raise TypeError(
+            f"also_expect takes a list of states of other logs, not {kind_of(also_expect)}. Write "
+            f"also_expect=[state]."
+        )
+    if len(also_expect) > MAX_ALSO_EXPECTED:
+        raise ValueError(
+            f"also_expect has {len(also_expect)} states. It takes {MAX_ALSO_EXPECTED} at most."
+        )
+    others = []
+    for each in also_expect:
+        if not isinstance(each, LogState | Reduction):
+            raise TypeError(
+                f"also_expect takes LogStates and Reductions of other logs, not {kind_of(each)}. "
+                f"Reduce that log, and pass the reduction that you decided on."
+            )
+        if each.log_id == log_id:
+            raise ValueError(
+                f"also_expect names {log_id}, to which the events are appended. Its state is the "
+                f"first argument of append()."
+            )
+        check_int("version", each.version, lowest=1, highest=MAX_VERSION)
+        check_int("position", each.position, highest=MAX_POSITION)
+        others.append(LogState(each.log_id, each.version, each.position))
+    return tuple(others)
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Generic, NoReturn, TypeVar
+from enum import Enum
+from typing import Any, Final, Generic, NoReturn, TypeVar
 
 from django.db import models, router
 from django.utils import timezone
@@ -17,15 +18,26 @@ from eventlogs import conf
 from eventlogs.aggregates import ANY, Anything
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.events.registry import registry
+from eventlogs.events.unique_values import UniqueReader, as_values
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.ids import LogId
-from eventlogs.stores import AppendRequest, BaseStore, participants, store_for
+from eventlogs.stores import AppendRequest, BaseStore, Rules, participants, store_for
 from eventlogs.utils.twins import AsyncTwin
 from eventlogs.values import LogState
 
 M = TypeVar("M", bound=models.Model)
 
 PRUNE_BATCH = 1_000  # rows deleted by one statement
+
+
+class Declared(Enum):
+    """The type of ``DECLARED``."""
+
+    DECLARED = "DECLARED"
+
+
+DECLARED: Final = Declared.DECLARED
+"""The rules of an append are the unique values that the classes of its events declare."""
 
 
 class AppendOnlyQuerySet(models.QuerySet[M], Generic[M]):
@@ -120,6 +132,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         expected_position: int | None = None,
         idempotency_key: str | None = None,
         metadata: str = "{}",
+        rules: Rules | Declared | None = DECLARED,
         using: str | None = None,
         store: BaseStore | None = None,
     ) -> LogState:
@@ -128,9 +141,10 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
 
         ``LogManager`` calls this with what its codec encoded. ``metadata`` is JSON text.
         ``expected_position`` is that of the log's last event, and goes with a version; None
-        expects none.
+        expects none. ``rules`` are conditions of other logs; by default, the unique values that
+        the classes of the events declare are claimed.
 
-        Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull,
+        Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull, NameTaken,
         IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
         and TransactionMustRetry where the database gave it up; and ProjectionFailed where a
         projection that is kept inline cannot apply an event. Nothing is stored then.
@@ -140,16 +154,26 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
                 "expected_position goes with an expected_version: pass the version whose last "
                 "event it is of, or leave the position out."
             )
+        events = tuple(events)
+        if rules is not None:
+            rules = _rules_of(events) if rules is DECLARED else rules
         # By position: by name it takes three times as long.
         request = AppendRequest(
             log_id,
-            tuple(events),
+            events,
             None if expected_version is ANY else expected_version,
             idempotency_key,
             metadata,
             expected_position,
+            rules,
         )
         store = store or self.store(using=using)
+        if rules is not None and not store.keeps_rules:
+            raise NotImplementedError(
+                f"{type(store).__qualname__} cannot keep values unique, or compare the states of "
+                f"other logs. Nothing was stored: use the database's own store, or let this one "
+                f"obey AppendRequest.rules and set keeps_rules."
+            )
         if participants.registered and store.using is not None:
             taking_part = participants.participants_of(log_id.log_type)
             if taking_part:
@@ -157,6 +181,11 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         return store.append(request)
 
     aappend = AsyncTwin(append)
+
+
+def _rules_of(events: tuple[EncodedEvent, ...]) -> Rules | None:
+    values = UniqueReader().read(events)
+    return Rules(as_values(values)) if values else None
 
 
 class IdempotencyKeyQuerySet(AppendOnlyQuerySet[M]):

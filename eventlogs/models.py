@@ -1,5 +1,5 @@
 """
-The tables: logs, their events, the idempotency keys of appends, and how far projections are.
+The tables: logs, their events, keys of appends, unique values, and how far projections are.
 
 Read logs, events and keys like any other Django model. They are written through
 ``EventLog.objects.append()``. Saving, updating or deleting them raises AppendOnlyError; in
@@ -17,11 +17,17 @@ from eventlogs.conf import (
     MAX_KEY_LENGTH,
     MAX_LOG_TYPE_LENGTH,
     MAX_PROJECTION_NAME_LENGTH,
+    MAX_SCOPE_LENGTH,
 )
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.fields import ExactCharField, LogIdField
 from eventlogs.ids import LogId
-from eventlogs.managers import EventLogManager, EventQuerySet, IdempotencyKeyQuerySet
+from eventlogs.managers import (
+    AppendOnlyQuerySet,
+    EventLogManager,
+    EventQuerySet,
+    IdempotencyKeyQuerySet,
+)
 
 
 class AppendOnlyModel(models.Model):
@@ -141,6 +147,43 @@ class IdempotencyKey(AppendOnlyModel):
 
     def __str__(self) -> str:
         return str(self.key)
+
+
+class UniqueValue(AppendOnlyModel):
+    """
+    A value that belongs to a log, as its digest; see ``eventlogs.Unique``.
+
+    It says what the log's events say, and can be made from them: ``manage.py eventlogs claim``.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    scope = ExactCharField(max_length=MAX_SCOPE_LENGTH, editable=False)
+    digest = models.UUIDField(editable=False)  # never the value: see events/unique.py
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    log = models.ForeignKey(
+        EventLog,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        editable=False,
+        related_name="unique_values",
+    )
+
+    objects = AppendOnlyQuerySet.as_manager()
+
+    class Meta:
+        base_manager_name = "objects"  # so that related managers refuse to write, too
+        constraints = [
+            models.UniqueConstraint(
+                fields=["scope", "digest"], name="eventlogs_uniquevalue_one_log_per_value"
+            ),
+        ]
+        # Not unique: a log's new value is inserted before its old one is deleted. The lock of the
+        # log's row keeps two appends from doing so at once.
+        indexes = [models.Index(fields=["log", "scope"], name="eventlogs_uniquevalue_of_log")]
+
+    def __str__(self) -> str:
+        return f"{self.scope} of {LogId.stored(self.log_type, self.log_id)}"
 
 
 class ProjectionState(models.Model):

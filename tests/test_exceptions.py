@@ -79,6 +79,10 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "expected_version": 0, "actual_version": 4},
     ),
     (
+        exceptions.NameTaken("member.email", LOG_ID),
+        {"scope": "member.email", "log_id": LOG_ID},
+    ),
+    (
         exceptions.IdempotentReplay("k", log_id=LOG_ID, index=3, state=STATE),
         {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "state": STATE},
     ),
@@ -250,6 +254,8 @@ SIGNALS = {
     "Refused",  # an inline projection refuses an append: becomes ProjectionFailed
     "RolledBack",  # ends the transaction of a batch that is to be taken back
     "Unknown",  # the code of an aggregate cannot be known: its reductions are not cached
+    "Unfit",  # a value that cannot be unique: becomes InvalidEvent, or TypeError of find()
+    "Unread",  # an event with unique fields cannot be read: its log is left out, and named
     "Unstorable",  # a reduction that cannot be cached: it is counted
     "Untrusted",  # an entry that is not used: it is a miss
     "_TakenBack",

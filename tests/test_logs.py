@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from django.core.exceptions import ObjectDoesNotExist
@@ -17,6 +18,7 @@ from django.utils.safestring import mark_safe
 
 from eventlogs import (
     ANY,
+    Aggregate,
     ConcurrentAppend,
     IdempotencyKeyReused,
     IdempotentReplay,
@@ -29,8 +31,12 @@ from eventlogs import (
     LogManager,
     LogNotFound,
     LogState,
+    RegistrationError,
+    Unique,
     VersionNotReached,
+    event,
 )
+from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.testing import MemoryStore
 from eventlogs.testing.contracts.transactions import set_version
@@ -45,6 +51,7 @@ from tests.accounts import (
     withdraw,
 )
 from tests.locks import a_session_waits
+from tests.members import Greeted, Joined, Member
 from tests.processes import until
 
 
@@ -1075,3 +1082,87 @@ def test_default_managers_write_where_the_models_are(db):
 
     assert EventLog.objects.get().log_id == state.log_id
     assert connection.in_atomic_block
+
+
+# Rules across logs: what is wrong with a call. The rest is in tests/contracts/rules.py.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        (lambda state: state, TypeError, r"also_expect=\[state\]"),
+        (lambda state: str(state.log_id), TypeError, r"also_expect=\[state\]"),
+        (lambda state: [state.log_id], TypeError, "not a LogId"),
+        (lambda state: [state] * 101, ValueError, "It takes 100 at most"),
+        (lambda state: [LogState(state.log_id, 0, 0)], ValueError, "version is 0"),
+        (lambda state: [LogState(state.log_id, 1, -1)], ValueError, "position is -1"),
+    ],
+)
+def test_what_cannot_be_also_expected_is_refused(accounts, log_id, wrong, error, text):
+    other = accounts.create(Opened("Ann"))
+    state = accounts.create(Opened("Bob"), log_id=log_id)
+
+    for call in (
+        lambda also: accounts.append(state, Deposited(1), also_expect=also),
+        lambda also: accounts.execute(log_id, lambda _: Deposited(1), also_expect=also),
+    ):
+        with pytest.raises(error, match=text):
+            call(wrong(other))
+    with pytest.raises(ValueError, match="Its state is the first argument"):
+        accounts.append(state, Deposited(1), also_expect=[state])
+    assert accounts.version(log_id) == 1
+
+
+@pytest.mark.parametrize("version", [-1, True, "3", 2**31])
+def test_execute_refuses_an_expected_version_that_cannot_be(accounts, log_id, version):
+    with pytest.raises(ValueError, match="expected_version is"):
+        accounts.execute(log_id, lambda _: None, expected_version=version)
+
+
+def test_a_scope_that_no_event_declares_cannot_be_found(db):
+    with pytest.raises(ValueError, match=r"events: 'member\.email', 'member\.card'"):
+        Member.logs.find("member.mail", "a")
+    with pytest.raises(ValueError, match="Scopes of its events: none"):
+        Account.logs.find("member.email", "a")
+    with pytest.raises(TypeError, match="normalize= can make one of it"):
+        Member.logs.find("member.card", 1.5)
+    with pytest.raises(TypeError, match="casefold"):
+        Member.logs.find("member.email", 7)
+
+
+def test_a_store_that_keeps_no_rules_is_not_asked_to(db):
+    class Old(MemoryStore):
+        keeps_rules = False
+
+    members, accounts = LogManager(Member, store=Old()), LogManager(Account, store=Old())
+    state = accounts.create(Opened("Ann"))
+
+    with pytest.raises(NotImplementedError, match="Old cannot keep values unique"):
+        members.create(Joined("a"))
+    with pytest.raises(NotImplementedError, match="Nothing was stored"):
+        accounts.create(Opened("Bob"), also_expect=[state])
+    assert members.create(Greeted()).version == 1
+
+
+def test_encoded_events_claim_what_their_classes_declare(db):
+    log_id = Member.logs.new_id()
+
+    EventLog.objects.append(
+        log_id, [EncodedEvent("member.joined", 1, '{"email":"A"}')], expected_version=0
+    )
+
+    assert Member.logs.find("member.email", "a") == log_id
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_one_scope_with_two_normalize_functions_has_no_manager():
+    @event("tests.lowered")
+    @dataclass
+    class Lowered:
+        email: Annotated[str, Unique("member.email", normalize=str.lower)]
+
+    class Mixed(Aggregate, log_type="mixed", events=[Joined, Lowered]):
+        pass
+
+    with pytest.raises(RegistrationError, match="two different normalize functions"):
+        LogManager(Mixed)

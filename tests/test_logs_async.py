@@ -44,6 +44,7 @@ def test_every_method_that_touches_the_database_has_a_twin():
         "load",
         "stream",
         "exists",
+        "find",
         "version",
     }
 

@@ -33,6 +33,7 @@ TABLES = {
     "eventlogs_projectionstate",
     "eventlogs_projectionworker",
     "eventlogs_skippedevent",
+    "eventlogs_uniquevalue",
 }
 
 
@@ -121,6 +122,7 @@ def test_constraints_are_named_for_what_they_do(db):
         "eventlogs_idempotencykey_used_once_per_log_type",
         "eventlogs_parkedevent_one_per_log",
         "eventlogs_skippedevent_skipped_once",
+        "eventlogs_uniquevalue_one_log_per_value",
     }
 
 

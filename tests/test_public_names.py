@@ -120,5 +120,6 @@ def test_the_app_has_its_label_and_its_checks():
         "Event",
         "EventLog",
         "IdempotencyKey",
+        "UniqueValue",
     }
     assert "eventlogs.checks" in sys.modules

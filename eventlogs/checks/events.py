@@ -2,7 +2,8 @@
 System checks of event classes and upcasters.
 
     E006  two event classes claim one name, or an upcaster is missing or superfluous
-    E007  the fields of an event class cannot be encoded
+    E007  the fields of an event class cannot be encoded, or are unique in a wrong way
+    E048  two fields of one scope are normalized in different ways
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from django.core.checks import CheckMessage, Error, register
 
 from eventlogs.events.codec import codec_for
 from eventlogs.events.registry import registry
+from eventlogs.events.unique_values import by_scope, declared
 from eventlogs.exceptions import RegistrationError
 
 
@@ -29,6 +31,11 @@ def check_events(**kwargs: Any) -> Iterable[CheckMessage]:
         except RegistrationError as error:
             message, hint = _split(str(error))
             yield Error(message, hint=hint, id="eventlogs.E007")
+    try:
+        by_scope(unique for _, uniques in declared() for unique in uniques)
+    except RegistrationError as error:
+        message, hint = _split(str(error))
+        yield Error(message, hint=hint, id="eventlogs.E048")
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eventlogs.events.registry import RetiredEvent, event, retired_event, upcaster
+from eventlogs.events.unique import Unique
 from eventlogs.values import EventRecord
 
-__all__ = ["EventRecord", "RetiredEvent", "event", "retired_event", "upcaster"]
+__all__ = ["EventRecord", "RetiredEvent", "Unique", "event", "retired_event", "upcaster"]

@@ -27,6 +27,7 @@ from msgspec import structs
 from eventlogs import conf
 from eventlogs.events import validation
 from eventlogs.events.registry import EventType, RetiredEvent, registry
+from eventlogs.events.unique import unique_fields
 from eventlogs.exceptions import (
     InvalidEvent,
     RegistrationError,
@@ -88,6 +89,7 @@ class EventCodec:
         try:
             self._decode: Callable[[str | bytes], Any] = msgspec.json.Decoder(event_type.cls).decode
             inspected = _uses(types.type_info(event_type.cls), INSPECTED_TYPES)
+            self.unique = unique_fields(event_type.cls)
             info = types.type_info(event_type.cls)
             # Where nothing says that a number is a float, it may come back as an int.
             self._untyped = _uses(info, (types.AnyType,)) or (

@@ -15,6 +15,7 @@ from django.db import router, transaction
 from eventlogs.caches import backends
 from eventlogs.ids import LogId
 from eventlogs.models import AppliedVersion, EventLog, ParkedEvent, SkippedEvent
+from eventlogs.operations import unique_values
 from eventlogs.projections import actions, rebuild
 from eventlogs.projections.base import RowProjection, declared
 
@@ -30,6 +31,8 @@ class Forgotten(NamedTuple):
 def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten:
     """
     Rebuild the copies of a log whose events were redacted; remove them if it was erased.
+
+    The log's unique values are released, as far as its events do not hold them any more.
 
     Call it after the transaction that changed the events, and once more a minute later: a
     process may write a copy of an event that it read before the change. ``using`` is the log's
@@ -49,6 +52,10 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     is_there = logs.filter(pk=log.uuid, log_type=log.log_type).exists()
     entries = backends.forget(log)
     _forget_failures(log, alias, is_there=is_there)
+    if is_there:
+        unique_values.settle(alias, [log])
+    else:
+        unique_values.forget(alias, log)
     rows: list[str] = []
     to_rebuild: list[str] = []
     for each in declared(RowProjection, using=alias):

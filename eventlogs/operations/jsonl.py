@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -30,7 +30,9 @@ from eventlogs.events.registry import EVENT_TYPE
 from eventlogs.exceptions import InvalidExport, InvalidLogId
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
+from eventlogs.operations import unique_values
 from eventlogs.stores import BaseStore, ExportedClaim, ExportedEvent, Restored
+from eventlogs.stores.unique_values import Taken
 from eventlogs.values import StoredEvent
 
 FORMAT: Final = "eventlogs"
@@ -95,10 +97,15 @@ FOOTER_START: Final = b'{"end"'
 
 @dataclass
 class Imported:
-    """The counts of an import so far."""
+    """
+    The counts of an import so far.
+
+    ``taken`` are unique values of imported events that belong to other logs.
+    """
 
     stored: int = 0
     present: int = 0
+    taken: list[Taken] = field(default_factory=list)
 
 
 def header(*, after: int) -> str:
@@ -229,6 +236,10 @@ def import_lines(
     no reader sees half of one. To resume an interrupted import, import the file again from its
     start: stored events are compared and skipped. ``imported`` is up to date after each batch.
 
+    The unique values of imported events are claimed. One that belongs to another log at the end
+    stays there, and is in ``imported.taken``: history is restored as it was. Append another value
+    to one of the two logs, then call ``eventlogs.operations.unique_values.claim()``.
+
     Raise InvalidExport for a line that cannot be read and for a file that ends too early, and
     HistoryDiffers if the database has other events; the batches before it are stored.
     """
@@ -237,6 +248,11 @@ def import_lines(
         done: Restored = store.restore(batch)
         imported.stored += done.stored
         imported.present += done.present
+        imported.taken += done.taken
+    if imported.taken and store.using is not None:
+        # In the course of the history, a value may have gone from one log to another.
+        logs = sorted({each.log_id for each in imported.taken})
+        imported.taken = unique_values.settle_all(store.using, logs)
     return imported
 
 

@@ -2,7 +2,8 @@
 Verifiers check stored data against the promises of docs/guarantees.md, and yield findings.
 
 They check that indexes have no holes, versions count the events, times and positions do not run
-backwards, keys point at their events, and events can be decoded. Memory is constant, nothing is
+backwards, keys point at their events, events can be decoded, and logs have the unique values that
+their events hold. Memory is constant, nothing is
 locked, and appends continue meanwhile: a suspect log is read again, in one statement, before it
 is a finding.
 
@@ -36,6 +37,8 @@ from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.operations import unique_values
+from eventlogs.operations.commands import command
 from eventlogs.projections.base import RowProjection, declared
 from eventlogs.projections.verify import Failure, Run
 from eventlogs.utils.words import counted
@@ -255,6 +258,61 @@ class KeyVerifier:
                     )
 
 
+class UniqueVerifier:
+    """Unique values against the events that declare them. It needs the events' classes."""
+
+    name = "unique"
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Compare the logs whose aggregates declare unique fields, then look at each row."""
+        if not scope.decode:
+            return
+        for page in unique_values.pages(scope.using, after=scope.after, log_types=scope.log_types):
+            yield from self._compare(scope, page)
+        declared = unique_values.scopes_declared()
+        for rows in unique_values.rows_by_id(scope.using):
+            ids = {LogId.stored(each.log_type, each.log_id): each.scope for each in rows}
+            there = set(
+                EventLog.objects.using(scope.using)
+                .filter(pk__in=[each.uuid for each in ids])
+                .values_list("log_type", "pk")
+            )
+            for log_id, name in ids.items():
+                if scope.log_types and log_id.log_type not in scope.log_types:
+                    continue
+                if (log_id.log_type, log_id.uuid) not in there:
+                    yield self._finding(log_id, f"{name}: it has a value, and does not exist")
+                elif name not in declared:
+                    yield self._finding(
+                        log_id, f"{name}: it has a value, and no event class here has this scope"
+                    )
+
+    def _compare(self, scope: Scope, page: list[LogId]) -> Iterator[Finding]:
+        claim = command("claim", using=scope.using)
+        for each in unique_values.compare(scope.using, page):
+            if each.unread:
+                yield self._finding(each.log_id, f"its unique values: {each.unread}")
+                continue
+            owners = unique_values.owners(scope.using, each.missing)
+            for value in each.missing:
+                owner = owners.get(value)
+                message = f"its value is not claimed: run {claim}"
+                if owner == each.log_id:
+                    continue  # claimed meanwhile
+                if owner is not None:
+                    message = (
+                        f"its value belongs to {owner} as well: append another value to one of "
+                        f"them, then run {claim}"
+                    )
+                yield self._finding(each.log_id, f"{value.scope}: {message}")
+            for name in each.superfluous:
+                message = f"it has a value that its events do not hold: run {claim}"
+                yield self._finding(each.log_id, f"{name}: {message}")
+
+    def _finding(self, log_id: LogId, message: str) -> Finding:
+        return Finding("unique", str(log_id), message)
+
+
 class CacheVerifier:
     """
     Cached reductions against a replay of their logs.
@@ -396,7 +454,7 @@ class ProjectionVerifier:
                 yield Finding("projections", projection.name, str(error))
 
 
-VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier()]
+VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier(), UniqueVerifier()]
 
 
 def verify(scope: Scope, verifiers: Iterable[Verifier] = ()) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from eventlogs.stores.base import AppendRequest, BaseStore, Claim, Outcome
+from eventlogs.stores.base import AppendRequest, BaseStore, Claim, Outcome, Rules
 from eventlogs.stores.restore import ExportedClaim, ExportedEvent, Restored
 from eventlogs.values import LogState, StoredEvent
 
@@ -20,6 +20,7 @@ __all__ = [
     "ExportedClaim",
     "ExportedEvent",
     "Restored",
+    "Rules",
     "StoredEvent",
     "store_for",
 ]

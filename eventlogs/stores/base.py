@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
@@ -23,6 +23,7 @@ from uuid import UUID
 
 from eventlogs.conf import MAX_VERSION
 from eventlogs.events.codec import EncodedEvent, same_request
+from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -31,6 +32,7 @@ from eventlogs.exceptions import (
     LogAlreadyExists,
     LogFull,
     LogNotFound,
+    NameTaken,
 )
 from eventlogs.ids import LogId
 from eventlogs.stores.restore import ExportedEvent, Restored
@@ -43,6 +45,19 @@ FIRST_PAUSE: Final = 0.01  # seconds, doubled after each conflict, with full jit
 DOUBLINGS: Final = 6  # at most
 
 
+class Rules(NamedTuple):
+    """
+    What an append asks of other logs; it is refused where they do not allow it.
+
+    ``values`` are the unique values that the append's log claims, or releases, one for each
+    scope and in the order of the scopes. ``others`` are states of other logs, which must be the
+    current ones; a position of 0 is not compared.
+    """
+
+    values: Sequence[UniqueValue] = ()
+    others: Sequence[LogState] = ()
+
+
 class AppendRequest(NamedTuple):
     """
     One append: all of its events are stored, or none is.
@@ -53,6 +68,8 @@ class AppendRequest(NamedTuple):
     ``expected_position``, where it is not None, is that of the log's last event: it says that
     the log has the history that the caller saw, not only as many events. It goes with an
     ``expected_version`` from 1 on, and is compared under the same lock.
+
+    ``rules`` are for stores that have ``keeps_rules``; other stores are not asked.
     """
 
     log_id: LogId
@@ -61,6 +78,7 @@ class AppendRequest(NamedTuple):
     idempotency_key: str | None
     metadata: str
     expected_position: int | None = None
+    rules: Rules | None = None
 
 
 class Outcome(Enum):
@@ -118,6 +136,9 @@ class BaseStore(ABC):
     # that are kept inline take part in its appends.
     using: str | None = None
 
+    # Whether ``append`` obeys the rules of a request, and ``in_turn`` takes ``others``.
+    keeps_rules: bool = False
+
     @abstractmethod
     def append(self, request: AppendRequest) -> LogState:
         """
@@ -131,18 +152,35 @@ class BaseStore(ABC):
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         """Return the append that took the key, or None for a key that is free."""
 
-    def in_turn(self, log_id: LogId, call: Callable[[], T], *, conflicts: int) -> T:
+    def in_turn(
+        self,
+        log_id: LogId,
+        call: Callable[[], T],
+        *,
+        conflicts: int,
+        others: Sequence[LogState] = (),
+    ) -> T:
         """
         Call ``call`` when it is the caller's turn to append to the log, and return its answer.
 
         It is called after ``conflicts`` conflicts with other writers of the log. A store that can
         lock the log holds the lock until ``call``, which reads, decides and appends, is committed,
-        so that no other writer can append in between. This default cannot lock. It waits for a
-        random time, so that callers that were in one conflict are not in the next one, too.
+        so that no other writer can append in between. ``others`` are states of further logs that
+        the append expects: the store locks all of these logs, in the order of their UUIDs. They
+        are passed only to stores that have ``keeps_rules``. This default cannot lock. It waits
+        for a random time, so that callers that were in one conflict are not in the next one, too.
         """
         if conflicts:
             time.sleep(random.uniform(0, FIRST_PAUSE * 2 ** min(conflicts, DOUBLINGS)))
         return call()
+
+    def owner(self, value: UniqueValue) -> LogId | None:
+        """
+        Return the log that a unique value belongs to, or None for a value that is free.
+
+        Only stores that have ``keeps_rules`` are asked.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not keep unique values.")
 
     @abstractmethod
     def version(self, log_id: LogId) -> int:
@@ -274,6 +312,42 @@ def refusal(
         )
     if version + len(request.events) > MAX_VERSION:
         return LogFull(request.log_id, actual_version=version, count=len(request.events))
+    return None
+
+
+def rules_refusal(
+    rules: Rules,
+    log_id: LogId,
+    states: Mapping[LogId, tuple[int, int | None]],
+    owners: Mapping[UniqueValue, LogId],
+) -> EventLogError | None:
+    """
+    Return why the rules of an append refuse it, or None where they do not.
+
+    It is asked after ``refusal()``: the key and the append's own log are looked at first.
+    ``states`` are the version of each other log that exists, and the position of its last event;
+    ``owners`` the logs that the values belong to.
+    """
+    for other in rules.others:
+        version, position = states.get(other.log_id, (0, None))
+        if not version:
+            return LogNotFound(other.log_id)
+        if version != other.version:
+            return ConcurrentAppend(
+                other.log_id, expected_version=other.version, actual_version=version
+            )
+        if other.position and other.position != position:
+            return ConcurrentAppend(
+                other.log_id,
+                expected_version=version,
+                actual_version=version,
+                expected_position=other.position,
+                actual_position=position,
+            )
+    for value in rules.values:
+        owner = owners.get(value)
+        if owner is not None and owner != log_id:
+            return NameTaken(value.scope, owner)
     return None
 
 

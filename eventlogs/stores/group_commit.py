@@ -56,9 +56,10 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
     connection = connections[using]
     first: dict[UUID, int] = {}  # for each log, the number of its first request
     for number, request in enumerate(requests):
-        first.setdefault(request.log_id.uuid, number)
+        if request.rules is None:  # this statement knows none: alone, it is stored or refused
+            first.setdefault(request.log_id.uuid, number)
     try:
-        if not _is_alone(connection):
+        if not first or not _is_alone(connection):
             return [UNDECIDED] * len(requests)
         parameters = _parameters([(number, requests[number]) for number in first.values()])
         rows = APPEND_GROUP.all_numbers(connection, parameters)
@@ -75,7 +76,7 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
         elif is_held:
             answers[number] = HELD
     for number, request in enumerate(requests):
-        if answers[first[request.log_id.uuid]] is HELD:
+        if request.rules is None and answers[first[request.log_id.uuid]] is HELD:
             answers[number] = HELD
     return answers
 
@@ -153,7 +154,7 @@ def _parameters(requests: Sequence[tuple[int, AppendRequest]]) -> dict[str, str]
 
 
 def _request(number: int, request: AppendRequest) -> str:
-    log_id, events, expected, key, metadata, position = request
+    log_id, events, expected, key, metadata, position, _ = request
     fingerprint = "null"
     if key is not None:
         fingerprint = f'"{next(request_fingerprints(events)).hex()}"'

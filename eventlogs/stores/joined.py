@@ -9,6 +9,7 @@ is. A call that is alone appends as it does without this module. So does a call
   project's code, and are asked in the thread;
 - whose log type has inline projections: they run their own queries in the append's transaction;
 - that is large;
+- that has rules about other logs: a unique value, or states that it also expects;
 - that finds a transaction open in the thread: it belongs to a caller;
 - that was not stored together with the others, for whatever reason: alone it gets its own answer.
 
@@ -80,6 +81,7 @@ class Note:
     """A store that stores nothing, and answers an append with the request."""
 
     using: Final = None
+    keeps_rules: Final = True
 
     def append(self, request: AppendRequest) -> AppendRequest:
         """Return the request."""
@@ -152,6 +154,8 @@ async def _joined(
 ) -> LogState | None:
     """Store a request together with others; return None if it has to be stored alone."""
     events = request.events
+    if request.rules is not None:
+        return None
     if len(events) > MAX_EVENTS_OF_CALL or _characters(request) > MAX_CHARACTERS_OF_CALL:
         return None
     until = time.monotonic() + HELD_PATIENCE

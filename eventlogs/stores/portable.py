@@ -34,10 +34,19 @@ from django.db.models.functions import Cast, Greatest
 
 from eventlogs.conf import MAX_VERSION
 from eventlogs.events.codec import request_fingerprints
+from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
-from eventlogs.stores import mariadb
-from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores import mariadb, unique_values
+from eventlogs.stores.base import (
+    AppendRequest,
+    BaseStore,
+    Claim,
+    Rules,
+    claim_of,
+    refusal,
+    rules_refusal,
+)
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.columns import STORED, events_of_log
@@ -49,13 +58,15 @@ T = TypeVar("T")
 
 INSERT_BATCH = 500  # rows of one INSERT
 MAX_INSERT = 2_000_000  # characters of their JSON: MariaDB takes 16 MiB at once by default
-LOOKS = 20  # at a key that is neither ours nor anybody else's
+LOOKS = 20  # at a key, or a unique value, that is neither ours nor anybody else's
+NO_RULES = Rules()
 
 
 class PortableStore(BaseStore):
     """Logs in a database, through the ORM."""
 
     using: str
+    keeps_rules = True
 
     def __init__(self, using: str) -> None:
         self.using = using
@@ -78,27 +89,37 @@ class PortableStore(BaseStore):
         with transaction.atomic(using=self.using):
             return self._claim_and_insert(connection, request)
 
-    def in_turn(self, log_id: LogId, call: Callable[[], T], *, conflicts: int) -> T:
+    def in_turn(
+        self,
+        log_id: LogId,
+        call: Callable[[], T],
+        *,
+        conflicts: int,
+        others: Sequence[LogState] = (),
+    ) -> T:
         connection = connections[self.using]
-        logs = self._rows("EventLog").filter(pk=log_id.uuid)
+        ids = [log_id.uuid, *[each.log_id.uuid for each in others]]
 
         def locked() -> T:
-            self._lock(connection, logs)
+            self._lock_all(connection, ids)
             return call()
 
         if not in_transaction(connection):
             return run_in_transaction(self.using, locked)
-        self._read(lambda: self._lock(connection, logs.all()))
+        self._read(lambda: self._lock_all(connection, ids))
         return call()
 
     def _claim_and_insert(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
         log_id, key, count = request.log_id, request.idempotency_key, len(request.events)
+        rules = request.rules or NO_RULES
         logs = self._rows("EventLog").filter(pk=log_id.uuid)
         # A locking read of a row that is not there would lock the gap on MySQL; see above.
         is_new = request.expected_version == 0 and not logs.exists()
-        locked = None if is_new else self._lock(connection, logs)
+        ids = [each.log_id.uuid for each in rules.others]
+        known = self._lock_all(connection, ids if is_new else [log_id.uuid, *ids])
+        locked = known.get(log_id.uuid)
         claimed_log = locked is None and request.expected_version == 0
         if claimed_log:
             # Not before the key is looked at: a replayed create leaves nothing to take back.
@@ -118,14 +139,22 @@ class PortableStore(BaseStore):
         if refused is not None and claim is None:
             claim = self._claim(log_id.log_type, key, locking=True)
             refused = refusal(request, claim, version, position)
+        if refused is None and rules.others:
+            refused = rules_refusal(rules, log_id, self._states(rules.others, known), {})
+        claimed: list[UniqueValue] = []
+        stale: list[UniqueValue] = []
+        if refused is None and rules.values:
+            refused = self._claim_values(request, version, rules.values, claimed, stale)
         if refused is None and key is not None:
             refused = self._claim_key(request, key, version)
         if refused is not None:
+            unique_values.delete(self.using, log_id, claimed)
             if claimed_log and version == 0:
                 # The public delete() is refused here, and would load the row first.
                 logs._raw_delete(self.using)
             return refused
 
+        unique_values.delete(self.using, log_id, stale)
         logs.update(
             version=F("version") + count,
             updated_at=Greatest(UTCNow(), F("updated_at")),
@@ -141,6 +170,73 @@ class PortableStore(BaseStore):
             logs.select_for_update(no_key=no_key).values_list("log_type", "version").first()
         )
         return row
+
+    def _lock_all(
+        self, connection: BaseDatabaseWrapper, ids: Sequence[UUID]
+    ) -> dict[UUID, tuple[str, int]]:
+        """
+        Lock the rows of logs until the transaction ends; return their types and versions.
+
+        They are locked in the order of their ids, by one statement, so that two appends that
+        expect something of each other's logs do not deadlock.
+        """
+        if len(ids) == 1:
+            row = self._lock(connection, self._rows("EventLog").filter(pk=ids[0]))
+            return {} if row is None else {ids[0]: row}
+        if not ids:
+            return {}
+        logs = self._rows("EventLog").filter(pk__in=ids).order_by("pk")
+        no_key = connection.features.has_select_for_no_key_update
+        locked = logs.select_for_update(no_key=no_key).values_list("pk", "log_type", "version")
+        return {pk: (log_type, version) for pk, log_type, version in locked}
+
+    def _states(
+        self, others: Sequence[LogState], known: dict[UUID, tuple[str, int]]
+    ) -> dict[LogId, tuple[int, int | None]]:
+        """Return the versions of logs that are locked, and the positions of their last events."""
+        states: dict[LogId, tuple[int, int | None]] = {}
+        for each in others:
+            log_type, version = known.get(each.log_id.uuid, ("", 0))
+            if log_type == each.log_id.log_type and version:
+                position = self._position(each.log_id.uuid, version - 1, locking=True)
+                states[each.log_id] = version, position
+        return states
+
+    def _claim_values(
+        self,
+        request: AppendRequest,
+        version: int,
+        values: Sequence[UniqueValue],
+        claimed: list[UniqueValue],
+        stale: list[UniqueValue],
+    ) -> EventLogError | None:
+        """
+        Claim unique values for the log, which is locked; return the refusal where one is taken.
+
+        Those that it did not have before are added to ``claimed``, those that it is to lose to
+        ``stale``.
+        """
+        log_id = request.log_id
+        own = unique_values.of_logs(self.using, [log_id], locking=self._is_old(log_id, version))
+        had = {UniqueValue(scope, each) for scope, all_ in own[log_id].items() for each in all_}
+        new = [each for each in values if each.digest is not None and each not in had]
+        for _ in range(LOOKS):
+            unique_values.insert(self.using, dict.fromkeys(new, log_id))
+            owners = unique_values.owners(self.using, new, locking=True)
+            if len(owners) == len(new):
+                claimed += [each for each in new if owners[each] == log_id]
+                scopes = {each.scope for each in values}
+                stale += [each for each in had if each.scope in scopes and each not in values]
+                return rules_refusal(Rules(new), log_id, {}, owners)
+            # Another log had one of them, and released it before it could be read: claim again.
+        raise given_up(self.using)
+
+    def _is_old(self, log_id: LogId, version: int) -> bool:
+        """Return whether this transaction's snapshot is older than the lock of the log."""
+        if connections[self.using].vendor != "mysql":
+            return False
+        seen = self._rows("EventLog").filter(pk=log_id.uuid).values_list("version", flat=True)
+        return bool(seen.first() != version)
 
     def _claim_log(self, connection: BaseDatabaseWrapper, log_id: LogId) -> tuple[str, int]:
         model = apps.get_model("eventlogs", "EventLog")
@@ -236,6 +332,9 @@ class PortableStore(BaseStore):
                 )
             )
         self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+
+    def owner(self, value: UniqueValue) -> LogId | None:
+        return self._read(lambda: unique_values.owners(self.using, [value])).get(value)
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         return self._read(lambda: self._claim(log_type, idempotency_key))

@@ -14,15 +14,24 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar, cast
 
 import psycopg
-from django.db import DataError, Error, connections
+from django.db import DataError, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
-from eventlogs.conf import MAX_VERSION
+from eventlogs.conf import MAX_POSITION, MAX_VERSION
 from eventlogs.events.codec import EncodedEvent, request_fingerprints
-from eventlogs.exceptions import EventLogError
+from eventlogs.events.unique import UniqueValue
+from eventlogs.exceptions import EventLogError, NameTaken
 from eventlogs.ids import LogId
-from eventlogs.stores.base import AppendRequest, BaseStore, Claim, claim_of, refusal
+from eventlogs.stores.base import (
+    AppendRequest,
+    BaseStore,
+    Claim,
+    Rules,
+    claim_of,
+    refusal,
+    rules_refusal,
+)
 from eventlogs.stores.bulk_reads import Part
 from eventlogs.stores.columns import events_of_log, events_of_rows
 from eventlogs.stores.restore import ExportedEvent, Restored, restore
@@ -53,10 +62,16 @@ APPEND_WITH_KEY = HotStatement("append_with_key")
 CREATE_ONE = HotStatement("create_one")
 CREATE_ONE_WITH_KEY = HotStatement("create_one_with_key")
 CREATE = HotStatement("create")
+APPEND_UNDER_RULES = HotStatement("append_under_rules")
 WHY_REFUSED = Statement("why_refused")
+STATES = Statement("states")
+OWNERS = Statement("owners")
+LOCK_OWNERS = Statement("lock_owners")
 LOCK_LOG = Statement("lock_log")
+LOCK_LOGS = Statement("lock_logs")
 TAKE_TURN = Statement("take_turn")
 GIVE_KEY_BACK = Statement("give_key_back")
+GIVE_CLAIMS_BACK = Statement("give_claims_back")
 EVENTS_FORWARDS = Statement("events_forwards")
 EVENTS_BACKWARDS = Statement("events_backwards")
 EVENTS_SINCE = Statement("events_since")
@@ -70,6 +85,7 @@ class PostgreSQLStore(BaseStore):
     """Logs in PostgreSQL."""
 
     using: str
+    keeps_rules = True
 
     def __init__(self, using: str) -> None:
         self.using = using
@@ -87,6 +103,8 @@ class PostgreSQLStore(BaseStore):
     def _attempt(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
+        if request.rules is not None:
+            return self._attempt_under_rules(connection, request, request.rules)
         for _ in range(LOOKS):
             if request.expected_version == 0:
                 state = self._create_log(connection, request)
@@ -99,16 +117,50 @@ class PostgreSQLStore(BaseStore):
                 return refused
         raise given_up(self.using)
 
-    def in_turn(self, log_id: LogId, call: Callable[[], T], *, conflicts: int) -> T:
+    def _attempt_under_rules(
+        self, connection: BaseDatabaseWrapper, request: AppendRequest, rules: Rules
+    ) -> LogState | EventLogError:
+        is_locked = request.expected_version == 0  # there is no row to lock
+        for _ in range(LOOKS):
+            state = self._append_under_rules(connection, request, rules)
+            if state is not None:
+                return state
+            refused = self._why_refused(connection, request)
+            if refused is not None:
+                return refused
+            if is_locked:
+                continue
+            # Another writer has appended since the statement's snapshot. Where many append at any
+            # version, one always has: the next statement begins with the locks held.
+            if _is_alone(connection):
+                with transaction.atomic(using=self.using):
+                    return self._attempt_under_rules(connection, request, rules)
+            LOCK_LOGS.rows(connection, _locks(request.log_id, rules.others))
+            is_locked = True
+        raise given_up(self.using)
+
+    def in_turn(
+        self,
+        log_id: LogId,
+        call: Callable[[], T],
+        *,
+        conflicts: int,
+        others: Sequence[LogState] = (),
+    ) -> T:
         connection, parameters = connections[self.using], {"log": log_id.uuid}
+        lock, lock_alone = LOCK_LOG, TAKE_TURN
+        if others:
+            # No queue: it is for one log, and the first lock of its transaction.
+            lock = lock_alone = LOCK_LOGS
+            parameters = _locks(log_id, others)
 
         def locked() -> T:
-            TAKE_TURN.rows(connection, parameters)
+            lock_alone.rows(connection, parameters)
             return call()
 
         if _is_alone(connection):
             return run_in_transaction(self.using, locked)
-        self._read(LOCK_LOG, parameters)
+        self._read(lock, parameters)
         return call()
 
     def _add_to_log(
@@ -158,6 +210,40 @@ class PostgreSQLStore(BaseStore):
             return None
         return LogState(request.log_id, len(request.events), position)
 
+    def _append_under_rules(
+        self, connection: BaseDatabaseWrapper, request: AppendRequest, rules: Rules
+    ) -> LogState | None:
+        parameters = _parameters(request)
+        parameters["events"] = _as_json(request.events)
+        parameters["count"] = len(request.events)
+        parameters["expected"] = request.expected_version
+        parameters["position"] = request.expected_position
+        parameters["values"] = _values_as_json(rules.values)
+        parameters["others"] = _states_as_json(rules.others)
+        parameters["alone"] = alone = _is_alone(connection)
+        try:
+            answer = APPEND_UNDER_RULES.numbers(connection, parameters)
+            position, version, first, keyed = answer or (None, None, None, 0)
+            if first is not None or keyed:
+                # Without values there is no first one: the highest id is above all.
+                parameters["first"] = MAX_POSITION if first is None else first
+                parameters["keyed"] = bool(keyed)
+                GIVE_CLAIMS_BACK.rows(connection, parameters)
+        except DataError as error:
+            if alone and isinstance(error.__cause__, psycopg.errors.DivisionByZero):
+                return None  # something of it was refused; nothing of it is stored
+            raise
+        except Error:
+            raise
+        except BaseException:
+            # A signal handler's, perhaps: see _create_log.
+            if connection.in_atomic_block:
+                connection.set_rollback(True)
+            raise
+        if position is None:
+            return None
+        return LogState(request.log_id, cast("int", version), position)
+
     def _why_refused(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> EventLogError | None:
@@ -175,7 +261,42 @@ class PostgreSQLStore(BaseStore):
         if claim is None and version and isolation != "read committed":
             # The snapshot may be older than the log: then the whole transaction must retry.
             LOCK_LOG.rows(connection, parameters)
+        if refused is None and request.rules is not None:
+            refused = self._why_ruled_out(connection, request.rules, request.log_id, isolation)
         return refused
+
+    def _why_ruled_out(
+        self, connection: BaseDatabaseWrapper, rules: Rules, log_id: LogId, isolation: str
+    ) -> EventLogError | None:
+        states = {}
+        if rules.others:
+            found = STATES.rows(connection, {"logs": [each.log_id.uuid for each in rules.others]})
+            states = {
+                LogId.stored(log_type, log): (version, position)
+                for log_type, log, version, position in found
+            }
+        owners = self._owners(connection, rules.values)
+        refused = rules_refusal(rules, log_id, states, owners)
+        if isinstance(refused, NameTaken) and isolation != "read committed":
+            # The snapshot may be older than the release: then the whole transaction must retry.
+            LOCK_OWNERS.rows(connection, _digests(rules.values))
+        return refused
+
+    def _owners(
+        self, connection: BaseDatabaseWrapper, values: Sequence[UniqueValue]
+    ) -> dict[UniqueValue, LogId]:
+        parameters = _digests(values)
+        if not parameters["digests"]:
+            return {}
+        return {
+            UniqueValue(scope, digest): LogId.stored(log_type, log)
+            for scope, digest, log_type, log in OWNERS.rows(connection, parameters)
+        }
+
+    def owner(self, value: UniqueValue) -> LogId | None:
+        return run_again(self.using, lambda connection: self._owners(connection, [value])).get(
+            value
+        )
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
@@ -267,6 +388,32 @@ def _parameters(request: AppendRequest) -> dict[str, Any]:
     else:
         parameters["fingerprint"] = next(request_fingerprints(request.events))
     return parameters
+
+
+def _values_as_json(values: Sequence[UniqueValue]) -> str:
+    return json.dumps([[scope, digest and str(digest)] for scope, digest in values])
+
+
+def _states_as_json(states: Sequence[LogState]) -> str:
+    return json.dumps(
+        [
+            [str(each.log_id.uuid), each.log_id.log_type, each.version, each.position or None]
+            for each in states
+        ]
+    )
+
+
+def _locks(log_id: LogId, others: Sequence[LogState]) -> dict[str, Any]:
+    return {"log": log_id.uuid, "others": [each.log_id.uuid for each in others]}
+
+
+def _digests(values: Sequence[UniqueValue]) -> dict[str, list[Any]]:
+    """Return the values that are claimed, not those that are released."""
+    claimed = [each for each in values if each.digest is not None]
+    return {
+        "scopes": [each.scope for each in claimed],
+        "digests": [each.digest for each in claimed],
+    }
 
 
 def _is_alone(connection: BaseDatabaseWrapper) -> bool:

@@ -28,8 +28,10 @@ from django.db.models import Q, QuerySet
 
 from eventlogs.conf import MAX_VERSION
 from eventlogs.events.codec import EXACT_JSON
+from eventlogs.events.unique_values import UniqueReader, Values
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
+from eventlogs.stores import unique_values
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
 from eventlogs.values import StoredEvent
@@ -66,10 +68,15 @@ class ExportedEvent(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What came of a batch: how many events were stored, and how many were there before."""
+    """
+    What came of a batch: how many events were stored, and how many were there before.
+
+    ``taken`` are unique values of restored events that belong to other logs, and stayed there.
+    """
 
     stored: int
     present: int
+    taken: tuple[unique_values.Taken, ...] = ()
 
 
 class Known(NamedTuple):
@@ -166,10 +173,27 @@ def restore(
         _compare(using, present)
         if refusal is not None:
             raise refusal
+        taken: list[unique_values.Taken] = []
         if new:
             insert(new)
             _restore_keys(using, new)
-    return Restored(len(new), len(present))
+            taken = unique_values.settle(using, values_of(each.event for each in new)).taken
+    return Restored(len(new), len(present), tuple(taken))
+
+
+def values_of(events: Iterable[StoredEvent]) -> dict[LogId, Values]:
+    """
+    Return the unique values that events, in order, give to their logs.
+
+    A value that a log had for a time within the batch is not claimed. Nor is a value refused: an
+    import restores what has happened, and a value that two logs have is reported after it.
+    """
+    reader = UniqueReader()
+    found: dict[LogId, Values] = {}
+    for event in events:
+        for scope, digest in reader.values_of(event):
+            found.setdefault(event.log_id, {})[scope] = digest
+    return found
 
 
 def _lock(using: str, events: Iterable[ExportedEvent]) -> dict[UUID, Known]:

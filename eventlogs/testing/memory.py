@@ -17,10 +17,19 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from eventlogs.events.codec import request_fingerprints
+from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
-from eventlogs.stores.base import AppendRequest, BaseStore, Claim, refusal
-from eventlogs.stores.restore import ExportedEvent, Known, Restored, compare, plan
+from eventlogs.stores.base import (
+    AppendRequest,
+    BaseStore,
+    Claim,
+    Rules,
+    refusal,
+    rules_refusal,
+)
+from eventlogs.stores.restore import ExportedEvent, Known, Restored, compare, plan, values_of
+from eventlogs.stores.unique_values import Taken
 from eventlogs.testing import clock
 from eventlogs.values import LogState, StoredEvent
 
@@ -38,11 +47,15 @@ class MemoryStore(BaseStore):
     Python's clock, or the moment at which ``freeze_recorded_at`` has stopped it.
     """
 
+    keeps_rules = True
+
     def __init__(self, *, now: Callable[[], datetime] = clock.now) -> None:
         self._now = now
         self._lock = RLock()
         self._logs: dict[UUID, _Log] = {}
         self._claims: dict[tuple[str, str], Claim] = {}
+        self._owners: dict[UniqueValue, LogId] = {}
+        self._values: dict[tuple[LogId, str], UniqueValue] = {}
         self._position = 0
 
     def append(self, request: AppendRequest) -> LogState:
@@ -56,8 +69,13 @@ class MemoryStore(BaseStore):
             claim = self._claims.get((log_id.log_type, key)) if key is not None else None
             position = log.events[-1].position if log is not None and version else None
             refused = refusal(request, claim, version, position)
+            if refused is None and request.rules is not None:
+                states = self._states(request.rules)
+                refused = rules_refusal(request.rules, log_id, states, self._owners)
             if refused is not None:
                 raise refused
+            for value in request.rules.values if request.rules is not None else ():
+                self._claim_value(log_id, value)
             if log is None:
                 log = self._logs[log_id.uuid] = _Log(log_id.log_type, [])
             state = self._insert(log, version, request)
@@ -70,6 +88,25 @@ class MemoryStore(BaseStore):
                     position=state.position,
                 )
             return state
+
+    def _states(self, rules: Rules) -> dict[LogId, tuple[int, int | None]]:
+        return {
+            other.log_id: (len(events), events[-1].position)
+            for other in rules.others
+            if (events := self._events(other.log_id))
+        }
+
+    def _claim_value(self, log_id: LogId, value: UniqueValue) -> None:
+        """Let a log have a value that is free; a value of another log stays there."""
+        had = self._values.pop((log_id, value.scope), None)
+        if had is not None:
+            del self._owners[had]
+        if value.digest is not None and self._owners.setdefault(value, log_id) == log_id:
+            self._values[log_id, value.scope] = value
+
+    def owner(self, value: UniqueValue) -> LogId | None:
+        with self._lock:
+            return self._owners.get(value)
 
     def _insert(self, log: _Log, version: int, request: AppendRequest) -> LogState:
         now = self._now()
@@ -110,7 +147,24 @@ class MemoryStore(BaseStore):
                 self._check_claim(exported)
             for exported in new:
                 self._restore(exported)
-            return Restored(len(new), len(present))
+            return Restored(len(new), len(present), tuple(self._restore_values(new)))
+
+    def _restore_values(self, new: Sequence[ExportedEvent]) -> list[Taken]:
+        found = values_of(each.event for each in new)
+        values = [
+            (log_id, UniqueValue(scope, digest))
+            for log_id, by_scope in found.items()
+            for scope, digest in by_scope.items()
+        ]
+        for log_id, value in values:  # all are released before one is claimed
+            self._claim_value(log_id, UniqueValue(value.scope, None))
+        for log_id, value in values:
+            self._claim_value(log_id, value)
+        return [
+            Taken(log_id, value.scope, self._owners[value])
+            for log_id, value in values
+            if value.digest is not None and self._owners[value] != log_id
+        ]
 
     def _check_claim(self, exported: ExportedEvent) -> None:
         event = exported.event

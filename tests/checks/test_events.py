@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, make_dataclass
 from decimal import Decimal
+from typing import Annotated
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
-from eventlogs import event, upcaster
+from eventlogs import Unique, event, upcaster
 from eventlogs.checks.events import check_events
 from tests.checks.messages import found
+from tests.members import EMAIL
 
 
 @pytest.mark.usefixtures("scratch_registry")
@@ -64,3 +66,15 @@ def test_manage_py_check_stops_at_an_error():
 
     with pytest.raises(SystemCheckError, match=r"eventlogs\.E006"):
         call_command("check")
+
+
+@pytest.mark.usefixtures("scratch_registry")
+def test_e048_one_scope_is_normalized_in_two_ways():
+    unique = Unique(EMAIL.scope, normalize=str.lower)
+    event("tests.renamed")(make_dataclass("Renamed", [("email", Annotated[str, unique])]))
+
+    [message] = check_events()
+
+    assert message.id == "eventlogs.E048"
+    assert "'member.email' is declared with two different normalize functions" in message.msg
+    assert "EMAIL = Unique('member.email', normalize=…)" in str(message.hint)

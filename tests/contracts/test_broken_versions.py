@@ -12,13 +12,16 @@ from django.db import connection, transaction
 from msgspec.structs import replace
 
 from eventlogs import ConcurrentAppend, EventLogError, LogAlreadyExists, LogId, LogState
+from eventlogs.events.unique import UniqueValue
 from eventlogs.stores import AppendRequest, BaseStore, Claim
+from eventlogs.stores.base import rules_refusal
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from eventlogs.testing.contracts.rows import RowContract
 from eventlogs.testing.contracts.stores import StoreContract
 from eventlogs.testing.contracts.transactions import TransactionContract
 from eventlogs.values import StoredEvent
+from tests.contracts.rules import RulesContract
 
 
 class WithoutVersionCheck(MemoryStore):
@@ -217,6 +220,42 @@ class LosesMetadata(MemoryStore):
         return super().append(request._replace(metadata="{}"))
 
 
+class IgnoresRules(MemoryStore):
+    """Appends whatever other logs are like."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        return super().append(request._replace(rules=None))
+
+
+class KeepsOldValues(MemoryStore):
+    """Claims a log's new value, and does not release its old one."""
+
+    def _claim_value(self, log_id: LogId, value: UniqueValue) -> None:
+        self._values.pop((log_id, value.scope), None)
+        super()._claim_value(log_id, value)
+
+
+class ClaimsForRefusedAppends(MemoryStore):
+    """Claims the values of an append before it knows whether that is refused."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        for value in request.rules.values if request.rules is not None else ():
+            self._claim_value(request.log_id, value)
+        return super().append(request)
+
+
+class LooksAtRulesBeforeTheKey(MemoryStore):
+    """Refuses a retry because of what other logs are like by now."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        if request.rules is not None:
+            states = self._states(request.rules)
+            refused = rules_refusal(request.rules, request.log_id, states, self._owners)
+            if refused is not None:
+                raise refused
+        return super().append(request)
+
+
 BROKEN_VERSIONS = [
     variant
     for variant in list(globals().values())
@@ -252,7 +291,7 @@ def checks(contract: type, *, only: str = "test_") -> Iterator[Check]:
 def found_out(store: Callable[[], BaseStore]) -> int:
     """Return how many checks of the contract a store does not pass."""
     failed = 0
-    for check in checks(StoreContract):
+    for check in chain(checks(StoreContract), checks(RulesContract)):
         try:
             check(store())
         except (Exception, pytest.fail.Exception):

@@ -14,6 +14,7 @@ from eventlogs.testing.contracts.restoring import RestoreContract
 from eventlogs.testing.contracts.rows import RowContract
 from eventlogs.testing.contracts.stores import StoreContract
 from eventlogs.testing.contracts.transactions import TransactionContract
+from tests.contracts.rules import RestoredRulesContract, RulesContract
 
 # The tables of other apps are empty, and take long to truncate.
 autocommit = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
@@ -31,20 +32,24 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.sqlite
-class TestMemoryStore(StoreContract, RestoreContract):
+class TestMemoryStore(StoreContract, RestoreContract, RulesContract, RestoredRulesContract):
     @pytest.fixture
     def store(self) -> BaseStore:
         return MemoryStore()
 
 
-class TestPortableStore(StoreContract, RowContract, RestoreContract):
+class TestPortableStore(
+    StoreContract, RowContract, RestoreContract, RulesContract, RestoredRulesContract
+):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
         return PortableStore("default")
 
 
 @pytest.mark.postgresql
-class TestPostgreSQLStore(StoreContract, RowContract, RestoreContract):
+class TestPostgreSQLStore(
+    StoreContract, RowContract, RestoreContract, RulesContract, RestoredRulesContract
+):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
         return store_for("default")
@@ -59,7 +64,7 @@ class TestPostgreSQLStoreWithoutPreparing(StoreContract, RowContract):
 
 
 @pytest.mark.postgresql
-class TestPostgreSQLStoreWatched(StoreContract, RowContract):
+class TestPostgreSQLStoreWatched(StoreContract, RowContract, RulesContract):
     """While queries are watched, statements go through Django's cursor."""
 
     @pytest.fixture
@@ -69,7 +74,7 @@ class TestPostgreSQLStoreWatched(StoreContract, RowContract):
 
 
 @pytest.mark.postgresql
-class TestGroupStore(StoreContract):
+class TestGroupStore(StoreContract, RulesContract):
     """Appends that are joined with others."""
 
     @pytest.fixture

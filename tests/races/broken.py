@@ -219,14 +219,18 @@ class AcknowledgesBeforeCommit(PostgreSQLStore):
 class TakesNoTurns(PostgreSQLStore):
     """Does not lock a log after a conflict."""
 
-    def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
+    def in_turn(
+        self, log_id: LogId, call: Callable[[], Any], *, conflicts: int, others: Any = ()
+    ) -> Any:
         return call()
 
 
 class GivesItsTurnAway(PostgreSQLStore):
     """Waits for the log, and then decides without its lock."""
 
-    def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
+    def in_turn(
+        self, log_id: LogId, call: Callable[[], Any], *, conflicts: int, others: Any = ()
+    ) -> Any:
         super().in_turn(log_id, lambda: None, conflicts=conflicts)
         return call()
 
@@ -234,7 +238,9 @@ class GivesItsTurnAway(PostgreSQLStore):
 class DecidesBeforeItsTurn(PostgreSQLStore):
     """Its transaction has a snapshot from before the lock."""
 
-    def in_turn(self, log_id: LogId, call: Callable[[], Any], *, conflicts: int) -> Any:
+    def in_turn(
+        self, log_id: LogId, call: Callable[[], Any], *, conflicts: int, others: Any = ()
+    ) -> Any:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self.version(log_id)
@@ -277,3 +283,60 @@ def _claim(request: AppendRequest, first_index: int) -> None:
                 next(request_fingerprints(request.events)),
             ],
         )
+
+
+class LooksAtValuesOnly(Mutant):
+    """It looks whether a unique value is taken, and does not claim it."""
+
+    statements = ("append_under_rules.sql",)
+    part = (
+        r"INSERT INTO eventlogs_uniquevalue \(scope, digest, log_type, log_id\).*?"
+        r"ON CONFLICT \(scope, digest\) DO NOTHING\s+RETURNING id"
+    )
+    instead = "SELECT number AS id FROM missing"
+
+
+class BelievesItsSnapshot(Mutant):
+    """It takes the log's values from its snapshot, whatever was appended since."""
+
+    statements = ("append_under_rules.sql",)
+    part = r"AND seen\.ctid = own\.place"
+
+
+class KeepsClaimsOfARefusedAppend(PostgreSQLStore):
+    """In a caller's transaction, it keeps the values that a refused append has claimed."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        def change(execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
+            return execute(sql.replace("value.id >=", "value.id >"), *arguments)
+
+        with connection.execute_wrapper(change):
+            return super().append(request)
+
+
+class DoesNotLockOtherLogs(Mutant):
+    """It compares the states of other logs, and does not lock them."""
+
+    statements = ("append_under_rules.sql",)
+    part = r"FOR SHARE"
+
+
+class IgnoresOtherLogs(Mutant):
+    """It locks other logs, and does not compare their states."""
+
+    statements = ("append_under_rules.sql",)
+    part = r"WHERE \(SELECT number FROM unmoved\) = \(SELECT count\(\*\) FROM other\)"
+    instead = "WHERE TRUE"
+
+
+class LocksItsOwnLogFirst(PostgreSQLStore):
+    """It locks its own log, and then the others."""
+
+    def append(self, request: AppendRequest) -> LogState:
+        if request.rules is not None and connection.in_atomic_block:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT FROM eventlogs_eventlog WHERE id = %s FOR NO KEY UPDATE",
+                    [request.log_id.uuid],
+                )
+        return super().append(request)

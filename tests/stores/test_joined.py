@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -28,18 +29,22 @@ from eventlogs import (
     LogManager,
     LogNotFound,
     LogState,
+    NameTaken,
     event_context,
 )
 from eventlogs import context as of_context
 from eventlogs import logs as of_logs
 from eventlogs.context import Layer
+from eventlogs.events.unique import UniqueValue
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.refreshers import BaseRefresher
-from eventlogs.stores import AppendRequest, group_commit, joined, participants
+from eventlogs.stores import AppendRequest, Rules, group_commit, joined, participants
+from eventlogs.stores.base import UNDECIDED
 from eventlogs.testing import MemoryStore
 from eventlogs.testing.contracts.stores import new_key
-from tests.accounts import Account, Deposited, Noted, Opened
+from tests.accounts import Account, Deposited, Noted, Opened, encoded
 from tests.locks import a_session_waits
+from tests.members import Joined, Member
 from tests.processes import until
 from tests.stores.test_group_commit import elsewhere
 
@@ -776,3 +781,40 @@ def test_a_context_that_is_shared_by_joined_appends_is_found_out(monkeypatch):
     found = contexts_of_joined_appends()
 
     assert found != [(number, {"number": number, "till": number}) for number in range(12)]
+
+
+def test_a_call_with_rules_goes_apart_and_holds_up_no_other():
+    members = Member.logs
+    owner, state = members.create(Joined("a")), accounts.create(Opened("Ann"))
+    others = [accounts.create(Opened(f"{n}")) for n in range(5)]
+
+    answers, kinds = at_once(
+        *(lambda other=other: accounts.aappend(other, Deposited(1)) for other in others),
+        lambda: members.acreate(Joined("a")),
+        lambda: members.acreate(Joined("b")),
+        lambda: accounts.aappend(state, Deposited(1), also_expect=[owner]),
+        lambda: accounts.aexecute(
+            state.log_id, lambda _: Deposited(1), also_expect=[owner], expected_version=9
+        ),
+    )
+
+    assert [each.version for each in answers[:5]] == [2] * 5
+    assert isinstance(answers[5], NameTaken)
+    assert async_to_sync(members.afind)("member.email", "b") == answers[6].log_id
+    assert answers[7].version == 2
+    assert isinstance(answers[8], ConcurrentAppend)
+    assert "joined" in kinds
+
+
+def test_the_joined_statement_leaves_calls_with_rules_out():
+    log_id = accounts.new_id()
+    rules = Rules([UniqueValue("account.owner", uuid4())])
+    plain = AppendRequest(accounts.new_id(), encoded(1), 0, None, "{}")
+    requests = [plain, AppendRequest(log_id, encoded(1), 0, None, "{}", None, rules)]
+
+    answers = group_commit.append_group("default", requests)
+
+    assert isinstance(answers[0], LogState)
+    assert answers[1] is UNDECIDED
+    assert group_commit.append_group("default", requests[1:]) == [UNDECIDED]
+    assert not accounts.exists(log_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -29,13 +30,15 @@ from eventlogs import (
     LogId,
     LogManager,
 )
-from eventlogs.stores import AppendRequest, BaseStore, store_for
+from eventlogs.events.unique import UniqueValue
+from eventlogs.stores import AppendRequest, BaseStore, Rules, store_for
 from eventlogs.stores.postgresql import (
     EVENTS_BACKWARDS,
     EVENTS_FORWARDS,
     PostgreSQLStore,
 )
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
+from eventlogs.testing.contracts.transactions import under_rules
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.proxy import CountingProxy
 
@@ -43,6 +46,12 @@ pytestmark = [
     pytest.mark.postgresql,
     pytest.mark.django_db(transaction=True, available_apps=["eventlogs"]),
 ]
+
+
+def a_value() -> Rules:
+    """Return rules that claim a value which is free."""
+    return Rules([UniqueValue("account.owner", uuid4())])
+
 
 # Each appends once, to a log that exists at version 1 where it needs one.
 SHAPES: dict[str, Callable[[BaseStore, Any], Any]] = {
@@ -58,6 +67,8 @@ SHAPES: dict[str, Callable[[BaseStore, Any], Any]] = {
     "a thousand events": lambda store, log_id: append(store, log_id, *range(1_000), expected=1),
     "create": lambda store, log_id: create(store, 1),
     "create with a key": lambda store, log_id: create(store, 1, key=new_key()),
+    "append under rules": lambda store, log_id: under_rules(store, log_id, 1, new_key(), a_value()),
+    "create under rules": lambda store, log_id: under_rules(store, new_log(), 0, None, a_value()),
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 

@@ -20,6 +20,7 @@ from django.core.management.base import CommandParser
 
 from eventlogs.management.output import Output
 from eventlogs.management.subcommands import (
+    claim,
     export,
     grants,
     health,
@@ -58,6 +59,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "verify": verify,
     "project": project,
     "rebuild": rebuild,
+    "claim": claim,
     "parked": parked,
     "export": export,
     "import": import_,

@@ -17,7 +17,7 @@ from django.db import connections, models, router
 
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction
+from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction, UniqueValue
 from eventlogs.projections.base import RowProjection, declared
 
 HELP = "Print the SQL that grants a database role the privileges it needs (PostgreSQL)."
@@ -27,6 +27,7 @@ HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     EventLog: ("SELECT", "INSERT", "UPDATE"),  # an append raises the version of its log
     Event: ("SELECT", "INSERT"),
     IdempotencyKey: ("SELECT", "INSERT", "DELETE"),  # prune deletes
+    UniqueValue: ("SELECT", "INSERT", "DELETE"),  # a log's new value replaces its old one
     ProjectionAction: ("SELECT", "INSERT", "UPDATE"),  # the id of an erased log is removed
 }
 ROWS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")

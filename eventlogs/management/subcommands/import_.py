@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from django.core.management.base import CommandParser
 
 from eventlogs.exceptions import EventLogError, FeedUnavailable
-from eventlogs.management.mistakes import mistake
+from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output
 from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
@@ -20,6 +20,7 @@ from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
 from eventlogs.projections.base import declared
 from eventlogs.projections.from_now import is_behind
 from eventlogs.projections.kinds import Reactor
+from eventlogs.stores.unique_values import Taken
 from eventlogs.utils.words import counted
 
 HELP = "Import an export. Import the same file again to resume: only missing events are stored."
@@ -47,11 +48,29 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
         out.note(f"\n{so_far(imported)} Import the same file again to resume.")
         raise
     if out.as_json:
-        out.document({"stored": imported.stored, "present": imported.present})
+        figures: dict[str, Any] = {"stored": imported.stored, "present": imported.present}
+        if imported.taken:
+            figures["taken"] = [each._asdict() for each in imported.taken]
+        out.document(figures)
     else:
         out.line(so_far(imported), out.style.SUCCESS)
     if imported.stored:
         tell_of_reactors(out, using)
+    if imported.taken:
+        raise findings(of_taken(imported.taken, using))
+
+
+def of_taken(taken: Sequence[Taken], using: str) -> str:
+    """Return a text about unique values that two logs hold."""
+    shown = "; ".join(
+        f"{each.scope} of {each.log_id} belongs to {each.owner}" for each in taken[:5]
+    )
+    more = f"; and {len(taken) - 5:,} more" if len(taken) > 5 else ""
+    return (
+        f"{counted(len(taken), 'unique value belongs', 'unique values belong')} to another log: "
+        f"{shown}{more}. Append another value to one of the two, then run "
+        f"{command('claim', using=using)}."
+    )
 
 
 def tell_of_reactors(out: Output, using: str) -> None:

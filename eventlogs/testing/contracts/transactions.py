@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import OperationalError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
+from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import (
     ConcurrentAppend,
     EventLogError,
@@ -19,19 +21,22 @@ from eventlogs.exceptions import (
     LogAlreadyExists,
     LogFull,
     LogNotFound,
+    NameTaken,
     TransactionMustRetry,
 )
+from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, IdempotencyKey
-from eventlogs.stores import BaseStore
-from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
+from eventlogs.models import UniqueValue as UniqueRow
+from eventlogs.stores import AppendRequest, BaseStore, Rules
+from eventlogs.testing.contracts.stores import amounts, append, create, encoded, new_key, new_log
 from eventlogs.values import LogState
 
 Refused = tuple[type[EventLogError], Callable[[], Any]]
 
 
-def rows() -> tuple[int, int, int]:
-    """Count logs, events and keys."""
-    return EventLog.objects.count(), Event.objects.count(), IdempotencyKey.objects.count()
+def rows() -> list[int]:
+    """Count logs, events, keys and unique values."""
+    return [each.objects.count() for each in (EventLog, Event, IdempotencyKey, UniqueRow)]
 
 
 class Unwanted(Exception):
@@ -109,6 +114,38 @@ def append_to_a_full_log(store: BaseStore) -> Refused:
     return LogFull, lambda: append(store, log_id, 2, expected=None, key=key)
 
 
+def under_rules(
+    store: BaseStore, log_id: LogId, expected: int | None, key: str | None, rules: Rules
+) -> LogState:
+    """Append a deposit under rules."""
+    request = AppendRequest(log_id, encoded(1), expected, key, "{}", None, rules)
+    return store.append(request)
+
+
+def taken_value(store: BaseStore) -> Rules:
+    """Return rules that claim a value that is free, and one that another log has."""
+    free, taken = UniqueValue("account.iban", uuid4()), UniqueValue("account.owner", uuid4())
+    under_rules(store, new_log(), 0, None, Rules([taken]))
+    return Rules([free, taken])
+
+
+def append_of_a_taken_value(store: BaseStore) -> Refused:
+    log_id, rules = create(store, 1).log_id, taken_value(store)
+    return NameTaken, lambda: under_rules(store, log_id, 1, new_key(), rules)
+
+
+def create_of_a_taken_value(store: BaseStore) -> Refused:
+    rules = taken_value(store)
+    return NameTaken, lambda: under_rules(store, new_log(), 0, new_key(), rules)
+
+
+def append_behind_another_log_that_has_moved(store: BaseStore) -> Refused:
+    log_id, other = create(store, 1).log_id, create(store, 1)
+    append(store, other.log_id, 2, expected=1)
+    rules = Rules([UniqueValue("account.iban", uuid4())], [other])
+    return ConcurrentAppend, lambda: under_rules(store, log_id, None, new_key(), rules)
+
+
 def set_version(log_id: Any, version: int) -> None:
     """Change a log's version directly, without an append."""
     identifier = log_id.uuid.hex if connection.vendor == "sqlite" else log_id.uuid
@@ -132,6 +169,17 @@ REFUSALS = [
     key_used_for_another_create,
     append_to_a_full_log,
 ]
+# Of a store that keeps rules across logs.
+REFUSALS_BY_RULES = [
+    append_of_a_taken_value,
+    create_of_a_taken_value,
+    append_behind_another_log_that_has_moved,
+]
+
+
+def skip_unless_kept(store: BaseStore, refusal: Callable[[BaseStore], Refused]) -> None:
+    if refusal in REFUSALS_BY_RULES and not store.keeps_rules:
+        pytest.skip("this store keeps no rules across logs")
 
 
 class TransactionContract:
@@ -153,10 +201,11 @@ class TransactionContract:
 
         return run
 
-    @pytest.mark.parametrize("refusal", REFUSALS)
+    @pytest.mark.parametrize("refusal", [*REFUSALS, *REFUSALS_BY_RULES])
     def test_a_refusal_leaves_the_transaction_usable(
         self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
     ) -> None:
+        skip_unless_kept(store, refusal)
         error, refused_append = refusal(store)
         other = create(store, 1).log_id
 
@@ -169,10 +218,11 @@ class TransactionContract:
 
         assert amounts(store, other) == [1, 2, 3]
 
-    @pytest.mark.parametrize("refusal", REFUSALS)
+    @pytest.mark.parametrize("refusal", [*REFUSALS, *REFUSALS_BY_RULES])
     def test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database(
         self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
     ) -> None:
+        skip_unless_kept(store, refusal)
         error, refused_append = refusal(store)
         database_errors = []
 
@@ -195,11 +245,12 @@ class TransactionContract:
         assert not [query for query in queries if "SAVEPOINT" in query["sql"].upper()]
         assert database_errors == []
 
-    @pytest.mark.parametrize("refusal", REFUSALS)
+    @pytest.mark.parametrize("refusal", [*REFUSALS, *REFUSALS_BY_RULES])
     @pytest.mark.parametrize("mode", ["autocommit", "in a transaction"])
     def test_a_refusal_stores_nothing(
         self, store: BaseStore, refusal: Callable[[BaseStore], Refused], mode: str
     ) -> None:
+        skip_unless_kept(store, refusal)
         error, refused_append = refusal(store)
         before = rows()
 
