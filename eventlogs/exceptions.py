@@ -20,7 +20,9 @@ Every error that eventlogs raises, in one tree.
     ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── HistoryDiffers               an import contradicts the events in the database
+    ├── AdoptionFailed               a row of a table cannot become a log
     ├── InvalidExport                (ValueError) a line of an import cannot be read
+    ├── InvalidLock                  (ValueError) a file of event schemas cannot be read
     ├── TransactionMustRetry         the database aborted the whole transaction
     ├── FeedUnavailable              reading the feed here could skip events
     ├── Unreachable                  the reduction cache does not answer
@@ -48,6 +50,7 @@ from eventlogs.utils.errors import EventLogError, InvalidLogId, RegistrationErro
 from eventlogs.values import LogState
 
 __all__ = [
+    "AdoptionFailed",
     "AppendOnlyError",
     "ConcurrentAppend",
     "ConstraintViolated",
@@ -60,6 +63,7 @@ __all__ = [
     "InvalidEvent",
     "InvalidExport",
     "InvalidIdempotencyKey",
+    "InvalidLock",
     "InvalidLogId",
     "LogAlreadyExists",
     "LogCorrupted",
@@ -371,6 +375,25 @@ class HistoryDiffers(EventLogError):
 
 
 @error
+class AdoptionFailed(EventLogError):
+    """
+    A row cannot become a log. Nothing of its batch was stored, and all batches before it are.
+
+    ``model`` is the label of the model, ``key`` the row's primary key. ``reason`` says what is
+    wrong, never a value of the row; the ``__cause__`` is what the project's own code raised.
+    """
+
+    model: str
+    key: object
+    _: KW_ONLY
+    reason: str
+    template = (
+        "The row {key} of {model} cannot be adopted: {reason}. Correct the row or the adoption, "
+        "then run it again: it goes on with the rows that have no log."
+    )
+
+
+@error
 class InvalidExport(EventLogError, ValueError):
     """A line of an export cannot be read. All whole batches before it are stored."""
 
@@ -379,6 +402,19 @@ class InvalidExport(EventLogError, ValueError):
     template = (
         "Line {line}: {reason}. Correct the file or export it again, then import it "
         "again: events that are stored already are skipped."
+    )
+
+
+@error
+class InvalidLock(EventLogError, ValueError):
+    """A file of event schemas (``events.lock.json``) cannot be read. It was not changed."""
+
+    path: object
+    _: KW_ONLY
+    reason: str
+    template = (
+        "{path}: {reason}. Take it from version control, or delete it and run: manage.py "
+        "makeevents."
     )
 
 

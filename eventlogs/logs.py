@@ -200,9 +200,14 @@ class LogManager(Generic[A]):
 
     # Ids
 
-    def new_id(self) -> LogId:
-        """Return a new log id. It is made in this process, without a query."""
-        return LogId.new(self.log_type)
+    def new_id(self, *, at: datetime | None = None) -> LogId:
+        """
+        Return a new log id. It is made in this process, without a query.
+
+        ``at`` is the id's time, for an entity that began earlier; see ``LogId.new``, also for the
+        errors.
+        """
+        return LogId.new(self.log_type, at=at)
 
     def parse_id(self, log_id: LogId | str) -> LogId:
         """

@@ -60,8 +60,13 @@ class EventLog(AppendOnlyModel):
         base_manager_name = "objects"
         verbose_name = "event log"
         verbose_name_plural = "event logs"
-        # For lists of one type. Neither column changes, so appends do not touch it.
-        indexes = [models.Index(fields=["log_type", "id"], name="eventlogs_eventlog_of_type")]
+        # No column of these changes, so only the first append to a log touches them: the first is
+        # for reading the logs of one type, the second for lists of the newest logs. Ids do not
+        # tell those where they are made of keys that a project has already.
+        indexes = [
+            models.Index(fields=["log_type", "id"], name="eventlogs_eventlog_of_type"),
+            models.Index(fields=["created_at", "id"], name="eventlogs_eventlog_by_creation"),
+        ]
 
     def __str__(self) -> str:
         return str(self.log_id)
@@ -184,6 +189,30 @@ class UniqueValue(AppendOnlyModel):
 
     def __str__(self) -> str:
         return f"{self.scope} of {LogId.stored(self.log_type, self.log_id)}"
+
+
+class StoredType(models.Model):
+    """
+    An event type and version of which the logs of a type have, or had, events.
+
+    ``manage.py check --deploy`` compares it with the classes; see stores/stored_types.py.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    type = ExactCharField(max_length=MAX_EVENT_TYPE_LENGTH, editable=False)
+    schema_version = models.IntegerField(editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["log_type", "type", "schema_version"],
+                name="eventlogs_storedtype_noted_once",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.schema_version}"
 
 
 class ProjectionState(models.Model):

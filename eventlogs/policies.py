@@ -112,7 +112,9 @@ class LogAgePolicy(CachingPolicy):
     """
     Keep the reductions of logs of some age; both bounds are included.
 
-    The age is that of the log's id (``LogId.created_at``), by this process' clock.
+    The age is that of the log's id (``LogId.created_at``), by this process' clock. A log whose id
+    holds no time counts as older than any age: such ids are those of entities that were there
+    before their logs.
     """
 
     depends_on_time = True
@@ -145,8 +147,10 @@ class LogAgePolicy(CachingPolicy):
 
     def should_cache(self, reduction: Reduction[Any]) -> bool:
         """Return whether the log's age is within the bounds."""
-        age = timezone.now() - reduction.log_id.created_at
-        return self.youngest <= age <= self.oldest
+        created_at = reduction.log_id.created_at
+        if created_at is None:
+            return self.oldest == timedelta.max
+        return self.youngest <= timezone.now() - created_at <= self.oldest
 
     def __repr__(self) -> str:
         return f"LogAgePolicy(youngest={self.youngest!r}, oldest={self.oldest!r})"

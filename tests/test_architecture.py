@@ -48,6 +48,7 @@ THIRD_PARTIES = {
     "msgspec": {
         "values",
         "events/codec",
+        "events/schemas",
         "events/validation",
         "pages",
         "reductions/timeline",

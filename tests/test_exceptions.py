@@ -107,6 +107,14 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "index": 3, "reason": "its data is another one here"},
     ),
     (
+        exceptions.AdoptionFailed("shop.order", 42, reason="its time is in the future"),
+        {"model": "shop.order", "key": 42, "reason": "its time is in the future"},
+    ),
+    (
+        exceptions.InvalidLock("shop/events.lock.json", reason="it is no file of makeevents"),
+        {"path": "shop/events.lock.json", "reason": "it is no file of makeevents"},
+    ),
+    (
         exceptions.InvalidExport(17, "its index is out of bounds"),
         {"line": 17, "reason": "its index is out of bounds"},
     ),

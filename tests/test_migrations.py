@@ -34,6 +34,7 @@ TABLES = {
     "eventlogs_projectionworker",
     "eventlogs_skippedevent",
     "eventlogs_uniquevalue",
+    "eventlogs_storedtype",
 }
 
 
@@ -123,6 +124,7 @@ def test_constraints_are_named_for_what_they_do(db):
         "eventlogs_parkedevent_one_per_log",
         "eventlogs_skippedevent_skipped_once",
         "eventlogs_uniquevalue_one_log_per_value",
+        "eventlogs_storedtype_noted_once",
     }
 
 

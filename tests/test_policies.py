@@ -21,6 +21,10 @@ def reduction(*, version=1, age=timedelta()):
     return Reduction(LogId("account", uuid), version, Account(), timezone.now())
 
 
+def without_time():
+    return Reduction(LogId.from_key("account", 7), 1, Account(), timezone.now())
+
+
 class Odd(CachingPolicy):
     def should_cache(self, reduction):
         return reduction.version % 2 == 1
@@ -56,6 +60,16 @@ def test_the_age_of_a_log_is_that_of_its_id(policy, kept):
     ages = range(5)
 
     assert [n for n in ages if policy.should_cache(reduction(age=timedelta(days=n)))] == kept
+
+
+def test_a_log_whose_id_holds_no_time_is_older_than_any_age():
+    day = timedelta(days=1)
+
+    assert LogAgePolicy.starting_at(day).should_cache(without_time())
+    assert not LogAgePolicy.until(day).should_cache(without_time())
+    assert (~LogAgePolicy.until(day)).should_cache(without_time())
+    assert not LogAgePolicy.between(day, 2 * day).should_cache(without_time())
+    assert LogAgePolicy().should_cache(without_time())
 
 
 def test_policies_combine():

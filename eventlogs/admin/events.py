@@ -27,6 +27,7 @@ from eventlogs.events.metadata import TRACEPARENT, actor_of
 from eventlogs.events.registry import registry
 from eventlogs.ids import LogId
 from eventlogs.models import Event
+from eventlogs.operations.catalogue import catalogue
 from eventlogs.utils.times import time_text
 
 EVENTS: Final = 50  # events of a page
@@ -43,11 +44,23 @@ class EventAdmin(ReadOnlyAdmin):
         names = "eventlogs_event"
         return [
             path("", self.wrap(self.list_view), name=f"{names}_changelist"),
+            path("types/", self.wrap(self.types_view), name=f"{names}_types"),
             path("<int:position>/", self.wrap(self.event_view)),
             path("<int:position>/change/", self.wrap(self.event_view), name=f"{names}_change"),
             path("<str:record>/", self.wrap(self.record_view)),
             path("<str:record>/tree/", self.wrap(self.tree_view), name=f"{names}_tree"),
         ]
+
+    def types_view(self, request: HttpRequest) -> HttpResponse:
+        """Show the catalogue of event types."""
+        found = catalogue(using=Event.objects.db)
+        context = {
+            "title": _("Event types"),
+            "entries": found.entries,
+            "counted": found.counted,
+            "is_exact": found.is_exact,
+        }
+        return self.page(request, "types", context)
 
     def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
         """Redirect from a position to the event in its log."""

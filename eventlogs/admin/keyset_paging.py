@@ -7,17 +7,89 @@ would need an OFFSET, which reads all rows that it skips, and COUNT(*) reads the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlencode
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from eventlogs.admin.parameters import number_from
+from eventlogs.admin.parameters import number_from, uuid_from
 
 T = TypeVar("T")
-Read = Callable[[str | None], Any]
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class KeysetOrder(ABC):
+    """An order of rows that an index has, and the keys of rows in it; newer rows come later."""
+
+    fields: tuple[str, ...]
+
+    @abstractmethod
+    def beyond(self, rows: QuerySet[Any], key: Any, *, up: bool) -> QuerySet[Any]:
+        """Keep the rows behind a key, or with ``up`` False those in front of it."""
+
+    @abstractmethod
+    def text(self, row: Any) -> str:
+        """Return the key of a row, as text for an address."""
+
+    @abstractmethod
+    def read(self, text: str | None) -> Any:
+        """Read a key from an address; return None for any other text."""
+
+    def sorted(self, rows: QuerySet[Any], *, up: bool) -> QuerySet[Any]:
+        """Sort rows by their keys, upwards or downwards."""
+        return rows.order_by(*(name if up else f"-{name}" for name in self.fields))
+
+
+class ByNumber(KeysetOrder):
+    """The order of a column of numbers that differ, such as an id."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self.fields = (field,)
+
+    def beyond(self, rows: QuerySet[Any], key: Any, *, up: bool) -> QuerySet[Any]:
+        return rows.filter(**{f"{self._field}__{'gt' if up else 'lt'}": key})
+
+    def text(self, row: Any) -> str:
+        return str(getattr(row, self._field))
+
+    def read(self, text: str | None) -> Any:
+        return number_from(text)
+
+
+class ByCreation(KeysetOrder):
+    """The order of ``created_at``, and of ids among the rows of one moment."""
+
+    fields = ("created_at", "id")
+
+    def beyond(self, rows: QuerySet[Any], key: Any, *, up: bool) -> QuerySet[Any]:
+        moment, last = key
+        # The last condition alone is a range of the index.
+        if up:
+            later = Q(created_at__gt=moment) | Q(id__gt=last)
+            return rows.filter(later, created_at__gte=moment)
+        earlier = Q(created_at__lt=moment) | Q(id__lt=last)
+        return rows.filter(earlier, created_at__lte=moment)
+
+    def text(self, row: Any) -> str:
+        """Return microseconds since 1970, a point, and the digits of the id."""
+        return f"{(row.created_at - EPOCH) // MICROSECOND}.{row.id.hex}"
+
+    def read(self, text: str | None) -> Any:
+        microseconds, _, digits = (text or "").partition(".")
+        number, last = number_from(microseconds), uuid_from(digits)
+        if number is None or last is None:
+            return None
+        try:
+            return EPOCH + number * MICROSECOND, last
+        except OverflowError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +106,28 @@ class KeysetPage(Generic[T]):
 def keyset_page(
     rows: QuerySet[Any],
     *,
-    field: str,
+    order: KeysetOrder,
     size: int,
     asked: Mapping[str, str],
     query: Mapping[str, str],
-    read: Read = number_from,
-    text: Callable[[Any], str] = str,
-    lowest: Any = -1,
 ) -> KeysetPage[Any]:
     """
     Return the page of ``rows`` that the parameters ``asked`` of an address name.
 
     These are ``before=<key>``, ``after=<key>`` or ``end=1`` (the oldest rows); without them, it is
-    the page of the newest rows. ``read`` and ``text`` convert a key from and to text, and
-    ``lowest`` is a key below all others. ``query`` holds the other parameters of the links. At most
-    ``size + 1`` rows are read, along the index of ``field``.
+    the page of the newest rows. ``query`` holds the other parameters of the links. At most
+    ``size + 1`` rows are read, along the index that has ``order``.
     """
-    before = read(asked.get("before"))
-    after = lowest if asked.get("end") == "1" else read(asked.get("after"))
-    if after is not None:
-        found = list(rows.filter(**{f"{field}__gt": after}).order_by(field)[: size + 1])
+    before, after = order.read(asked.get("before")), order.read(asked.get("after"))
+    is_end = asked.get("end") == "1"
+    if is_end or after is not None:
+        wanted = rows if is_end else order.beyond(rows, after, up=True)
+        found = list(order.sorted(wanted, up=True)[: size + 1])
         has_newer, has_older = len(found) > size, True
         found = found[:size][::-1]
     else:
-        wanted = rows if before is None else rows.filter(**{f"{field}__lt": before})
-        found = list(wanted.order_by(f"-{field}")[: size + 1])
+        wanted = rows if before is None else order.beyond(rows, before, up=False)
+        found = list(order.sorted(wanted, up=False)[: size + 1])
         has_newer, has_older = before is not None, len(found) > size
         found = found[:size]
 
@@ -67,7 +136,7 @@ def keyset_page(
 
     if not found:
         return KeysetPage([], link() if has_newer else None, None, None, None)
-    newest, oldest = text(getattr(found[0], field)), text(getattr(found[-1], field))
+    newest, oldest = order.text(found[0]), order.text(found[-1])
     return KeysetPage(
         found,
         first=link() if has_newer else None,

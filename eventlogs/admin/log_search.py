@@ -33,7 +33,7 @@ def search(text: str, using: str) -> QuerySet[EventLog]:
     Return the logs that a text names, by id, part of an id, or idempotency key.
 
     If the text is only the beginning of ids, all logs with that beginning are found; otherwise
-    the newest 50 of them, and the other results.
+    50 of them, those with the highest ids, and the other results.
     """
     text = text.strip()
     return _by_any(text, using, _by_key(text, using))

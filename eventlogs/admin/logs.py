@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
@@ -32,9 +31,9 @@ from eventlogs.admin.json_markup import (
     visible,
     visible_fields,
 )
-from eventlogs.admin.keyset_paging import keyset_page
+from eventlogs.admin.keyset_paging import ByCreation, keyset_page
 from eventlogs.admin.log_search import event_in, search
-from eventlogs.admin.parameters import choices, days_from, number_from, parameters, uuid_from
+from eventlogs.admin.parameters import choices, days_from, number_from, parameters
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.admin.users import Actor, actor, users_of
@@ -96,18 +95,9 @@ class LogAdmin(ReadOnlyAdmin):
             rows = rows.filter(log_type=query["type"])
         problems: list[str] = []
         begin, end = days_from(query, problems)
-        rows = rows if begin is None else rows.filter(pk__gte=uuid_of(begin))
-        rows = rows if end is None else rows.filter(pk__lt=uuid_of(end))
-        found = keyset_page(
-            rows,
-            field="id",
-            size=LOGS,
-            asked=asked,
-            query=query,
-            read=uuid_from,
-            text=lambda key: key.hex,
-            lowest=UUID(int=0),
-        )
+        rows = rows if begin is None else rows.filter(created_at__gte=begin)
+        rows = rows if end is None else rows.filter(created_at__lt=end)
+        found = keyset_page(rows, order=ByCreation(), size=LOGS, asked=asked, query=query)
         states = self._states(request, found.rows, using)
         context = {
             "title": _("Event logs"),
@@ -283,9 +273,10 @@ class LogAdmin(ReadOnlyAdmin):
 
 def nothing_found(query: dict[str, str], asked: QueryDict) -> str:
     """Return the text of a page of the list that has no log."""
-    if uuid_from(asked.get("before")) is not None:
+    order = ByCreation()
+    if order.read(asked.get("before")) is not None:
         return _("There are no older logs.")
-    if uuid_from(asked.get("after")) is not None:
+    if order.read(asked.get("after")) is not None:
         return _("There are no newer logs.")
     if "q" not in query:
         return _("No log matches these filters.") if query else _("There are no logs yet.")
@@ -319,12 +310,6 @@ def text_of(value: Any, *, longest: int) -> str | Markup:
     if isinstance(value, str):
         return value if len(value) <= longest else value[:longest] + ELLIPSIS
     return markup(value, longest=longest)
-
-
-def uuid_of(moment: datetime) -> UUID:
-    """Return the lowest UUIDv7 of a moment, since ids sort by the time they were made."""
-    milliseconds = int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1))
-    return UUID(int=max(0, milliseconds) << 80)
 
 
 def index_from(text: str | None, version: int) -> int:

@@ -32,7 +32,7 @@ from eventlogs.admin.held_events import (
     held_events,
     read_cause,
 )
-from eventlogs.admin.keyset_paging import keyset_page
+from eventlogs.admin.keyset_paging import ByNumber, keyset_page
 from eventlogs.admin.projection_status import (
     alarms_of,
     number,
@@ -169,7 +169,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
             held = [each for each in held if cause == cause_of(each)]
         found = keyset_page(
             held_events(projection.name, using, cause),
-            field="position",
+            order=ByNumber("position"),
             size=ROWS,
             asked=request.GET,
             query=cause._asdict() if cause is not None else {},
@@ -194,7 +194,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
                 raise Http404(_("There is no projection of this name."))
         found = keyset_page(
             actions.of(name, using).order_by(),
-            field="id",
+            order=ByNumber("id"),
             size=ROWS,
             asked=request.GET,
             query={},

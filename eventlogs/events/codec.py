@@ -26,6 +26,7 @@ from msgspec import structs
 
 from eventlogs import conf
 from eventlogs.events import validation
+from eventlogs.events.metadata import ADOPTED
 from eventlogs.events.registry import EventType, RetiredEvent, registry
 from eventlogs.events.unique import unique_fields
 from eventlogs.exceptions import (
@@ -334,6 +335,10 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
     try:
         if not isinstance(metadata, dict):
             raise validation.Finding(path, "metadata must be a dict")
+        if ADOPTED in metadata:
+            raise validation.Finding(
+                f"{path}.{ADOPTED}", "an adoption alone writes this key; leave it out"
+            )
         validation.inspect(metadata, root=path)
         data = ENCODER.encode(metadata)
         validation.inspect(metadata, JSON.decode(_as_jsonb(data)), root=path)

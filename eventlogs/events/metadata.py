@@ -1,7 +1,13 @@
-"""What metadata say by custom: who did it, which event it is, and which flow it belongs to."""
+"""
+What metadata say.
+
+By custom: who did it, which event it is, and which flow it belongs to. By rule: what an adoption
+wrote.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -24,6 +30,26 @@ CAUSATION: Final = "causation_id"  # of the event that caused this one
 TRACEPARENT: Final = "traceparent"
 
 MAX_ID: Final = 512  # characters of an id of another system
+
+ADOPTED: Final = "adopted_from"
+"""
+The key of metadata with the row that an event was adopted from.
+
+Only an adoption writes it, by a restore. Reactors do not react to events that have it, so an append
+with this key is refused: else metadata that was copied from such an event would silence them.
+"""
+
+_MARK: Final = f'"{ADOPTED}"'
+
+
+def is_adopted(metadata: Mapping[str, Any]) -> bool:
+    """Return whether an event with these metadata was adopted from a row."""
+    return ADOPTED in metadata
+
+
+def is_stored_adopted(metadata: str) -> bool:
+    """Return whether a stored event with this JSON as its metadata was adopted from a row."""
+    return _MARK in metadata and ADOPTED in json.loads(metadata)
 
 
 def actor_of(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

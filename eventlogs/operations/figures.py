@@ -1,8 +1,8 @@
 """
 Figures for ``eventlogs stats``: events by type and day, lengths of logs, sizes on disk.
 
-Unless exact figures are asked for, at most NEWEST rows of a table are read, by its primary key:
-the newest events, and the logs with the highest ids, which are the newest where ids are made now.
+Unless exact figures are asked for, at most NEWEST rows of a table are read, along an index: the
+events and keys with the highest positions and ids, and the logs that were created last.
 Shares and lengths are those of the rows that were read, and are not scaled up. The number of all
 rows is the planner's estimate then (PostgreSQL), or at least what was read.
 """
@@ -19,7 +19,7 @@ from math import ceil
 from typing import Any, Final
 
 from django.db import connections, models
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.db.models.functions import TruncDate
 
 from eventlogs.models import Event, EventLog, IdempotencyKey
@@ -105,7 +105,8 @@ def figures(using: str, *, exact: bool) -> Figures:
     """Return the figures of a database; ``exact`` reads all rows."""
     limit = None if exact else NEWEST
     events, logs, keys = (
-        _newest(model.objects.using(using), limit) for model in (Event, EventLog, IdempotencyKey)
+        newest(model.objects.using(using), limit, name)
+        for model, name in ((Event, "pk"), (EventLog, "created_at"), (IdempotencyKey, "pk"))
     )
     by_type: Counter[str] = Counter()
     by_day: Counter[date] = Counter()
@@ -134,12 +135,16 @@ def figures(using: str, *, exact: bool) -> Figures:
     return Figures(by_type, by_day, of_types, tables)
 
 
-def _newest(rows: models.QuerySet[Any], limit: int | None) -> models.QuerySet[Any]:
-    """Return the rows with the ``limit`` highest primary keys: a range of that index."""
+def newest(rows: models.QuerySet[Any], limit: int | None, name: str) -> models.QuerySet[Any]:
+    """Return the ``limit`` rows that are last by a column, and then by key: a range of an index."""
     if limit is None:
         return rows.order_by()
-    lowest = rows.order_by("-pk").values_list("pk", flat=True)[limit - 1 : limit]
-    return rows.order_by().filter(pk__gte=lowest[0]) if lowest else rows.order_by()
+    lowest = rows.order_by(f"-{name}", "-pk").values_list(name, "pk")[limit - 1 : limit].first()
+    if lowest is None:
+        return rows.order_by()
+    value, key = lowest
+    found = rows.order_by().filter(**{f"{name}__gte": value})
+    return found if name == "pk" else found.filter(Q(**{f"{name}__gt": value}) | Q(pk__gte=key))
 
 
 def _lengths(log_type: str, histogram: Mapping[int, int]) -> LogFigures:

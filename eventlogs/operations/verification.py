@@ -35,7 +35,7 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
-from eventlogs.ids import LogId
+from eventlogs.ids import LOG_TYPE, LogId
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.operations import unique_values
 from eventlogs.operations.commands import command
@@ -133,8 +133,8 @@ class LogVerifier:
         self, scope: Scope, log: LogRow, events: Iterator[StoredEvent], reader: _Reader
     ) -> Iterator[Finding]:
         subject = str(log.log_id)
-        if log.log_id.uuid.version != 7:
-            yield Finding("ids", subject, "its UUID is not of version 7: no id can name it")
+        if not LOG_TYPE.match(log.log_id.log_type):
+            yield Finding("ids", subject, "no id can contain its log type: none can name it")
         expected, last = 0, None
         for event in events:
             index, recorded_at = event.index, event.recorded_at

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from eventlogs.events.metadata import is_stored_adopted
 from eventlogs.feed.reader import Feed, StoredPage
 from eventlogs.projections import leases
 from eventlogs.projections.base import BaseProjection, RowProjection
@@ -88,6 +89,9 @@ class Advancer:
         if upto is not None:
             found = _cut(found, upto)
         events = [each for each in found.events if partition.verdict(each) is not PASS]
+        if not partition.projection.is_transactional:
+            # A reactor does not react to them: millions of them are passed a page at a time.
+            events = [each for each in events if not is_stored_adopted(each.metadata)]
         if events and lease.is_rebuild:
             # A person has said to skip them: they could not be applied before, either.
             first, last = events[0].position, events[-1].position

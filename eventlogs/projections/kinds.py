@@ -16,6 +16,7 @@ from eventlogs.aggregates import Aggregate, fold
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.context import caused_by
 from eventlogs.events.codec import EventReader
+from eventlogs.events.metadata import is_adopted
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
@@ -239,6 +240,8 @@ class Reactor(ReactorOperations):
     correlation id. A reactor has no rows and is never rebuilt: a rebuild sends no e-mail
     a second time.
 
+    No handler is called for events that were adopted from a table: they say what was so before.
+
     ``start`` is where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
     default) reacts to the whole history, ``Reactor.NOW`` only to what comes after its first run.
     """
@@ -255,7 +258,7 @@ class Reactor(ReactorOperations):
     def apply(self, records: Sequence[EventRecord], using: str) -> None:
         for record in records:
             name = self.event_handlers.get(type(record.event))
-            if name is not None:
+            if name is not None and not is_adopted(record.metadata):
                 with caused_by(record.id, record.metadata):
                     self.call_handler(name, record)
 

@@ -230,6 +230,20 @@ class BaseStore(ABC):
         """
         raise NotImplementedError(f"{type(self).__qualname__} cannot restore exported events.")
 
+    def restore_new_logs(self, events: Sequence[ExportedEvent]) -> frozenset[LogId]:
+        """
+        Store the events of those logs that do not exist yet, and return the ids of these logs.
+
+        It does what ``restore`` does, except that events of a log that exists are left out, and
+        not compared. So are those of a log whose first event here has an idempotency key that is
+        taken. Event 0 of each log must be among the events.
+
+        Raise HistoryDiffers where a log of another type has the UUID, or the events of a log do
+        not follow each other, and TransactionMustRetry where the database gave the caller's
+        transaction up. Nothing of the batch is stored then. A store need not have this method.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} cannot restore exported events.")
+
     def last(self, log_id: LogId, *, limit: int) -> Sequence[StoredEvent]:
         """Return the last ``limit`` events, newest first."""
         return self.events(log_id, start=MAX_VERSION, limit=limit, reverse=True)

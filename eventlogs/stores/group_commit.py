@@ -32,6 +32,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import pq
 
 from eventlogs.events.codec import request_fingerprints
+from eventlogs.stores import stored_types
 from eventlogs.stores.base import HELD, UNDECIDED, AppendRequest, Outcome
 from eventlogs.stores.retries import in_transaction
 from eventlogs.stores.statements import HotStatement, raw_connection
@@ -78,6 +79,12 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
     for number, request in enumerate(requests):
         if request.rules is None and answers[first[request.log_id.uuid]] is HELD:
             answers[number] = HELD
+    try:
+        for number, request in enumerate(requests):
+            if isinstance(answers[number], LogState):
+                stored_types.note(connection, request.log_id.log_type, request.events)
+    except BaseException as error:  # a signal handler's
+        return [error] * len(requests)
     return answers
 
 

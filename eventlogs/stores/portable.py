@@ -37,7 +37,7 @@ from eventlogs.events.codec import request_fingerprints
 from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
-from eventlogs.stores import mariadb, unique_values
+from eventlogs.stores import mariadb, stored_types, unique_values
 from eventlogs.stores.base import (
     AppendRequest,
     BaseStore,
@@ -50,7 +50,14 @@ from eventlogs.stores.base import (
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.columns import STORED, events_of_log
-from eventlogs.stores.restore import ExportedEvent, Restored, raise_versions, restore
+from eventlogs.stores.restore import (
+    ExportedEvent,
+    Restored,
+    note_restored,
+    raise_versions,
+    restore,
+    restore_new_logs,
+)
 from eventlogs.stores.retries import given_up, in_transaction, run_again, run_in_transaction
 from eventlogs.values import LogState, StoredEvent
 
@@ -75,6 +82,7 @@ class PortableStore(BaseStore):
         answer = run_again(self.using, lambda connection: self._attempt(connection, request))
         if isinstance(answer, EventLogError):
             raise answer
+        stored_types.note(connections[self.using], request.log_id.log_type, request.events)
         return answer
 
     def _attempt(
@@ -384,6 +392,11 @@ class PortableStore(BaseStore):
     def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
 
+    def restore_new_logs(self, events: Sequence[ExportedEvent]) -> frozenset[LogId]:
+        return run_again(
+            self.using, lambda _: restore_new_logs(self.using, events, self._insert_restored)
+        )
+
     def _insert_restored(self, events: Sequence[ExportedEvent]) -> None:
         stored = [each.event for each in events]
         for event in stored:
@@ -392,6 +405,7 @@ class PortableStore(BaseStore):
                 raise refused
         self._insert_all(stored)
         raise_versions(self.using, stored)
+        note_restored(connections[self.using], events)
 
     def _locking(self, model: str, locking: bool) -> QuerySet[Any]:
         """Return rows; with ``locking``, also those that a snapshot does not show."""

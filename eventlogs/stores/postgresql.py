@@ -34,7 +34,13 @@ from eventlogs.stores.base import (
 )
 from eventlogs.stores.bulk_reads import Part
 from eventlogs.stores.columns import events_of_log, events_of_rows
-from eventlogs.stores.restore import ExportedEvent, Restored, restore
+from eventlogs.stores.restore import (
+    ExportedEvent,
+    Restored,
+    note_restored,
+    restore,
+    restore_new_logs,
+)
 from eventlogs.stores.retries import (
     given_up,
     in_transaction,
@@ -43,6 +49,7 @@ from eventlogs.stores.retries import (
     run_in_transaction,
 )
 from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
+from eventlogs.stores.stored_types import known_types, note
 from eventlogs.values import LogState, StoredEvent
 
 T = TypeVar("T")
@@ -98,6 +105,15 @@ class PostgreSQLStore(BaseStore):
             answer = run_after(error, connection, self._attempt, request)
         if isinstance(answer, EventLogError):
             raise answer
+        # What ``note`` looks at first: a call would cost an append more than the look does.
+        log_type = request.log_id.log_type
+        known = known_types.get(
+            (self.using, getattr(connection, "schema_name", None), log_type), ()
+        )
+        for event in request.events:
+            if event[:2] not in known:
+                note(connection, log_type, request.events)
+                break
         return answer
 
     def _attempt(
@@ -349,8 +365,15 @@ class PostgreSQLStore(BaseStore):
     def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         return run_again(self.using, lambda _: restore(self.using, events, self._insert_restored))
 
+    def restore_new_logs(self, events: Sequence[ExportedEvent]) -> frozenset[LogId]:
+        return run_again(
+            self.using, lambda _: restore_new_logs(self.using, events, self._insert_restored)
+        )
+
     def _insert_restored(self, events: Sequence[ExportedEvent]) -> None:
-        RESTORE.rows(connections[self.using], {"events": _restored_as_json(events)})
+        connection = connections[self.using]
+        RESTORE.rows(connection, {"events": _restored_as_json(events)})
+        note_restored(connection, events)
 
 
 def events_of_logs(using: str, parts: Collection[Part]) -> list[StoredEvent]:

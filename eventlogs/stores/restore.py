@@ -14,7 +14,7 @@ uses the ORM.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -24,6 +24,7 @@ from uuid import UUID
 
 from django.apps import apps
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q, QuerySet
 
 from eventlogs.conf import MAX_VERSION
@@ -31,7 +32,7 @@ from eventlogs.events.codec import EXACT_JSON
 from eventlogs.events.unique_values import UniqueReader, Values
 from eventlogs.exceptions import HistoryDiffers
 from eventlogs.ids import LogId
-from eventlogs.stores import unique_values
+from eventlogs.stores import stored_types, unique_values
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
 from eventlogs.values import StoredEvent
@@ -196,6 +197,81 @@ def values_of(events: Iterable[StoredEvent]) -> dict[LogId, Values]:
     return found
 
 
+def restore_new_logs(
+    using: str,
+    events: Sequence[ExportedEvent],
+    insert: Callable[[Sequence[ExportedEvent]], None],
+) -> frozenset[LogId]:
+    """
+    Store the events of the logs that do not exist, in one transaction, and return their ids.
+
+    Right because: it takes the locks of ``restore``, so a log that is at version 0 under them is
+    nobody else's. Keys are looked at before any log is locked, since a log must not stay at version
+    0. A key that is taken in between makes ``_restore_keys`` refuse the whole batch.
+    """
+    events = without_taken_keys(events, _taken_keys(using, events))
+    if not events:
+        return frozenset()
+    with transaction.atomic(using=using):
+        known = _lock(using, events)
+        new = of_new_logs(events, known)
+        if new:
+            insert(new)
+            _restore_keys(using, new)
+            # A value that another log has stays there, and `verify` reports it, as after an import.
+            unique_values.settle(using, values_of(each.event for each in new))
+    return frozenset(each.event.log_id for each in new)
+
+
+def without_taken_keys(
+    events: Sequence[ExportedEvent], taken: Collection[tuple[str, str]]
+) -> Sequence[ExportedEvent]:
+    """Leave out the logs whose first event has a key that is among ``taken`` (type and key)."""
+    first: dict[LogId, StoredEvent] = {}
+    for event, *_ in events:
+        first.setdefault(event.log_id, event)
+    out = {
+        log_id
+        for log_id, event in first.items()
+        if (event.log_type, event.idempotency_key) in taken
+    }
+    return [each for each in events if each.event.log_id not in out] if out else events
+
+
+def of_new_logs(events: Iterable[ExportedEvent], known: dict[UUID, Known]) -> list[ExportedEvent]:
+    """
+    Return the events of logs that do not exist.
+
+    Raise HistoryDiffers where another type's log has the UUID, or events do not follow each other.
+    """
+    fresh = []
+    for exported in events:
+        event = exported.event
+        log = known[event.log_id.uuid]
+        if log.log_type != event.log_type:
+            raise HistoryDiffers(
+                event.log_id, index=event.index, reason="its UUID is that of another type's log"
+            )
+        if not log.version:
+            fresh.append(exported)
+    new, _, refusal = plan(fresh, known)
+    if refusal is not None:
+        raise refusal
+    return new
+
+
+def _taken_keys(using: str, events: Iterable[ExportedEvent]) -> set[tuple[str, str]]:
+    keys = {
+        (event.log_type, event.idempotency_key)
+        for event, *_ in events
+        if event.idempotency_key is not None
+    }
+    held = rows(using, "IdempotencyKey").filter(
+        log_type__in={log_type for log_type, _ in keys}, key__in={key for _, key in keys}
+    )
+    return keys & set(held.values_list("log_type", "key"))
+
+
 def _lock(using: str, events: Iterable[ExportedEvent]) -> dict[UUID, Known]:
     first: dict[UUID, ExportedEvent] = {}
     for each in events:
@@ -287,6 +363,15 @@ def _restore_keys(using: str, new: Iterable[ExportedEvent]) -> None:
                 reason=f"its idempotency key is that of event {first_index} of "
                 f"{LogId.stored(log_type, log)} here",
             )
+
+
+def note_restored(connection: BaseDatabaseWrapper, events: Iterable[ExportedEvent]) -> None:
+    """Note the types and versions of restored events, in the transaction that stores them."""
+    found: dict[str, set[tuple[str, int]]] = {}
+    for event, *_ in events:
+        found.setdefault(event.log_type, set()).add((event.type, event.schema_version))
+    for log_type, pairs in found.items():
+        stored_types.note(connection, log_type, list(pairs))
 
 
 def raise_versions(using: str, new: Iterable[StoredEvent]) -> None:

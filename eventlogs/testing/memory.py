@@ -28,7 +28,16 @@ from eventlogs.stores.base import (
     refusal,
     rules_refusal,
 )
-from eventlogs.stores.restore import ExportedEvent, Known, Restored, compare, plan, values_of
+from eventlogs.stores.restore import (
+    ExportedEvent,
+    Known,
+    Restored,
+    compare,
+    of_new_logs,
+    plan,
+    values_of,
+    without_taken_keys,
+)
 from eventlogs.stores.unique_values import Taken
 from eventlogs.testing import clock
 from eventlogs.values import LogState, StoredEvent
@@ -131,13 +140,26 @@ class MemoryStore(BaseStore):
             )
         return LogState(request.log_id, version + len(request.events), self._position)
 
+    def restore_new_logs(self, events: Sequence[ExportedEvent]) -> frozenset[LogId]:
+        with self._lock:
+            events = without_taken_keys(events, self._claims)
+            new = of_new_logs(events, self._known(events))
+            for exported in new:
+                self._restore(exported)
+            self._restore_values(new)
+            return frozenset(each.event.log_id for each in new)
+
+    def _known(self, events: Sequence[ExportedEvent]) -> dict[UUID, Known]:
+        known = {}
+        for event, _, _ in events:
+            log = self._logs.get(event.log_id.uuid, _Log(event.log_type, []))
+            last = log.events[-1].recorded_at if log.events else None
+            known[event.log_id.uuid] = Known(log.log_type, len(log.events), last)
+        return known
+
     def restore(self, events: Sequence[ExportedEvent]) -> Restored:
         with self._lock:
-            known = {}
-            for event, _, _ in events:
-                log = self._logs.get(event.log_id.uuid, _Log(event.log_type, []))
-                last = log.events[-1].recorded_at if log.events else None
-                known[event.log_id.uuid] = Known(log.log_type, len(log.events), last)
+            known = self._known(events)
             new, present, refusal = plan(events, known)
             for event in present:
                 compare(event, self._logs[event.log_id.uuid].events[event.index])

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.contrib.admin import site
@@ -21,6 +22,7 @@ from django.utils import timezone
 from eventlogs import Aggregate, EventRecord, LogId, event
 from eventlogs.admin import logs as page_of_logs
 from eventlogs.admin import timelines
+from eventlogs.admin.keyset_paging import ByCreation
 from eventlogs.admin.log_search import search
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.models import EventLog
@@ -168,9 +170,53 @@ def test_the_end_of_an_id_is_found_by_an_index():
     assert "eventlogs_eventlog_by_end_of_id" in plan
 
 
-def test_logs_are_found_by_the_day_of_their_id(reader):
-    log_id = Account.logs.create(Opened("ada")).log_id
-    today = timezone.localtime(log_id.created_at).date()
+def test_logs_are_listed_by_their_first_event_whatever_their_ids_are(reader, monkeypatch):
+    monkeypatch.setattr(page_of_logs, "LOGS", 2)
+    ids = [
+        LogId.from_uuid("account", UUID(int=2**128 - 1)),
+        Account.logs.new_id(at=timezone.now() - timedelta(days=1_000)),
+        LogId.from_key("account", 42),
+        LogId.from_uuid("account", UUID(int=0)),
+        Account.logs.new_id(),
+    ]
+    for each in ids:
+        Account.logs.create(Opened("ada"), log_id=each)
+    newest = [str(each) for each in ids][::-1]
+    keys = {str(each.log_id): ByCreation().text(each) for each in EventLog.objects.all()}
+
+    assert listed(reader) == newest[:2]
+    assert listed(reader, f"?before={keys[newest[1]]}") == newest[2:4]
+    assert listed(reader, "?end=1") == newest[3:]
+    assert listed(reader, f"?after={keys[newest[4]]}") == newest[2:4]
+    for each in ids:
+        assert listed(reader, f"?q={each}") == [str(each)]
+        assert listed(reader, f"?q={each.uuid}") == [str(each)]
+        assert str(each) in shown(reader, of(each))
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("query", ["", "?from=2020-01-01", "?before=1772190000000000.{}"])
+def test_the_newest_logs_are_found_by_an_index(reader, query):
+    Account.logs.create(Opened("ada"))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SET LOCAL enable_sort = off")
+    with CaptureQueriesContext(connection) as queries:
+        shown(reader, LIST + query.format(UUID(int=0)))
+    [asked] = [
+        each["sql"]
+        for each in queries
+        if 'FROM "eventlogs_eventlog"' in each["sql"] and "ORDER BY" in each["sql"]
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {asked}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "eventlogs_eventlog_by_creation" in plan
+
+
+def test_logs_are_found_by_the_day_of_their_first_event(reader):
+    log_id = Account.logs.create(Opened("ada"), log_id=LogId.from_key("account", 42)).log_id
+    today = timezone.localtime(EventLog.objects.get().created_at).date()
     yesterday, tomorrow = today - timedelta(days=1), today + timedelta(days=1)
 
     assert listed(reader, f"?from={today}&to={today}") == [str(log_id)]
@@ -283,7 +329,11 @@ def test_an_invalid_event_parameter_shows_the_end_of_the_log(reader, query):
 
 
 @pytest.mark.parametrize(
-    "query", ["?before=x", "?after=%00", "?end=2", "?from=x&to=y", "?type=%00"]
+    "query",
+    [
+        *("?before=x", "?after=%00", "?end=2", "?from=x&to=y", "?type=%00", "?before=1.x"),
+        f"?after=999999999999999999.{UUID(int=0)}",
+    ],
 )
 def test_an_invalid_query_parameter_is_no_error(reader, query):
     if query == "?type=%00" and connection.vendor == "postgresql":

@@ -20,7 +20,9 @@ from django.core.management.base import CommandParser
 
 from eventlogs.management.output import Output
 from eventlogs.management.subcommands import (
+    adopt,
     claim,
+    events,
     export,
     grants,
     health,
@@ -63,6 +65,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "parked": parked,
     "export": export,
     "import": import_,
+    "events": events,
+    "adopt": adopt,
     "prune": prune,
     "grants": grants,
     "triggers": triggers,

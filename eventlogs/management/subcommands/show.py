@@ -206,7 +206,8 @@ def write_head(out: Output, log: LogId, version: int, actual: int) -> None:
     """Write the log's ids and version."""
     of = f" of {actual:,}" if version != actual else ""
     out.line(f"{out.style.MIGRATE_HEADING(str(log))}  version {version:,}{of}")
-    out.line(f"id made {time_text(log.created_at)}, uuid {log.uuid}")
+    made = "" if log.created_at is None else f"id made {time_text(log.created_at)}, "
+    out.line(f"{made}uuid {log.uuid}")
 
 
 def write_timeline(

@@ -227,6 +227,42 @@ class RestoreContract:
     def test_restoring_no_events_stores_nothing(self, store: BaseStore) -> None:
         assert store.restore([]) == Restored(0, 0)
 
+    def test_new_logs_are_stored_and_those_that_exist_left_alone(self, store: BaseStore) -> None:
+        there = create(store, 7).log_id
+        new, keyed = new_log(), new_log()
+        batch = [
+            *deposits(there, range(3)),
+            *deposits(new, range(2)),
+            with_key(deposit(keyed, 0), new_key()),
+        ]
+
+        assert store.restore_new_logs(batch) == {new, keyed}
+        assert store.restore_new_logs(batch) == frozenset()
+        assert store.restore_new_logs([]) == frozenset()
+
+        assert [amounts(store, each) for each in (there, new, keyed)] == [[7], [0, 1], [0]]
+        assert store.events(new, start=0, limit=1)[0].recorded_at == LONG_AGO
+
+    def test_a_new_log_whose_key_is_taken_is_left_out(self, store: BaseStore) -> None:
+        one, other, key = new_log(), new_log(), new_key()
+        store.restore_new_logs([with_key(deposit(one, 0), key)])
+
+        assert store.restore_new_logs([with_key(deposit(other, 0), key)]) == frozenset()
+        assert store.version(other) == 0
+
+    def test_new_logs_with_a_hole_or_of_another_types_uuid_are_refused(
+        self, store: BaseStore
+    ) -> None:
+        there = create(store, 7).log_id
+        new = new_log()
+        other = LogId("parcel", there.uuid)
+        for batch in (deposits(new, [0, 2]), deposits(new, [1]), deposits(other, [0])):
+            with pytest.raises(HistoryDiffers):
+                store.restore_new_logs([*deposits(new_log(), [0]), *batch])
+
+        assert store.version(new) == 0
+        assert amounts(store, there) == [7]
+
     def test_keys_with_special_characters_are_restored(self, store: BaseStore) -> None:
         log_id, key = new_log(), new_key() + ' "quoted" \\ \' é 日本'
 
