@@ -29,15 +29,15 @@ demo: .venv/installed ## Play the life of a payment, on SQLite: one process, no 
 	.venv/bin/python manage.py demo
 
 .PHONY: quick
-quick: .tools/installed ## The inner loop, under a minute: the tests on SQLite, without campaigns and what starts processes.
+quick: .tools/installed ## The inner loop, a little over a minute: the tests on SQLite, without campaigns and what starts processes.
 	$(TOX) run -e quick $(if $(ARGS),-- $(ARGS))
 
 .PHONY: test
-test: .tools/installed ## Lint, types, package, and the tests: on PostgreSQL all, on SQLite with the oldest of all the quick ones.
+test: .tools/installed ## Lint, types, package, and all tests but the slow ones: the oldest of all on SQLite, the newest on PostgreSQL.
 	$(TOX) run -m test
 
 .PHONY: corners
-corners: .tools/installed ## The other corners: the newest on SQLite and MariaDB, and the oldest on PostgreSQL.
+corners: .tools/installed ## The rest of CI: the slow tests (races, kills) on PostgreSQL and SQLite, the oldest on PostgreSQL, MariaDB.
 	$(TOX) run -m corners
 
 .PHONY: test-all

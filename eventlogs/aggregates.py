@@ -75,10 +75,11 @@ class Aggregate:
 
     ``events`` are the event classes that may be appended to its logs. A subclass without
     ``log_type`` is a base class. ``version``, an int, is part of the fingerprint under which
-    reductions are cached: increase it if the state changes for another reason than the code
-    that the class reaches. Raise RegistrationError for a log type that ids cannot contain, for
-    missing events, and for a class among ``events`` without ``@event``; then the class is not
-    registered.
+    reductions are cached: increase it if ``apply`` computes another state although the code that
+    the class uses has not changed.
+
+    Raise RegistrationError for a log type that ids cannot contain, for missing events, and for a
+    class among ``events`` without ``@event``; then the class is not registered.
     """
 
     log_type: ClassVar[str]
@@ -174,8 +175,8 @@ def _latest(classes: Iterable[type[Aggregate]]) -> list[type[Aggregate]]:
     """
     Return the class that was defined last for each module and name.
 
-    This cannot be done when a class is added: ``dataclass(slots=True)`` creates its second class
-    first, and sets the name and module of that afterwards.
+    This cannot be done when a class is added: ``dataclass(slots=True)`` creates a second class, and
+    sets its name and module only after it was added.
     """
     places = {(each.__module__, each.__qualname__): each for each in classes}
     return list(places.values())

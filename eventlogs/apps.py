@@ -25,7 +25,7 @@ class EventLogsConfig(AppConfig):
         """Register the system checks, read the setting, and import what apps declare."""
         conf.prepare()
         import_module("eventlogs.checks")
-        # As the admin finds admin.py. Each process has to know all events and aggregates, to
+        # As the admin finds admin.py: each process has to know all events and aggregates, to
         # decode what it reads, and all projections: inline ones take part in every append.
         # One kind after the other: a projection may name an event of an app that is listed
         # later. An error in such a module, ImportError included, is raised.

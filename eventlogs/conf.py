@@ -37,11 +37,11 @@ DEFAULTS: Final[dict[str, Any]] = {
     "PREPARED_STATEMENTS": True,  # False for poolers that do not support them
     "GROUP_COMMIT": "connection",  # "process" or False: which appends are joined
     "PAGE_SIZE": 100,  # events of a page for which no limit is given
-    "CONTEXT": {},  # functions that replace, add to or remove (None) those in CONTEXT below
+    "CONTEXT": {},  # functions that replace, extend or remove (None) those in CONTEXT below
     "HEALTH": {},  # limits of the health check that replace those in HEALTH below
 }
 
-# Of a request, for the metadata of its events: names, and dotted paths of functions of a request.
+# The context of a request: names in the metadata, and dotted paths of functions of the request.
 CONTEXT: Final[dict[str, str]] = {
     "user": "eventlogs.middleware.user",
     "request_id": "eventlogs.middleware.request_id",
@@ -139,7 +139,7 @@ def page_size() -> int:
 
 
 def context() -> Mapping[str, Any]:
-    """Return the functions that find the context of a request, or their dotted paths, by name."""
+    """Return the functions of a request's context, or their dotted paths, by name."""
     own = _get("CONTEXT")
     if not own:
         return CONTEXT

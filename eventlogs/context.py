@@ -1,15 +1,14 @@
 """
-Who did it, and in which flow: metadata that are added to all events appended in a block.
+The event context: metadata that are added to all events appended in a request, task or block.
 
-The context of a block is kept in a ContextVar: threads and tasks of asyncio have their own. A new
-task of asyncio, and the thread of ``sync_to_async``, begin with a copy; other threads have none.
+A ContextVar holds the context, so each thread and each asyncio task has its own. A new asyncio
+task and the thread of ``sync_to_async`` begin with a copy; other threads begin without a context.
 
-A context is one Layer, or several, one in another: the block of an ``event_context()`` in that
-of a request. Names and values are JSON by the time they are in a layer, so that an append only has
-to join texts.
+A context consists of layers: the layer of an ``event_context()`` block is above that of the request
+around it. A layer holds names and values as JSON, so an append only joins texts.
 
-``eventlogs.middleware`` makes the layer of a request, ``eventlogs.contrib`` carries layers through
-messages, and reactors begin a new one for each event.
+``eventlogs.middleware`` makes the layer of a request, ``eventlogs.contrib`` sends contexts with
+messages, and a reactor begins a new context for each event.
 """
 
 from __future__ import annotations
@@ -44,31 +43,31 @@ PLAIN: Final = re.compile(r"[ !#-\[\]-~]{0,512}").fullmatch
 F = TypeVar("F", bound=Callable[..., Any])
 
 Members = Mapping[str, str]
-"""Names, and what is written for each into a JSON object: ``"name":value``."""
+"""Members of a JSON object by name: ``"name":value``."""
 
 NOTHING: Final[Members] = {}
 
 
 class Layer:
     """
-    What one block adds to the metadata.
+    The metadata that one block adds.
 
-    ``own`` are its members; None removes a name. ``outer`` is the layer around it, if there is one.
+    ``own`` are its members; None removes a name. ``outer`` is the layer around it, or None.
     """
 
     def __init__(self, own: Mapping[str, str | None], *, outer: Layer | None = None) -> None:
         self.outer = outer
         self._own = own
-        # What something was made of, and what was made of it. In one tuple each, because threads of
-        # one request share a layer.
+        # Caches: the outer members with the merged ones, and the members with their text. Each is
+        # one tuple, because threads of one request share a layer.
         self._members: tuple[Members | None, Members] = (None, NOTHING)
         self._text: tuple[Members | None, str] = (None, "{}")
 
     def members(self, *, asks: bool = True) -> Members:
         """
-        Return the members, the same object as long as none has changed.
+        Return the members, in the same object as long as none has changed.
 
-        Without ``asks``, leave out the user of a request who would have to be looked up.
+        With ``asks=False``, leave out a user who must be looked up in the database first.
         """
         outer = NOTHING if self.outer is None else self.outer.members(asks=asks)
         seen, members = self._members
@@ -80,11 +79,11 @@ class Layer:
 
     @property
     def is_known(self) -> bool:
-        """Whether ``members()`` calls no function of the project, and asks no database."""
+        """Whether the members are known, so that ``members()`` needs no query."""
         return self.outer is None or self.outer.is_known
 
     def metadata(self, explicit: Mapping[str, Any], text: str) -> str:
-        """Return the metadata of an append; ``text`` is the JSON of ``explicit``, which wins."""
+        """Return the metadata of an append; names in ``explicit``, with the JSON ``text``, win."""
         members = self.members()
         if explicit:
             added = [each for name, each in members.items() if name not in explicit]
@@ -97,7 +96,7 @@ class Layer:
 
 
 current: Final[ContextVar[Layer | None]] = ContextVar("eventlogs_context", default=None)
-"""The innermost layer here, or None where there is no context."""
+"""The innermost layer, or None without a context."""
 
 
 def text_of(members: Members) -> str:
@@ -106,9 +105,8 @@ def text_of(members: Members) -> str:
 
 
 def member(name: str, value: Any) -> str:
-    """Return a name and its value as they are written into a JSON object; raise InvalidEvent."""
-    # Ids are such text, and the first append of a request waits for them: this takes 0.5 µs, and
-    # the validation of any value 5.
+    """Return a member of a JSON object; raise InvalidEvent for a value that cannot be stored."""
+    # A short cut for ids: it takes 0.5 µs, and the validation of any other value 5 µs.
     if type(value) is str and PLAIN(value) and PLAIN(name):
         return f'"{name}":"{value}"'
     if type(value) is int and -(2**53) < value < 2**53 and PLAIN(name):
@@ -118,7 +116,7 @@ def member(name: str, value: Any) -> str:
 
 @contextmanager
 def entered(layer: Layer) -> Iterator[None]:
-    """Let a layer be the context of a block, whatever was around it."""
+    """Make a layer the context of a block, instead of the context around it."""
     token = current.set(layer)
     try:
         yield
@@ -130,12 +128,13 @@ class event_context:
     """
     Add metadata to all events that are appended in a block.
 
-    Use it with ``with``, or as a decorator of a function or an async function. Names and values are
-    those of ``metadata=`` of an append, which wins. None removes a name that a block around this
-    one, or the request, has set. The block's JSON may have 4,096 bytes.
+    Use it in a ``with`` statement, or as a decorator of a function or an async function. Values
+    are JSON values, as in ``metadata=`` of an append, whose names override those of the block.
+    None removes a name that the request or an outer block has set. The JSON of one block has at
+    most 4,096 bytes.
 
-    Raise InvalidEvent for a value that cannot be stored, at once; and TypeError for a generator
-    function or a class: use ``with`` inside of it.
+    Raise InvalidEvent for a value that cannot be stored or a block that is too long, before the
+    block begins. As a decorator, raise TypeError for a generator function or a class.
     """
 
     def __init__(self, **metadata: Any) -> None:
@@ -153,7 +152,7 @@ class event_context:
         current.set(Layer(self._own, outer=current.get()))
 
     def __exit__(self, *exc_info: object) -> None:
-        # Not a token, which would have to be kept here: tasks may share this object.
+        # Without a token of the ContextVar: tasks may share this object, so it must not keep one.
         layer = current.get()
         current.set(None if layer is None else layer.outer)
 
@@ -180,7 +179,7 @@ class event_context:
 
 
 async def look_up() -> None:
-    """Find the context of a request in the thread, if it is not known: the loop must not wait."""
+    """Look up the context of a request in the thread, if necessary: the event loop cannot."""
     layer = current.get()
     if layer is not None and not layer.is_known:
         await in_thread(layer, "members", (), {})
@@ -189,10 +188,10 @@ async def look_up() -> None:
 @contextmanager
 def caused_by(record_id: str, metadata: Mapping[str, Any]) -> Iterator[None]:
     """
-    Let an event be the cause of what is appended in a block.
+    Make an event the cause of the events that are appended in a block.
 
-    The context around the block does not count: a reactor's events must not depend on who has
-    called it. The correlation id is that of the event, or the event's own id if it has none.
+    The context around the block is ignored: the events of a reactor must not depend on the
+    process that runs it. The correlation id is that of the event, or the event's id if it has none.
     """
     own = {
         CAUSATION: member(CAUSATION, record_id),
@@ -208,8 +207,8 @@ def valid_traceparent(value: Any) -> str | None:
     """
     Return a W3C traceparent, or None for anything else.
 
-    One of a later version is returned as version 00 with the flags that are known there, as the
-    recommendation has it (https://www.w3.org/TR/trace-context/#versioning-of-traceparent).
+    A value of a later version is returned as version 00, with the one flag that version 00 knows
+    (https://www.w3.org/TR/trace-context/#versioning-of-traceparent).
     """
     if not isinstance(value, str) or len(value) > 512 or not (found := TRACE.fullmatch(value)):
         return None
@@ -223,16 +222,16 @@ def valid_traceparent(value: Any) -> str | None:
 
 def carried() -> str | None:
     """
-    Return the context as text for a message; None if there is none.
+    Return the context as text for a message, or None without a context.
 
-    The user of a request is not looked up for it: the text has one that is loaded by now.
+    It includes the user of a request only if the request has loaded the user already.
     """
     layer = current.get()
     return None if layer is None else text_of(layer.members(asks=False))
 
 
 def received(text: object) -> Layer | None:
-    """Return the layer that ``carried()`` has written; None, and a warning, for anything else."""
+    """Return the layer of a message's text; for text that is invalid, log a warning instead."""
     if text is None:
         return None
     try:

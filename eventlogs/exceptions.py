@@ -1,5 +1,5 @@
 """
-Every error that eventlogs raises, in one tree.
+Every error class of eventlogs, in one tree.
 
     EventLogError
     ├── RegistrationError            a class, name or upcaster cannot be registered as written
@@ -9,7 +9,7 @@ Every error that eventlogs raises, in one tree.
     ├── UnknownEventType             a stored event's type has no class here
     ├── UndecodableEvent             a stored event's data does not fit its class
     ├── LogNotFound                  (ObjectDoesNotExist) no event of that log is stored
-    ├── VersionNotReached            the log has fewer events than that
+    ├── VersionNotReached            the log has fewer events than the version asked for
     ├── LogCorrupted                 the store returned events with a gap between them
     ├── LogFull                      the log has no index left
     ├── ConcurrentAppend             another writer appended first
@@ -550,7 +550,7 @@ class ProjectionFailed(EventLogError):
 @error
 class ConstraintViolated(ProjectionFailed):
     """
-    A constraint refused the row that a projection made of an event: a business rule said no.
+    A constraint of the read model refused the row that a projection made of an event.
 
     ``constraint`` is its name, None where the database does not tell it. ``fields`` are the names
     of the read model's fields that it covers, as far as they are known. The database's error is
@@ -594,7 +594,7 @@ class ProjectionUnavailable(EventLogError):
     - ``"mode"``: its rows were kept inline, and are not those of one position
     - ``"newer"``: its rows were made by a newer release than this process runs
     - ``"elsewhere"``: another release that runs handles an event that this one does not
-    - ``"unread"``: a log has an event that this process has no class for, or an older one
+    - ``"unread"``: a log has an event that this process has no class for, or only an older version
     - ``"privilege"``: this database role may not create, or replace, its table; ``owner`` may
     - ``"shared rows"``: one of its rows is made of the events of several logs
     - ``"table"``: its model has no table in the database that was asked for
@@ -616,9 +616,9 @@ class ProjectionUnavailable(EventLogError):
             "Let that release do it, or wait for 5 minutes after its last process has ended"
         ),
         "unread": (
-            "its log has an event that this release has no class for, or an older one: a "
-            "deployment is under way, or was rolled back. Restart this process with the newer "
-            "release, or declare retired_event() for a class that was deleted for good"
+            "its log has an event that this release has no class for, or only an older version "
+            "of it: a deployment is under way, or was rolled back. Restart this process with the "
+            "newer release, or declare retired_event() for a class that was deleted for good"
         ),
         "privilege": (
             "a rebuild creates a second table and swaps it with that of the rows, which "

@@ -6,8 +6,8 @@ Crockford base32 (https://github.com/jetify-com/typeid). ``LogId.new()`` makes U
 (RFC 9562, section 5.7); ``from_uuid()`` and ``from_key()`` take those that a project has already.
 
 A log id is a ``str``, because JSON encoders, Celery, templates and database drivers accept a
-``str`` and no class of ours. But it equals other log ids only, and sorts with them only: a text
-that was not parsed may not be an id, and a comparison with one is a mistake that must show.
+``str`` and no class of ours. But it equals other log ids only, and sorts with them only: a plain
+text may not be an id. Compared with one, ``==`` is False and ``<`` raises TypeError.
 
 Ids that ``new()`` made later sort later, to the millisecond. Do not give that order a business
 meaning: ``EventLog.created_at`` is set by the database's clock, an id's time by the process that
@@ -73,8 +73,8 @@ class _GivenMoments:
     UUIDs of version 7 for moments that callers give.
 
     The 12 bits behind the millisecond are its fraction (RFC 9562, section 6.2, method 3), in
-    steps of a quarter of a microsecond. The rest is random; for the moment of the call before, it
-    is the rest of that call's UUID plus a random step, so that UUIDs sort as they were made.
+    steps of a quarter of a microsecond. The rest is random. If the previous call was for the same
+    moment, it is the previous rest plus a random step, so that UUIDs sort in the order of calls.
     """
 
     def __init__(self) -> None:
@@ -222,7 +222,8 @@ class LogId(str):
             return text
         try:
             typeid = TypeID.from_string(text)
-            log_id = cls(typeid.prefix, UUID(int=typeid.uuid.int))
+            # Not typeid.uuid: typeid 0.3.3 makes a UUID of version 7 of any.
+            log_id = cls(typeid.prefix, UUID(bytes=bytes(decode(typeid.suffix))))
         except (TypeIDException, RegistrationError, TypeError, ValueError, AttributeError):
             log_id = None
         if log_id is None or str(log_id) != text:
@@ -290,8 +291,8 @@ class LogId(str):
             return str.__ne__(self, other)
         return True if isinstance(other, str) else NotImplemented
 
-    # The order of texts is that of types, and then of UUIDs: in base32 as in ASCII, and with
-    # the underscore and the digits below all letters.
+    # Texts sort by type, then by UUID: base32 keeps the order of bytes, and in ASCII the underscore
+    # and the digits come before all lower-case letters.
 
     def __lt__(self, other: str) -> bool:
         return str.__lt__(self, _log_id(other))
@@ -353,7 +354,7 @@ def _microseconds(at: datetime) -> int:
     if at > datetime.now(UTC) + AHEAD:
         raise InvalidLogId(
             f"{at.isoformat()} is in the future. An id's time is when the entity began: pass a "
-            f"moment that has passed, and look at the clock of this machine."
+            f"moment that has passed, and check the clock of this machine."
         )
     return (at - UNIX_EPOCH) // MICROSECOND
 

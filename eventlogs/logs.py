@@ -1,8 +1,7 @@
 """
-``EventLog.objects`` speaks in rows, ``LogManager`` in your classes.
+LogManager, the main entry point: it creates, appends to, reduces and reads the logs of one class.
 
-This module is the main entry point: it creates, appends to, reduces and reads the logs of one
-aggregate class.
+``EventLog.objects`` works with rows, a ``LogManager`` with your classes.
 
 ``append`` encodes the events, passes them to the store (one call; one statement in PostgreSQL)
 and returns the LogState. ``reduce`` reads the cached entry, folds the store's newer events into
@@ -85,7 +84,7 @@ __all__ = ["LogManager"]
 
 A = TypeVar("A", bound=Aggregate)
 
-# Of those that wait for one commit, and hold their cache entries in memory.
+# Limits on the cache jobs that wait for one commit: they hold their entries in memory.
 MAX_JOBS: Final = 1_000
 MAX_JOBS_BYTES: Final = 16_000_000
 
@@ -110,10 +109,10 @@ async def _join_execution(
     method: Callable[..., Any], owner: LogManager[Any], args: tuple[Any, ...], kwargs: Any
 ) -> Any:
     """
-    Take the way of ``aexecute``: reduce and decide in the thread, and join the append.
+    Run ``aexecute``: reduce and decide in the thread, then join the append with others.
 
-    If that does not store the events, ``execute`` goes on in the thread from this decision, so
-    that it counts conflicts and calls the decider as often as it does without this.
+    If the joined append does not store the events, ``execute`` continues in the thread with this
+    decision. So it calls the decider, and counts conflicts, as often as it does without joining.
     """
     decision: list[Any] = []
 
@@ -383,8 +382,8 @@ class LogManager(Generic[A]):
         If another writer appends first, everything starts again with the newer aggregate, at most
         ``retries`` times. A retry waits for its turn: it locks the log, and reduces, decides and
         appends in one transaction, so that no other writer can be faster. The transaction is the
-        caller's if one is open, which then keeps the lock. ``retries=0`` waits for nobody. With
-        a store that cannot lock, a retry comes after a random pause.
+        caller's if one is open, which then keeps the lock. ``retries=0`` raises the first
+        conflict. With a store that cannot lock, a retry comes after a random pause.
 
         ``expected_version`` is the version that the caller has seen: at another one, nothing is
         decided. ``also_expect`` are states of other logs, as in ``append``. A conflict with
@@ -396,13 +395,16 @@ class LogManager(Generic[A]):
         nothing does not store its key.
 
         Raise TypeError for an async decider, ValueError for negative ``retries``,
-        ConcurrentAppend at once for another ``expected_version`` and for a state of
-        ``also_expect`` that is not the current one (``log_id`` is the log that has moved), and
-        when the retries are used up (if the log can be locked: by ``retries=0``, or by a decider
-        that appends to the log itself), IdempotencyKeyReused for a key of another log, the
-        decider's own errors (nothing is stored then), TransactionMustRetry where the database has
-        aborted the caller's transaction, or that of a retry six times, and what ``append`` and
-        ``reduce`` raise.
+        IdempotencyKeyReused for a key of another log, the decider's own errors, and what ``append``
+        and ``reduce`` raise. Nothing is stored then. Raise ConcurrentAppend
+
+        - at once for another ``expected_version``, and for a state of ``also_expect`` that is not
+          the current one; the error's ``log_id`` is the log that has moved;
+        - when the retries are used up. With a store that can lock the log, that happens only with
+          ``retries=0``, or if the decider itself appends to the log.
+
+        Raise TransactionMustRetry if the database has aborted the caller's transaction, or the
+        transaction of a retry six times.
         """
         log_id = self.parse_id(log_id)
         check_int("retries", retries)
@@ -567,7 +569,7 @@ class LogManager(Generic[A]):
         for event in events:
             found = self._unique.get(type(event))
             if found:
-                # The last value of a scope counts: nobody sees those that it had in between.
+                # The last value of a scope counts: no other append can see the values before it.
                 name = self._codecs[type(event)].event_type.name
                 values.update(values_of(found, event, name))
         others = _other_states(also_expect, log_id)
@@ -815,8 +817,8 @@ class LogManager(Generic[A]):
 
         ``scope`` is that of a ``Unique`` annotation of one of the aggregate's events. ``value`` is
         normalized as that declares; None belongs to no log. The log may be of another log type
-        whose events share the scope. The answer is of the moment: only an append that claims the
-        value decides.
+        whose events share the scope. The answer may be out of date at once: only an append that
+        claims the value is certain.
 
         Raise ValueError for a scope that no event of the aggregate declares, TypeError for a value
         that cannot be unique, and what ``normalize`` raises.
@@ -899,13 +901,13 @@ class LogManager(Generic[A]):
     aversion = AsyncTwin(version)
 
 
-# The methods that the others end with. Where a subclass overrides them, appends are not joined.
+# All other methods that append call these. Where a subclass overrides them, appends are not joined.
 _OWN: Final[tuple[Any, ...]] = (LogManager.create, LogManager.append)
 
 
 class _AfterCommit:
     """
-    A job that is submitted after a commit, and the bytes of all that wait for it.
+    A job that is submitted after a commit, and the bytes of all jobs that wait for the commit.
 
     A savepoint that is rolled back takes its hooks out of the list. They are the last ones, so
     the total of the last hook that is left is right.
@@ -930,7 +932,7 @@ class _AfterCommit:
 
 
 def _metadata(explicit: Mapping[str, Any] | None) -> str:
-    """Return the metadata of an append: what the caller gave, and what the context adds to it."""
+    """Return the metadata of an append as JSON: the caller's and the context's."""
     text = encode_metadata(explicit)
     layer = current.get()
     return text if layer is None else layer.metadata(explicit or {}, text)

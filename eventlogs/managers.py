@@ -1,7 +1,7 @@
 """
 Querysets and managers of the tables: for reading, and ``append()``, the one way to write.
 
-``EventLog.objects`` speaks in rows, a ``LogManager`` in your classes.
+``EventLog.objects`` works with rows, a ``LogManager`` with your classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Declared(Enum):
 
 
 DECLARED: Final = Declared.DECLARED
-"""The rules of an append are the unique values that the classes of its events declare."""
+"""The default rules of an append: claim the unique values that its event classes declare."""
 
 
 class AppendOnlyQuerySet(models.QuerySet[M], Generic[M]):
@@ -74,7 +74,7 @@ class AppendOnlyQuerySet(models.QuerySet[M], Generic[M]):
         """Refuse."""
         self._refuse("delete")
 
-    # Django asks these two not to be offered on managers and in templates.
+    # As in Django: templates must not call these two, and managers do not have delete().
     update.alters_data = True  # type: ignore[attr-defined]
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
@@ -146,8 +146,10 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
 
         Raise ConcurrentAppend (LogAlreadyExists for version 0), LogNotFound, LogFull, NameTaken,
         IdempotentReplay or IdempotencyKeyReused, each with the caller's transaction usable,
-        and TransactionMustRetry where the database gave it up; and ProjectionFailed where a
-        projection that is kept inline cannot apply an event. Nothing is stored then.
+        and TransactionMustRetry where the database aborted that transaction; and ProjectionFailed
+        where an inline projection cannot apply an event. Raise TypeError for a position with ANY,
+        and NotImplementedError for rules with a store that cannot keep them. Nothing is stored
+        then.
         """
         if expected_position is not None and expected_version is ANY:
             raise TypeError(

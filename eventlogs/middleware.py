@@ -1,11 +1,11 @@
 """
-The context of a request: who did it, which request it was, and which flow it belongs to.
+The event context of a request: its user, its id, the id of its flow, and its trace.
 
-``"eventlogs.middleware.EventContextMiddleware"`` adds these to the metadata of all events that are
-appended while a request is handled. ``EVENTLOGS["CONTEXT"]`` says which function finds each.
+``"eventlogs.middleware.EventContextMiddleware"`` adds them to the metadata of all events that are
+appended while a request is handled. ``EVENTLOGS["CONTEXT"]`` names the function for each.
 
-Headers come from strangers: an id has to have a usual form and length, or there is none. They are
-labels by which to find events, and never proof of anything.
+Anybody can send headers, so an id of an unusual form or length is ignored. Ids of headers help to
+find events; they prove nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ __all__ = [
 logger = logging.getLogger("eventlogs.context")
 
 MAX_VALUE_BYTES: Final = 1_000  # of the JSON of one name and its value
-# No quotes, spaces and commas: a comma is where several headers of one name were joined.
+# No comma: servers join several headers of one name with commas.
 ID: Final = re.compile(r"[A-Za-z0-9._~:;/+=@-]{1,128}")
-MADE: Final = "_eventlogs_request_id"  # the attribute of a request that got an id here
+MADE: Final = "_eventlogs_request_id"  # the attribute of a request with the id made for it
 
 Source = Callable[[HttpRequest], Any]
 
@@ -51,9 +51,9 @@ class EventContextMiddleware:
     """
     Add the context of a request to the metadata of the events that are appended in it.
 
-    Nothing is looked up before the first append. That asks for ``request.user``, which may take
-    Django's queries for the session and the user, once in a request. The context ends when the
-    view has returned: what a streaming response appends later is outside of it.
+    The first append of a request looks up ``request.user``, unless the view has loaded it. That
+    takes Django's queries for the session and the user, once in a request. The context ends when
+    the view returns, so it does not include appends of a streaming response.
     """
 
     sync_capable = True
@@ -86,7 +86,7 @@ def user(request: HttpRequest) -> str | None:
     """Return the primary key of the user as text, or None for an anonymous one."""
     found: Any = getattr(request, "user", None)
     if is_unloaded(found):
-        # Django keeps the answer of `await request.auser()` here, and asks again for request.user.
+        # Set by `await request.auser()`, which does not load request.user.
         found = getattr(request, "_acached_user", found)
     if not getattr(found, "is_authenticated", False):
         return None
@@ -95,7 +95,7 @@ def user(request: HttpRequest) -> str | None:
 
 
 def request_id(request: HttpRequest) -> str:
-    """Return the id in the header X-Request-ID, or a new one, the same for the whole request."""
+    """Return the id in the header X-Request-ID, or one made for the request."""
     found = _id_in(request, "HTTP_X_REQUEST_ID") or vars(request).get(MADE)
     # setdefault() is atomic: threads of one request agree.
     return found or str(vars(request).setdefault(MADE, token_hex(16)))
@@ -110,13 +110,13 @@ def correlation_id(request: HttpRequest) -> Any:
 
 
 def traceparent(request: HttpRequest) -> str | None:
-    """Return the header traceparent of the W3C's Trace Context, or None for an invalid one."""
+    """Return the header traceparent (W3C Trace Context), or None if it is missing or invalid."""
     return valid_traceparent(request.META.get("HTTP_TRACEPARENT"))
 
 
 def id_from_header(request: HttpRequest, name: str) -> str | None:
     """
-    Return the id in a header, or None if there is none or it is no usual id.
+    Return the id in a header, or None if the header is missing or has another form.
 
     An id has 1 to 128 ASCII letters, digits and characters of ``._~:;/+=@-``.
     """
@@ -136,7 +136,7 @@ class Known(NamedTuple):
 
 
 class RequestLayer(Layer):
-    """The layer of a request, found when it is first used, and again after a login or logout."""
+    """The layer of a request. It is made at the first append, and again after a login or logout."""
 
     def __init__(self, request: HttpRequest) -> None:
         super().__init__(NOTHING)
@@ -144,7 +144,7 @@ class RequestLayer(Layer):
         self._known: Known | None = None
 
     def members(self, *, asks: bool = True) -> Members:
-        """Return the members; without ``asks``, leave out a user that is not loaded yet."""
+        """Return the members; with ``asks=False``, leave out a user that is not loaded."""
         known, user = self._known, getattr(self._request, "user", None)
         if known is not None and known.user is user:
             return known.members
@@ -157,19 +157,19 @@ class RequestLayer(Layer):
 
     @property
     def is_known(self) -> bool:
-        """Whether ``members()`` calls no function of the project, and asks no database."""
+        """Whether the members are known, so that ``members()`` needs no query."""
         known = self._known
         return known is not None and known.user is getattr(self._request, "user", None)
 
     def _found(self, *, asks: bool, names_user: bool = True) -> Iterator[tuple[str, str]]:
-        """Yield the members; one that cannot be had is left out, so that no append fails."""
+        """Yield the members. A function that fails is left out and logged: no append fails."""
         for name, source in conf.context().items():
             if name == USER and not names_user:
                 continue
             try:
                 value = function_of(source)(self._request)
                 found = None if value is None else member(name, value)
-            except SynchronousOnlyOperation:  # in the thread of an event loop
+            except SynchronousOnlyOperation:  # a query in the thread of an event loop
                 if asks:
                     raise
                 continue
@@ -194,13 +194,13 @@ class RequestLayer(Layer):
 
 
 def is_unloaded(user: Any) -> bool:
-    """Return whether it would take queries to know the user of a request."""
+    """Return whether the user of a request is still to be looked up."""
     return isinstance(user, LazyObject) and vars(user).get("_wrapped", empty) is empty
 
 
 @lru_cache(maxsize=64)
 def function_of(source: str | Source) -> Source:
-    """Return the function that a setting means; raise ImportError or TypeError for none."""
+    """Return the function of a setting; raise ImportError or TypeError if there is none."""
     found: Any = import_string(source) if isinstance(source, str) else source
     if not callable(found) or iscoroutinefunction(found):
         raise TypeError("It must be a function, not an async one.")

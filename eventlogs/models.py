@@ -1,5 +1,5 @@
 """
-The tables: logs, their events, keys of appends, unique values, and how far projections are.
+The tables: logs, events, idempotency keys, unique values, and the state of projections.
 
 Read logs, events and keys like any other Django model. They are written through
 ``EventLog.objects.append()``. Saving, updating or deleting them raises AppendOnlyError; in
@@ -60,9 +60,9 @@ class EventLog(AppendOnlyModel):
         base_manager_name = "objects"
         verbose_name = "event log"
         verbose_name_plural = "event logs"
-        # No column of these changes, so only the first append to a log touches them: the first is
-        # for reading the logs of one type, the second for lists of the newest logs. Ids do not
-        # tell those where they are made of keys that a project has already.
+        # These columns never change, so only the first append to a log writes to the indexes. The
+        # first one is for reading the logs of one type, the second for lists of the newest logs:
+        # ids that are made of keys that a project has already do not sort by time.
         indexes = [
             models.Index(fields=["log_type", "id"], name="eventlogs_eventlog_of_type"),
             models.Index(fields=["created_at", "id"], name="eventlogs_eventlog_by_creation"),
@@ -158,7 +158,7 @@ class UniqueValue(AppendOnlyModel):
     """
     A value that belongs to a log, as its digest; see ``eventlogs.Unique``.
 
-    It says what the log's events say, and can be made from them: ``manage.py eventlogs claim``.
+    It holds nothing but what the log's events declare; ``manage.py eventlogs claim`` rebuilds it.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -193,7 +193,7 @@ class UniqueValue(AppendOnlyModel):
 
 class StoredType(models.Model):
     """
-    An event type and version of which the logs of a type have, or had, events.
+    An event type and schema version that logs of a log type hold, or have held.
 
     ``manage.py check --deploy`` compares it with the classes; see stores/stored_types.py.
     """
@@ -216,7 +216,7 @@ class StoredType(models.Model):
 
 
 class ProjectionState(models.Model):
-    """A projection that has run here: which version of it made the rows that are served."""
+    """A projection that has run in this database, and the version of it that made its rows."""
 
     name = ExactCharField(primary_key=True, max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
     version = models.IntegerField(editable=False)
@@ -332,7 +332,7 @@ class ParkedEvent(models.Model):
 
 
 class SkippedEvent(models.Model):
-    """An event that an operator made a projection skip; a rebuild skips it, too."""
+    """An event that an operator made a projection skip or pass over; a rebuild skips it, too."""
 
     id = models.BigAutoField(primary_key=True)
     projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
@@ -388,7 +388,7 @@ class ProjectionAction(models.Model):
 
 
 class AppliedVersion(models.Model):
-    """The version of a log up to which its row of an inline projection is made."""
+    """The version of a log up to which an inline projection has applied the log's events."""
 
     id = models.BigAutoField(primary_key=True)
     projection = ExactCharField(max_length=MAX_PROJECTION_NAME_LENGTH, editable=False)
@@ -410,7 +410,7 @@ class AppliedVersion(models.Model):
 
 class ProjectionWorker(models.Model):
     """
-    A process that runs projections: others leave it its partitions, and events only it can apply.
+    A process that runs projections. Others leave it its partitions, and events only it can apply.
 
     ``projections`` describes what it handles, by their names; see projections/releases.py.
     """

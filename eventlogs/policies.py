@@ -29,8 +29,9 @@ class CachingPolicy(ABC):
     """
     Whether the answer for one reduction may be another one later.
 
-    Sweeps skip a log whose reduction a policy declined, for two days or until it has newer
-    events. Where this is True they do not: they replay the log and ask the policy each time.
+    Sweeps skip a log whose reduction a policy declined, until it has newer events, and at most for
+    two days or ``EVENTLOGS["CACHE_TIMEOUT"]``, whichever is shorter. If this is True they do not
+    skip it: they replay the log and ask the policy each time.
     """
 
     @abstractmethod
@@ -189,7 +190,7 @@ def policy_from(value: Any) -> CachingPolicy:
     """
     Return the policy that a setting means: a policy, a class of one, or a dotted path to either.
 
-    Raise ImportError for a path that leads nowhere, and TypeError for anything else.
+    Raise ImportError for a path that cannot be imported, and TypeError for anything else.
     """
     found = _imported(value) if isinstance(value, str) else value
     if isinstance(found, type):

@@ -69,9 +69,9 @@ class BaseRefresher(ABC):
         """
         Do ``job``, now or soon: ``job()`` does it, and raises nothing.
 
-        Jobs with the same ``job.token`` stand for one another: the latest is enough.
+        Of jobs with the same ``job.token``, doing the latest one is enough.
         It is called where a reduction was read or an event appended, after the commit, and
-        must be quick. What it raises is counted and logged, and goes no further.
+        must be quick. An error that it raises is counted and logged, and not raised to the caller.
         """
 
 
@@ -89,7 +89,7 @@ class ThreadRefresher(BaseRefresher):
 
     ``capacity`` is how many jobs the queue takes (1 to 1,000,000); further ones are dropped and
     counted. ``delay`` is for how many seconds (0 to 3,600) a refresh after an append waits, so
-    that one refresh stands for many appends.
+    that one refresh covers many appends.
     """
 
     def __init__(self, *, capacity: int = CAPACITY, delay: float = DELAY) -> None:
@@ -123,12 +123,12 @@ class MessageRefresher(ThreadRefresher):
     """
     Let another process refresh: the base of refreshers that send messages.
 
-    Messages are sent by a thread, so that a slow or lost broker keeps nobody waiting. There
+    Messages are sent by a thread, so that a slow or lost broker does not delay an append. There
     is one message for a log, however many appends ask for it: a flag in the cache says that
-    one is under way, and whoever gets the message clears the flag before reading the log. The
-    flag of a message that got lost runs out after a minute.
+    one is under way, and the receiver of the message clears the flag before it reads the log. The
+    flag of a message that got lost expires after 60 seconds.
 
-    Entries that a reader has made are written by the thread: nothing is left to do elsewhere.
+    Entries that a reader has made are written by the thread, without a message.
     """
 
     @abstractmethod
@@ -154,10 +154,10 @@ class MessageRefresher(ThreadRefresher):
         except Exception as error:
             counters.count("error", UNSENT, aggregate=job.aggregate)
             logger.warning(
-                "A refresh could not be sent (%s); the next sweep makes up for it.",
+                "A refresh could not be sent (%s); the next sweep refreshes the log.",
                 type(error).__name__,
             )
-            with suppress(Unreachable):  # the flag runs out by itself
+            with suppress(Unreachable):  # the flag expires by itself
                 cache.delete(flag)
 
 
@@ -202,7 +202,7 @@ def refresher_for(
     "OPTIONS" (the backend's keyword arguments), or a BaseRefresher. None is
     ``EVENTLOGS["REFRESHER"]``.
 
-    Raise ImportError for a path that leads nowhere, TypeError for anything that is no
+    Raise ImportError for a path that cannot be imported, TypeError for anything that is no
     refresher, and ImproperlyConfigured for options that the backend does not take.
     """
     if refresher is None:
@@ -236,9 +236,9 @@ def submit(
     """
     Submit jobs to the refresher that a setting means; see ``refresher_for``.
 
-    Nothing is raised: what the caller asked for is done by now, and an error would have the
-    caller repeat it. What goes wrong is counted and logged: of a refresher that is configured
-    wrongly the text as well, since it quotes the settings, and no data.
+    No error is raised: the caller's append or read is done by now, and an error could make the
+    caller repeat it. Errors are counted and logged. The log shows the text of an error only if the
+    refresher is configured wrongly: that text quotes settings, and no data.
     """
     for job in jobs:
         try:
@@ -298,11 +298,12 @@ def checked(name: str, value: Any, least: float, most: float, *, kind: Any = int
 
 def refresh_by_names(aggregate: str, log_id: str, using: str, cache: str | None = None) -> bool:
     """
-    Bring one cached reduction up to date, as a message asks; return whether that took writing.
+    Bring one cached reduction up to date, as a message asks; return whether it wrote the cache.
 
     Safe to run twice, late or never: it writes nothing but the cache. Raise Unreachable where
     the cache cannot be read, and database errors: then the message should be delivered again.
-    An error that no repetition would mend is counted and logged, and False returned.
+    Raise InvalidLogId for text that is no log id. Any other error, which a retry would not
+    correct, is counted and logged, and False is returned.
     """
     cls = _aggregate(aggregate)
     if cls is None:
@@ -333,7 +334,7 @@ def _is_in_memory(using: str) -> bool:
 
 
 def _aggregate(name: str) -> type[Aggregate] | None:
-    """Return the aggregate class of a name; its module is imported, if an app's, to find it."""
+    """Return the aggregate class of a name; its module is imported first if it is in an app."""
     module = name.rpartition(".")[0]
     if not any(dotted(each) == name for each in aggregates) and any(
         f"{module}.".startswith(f"{app.name}.") for app in apps.get_app_configs()

@@ -1,5 +1,5 @@
 """
-Celery tasks, and the refresher that sends them: the only module that needs Celery.
+Celery tasks, and the refresher that sends them. Celery is imported here and in contrib/celery.py.
 
 Name the refresher in the settings, and let Celery find the tasks as it finds those of any
 app (``app.autodiscover_tasks()``)::
@@ -23,7 +23,7 @@ Options of the refresher stand beside its path::
         }
     }
 
-Tasks are routed by their names, which stay: ``CELERY_TASK_ROUTES = {"eventlogs.*": …}``.
+Tasks are routed by their names, which do not change: ``CELERY_TASK_ROUTES = {"eventlogs.*": …}``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from eventlogs.refreshers import (
 RETRIES: Final = 6
 LONGEST_BACKOFF: Final = 60  # seconds
 
-# How long sending may take before it is given up: the thread that sends has more to do.
+# Sending is tried twice, and then given up: the thread that sends has other messages to send.
 # https://docs.celeryq.dev/en/stable/userguide/calling.html#message-sending-retry
 SENDING: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 
@@ -122,7 +122,7 @@ class CeleryRefresher(MessageRefresher):
     Refresh in Celery workers: one task for a log, however many appends ask for it.
 
     ``queue`` is the queue to send to; None leaves that to Celery's routes. ``countdown`` is for
-    how many seconds (0 to 3,600) a message waits, so that one stands for many appends, and
+    how many seconds (0 to 3,600) a message waits, so that one covers many appends, and
     ``expires`` (1 to 604,800) after how many seconds a worker discards it. ``retries`` (0 to
     1,000) is how often a worker tries again while the cache or the database cannot be reached.
     ``capacity`` and ``delay`` are those of ThreadRefresher, for the thread that sends.

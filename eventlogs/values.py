@@ -139,8 +139,8 @@ class Reduction(msgspec.Struct, Generic[A], frozen=True):
     An aggregate as of a version of its log.
 
     ``position`` is that of the last event folded in, ``reduced_at`` the time of folding by
-    this process' clock. The value is frozen, the aggregate is whatever its class is: it
-    belongs to the caller.
+    this process' clock. The Reduction cannot be changed; its aggregate may be mutable, and belongs
+    to the caller.
     """
 
     log_id: LogId

@@ -98,6 +98,9 @@ if database == "postgresql" and "REDIS_URL" in os.environ:
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Named, as Django 6.1 wants it.
+MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
+
 SECRET_KEY = "only-for-the-tests"
 # Not one that takes half a second for each user that a test makes.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

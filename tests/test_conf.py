@@ -19,6 +19,7 @@ READERS = [
     (conf.prepared_statements, "PREPARED_STATEMENTS", True, False),
     (conf.group_commit, "GROUP_COMMIT", "connection", False),
     (conf.page_size, "PAGE_SIZE", 100, 7),
+    (conf.context, "CONTEXT", conf.CONTEXT, dict.fromkeys(conf.CONTEXT, "my.function")),
     (conf.health, "HEALTH", conf.HEALTH, dict.fromkeys(conf.HEALTH, 7)),
 ]
 
@@ -50,6 +51,17 @@ def test_limits_of_health_that_are_left_out_have_their_defaults(settings):
     settings.EVENTLOGS = {"HEALTH": {"MAX_LAG": 5}}
 
     assert conf.health() == {**conf.HEALTH, "MAX_LAG": 5}
+
+
+def test_functions_of_the_context_are_added_replaced_and_removed(settings):
+    settings.EVENTLOGS = {"CONTEXT": {"till": "my.till", "user": "my.user", "traceparent": None}}
+
+    assert {**conf.context()} == {
+        "user": "my.user",
+        "request_id": conf.CONTEXT["request_id"],
+        "correlation_id": conf.CONTEXT["correlation_id"],
+        "till": "my.till",
+    }
 
 
 def test_the_secret_key_comes_before_its_fallbacks(settings):

@@ -1,4 +1,4 @@
-"""The event context: what is added to the metadata of appends, and to those of whom."""
+"""The event context: metadata that are added to the appends of a block."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_block_adds_its_metadata_to_every_kind_of_append(accounts, log_id):
     ]
 
 
-def test_explicit_metadata_wins_and_then_the_inner_block(accounts, log_id):
+def test_explicit_metadata_override_the_inner_block_which_overrides_the_outer(accounts, log_id):
     note = {"a": "ä\n\"'\u2028", "b": [1, None, 2.5]}
 
     with event_context(user="outer", batch=1, note=note):
@@ -88,7 +88,7 @@ def test_a_replay_in_another_context_is_still_the_same_append(accounts, log_id):
     assert all_metadata(accounts, log_id) == [{"request_id": "first"}]
 
 
-def test_a_block_ends_with_its_context_whatever_is_raised():
+def test_a_context_ends_with_its_block_after_an_error():
     with event_context(a=1):
         with pytest.raises(KeyError), event_context(a=2):
             raise KeyError
@@ -96,7 +96,7 @@ def test_a_block_ends_with_its_context_whatever_is_raised():
     assert carried() is None
 
 
-def test_one_object_may_be_entered_again_and_again_and_by_many(accounts, log_id):
+def test_an_event_context_can_be_entered_several_times(accounts, log_id):
     context = event_context(a=1)
     with context, event_context(a=2), context:
         accounts.create(Opened("ada"), log_id=log_id)
@@ -105,7 +105,7 @@ def test_one_object_may_be_entered_again_and_again_and_by_many(accounts, log_id)
     assert current.get() is None
 
 
-def test_it_decorates_functions_and_async_functions():
+def test_functions_and_async_functions_can_be_decorated():
     @event_context(job="nightly")
     def run(text: str) -> tuple[str, str | None]:
         """Run."""
@@ -121,7 +121,7 @@ def test_it_decorates_functions_and_async_functions():
     assert carried() is None
 
 
-def test_it_decorates_nothing_whose_body_runs_later():
+def test_generator_functions_and_classes_cannot_be_decorated():
     def generate() -> Any:
         yield 1
 
@@ -159,7 +159,7 @@ def test_a_context_costs_no_statement(accounts, log_id):
 
 
 @pytest.mark.django_db
-def test_rows_that_are_appended_by_hand_keep_their_metadata():
+def test_an_append_of_encoded_events_has_only_the_given_metadata():
     with event_context(user="7"):
         state = EventLog.objects.append(
             Account.logs.new_id(), encoded(1), expected_version=0, metadata='{"a": 1}'
@@ -169,7 +169,7 @@ def test_rows_that_are_appended_by_hand_keep_their_metadata():
 
 
 @pytest.mark.django_db
-def test_an_import_keeps_the_metadata_that_were_exported():
+def test_an_import_keeps_the_exported_metadata():
     event = StoredEvent(
         *(Account.logs.new_id(), 0, 0, "account.deposited", 1, '{"amount":1}', '{"a":1}', None),
         timezone.now(),
@@ -182,7 +182,7 @@ def test_an_import_keeps_the_metadata_that_were_exported():
 
 
 class Global:
-    """A context that is one for all: what a ContextVar is not."""
+    """A broken version: one context for all threads and tasks."""
 
     def __init__(self) -> None:
         self.value: Layer | None = None
@@ -239,7 +239,7 @@ def test_each_task_and_thread_has_its_own_context(mixed_up):
 
 
 @pytest.mark.parametrize("mixed_up", [mixed_up_by_tasks, mixed_up_by_threads])
-def test_a_context_that_is_one_for_all_is_found_out(mixed_up, monkeypatch):
+def test_a_global_context_is_detected(mixed_up, monkeypatch):
     broken = Global()
     for module in (of_context, of_logs):
         monkeypatch.setattr(module, "current", broken)
@@ -247,7 +247,7 @@ def test_a_context_that_is_one_for_all_is_found_out(mixed_up, monkeypatch):
     assert mixed_up() > 0
 
 
-def test_a_thread_has_the_context_that_it_is_given():
+def test_a_thread_can_be_started_with_a_copy_of_the_context():
     found: list[str | None] = []
 
     with event_context(a=1):
@@ -260,7 +260,7 @@ def test_a_thread_has_the_context_that_it_is_given():
     assert found == ['{"a":1}', None]
 
 
-def test_what_an_event_causes_has_its_id_and_its_flow():
+def test_the_effects_of_an_event_have_its_id_and_its_correlation_id():
     metadata = {"user": "7", "correlation_id": "c", "traceparent": TRACE, "causation_id": "x"}
 
     with event_context(user="worker"), caused_by("account_1:3", metadata):
@@ -308,7 +308,7 @@ def test_a_traceparent_is_stored_if_it_is_valid(given, stored):
     assert valid_traceparent(given) == stored
 
 
-def test_a_message_brings_the_context_back():
+def test_a_context_is_the_same_after_a_message():
     with event_context(user="ä\"'", batch=7, deep={"a": [1]}):
         text = carried()
     layer = received(text)
@@ -332,7 +332,7 @@ def test_a_message_brings_the_context_back():
     "text",
     ["", "{", "[]", "7", b"{}", 7, '{"a": NaN}', '{"a": "\\u0000"}', "x" * 70_000, "[" * 60_000],
 )
-def test_a_message_that_cannot_be_read_brings_none(text, caplog):
+def test_an_invalid_message_is_ignored_with_a_warning(text, caplog):
     with caplog.at_level(logging.WARNING, "eventlogs.context"):
         assert received(text) is None
 
@@ -341,6 +341,6 @@ def test_a_message_that_cannot_be_read_brings_none(text, caplog):
     ]
 
 
-def test_a_message_without_a_context_is_nothing_to_warn_of(caplog):
+def test_a_message_without_a_context_is_no_reason_for_a_warning(caplog):
     assert received(None) is None
     assert caplog.messages == []

@@ -265,6 +265,7 @@ SIGNALS = {
     "Unfit",  # a value that cannot be unique: becomes InvalidEvent, or TypeError of find()
     "Unread",  # an event with unique fields cannot be read: its log is left out, and named
     "Unstorable",  # a reduction that cannot be cached: it is counted
+    "Unwanted",  # a contract's test rolls a transaction back
     "Untrusted",  # an entry that is not used: it is a miss
     "_TakenBack",
 }

@@ -24,6 +24,9 @@ from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from eventlogs import InvalidEvent, InvalidLogId, LogId, LogManager, RegistrationError
+from eventlogs.models import Event, EventLog
+from eventlogs.operations import jsonl
+from eventlogs.stores import store_for
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account, Noted, Opened
 from tests.processes import exit_of_fork
@@ -458,3 +461,35 @@ def test_forked_processes_make_ids_unlike_each_others(fork):
 
     assert len(made[0]) == 7
     assert made[0] != made[1]
+
+
+OTHER_VERSIONS = {
+    "a key": LogId.from_key("account", 42),
+    "version 1": LogId.from_uuid("account", UUID("f81d4fae-7dec-11d0-a765-00a0c91e6bf6")),
+    "version 4": LogId.from_uuid("account", UUID("0c6a1f5e-3a3c-4f0e-9d0a-000000000000")),
+    "nil": LogId.from_uuid("account", UUID(int=0)),
+    "max": LogId.from_uuid("account", UUID(int=2**128 - 1)),
+}
+
+
+@pytest.mark.parametrize("log_id", OTHER_VERSIONS.values(), ids=OTHER_VERSIONS)
+def test_ids_of_every_version_go_through_stores_fields_and_exports(accounts, log_id, db):
+    accounts.create(Opened("ada"), log_id=log_id)
+    accounts.append(log_id, Noted(7), expected_version=1)
+    row = Balance(log_id=str(log_id), owner="ada")
+    row.clean_fields()
+
+    assert accounts.reduce(str(log_id)).version == 2
+    assert [each.log_id for each in accounts.load(log_id)] == [log_id] * 2
+    assert row.log_id == log_id
+    if isinstance(accounts._writing_store(), MemoryStore):
+        return
+    assert EventLog.objects.get(pk=log_id.uuid).log_id == log_id
+    assert {each.log.log_id for each in Event.objects.for_log(str(log_id))} == {log_id}
+    pages = list(jsonl.export_pages_of_a_moment("default", logs=[log_id]))
+    lines = [jsonl.header(after=0), *(line for page in pages for line in page.lines)]
+    file = [line.encode() for line in [*lines, jsonl.footer(events=2, until=0)]]
+    assert jsonl.import_lines(store_for("default"), file).present == 2
+    imported = MemoryStore()
+    assert jsonl.import_lines(imported, file).stored == 2
+    assert imported.version(log_id) == 2

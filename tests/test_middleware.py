@@ -1,4 +1,4 @@
-"""The context of a request: which user, ids and trace the events of it have."""
+"""The event context of a request: user, ids and trace."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_without_headers_and_a_user_there_is_an_id_of_the_request(client):
     "value",
     ["", "a b", "a,b", "x" * 129, "é", "a\0", "<script>", 'a"b', "a'b", "\udc80", "a\\", "{}"],
 )
-def test_headers_of_strangers_fail_no_append(value):
+def test_invalid_headers_are_ignored(value):
     request = RequestFactory().get("/")
     for name in ("X_REQUEST_ID", "X_CORRELATION_ID", "TRACEPARENT"):
         request.META[f"HTTP_{name}"] = value
@@ -167,7 +167,7 @@ def test_headers_of_strangers_fail_no_append(value):
     assert len(first.metadata["request_id"]) == 32
 
 
-def test_the_user_is_asked_for_by_an_append_only_and_once(client, ada):
+def test_the_user_is_looked_up_by_the_first_append_only(client, ada):
     with CaptureQueriesContext(connection) as queries:
         client.get("/append_nothing/")
     assert len(queries) == 0
@@ -179,7 +179,7 @@ def test_the_user_is_asked_for_by_an_append_only_and_once(client, ada):
     assert sum('FROM "django_session"' in each for each in sql) == 1
 
 
-def test_a_message_has_the_user_if_one_is_loaded_by_then(client, ada, settings):
+def test_a_message_has_the_user_only_if_it_is_loaded(client, ada, settings):
     assert '"user"' not in client.get("/append_nothing/").content.decode()
 
     settings.MIDDLEWARE = [
@@ -191,7 +191,7 @@ def test_a_message_has_the_user_if_one_is_loaded_by_then(client, ada, settings):
     assert f'"user":"{ada.pk}"' in client.get("/append_nothing/").content.decode()
 
 
-def test_a_login_and_a_logout_change_the_user_and_nothing_else(client, ada):
+def test_a_login_and_a_logout_change_only_the_user(client, ada):
     eve = User.objects.create_user("eve")
 
     before, between, after = called(client, append_around_a_login)
@@ -200,7 +200,7 @@ def test_a_login_and_a_logout_change_the_user_and_nothing_else(client, ada):
     assert before["request_id"] == between["request_id"] == after["request_id"]
 
 
-def test_a_request_begins_anew_and_a_block_in_it_adds(client, settings):
+def test_a_request_has_its_own_context_to_which_blocks_add(client, settings):
     with event_context(user="test", job="x"):
         first, _ = called(client, append_twice)
 
@@ -249,7 +249,7 @@ async def is_async(request: HttpRequest) -> str:
     return "x"
 
 
-def test_the_setting_adds_replaces_and_removes(client, settings):
+def test_the_setting_adds_replaces_and_removes_names(client, settings):
     settings.EVENTLOGS = {
         "CONTEXT": {
             "tenant": f"{__name__}.tenant",
@@ -273,7 +273,7 @@ def test_the_setting_adds_replaces_and_removes(client, settings):
 @pytest.mark.parametrize(
     "source", [fails, is_long, is_no_json, is_async, "nowhere.at_all", "nothing", 7, {}]
 )
-def test_what_a_function_gets_wrong_fails_no_append(client, settings, source, caplog):
+def test_a_function_that_fails_does_not_fail_the_append(client, settings, source, caplog):
     settings.EVENTLOGS = {"CONTEXT": {"wrong": source}}
 
     with caplog.at_level(logging.WARNING, "eventlogs.context"):
@@ -290,7 +290,7 @@ def test_what_a_function_gets_wrong_fails_no_append(client, settings, source, ca
     "view", [append_twice, aappend_twice, aappend_at_once, aappend_of_a_loaded_user]
 )
 @pytest.mark.parametrize("group_commit", ["connection", "process"])
-def test_it_is_the_same_in_async_code(settings, view, group_commit):
+def test_async_views_have_the_same_context(settings, view, group_commit):
     settings.EVENTLOGS = {"GROUP_COMMIT": group_commit}
     ada = User.objects.create_user("ada")
 
@@ -310,7 +310,7 @@ def test_a_login_in_async_code_changes_the_user():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_user_who_is_loaded_in_async_code_is_not_asked_for_again():
+def test_a_user_that_is_loaded_in_async_code_is_not_looked_up_again():
     ada = User.objects.create_user("ada")
 
     counts = []
@@ -323,7 +323,7 @@ def test_a_user_who_is_loaded_in_async_code_is_not_asked_for_again():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_many_requests_at_once_keep_their_contexts():
+def test_concurrent_requests_have_their_own_contexts():
     async def main() -> list[list[dict[str, Any]]]:
         client = AsyncClient()
         responses = await asyncio.gather(

@@ -1,14 +1,14 @@
 """
-The causation tree of an event: its causes, its effects, and what else belongs to its flow.
+The causation tree of an event: its causes, its effects, and the other events of its flow.
 
-Causes are found by their ids: two look-ups by a primary key or unique index for each. No index of
-eventlogs leads from an event to its effects: they are the events of its flow, which have its
-correlation id, and are searched window by window from the event on, in both directions. Such a
-search has a time limit, so a page takes about a second, however many events there are; it says
-which events were searched, and links to the rest.
+Causes are found by their ids, with two queries each that use unique indexes. No index of eventlogs
+leads from an event to its effects. They belong to its flow, the events with the same correlation
+id, which are searched window by window from the event on, in both directions. The search has a
+time limit: a page takes about a second, however many events there are. It shows which events were
+searched, and links to a search of the rest.
 
-A project that has many events can create the index of docs/admin.md. The tree is then read from
-it, without windows.
+A project with many events can create the index of docs/admin.md. Then the flow is read through the
+index, without windows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CAUSES: Final = 20  # that are followed upwards
 LEVELS: Final = 10  # that are shown inside one another
 
 INDEX: Final = "eventlogs_event_by_correlation"
-# Whether the index exists in the schema of the table, and is not still being built.
+# Whether the index exists, and can be used: indisvalid is false until it is built.
 HAS_INDEX: Final = (
     "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND indisvalid)"
 )
@@ -62,14 +62,14 @@ class Node:
 
 @dataclass(slots=True)
 class Request:
-    """The events of one request, or of none (""), whose causes are not in the tree."""
+    """The events of a request ("": of no request) whose causes are not in the tree."""
 
     request_id: str
     nodes: list[Node] = field(default_factory=list)
 
 
 def causes_of(event: Event, using: str) -> list[Event]:
-    """Return the cause of an event, the cause of that, and so on, at most CAUSES."""
+    """Return the cause of an event, the cause of that cause, and so on: at most CAUSES events."""
     found: list[Event] = []
     seen = {event.pk}
     while len(found) < CAUSES:
@@ -118,10 +118,10 @@ def has_index(using: str) -> bool:
 
 def tree(events: Iterable[Event]) -> list[Request]:
     """
-    Return events as trees: effects below their causes, and all others below their requests.
+    Return events as trees: effects below their causes, all other events below their requests.
 
-    Metadata may claim anything. Events that claim to be causes of each other are shown once, and
-    effects below level LEVELS are shown on that level.
+    Metadata are not checked, so events can name each other as causes: each is shown once. Effects
+    below level LEVELS are shown on that level.
     """
     nodes = sorted(
         (Node(each) for each in {each.pk: each for each in events}.values()), key=_position
@@ -147,7 +147,7 @@ def tree(events: Iterable[Event]) -> list[Request]:
 
 
 def _is_caused_by(node: Node | None, other: Node, causes: dict[str, Node]) -> bool:
-    """Return whether ``other`` is a node, its cause, the cause of that, and so on."""
+    """Return whether ``other`` is a node, or a direct or indirect cause of it."""
     while node is not None:
         if node is other:
             return True

@@ -97,7 +97,7 @@ def _of_key(key: str, using: str) -> Q:
 
 
 def _of_days(found: Filters) -> QuerySet[Any]:
-    """Bound all events by days, or return those events of the log that are wanted."""
+    """Limit the events to some days; those of one log keep the order of its index."""
     begin, end = days_from(found.query, found.problems)
     if begin is None and end is None:
         return found.every

@@ -31,7 +31,7 @@ class KeysetOrder(ABC):
 
     @abstractmethod
     def beyond(self, rows: QuerySet[Any], key: Any, *, up: bool) -> QuerySet[Any]:
-        """Keep the rows behind a key, or with ``up`` False those in front of it."""
+        """Keep the rows after a key, or with ``up`` False those before it."""
 
     @abstractmethod
     def text(self, row: Any) -> str:

@@ -23,7 +23,7 @@ from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.operations import pasted_ids
 from eventlogs.operations.pasted_ids import Beginning, End, Named
 
-FOUND: Final = 50  # logs that one key, or one part of an id, finds among other results
+FOUND: Final = 50  # logs of one key, or of one part of an id, among other results
 # The expression of the index: the hexadecimal digits of the id, reversed.
 REVERSED: Final = "reverse(replace(eventlogs_eventlog.id::text, '-', ''))"
 

@@ -1,4 +1,4 @@
-"""Links to the users that metadata name: to their pages in the admin."""
+"""Links from ``user`` in metadata to the pages of users in the admin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eventlogs.events.metadata import USER, id_in
 
 
 class Actor(NamedTuple):
-    """Who did it, as pages show it: a text, and the address of the user's page or None."""
+    """A person or process that did something: a text, and the address of the user's page."""
 
     text: str
     address: str | None = None
@@ -26,10 +26,10 @@ def users_of(
     site: AdminSite, request: HttpRequest, metadata: Iterable[Mapping[str, Any]]
 ) -> dict[str, Actor]:
     """
-    Return the users that ``user`` in metadata names, by that name, with one query.
+    Return the users whose primary keys metadata have as ``user``, by that text, with one query.
 
-    There are none if the site does not have the model of users, or if the user of the request may
-    not view it there. A name that is no primary key of a user is left out.
+    Return none if users are not registered on the site, or the user of the request may not view
+    them there.
     """
     model: Any = get_user_model()
     if not site.is_registered(model):
@@ -59,7 +59,7 @@ def users_of(
 def actor(
     text: str | None, metadata: Mapping[str, Any], users: Mapping[str, Actor]
 ) -> Actor | None:
-    """Return who did it: ``text`` is what the metadata say, None for nothing."""
+    """Return the actor that metadata name: ``text``, with a link if it is a user; or None."""
     if text is None:
         return None
     is_user = str(id_in(metadata, USER)) == text

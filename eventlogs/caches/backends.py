@@ -80,7 +80,7 @@ def statistics() -> dict[str, Any]:
     ``hits`` counts reductions that were cached, with nothing newer to fold; ``misses`` counts
     the others by reason: absent, behind (newer events were folded on top), foreign_fingerprint,
     foreign_log, foreign_history, bad_signature, undecodable, unreachable. ``refreshes`` are
-    entries written. ``errors`` counts failures that made no answer wrong, by reason:
+    entries written. ``errors`` counts failures by reason (no answer was wrong):
     unwritable, unstorable, dropped, unsent, failed.
     """
     return counters.statistics()

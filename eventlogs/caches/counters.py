@@ -48,8 +48,8 @@ Sent after each use of the reduction cache, by the aggregate class.
 
 ``outcome`` is "hit", "miss", "refresh" or "error"; ``reason`` says why, by the words that
 ``eventlogs.caches.statistics()`` has for it, and is "" for a hit and a refresh. Receivers
-should be quick: they run where the reduction is wanted. What they raise is logged by Django,
-and goes no further.
+should be quick: they run where the reduction is wanted. Django logs their exceptions;
+the reader does not get them.
 """
 
 

@@ -75,7 +75,7 @@ class Answer(NamedTuple):
     """The fingerprint of an aggregate, or why it has none, and what that depends on."""
 
     fingerprint: str | None
-    walked: frozenset[str]  # the modules of the project that it is of
+    walked: frozenset[str]  # the modules of the project that it includes
     why_unknown: str | None
     registered: tuple[int, int]
     loaded: frozenset[str]  # the modules that were loaded at that time

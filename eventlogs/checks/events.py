@@ -75,7 +75,7 @@ def check_stored_types(
                 )
 
 
-ERASED = "If they were erased, `manage.py eventlogs events --exact` puts the list right."
+ERASED = "If they were erased, `manage.py eventlogs events --exact` corrects the list."
 
 
 def _why_not_decoded(name: str, version: int) -> tuple[str, str] | None:

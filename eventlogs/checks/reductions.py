@@ -31,7 +31,10 @@ from eventlogs.events.registry import registry
 from eventlogs.refreshers import MessageRefresher, refresher_for
 from eventlogs.utils.names import dotted
 
-NO_BACKEND: Final = (ImportError, InvalidCacheBackendError)  # Django raises it where it is used
+NO_BACKEND: Final = (
+    ImportError,
+    InvalidCacheBackendError,
+)  # Django raises these when the cache is first used
 
 
 @register(Tags.caches)
@@ -97,7 +100,7 @@ def check_refresher(**kwargs: Any) -> Iterable[CheckMessage]:
     """Check the refresher's options, and that this process sees what a worker caches."""
     alias = conf.cache()
     if not is_refresher(conf.refresher()):
-        return  # E001 says what is wrong
+        return  # E001 reports it
     try:
         refresher = refresher_for()
     except ImproperlyConfigured as error:

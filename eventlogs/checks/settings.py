@@ -36,12 +36,12 @@ def is_policy(value: Any) -> bool:
 def is_refresher(value: Any) -> bool:
     """Return whether a value names a refresher that can be imported, whatever its options are."""
     try:
-        # None would be the setting itself.
+        # refresher_for(None) would return the refresher of the setting.
         return value is not None and refresher_for(value) is not None
     except (ImportError, TypeError, AttributeError):
         return False
     except ImproperlyConfigured:
-        return True  # eventlogs.E047 says what is wrong
+        return True  # eventlogs.E047 reports it
 
 
 def is_source(value: Any) -> bool:

@@ -1,1 +1,1 @@
-"""Integrations with other packages; each is imported only by projects that use it."""
+"""Integrations; ``celery`` is imported if Celery is installed, the others if they are used."""

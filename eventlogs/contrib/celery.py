@@ -1,10 +1,10 @@
 """
-Carry the event context through Celery, in a header of each message.
+Send the event context with Celery's messages, in a header.
 
-What a task appends has the context in which the task was sent: the same user, request and flow.
-This needs no setting: the signals are connected where Celery is installed, when Django starts.
+The events that a task appends have the context in which the task was sent. No setting is needed:
+if Celery is installed, the app config imports this module, which connects the signals.
 
-A task that runs eagerly, or is called like a function, has the context of its caller anyway.
+A task that runs eagerly, or is called as a function, has the context of its caller.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEADER: Final = "eventlogs_context"
 
 @before_task_publish.connect
 def send_context(headers: dict[str, Any] | None = None, **kwargs: Any) -> None:
-    """Add the context to a message that is about to be sent."""
+    """Add the context to a message before it is sent."""
     context = carried()
     if context is not None and headers is not None:
         headers[HEADER] = context
@@ -28,14 +28,14 @@ def send_context(headers: dict[str, Any] | None = None, **kwargs: Any) -> None:
 
 @task_prerun.connect
 def enter_context(task: Any, **kwargs: Any) -> None:
-    """Let a task have the context of its message, and none where that has none."""
+    """Begin a task with the context of its message, or with none if the message has none."""
     if not task.request.is_eager:
-        # A header is an attribute of the request: so Celery reads messages of protocol 2.
+        # Celery makes each header of a message an attribute of the request.
         current.set(received(vars(task.request).get(HEADER)))
 
 
 @task_postrun.connect
 def leave_context(task: Any, **kwargs: Any) -> None:
-    """End the context of a task: the next one may run in the same thread."""
+    """End the context of a task, because the next task may run in the same thread."""
     if not task.request.is_eager:
         current.set(None)

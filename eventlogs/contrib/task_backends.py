@@ -1,16 +1,15 @@
 """
-Carry the event context through django.tasks (Django 6.0 or newer).
+Send the event context with tasks of django.tasks (Django 6.0 or newer).
 
-A message of django.tasks has no headers, so the context travels as a keyword argument that the
-function of the task never sees. Mix it into the backend of your project::
+Tasks of django.tasks have no headers. The context is sent as a keyword argument, and removed from
+the arguments before the function is called. Mix the class into the backend of your project::
 
     class Backend(EventContextBackend, DatabaseBackend):
         pass
 
     TASKS = {"default": {"BACKEND": "shop.backends.Backend"}}
 
-Django's ImmediateBackend runs a task where it is enqueued, in the same context. It needs none of
-this.
+Django's ImmediateBackend runs a task at once, in the context of the caller, and needs no mixin.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ else:
 
 
 class ContextTask:
-    """What a task does first: take the context out of its arguments, and enter it."""
+    """A mixin for Task: it removes the context from the arguments, and enters it."""
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function of the task."""
@@ -54,14 +53,13 @@ class ContextTask:
 
 class EventContextBackend(Base):
     """
-    A mixin for a backend of django.tasks: its tasks append in the context of who enqueued them.
+    A mixin for a backend of django.tasks: tasks run in the context in which they were enqueued.
 
-    The backend's worker has to run a task by ``task.call()`` or ``task.acall()``, as Django's
-    documentation of backends says.
+    The worker of the backend must run tasks with ``task.call()`` or ``task.acall()``.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let the backend make tasks that take the context out of their arguments."""
+        """Set a class of tasks that removes the context from the arguments."""
         super().__init_subclass__(**kwargs)
         made = getattr(cls, "task_class", Task)
         if not issubclass(made, ContextTask):

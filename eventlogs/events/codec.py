@@ -2,12 +2,12 @@
 Events to JSON and back, typed and exact.
 
 msgspec (https://jcristharif.com/msgspec/) does the work: straight from JSON to the dataclass,
-without a dict between. It stays behind this module.
+without a dict between.
 
-Encoding is a gate. Data is decoded again before it is stored, and refused where it would not
-come back equal: what the store accepts today, every later reader can have.
+Encoding validates: data is decoded again before it is stored, and refused if the result is not
+equal to the event. So a class can read every event of it that was stored.
 
-Decimals are JSON strings, so that no JSON reader on the way makes binary floats of money.
+Decimals are JSON strings, so that no JSON reader on the way turns money into binary floats.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SAFE_MESSAGE: Final = re.compile(
 )
 MESSAGE_PATH: Final = re.compile(r" - at `(\$[^`]*)`\Z")
 
-# Types of which the fast test (encode, decode, compare) cannot see everything.
+# Types that the fast test (encode, decode, compare) cannot check completely.
 INSPECTED_TYPES: Final = (
     types.AnyType,
     types.DateTimeType,
@@ -66,7 +66,7 @@ INSPECTED_TYPES: Final = (
     types.RawType,
 )
 
-# What decoding raises of its own; an upcaster's errors come through as they are.
+# What decoding raises; an error of an upcaster is raised as an UndecodableEvent.
 CANNOT_DECODE: Final = (msgspec.MsgspecError, UndecodableEvent, UnknownEventType)
 
 
@@ -112,7 +112,7 @@ class EventCodec:
         """
         Return ``event`` as a store takes it.
 
-        Raise InvalidEvent where it would not come back equal, or breaks a limit.
+        Raise InvalidEvent where it would not be decoded as an equal event, or breaks a limit.
         """
         try:
             data = ENCODER.encode(event)
@@ -157,7 +157,11 @@ class EventCodec:
         return InvalidEvent(reason, event_type=name, path=path)
 
     def decoder(self, schema_version: int) -> Callable[[str], Any]:
-        """Return the function that decodes data stored as ``schema_version``."""
+        """
+        Return the function that decodes data stored as ``schema_version``.
+
+        Raise UndecodableEvent for a newer version, or one that no upcaster takes.
+        """
         current = self.event_type.version
         if schema_version == current:
             return self._decode
@@ -326,8 +330,8 @@ def encode_metadata(metadata: Mapping[str, Any] | None) -> str:
     """
     Return the metadata of an append as JSON text.
 
-    Raise InvalidEvent, with a path that starts with ``$metadata``, for what JSON does not
-    bring back equal.
+    Raise InvalidEvent, with a path that starts with ``$metadata``, for metadata that JSON would
+    not decode as an equal dict, or that break a limit.
     """
     if metadata is None or metadata == {}:
         return "{}"
@@ -361,9 +365,9 @@ def request_fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
     Yield the keyed fingerprint (HMAC-SHA-256) of the events' types, versions and data.
 
     The first is the one to store, made with SECRET_KEY; the others, made with
-    SECRET_KEY_FALLBACKS, are for comparing with what was stored before a rotation. A keyed
-    one, because a plain digest of a small amount of money can be guessed. The version counts,
-    because equal data of another one may mean something else: 5 euros, and 5 cents.
+    SECRET_KEY_FALLBACKS, are for comparing with what was stored before a rotation. It is
+    keyed, because a plain digest of a small amount of money can be guessed. The version counts,
+    because equal data of another version may mean something else: 5 euros, and 5 cents.
     """
     canonical = b"".join(
         b"%d:%s:%d:%d:%s"
@@ -381,7 +385,7 @@ def same_request(stored: bytes, events: Sequence[EncodedEvent]) -> bool:
 
 
 def _is_alike(one: Any, other: Any) -> bool:
-    """Return whether two decoded values are equal, and of equal types all the way down."""
+    """Return whether two decoded values are equal, and of equal types at all depths."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):

@@ -1,8 +1,8 @@
 """
-What metadata say.
+The keys of metadata that have a meaning.
 
-By custom: who did it, which event it is, and which flow it belongs to. By rule: what an adoption
-wrote.
+By convention: the actor, the request, the flow, and another system's id of an event. By rule:
+the row that an event was adopted from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NAME: Final = re.compile(r"[\w.:-]{1,100}")
 """A name in metadata that the admin can search for."""
 
 ACTOR_KEYS: Final = ("user", "actor", "by", "user_id", "actor_id")
-"""Keys of metadata that name who did it; the first that is there counts."""
+"""Keys of metadata that name the actor; the first one present counts."""
 
 USER: Final = "user"
 """The key of metadata with the primary key of a user, as text."""
@@ -36,7 +36,7 @@ ADOPTED: Final = "adopted_from"
 The key of metadata with the row that an event was adopted from.
 
 Only an adoption writes it, by a restore. Reactors do not react to events that have it, so an append
-with this key is refused: else metadata that was copied from such an event would silence them.
+with this key is refused: otherwise reactors would ignore an event with copied metadata.
 """
 
 _MARK: Final = f'"{ADOPTED}"'
@@ -53,7 +53,7 @@ def is_stored_adopted(metadata: str) -> bool:
 
 
 def actor_of(metadata: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return who did it, or None where the metadata do not say, and the rest of the metadata."""
+    """Return the actor, or None if the metadata name none, and the rest of the metadata."""
     for key in ACTOR_KEYS:
         value = metadata.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool):

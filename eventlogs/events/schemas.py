@@ -23,7 +23,7 @@ from eventlogs.exceptions import RegistrationError
 
 Schema = dict[str, Any]
 
-# What changes nothing that is decoded.
+# Keywords without an effect on decoding.
 WORDS: Final = frozenset({"title", "description", "examples"})
 REFERENCE: Final = "#/$defs/"
 LOWER_BOUNDS: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
@@ -38,9 +38,9 @@ class Difference(NamedTuple):
     """
     One difference of two shapes.
 
-    ``path`` is the JSON path of the place, ``kind`` says whether old data still decodes there
-    (FITS), ``text`` what is different. ``field`` is the name of a field of the event itself that
-    was "added", "removed" or "changed" (``what``).
+    ``path`` is the JSON path of the place. ``kind`` is FITS if old data still decodes there, or
+    NOT. ``text`` describes the difference. ``field`` is the name of a field of the event itself,
+    and ``what`` is "added", "removed", "changed", or "default" if only its default has changed.
     """
 
     path: str
@@ -260,7 +260,7 @@ def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Schema:
 
 
 def _of_data(schema: Mapping[str, Any]) -> Schema:
-    """Return what a schema demands of data: its default is not of that."""
+    """Return the part of a schema that constrains data, so without its default."""
     return {name: each for name, each in schema.items() if name not in ("default", "$defs")}
 
 

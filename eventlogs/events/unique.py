@@ -4,7 +4,7 @@ Values that one log may have at a time: ``Annotated[str, Unique("member.email")]
 The field's event claims its value for the log. This module finds the annotated fields of a class,
 and makes a digest of a value: stores compare digests, and never see the value.
 
-The digest is of 128 bits and not keyed. A key would have to live as long as the claim: after a
+The digest is of 122 bits and not keyed. A key would have to live as long as the claim: after a
 rotation of SECRET_KEY the same value would have another digest, and a unique constraint could not
 refuse it. So a digest hides nothing from a reader of the table who guesses the value. See
 docs/decisions/0005-a-unique-value-is-a-digest.md.
@@ -170,11 +170,14 @@ def unique_value(unique: Unique, value: Any) -> UniqueValue:
     if value is None:
         return UniqueValue(unique.scope, None)
     text = unique.scope.encode() + b"\0" + _canonical(value)
-    return UniqueValue(unique.scope, UUID(bytes=sha256(text).digest()[:DIGEST]))
+    # In the form of a UUID of version 5, which is made of a name, too: MariaDB's type refuses some
+    # UUIDs of other forms.
+    digest = UUID(bytes=sha256(text).digest()[:DIGEST], version=5)
+    return UniqueValue(unique.scope, digest)
 
 
 def _canonical(value: Any) -> bytes:
-    """Return bytes that equal values have in common, and no two others."""
+    """Return bytes that are the same for equal values, and different for all others."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, str):

@@ -1,8 +1,8 @@
 """
 The unique values that events declare, by their classes.
 
-Every reader of stored events that has to know what a log claims asks here: imports, ``verify``
-and ``claim``. What an append claims is computed by its LogManager, from the same fields.
+Imports, ``verify`` and ``claim`` use this module to compute the claims of a log from its stored
+events. The claims of an append are computed by its LogManager, from the same fields.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class UniqueReader:
         self._strict = strict
 
     def read(self, events: Iterable[Typed]) -> Values:
-        """Return the values after these events, by scope; a scope that none names is left out."""
+        """Return the values after these events, by scope; scopes without a value are left out."""
         values: Values = {}
         for each in events:
             for scope, digest in self.values_of(each):

@@ -1,5 +1,5 @@
 """
-Validation of values to be stored: it finds the first part of a value that cannot be.
+Validation of values to be stored: it finds the first part of a value that cannot be stored.
 
 The codec has a fast test (encode, decode, compare). This walk through the value is slow: it runs
 after the fast test has failed, to name the place, and for types that the fast test cannot check.

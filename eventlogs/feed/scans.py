@@ -96,7 +96,7 @@ def a_moment(using: str) -> Iterator[None]:
 
 @contextmanager
 def _deferred(connection: Any) -> Iterator[None]:
-    """Let a transaction that begins here not take SQLite's write lock: it only reads."""
+    """Begin transactions without SQLite's write lock in this block: they only read."""
     connection.ensure_connection()
     mode = getattr(connection, "transaction_mode", None)
     if mode is None:
@@ -297,5 +297,5 @@ def events_of(using: str) -> EventQuerySet[Any]:
 
 
 def read(events: EventQuerySet[Any]) -> list[StoredEvent]:
-    """Return the events of a queryset as a store answers them."""
+    """Return the events of a queryset as a store returns them."""
     return events_of_rows(events.values_list(*STORED_WITH_LOG))

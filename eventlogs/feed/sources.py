@@ -6,10 +6,10 @@ as a store does; ``Feed`` makes records of them.
 
 On SQLite the argument is short. There is one writer at a time for the whole file, from its
 first write to its commit, and AUTOINCREMENT gives a position above all that were ever
-committed (https://sqlite.org/autoinc.html). So commits are in the order of positions: whoever
-sees an event sees all that can ever be below it. PostgreSQL needs a fence, see
+committed (https://sqlite.org/autoinc.html). So commits are in the order of positions: a reader
+that sees an event sees all events that can ever be below it. PostgreSQL needs a fence, see
 ``feed/postgresql.py``. On any other database a lower position may be committed later, and
-nothing here would notice: there, a feed is refused.
+this module could not notice: it refuses to read a feed there.
 """
 
 from __future__ import annotations

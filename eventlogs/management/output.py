@@ -47,7 +47,7 @@ class Output:
     # Text
 
     def room(self, indent: int = 0) -> int | None:
-        """Return the columns of a line of the terminal behind ``indent``, or None in a pipe."""
+        """Return the columns of a line of the terminal after ``indent``, or None in a pipe."""
         return shutil.get_terminal_size().columns - indent if self._is_terminal else None
 
     def line(self, text: str = "", paint: Paint | None = None) -> None:
@@ -107,7 +107,7 @@ class Output:
         self._stdout.flush()
 
     def flush(self) -> None:
-        """Let a reader have what was written so far."""
+        """Flush the standard output."""
         self._stdout.flush()
 
     # Progress

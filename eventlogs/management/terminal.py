@@ -90,7 +90,7 @@ class Progress:
         """Take the bar away until the next advance, so that a line can be written."""
 
     def close(self) -> None:
-        """Take the bar away for good."""
+        """Take the bar away permanently."""
 
 
 class Lines(Progress):

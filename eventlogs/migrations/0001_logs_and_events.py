@@ -1,9 +1,9 @@
 """
 The tables of logs, events and idempotency keys, and their indexes.
 
-Logs are found by their type, and by the end of their id. Both are of columns that never change,
-so they cost when a log is created and not when it is appended to, whose updates stay within the
-page (HOT).
+Logs are found by their type, and by the end of their id. Both indexes are of columns that never
+change: creating a log writes to them, and appending to it does not, so that its updates stay within
+the page (HOT).
 
 Events are found by the time when they were recorded. Positions do not tell: an import or a
 restore gives old events new ones. An append adds to the end of this index, about a microsecond
@@ -17,7 +17,7 @@ from django.db import migrations, models
 
 from eventlogs.fields import ExactCharField
 
-# As eventlogs/admin/search.py asks for it. SQLite has no reverse(), and scans the logs.
+# The expression of eventlogs/admin/log_search.py. SQLite has no reverse(), and scans the logs.
 BY_END = """
 CREATE INDEX eventlogs_eventlog_by_end_of_id
 ON eventlogs_eventlog (reverse(replace(id::text, '-', '')) text_pattern_ops)

@@ -1,9 +1,9 @@
 """
 In PostgreSQL, triggers refuse UPDATE, DELETE and TRUNCATE of events to everybody.
 
-They are ENABLE ALWAYS: ``session_replication_role`` does not switch them off. Whoever has to
-erase an event (a court's order, a right to erasure) disables the trigger by ALTER TABLE, which
-takes the table's owner, a lock that everybody notices, and a line in the server's log.
+They are ENABLE ALWAYS: ``session_replication_role`` does not switch them off. To erase an event (a
+court's order, a right to erasure), disable the trigger by ALTER TABLE. Only the table's owner may
+do that, and all appends wait meanwhile.
 
 In a database that Django made for tests, TRUNCATE stays allowed: ``TransactionTestCase`` and
 ``flush`` empty tables with it, and the suite of a project that installs this app must run.

@@ -2,9 +2,9 @@
 In PostgreSQL, a fence before every append, so that readers of the feed skip nothing.
 
 The trigger runs before the statement's first row, and so before the sequence gives it a
-position (a default is evaluated for a row). It takes a shared advisory lock, which nobody ever
-waits for, until the transaction ends. The lock's key says: this transaction will not be given a
-position at or below … Why that is enough stands in ``feed/postgresql.py``.
+position (a default is evaluated for a row). It takes a shared advisory lock, for which no
+session ever waits, until the transaction ends. The lock's key is below all positions that this
+transaction can still be given. ``feed/postgresql.py`` says why that is enough.
 
 - The key is one bigint. Its highest 16 bits are the table's: 1 + (its oid modulo 65,534). So the
   schemas of a database have fences of their own. Two tables may share a number. A reader then
@@ -27,10 +27,10 @@ position at or below … Why that is enough stands in ``feed/postgresql.py``.
 - One transaction may append a hundred thousand times, and the server's table of locks is
   small. So a transaction of several statements keeps its key in a setting of its own for each
   table, and takes the same lock again, which costs no room. (In the only statement of a
-  transaction the two clocks agree, and nothing is written yet.) Whoever forges that setting can
-  put a fence lower, never higher: the key is at most last_value.
-- ROLLBACK TO SAVEPOINT takes down the fences that were put up since, and resets the setting
-  with them; the positions behind those fences are void as well. The next append begins anew.
+  transaction the two clocks agree, and nothing is written yet.) A client that forges that setting
+  can make a fence lower, never higher: the key is at most last_value.
+- ROLLBACK TO SAVEPOINT releases the fences that were taken since, and resets the setting with
+  them; the events behind those fences are rolled back as well. The next append begins anew.
 - It runs as the function's owner, since a role that may insert need not be able to read the
   sequence. So all names in it are qualified, whatever the search_path.
 - In PL/pgSQL an expression without a FROM is evaluated at once, where a query starts the

@@ -1,4 +1,4 @@
-"""Projections: how far they are, who runs them, and what they could not apply."""
+"""The tables of projections: states, checkpoints, workers, and events that were not applied."""
 
 from django.db import migrations, models
 

@@ -23,8 +23,8 @@ a fence costs: the setting, whose name is put together for each append, was most
 
 **The room**: an update that finds room for the new version of a row in its page touches no index
 and leaves nothing for VACUUM (HOT, https://www.postgresql.org/docs/current/storage-hot.html).
-Every append updates the row of its log. In pages that are filled to the brim the first update of
-a row has to go elsewhere. Pages that are full already get the room when they are written anew.
+Every append updates the row of its log. In pages that are full, the first update of a row has to
+write to another page. Pages that are full already get the room when they are written anew.
 """
 
 from importlib import import_module

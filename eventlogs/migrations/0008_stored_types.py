@@ -1,5 +1,5 @@
 """
-The table of stored event types, and its first rows: one look at all events.
+The table of stored event types, and its first rows, read from all events.
 
 It reads the table of events once and locks nothing. Events that processes of the release before
 append meanwhile may be missing; ``manage.py eventlogs events --exact`` finds them.

@@ -1,8 +1,8 @@
 """
 The catalogue of event types: their fields and versions, who handles them, how many are stored.
 
-Numbers are those of the newest events, at most NEWEST, read by primary key: they are shares, and
-no scan of all events.
+Numbers are those of the newest events, at most NEWEST, read by primary key. They show shares, and
+need no scan of all events.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Entry:
     """
     One event type.
 
-    ``cls`` is "" for a stored type without a class; ``is_retired`` says that this is meant.
+    ``cls`` is "" for a stored type without a class; ``is_retired`` says that it was declared
+    retired.
     ``stored`` are the versions that the database has, as far as they were noted. ``count`` is the
     number of events among those that were read.
     """
@@ -76,7 +77,7 @@ def catalogue(*, using: str | None = None, exact: bool = False) -> Catalogue:
     """
     Return the event types that are declared here, and those that are stored without a class.
 
-    ``exact`` reads all events, and puts the table of stored types right. It removes erased types
+    ``exact`` reads all events, and corrects the table of stored types. It removes erased types
     that this release does not know, so processes that append such events must have ended.
     """
     alias = using or router.db_for_write(Event)

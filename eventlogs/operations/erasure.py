@@ -32,7 +32,7 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     """
     Rebuild the copies of a log whose events were redacted; remove them if it was erased.
 
-    The log's unique values are released, as far as its events do not hold them any more.
+    Unique values that the log's events do not hold any more are released.
 
     Call it after the transaction that changed the events, and once more a minute later: a
     process may write a copy of an event that it read before the change. ``using`` is the log's

@@ -139,16 +139,16 @@ def newest(rows: models.QuerySet[Any], limit: int | None, name: str) -> models.Q
     """Return the ``limit`` rows that are last by a column, and then by key: a range of an index."""
     if limit is None:
         return rows.order_by()
-    lowest = rows.order_by(f"-{name}", "-pk").values_list(name, "pk")[limit - 1 : limit].first()
+    lowest = rows.order_by(f"-{name}", "-pk").values(name, "pk")[limit - 1 : limit].first()
     if lowest is None:
         return rows.order_by()
-    value, key = lowest
+    value, key = lowest[name], lowest["pk"]
     found = rows.order_by().filter(**{f"{name}__gte": value})
     return found if name == "pk" else found.filter(Q(**{f"{name}__gt": value}) | Q(pk__gte=key))
 
 
 def _lengths(log_type: str, histogram: Mapping[int, int]) -> LogFigures:
-    """Return the figures of logs, of which ``histogram`` has so many of each version, ascending."""
+    """Return the figures of logs; ``histogram`` has their number by version, ascending."""
     versions, up_to = list(histogram), list(accumulate(histogram.values()))
     logs = up_to[-1]
     return LogFigures(

@@ -40,9 +40,9 @@ VERSION: Final = 1
 
 BATCH: Final = 1_000  # events of one transaction of an import
 MAX_BATCH_CHARACTERS: Final = 8_000_000  # of their JSON; a batch with more ends early
-MAX_LINE: Final = 2**29  # characters; jsonb takes half of it
+MAX_LINE: Final = 2**29  # bytes; jsonb takes half of it
 
-# What jsonb refuses, or would not give back: NUL, lone surrogates, numbers past a float.
+# Values that jsonb refuses or would change: NUL, lone surrogates, numbers too large for a float.
 SUSPICIOUS: Final = re.compile(r"\\u0000|\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}")
 
 ENCODER: Final = msgspec.json.Encoder()
@@ -250,7 +250,7 @@ def import_lines(
         imported.present += done.present
         imported.taken += done.taken
     if imported.taken and store.using is not None:
-        # In the course of the history, a value may have gone from one log to another.
+        # A later event of the import may have moved a value from one log to another.
         logs = sorted({each.log_id for each in imported.taken})
         imported.taken = unique_values.settle_all(store.using, logs)
     return imported
@@ -296,7 +296,7 @@ def read_events(lines: Iterable[bytes]) -> Iterator[ExportedEvent]:
         if number == 1:
             read_header(line)
         elif ended:
-            raise InvalidExport(number, "there is more behind the end of the export")
+            raise InvalidExport(number, "there are lines after the end of the export")
         elif line.startswith(FOOTER_START):
             found: Footer = _parse(FOOTERS, line, number)
             if found.events != events:
@@ -337,14 +337,14 @@ def _event(line: Line, number: int) -> ExportedEvent:
             line.log_created_at is not None and timezone.is_naive(line.log_created_at),
             "its log_created_at has no time zone",
         ),
-        (not _storable(data) or not _storable(metadata), "it holds what cannot be stored"),
+        (not _storable(data) or not _storable(metadata), "it holds a value that cannot be stored"),
         (not metadata.startswith("{"), "its metadata is not an object"),
     ):
         if wrong:
             raise InvalidExport(number, reason)
     key = line.idempotency_key
     if key is not None and not (1 <= len(key) <= MAX_KEY_LENGTH and _clean(key)):
-        raise InvalidExport(number, "its idempotency_key cannot be one")
+        raise InvalidExport(number, "its idempotency_key is invalid")
     event = StoredEvent(
         log_id,
         line.index,
@@ -372,7 +372,7 @@ def _claim(line: Line, number: int) -> ExportedClaim | None:
         or not 1 <= line.claim.count < 2**31
         or timezone.is_naive(line.claim.created_at)
     ):
-        raise InvalidExport(number, "its claim cannot be one")
+        raise InvalidExport(number, "its claim is invalid")
     return ExportedClaim(line.claim.count, fingerprint, line.claim.created_at)
 
 

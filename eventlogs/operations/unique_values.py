@@ -1,7 +1,7 @@
 """
 Unique values against the events that declare them: compare them, and claim what is missing.
 
-``verify`` compares. ``claim`` makes the rows say what the events say: for events that were stored
+``verify`` compares. ``claim`` corrects the rows by the events: for events that were stored
 before their class declared ``Unique``, after another ``normalize``, and after an import.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["Claimed", "claim"]
 
 LOGS: Final = 200  # compared at once
 LOCKED: Final = 50  # logs that are locked at once
-LOOKS: Final = 20  # at a log to which others append meanwhile
+LOOKS: Final = 20  # times that a log is compared while others append to it
 
 
 def _nobody(_: int) -> None:
@@ -73,10 +73,10 @@ def claim(
     to look at, by default all whose aggregate declares unique fields; ``after`` skips the logs up
     to that one. ``tell`` is called with numbers of logs; ``claimed`` is up to date after each page.
 
-    If two logs hold a value, it belongs to the one that has claimed it, or else to the one with the
-    lower UUID; the other is in ``taken``. Append another value to one of the two, then call it
-    again. Appends go on meanwhile; each log is locked only while its rows are changed. Calling it
-    again is safe, and changes nothing that is right.
+    If two logs hold a value, it belongs to the one that has claimed it, or else to the one with
+    the lower UUID; the other is in ``taken``. Append another value to one of the two, then call
+    it again. Appends continue meanwhile; each log is locked only while its rows are changed.
+    Calling it again is safe, and changes nothing that is right.
     """
     alias = using or router.db_for_write(EventLog)
     claimed = claimed if claimed is not None else Claimed()
@@ -208,11 +208,11 @@ def _events_of(using: str, log_ids: Sequence[LogId]) -> Iterator[StoredEvent]:
 
 def settle(using: str, log_ids: Sequence[LogId]) -> Settled:
     """
-    Let logs have the unique values that their events hold, in one transaction.
+    Claim and release values, so that logs have those of their events, in one transaction.
 
     Right because: the logs are locked, in the order of their UUIDs. The row of each log that is
     changed is written again, as it is: an append that has waited for its lock, and has read the
-    log's values before it, finds out by that (see append_under_rules.sql).
+    log's values before it, notices the change (see append_under_rules.sql).
     """
 
     def attempt() -> Settled:

@@ -3,9 +3,8 @@ Verifiers check stored data against the promises of docs/guarantees.md, and yiel
 
 They check that indexes have no holes, versions count the events, times and positions do not run
 backwards, keys point at their events, events can be decoded, and logs have the unique values that
-their events hold. Memory is constant, nothing is
-locked, and appends continue meanwhile: a suspect log is read again, in one statement, before it
-is a finding.
+their events hold. Memory is constant, nothing is locked, and appends continue meanwhile: a suspect
+log is read again, in one statement, before it is a finding.
 
 A project adds its own verifier by ``VERIFIERS.append(…)``, e.g. of a read model.
 """
@@ -71,8 +70,9 @@ class Scope:
     The part of a database to verify.
 
     ``after`` skips the logs up to that one, ``log_types`` selects some types (empty: all).
-    ``tell`` is called with the number of events checked since the last call; ``reached`` is
-    the last log that is done: pass it as ``after`` to resume.
+    Without ``decode``, events are not decoded, and unique values are not compared. ``tell`` is
+    called with the number of events checked since the last call; ``reached`` is the last log that
+    is done: pass it as ``after`` to resume.
     """
 
     using: str
@@ -134,12 +134,14 @@ class LogVerifier:
     ) -> Iterator[Finding]:
         subject = str(log.log_id)
         if not LOG_TYPE.match(log.log_id.log_type):
-            yield Finding("ids", subject, "no id can contain its log type: none can name it")
+            yield Finding("ids", subject, "its log type is invalid, so no log id can name it")
         expected, last = 0, None
         for event in events:
             index, recorded_at = event.index, event.recorded_at
             if event.log_type != log.log_id.log_type:
-                yield Finding("ids", subject, f"it is stored as of a {event.log_type} log", index)
+                yield Finding(
+                    "ids", subject, f"it is stored with the log type {event.log_type}", index
+                )
             if index != expected:
                 yield Finding(
                     "indexes",
@@ -212,7 +214,7 @@ class _Reader:
                 return
         except (UnknownEventType, RegistrationError):
             self._unknown.add(event.type)
-            problem = f"no class is registered for {event.type!r} (said once for this type)"
+            problem = f"no class is registered for {event.type!r} (reported once for this type)"
         except UndecodableEvent as error:
             problem = f"{event.type}: {error.reason}"
         except Exception as error:  # an upcaster is the project's own code
@@ -281,7 +283,9 @@ class UniqueVerifier:
                 if scope.log_types and log_id.log_type not in scope.log_types:
                     continue
                 if (log_id.log_type, log_id.uuid) not in there:
-                    yield self._finding(log_id, f"{name}: it has a value, and does not exist")
+                    yield self._finding(
+                        log_id, f"{name}: the log does not exist, and still has a value"
+                    )
                 elif name not in declared:
                     yield self._finding(
                         log_id, f"{name}: it has a value, and no event class here has this scope"

@@ -55,8 +55,8 @@ class BaseProjection:
     Class attributes: ``log_types`` are the types of the logs to read (None: all).
     ``partitions`` is how many workers can share the work, by parts of the logs. ``batch_size``
     is how many events are applied in one transaction. ``timeout`` is how many seconds that
-    transaction, or a reactor's handler, may take before it is interrupted; a lease has that
-    length. An event that fails is tried ``max_attempts`` times, the second time after ``backoff``
+    transaction, or a reactor's handler, may take before it is interrupted; a lease lasts 2 seconds
+    longer. An event that fails is tried ``max_attempts`` times, the second time after ``backoff``
     seconds, doubled each time up to five minutes. Then it is parked.
 
     Methods take ``using``, the alias of the database whose logs are meant. By default it is the
@@ -131,7 +131,7 @@ class BaseProjection:
 
     @classmethod
     def starts_now(cls) -> bool:
-        """Return whether its first run begins behind all events that are settled by then."""
+        """Return whether its first run begins after all events that are settled by then."""
         return False
 
     @classmethod
@@ -143,7 +143,9 @@ class BaseProjection:
         routed to another database; ProjectionUnavailable for a database without its table.
         """
         if not cls.name:
-            raise RegistrationError(f"{cls.__qualname__} has no name: decorate it, @projection().")
+            raise RegistrationError(
+                f"{cls.__qualname__} has no name. Put @projection('…') above it."
+            )
         return router.db_for_write(Event) if using is None else using
 
     @classmethod
@@ -241,7 +243,7 @@ class RowProjection(BaseProjection):
     def check_declaration(cls) -> None:
         super().check_declaration()
         if not hasattr(cls, "model"):
-            raise RegistrationError(f"{cls.__qualname__} needs model = …, the read model's.")
+            raise RegistrationError(f"{cls.__qualname__} needs model = …, the class of its rows.")
 
 
 P = TypeVar("P", bound=BaseProjection)
@@ -261,7 +263,12 @@ def declared(kind: type[P], *, using: str | None = None) -> list[type[P]]:
 
 
 def handles(*events: type) -> Callable[[F], F]:
-    """Let a method ``(self, row, record)`` change the row of a log for events of a class."""
+    """
+    Mark a method as the handler of events of these classes.
+
+    A Projection calls it as ``(self, row, record)`` to change the row, a Reactor as
+    ``(self, record)``. A class that handles an event twice raises RegistrationError.
+    """
 
     def mark(method: F) -> F:
         method._eventlogs_handles = events  # type: ignore[attr-defined]

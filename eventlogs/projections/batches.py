@@ -1,7 +1,7 @@
 """
 Advancing one partition of a projection, a batch at a time.
 
-A batch: read settled events behind the checkpoint; in one transaction move the checkpoint (which
+A batch: read settled events after the checkpoint; in one transaction move the checkpoint (which
 proves that the lease is still ours), load the rows, let the handlers change them, write the rows.
 Rows and checkpoint are both stored, or neither is, whatever is killed.
 
@@ -71,7 +71,7 @@ class Advancer:
 
     def step(self, upto: int | None = None) -> bool:
         """
-        Apply one batch, of events at most at ``upto``; return whether there is more.
+        Apply one batch, up to the position ``upto``; return whether there are more events.
 
         Raise LeaseLost where another worker has taken over, and the database's error where
         the connection is lost. Nothing of the batch is stored then.
@@ -90,10 +90,10 @@ class Advancer:
             found = _cut(found, upto)
         events = [each for each in found.events if partition.verdict(each) is not PASS]
         if not partition.projection.is_transactional:
-            # A reactor does not react to them: millions of them are passed a page at a time.
+            # A reactor does not react to adopted events: skip them a page at a time.
             events = [each for each in events if not is_stored_adopted(each.metadata)]
         if events and lease.is_rebuild:
-            # A person has said to skip them: they could not be applied before, either.
+            # Leave out events that a person has skipped: they could not be applied before.
             first, last = events[0].position, events[-1].position
             skipped = partition.held_logs.skipped_positions(first, last)
             events = [each for each in events if each.position not in skipped]
@@ -117,7 +117,7 @@ class Advancer:
 
     def retry_due(self) -> bool:
         """
-        Retry held events whose next attempt is due, and the events behind them.
+        Retry held events whose next attempt is due, and the later events of their logs.
 
         Return whether there is more to retry at once.
         """
@@ -136,7 +136,7 @@ class Advancer:
         leases.release(self.lease, self.position)
 
     def abandon(self) -> None:
-        """Let other workers take the lease at once, and be careful: the connection was lost."""
+        """Give the lease up after a lost connection; the next worker applies events one by one."""
         leases.abandon(self.lease)
 
 

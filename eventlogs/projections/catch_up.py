@@ -74,7 +74,7 @@ def catch_up_projection(
 
 
 def _refuse_held(projection: type[BaseProjection], using: str) -> None:
-    """Raise ProjectionFailed for the first event that a log is held by."""
+    """Raise ProjectionFailed for the first event that holds a log."""
     held = HeldLogs(projection, using).rows().order_by("position").first()
     if held is None:
         return
@@ -86,11 +86,11 @@ def _refuse_held(projection: type[BaseProjection], using: str) -> None:
         )
     elif held.is_parked:
         why = (
-            f"is parked after {held.attempts} attempts, the last one with {held.error}. Mend the "
+            f"is parked after {held.attempts} attempts, the last one with {held.error}. Fix the "
             f"cause, then retry({str(log_id)!r}) it"
         )
     else:
-        why = "waits for a retry by another process. Do this again later"
+        why = "waits for a retry by another process. Try again later"
     raise ProjectionFailed(
         name,
         log_id,
@@ -140,7 +140,11 @@ def _has_work(
 def divide(
     projection: type[BaseProjection], state: ProjectionState, *, using: str, owner: str
 ) -> None:
-    """Bring all partitions to one position, and divide there. Nothing, where one is at work."""
+    """
+    Bring all partitions to one position, then change their number.
+
+    Do nothing if another worker has leased one of them.
+    """
     feed = Feed(using=using)
     taken = [
         lease_partition(projection, number, using=using, owner=owner)

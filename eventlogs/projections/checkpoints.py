@@ -42,7 +42,7 @@ def ensure(
     """
     Return the state of a projection, made with its checkpoints where there is none yet.
 
-    ``start`` is asked for the position to begin behind, only then.
+    ``start`` returns the position after which to begin; it is called only if there is none yet.
     """
     state = state_of(name, using)
     if state is not None:
@@ -93,7 +93,7 @@ def add_checkpoints(
 
 
 def position(name: str, using: str) -> int:
-    """Return the position up to which all partitions are; 0 at first."""
+    """Return the position of the partition that is furthest behind; 0 at first."""
     found = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
     return found.aggregate(lowest=Min("position"))["lowest"] or 0
 
@@ -134,7 +134,7 @@ def lock_all(name: str, *, using: str) -> list[Checkpoint]:
     """
     Lock a projection's state and all of its checkpoints, in order, until the transaction ends.
 
-    The state comes first, as where a release declares itself.
+    The state is locked first, as it is when a release declares itself.
     """
     ProjectionState.objects.using(using).filter(name=name).update(version=F("version"))
     rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)

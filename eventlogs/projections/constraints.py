@@ -36,7 +36,7 @@ FROM pg_constraint JOIN pg_namespace ON pg_namespace.oid = connamespace
 WHERE conrelid = %s::regclass AND condeferred
 """
 
-# Unique, check, exclusion and foreign key; not NOT NULL, which a handler left out.
+# Unique, check, exclusion and foreign key. NOT NULL is left out: the handler set no value.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 SQLSTATES: Final = frozenset({"23505", "23514", "23P01", "23503", "23001"})
 SQLITE_UNIQUE: Final = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
@@ -63,7 +63,7 @@ def check_deferred(model: type[models.Model], rows: Sequence[Any], using: str) -
     """
     Check new rows against the constraints that the database would check at the COMMIT.
 
-    Raise IntegrityError. What passes here cannot fail at the COMMIT: PostgreSQL has locked the
+    Raise IntegrityError. A row that passes cannot fail at the COMMIT: PostgreSQL has locked the
     rows that are pointed to, and SQLite has one writer. Nothing is asked where the model has no
     such constraint.
     """
@@ -90,7 +90,7 @@ def check_deferred(model: type[models.Model], rows: Sequence[Any], using: str) -
 
 
 def refuses(error: BaseException | None) -> bool:
-    """Return whether an error is a constraint's, but NOT NULL, that does not take a row."""
+    """Return whether a constraint other than NOT NULL has refused a row."""
     if not isinstance(error, IntegrityError):
         return False
     cause = error.__cause__
@@ -106,7 +106,7 @@ def failure(
     projection: Any, log_id: LogId, position: int, error: BaseException | None, using: str
 ) -> ProjectionFailed:
     """
-    Return the error for an event that cannot be applied: ConstraintViolated where that is why.
+    Return the error for an event that cannot be applied: ConstraintViolated if one is the reason.
 
     The transaction that ``error`` broke must have been rolled back.
     """

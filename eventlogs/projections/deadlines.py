@@ -19,7 +19,7 @@ class HandlerTimedOut(BaseException):
     """
     A handler took too long.
 
-    No Exception: a handler that catches those is to be interrupted all the same.
+    It is a BaseException, so that it interrupts a handler that catches Exception.
     """
 
 

@@ -1,4 +1,4 @@
-"""The path of these names in the first layout; import them from ``eventlogs.projections``."""
+"""The old import path of these names; import them from ``eventlogs.projections``."""
 
 from eventlogs.projections import Projection, Reactor, ReductionProjection, handles, projection
 

@@ -22,7 +22,7 @@ from django.db.models.fields import NOT_PROVIDED
 from django.db.models.functions import Cast, Now, Random
 from django.db.models.sql import Query
 
-# Modules of expressions that have the same value each time, but for these.
+# Modules of expressions that have the same value each time, except UNSTEADY_NAMES.
 STEADY_MODULES: Final = (
     "django.db.models.expressions",
     "django.db.models.functions",

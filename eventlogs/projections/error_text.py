@@ -2,12 +2,12 @@
 Texts of errors for log lines and the database: where one was raised, and its text if it is safe.
 
 An exception's text may quote what the code was working on: ``int(data)`` and ``amounts[key]``
-put the value into it, and so do databases. Events hold what must not end in a log file. So an
-error is named by its class, and its text is shown for two kinds only:
+put the value into it, and so do databases. Events hold data that must not be written to a log
+file. So an error is named by its class, and its text is shown for two kinds only:
 
 - An error of eventlogs.exceptions that is not about a value that was given (a ValueError), and
   whose text its class writes.
-- A name that is not there (AttributeError, NameError, ImportError). The text is made here, of the
+- A missing name (AttributeError, NameError, ImportError). The text is made here, of the
   name and of the class that lacks it, and only where the name is written in the code of the
   traceback: ``getattr(row, value)`` puts a value there.
 

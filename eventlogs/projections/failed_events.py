@@ -4,7 +4,7 @@ Events that fail, one at a time: their logs are held, attempts counted, failures
 Each step is a transaction of the partition. An attempt is counted in a transaction of its own
 before it is made, so an event that kills its worker is counted, too.
 
-A policy decides how to go on after a failure. ``HoldLog`` holds the log, and other logs go on.
+A policy decides how to continue after a failure. ``HoldLog`` holds the log; other logs continue.
 ``RaiseFailure`` (a strict call, a rebuild) raises ProjectionFailed: nothing is passed over.
 """
 
@@ -50,7 +50,7 @@ class FailedEvents:
         """
         Count an attempt at an event that is due, and return it; None where it is not to be tried.
 
-        Where no release wants the event any more, its log continues with the next one.
+        If no running release handles the event any more, its log continues with the next one.
         """
         partition = self._partition
         begun: list[ParkedEvent] = []
@@ -124,7 +124,7 @@ class FailedEvents:
             logging.INFO if kind in self._logged else logging.WARNING,
             "Projection %s: the event at position %s of %s waits for a release that can apply %s "
             "version %s; the later events of its log wait with it. Deploy that release, or declare "
-            "retired_event() for a class that was deleted for good.",
+            "retired_event() for a class that was deleted permanently.",
             partition.projection.name,
             row.position,
             row.log_id,
@@ -180,7 +180,7 @@ class FailedEvents:
 
 
 class HoldLog:
-    """Policy: hold the log of an event that fails, and let the other logs go on."""
+    """Policy: hold the log of an event that fails; the other logs continue."""
 
     def __init__(self, partition: Partition, failed_events: FailedEvents) -> None:
         self._partition = partition
@@ -246,9 +246,9 @@ class RaiseFailure(HoldLog):
 
     def resumed(self, row: StoredEvent) -> ParkedEvent | None:
         """
-        Count another attempt at an event that a strict rebuild had in hand when it was killed.
+        Count another attempt at an event that a strict rebuild was applying when it was killed.
 
-        Return None for any other event. Nothing is passed over there, to come later: the rows
+        Return None for any other event. A rebuild passes over no event: the rows
         have to be complete when they are swapped in.
         """
         held = self._partition.held_logs.rows()

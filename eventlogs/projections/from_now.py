@@ -1,13 +1,13 @@
 """
-Passing over old events: a reactor's checkpoints are moved to the end of the feed, for good.
+Passing over old events: a reactor's checkpoints are moved to the end of the feed.
 
 After an import of old logs the feed has events of years ago. Rows need them; a reactor would
 send e-mails for them. ``eventlogs project NAME --from-now`` passes over them.
 
 One short transaction locks the checkpoints, as a worker's batch does, moves them and raises their
 tokens. A worker that has a lease finds its token out of date at its next transaction, and takes
-a new lease at the new position. It may be in the middle of one event then, for which its handler
-is called; no further event up to the new position is.
+a new lease at the new position. It may be in the middle of one event then: its handler is
+called for that event, and for no further one up to the new position.
 """
 
 from __future__ import annotations

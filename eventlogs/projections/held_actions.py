@@ -1,4 +1,4 @@
-"""Actions of a person on held logs: retry their events, or skip one for good."""
+"""Actions of a person on held logs: retry their events, or skip one permanently."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def retry(
 def skip(
     projection: type[BaseProjection], log_id: LogId, *, by: str = "", using: str | None = None
 ) -> bool:
-    """Skip the event that a log is held by, for good; return whether there was one."""
+    """Skip the event that holds a log, permanently; return whether there was one."""
     using = projection.database_alias(using=using)
     begin(projection, using)
     held_logs = HeldLogs(projection, using)

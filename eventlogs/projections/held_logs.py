@@ -46,7 +46,7 @@ MAX_ERROR: Final = 200  # characters of the name of an error's class
 IN_FLIGHT: Final = "a crash"  # the error that is stored while an attempt is under way
 
 MAX_LOSSES: Final = 25  # attempts at one event that are uncounted, in one process
-REST: Final = timedelta(seconds=1)  # before the next one: a worker that waited has other work
+REST: Final = timedelta(seconds=1)  # before the next attempt, so that the worker can do other work
 
 
 class LostAttempt(NamedTuple):
@@ -80,13 +80,13 @@ class HeldLogs:
         self._backoff = projection.backoff
 
     def rows(self) -> models.QuerySet[ParkedEvent]:
-        """Return the events that logs are held by, parked or not."""
+        """Return the events that hold logs, parked or not."""
         return ParkedEvent.objects.using(self._using).filter(
             projection=self._name, is_rebuild=self._is_rebuild
         )
 
     def held(self, among: Iterable[LogId] | None = None) -> set[LogId]:
-        """Return the ids of held logs, of ``among`` at least; None for all."""
+        """Return the ids of held logs: at least of those in ``among``, or of all for None."""
         held = self.rows().values_list("log_id", flat=True)
         few = set(held if among is None else held[: MANY + 1])
         if among is None or len(few) <= MANY:
@@ -175,7 +175,7 @@ class HeldLogs:
 
     def begin_attempt(self, waiting: ParkedEvent) -> bool:
         """
-        Count an attempt that is about to be made; return False where there were enough.
+        Count an attempt that is about to be made; return False after ``max_attempts`` of them.
 
         The event is parked then, unless a person has asked for another attempt at this moment.
         An event whose last attempt ended in a crash is parked here.
@@ -260,13 +260,13 @@ class HeldLogs:
         return self.rows().filter(pk=waiting.pk, index=waiting.index, attempts=waiting.attempts)
 
     def park(self, waiting: ParkedEvent) -> None:
-        """Give an event up: only a person, or ``retry``, has it tried again."""
+        """Park an event: it is not tried again before ``retry`` is called."""
         if not self._as_counted(waiting).update(retry_at=None):
             return
         waiting.retry_at = None
         logger.error(
             "Projection %s: the event at position %s of %s is parked after %s attempts; the later "
-            "events of its log wait. Mend the cause, then run: manage.py eventlogs parked %s "
+            "events of its log wait. Fix the cause, then run: manage.py eventlogs parked %s "
             "--retry %s",
             self._name,
             waiting.position,
@@ -298,12 +298,12 @@ class HeldLogs:
         )
 
     def skip(self, waiting: ParkedEvent, following: StoredEvent | None) -> None:
-        """Skip the event for good, and continue with the next one of its log."""
+        """Skip the event permanently, and continue with the next one of its log."""
         SkippedEvent.objects.using(self._using).bulk_create(
             [skipped_event(waiting)], ignore_conflicts=True
         )
         logger.warning(
-            "Projection %s: the event at position %s of %s is skipped for good.",
+            "Projection %s: the event at position %s of %s is skipped permanently.",
             self._name,
             waiting.position,
             waiting.log_id,
@@ -374,7 +374,7 @@ def uncount_lost_attempts(using: str) -> None:
 
 
 def skipped_event(waiting: ParkedEvent) -> SkippedEvent:
-    """Return the row that says that a held event is skipped for good."""
+    """Return the row that says that a held event is skipped permanently."""
     return SkippedEvent(
         projection=waiting.projection,
         log_id=waiting.log_id,

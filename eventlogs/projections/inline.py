@@ -119,13 +119,13 @@ def follow(
         _apply(projection(), state.log_id, using, upto=state.version, since=first)
     except Failed as failed:
         if isinstance(failed.error, Error) and must_retry(failed.error):
-            raise failed.error  # noqa: B904 (its cause is what it is known by)
+            raise failed.error  # noqa: B904 (must_retry() looks at its cause)
         if is_unread(failed.error):
             raise ProjectionUnavailable("unread", projection=projection.name) from failed.error
         position = failed.position or state.position
         raise _refused(projection, state.log_id, position, failed.error, using) from failed.error
     except (OperationalError, InternalError, InterfaceError, EventLogError):
-        raise  # the database's or ours, and no event's
+        raise  # of the database or of eventlogs; no event has caused it
     except (ProgrammingError, NotSupportedError):
         raise  # a table that is not migrated, a statement that this database does not know
     except Exception as error:  # a constraint, or a value that a column does not take
@@ -142,7 +142,7 @@ def _refused(
 
 def update_row(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> None:
     """
-    Bring the row of one log to a version at least.
+    Bring the row of one log to the version ``upto`` at least.
 
     Raise Failed where an event cannot be applied; nothing is stored then.
     """
@@ -164,10 +164,10 @@ def lock_log(log_id: LogId, using: str) -> int:
 def missing(
     projection: RowProjection, rows: Sequence[StoredEvent], using: str
 ) -> list[StoredEvent]:
-    """Return the last row of each log that has rows which are not applied."""
+    """Return the last of the events of each log whose row lacks some of them."""
     last = {row.log_id: row for row in rows}
     known: dict[str, int] = {}
-    as_text = Cast("log_id", TextField())  # many are looked up: as ids they would cost most
+    as_text = Cast("log_id", TextField())  # parsing the ids would take most of the time
     states = ProjectionState.objects.using(using).filter(name=projection.name)
     rebuilt_by = states.values_list("version", flat=True).first() or 0
     for some in chunks(last):
@@ -238,8 +238,8 @@ def _apply(
     """
     Apply the missing events of a log, up to a version. The log is locked.
 
-    ``since`` is the version before the caller's own append, where it is one: a row that is
-    that far lacks nothing else, and a log that had no events has no row.
+    ``since`` is the version before the caller's own append, or None without one: a row at that
+    version lacks only the append's events, and a log at version 0 has no row.
     """
     known = _known(projection, log_id, using, is_new=since == 0)
     start, blank, made_by = known.version or 0, False, known.made_by
@@ -262,7 +262,7 @@ def _apply(
 def note(
     projection: RowProjection, log_id: LogId, version: int, using: str, *, made_by: int
 ) -> None:
-    """Store the log's version that a row is at, and its maker's. The log is locked."""
+    """Store the versions of log and projection that a row was made from. The log is locked."""
     AppliedVersion.objects.using(using).bulk_create(
         [
             AppliedVersion(

@@ -1,5 +1,5 @@
 """
-Inline rows of many logs, changed in one transaction: behind an import, and in a rebuild.
+Inline rows of many logs, changed in one transaction: after an import, and in a rebuild.
 
 ``inline.py`` says why a row may be changed only under the lock of its log. Here one transaction
 holds the locks of many logs, beside appends: those lock one log each, and several, in any order,
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
     """The result for some logs; logs in neither field have to be done one by one."""
 
     done: set[LogId]
-    later: list[LogId]  # too much for one transaction: to be asked for again
+    later: list[LogId]  # too many events for one transaction: ask for them again
 
 
 def is_possible(using: str) -> bool:
@@ -80,7 +80,7 @@ def lock_free(log_ids: Collection[LogId], using: str) -> dict[LogId, int]:
 
 
 def limit_waits(using: str) -> None:
-    """Let PostgreSQL end a wait for a lock soon, until this transaction ends."""
+    """Set lock_timeout to LONGEST_WAIT for this transaction, in PostgreSQL."""
     if connections[using].vendor == "postgresql":
         with connections[using].cursor() as cursor:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(LONGEST_WAIT)])
@@ -97,8 +97,8 @@ def update_rows(
     """
     Bring the rows of many logs to a version at least, in the transaction that is open.
 
-    At most about ``most`` events are applied. ``is_own`` says that the transaction is no
-    caller's. Raise Failed where a handler raises, and ProjectionUnavailable where a newer
+    At most about ``most`` events are applied. ``is_own`` says that no caller has opened the
+    transaction. Raise Failed where a handler raises, and ProjectionUnavailable where a newer
     release has made the rows; the transaction has to be rolled back then.
     """
     if is_own:
@@ -112,7 +112,7 @@ def update_rows(
     for log_id, version in versions.items():
         applied, made_by = known.get(log_id, (0, 0))
         if projection.version < made_by:
-            continue  # a newer release's: to be left to it
+            continue  # a newer release has made the row
         start = 0 if log_id not in known or made_by < rebuilt_by else applied
         end = min(version, wanted[log_id])
         if start >= end:
@@ -144,7 +144,7 @@ def rebuild_rows(
     cls: type[RowProjection], logs: Sequence[LogRow], using: str, *, downgrade: bool
 ) -> dict[LogId, int]:
     """
-    Rebuild the rows of many logs; return of how many events each is made.
+    Rebuild the rows of many logs; return, by log, from how many events its row was made.
 
     Logs that another transaction has locked, that are gone, that are long, and that do not fit into
     memory are not in the answer. Raise what ``rebuild.rebuild_log`` does; nothing is stored
@@ -188,7 +188,7 @@ def note(
     *,
     made_by: Mapping[LogId, int],
 ) -> None:
-    """Store the logs' versions that rows are at, and their makers'. The logs are locked."""
+    """Store the versions of logs and projection that rows were made from. The logs are locked."""
     AppliedVersion.objects.using(using).bulk_create(
         [
             AppliedVersion(
@@ -243,7 +243,7 @@ def _records(
 ) -> dict[LogId, list[EventRecord]]:
     """Return the records to apply, by log; without logs that have to be done one by one."""
     reading, feed = own_reading(type(projection)), Feed(using=using)
-    # Whole logs are read by fewer statements, where the database is asked in the portable way.
+    # Of whole logs, databases other than PostgreSQL read more in one statement.
     events = events_of_logs(
         using,
         [
@@ -260,7 +260,7 @@ def _records(
             continue
         try:
             found[log_id] = list(feed.records(kept))
-        except Exception:  # which event it is, is found one by one
+        except Exception:  # applying its events one by one finds which one it is
             continue
     return found
 

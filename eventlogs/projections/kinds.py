@@ -50,7 +50,7 @@ class Projection(RowOperations):
         Return the primary key of the row that an event changes; None passes over the event.
 
         By default it is the log's id. With another one, such as a day, events of several logs
-        change one row: then there can be but one partition, and no inline mode.
+        change one row. Then ``partitions`` must be 1, and the mode ASYNC.
         """
         return record.log_id
 
@@ -226,7 +226,9 @@ class ReductionProjection(RowOperations):
     def check_declaration(cls) -> None:
         super().check_declaration()
         if not hasattr(cls, "aggregate"):
-            raise RegistrationError(f"{cls.__qualname__} needs aggregate = …, an Aggregate.")
+            raise RegistrationError(
+                f"{cls.__qualname__} needs aggregate = …, a subclass of Aggregate."
+            )
 
 
 class Reactor(ReactorOperations):
@@ -234,13 +236,12 @@ class Reactor(ReactorOperations):
     Side effects of events: e-mails, webhooks, publishing. Methods ``(self, record)`` react.
 
     A handler is called **at least once** for each event, in the order of its log: again where
-    its worker dies before the checkpoint is moved, or where it raised. Pass
-    ``record.position`` on as the key by which the other side knows a repetition. It is called
-    outside of a transaction. What it appends has the event's id as its ``causation_id``, and its
-    correlation id. A reactor has no rows and is never rebuilt: a rebuild sends no e-mail
-    a second time.
+    its worker dies before the checkpoint is moved, or where it raised. Pass ``record.id`` on, so
+    that the receiver recognizes a repetition. It is called outside of a transaction.
+    Events that it appends have the event's id as ``causation_id``, and its correlation id. A
+    reactor has no rows and is never rebuilt: a rebuild sends no e-mail a second time.
 
-    No handler is called for events that were adopted from a table: they say what was so before.
+    No handler is called for events that were adopted from a table: they describe the past.
 
     ``start`` is where a reactor begins that has never run: ``Reactor.BEGINNING`` (the
     default) reacts to the whole history, ``Reactor.NOW`` only to what comes after its first run.

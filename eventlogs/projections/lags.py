@@ -6,7 +6,7 @@ the newest one that is *committed*. The feed may be held back by an open transac
 wait for its end are in no row, so they are lag, too.
 
 The queries are bounded, however large the tables are. No index leads to the events of one type,
-so at most ``SPAN`` positions behind the checkpoint are looked through for events of its own, and
+so at most ``SPAN`` positions after the checkpoint are looked through for events of its own, and
 at most ``LIMIT`` of them are counted. Where there may be more, the answer says "at least".
 
 An inline projection needs no worker, so its checkpoint may not move although its rows are right.
@@ -35,7 +35,7 @@ from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.rows import chunks
 
 LIMIT: Final = 10_000  # events of its own that are counted
-SPAN: Final = 300_000  # positions behind a checkpoint that are looked through for them
+SPAN: Final = 300_000  # positions after a checkpoint that are looked through for them
 INLINE: Final = 5_000  # events whose rows are looked at: the oldest ones, and the newest ones
 FEW: Final = 10_000  # positions up to which PostgreSQL's JIT is left on
 KEYS: Final = 10_000  # logs of one statement, or fewer if the database takes fewer parameters
@@ -47,16 +47,16 @@ class Lag(NamedTuple):
     """
     How far a projection is behind the newest committed event, in events that it reads.
 
-    ``positions`` is how many of its own events are not applied: they are behind the checkpoint
+    ``positions`` is how many of its own events are not applied: they are after the checkpoint
     of their partition, or, where it is inline, not in the row of their log. Events of other types
     do not count. ``age`` is the time since the oldest of them was recorded, zero where there is
     none.
 
     ``at_least`` says that there may be more than ``positions``: counting ends at 10,000 events,
-    and looking for them at 300,000 positions behind the checkpoint. Where that comes first and
+    and looking for them at 300,000 positions after the checkpoint. Where that comes first and
     none was found, ``age`` is that of the last event looked at; the oldest of its own, if there
     is one, is younger. Of an inline projection the oldest and the newest 5,000 of its events
-    behind the checkpoint are looked at, and ``age`` is zero where all of those are in their rows.
+    after the checkpoint are looked at, and ``age`` is zero where all of those are in their rows.
 
     ``held`` is how many logs it holds for an event that is tried again, parked, or waits for
     another release. Events that are held have been passed by the checkpoint and are not in
@@ -163,7 +163,7 @@ def _given_out(using: str, wanted: Iterable[type[BaseProjection]]) -> int | Even
 
 
 class _Own(NamedTuple):
-    """An event of a projection's own."""
+    """An event that a projection reads."""
 
     position: int
     recorded_at: datetime
@@ -183,9 +183,9 @@ class _Place:
     stopped: datetime | None = None  # when the last event was recorded that was looked at
     is_cut: bool = False  # there may be more
     rows: list[_Own] = field(default_factory=list)  # events to look at one by one
-    first: int | None = None  # the position of the first event behind the checkpoint
+    first: int | None = None  # the position of the first event after the checkpoint
     upto: int = 0  # the last position that is looked at
-    since: int = 0  # the position behind which the newest events are looked at
+    since: int = 0  # the position after which the newest events are looked at
 
     def __post_init__(self) -> None:
         self.after = min((each.position for each in self.checkpoints), default=0)
@@ -261,7 +261,7 @@ COUNTED, OLDEST, NEWEST, STOPPED = range(4)
 
 
 def _look(using: str, places: Sequence[_Place]) -> None:
-    """Look through the positions behind the checkpoints, by two queries."""
+    """Look through the positions after the checkpoints, by two queries."""
     connection = connections[using]
     index = connection.ops.quote_name("index")
     behind = _behind(using, places)
@@ -334,7 +334,7 @@ def _answers(
 
 
 def _behind(using: str, places: Sequence[_Place]) -> list[_Place]:
-    """Return those behind whose checkpoint there is any event, and note how far to look."""
+    """Return the places with an event after their checkpoint, and note how far to look."""
     if not places:
         return []
     # Look from the next event on, not the next position: there may be a gap of any size.

@@ -108,7 +108,7 @@ def is_dead(owner: str) -> bool:
     """
     Return whether a worker is known to be gone: it ran on this machine, and runs no more.
 
-    To be wrong (machines that share a name) costs work, and nothing else: see the token.
+    A wrong answer (machines that share a name) costs only extra work, because of the token.
     """
     host, _, rest = owner.rpartition(":")[0].rpartition(":")
     if host != HOST or not rest.isdigit():
@@ -140,8 +140,8 @@ def acquire(
     """
     Lease a partition for ``seconds``, or return None where another worker has it.
 
-    A worker that is known to be dead has no lease any more. A partition whose row is locked is at
-    work, whatever its lease says: it is not waited for.
+    A worker that is known to be dead has no lease any more. A partition whose row is locked is in
+    use, whatever its lease says: return None at once, without a wait.
     """
     renewed_at = time.monotonic()
     rows = Checkpoint.objects.using(using).filter(
@@ -183,7 +183,7 @@ def move(lease: Lease, position: int, **figures: Any) -> Lease:
     """
     Move a checkpoint (or leave it where it is), lock it and renew its lease.
 
-    It belongs at the beginning of a transaction. Raise LeaseLost where it is another's by now.
+    Call it at the beginning of a transaction. Raise LeaseLost where another worker has the lease.
     """
     renewed_at = time.monotonic()
     changed = own_checkpoint(lease).update(
@@ -195,7 +195,7 @@ def move(lease: Lease, position: int, **figures: Any) -> Lease:
 
 
 def count(lease: Lease, events: int) -> None:
-    """Add to the number of events that were applied. It belongs behind ``move``."""
+    """Add to the number of events that were applied. Call it after ``move``."""
     Checkpoint.objects.using(lease.using).filter(pk=lease.pk).update(applied=F("applied") + events)
 
 

@@ -28,9 +28,9 @@ def next_event(
     reading: Reading, projection: str, log_id: LogId, index: int, upto: int, using: str
 ) -> StoredEvent | None:
     """
-    Return the first event behind ``index`` that is to be applied or held; None for none.
+    Return the first event after ``index`` that is to be applied or held; None for none.
 
-    Events behind the position ``upto`` are left out, as are those that a person has skipped.
+    Events after the position ``upto`` are left out, as are those that a person has skipped.
     """
     skips = SkippedEvent.objects.using(using).filter(projection=projection, log_id=log_id)
     skipped = set(skips.values_list("index", flat=True))

@@ -4,7 +4,7 @@ The differences of MySQL and MariaDB for inline projections.
 Their ON DUPLICATE KEY UPDATE names no key: a new row whose other unique value is taken would
 overwrite the row that has it. And under REPEATABLE READ a plain read answers from a snapshot that
 may be older than the lock on the log, while a write goes to what is committed: what others have
-made since would be lost. PostgreSQL raises an error there; here it is looked for.
+made since would be lost. PostgreSQL raises an error there; this module checks for it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def upsert(
     manager = model._base_manager.using(using)
     changed = [field for field in model._meta.concrete_fields if field.name in fields]
     with transaction.atomic(using=using):
-        # Not by a locking read: it would lock the gap where a row is not there, and those who
-        # create logs on snapshots would be deadlocks of each other.
+        # Not by a locking read: it would lock the gap where a row is not there, and
+        # transactions that create logs at the same time would deadlock.
         keys = manager.filter(pk__in=[row.pk for row in rows])
         there = set(keys.values_list("pk", flat=True))
         manager.bulk_create([row for row in rows if row.pk not in there])

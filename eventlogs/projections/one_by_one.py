@@ -1,5 +1,5 @@
 """
-Applying events one at a time: behind a failure, behind a worker that died, and to retry.
+Applying events one at a time: after a failure, after a worker has died, and to retry.
 
 The common part of ``row_batches``, ``reactions`` and ``inline_batches``.
 """
@@ -29,15 +29,15 @@ RETRIES: Final = 200  # events of one held log that are retried in one go, so ne
 class OneByOne:
     """One way of applying events: the steps that are the same in all of them."""
 
-    counts_each_attempt = True  # before it is made, of every event that is applied by itself
+    counts_each_attempt = True  # before it is made, for each event that is applied alone
 
     def __init__(self, partition: Partition, policy: type[HoldLog]) -> None:
         self.partition = partition
         self.held_logs = partition.held_logs
         self.failed_events = FailedEvents(partition)
         self.policy = policy(partition, self.failed_events)
-        # Where it is not known which event has failed, or killed a worker, so many events up to
-        # there are applied one by one, each attempt counted before it.
+        # If it is not known which event has failed, or killed a worker: at most ``careful_for``
+        # events up to ``careful_until`` are applied one by one, each attempt counted before it.
         self.careful_until = self.policy.careful_until()
         self.careful_for = partition.projection.batch_size
 
@@ -113,7 +113,7 @@ class OneByOne:
                 pass
 
     def retry(self, pk: int) -> bool:
-        """Retry a held event, and those behind it; return whether there may be more of them."""
+        """Retry a held event, then later ones of its log; return whether there may be more."""
         partition = self.partition
         for _ in range(RETRIES):
             begun = self.failed_events.begin_attempt(pk)

@@ -75,7 +75,7 @@ class Operations(BaseProjection):
         ``position`` is e.g. that of a LogState. Nothing is applied here: another process does
         that. An event is applied when the partition of its log has passed it or, inline, when the
         row has its log's version. Other partitions are not read. An event that waits for another
-        attempt, or is parked, is not applied, nor are those behind it in its log.
+        attempt, or is parked, is not applied, nor are the later ones of its log.
 
         For an event that the projection does not read, the call waits for the last one before it
         in its log that it reads; it returns True at once where there is none. Where there is no
@@ -102,7 +102,7 @@ class Operations(BaseProjection):
     @classmethod
     def waiting(cls, *, using: str | None = None) -> list[ParkedEvent]:
         """
-        Return the events that will be tried again without a person, the oldest first.
+        Return the held events that are not parked, the oldest first: they are tried again.
 
         Each holds its log: until its next attempt, or, with ``awaits``, until a release runs that
         can apply it.
@@ -120,6 +120,8 @@ class Operations(BaseProjection):
         ``log_id`` names the log, None means all logs. A worker, or the next ``catch_up``, applies
         the event first, and then the later ones of its log, in order. ``by`` is the person who
         does it, for the projection's history (eventlogs.models.ProjectionAction).
+
+        Raise InvalidLogId for a text that is no log id.
         """
         return held_actions.retry(
             cls, None if log_id is None else _log_id(log_id), by=by, using=using
@@ -128,10 +130,13 @@ class Operations(BaseProjection):
     @classmethod
     def skip(cls, log_id: LogId | str, *, by: str = "", using: str | None = None) -> bool:
         """
-        Skip the event that a log is held by, for good; return whether there was one.
+        Skip the event that holds a log, permanently; return whether there was one.
 
         Rebuilds skip it, too. The later events of the log are applied as by ``retry``. ``by`` is
         the person who does it, for the projection's history.
+
+        Raise InvalidLogId for a text that is no log id, and ProjectionUnavailable where newer code
+        has made the rows. Nothing is skipped then.
         """
         return held_actions.skip(cls, _log_id(log_id), by=by, using=using)
 
@@ -164,7 +169,7 @@ class RowOperations(Operations, RowProjection):
         They are made in a shadow table, while the old table serves and is kept up to date. Then
         the tables are swapped, in one short transaction. A rebuild that was killed is resumed by
         the next call, if it was of the same ``version``, unless ``restart``. An inline projection
-        is rebuilt in place, some hundred logs at a time. With ``log_id``, the row of that log
+        is rebuilt in place, at most 200 logs at a time. With ``log_id``, the row of that log
         alone is rebuilt, at once; of a log that was erased, it is removed.
 
         ``downgrade`` lets older code take over rows that a newer version of the projection has
@@ -176,8 +181,8 @@ class RowOperations(Operations, RowProjection):
         Raise ProjectionFailed at the first event that cannot be applied; the next call resumes
         the rebuild, and the old rows serve on. With ``park``, such events are parked instead, as
         they are in ``catch_up``. Raise ProjectionUnavailable where another process rebuilds it at
-        the moment, or a newer version has made the rows, and LogNotFound where the log does not
-        exist.
+        the moment, a newer version has made the rows, or several logs share the row of ``log_id``;
+        and LogNotFound where neither the log nor a row of it exists.
         """
         if log_id is not None:
             return rebuild.rebuild_log(
@@ -240,10 +245,10 @@ class ReactorOperations(Operations):
         cls, *, dry_run: bool = False, by: str = "", using: str | None = None
     ) -> PassedOver:
         """
-        Move a reactor behind all settled events, for good, and return how many it passed over.
+        Move a reactor past all settled events, permanently; return their number and the position.
 
         Use it after an import of old logs. Events that wait or are parked are passed over, too:
-        otherwise the events behind them in their logs would be applied one day. A worker that
+        otherwise the later events of their logs would still be applied. A worker that
         runs continues from the new position; it may be in the middle of one event. ``dry_run``
         changes nothing and returns the same. ``by`` is the person who does it, for the reactor's
         history.

@@ -66,11 +66,11 @@ class Partition:
         self.lease = lease
         self.feed = feed
         self.held_logs = HeldLogs(projection, lease.using, is_rebuild=lease.is_rebuild)
-        self.seen = lease.position  # of the feed, by now
+        self.seen = lease.position  # the position up to which the feed was read
         self.applied = 0  # events
         self._renew = renew
         self._renewed_at = self._moved_at = time.monotonic()
-        # With the lease in hand: a release that declares itself later takes it away.
+        # After the lease is taken: a release that declares itself later takes it away.
         self.reading = self._look_around()
         self._read_at = time.monotonic()
         if not lease.is_rebuild:
@@ -93,7 +93,7 @@ class Partition:
         return self.reading.why_held(event.log_id, event.index, event.type, event.schema_version)
 
     def next_event(self, event: StoredEvent, upto: int) -> StoredEvent | None:
-        """Return the next event of a log behind ``event`` that is to be applied or held."""
+        """Return the next event of the log after ``event`` that is to be applied or held."""
         name, using = self.projection.name, self.using
         return next_event(self.reading, name, event.log_id, event.index, upto, using)
 
@@ -187,7 +187,7 @@ class Partition:
         """Move the checkpoint past events of other partitions, and renew the lease, in time."""
         self.renew_declaration()
         if not self.reading.is_alone and time.monotonic() - self._read_at > LOOK_AROUND:
-            # The other release may be gone for good: this one may apply the events it left.
+            # The other release may be gone permanently: this one may apply the events it left.
             self.reading, self._read_at = self._look_around(), time.monotonic()
             self.held_logs.make_readable_due(self.reading)
         idle = self.seen > self.lease.position and time.monotonic() - self._moved_at > IDLE_MOVE

@@ -5,7 +5,7 @@ The ORM makes and compiles a query for each 500 rows, and asks each field severa
 value. Here the statements of a model are made once, each column goes as one array, and a value
 that already is what its column takes is not converted. A batch takes half the time.
 
-What is stored is the same. Statements go through Django's cursor, so other backends, loggers and
+The stored rows are the same. Statements go through Django's cursor, so other backends, loggers and
 tracers see them. Values are prepared by the model's own fields (``pre_save``,
 ``get_db_prep_save``) and read by their converters, except those of PLAIN_FIELDS. Columns are not
 cast to a length, so the server refuses text that is too long, and fires the same constraints. A

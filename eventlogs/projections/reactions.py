@@ -19,7 +19,7 @@ from eventlogs.values import StoredEvent
 class Reactions(OneByOne):
     """Calls a reactor's handlers, at least once for each event."""
 
-    counts_each_attempt = False  # only where it is careful: that would be a transaction more
+    counts_each_attempt = False  # each count is one more transaction
 
     def advance(self, events: list[StoredEvent], reached: int) -> None:
         self.apply_each(events)
@@ -33,7 +33,7 @@ class Reactions(OneByOne):
             with deadline(partition.projection.timeout):
                 partition.projection.apply(partition.records([event]), using)
         except Failed as failed:
-            # Broken, and not closed, which a handler may do.
+            # Only a broken connection counts: a handler may close one that works.
             broken = raw if getattr(raw, "broken", False) else None
             if broken is not None or connections[using].connection is not None:
                 return failure_of_loss(using, broken, failed.error) or failed

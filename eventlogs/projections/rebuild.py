@@ -7,7 +7,7 @@ transaction locks the projection's checkpoints (a worker waits between two batch
 has settled meanwhile, lets the tables change places, and makes the rebuild's checkpoints those of
 the projection. A worker that held a lease finds its checkpoint gone, and takes a new one.
 
-An inline projection is rebuilt in place, some hundred logs at a time, under the locks that their
+An inline projection is rebuilt in place, at most 200 logs at a time, under the locks that their
 appends take (see ``inline_bulk.py``): readers see each row as it was, or the new one.
 """
 
@@ -115,7 +115,7 @@ def rebuild_steps(
     Rebuild step by step, one batch each: a worker does other work between two of them.
 
     The generator's value is how many events were applied in this call. Closed in the middle, it
-    leaves the rebuild to be resumed. How it ends is written down, see ``actions``.
+    leaves the rebuild to be resumed. Its end is recorded, see ``actions``.
     """
     using = cls.database_alias(using=using)
     state = checkpoints.ensure(
@@ -248,7 +248,7 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
     Drop the rows of an interrupted rebuild, so that the next one begins from the start.
 
-    Return False where a rebuild is under way: it was left alone.
+    Return False where a rebuild is running: it is not stopped.
     """
     with transaction.atomic(using=using):
         states = ProjectionState.objects.using(using).filter(name=cls.name)
@@ -443,7 +443,7 @@ class _ShadowRebuild(_Rebuild):
             )
 
     def _swap(self, advancers: list[Advancer]) -> bool:
-        """Put the new rows in use; return False where the lock could not be had."""
+        """Put the new rows in use; return False if the lock was not granted in time."""
         using, name = self._using, self._cls.name
         connection = connections[using]
         alone = not connection.in_atomic_block
@@ -568,7 +568,7 @@ class _InlineRebuild(_Rebuild):
             return 0  # erased meanwhile, and had no row
 
     def _remove_strays(self) -> None:
-        """Remove the rows that no log is there for: each row has its version, see above."""
+        """Remove rows without a log: each row of a log has an AppliedVersion by now."""
         known = AppliedVersion.objects.using(self._using).filter(
             projection=self._cls.name, log_id=OuterRef("pk")
         )

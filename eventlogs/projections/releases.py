@@ -9,7 +9,7 @@ APPLY: this release handles the event's type, and can read its schema version.
 PASS: this release knows the type and has no handler for it, or the type is retired, or the event
 is of a log type that the projection does not read; and no other release handles it.
 HOLD: everything else. The event is written down (a ParkedEvent with ``awaits``), its log is held
-from it on, and no attempt is counted. A process that can apply it takes it up by itself.
+from it on, and no attempt is counted. A process that can apply it does so later.
 
 A type or version that this process does not know is held without a look at other releases. That
 another release handles a type that this one knows and does not handle can only be known from that
@@ -20,7 +20,7 @@ Why no event is passed over. Let a release N handle a type that the release O kn
 handle. N's declaration and the end of all leases that O holds (their tokens are raised) are one
 transaction. A batch of O commits either before it, when N did not run yet; or it fails, because
 its token is out of date. O's next lease is taken after that transaction, and O reads the
-declarations with the lease in hand: it finds N's, and holds the event.
+declarations after it has taken the lease: it finds N's, and holds the event.
 
 A declaration is valid until ``KEPT`` after its process was last seen, so a worker may restart
 without losing events. A working process renews its declaration, also in the middle of a batch
@@ -188,7 +188,7 @@ class Reading:
 
     @cached_property
     def types(self) -> list[str] | None:
-        """The types to read from the feed; None for all. Types that are unknown come beside."""
+        """The types to read from the feed, None for all; see ``unknown`` for further ones."""
         if any(each.all_types for each in (self._own, *self._others)):
             return None
         return sorted({name for each in (self._own, *self._others) for name in each.types})
@@ -264,7 +264,7 @@ def is_unread(error: BaseException) -> bool:
 
 
 def own_reading(projection: type[BaseProjection]) -> Reading:
-    """Return how to read events where no other release is asked: in appends."""
+    """Return how an append reads events: without a look at other releases."""
     stamps = registry.stamp, aggregates.stamp
     kept = _own_readings.get(projection)
     if kept is None or kept[0] != stamps:
@@ -363,8 +363,8 @@ def reading_of_rows(projection: type[BaseProjection], using: str) -> Reading:
     """
     Return how to read events for rows that replace others, or are compared with them.
 
-    Only those releases count whose rows of this version they are, too: one of another version
-    makes its own.
+    Only releases of the same version of the projection count: another version makes rows of its
+    own.
     """
     others = others_of(projection, using)
     return Reading(projection, [each for each in others if each.version == projection.version])
@@ -394,7 +394,7 @@ def _valid(using: str) -> QuerySet[ProjectionWorker]:
 
 
 def reading_of(projection: type[BaseProjection], using: str) -> Reading:
-    """Return how to read the feed beside the releases that run. Ask with a lease in hand."""
+    """Return how to read the feed beside the releases that run. Call it under a lease."""
     return Reading(projection, others_of(projection, using))
 
 

@@ -2,7 +2,7 @@
 Replaying many logs: the rows that they should have, made of events that have been read.
 
 Which of the events are in a row is decided here, for verifying and for rebuilding: those that this
-release applies, without those that a person has said to skip.
+release applies, without those that a person has skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NONE: Final[frozenset[int]] = frozenset()
 
 
 def skipped_of(name: str, log_ids: Iterable[LogId], using: str) -> dict[LogId, set[int]]:
-    """Return the indexes that a person has said to skip, of logs that have some."""
+    """Return the indexes of skipped events, by log; logs without any are left out."""
     found: dict[LogId, set[int]] = {}
     skips = SkippedEvent.objects.using(using).filter(projection=name)
     for some in chunks(log_ids):
@@ -46,7 +46,7 @@ class Replayer:
         """
         Return the row that a log should have after events from its first one on, or None.
 
-        Beside it, return of how many events it is made. Raise Failed, with the position, where
+        Return also the number of events that it is made of. Raise Failed, with the position, where
         one cannot be applied: its handler raised, it cannot be decoded, or another release has
         to apply it.
         """

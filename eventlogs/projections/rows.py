@@ -50,12 +50,12 @@ class Rows:
         return row
 
     def delete(self, row: Any) -> None:
-        """Let the row not be there; the next event of its log begins a new one."""
+        """Delete the row; the next event of its log begins a new one."""
         self._changed.pop(row.pk, None)
         self._deleted.add(row.pk)
 
     def put(self, row: Any) -> None:
-        """Let this be the row of its key."""
+        """Replace the row of its key by this one."""
         self._changed[row.pk] = row
 
     def get(self, key: Hashable) -> Any:
@@ -81,7 +81,7 @@ def upsert(model: type[models.Model], rows: list[Any], using: str) -> None:
 
     Raise IntegrityError for a row that a constraint refuses, also one checked at the COMMIT.
     """
-    # The date a row was added on is not that of its update.
+    # An update keeps auto_now_add fields: they say when the row was added.
     fields = [
         field.name
         for field in model._meta.concrete_fields
@@ -171,7 +171,7 @@ def _rounded(field: Any, value: Any, vendor: str) -> Any:
 def _same(one: Any, other: Any) -> bool:
     if one == other or (isinstance(one, float) and one != one and other != other):  # nan
         return True
-    # Adapters of JSON are compared by what becomes of what they hold: a tuple comes back a list.
+    # JSON adapters are compared by the JSON that is stored: a tuple comes back as a list.
     if not (hasattr(one, "obj") and hasattr(other, "obj")):
         return False
     dumps = getattr(one, "dumps", None) or json.dumps

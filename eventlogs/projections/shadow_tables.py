@@ -2,9 +2,9 @@
 Shadow tables: where the rows of a rebuild are made, until they take the place of the old ones.
 
 In PostgreSQL the tables are swapped: the old one is dropped, the new one and its indexes get the
-old names. That needs an exclusive lock, and no time that grows with the table. It is waited for
-a second at most, because other statements queue up behind it. Where something hangs on the
-table that would not come along (a view, a foreign key that points to it, a trigger, grants for
+old names. That needs an exclusive lock, and no time that grows with the table. The lock is waited
+for a second at most, because other statements wait meanwhile. If other objects depend on the
+table that would be lost (a view, a foreign key that points to it, a trigger, grants for
 columns), and on SQLite, the rows are moved instead, in the same transaction: readers see the old
 ones until it commits. So it is where REPEATABLE READ is the default: a snapshot from before the
 rebuild would find the new table, and none of its rows.
@@ -51,7 +51,7 @@ SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
     OR current_setting('default_transaction_isolation') IN ('repeatable read', 'serializable')
 """
 
-# The foreign keys of a table, and the rest that does not come along, as statements for another
+# What LIKE does not copy: the foreign keys of a table, and the rest, as statements for another
 # one: its comment, its grants (and no others) and its owner.
 FOREIGN_KEYS = """
 SELECT format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', %(shadow)s::text, conname,
@@ -208,10 +208,10 @@ def create(model: type[models.Model], using: str) -> None:
 
 def swap(model: type[models.Model], using: str) -> None:
     """
-    Let the rows of the shadow table be those of the model, and remove the shadow table.
+    Replace the model's rows by those of the shadow table, and remove the shadow table.
 
-    It belongs into a transaction. In PostgreSQL it raises OperationalError where the lock
-    could not be had in time.
+    Call it in a transaction. In PostgreSQL it raises OperationalError if the lock is not granted
+    in time.
     """
     connection = connections[using]
     shadow = shadow_of(model)
@@ -297,7 +297,7 @@ def _between(number: int, model: type[models.Model]) -> str:
 
 
 def limit_lock_wait(using: str) -> None:
-    """Let PostgreSQL wait for a lock no longer than a second, in this transaction."""
+    """Set lock_timeout to LOCK_TIMEOUT, one second, for this transaction."""
     with connections[using].cursor() as cursor:
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(LOCK_TIMEOUT)])
 

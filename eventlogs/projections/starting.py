@@ -36,13 +36,13 @@ def lease_partition(
     """
     Lease a partition for as long as one step may take; return None where another worker has it.
 
-    Raise ProjectionUnavailable where the projection has become another one since ``begin``.
+    Raise ProjectionUnavailable where newer code has taken over the rows since ``begin``.
     """
     taken = leases.acquire(
         projection.name, number, using=using, owner=owner, seconds=projection.timeout + GRACE
     )
     if taken is not None:
-        # With the lease in hand: any later change of the state takes it away.
+        # After the lease is taken: any later change of the state takes it away.
         state = checkpoints.state_of(projection.name, using)
         try:
             if state is not None:

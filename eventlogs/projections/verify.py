@@ -105,7 +105,7 @@ class Verification:
     The number of logs that were compared, and the differences.
 
     ``held`` is how many of them were compared only up to an event that is parked or waits, without
-    the events behind it. ``failed`` are those that could not be compared.
+    the events after it. ``failed`` are those that could not be compared.
     """
 
     checked: int
@@ -179,7 +179,7 @@ class Run:
         using: str | None = None,
     ) -> None:
         """
-        Look at so many logs (None: at all, and at rows without a log).
+        Compare ``sample`` random logs (None: all logs, and look for rows without a log).
 
         ``after`` leaves out the logs up to that one, ``log_types`` keeps some (empty: all). With
         either of them, rows without a log are not looked for.
@@ -204,7 +204,7 @@ class Run:
         starting.begin(projection, self._using)
 
     def total(self) -> int:
-        """Return how many logs there are to look at, about."""
+        """Return about how many logs there are to look at."""
         if self._sample is not None:
             return self._sample
         return int(self._wanted().count())
@@ -268,7 +268,7 @@ class Run:
             yield from self._compare(moment)
 
     def _compare(self, moment: Moment) -> Iterator[Difference | Failure]:
-        """Look at logs that one snapshot is taken of."""
+        """Look at the logs of one snapshot."""
         projection, using = self.projection(), self._using
         connection = connections[using]
         is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
@@ -388,7 +388,7 @@ def snapshot(projection: type[RowProjection], using: str) -> Iterator[None]:
 
 
 def in_chunks(logs: Iterable[LogRow], most: int, events: int) -> Iterator[list[LogRow]]:
-    """Yield logs many at a time, with about so many events; each long one by itself."""
+    """Yield logs many at a time, with about ``events`` events; each long one alone."""
     some: list[LogRow] = []
     count = 0
     for log in logs:
@@ -406,7 +406,7 @@ def in_chunks(logs: Iterable[LogRow], most: int, events: int) -> Iterator[list[L
 
 def replay(projection: RowProjection, log_id: LogId, using: str, *, upto: int) -> tuple[Any, int]:
     """
-    Return the row that a log should have at a position, and of how many events it is made.
+    Return the row that a log should have at a position, and the number of events it is made of.
 
     Raise ProjectionFailed where an event cannot be applied, and UnknownEventType,
     UndecodableEvent or ProjectionUnavailable where another release has to apply it.
@@ -510,7 +510,7 @@ def _look(
 
 
 def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) -> int:
-    """Return the position of an inline row: events behind it are no difference."""
+    """Return the position of an inline row: events after it are no difference."""
     if not projection.is_inline:
         return upto
     versions = inline.applied_versions(projection.name, using).filter(log_id=log_id)
@@ -523,7 +523,7 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
 
 def _some(logs: QuerySet[EventLog], count: int, using: str) -> Iterator[EventLog]:
     """
-    Yield ``count`` of the logs at random, all if there are no more.
+    Yield ``count`` random logs, or all if there are no more.
 
     Those with many events come more often: they are drawn by a position, not by an id, because
     positions are dense, and ids come in clumps.
@@ -546,7 +546,7 @@ def _some(logs: QuerySet[EventLog], count: int, using: str) -> Iterator[EventLog
 
 
 def _strays(projection: type[RowProjection], using: str) -> Iterator[LogId]:
-    """Yield the logs of rows that no log is there for."""
+    """Yield the log ids of rows whose log does not exist."""
     rows = projection.model._base_manager.using(using).order_by("pk")
     after, logs = "", EventLog.objects.using(using)
     while keys := list(rows.filter(pk__gt=after).values_list("pk", flat=True)[:500]):

@@ -56,7 +56,7 @@ async def await_for(
 
 
 class Waiting:
-    """Looks for whether an event is applied; each look is one query, or two where it is inline."""
+    """Checks whether an event is applied: one query a look, or two if the projection is inline."""
 
     def __init__(
         self, projection: type[BaseProjection], position: int, timeout: float, using: str
@@ -70,7 +70,7 @@ class Waiting:
         self._settled: int | None = None
 
     def look(self) -> bool | None:
-        """Return whether the event is applied, None where that is to be asked again."""
+        """Return whether the event is applied; None: look again later."""
         self._find()
         if self._target is None:
             if self._position <= (self._settled or 0):

@@ -3,8 +3,8 @@ Running projections: once, or until told to stop, beside other workers.
 
 Workers share the work without talking to each other. Each notes in a table that it is alive and
 which projections it runs; all of them see the same table, and divide all partitions among the
-living by the same rule. A worker takes what is its share and free, and gives back what is not its
-share any more. Where two see different tables for a moment, the lease decides: one has it.
+live workers by the same rule. A worker leases the free partitions of its share, and releases those
+that left its share. If two workers read different rows for a moment, the lease decides.
 
 A look at a feed that rests costs the few statements of ``Feed.settled``, and one for what is to be
 tried again, however many projections there are.
@@ -110,8 +110,8 @@ def rebuild_as_requested(
     """
     Do a requested rebuild, step by step, and store how it ends.
 
-    Only the loss of the connection is raised: whatever else goes wrong is the rebuild's, and must
-    not keep other projections from going on.
+    Only the loss of the connection is raised. Any other error ends the rebuild, is stored and
+    logged, and does not stop other projections.
     """
     using = projection.database_alias(using=using)
     if projection.name not in requested_rebuilds(using):
@@ -127,7 +127,7 @@ def rebuild_as_requested(
         if isinstance(error, Error) and not connections[using].is_usable():
             raise
         why = _short(error)
-        logger.error("The rebuild of %s has ended: %s", projection.name, why)
+        logger.error("The rebuild of %s has failed: %s", projection.name, why)
     end_request(projection, why, using=using)
 
 
@@ -220,9 +220,9 @@ class Worker:
             except (Error, FeedUnavailable):
                 raise
             except Exception as error:
-                # No failure of an event: its log would be held. The other projections continue.
+                # Not caused by an event, whose log would be held. The other projections continue.
                 logger.error(
-                    "Projection %s cannot go on; it is tried again: %s\n%s",
+                    "Projection %s cannot continue, and will be tried again: %s\n%s",
                     place[0],
                     described(error),
                     traceback_of(error),
@@ -339,7 +339,7 @@ class Worker:
         try:
             state = begin(projection, using)
         except ProjectionUnavailable as error:
-            # Said once, and tried again: a rebuild may put it right.
+            # Logged once, and tried again: a rebuild may make it possible.
             if self._complained.get(projection.name) != str(error):
                 self._complained[projection.name] = str(error)
                 logger.error("%s", error)
@@ -378,9 +378,9 @@ class Worker:
 
     def _reconnect(self) -> None:
         """
-        Close the connections: their statement was left where the signal to stop broke into a wait.
+        Close the connections: a signal to stop has interrupted a statement of theirs.
 
-        The leases are given back on new ones.
+        The leases are given back on new connections.
         """
         for connection in connections.all(initialized_only=True):
             if not connection.in_atomic_block:
@@ -397,8 +397,9 @@ def is_time_to_step_aside() -> bool:
     """
     Return whether workers give back a projection whose number of partitions changes.
 
-    Only then can one of them have all of its partitions. A worker with older code does not give
-    its own back, so in between all work as before. Clocks that differ make it fail, no more.
+    Only then can one worker lease all of its partitions. A worker with older code does not give
+    its own back, so between these times all work as before. If the clocks of the workers differ,
+    the change fails and is tried again; nothing else is affected.
     """
     return time.time() % ASIDE_EVERY < ASIDE_FOR
 
@@ -411,10 +412,10 @@ def are_due(using: str) -> set[str]:
 
 def divided(places: Iterable[Place], shares: Iterable[Share]) -> dict[Place, str]:
     """
-    Return which worker each partition falls to.
+    Return the worker of each partition.
 
-    All workers come to the same result. Those that run the same projections get equally many
-    partitions, give or take one.
+    All workers come to the same result. Those that run the same projections get the same
+    number of partitions, or one more or less.
     """
     found: dict[Place, str] = {}
     dealt: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """
 Reduce a log with the cache: take the cached entry, prove it by the log, fold what is newer.
 
-The walk: get the entry, read the log from the last event that the entry has folded, compare
+The steps: get the entry, read the log from the last event that the entry has folded, compare
 that event with the entry's proof, fold the rest. Two round trips, one to the cache and one to
 the database. Without an entry that can be used, the log is replayed from its start, by one
 reader at a time (``eventlogs.reductions.single_flight``).
@@ -62,7 +62,7 @@ logger = logging.getLogger("eventlogs.reductions")
 A = TypeVar("A", bound=Aggregate)
 Page = Sequence[StoredEvent]
 
-LONG: Final = 500  # events of a log from which on one process replays it for all
+LONG: Final = 500  # events; a log of this length is replayed by one process for all
 LONGEST_WAIT: Final = 60.0  # seconds to wait for another's replay; then this reader replays too
 SHORT_WAIT: Final = 0.5  # seconds, if others wait for this reader, e.g. for its transaction
 
@@ -128,7 +128,7 @@ class Folded(NamedTuple, Generic[A]):
 
     reduction: Reduction[A]
     last: StoredEvent | None  # the last event folded; None: nothing was, all came from the cache
-    is_covered: bool = True  # the code fingerprint is of all code that decoded its events
+    is_covered: bool = True  # the code fingerprint includes all code that decoded its events
 
 
 class Miss(NamedTuple):
@@ -142,10 +142,10 @@ class Miss(NamedTuple):
 
 class ReductionReader(Generic[A]):
     """
-    Read the reductions of one aggregate class, whose logs are in one database, with one cache.
+    Reads the reductions of one aggregate class, whose logs are in one database, with one cache.
 
-    ``using`` is the alias of the database that is written to. ``store`` is a store of the
-    caller's own in the place of the database's.
+    ``using`` is the alias of the database that is written to. ``store`` is the
+    caller's own store, used instead of that of the database.
     """
 
     lock_class = ReplayLock
@@ -312,7 +312,7 @@ class ReductionReader(Generic[A]):
 
     def versions(self, log_ids: Iterable[LogId]) -> dict[LogId, int]:
         """
-        Return which version is cached of each of these logs, as far as one is.
+        Return the cached version of each of these logs that has an entry.
 
         The versions are signed by us, but not proven by the logs. Raise Unreachable.
         """
@@ -344,8 +344,8 @@ class ReductionReader(Generic[A]):
         """
         Return the entry to cache of a reduction, or None where none is to be cached.
 
-        None also inside of a caching policy: to ask a policy about what a policy reduces would
-        not come to an end.
+        None also inside of a caching policy: a policy that reduces logs would otherwise be asked
+        about its own reductions without end.
         """
         return self._decide(folded)[0]
 
@@ -458,7 +458,7 @@ class ReductionReader(Generic[A]):
         return self._reading(key, found)
 
     def _lead(self, replay: Replay, miss: Miss, wait: float) -> Reading[A]:
-        """Replay a log for those who wait, unless another leader's entry is there by now."""
+        """Replay a log for the waiters, unless another leader's entry is there by now."""
         key, log_id, store, wrong = miss
         lock = self.lock_class(self.cache, key)
         pages: Iterator[Page] = store.pages(log_id)
@@ -528,7 +528,7 @@ def _longest_wait() -> float:
     Return for how many seconds the caller may wait for another reader's replay.
 
     A transaction that waits keeps its locks, so that others wait for it. A handler of a
-    projection, or any other code with a timer, would use its time up, and be counted as failed.
+    projection, or any other code with a timer, would spend its time here, and count as failed.
     And the thread in which asgiref runs the synchronous code of all coroutines (outside of
     requests, which have one each) would keep all of them waiting.
     """

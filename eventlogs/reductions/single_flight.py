@@ -139,7 +139,7 @@ class ReplayLock:
                 self._set(HELD, self.limit)
 
     def expect_write(self) -> None:
-        """Hold the lock for a second more: the entry is made, and its write may be lost."""
+        """Hold the lock for one more second: the entry is made, and its write may be lost."""
         self._set(HELD, WRITING)
 
     def decline(self) -> None:

@@ -9,7 +9,7 @@ Snapshots are entries like any other: signed, proven by the log (``eventlogs.cac
 and written by the same job (``eventlogs.reductions.writes``), which the caller submits to a
 refresher. A wrong one is not used. Their keys end with the version, a multiple of 1,000 times
 a power of two. So one look at the cache asks for all that can be near, and for some that are
-farther: at most 2 keys for each doubling of the log's length.
+earlier: at most 2 keys for each doubling of the log's length.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _candidates(upto: int) -> Iterator[int]:
     Yield the versions at which a snapshot may be near, up to a version.
 
     They are the nearest multiple of each step; and each step itself, in case that no fold has
-    been so far yet.
+    come as far as the nearest multiple.
     """
     step = INTERVAL
     while step <= upto:

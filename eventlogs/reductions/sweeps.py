@@ -36,7 +36,7 @@ MARK_TIMEOUT: Final = 30 * 86_400.0  # seconds: after a month without sweeps, al
 
 
 class Swept(NamedTuple):
-    """What a sweep did: logs looked at, reductions refreshed, and refreshes that failed."""
+    """The counts of a sweep: logs looked at, reductions refreshed, refreshes that failed."""
 
     logs: int
     refreshed: int
@@ -48,8 +48,8 @@ def sweep(*, using: str | None = None, cache: str | None = None, full: bool = Fa
     Refresh the cached reductions that are missing or behind.
 
     ``using`` is a database alias, by default the one that logs are written to; ``cache`` an
-    alias in CACHES, by default that of the EVENTLOGS setting. A sweep starts where the feed was
-    settled at the one before; ``full`` starts at the first log, as does a sweep that finds no
+    alias in CACHES, by default that of the EVENTLOGS setting. A sweep starts at the position that
+    was settled at the last sweep; ``full`` starts at the first log, as does a sweep that finds no
     mark of another, and one in a database whose feed is unavailable. Memory stays constant.
 
     Raise Unreachable where the cache cannot be reached; what was refreshed so far stays.
@@ -97,7 +97,7 @@ def _sweep_batch(
                     refreshed += reader.refresh(log_id)
                 except Unreachable:
                     raise
-                except (Exception, SystemExit) as error:  # the other logs go on
+                except (Exception, SystemExit) as error:  # the other logs are refreshed
                     failed(reader.aggregate, error)
                     failures += 1
     return Swept(len(logs), refreshed, failures)

@@ -80,7 +80,7 @@ class Unavailable(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: Exception, *, index: int | None = None) -> Unavailable:
-        """Return what an error of reducing says; its own ``index`` is known best."""
+        """Return the reason of an error of reducing; prefer the error's own ``index``."""
         own = getattr(error, "index", None)
         return cls(type(error).__name__, own if isinstance(own, int) else index)
 
@@ -117,11 +117,10 @@ def steps(
 
     ``start`` is the reduction as of the version where the rows begin
     (``Payment.without_events(log_id)`` for a log's first events); its aggregate is changed in
-    place. Given Unavailable instead,
-    or from a row on that cannot be folded, the steps have no state. With ``properties``,
-    states hold the aggregate's properties as well.
+    place. Given Unavailable instead, or from a row on that cannot be folded, the steps have no
+    state. With ``properties``, states hold the aggregate's properties as well.
 
-    Nothing that the project's own classes raise gets out.
+    An exception of the project's own classes is not raised.
     """
     reduction = start
     reader = _reader(start)
@@ -149,9 +148,10 @@ def steps(
 
 def replay(start: Reduction[Any], rows: Iterable[StoredEvent]) -> Reduction[Any] | Unavailable:
     """
-    Fold ``rows`` onto ``start``, whose aggregate is used up; the state as of the last row.
+    Fold ``rows`` onto ``start``; return the state as of the last row.
 
-    ``rows`` may be a stream: none is kept. Where one cannot be folded, return Unavailable.
+    ``start.aggregate`` is mutated in place. ``rows`` may be a stream: none is kept. Where one
+    cannot be folded, return Unavailable.
     """
     at = start.version
 
@@ -235,7 +235,7 @@ class _PlainValues:
 
 
 def attributes_of(value: Any) -> Iterator[tuple[str, Any]] | None:
-    """Return what an object is made of, or None for one that is a value of its own."""
+    """Yield the public attributes of an object; return None for one that is shown as text."""
     if is_dataclass(value) and not isinstance(value, type):
         names: Iterable[str] = [field.name for field in fields(value)]
     elif isinstance(value, msgspec.Struct):

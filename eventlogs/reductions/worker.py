@@ -38,7 +38,7 @@ class Worker:
     A bounded queue of jobs, one for each key, and the thread that does them in their order.
 
     A job replaces one that is queued under the same key, and is due when that one was. An
-    exception of a job, of any kind, is logged, and the thread goes on. The first job in a
+    exception of a job, of any kind, is logged, and the thread continues. The first job in a
     process starts the thread. Its database connections are closed when there was no job for
     five seconds; at once in tests, and if they belong to a pool. Where threads do not run,
     ``submit`` does the job itself.

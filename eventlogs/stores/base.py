@@ -1,12 +1,12 @@
 """
-What a store is: the small interface behind which logs are kept.
+The interface of stores, which keep logs.
 
-A store speaks in encoded events and rows, never in a project's classes. It must pass the
-contract suite in ``eventlogs.testing.contracts``; those here do.
+A store takes encoded events and returns rows; it knows no classes of a project. It must pass the
+contract suite in ``eventlogs.testing.contracts``; the stores here do.
 
 Every append takes the same five steps, under one lock on the log: claim or lock the log,
-look at the key, compare the version, insert, raise the version. What a refusal says is
-decided in one place for all stores, ``refusal()``: the key first, then the version.
+look up the key, compare the version, insert, raise the version. ``refusal()`` decides for all
+stores why an append is refused: it checks the key first, then the version.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DOUBLINGS: Final = 6  # at most
 
 class Rules(NamedTuple):
     """
-    What an append asks of other logs; it is refused where they do not allow it.
+    Conditions of an append about other logs; the append is refused if one does not hold.
 
     ``values`` are the unique values that the append's log claims, or releases, one for each
     scope and in the order of the scopes. ``others`` are states of other logs, which must be the
@@ -82,7 +82,7 @@ class AppendRequest(NamedTuple):
 
 
 class Outcome(Enum):
-    """What there is to say about an append that was not stored together with others."""
+    """The outcome of an append that was not stored together with others."""
 
     UNDECIDED = "undecided"  # alone, it is stored or refused
     HELD = "held"  # another transaction holds the log
@@ -104,7 +104,7 @@ class Claim:
 
     @property
     def state(self) -> LogState:
-        """What the original append answered."""
+        """The state that the original append returned."""
         return LogState(self.log_id, self.first_index + self.count, self.position)
 
     def replay(self, idempotency_key: str) -> IdempotentReplay:
@@ -144,8 +144,8 @@ class BaseStore(ABC):
         """
         Store the events of one append, or none, and return the log's new state.
 
-        Raise what ``refusal()`` returns, and TransactionMustRetry where the database gave
-        the caller's transaction up.
+        Raise what ``refusal()`` and ``rules_refusal()`` return, and TransactionMustRetry where the
+        database aborted the caller's transaction.
         """
 
     @abstractmethod
@@ -200,8 +200,8 @@ class BaseStore(ABC):
         """
         Return at most ``limit`` events from index ``start`` on, of a log that is known.
 
-        It is asked by readers who prove by the first event that it is the log they mean, so
-        the log's type need not be compared. Override it where that is faster.
+        Its callers check by the first event that it is the log that they mean, so the log's type
+        need not be compared. Override it where that is faster.
         """
         return self.events(log_id, start=start, limit=limit)
 
@@ -209,7 +209,7 @@ class BaseStore(ABC):
         self, log_id: LogId, key: tuple[str, str], *, start: int, limit: int
     ) -> tuple[Sequence[StoredEvent], Claim | None]:
         """
-        Return what ``since`` returns, and who has the key: a log type and an idempotency key.
+        Return what ``since`` returns, and the claim of ``key``: a log type and an idempotency key.
 
         The look-up must not be older than the events. Override it where one query does both.
         """
@@ -224,8 +224,8 @@ class BaseStore(ABC):
         and left as they are, so the same batch can be restored again. Locks are those of an
         append.
 
-        Raise HistoryDiffers where an event is another one here or does not follow what there
-        is, and TransactionMustRetry where the database gave the caller's transaction up.
+        Raise HistoryDiffers where an event differs from the stored one or does not follow the last
+        one, and TransactionMustRetry where the database aborted the caller's transaction.
         Nothing of the batch is stored then. A store need not have this method.
         """
         raise NotImplementedError(f"{type(self).__qualname__} cannot restore exported events.")
@@ -239,8 +239,8 @@ class BaseStore(ABC):
         taken. Event 0 of each log must be among the events.
 
         Raise HistoryDiffers where a log of another type has the UUID, or the events of a log do
-        not follow each other, and TransactionMustRetry where the database gave the caller's
-        transaction up. Nothing of the batch is stored then. A store need not have this method.
+        not follow each other, and TransactionMustRetry where the database aborted the caller's
+        transaction. Nothing of the batch is stored then. A store need not have this method.
         """
         raise NotImplementedError(f"{type(self).__qualname__} cannot restore exported events.")
 
@@ -284,7 +284,7 @@ def refusal(
     """
     Return why an append is refused, or None where nothing is wrong with it.
 
-    ``claim`` is who holds the request's key, ``version`` the log's actual one (0: it does
+    ``claim`` is that of the request's key, ``version`` the log's actual one (0: it does
     not exist), and ``position`` that of the log's last event (None: there is none, or the
     request expects no position). The key is looked at before the version, so that a retry whose
     first answer got lost is a replay, also where its expectation is out of date by now.

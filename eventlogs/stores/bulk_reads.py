@@ -30,7 +30,7 @@ BY_VENDOR = {
 WHOLE: Final = 500  # logs of one statement: SQLite takes a limited number of parameters
 PARTS: Final = 100  # likewise, where each has bounds of its own
 EVENTS: Final = 500  # that are read before their size is looked at
-MEMORY: Final = 64 * 2**20  # characters of events, behind which no further ones are read
+MEMORY: Final = 64 * 2**20  # characters of events, after which no further ones are read
 
 _in_order = attrgetter("index")
 
@@ -70,8 +70,8 @@ def whole_logs(using: str, versions: Mapping[LogId, int]) -> dict[LogId, list[St
     """
     Return the events of logs, of the first ones of them that fit into memory together.
 
-    ``versions`` says about how many events each log has. None is in the answer where the first
-    log is too large by itself. It joins a caller's transaction.
+    ``versions`` says about how many events each log has. The answer is empty if the first log is
+    too large by itself. It joins a caller's transaction.
     """
     found: dict[LogId, list[StoredEvent]] = {}
     size = 0

@@ -1,5 +1,5 @@
 """
-The columns of a stored event, in one order, and the events that rows of them become.
+The columns of a stored event, in one order, and functions that make events of rows.
 
 Both lists, that for the ORM and that for SQL, are made of the fields of StoredEvent. In ``sql/``,
 ``{stored}`` stands for the columns that are read and ``{inserted}`` for those that are written.

@@ -177,5 +177,5 @@ def _or_null(number: int | None) -> str:
 
 
 def _as_array(items: Iterable[str]) -> str:
-    # Types are letters, digits and _.:- (see events.py): they need no escaping.
+    # Types are letters, digits and _.:- (see events/registry.py): they need no escaping.
     return "[" + ",".join(items) + "]"

@@ -8,7 +8,7 @@ is. A call that is alone appends as it does without this module. So does a call
 - of a manager with a store of its own, or whose database a router chooses: routers are the
   project's code, and are asked in the thread;
 - whose log type has inline projections: they run their own queries in the append's transaction;
-- that is large;
+- with more than 100 events, or with more than 500,000 characters of data and metadata;
 - that has rules about other logs: a unique value, or states that it also expects;
 - that finds a transaction open in the thread: it belongs to a caller;
 - that was not stored together with the others, for whatever reason: alone it gets its own answer.
@@ -18,9 +18,9 @@ connection they would use, if that one has no transaction open. They are stored 
 connection. Only the project knows whether connections are interchangeable: a SET ROLE, for example,
 cannot be seen here.
 
-Events are encoded in the loop's thread, in the caller's context, whose user is looked up in the
-thread before, once in a request. To find out the request, the sync
-method itself is called, with a store that answers the request: no logic is written twice.
+Events are encoded in the loop's thread, in the caller's context. The user of that context is looked
+up before, in the thread, once in a request. To get the AppendRequest, the sync method itself is
+called with a store that returns it (``Note``): no logic is written twice.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ MAX_CHARACTERS: Final = 4_000_000  # of one statement's data
 MAX_EVENTS_OF_CALL: Final = 100
 MAX_CHARACTERS_OF_CALL: Final = 500_000
 
-# How long a call whose log another transaction holds asks again, before it waits for it in the
-# thread, and the calls behind it as well. Seconds.
+# Another transaction may hold the log of a call. The call then tries again for this many seconds,
+# before it waits for the log in the thread, where the calls behind it wait as well.
 HELD_PATIENCE = 5.0
-FIRST_PAUSE: Final = 0.001
-LONGEST_PAUSE: Final = 0.05
+FIRST_PAUSE: Final = 0.001  # seconds between two attempts, doubled each time, with full jitter
+LONGEST_PAUSE: Final = 0.05  # seconds
 
 
 def _call(function: Callable[[], bool]) -> bool:
@@ -78,7 +78,7 @@ os.register_at_fork(after_in_child=_make_apart_again)  # threads do not pass a f
 
 
 class Note:
-    """A store that stores nothing, and answers an append with the request."""
+    """A store that stores nothing: its ``append`` returns the request."""
 
     using: Final = None
     keeps_rules: Final = True

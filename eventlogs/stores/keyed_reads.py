@@ -13,9 +13,9 @@ class KeyedReads(BaseStore):
     """
     A store that looks up one key with each read of the events behind a cached reduction.
 
-    ``claim`` then returns what the last read has found, without a query. Right because: the key
-    is looked up in the snapshot of that read or later. So if the events that were read include
-    those of the key's append, the key is found.
+    ``claim`` then returns the claim that the last read has found, without a query. Right because:
+    the key is looked up in the snapshot of that read or later. So if the events that were read
+    include those of the key's append, the key is found.
     """
 
     def __init__(self, store: BaseStore, log_type: str, idempotency_key: str) -> None:

@@ -2,15 +2,16 @@
 The store for any database that Django knows: the ORM, row locks, unique constraints.
 
 Why it is right. On SQLite a transaction is IMMEDIATE (a system check sees to it), so there is
-one writer at a time. Elsewhere the log's row is locked first, with ``select_for_update``, and
-every writer of the log has to pass there; a log that does not exist yet is claimed by
+one writer at a time. Elsewhere every writer of a log first locks the log's row, with
+``select_for_update``; a log that does not exist yet is claimed by
 inserting its row at version 0, which makes a racing creator wait for this transaction's end.
 Rows are claimed by inserting them unless they are there (``claims.py``), and read again, so a
 lost race is no database error. The unique constraints on (log, index) and
-(log type, key) are the last line: with every line above removed, they would still stop it.
+(log type, key) are the last safeguard: without any of the above, they would still refuse a
+duplicate.
 
-A log's row at version 0 is never committed: whoever inserted it raises its version in the
-same transaction, or takes the row back.
+A log's row at version 0 is never committed: the transaction that inserted it raises its version,
+or deletes the row.
 
 On MySQL and MariaDB under REPEATABLE READ, a plain read answers from a snapshot that may be older
 than the lock, and only a locking read sees what is committed. So the version is read by the lock,
@@ -65,7 +66,7 @@ T = TypeVar("T")
 
 INSERT_BATCH = 500  # rows of one INSERT
 MAX_INSERT = 2_000_000  # characters of their JSON: MariaDB takes 16 MiB at once by default
-LOOKS = 20  # at a key, or a unique value, that is neither ours nor anybody else's
+LOOKS = 20  # attempts to claim a key or a unique value that others take and give back meanwhile
 NO_RULES = Rules()
 
 
@@ -221,7 +222,7 @@ class PortableStore(BaseStore):
         """
         Claim unique values for the log, which is locked; return the refusal where one is taken.
 
-        Those that it did not have before are added to ``claimed``, those that it is to lose to
+        Those that it did not have before are added to ``claimed``, those that it must release to
         ``stale``.
         """
         log_id = request.log_id
@@ -352,7 +353,7 @@ class PortableStore(BaseStore):
         return run_again(self.using, lambda connection: read())
 
     def _claim(self, log_type: str, key: str | None, *, locking: bool = False) -> Claim | None:
-        """Return who has a key; with ``locking``, also where a snapshot does not show it."""
+        """Return the claim of a key; with ``locking``, also one that a snapshot does not show."""
         if key is None:
             return None
         row = (

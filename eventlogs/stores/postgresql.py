@@ -1,10 +1,9 @@
 """
 The store for PostgreSQL: an append is one prepared statement and one round trip.
 
-The statements stand in ``sql/``, each with the argument why it is right. A refused append is
-no database error but a statement that wrote nothing; a second query, only then, finds out
-why, and where it finds nothing wrong (the other writer has rolled back meanwhile) the append
-is tried again.
+The statements are in ``sql/``, each with the reason why it is right. A refused append is no
+database error: its statement has written nothing. Only then a second query finds out why. If
+that finds no reason (the other writer has rolled back meanwhile), the append is tried again.
 """
 
 from __future__ import annotations
@@ -217,8 +216,8 @@ class PostgreSQLStore(BaseStore):
         except Error:
             raise
         except BaseException:
-            # A signal handler's, perhaps: the transaction may hold a key of an append that it has
-            # not stored.
+            # Raised by a signal handler, perhaps: the transaction may hold a key of an append that
+            # it has not stored.
             if connection.in_atomic_block:
                 connection.set_rollback(True)
             raise
@@ -252,7 +251,7 @@ class PostgreSQLStore(BaseStore):
         except Error:
             raise
         except BaseException:
-            # A signal handler's, perhaps: see _create_log.
+            # Raised by a signal handler, perhaps: see _create_log.
             if connection.in_atomic_block:
                 connection.set_rollback(True)
             raise
@@ -465,7 +464,7 @@ def _restored_as_json(events: Sequence[ExportedEvent]) -> str:
 
 
 def _as_json(events: Sequence[EncodedEvent]) -> str:
-    # Types are letters, digits and _.:- (see events.py): they need no escaping.
+    # Types are letters, digits and _.:- (see events/registry.py): they need no escaping.
     return (
         "["
         + ",".join([f'["{name}",{schema_version},{data}]' for name, schema_version, data in events])

@@ -23,7 +23,7 @@ again, and Django has to know that its transaction is broken. So ``is_under_way`
 statement is sent, and unset once its answer has been read. An exception in between goes to
 ``break_off``. Where a second signal interrupts that as well, the next use finds the mark.
 
-A connection does not pass a fork either: see ``_leave_parents_connections``.
+A forked process cannot use a connection of its parent: see ``_leave_parents_connections``.
 """
 
 from __future__ import annotations
@@ -504,7 +504,7 @@ class _OfParent:
 
 def _leave_parents_connections() -> None:
     """
-    In a forked process, make Django connect again: no connection and no pool passes the fork.
+    In a forked process, make Django connect again, without its parent's connections and pools.
 
     Two processes that use one connection read each other's answers, and the threads of a pool are
     in the parent alone. A transaction that the parent is in counts as broken here: statements in

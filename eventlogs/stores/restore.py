@@ -70,7 +70,7 @@ class ExportedEvent(NamedTuple):
 
 class Restored(NamedTuple):
     """
-    What came of a batch: how many events were stored, and how many were there before.
+    The result of a batch: how many events were stored, and how many were there before.
 
     ``taken`` are unique values of restored events that belong to other logs, and stayed there.
     """
@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 
 
 def plan(events: Iterable[ExportedEvent], known: dict[UUID, Known]) -> Plan:
-    """Return what is to be done with events, up to the first that does not follow what there is."""
+    """Divide events into new and present ones, up to the first that does not follow the others."""
     versions = {log: each.version for log, each in known.items()}
     times = {log: each.last_recorded_at for log, each in known.items()}
     new: list[ExportedEvent] = []
@@ -163,7 +163,7 @@ def restore(
 
     Right because: the rows of the logs are locked, in the order of their ids, before anything
     is compared, so that no append and no other restore comes in between. A new log's row is
-    claimed first, which makes a concurrent creator wait. It never stays at version 0: either its
+    inserted first, which makes a concurrent creator wait. It never stays at version 0: either its
     event 0 is in the batch, or the batch is refused and rolled back.
     """
     if not events:
@@ -206,7 +206,7 @@ def restore_new_logs(
     Store the events of the logs that do not exist, in one transaction, and return their ids.
 
     Right because: it takes the locks of ``restore``, so a log that is at version 0 under them is
-    nobody else's. Keys are looked at before any log is locked, since a log must not stay at version
+    new. Keys are looked at before any log is locked, since a log must not stay at version
     0. A key that is taken in between makes ``_restore_keys`` refuse the whole batch.
     """
     events = without_taken_keys(events, _taken_keys(using, events))

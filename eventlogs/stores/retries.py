@@ -45,7 +45,7 @@ def run_again(
     **kwargs: P.kwargs,
 ) -> T:
     """
-    Call ``attempt`` until the database does not give it up, and return its answer.
+    Call ``attempt`` until the database does not abort it, and return its answer.
 
     It is called with the connection of ``using`` and the further arguments.
 
@@ -112,7 +112,7 @@ def given_up(using: str) -> TransactionMustRetry:
     """
     Return the error for a transaction in which an append cannot be decided.
 
-    A caller's transaction is rolled back as a whole, whatever the caller makes of the error.
+    A caller's transaction is rolled back as a whole, even if the caller catches the error.
     """
     connection = connections[using]
     if connection.in_atomic_block:

@@ -99,7 +99,7 @@ class Statement:
     """
     A statement of ``sql/``, with ``%(name)s`` for each of its parameters.
 
-    ``{stored}`` and ``{inserted}`` stand for the columns of an event: see ``columns.py``.
+    ``{log}``, ``{stored}`` and ``{inserted}`` stand for columns of an event: see ``columns.py``.
     """
 
     def __init__(self, name: str) -> None:
@@ -181,7 +181,7 @@ class HotStatement(Statement):
     """
     A statement of the hot path: its parameters are of the types in ENCODERS, or None.
 
-    How each of them is encoded is settled once, by the type that the statement names for it.
+    The encoder of each parameter is chosen once, by the type that the statement names for it.
     """
 
     def __init__(self, name: str) -> None:

@@ -6,11 +6,11 @@ events. A row is written once for each log type, event type and version, after t
 first event of it, so a rollback leaves none. Each process remembers which ones it knows to be
 there, so an append compares names in memory and asks the database nothing.
 
-What is not noted, and when. A process that is killed between a commit and its note leaves the note
-to the next process that appends such an event. Where a transaction is not Django's (autocommit is
-off, or SQL has begun one), nothing is noted, since its end is not known. Nor is it in a TestCase,
-which never commits. ``manage.py eventlogs events --exact`` reads all events and puts the table
-right, also after events were erased.
+A note may be missing. A process that is killed between a commit and its note leaves the note to
+the next process that appends such an event. Where a transaction is not Django's (autocommit is
+off, or SQL has begun one), nothing is noted, since its end is not known; nor in a TestCase, which
+never commits. ``manage.py eventlogs events --exact`` reads all events and corrects the table, also
+after events were erased.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def correct(
     """
     Note what was found among the events, and remove what is gone.
 
-    Only types that nobody appends any more may be gone: processes that have noted one do not note
+    Remove only types that no process appends any more: a process that has noted one does not note
     it again.
     """
     with transaction.atomic(using=using):

@@ -3,7 +3,8 @@ Logs that several writers append to at the same time.
 
 After a conflict on a log, calls of ``execute`` on it take turns from the beginning for one second.
 That skips the first attempt, which would probably wait for the log and then find that its decision
-is out of date. This is a hint of one process. Without it, the answers are the same.
+is out of date. Each process remembers only its own conflicts, and without them the answers are the
+same.
 """
 
 from __future__ import annotations

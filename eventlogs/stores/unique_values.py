@@ -2,9 +2,9 @@
 The rows of unique values, through the ORM: for the portable store, imports and ``claim``.
 
 Right because: the rows of a log are changed only under the lock of the log's row, which every
-caller here holds. That a value belongs to one log is the unique constraint on scope and digest. A
-row is inserted unless one with its value is there (``claims.py``), and then read again, so a lost
-race is no database error.
+caller here holds. The unique constraint on scope and digest gives a value to one log only. A row is
+inserted unless one with its value is there (``claims.py``), and then read again, so a lost race is
+no database error.
 
 On MySQL and MariaDB under REPEATABLE READ, only a locking read is sure to see what is committed.
 ``portable.py`` says where it may be used.
@@ -95,7 +95,7 @@ def delete_all(using: str, log_id: LogId) -> None:
 
 def settle(using: str, wanted: Mapping[LogId, Mapping[str, UUID | None]]) -> Settled:
     """
-    Let logs, which are locked, have the values that ``wanted`` says; other scopes stay.
+    Give logs, which are locked, the values in ``wanted``; values of other scopes do not change.
 
     A value that belongs to another log is left there.
     """

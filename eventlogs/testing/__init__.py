@@ -2,8 +2,8 @@
 Tools for the tests of projects.
 
 ``given(Loan, Granted(100)).when(repay, 30).then(Repaid(30))`` tests rules without a database,
-``assert_appends`` looks at what a block of code appends, and ``check_aggregate`` holds an aggregate
-to what eventlogs relies on. ``MemoryStore`` and ``RecordingCache`` need no server.
+``assert_appends`` checks what a block of code appends, and ``check_aggregate`` whether an aggregate
+keeps the rules that eventlogs relies on. ``MemoryStore`` and ``RecordingCache`` need no server.
 
 ``eventlogs.testing.plugin`` is a plugin for pytest, ``strategies`` has strategies for Hypothesis,
 ``contracts`` has the suites that stores, caches and refreshers must pass.

@@ -1,7 +1,7 @@
 """
-What holds for every aggregate: one call in a test of a project checks it.
+``check_aggregate``: a project's test of what eventlogs relies on in an aggregate.
 
-The cache of reductions relies on the first of it, and every log on the second.
+The cache of reductions relies on equal replays, and every log on old stored data that decodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from eventlogs.testing.memory import MemoryStore
 from eventlogs.values import Reduction, StoredEvent
 
 STRATEGIES: Final = "eventlogs.testing.strategies"
-EXAMPLES: Final = 25  # of which the last one of each type is kept as stored data
+EXAMPLES: Final = 25  # events drawn for an event type; the last one is kept as stored data
 HAPPENED: Final = datetime(2026, 1, 1, tzinfo=UTC)  # when stored data is said to be recorded
 
 Data = tuple[str, int, Any]  # an event type's name, a schema version, a JSON value
@@ -44,7 +44,7 @@ def check_aggregate(
     overrides: Mapping[type, Any] | None = None,
 ) -> None:
     """
-    Hold an aggregate to what eventlogs relies on; one line of a test does it.
+    Check what eventlogs relies on in an aggregate; one line in a test is enough.
 
     ::
 
@@ -65,8 +65,9 @@ def check_aggregate(
     current version of an event type, one is added, and the check fails once: read it, and commit
     it. So the file keeps an example of every version that there ever was.
 
-    Raise AssertionError for what does not hold, TypeError for what is no aggregate, InvalidEvent
-    for what is no event of it, and ImportError where Hypothesis is needed and is not installed.
+    Raise AssertionError if a check fails, TypeError for anything but an aggregate class,
+    InvalidEvent for an object that is not an event of it, and ImportError where Hypothesis is
+    needed and is not installed.
     """
     __tracebackhide__ = True
     check_aggregate_class(aggregate)

@@ -46,8 +46,9 @@ def assert_appends(
     other.
 
     Raise AssertionError, with the difference, at the end of the block. An error that the block
-    raises is raised instead. Raise TypeError for what is no aggregate, InvalidEvent for what is no
-    event of it or cannot be stored, and InvalidLogId for text that is no log id.
+    raises is raised instead. Raise TypeError for anything but an aggregate class, InvalidEvent for
+    an object that is not an event of it or cannot be stored, and InvalidLogId for text that is no
+    log id.
     """
     return Appended(aggregate, events, expects_any=not events, log_id=log_id, using=using)
 
@@ -142,7 +143,7 @@ class Appended:
 
 
 def check_aggregate_class(aggregate: Any) -> None:
-    """Raise TypeError for what is no aggregate class with a log type."""
+    """Raise TypeError for anything but an aggregate class with a log type."""
     if isinstance(aggregate, type) and issubclass(aggregate, Aggregate):
         if hasattr(aggregate, "log_type"):
             return
@@ -154,7 +155,7 @@ def encoded(aggregate: type[Aggregate], events: Sequence[Any]) -> list[EncodedEv
     """
     Return events as a store takes them.
 
-    Raise InvalidEvent for what is no event of the aggregate, or cannot be stored.
+    Raise InvalidEvent for an object that is not an event of the aggregate, or cannot be stored.
     """
     codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
     limit, found = max_event_bytes(), []

@@ -24,7 +24,7 @@ def catch_up(*projections: type[Operations], using: str | None = None) -> dict[s
     It is strict: raise ProjectionFailed at the first event that cannot be applied, also for one
     that is parked or waits, with the handler's own error as its cause. Events before it stay
     applied. Raise AssertionError where reactors append in every one of 100 rounds, TypeError for
-    what is no projection, and FeedUnavailable as the feed does.
+    anything but a projection or reactor, and FeedUnavailable as the feed does.
     """
     __tracebackhide__ = True
     for each in projections:
@@ -42,7 +42,7 @@ def catch_up(*projections: type[Operations], using: str | None = None) -> dict[s
     endless = [name for name, count in applied.items() if count > before[name]]
     raise AssertionError(
         f"After {ROUNDS} rounds there are still new events to apply, for {', '.join(endless)}. "
-        f"A reactor appends an event that makes it append again: let it pass over its own."
+        f"A reactor appends an event that makes it append again: let it skip its own events."
     )
 
 

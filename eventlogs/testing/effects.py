@@ -1,5 +1,5 @@
 """
-What projections and reactors make of a history: their real code, on a real database.
+Run projections and reactors on a history: their real code, on a real database.
 
 The history is stored by the database's own store, as an import stores it: with the times that it
 has, and with new positions.

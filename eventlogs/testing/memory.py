@@ -1,8 +1,8 @@
 """
 A store in memory, for unit tests: the same contract as the real ones, without a database.
 
-It keeps what a database would keep (JSON text, not objects), so that codec and gate are
-tested with it. It takes no part in transactions: a rollback takes nothing back.
+It keeps what a database would keep (JSON text, not objects), so that encoding and validation are
+tested with it. It takes no part in transactions: a rollback undoes nothing.
 """
 
 from __future__ import annotations

@@ -49,14 +49,14 @@ def given(
     """
     Return the story of a log that has these events, none included.
 
-    ``at`` is the time at which they were recorded, an aware datetime, and what follows as well,
-    until ``at()`` says another one; by default it is the time of the call. ``metadata`` is a dict
-    of JSON values that is stored with each of the events. ``log_id`` is the log's id; by default
-    it is a new one.
+    ``at``, an aware datetime, is the time at which these and all later events are recorded, until
+    ``at()`` sets another one; by default it is the time of the call. ``metadata`` is a dict of JSON
+    values that is stored with each of the events. ``log_id`` is the log's id; by default it is a
+    new one.
 
-    Raise TypeError for what is no aggregate, InvalidLogId for an id of another log type,
-    InvalidEvent for what is no event of the aggregate or cannot be stored, and ValueError for a
-    naive datetime.
+    Raise TypeError for anything but an aggregate class, InvalidLogId for an id of another log type,
+    InvalidEvent for an object that is not an event of the aggregate or cannot be stored, and
+    ValueError for a naive datetime.
     """
     check_aggregate_class(aggregate)
     manager = LogManager(aggregate)
@@ -92,7 +92,7 @@ class Story(Generic[A]):
         events = ", ".join(map(texts.one_line, self.events))
         return f"<given {self.aggregate.__qualname__}: {events or 'no events'}>"
 
-    # What has happened
+    # The history
 
     def and_given(
         self,
@@ -101,11 +101,11 @@ class Story(Generic[A]):
         metadata: Mapping[str, Any] | None = None,
     ) -> Story[A]:
         """
-        Return the story that goes on with these events.
+        Return the story that continues with these events.
 
-        ``at`` is the time from them on. ``metadata`` is stored with them, and by default that of
-        ``with_metadata()`` is. Raise what ``given`` raises, and ValueError for a time before that
-        of the last event.
+        ``at`` is the time of these and all later events. ``metadata`` is stored with them, by
+        default that of ``with_metadata()``. Raise what ``given`` raises, and ValueError for a time
+        before that of the last event.
         """
         story = self if at is None else self.at(at)
         if not events:
@@ -134,7 +134,7 @@ class Story(Generic[A]):
         """Return the story in which further events have this metadata: names and JSON values."""
         return self._goes_on(self._history, metadata=metadata)
 
-    # What is so then
+    # The state
 
     @property
     def reduction(self) -> Reduction[A]:
@@ -158,7 +158,7 @@ class Story(Generic[A]):
         """The events, decoded from what was stored."""
         return [record.event for record in self.records]
 
-    # What happens
+    # Decisions
 
     def when(self, decider: Decider, /, *args: Any, **kwargs: Any) -> Decision[A]:
         """
@@ -195,7 +195,7 @@ class Story(Generic[A]):
             )
         )
 
-    # What follows from it, in the database
+    # Projections and reactors, in the database
 
     def project(self, projection: Any, /, *, using: str | None = None) -> Any:
         """
@@ -206,10 +206,10 @@ class Story(Generic[A]):
         stay in the database, with the times that they have here: the test must be one that is
         rolled back, as Django's TestCase, or whose tables are emptied.
 
-        Raise TypeError for what is no projection with rows, or does not read such logs,
-        ProjectionFailed for an event that cannot be applied, of any log in the database, and
-        HistoryDiffers where the log has other events in the database: give each of two stories
-        that begin alike a log of its own.
+        Raise TypeError for anything but a projection with rows, or for one that does not read logs
+        of this type, ProjectionFailed for an event that cannot be applied, of any log in the
+        database, and HistoryDiffers where the log has other events in the database: two stories
+        with the same beginning need logs of their own.
         """
         return effects.project(projection, self.log_id, self._history, using=using)
 
@@ -222,8 +222,8 @@ class Story(Generic[A]):
         left alone, and the reactor's checkpoint is not moved. After ``when()``, the reactor reacts
         to the decision's events only.
 
-        Raise TypeError for what is no reactor, or does not read such logs, and ProjectionFailed,
-        with the handler's own error as its cause, where a handler raises.
+        Raise TypeError for anything but a reactor, or for one that does not read logs of this type,
+        and ProjectionFailed, with the handler's own error as its cause, where a handler raises.
         """
         return effects.react(
             reactor, self.log_id, self._history, since=self._first_new, using=using
@@ -288,8 +288,8 @@ class Decision(Story[A]):
     """
     The story after a decider was called; ``when()`` returns it.
 
-    ``then()`` and ``raises()`` say what must have come of it. As a story it goes on with the events
-    that were decided; ``decided`` are these alone.
+    ``then()`` and ``raises()`` check the result. As a story it continues with the events that were
+    decided; ``decided`` has only these events.
     """
 
     def __init__(
@@ -314,8 +314,8 @@ class Decision(Story[A]):
         error = getattr(self, "_error", None)
         if error is not None and not self._is_asked:
             warnings.warn(
-                f"{self._call} raised {type(error).__name__}, and the test did not ask what came "
-                f"of it. Call then() or raises() on what when() returns.",
+                f"{self._call} raised {type(error).__name__}, and the test did not check the "
+                f"result. Call then() or raises() on what when() returns.",
                 RuntimeWarning,
                 stacklevel=2,
                 source=self,
@@ -330,7 +330,7 @@ class Decision(Story[A]):
 
     @property
     def has_raised(self) -> bool:
-        """Whether the decider raised an error; to ask is not to ask what came of it."""
+        """Whether the decider raised an error; to read this is not to check the result."""
         return self._error is not None
 
     @property

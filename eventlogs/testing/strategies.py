@@ -50,8 +50,8 @@ def event_of(cls: type[E], /, **fields_: Strategy) -> st.SearchStrategy[E]:
     A keyword argument is the strategy of a field: ``event_of(Repaid, amount=st.integers(1, 100))``.
     Fields without one follow their annotations; one that has a default sometimes has it.
 
-    Raise TypeError for a class without ``@event``, a field that is not there, and an annotation
-    that no strategy is known for: pass that field's own.
+    Raise TypeError for a class without ``@event``, a field that does not exist, and an annotation
+    for which no strategy is known: pass a strategy for that field.
     """
     event_type = registry.by_class(cls)
     if event_type is None:
@@ -95,8 +95,8 @@ def histories_of(
     """
     Return a strategy for lists of events, ``min_size`` to ``max_size``, as a log may hold them.
 
-    ``starts_with`` is the class of the first event; the others come in any order. Rules are not
-    kept, since an aggregate must not refuse an event. ``overrides`` are as in ``events_of``.
+    ``starts_with`` is the class of the first event; the others come in any order. Rules of deciders
+    are ignored, since an aggregate must not refuse an event. ``overrides`` are as in ``events_of``.
     """
     events = events_of(aggregate, overrides=overrides)
     if starts_with is None:

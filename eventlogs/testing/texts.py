@@ -1,5 +1,5 @@
 """
-Events as text, and the difference between two lists of them, for failures of tests.
+Events as text, and the difference of two lists of events, for messages of failed tests.
 
 Events are shown by the names of their classes, with all fields. Unlike an error of eventlogs,
 a failed test shows data: it is the test's own.

@@ -11,7 +11,7 @@ batch takes all calls that wait when it begins in the thread; later calls wait f
   as with ``sync_to_async``.
 - The thread hands the answers to the loop itself. If a batch fails or is cancelled before it begins
   in the thread, the calls that wait go with the next one, or are answered None: nothing was done
-  for them. No call waits for a batch that does not come.
+  for them. No call waits forever.
 - asgiref decides which thread a call goes to: see ``_thread_of``.
 """
 
@@ -67,13 +67,13 @@ class Batcher(Generic[T, R]):
         self._is_under_way = False
 
     def leave(self) -> None:
-        """Count a call out; it has ended."""
+        """Note that a call has ended."""
         self.callers -= 1
         if not self.callers:
             _batchers.pop(self._place, None)
 
     async def is_alone(self) -> bool:
-        """Return whether a call is the only one, after others had the time to come."""
+        """Return whether a call is the only one, after waiting for others of the same moment."""
         if self.callers == 1:
             await asyncio.sleep(0)  # calls of tasks that were started, or go on, at the same time
         return self.callers == 1
@@ -174,7 +174,7 @@ def batcher_of(
     work: Work[T, R], choose: Choice[T], *, executor: Executor | None = None
 ) -> Batcher[T, R] | None:
     """
-    Return the batcher of a call's loop, thread and ``work``, with the call counted in.
+    Return the batcher of a call's loop, thread and ``work``, and count the call.
 
     The thread is that of sync_to_async, or of an ``executor`` with one thread. Call ``leave()``
     when the call has ended. Return None if the thread is not known.
@@ -193,7 +193,7 @@ def batcher_of(
 
 def _thread_of(loop: asyncio.AbstractEventLoop) -> Hashable | None:
     """
-    Return what stands for the thread that ``sync_to_async(thread_sensitive=True)`` goes to.
+    Return an object that identifies the thread that ``sync_to_async(thread_sensitive=True)`` uses.
 
     It is decided in the same order as in SyncToAsync.__call__: the thread that waits in
     ``async_to_sync``, the thread of a ThreadSensitiveContext (Django has one for each ASGI

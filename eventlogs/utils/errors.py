@@ -1,8 +1,8 @@
 """
-The root of the errors and the form in which they are declared, below all that raises them.
+The base class of all errors, and the decorator that declares an error.
 
-``eventlogs.exceptions`` draws the whole tree. The two errors here belong to it, and are defined
-below it because log ids raise them, which other errors carry as facts.
+``eventlogs.exceptions`` lists all errors. RegistrationError and InvalidLogId are defined here,
+because log ids raise them, and ``exceptions`` imports log ids.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def error(cls: type[E]) -> type[E]:
     Make an error of a class that declares its facts as fields and its message as ``template``.
 
     As in a dataclass, the facts are the arguments of ``__init__`` and attributes. A message that
-    is more than a template is a ``__str__``. Facts are no part of the repr: an idempotency key
-    may be one of them.
+    is more than a template is a ``__str__``. The repr shows no facts: an idempotency key may
+    be one of them.
     """
     made = dataclass(eq=False, repr=False)(cls)
     made.message_of = made.__str__

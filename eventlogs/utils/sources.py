@@ -1,5 +1,5 @@
 """
-What the source of a module says: a digest of it, and what it imports, wherever that stands.
+The source of a module: its digest, and the modules that it imports anywhere in its code.
 
 The source is parsed, not run. Code that is only known at run time (``exec``, an import by a name
 that is not written out) cannot be followed, and its line is returned.
@@ -29,11 +29,11 @@ BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")  # of state
 
 
 class Unknown(Exception):
-    """It cannot be known which code runs; the text says why."""
+    """The code that a module runs cannot be determined; the text says why."""
 
 
 class Source(NamedTuple):
-    """What one file says: a digest of it, what it imports, and the attributes that it names."""
+    """The source of one file: its digest, its imports, and the attributes that it names."""
 
     digest: str
     imports: tuple[tuple[str, frozenset[str]], ...] = ()  # a module, and names from it
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 def read(name: str, path: str, spec: ModuleSpec | None, *, follow: bool) -> Source:
     """
-    Return what the file of a module says; without ``follow``, its digest only.
+    Return the Source of a module's file; without ``follow``, with its digest only.
 
     Raise Unknown for a module whose source cannot be read.
     """
@@ -61,7 +61,7 @@ def read(name: str, path: str, spec: ModuleSpec | None, *, follow: bool) -> Sour
     except (OSError, ValueError, SyntaxError, AttributeError, ImportError):
         raise Unknown(f"the module {name} has no source that can be read") from None
     package = name.rpartition(".")[0] if spec is None else spec.parent or ""
-    # Also what looks like one in a string: to follow too much is no mistake.
+    # Also text in a string that looks like one: to follow too many names is no mistake.
     attributes = frozenset(ATTRIBUTE.findall(data.decode("utf-8", "replace")))
     imports: list[tuple[str, frozenset[str]]] = []
     for node in _statements(tree):
@@ -97,7 +97,7 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _dynamic(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield the calls of what may run any code, and where it is handed on under another name."""
+    """Yield calls of functions that may run any code, and other uses of such functions."""
     called: set[int] = set()
     for node in ast.walk(tree):  # a call comes before what it calls
         if isinstance(node, ast.Call) and _is_dynamic(node.func):

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 TAKEN: Final = 2_000  # items that are taken from a sync iterator in one trip to the thread
 
-# A way of its own for async code: it gets the method, its owner, and the call's arguments.
+# Runs a call in async code instead of the thread: it gets the method, its owner, and arguments.
 Way = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]]
 
 
@@ -63,7 +63,7 @@ class AsyncIteratorTwin(Generic[P, R]):
 
 
 def _twin(method: Any, kind: Callable[[str], Any]) -> Any:
-    """Return the twin of what stands in a class body: a function, or a classmethod of one."""
+    """Return the twin of a function or a classmethod in a class body."""
     function = getattr(method, "__func__", method)
     name = function.__name__
     twin = update_wrapper(kind(name), function)

@@ -102,7 +102,7 @@ def test_the_tree_is_the_same_from_each_of_its_events(reader, request_of_ada, nu
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("number", range(5))
-def test_with_the_index_of_the_documentation_no_windows_are_searched(
+def test_with_the_documented_index_no_windows_are_searched(
     reader, request_of_ada, number, monkeypatch
 ):
     with connection.cursor() as cursor:
@@ -113,7 +113,7 @@ def test_with_the_index_of_the_documentation_no_windows_are_searched(
     assert outline(shown(reader, tree_of(request_of_ada[number]))) == OUTLINE
 
 
-def test_an_event_that_began_a_flow_is_the_top_of_it(reader):
+def test_the_first_event_of_a_flow_is_the_top_of_its_tree(reader):
     cause = Account.logs.create(Opened("ada"))
     effect = reacted(cause, Opened("eve"))
     last = reacted(effect, Opened("bob"))
@@ -126,9 +126,7 @@ def test_an_event_that_began_a_flow_is_the_top_of_it(reader):
         ]
 
 
-def test_an_event_that_is_far_away_is_searched_for_no_longer_than_a_page_may_take(
-    reader, monkeypatch
-):
+def test_the_search_for_a_distant_event_has_a_time_limit_and_can_be_continued(reader, monkeypatch):
     monkeypatch.setattr(page_of_events, "SPAN", 3)
     monkeypatch.setattr(page_of_events, "SECONDS", 0.0)
     cause = Account.logs.create(Opened("ada"))
@@ -177,7 +175,7 @@ def test_statements_do_not_grow_with_the_events(reader, request_of_ada):
     assert count(request_of_ada[0]) == before
 
 
-def test_metadata_may_claim_anything(reader):
+def test_wrong_metadata_do_no_harm(reader):
     state = Account.logs.create(Opened("ada"), metadata={"correlation_id": 7})
     log_id = state.log_id
     ids = [f"{log_id}:{index}" for index in (2, 1, 3, 99)]
@@ -201,7 +199,7 @@ def test_metadata_may_claim_anything(reader):
         assert "<script" not in page
 
 
-def test_a_long_chain_is_not_deeper_than_a_page_can_show(reader):
+def test_a_long_chain_of_effects_has_a_limited_depth(reader):
     state = Account.logs.create(Opened("ada"))
     for _ in range(40):
         state = reacted(state, Opened("eve"))
@@ -221,7 +219,7 @@ def test_a_long_chain_is_not_deeper_than_a_page_can_show(reader):
     assert len(outline(page)) == 58
 
 
-def test_it_is_reached_from_the_page_of_a_log(reader, request_of_ada):
+def test_the_page_of_a_log_links_to_the_trees_of_its_events(reader, request_of_ada):
     [first, *_] = request_of_ada
 
     page = shown(reader, of(first.log_id, "?event=0"))
@@ -231,7 +229,7 @@ def test_it_is_reached_from_the_page_of_a_log(reader, request_of_ada):
     assert f'<a href="{tree_of(first)}">causation tree</a>' in page
 
 
-def test_without_the_permission_there_is_none(viewer, request_of_ada):
+def test_without_the_permission_there_is_no_tree(viewer, request_of_ada):
     [first, *_] = request_of_ada
 
     assert viewer.get(tree_of(first)).status_code == 403
@@ -239,7 +237,7 @@ def test_without_the_permission_there_is_none(viewer, request_of_ada):
 
 
 @pytest.mark.parametrize("record", ["nonsense", "account_01h455vb4pex5vsknk084sn02q:0", "7"])
-def test_an_event_that_is_not_there_is_404(reader, record):
+def test_a_missing_event_is_404(reader, record):
     address = reverse("admin:eventlogs_event_tree", args=[record])
 
     assert reader.get(address).status_code == 404

@@ -1,6 +1,8 @@
-"""Links from metadata to the users that they name."""
+"""Links from metadata to the pages of users."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from django.contrib.admin import site
@@ -26,7 +28,7 @@ def eve() -> User:
 
 @pytest.fixture
 def addresses(eve: User) -> list[str]:
-    """The pages that show who did it."""
+    """The pages that show the user of an event."""
     with event_context(user=str(eve.pk)):
         state = Account.logs.create(Opened("ada"))
         Account.logs.append(state, Deposited(1))
@@ -53,7 +55,7 @@ def test_the_pages_link_to_the_user_with_one_query(reader, addresses, eve):
 
         assert link_to(eve) in page, address
         sql = [each["sql"] for each in queries]
-        assert sum(".password" in each.replace('"', "") and " IN (" in each for each in sql) == 1
+        assert sum(".password" in re.sub('["`]', "", each) and " IN (" in each for each in sql) == 1
 
 
 def test_without_the_permission_to_view_users_there_is_the_id(reader, addresses, eve):
@@ -74,7 +76,7 @@ def test_a_site_without_users_has_no_links(reader, addresses, monkeypatch):
 
 @pytest.mark.usefixtures("may_view_users")
 @pytest.mark.parametrize("name", ["import", "999999999", "9" * 30, "-1", "1.5", "", "x" * 300])
-def test_a_name_that_is_no_user_has_no_link(reader, name):
+def test_a_name_without_a_user_has_no_link(reader, name):
     state = Account.logs.create(Opened("ada"), metadata={"user": name})
 
     assert "/auth/user/" not in shown(reader, of(state.log_id))

@@ -48,7 +48,7 @@ def reach(page: Page, name: str) -> None:
 def test_tab_goes_through_a_log_in_the_order_in_which_it_is_read(page):
     log_id = Account.logs.create(Opened("ada"), Deposited(5), Deposited(7)).log_id
     page.goto(of(log_id, "?event=1"))
-    wanted = ["Copy", "Show in all events", "Export as JSON lines"]
+    wanted = ["Copy", "Show in all events", "Causation tree of event 1", "Export as JSON lines"]
     wanted += ["« first", "previous", "as of event 1", "next", "» last"]
     wanted += ["2", "payload", "1", "payload", "Copy", "0", "payload"]
 

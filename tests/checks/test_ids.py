@@ -18,7 +18,7 @@ ID = re.compile(r"\b[EW]0\d\d\b")
 OWNERS = {
     "settings": {"E001", "W002", "E005"},
     "databases": {"E004", "E040"},
-    "events": {"E006", "E007", "E050"},
+    "events": {"E006", "E007", "E048", "E050"},
     "postgresql": {"W008", "W011", "W012", "W013", "W014"},
     "reductions": {"E003", "E009", "W010", "W020", "W021", "W022", "W023", "E047"},
     "projections": {"W030", "E031", "E032", "E033", "W036", "E037", "E038", "E039"},

@@ -17,7 +17,7 @@ def note() -> str | None:
     return carried()
 
 
-def test_a_message_has_the_context_in_a_header_and_none_without_one():
+def test_a_message_has_the_context_in_a_header():
     with event_context(user="7"):
         note.delay()
     note.delay()
@@ -27,7 +27,7 @@ def test_a_message_has_the_context_in_a_header_and_none_without_one():
     assert found == ['{"user":"7"}', None]
 
 
-def test_a_task_that_runs_eagerly_has_the_context_of_its_caller():
+def test_an_eager_task_has_the_context_of_its_caller():
     with event_context(user="7"):
         assert note.apply().get() == '{"user":"7"}'
         assert carried() == '{"user":"7"}'

@@ -1,4 +1,4 @@
-"""The event context in tasks of django.tasks: what a worker runs has that of who enqueued it."""
+"""The event context in tasks of django.tasks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def enqueue_all() -> None:
 
 
 @pytest.mark.parametrize("backend", ["Backend"], indirect=True)
-def test_a_task_has_the_context_of_its_enqueuing_and_no_other(backend):
+def test_a_task_has_the_context_in_which_it_was_enqueued(backend):
     enqueue_all()
     backend.work()
 
@@ -81,7 +81,7 @@ def test_a_task_has_the_context_of_its_enqueuing_and_no_other(backend):
 
 
 @pytest.mark.parametrize("backend", ["Queue"], indirect=True)
-def test_without_the_mixin_it_has_none(backend):
+def test_without_the_mixin_a_task_has_no_context(backend):
     enqueue_all()
     backend.work()
 

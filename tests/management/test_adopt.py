@@ -51,10 +51,10 @@ def test_a_path_may_name_an_adoption_or_a_function():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--with", "x.y"], "leads nowhere"),
+        (["--with", "x.y"], "There is nothing at"),
         (["--with", f"{SHOP}.imported", "--aggregate", "Nobody"], "Aggregates: "),
         (["--with", f"{SHOP}.imported", "--aggregate", "ShopOrder", "--time", "x"], "no field"),
-        (["--with", f"{SHOP}.Orders", "--time", "placed_at"], "an Adoption says both"),
+        (["--with", f"{SHOP}.Orders", "--time", "placed_at"], "an Adoption declares both"),
         (["--time", "placed_at"], "--with"),
         (["--batch-size", "20000"], "batch_size"),
     ],

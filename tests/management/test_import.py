@@ -217,7 +217,7 @@ def test_a_file_that_ends_too_early_is_found(export, second_database, run, monke
         ('{"format":"eventlogs","version":1}\n{"end":true,"events":3}\n', "0 events, not 3"),
         (
             '{"format":"eventlogs","version":1}\n{"end":true,"events":0}\n\n',
-            "more behind the end",
+            "lines after the end",
         ),
     ],
 )

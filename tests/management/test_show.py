@@ -244,3 +244,14 @@ def test_a_log_without_an_aggregate_has_no_computed_values(run_json, db):
     shown = run_json("show", log_id)
 
     assert (shown["state"], shown["computed"]) == (None, None)
+
+
+@pytest.mark.django_db
+def test_the_time_of_an_id_is_shown_if_it_holds_one(run):
+    made = Account.logs.create(Opened("ada")).log_id
+    of_a_key = Account.logs.create(Opened("bob"), log_id=LogId.from_key("account", 42)).log_id
+
+    assert "id made " in run("show", made)
+    shown = run("show", f"{of_a_key}".upper())
+    assert "id made" not in shown
+    assert f"uuid {of_a_key.uuid}" in shown

@@ -43,8 +43,9 @@ def test_an_event_type_has_its_fields_its_handlers_and_its_number():
     assert found.cls == "tests.accounts.Deposited"
     assert (found.version, found.stored, found.count) == (1, (1,), 2)
     assert found.fields == (Field("amount", "integer", True),)
-    assert found.log_types == ("account",)
-    assert found.aggregates == ("tests.accounts.Account",)
+    # Other tests may have declared further aggregates with this event.
+    assert "account" in found.log_types
+    assert "tests.accounts.Account" in found.aggregates
 
 
 def test_the_handlers_of_the_example_are_named():

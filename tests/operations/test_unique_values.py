@@ -114,7 +114,7 @@ def test_rows_of_no_log_and_of_no_scope_are_found(three):
     )
 
     assert {*found()} == {
-        (str(gone), "member.email: it has a value, and does not exist"),
+        (str(gone), "member.email: the log does not exist, and still has a value"),
         (str(three[0]), "member.old: it has a value, and no event class here has this scope"),
     }
 
@@ -156,7 +156,9 @@ def test_the_command_claims_and_names_what_two_logs_hold(three):
     lose()
     second = members.create(Joined("a"))
 
-    with pytest.raises(CommandError, match="1 log without a value that its events hold") as caught:
+    with pytest.raises(
+        CommandError, match="1 log with a value that could not be claimed"
+    ) as caught:
         call_command("eventlogs", "claim")
 
     assert caught.value.returncode == 1

@@ -145,7 +145,7 @@ def test_an_event_with_another_log_type_than_its_log_is_found(spoil):
     finding, *of_keys = found()
     assert (finding.check, finding.subject, finding.index) == ("ids", str(log_id), 2)
     assert {each.check for each in of_keys} <= {"keys"}
-    assert "stored as of a parcel log" in finding.message
+    assert "stored with the log type parcel" in finding.message
 
 
 def test_a_wrong_version_is_found(spoil):

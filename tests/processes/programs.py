@@ -119,7 +119,7 @@ class Program(subprocess.Popen[bytes]):
         return f"--- {self._command} (pid {self.pid}): {state}\n{self.error_text[-4_000:]}"
 
 
-def output_of(*arguments: str | Path, code: int = 0, **options: Any) -> str:
+def output_of(*arguments: str | Path, code: int | None = 0, **options: Any) -> str:
     """Run ``python *arguments`` until it ends with this exit code; return its output."""
     with Program(*arguments, **options) as program:
         return program.ended(code=code)

@@ -94,7 +94,7 @@ class Couriers(Reactor):
 
 
 class WithoutCause(Couriers):
-    """It appends in whatever context it is called."""
+    """A broken version: it appends in the context of its worker."""
 
     def apply(self, records, using):
         for record in records:
@@ -117,7 +117,7 @@ def appended_by(reactor):
     return ids, [*[each.metadata for each in parcels], sister.metadata]
 
 
-def test_what_a_reactor_appends_has_its_event_as_the_cause_and_the_flow_of_that():
+def test_events_of_a_reactor_have_their_cause_and_its_correlation_id():
     [ada, bob, sister], metadata = appended_by(Couriers)
 
     flow = {"correlation_id": "c", "traceparent": TRACE}
@@ -129,7 +129,7 @@ def test_what_a_reactor_appends_has_its_event_as_the_cause_and_the_flow_of_that(
     ]
 
 
-def test_a_reactor_that_appends_in_the_context_of_its_worker_is_found_out():
+def test_a_reactor_that_appends_in_the_context_of_its_worker_is_detected():
     [ada, *_], metadata = appended_by(WithoutCause)
 
     assert metadata[-1].get("causation_id") != ada

@@ -299,4 +299,5 @@ class TestInline:
                 statuses(wanted)
             counts.append(len(context))
 
-        assert counts[0] == counts[1] <= 8, [query["sql"] for query in context]
+        # Three of them are for a look over many positions: BEGIN, SET LOCAL jit = off, COMMIT.
+        assert counts[0] == counts[1] <= 11

@@ -219,7 +219,7 @@ def test_a_projection_that_cannot_continue_does_not_stop_the_others(runner, monk
     each.round()
 
     assert balances(Reduced) == replayed(*states)
-    assert "Projection balances cannot go on" in caplog.text
+    assert "Projection balances cannot continue" in caplog.text
     beat(each)
     assert balances() == replayed(*states)
 

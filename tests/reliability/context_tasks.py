@@ -1,7 +1,7 @@
 """
-Tasks that append, for the campaign about contexts; and a worker that mixes them up.
+Tasks that append, for the campaign about contexts; and a broken version of the worker.
 
-CAMPAIGN_BROKEN_CONTEXT has the worker keep the context of a task until a message brings another.
+With CAMPAIGN_BROKEN_CONTEXT, the worker keeps the context of a task until a message has another.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Real Celery workers: what a task appends has the context in which it was sent, and no other.
+Real Celery workers: the events of a task have the context in which the task was sent.
 
 Tasks are retried, follow one another in a chain, and send further tasks; every other one has no
 context.
@@ -23,7 +23,7 @@ EVENTS = 4  # of each: two attempts, the chain, and the task that it sends
 
 
 def mixed_up(campaign: test_cache_celery.Campaign) -> list[str]:
-    """Return which events do not have the context in which their task was sent."""
+    """Return the kinds of events that have another context than their task was sent in."""
     campaign.run("send_in_contexts", SENT)
     until(lambda: Event.objects.count() == SENT * EVENTS, what="events of all tasks")
     found = []
@@ -36,13 +36,13 @@ def mixed_up(campaign: test_cache_celery.Campaign) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
-def test_what_a_task_appends_has_the_context_in_which_it_was_sent(campaign, pool):
+def test_events_of_a_task_have_the_context_in_which_it_was_sent(campaign, pool):
     campaign.start_worker(pool)
 
     assert mixed_up(campaign) == []
 
 
-def test_a_worker_that_keeps_a_context_is_found_out(campaign):
+def test_a_worker_that_never_ends_a_context_is_detected(campaign):
     campaign.environ["CAMPAIGN_BROKEN_CONTEXT"] = "1"
     campaign.start_worker()
 

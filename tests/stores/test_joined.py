@@ -733,7 +733,7 @@ def test_a_loop_may_end_while_its_statement_waits():
 
 
 class Global:
-    """A context that is one for all tasks."""
+    """A broken version: one context for all tasks."""
 
     value: Layer | None = None
 
@@ -749,7 +749,7 @@ def deposit_one(account: Account) -> list[Deposited]:
 
 
 def contexts_of_joined_appends() -> list[tuple[int, dict[str, Any]]]:
-    """Append in tasks that have a context each; return their numbers, and what is stored."""
+    """Append in tasks that have a context each; return their numbers and the stored metadata."""
     states = [accounts.create(Opened(f"{number}")) for number in range(12)]
 
     async def append(number: int) -> LogState:
@@ -767,13 +767,13 @@ def contexts_of_joined_appends() -> list[tuple[int, dict[str, Any]]]:
     return list(enumerate(found))
 
 
-def test_appends_that_are_joined_keep_the_context_of_their_callers():
+def test_joined_appends_have_the_contexts_of_their_callers():
     found = contexts_of_joined_appends()
 
     assert found == [(number, {"number": number, "till": number}) for number in range(12)]
 
 
-def test_a_context_that_is_shared_by_joined_appends_is_found_out(monkeypatch):
+def test_a_global_context_of_joined_appends_is_detected(monkeypatch):
     broken = Global()
     for module in (of_context, of_logs):
         monkeypatch.setattr(module, "current", broken)

@@ -5,7 +5,8 @@ This module has what they share: the common options, the exit codes, and the han
 of closed pipes and of errors.
 
     0    done
-    1    done, with findings: of ``verify``, or of ``health`` if somebody must act
+    1    done, with findings: of ``verify``, ``claim``, ``import`` or ``adopt --dry-run``, or of
+         ``health`` if somebody must act
     2    not done: a wrong option, an unknown log, a database that does not answer
     130  interrupted by Ctrl-C; run it again to resume, if the subcommand can
     141  the reader of the output has closed the pipe (``| head``)

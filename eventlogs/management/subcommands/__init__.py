@@ -3,7 +3,7 @@ The subcommands of ``manage.py eventlogs``, a module each.
 
 A module has HELP (one sentence), ``add_arguments(parser)`` and ``run(out, *, using, …)``, whose
 keywords are the options' names; ``arguments.py`` has common options. It parses, calls one function
-of a lower floor, and reports: text by ``out.line``, ``out.paragraph`` and ``out.table``, or with
+of a lower layer, and reports: text by ``out.line``, ``out.paragraph`` and ``out.table``, or with
 ``out.as_json`` JSON by ``out.document`` (one) or ``out.record`` (one a line). A mistake of the
 user is ``raise mistake("…")``; a finished job with findings is ``raise findings("…")``
 (``mistakes.py``). Long work runs in ``with out.progress("Doing", total=…, unit="events") as

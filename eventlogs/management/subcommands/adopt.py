@@ -83,7 +83,7 @@ def run(
 
             found = adoption.adopt(using=using, dry_run=dry_run, batch_size=batch_size, tell=tell)
     except AdoptionFailed as error:
-        raise mistake(f"{error} {counted(done, 'row')} before it are done.") from error
+        raise mistake(f"{error} {counted(done, 'row')} before it were done.") from error
     except ValueError as error:
         raise mistake(str(error)) from error
     except KeyboardInterrupt:
@@ -115,7 +115,9 @@ def report(out: Output, found: Adopted, *, dry_run: bool) -> None:
         for each in found.problems:
             out.paragraph(each)
     if found.problems:
-        raise findings(f"{counted(len(found.problems), 'row')} cannot be adopted, or more.")
+        raise findings(
+            f"{counted(len(found.problems), 'row')} cannot be adopted (at most 20 are counted)."
+        )
 
 
 def choose(model: str, how: str | None, aggregate: str | None, time: str | None) -> type[Adoption]:
@@ -123,7 +125,7 @@ def choose(model: str, how: str | None, aggregate: str | None, time: str | None)
     cls = model_of(model)
     if how is None:
         if aggregate or time:
-            raise mistake("--aggregate and --time go with a function. Name it by --with.")
+            raise mistake("--aggregate and --time need a function. Name it by --with.")
         declared = adoptions_of(cls)
         names = ", ".join(dotted(each) for each in declared)
         if not declared:
@@ -137,7 +139,7 @@ def choose(model: str, how: str | None, aggregate: str | None, time: str | None)
     found = imported(how)
     if isinstance(found, type) and issubclass(found, Adoption):
         if aggregate or time:
-            raise mistake(f"--aggregate and --time are not for {how}: an Adoption says both.")
+            raise mistake(f"--aggregate and --time are not for {how}: an Adoption declares both.")
         if found.model_class() is not cls:
             raise mistake(f"{how} adopts {found.model_class()._meta.label}, not {model}.")
         return found
@@ -151,5 +153,5 @@ def aggregate_named(name: str | None) -> type[Aggregate] | None:
     chosen = [each for each in aggregates if name in (each.__qualname__, dotted(each))]
     if len(chosen) != 1:
         known = ", ".join(sorted(dotted(each) for each in aggregates)) or "none"
-        raise mistake(f"There is no aggregate {name!r}, or several. Aggregates: {known}.")
+        raise mistake(f"None or several aggregates have the name {name!r}. Aggregates: {known}.")
     return chosen[0]

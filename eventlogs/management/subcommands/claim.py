@@ -69,7 +69,7 @@ def run(
         out.line(f"{compared}, {changed}.", None if problems else out.style.SUCCESS)
     if problems:
         raise findings(
-            f"{counted(problems, 'log', 'logs')} without a value that its events hold. Append "
+            f"{counted(problems, 'log', 'logs')} with a value that could not be claimed. Append "
             f"another value to one of each two logs, or correct the classes, then run "
             f"{command('claim', using=using)} again."
         )

@@ -1,4 +1,4 @@
-"""``eventlogs verify``: check logs, events and keys, and on request caches and read models."""
+"""``eventlogs verify``: check logs, events, keys and unique values; caches and rows on request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eventlogs.operations.verification import (
 from eventlogs.projections.verify import Run
 from eventlogs.utils.words import counted
 
-HELP = "Check logs, events and keys: holes, versions, times, decoding. Exit code 1: findings."
+HELP = "Check logs, events, keys and unique values. Exit code 1: findings."
 
 SHOWN = 100  # findings
 TOLD_EVERY = 1_000_000  # events, with --verbosity 2
@@ -43,7 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     arguments.add_flags(
         parser,
-        no_decode="Do not decode events: faster, and works without their classes.",
+        no_decode="Do not decode events, nor check unique values: faster, and needs no classes.",
         caches="Also replay every log that has a cached reduction, and compare.",
         projections="Also replay logs and compare the rows of read models.",
         repair="With --projections: repair rows that differ.",

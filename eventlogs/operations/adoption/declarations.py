@@ -37,10 +37,10 @@ class Adoption:
 
     ``model`` is a model or its label ("shop.Order"), ``aggregate`` the class whose events are
     written. ``history`` is where earlier changes of the rows are found: "simple_history",
-    "pghistory", "auditlog", or a History class; by default nowhere, and each row gets one event.
+    "pghistory", "auditlog", or a History class; None is for no history.
 
-    ``event(row)`` says which. With a history, ``change(change)`` says which event a row of the
-    history becomes, and ``event(row)`` is asked for rows that have none.
+    Without a history, each row gets one event, that of ``event(row)``. With one, ``change(change)``
+    returns the event of a row of the history, and ``event(row)`` that of a row without any.
     """
 
     model: ClassVar[type[models.Model] | str]
@@ -54,7 +54,7 @@ class Adoption:
 
     def event(self, row: Any) -> Any:
         """
-        Return the genesis event of a row: one of the aggregate's, which says all that is so now.
+        Return the genesis event of a row: an event of the aggregate with the row's whole state.
 
         None passes the row over: it gets no log.
         """
@@ -138,12 +138,15 @@ class Adoption:
         whose log exists is left alone. No reactor reacts to the events, and inline projections
         apply them with the log's next event, or when a worker comes to them.
 
-        Raise AdoptionFailed for a row that cannot be adopted, and RegistrationError for a
-        declaration that cannot work. The batches before are stored then, nothing of this one is.
+        Raise AdoptionFailed for a row that cannot be adopted, RegistrationError for a declaration
+        that cannot work, and ValueError for a ``batch_size`` out of bounds. The batches before are
+        stored then, and nothing of this one.
         """
         model = cls.model_class()
         if not isinstance(getattr(cls, "aggregate", None), type):
-            raise RegistrationError(f"{cls.__qualname__} needs aggregate = …, an Aggregate.")
+            raise RegistrationError(
+                f"{cls.__qualname__} needs aggregate = …, a subclass of Aggregate."
+            )
         source = SOURCES.get(cls.history) if isinstance(cls.history, str) else cls.history
         if cls.history is not None and source is None:
             known = ", ".join(SOURCES)
@@ -184,9 +187,9 @@ def adoptions_of(model: type[models.Model]) -> list[type[Adoption]]:
 
 def imported(path: str) -> Any:
     """
-    Return what a dotted path names: in a module, or in a class of one.
+    Return the object of a dotted path: in a module, or in a class of one.
 
-    Raise RegistrationError for a path that leads nowhere.
+    Raise RegistrationError if there is none.
     """
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -203,8 +206,8 @@ def imported(path: str) -> Any:
             break
         return found
     raise RegistrationError(
-        f"{path!r} leads nowhere. Write the path of an Adoption, or of a function of a row, as "
-        f"shop.adoptions.OrderAdoption."
+        f"There is nothing at {path!r}. Write the path of an Adoption, or of a function of a row, "
+        f"as shop.adoptions.OrderAdoption."
     )
 
 

@@ -42,7 +42,7 @@ class Change:
     are those of the model's columns after it, by attribute name (``customer_id``), as far as the
     history has them; ``before`` those before it, or None for the first one that is known.
     ``user`` is the key of the user, or None. ``row`` is the row of the history. It is None for a
-    change that no history has seen: the table's row is another one than the last row of its
+    change that no history has seen: the table's row differs from the last row of its
     history, e.g. after ``QuerySet.update()``.
     """
 

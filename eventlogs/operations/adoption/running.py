@@ -9,8 +9,8 @@ finds the log. (Where an adoption reads without the lock, a change in between is
 
 Why no row is adopted twice and none is left out. A log is stored only where it does not exist,
 under its lock, and with a key of the row that one log of a type can have, so a process that begins
-anew, or beside another one, finds what was stored. Nothing remembers where a killed process was:
-the next one looks at all rows.
+again, or beside another one, finds the stored logs. No progress is stored: the process after a
+killed one looks at all rows.
 
 Why an adoption ends no writer's transaction. While it holds locks it waits for no row: rows that
 others have locked are left for later, and then locked alone.
@@ -52,7 +52,7 @@ from eventlogs.utils.bounds import check_int
 
 BATCH: Final = 500  # rows of a transaction
 MAX_BATCH: Final = 10_000
-EVENTS_AT_ONCE: Final = 1_000  # that are stored by one call
+EVENTS_AT_ONCE: Final = 1_000  # stored by one call
 AHEAD: Final = timedelta(minutes=1)  # by which another machine's clock may be ahead
 MAX_PROBLEMS: Final = 20  # of a dry run, that are told
 
@@ -71,7 +71,7 @@ class Declaration(Protocol):
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """
-    What came of an adoption.
+    The result of an adoption.
 
     ``logs`` were made, of ``events``. ``present`` rows had a log before, ``passed_over`` rows
     became no event. ``problems`` are those that a dry run found, 20 at most.
@@ -162,7 +162,7 @@ class Run:
         return {row.pk: row for row in rows}
 
     def _deleted(self, keys: Sequence[Any]) -> dict[Any, Any]:
-        """Return entities that have a history and no row: what the last row of it says of them."""
+        """Return entities that have a history and no row, with the values of its last row."""
         assert self._history is not None
         pks = [self._history.key_in_model(key) for key in keys]
         there = self._model._base_manager.using(self._source).filter(pk__in=pks)

@@ -1,8 +1,8 @@
 """
-Drafts of upcasters: the code that a changed event class asks for, written into its module.
+Drafts of upcasters: the code that a changed event class needs, written into its module.
 
-A draft does what can be known (a field that has another name, a text of a number) and says what
-has to be decided. It raises NotImplementedError until a person has decided it.
+A draft converts what is known (a field that has another name, a text of a number), and marks each
+line that needs a decision. It raises NotImplementedError until a person has decided.
 """
 
 from __future__ import annotations

@@ -369,5 +369,5 @@ OTHERS: Final = "No action needed if another project writes these logs: no aggre
 def _bring_out(can_retire: bool) -> str:
     act = "Deployer: deploy the release that knows it to all processes."
     if can_retire:
-        act += " Developer: if its class was deleted for good, declare in an events module:"
+        act += " Developer: if its class was deleted permanently, declare in an events module:"
     return act

@@ -24,7 +24,7 @@ from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.projections.workers import ALIVE
 from eventlogs.utils.words import counted, seconds
 
-LATELY: Final = timedelta(hours=1)  # a worker that died is reported for so long
+LATELY: Final = timedelta(hours=1)  # for which a worker that died is reported
 SILENT: Final = timedelta(seconds=releases.RENEWED + 10)  # then a worker counts as dead
 
 
@@ -34,7 +34,7 @@ class Crew:
 
     rows: list[ProjectionWorker]
     alive: frozenset[str]  # names of workers that take their share
-    leased: dict[str, set[str]]  # owners of leases that hold, by projection
+    leased: dict[str, set[str]]  # owners of valid leases, by projection
     rebuilt: frozenset[str]  # projections of which a rebuild is under way
 
     def runs(self, name: str) -> bool:

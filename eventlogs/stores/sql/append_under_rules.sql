@@ -9,11 +9,11 @@
 -- before, so that with one of them missing nothing further is written. What is new here:
 -- - `lower`, `own` and `higher` lock the logs one after the other, in the order of their ids: each
 --   begins with a test that needs the whole part before. So two appends that expect something of
---   each other's logs do not deadlock. FOR SHARE makes appends to another log wait, and no others
---   that only expect something of it. A row that was changed since the snapshot is returned in its
+--   each other's logs do not deadlock. FOR SHARE makes appends to another log wait, but not
+--   appends that only expect something of it. A row that was changed since the snapshot is returned in its
 --   newest version.
 -- - All further parts read the snapshot. So `ready` is empty if the log's row was written since the
---   snapshot (its place in the table, ctid, is another one): its values may be others by now. They
+--   snapshot (its place in the table, ctid, is another one): its values may have changed. They
 --   change only with the row of their log, under its lock. The caller then looks again.
 -- - A value is refused if another log has it in the snapshot. Otherwise it is inserted: ON CONFLICT
 --   waits for a transaction that claims, or releases, the same value, and finds no row once another

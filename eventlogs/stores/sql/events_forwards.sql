@@ -2,8 +2,8 @@
 --
 -- The page is bounded from above, not by LIMIT alone: on a table without fresh statistics the
 -- planner would sort the rest of the log for every page, which makes a long log quadratic.
--- Indexes have no holes, so the bound is start + limit. Should the page's last event be missing
--- all the same, there is no bound, and the event after the hole shows it by its index.
+-- Indexes have no holes, so the bound is start + limit. If the page's last event is missing
+-- nevertheless, there is no bound, and the index of the event after the hole shows the hole.
 SELECT {stored}
 FROM eventlogs_event
 WHERE log_id = %(log)s::uuid

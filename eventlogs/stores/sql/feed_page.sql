@@ -1,5 +1,5 @@
 -- The feed, third: events that are settled. Under READ COMMITTED this statement's snapshot is
--- newer than the look at the locks, so whatever was committed by then is seen.
+-- newer than the look at the locks, so it sees all that was committed by then.
 -- With "known", types that the reader does not know are returned in addition to "types".
 --
 -- The page is bounded by positions, not by LIMIT alone: without fresh statistics the planner would

@@ -2,7 +2,7 @@
 --
 -- Right because: the caller holds the locks of the logs, and has compared their versions with
 -- the events' indexes. Positions are taken in the order of the SELECT, which is the order of the
--- export. Times are the export's: a database gave them once, under the log's lock.
+-- export. Times are the export's: the first database set them, under the log's lock.
 WITH batch AS MATERIALIZED (
     SELECT number, item ->> 0 AS log_type, (item ->> 1)::uuid AS log, (item -> 2)::integer AS index,
            item ->> 3 AS type, (item -> 4)::integer AS schema_version, item -> 5 AS data,

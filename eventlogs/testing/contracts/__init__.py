@@ -1,8 +1,8 @@
 """
-Contract suites: what every store, cache and refresher has to keep, those of projects included.
+Contract suites: tests that every store, cache and refresher must pass, also those of projects.
 
-A contract is a class of pytest tests. Whoever writes an implementation subclasses it in a module
-of tests, and provides the fixture that it asks for::
+A contract is a class of pytest tests. To test an implementation, subclass it in a module of tests,
+and define the fixture that it asks for::
 
     from eventlogs.testing.contracts.stores import StoreContract
 

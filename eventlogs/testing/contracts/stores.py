@@ -1,4 +1,4 @@
-"""The contract of stores, which speak in encoded events and rows."""
+"""The contract of stores, which take encoded events and return rows."""
 
 from __future__ import annotations
 

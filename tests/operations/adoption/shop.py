@@ -32,6 +32,15 @@ class Order(Table):
         app_label = "tests_of_adoption"
 
 
+class Gift(Order):
+    """An order with a table of its own, beside that of orders."""
+
+    wish = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "tests_of_adoption"
+
+
 class Document(Table):
     """Its keys are UUIDs, and it knows when a row began."""
 
@@ -110,7 +119,7 @@ def place(count: int, **fields: Any) -> list[Order]:
 
 @contextmanager
 def tables() -> Iterator[None]:
-    with made(Order, Document):
+    with made(Order, Gift, Document):
         yield
 
 

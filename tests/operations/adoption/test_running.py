@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from eventlogs import AdoptionFailed, InvalidEvent, LogId, Reactor, RegistrationError, handles
@@ -25,6 +26,7 @@ from tests.operations.adoption import shop
 from tests.operations.adoption.shop import (
     LONG_AGO,
     Document,
+    Gift,
     Imported,
     Order,
     Orders,
@@ -133,6 +135,25 @@ def test_a_model_with_uuids_keeps_them_as_ids():
     created = dict(Document.objects.values_list("pk", "created"))
     assert {pk: log.created_at for pk, log in logs.items()} == created
     assert [ShopOrder.logs.version(LogId.from_uuid("shop_order", each)) for each in uuids] == [1, 1]
+
+
+def test_rows_of_a_model_with_a_parent_are_locked_with_those_of_the_parent():
+    class Gifts(Orders):
+        model = Gift
+
+    gift = Gift.objects.create(customer="ada", total=3, wish="happy birthday")
+
+    with CaptureQueriesContext(connection) as queries:
+        assert Gifts.adopt() == Adopted(logs=1, events=1)
+
+    assert ShopOrder.logs.reduce(id_of(gift)).aggregate.total == 3
+    if connection.vendor == "postgresql":
+        [locking] = [
+            each["sql"]
+            for each in queries
+            if "tests_of_adoption_gift" in each["sql"] and "FOR NO KEY UPDATE" in each["sql"]
+        ]
+        assert 'OF "tests_of_adoption_gift", "tests_of_adoption_order" SKIP LOCKED' in locking
 
 
 def test_reactors_do_not_react_to_adopted_events_and_do_to_later_ones(tables_of_reactors):
