@@ -33,7 +33,8 @@ quick: .tools/installed ## The inner loop, a little over a minute: the tests on 
 	$(TOX) run -e quick $(if $(ARGS),-- $(ARGS))
 
 .PHONY: test
-test: .tools/installed ## Lint, types, package, and all tests but the slow ones: the oldest of all on SQLite, the newest on PostgreSQL.
+test: .tools/installed ## Lint, types, package, docs, and all tests but the slow ones: the oldest of all on SQLite, the newest on PostgreSQL.
+	$(TOX) run-parallel --parallel-no-spinner -m checks
 	$(TOX) run -m test
 
 .PHONY: corners
@@ -47,6 +48,14 @@ test-all: .tools/installed ## The whole matrix of Pythons, Djangos and databases
 .PHONY: browser
 browser: .tools/installed ## The admin in a real browser: needs Chromium.
 	$(TOX) run -e browser $(if $(ARGS),-- $(ARGS))
+
+.PHONY: docs
+docs: .tools/installed ## The documentation as a site: build/site/index.html.
+	$(TOX) run -e docs
+
+.PHONY: screenshots
+screenshots: .tools/installed ## Take the pictures of the admin in docs/images/ again: needs Chromium.
+	EVENTLOGS_SCREENSHOTS=docs/images $(TOX) run -e browser -- tests/browser/test_screenshots.py
 
 .PHONY: reliability
 reliability: .tools/installed ## The long campaigns: races, kills, many events.
@@ -66,7 +75,7 @@ format: .tools/installed ## Bring the code into its style.
 
 .PHONY: clean
 clean: ## Remove everything that was made here.
-	rm -rf .venv .tools .tox .benchmarks .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .tools .tox .benchmarks docs/project docs/reference .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. Each has a file that says it is complete, and is made again when its sources change.

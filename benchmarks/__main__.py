@@ -36,6 +36,8 @@ RUNS = {  # name: the function, in the order in which they run
     "caching": "benchmarks.caching:run_caching",
     "projections": "benchmarks.projections:run_projections",
     "verify": "benchmarks.verify:run_verify",
+    "chain": "benchmarks.chain:run_chain",
+    "publisher": "benchmarks.publisher:run_publisher",
     "growth": "benchmarks.growth:run_growth",
     "admin": "benchmarks.admin:run_admin",
 }

@@ -120,9 +120,9 @@ def make_bare_table() -> None:
 
 def statement() -> str:
     """Return a pgbench script that runs the statement of single appends, each after the last."""
-    from eventlogs.stores.postgresql import APPEND_ONE
+    from eventlogs.stores.append_statements import UNCHAINED
 
-    sql = APPEND_ONE.sql
+    sql = UNCHAINED.append_one.sql
     values = {
         "log": "lpad(to_hex(:client_id::integer), 32, '0')",
         "log_type": "'benchmark'",

@@ -20,11 +20,12 @@ __version__ = "0.1.0"
 # Modules that need no models come first: settings may import an error or a caching policy.
 HOMES = (
     *("exceptions", "ids", "events", "context", "aggregates", "pages", "policies", "fields"),
-    *("feed", "logs", "projections", "operations.health"),
+    *("feed", "archives", "logs", "projections", "operations.health"),
 )
 
 if TYPE_CHECKING:
     from eventlogs.aggregates import *
+    from eventlogs.archives import *
     from eventlogs.context import *
     from eventlogs.events import *
     from eventlogs.exceptions import *

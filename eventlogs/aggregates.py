@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 from django.utils import timezone
 
 import eventlogs
-from eventlogs.events.registry import EventType, RetiredEvent, registry
+from eventlogs.events.registry import EventType, registry
 from eventlogs.exceptions import LogCorrupted, RegistrationError
 from eventlogs.ids import LogId, check_log_type
 from eventlogs.utils import loaded_modules
-from eventlogs.values import EventRecord, LogState, Reduction
+from eventlogs.values import EventRecord, LogState, Reduction, RetiredEvent
 
 if TYPE_CHECKING:
     from eventlogs import LogManager

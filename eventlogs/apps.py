@@ -25,12 +25,17 @@ class EventLogsConfig(AppConfig):
         """Register the system checks, read the setting, and import what apps declare."""
         conf.prepare()
         import_module("eventlogs.checks")
+        # Receipts are in the feed of every project that forgets people: each process decodes them.
+        import_module("eventlogs.operations.receipts")
         # As the admin finds admin.py: each process has to know all events and aggregates, to
         # decode what it reads, and all projections: inline ones take part in every append.
         # One kind after the other: a projection may name an event of an app that is listed
         # later. An error in such a module, ImportError included, is raised.
         for name in DISCOVERED:
             autodiscover_modules(name)
+        # The log of seals is read like any other, in each process.
+        if conf.has_seal_keys():
+            import_module("eventlogs.seals.appended")
         # Celery's signals have to be connected in processes that only send messages as well.
         celery = find_spec("celery")
         if celery is not None and celery.submodule_search_locations:  # not a module of the project

@@ -7,7 +7,7 @@ package reads Django's settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ MAX_EVENT_TYPE_LENGTH: Final = 255  # characters
 MAX_KEY_LENGTH: Final = 255  # characters
 MAX_PROJECTION_NAME_LENGTH: Final = 100  # characters
 MAX_SCOPE_LENGTH: Final = 100  # characters of the scope of a unique value
+MAX_SUBJECT_LENGTH: Final = 255  # characters of the subject of personal data
 MAX_VERSION: Final = 2**31 - 1  # events of one log
 MAX_POSITION: Final = 2**63 - 1  # a bigint
 MAX_DEPTH: Final = 64  # nested objects and arrays, the event itself included
@@ -36,8 +37,19 @@ DEFAULTS: Final[dict[str, Any]] = {
     "IDEMPOTENCY_KEY_RETENTION": None,  # a timedelta, or None: prune() deletes no keys
     "PREPARED_STATEMENTS": True,  # False for poolers that do not support them
     "GROUP_COMMIT": "connection",  # "process" or False: which appends are joined
+    "CHAIN": False,  # True: new logs are chained, each event to the one before it
     "PAGE_SIZE": 100,  # events of a page for which no limit is given
     "CONTEXT": {},  # functions that replace, extend or remove (None) those in CONTEXT below
+    "SEAL_KEY": None,  # the secret key that signs seals: 32 bytes in base64; or None
+    "SEAL_PUBLIC_KEYS": (),  # further keys whose seals are trusted: 32 bytes in base64 each
+    "ENCRYPTION_KEYS": [],  # base64 of 32 bytes each, the newest first: they wrap subjects' keys
+    "KEY_STORE": {  # where the keys of subjects are kept
+        "BACKEND": "eventlogs.privacy.DatabaseKeyStore",
+        "OPTIONS": {},
+    },
+    "PERSONAL_METADATA": {},  # names in the metadata that are personal, with that of the subject
+    "ARCHIVE_STORAGE": None,  # an alias in STORAGES: where archives are kept
+    "RETENTION": (),  # rules, or their dotted paths: which logs are archived
     "HEALTH": {},  # limits of the health check that replace those in HEALTH below
 }
 
@@ -127,6 +139,11 @@ def prepared_statements() -> bool:
     return bool(_get("PREPARED_STATEMENTS"))
 
 
+def chain() -> bool:
+    """Return whether logs that are created here are chained."""
+    return bool(_get("CHAIN"))
+
+
 def group_commit() -> str | bool:
     """Return which appends are joined: those of a "connection", of the "process", or False."""
     value: str | bool = _get("GROUP_COMMIT")
@@ -151,6 +168,59 @@ def health() -> dict[str, float]:
     """Return the limits of the health check, by name."""
     own = _get("HEALTH")
     return {**HEALTH, **own} if isinstance(own, dict) else HEALTH  # E001 reports it
+
+
+def seal_key() -> str | None:
+    """Return the secret key that signs seals, in base64, or None."""
+    value: str | None = _get("SEAL_KEY")
+    return value
+
+
+def seal_public_keys() -> Sequence[str]:
+    """Return further public keys whose seals are trusted, in base64."""
+    value: Sequence[str] = _get("SEAL_PUBLIC_KEYS")
+    return value
+
+
+def has_seal_keys() -> bool:
+    """Return whether the project makes seals, or trusts some."""
+    own = configured()
+    return isinstance(own, dict) and any(map(own.get, ("SEAL_KEY", "SEAL_PUBLIC_KEYS")))
+
+
+def encryption_keys() -> list[str]:
+    """Return the keys that wrap the keys of subjects, in base64, the newest first."""
+    value: list[str] = _get("ENCRYPTION_KEYS")
+    return value
+
+
+def key_store() -> dict[str, Any]:
+    """Return where the keys of subjects are kept: a dict of BACKEND and OPTIONS."""
+    value: dict[str, Any] = _get("KEY_STORE")
+    return value
+
+
+def personal_metadata() -> Mapping[str, str | None]:
+    """Return the names in the metadata that are personal, with the name of their subject."""
+    value: Mapping[str, str | None] = _get("PERSONAL_METADATA")
+    return value
+
+
+def archive_storage() -> str | None:
+    """Return the alias of the storage of archives, or None."""
+    value: str | None = _get("ARCHIVE_STORAGE")
+    return value
+
+
+def is_storage(alias: Any) -> bool:
+    """Return whether STORAGES has an alias."""
+    return isinstance(alias, str) and alias in settings.STORAGES
+
+
+def retention() -> Sequence[Any]:
+    """Return the rules that say which logs are archived, or their dotted paths."""
+    value: Sequence[Any] = _get("RETENTION")
+    return value
 
 
 def secret_keys() -> list[bytes]:

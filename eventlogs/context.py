@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar, cast
 
 from eventlogs.events.codec import encode_metadata
 from eventlogs.events.metadata import CAUSATION, CORRELATION, TRACEPARENT, id_in
+from eventlogs.events.personal import NAME as PERSONAL
 from eventlogs.exceptions import InvalidEvent
 from eventlogs.utils.twins import in_thread
 
@@ -107,6 +108,8 @@ def text_of(members: Members) -> str:
 def member(name: str, value: Any) -> str:
     """Return a member of a JSON object; raise InvalidEvent for a value that cannot be stored."""
     # A short cut for ids: it takes 0.5 µs, and the validation of any other value 5 µs.
+    if name == PERSONAL:
+        raise InvalidEvent("this name is reserved for encrypted values", path="$metadata")
     if type(value) is str and PLAIN(value) and PLAIN(name):
         return f'"{name}":"{value}"'
     if type(value) is int and -(2**53) < value < 2**53 and PLAIN(name):

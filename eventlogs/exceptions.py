@@ -1,6 +1,8 @@
 """
 Every error class of eventlogs, in one tree.
 
+::
+
     EventLogError
     ├── RegistrationError            a class, name or upcaster cannot be registered as written
     ├── InvalidLogId                 (ValueError) not a log id, or one of another log type
@@ -9,8 +11,13 @@ Every error class of eventlogs, in one tree.
     ├── UnknownEventType             a stored event's type has no class here
     ├── UndecodableEvent             a stored event's data does not fit its class
     ├── LogNotFound                  (ObjectDoesNotExist) no event of that log is stored
+    │   ├── LogErased                … because the log was erased, for good
+    │   └── LogArchived              … in the tables: the log is in an archive, which can be read
     ├── VersionNotReached            the log has fewer events than the version asked for
     ├── LogCorrupted                 the store returned events with a gap between them
+    ├── SubjectForgotten             the key of a person's data was destroyed
+    ├── SubjectUnknown               no key of the person was ever made
+    ├── KeyUnavailable               a key of personal data cannot be had; nothing changed
     ├── LogFull                      the log has no index left
     ├── ConcurrentAppend             another writer appended first
     │   └── LogAlreadyExists         … and created the log
@@ -19,16 +26,26 @@ Every error class of eventlogs, in one tree.
     ├── IdempotencyKeyReused         the key belongs to another append
     ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
     ├── AppendOnlyError              stored events are never changed or deleted
-    ├── HistoryDiffers               an import contradicts the events in the database
+    ├── CannotErase                  this database role may not erase logs
+    ├── ArchiveUnavailable           an archive cannot be read or written, as things are
+    ├── NotArchived                  the log is in no archive
+    ├── HistoryDiffers               the database has other events than the caller has seen
+    │   ├── ImportDiffers            … than an import says
+    │   └── CheckpointDiffers        … than a checkpoint of the feed says
     ├── AdoptionFailed               a row of a table cannot become a log
     ├── InvalidExport                (ValueError) a line of an import cannot be read
     ├── InvalidLock                  (ValueError) a file of event schemas cannot be read
+    ├── InvalidSeal                  (ValueError) a file of seals cannot be read
+    ├── SealUnavailable              a seal cannot be made or checked, as things are
     ├── TransactionMustRetry         the database aborted the whole transaction
     ├── FeedUnavailable              reading the feed here could skip events
     ├── Unreachable                  the reduction cache does not answer
     ├── ProjectionFailed             a projection could not apply an event
     │   └── ConstraintViolated       … because a constraint of the read model refused the row
     ├── ProjectionTimedOut           a handler of a projection ran longer than its timeout
+    ├── NotAcknowledged              a broker did not store a message
+    ├── PublishingFailed             a publisher could not publish a batch; it is tried again
+    ├── Unpublishable                (raised by a publisher) records that can never be published
     └── ProjectionUnavailable        a projection cannot run, or be rebuilt, as things are
 
 An error carries its facts as attributes, ends its message with what to do next, survives
@@ -41,17 +58,27 @@ Each of them leaves the caller's transaction usable, except ``TransactionMustRet
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, field
+from datetime import datetime
 from typing import ClassVar
 
 from django.core.exceptions import ObjectDoesNotExist
 
 from eventlogs.ids import LogId
-from eventlogs.utils.errors import EventLogError, InvalidLogId, RegistrationError, error
-from eventlogs.values import LogState
+from eventlogs.utils.errors import (
+    PUBLIC,
+    EventLogError,
+    InvalidLogId,
+    RegistrationError,
+    error,
+)
+from eventlogs.values import EventRecord, LogState
 
 __all__ = [
     "AdoptionFailed",
     "AppendOnlyError",
+    "ArchiveUnavailable",
+    "CannotErase",
+    "CheckpointDiffers",
     "ConcurrentAppend",
     "ConstraintViolated",
     "EventLogError",
@@ -60,23 +87,35 @@ __all__ = [
     "IdempotencyKeyReused",
     "IdempotencyKeyUndecided",
     "IdempotentReplay",
+    "ImportDiffers",
     "InvalidEvent",
     "InvalidExport",
     "InvalidIdempotencyKey",
     "InvalidLock",
     "InvalidLogId",
+    "InvalidSeal",
+    "KeyUnavailable",
     "LogAlreadyExists",
+    "LogArchived",
     "LogCorrupted",
+    "LogErased",
     "LogFull",
     "LogNotFound",
     "NameTaken",
+    "NotAcknowledged",
+    "NotArchived",
     "ProjectionFailed",
     "ProjectionTimedOut",
     "ProjectionUnavailable",
+    "PublishingFailed",
     "RegistrationError",
+    "SealUnavailable",
+    "SubjectForgotten",
+    "SubjectUnknown",
     "TransactionMustRetry",
     "UndecodableEvent",
     "UnknownEventType",
+    "Unpublishable",
     "Unreachable",
     "VersionNotReached",
 ]
@@ -166,6 +205,42 @@ class LogNotFound(EventLogError, ObjectDoesNotExist):
 
 
 @error
+class LogErased(LogNotFound):
+    """
+    The log existed, and was erased at ``erased_at``; nothing was stored.
+
+    Its id cannot be used again. ``eventlogs.models.ErasedLog`` says who erased it and why: the
+    reason may name a person, so that it is not in this error, which may end in a log file.
+    """
+
+    _: KW_ONLY
+    erased_at: datetime
+    reason: str = field(default="was erased", init=False)
+    template = (
+        "{log_id} was erased at {erased_at}. That is for good, and its id is not given again: "
+        "create a log with another id."
+    )
+
+
+@error
+class LogArchived(LogNotFound):
+    """
+    The log was closed, and its events were moved to an archive; nothing was stored.
+
+    It can be read, and not appended to: ``load``, ``stream`` and ``reduce`` read the archive. Its
+    id cannot be used for another log.
+    """
+
+    _: KW_ONLY
+    archived_at: datetime
+    reason: str = field(default="is archived", init=False)
+    template = (
+        "{log_id} was archived at {archived_at}, and takes no events. Bring it back first "
+        "(manage.py eventlogs archive --restore), then append to it."
+    )
+
+
+@error
 class VersionNotReached(EventLogError):
     """The log exists, but has fewer events than the version asked for."""
 
@@ -196,6 +271,51 @@ class LogCorrupted(EventLogError):
         "{log_id} has event {actual_index} where event {expected_index} should "
         "follow. Restore the missing events from a backup before you use the log."
     )
+
+
+@error
+class SubjectForgotten(EventLogError):
+    """
+    The append has personal data of a subject whose key was destroyed; nothing was stored.
+
+    ``subject`` is not in the message, ``key_id`` is that of the destroyed key. The caller's
+    transaction stays usable.
+    """
+
+    subject: str
+    _: KW_ONLY
+    key_id: object
+    template = (
+        "The subject of key {key_id} was forgotten, and its personal data cannot be stored any "
+        "more. Leave the personal data out of the event, or use another subject."
+    )
+
+
+@error
+class SubjectUnknown(EventLogError):
+    """
+    The key store never had a key of this subject; nothing was changed.
+
+    The subject is not in the message: it may be personal itself.
+    """
+
+    template = (
+        "No personal data of this subject were ever stored: it has no key. Write it as Personal() "
+        "makes it, with the prefix, e.g. member:42."
+    )
+
+
+@error
+class KeyUnavailable(EventLogError):
+    """
+    A key that encrypts personal data cannot be used here; nothing was stored or changed.
+
+    It is an error of the configuration: an erased value is never reported like this. ``reason``
+    says what is missing.
+    """
+
+    reason: str
+    template = "{reason}. Nothing was changed: correct that, then do it again."
 
 
 @error
@@ -328,6 +448,10 @@ class IdempotencyKeyUndecided(EventLogError):
     after the class of a stored event was deleted. The ``__cause__`` is the UnknownEventType or
     UndecodableEvent. ``log_id`` and ``index`` are those of the key's append.
 
+    With the ``reason`` ``"forgotten"``, the request has personal data of a subject that was
+    forgotten: what was stored cannot be compared with it, and never will be. The ``__cause__`` is
+    the SubjectForgotten, and ``event_type`` is empty.
+
     Do not send the request again with a new key: if it was a retry, it would be done twice.
     """
 
@@ -335,13 +459,23 @@ class IdempotencyKeyUndecided(EventLogError):
     _: KW_ONLY
     log_id: LogId
     index: int
-    event_type: str
-    template = (
-        "This idempotency key is taken by an append on {log_id} from index {index}, "
-        "whose event {event_type!r} the code here cannot read, so it cannot tell a retry "
-        "from another request. During a deployment, send the request again, with the same "
-        "key, after the deployment; otherwise restore the event's class."
-    )
+    event_type: str = ""
+    reason: str = "event"
+
+    def __str__(self) -> str:
+        taken = (
+            f"This idempotency key is taken by an append on {self.log_id} from index {self.index}, "
+        )
+        if self.reason == "forgotten":
+            return (
+                f"{taken}and the request has personal data of a subject that was forgotten, so "
+                f"nothing tells a retry from another request. Read that log to see what was done."
+            )
+        return (
+            f"{taken}whose event {self.event_type!r} the code here cannot read, so it cannot tell "
+            f"a retry from another request. During a deployment, send the request again, with the "
+            f"same key, after the deployment; otherwise restore the event's class."
+        )
 
 
 @error
@@ -357,20 +491,108 @@ class AppendOnlyError(EventLogError):
 
 
 @error
+class CannotErase(EventLogError):
+    """
+    The database role ``role`` may not erase or archive logs: ``owner`` owns the events.
+
+    Nothing was erased or moved. ``log_id`` is None where it is about no single log. Only PostgreSQL
+    has such roles.
+    """
+
+    log_id: LogId | None
+    _: KW_ONLY
+    using: str
+    role: str
+    owner: str
+
+    def __str__(self) -> str:
+        what = "No event was moved" if self.log_id is None else f"{self.log_id} was not erased"
+        return (
+            f"{what}: the role {self.role} does not own the table of events in {self.using!r}. Run "
+            f"this with a database alias or settings that connect as {self.owner}, the role that "
+            f"runs migrate."
+        )
+
+
+@error
+class ArchiveUnavailable(EventLogError):
+    """
+    An archive cannot be read or written, as things are; nothing was changed.
+
+    ``archive`` is the name of its file in the storage, "" where it is about all of them. ``reason``
+    says what is wrong.
+    """
+
+    archive: str
+    _: KW_ONLY
+    reason: str
+
+    def __str__(self) -> str:
+        which = f"The archive {self.archive!r}" if self.archive else "The archives"
+        return f"{which} cannot be used: {self.reason}. Then do it again: nothing was changed."
+
+
+@error
+class NotArchived(EventLogError):
+    """The log that was to be brought back is in no archive of this database."""
+
+    log_id: LogId
+    template = (
+        "{log_id} is in no archive of this database. Check the id and the database: it may be "
+        "back already."
+    )
+
+
+@error
 class HistoryDiffers(EventLogError):
+    """
+    The database has another history than an import or a checkpoint says. Nothing was changed.
+
+    ``reason`` says what differs, never the values.
+    """
+
+    _: KW_ONLY
+    reason: str
+    template = (
+        "The history differs: {reason}. Find out whether an older backup was restored, or a "
+        "failover has lost events."
+    )
+
+
+@error
+class ImportDiffers(HistoryDiffers):
     """
     An imported event is not the one that the log has, or does not follow its last one.
 
-    Nothing of its batch was stored. ``reason`` says what differs, never the values.
+    Nothing of its batch was stored.
     """
 
     log_id: LogId
     _: KW_ONLY
     index: int
-    reason: str
     template = (
         "Event {index} of {log_id} cannot be imported: {reason}. History is "
         "not rewritten: import into another database, or leave this log out of the export."
+    )
+
+
+@error
+class CheckpointDiffers(HistoryDiffers):
+    """
+    A checkpoint of the feed is not of the history of the database ``using``; nothing was read.
+
+    ``position`` is that of the checkpoint. Events at or below it may be other ones here than the
+    reader has seen.
+    """
+
+    position: int
+    _: KW_ONLY
+    using: str
+    template = (
+        "The checkpoint at position {position} is not of the history of the database {using!r}: "
+        "{reason}. An older backup was restored, a failover has lost events, or it is another "
+        "database. Read again from an older checkpoint that is accepted, or from the beginning, "
+        "and correct what was made of the lost events."
     )
 
 
@@ -403,6 +625,27 @@ class InvalidExport(EventLogError, ValueError):
         "Line {line}: {reason}. Correct the file or export it again, then import it "
         "again: events that are stored already are skipped."
     )
+
+
+@error
+class InvalidSeal(EventLogError, ValueError):
+    """A line of a file of seals, or of leaves or proofs, cannot be read. Nothing was changed."""
+
+    line: int  # from 1
+    reason: str
+    template = "Line {line}: {reason}. Pass a file as it was written, or a copy of it."
+
+
+@error
+class SealUnavailable(EventLogError):
+    """
+    A seal cannot be made or checked. Nothing was stored or written.
+
+    ``reason`` says what is missing, and what to do.
+    """
+
+    reason: str
+    template = "There is no seal: {reason}."
 
 
 @error
@@ -462,7 +705,7 @@ class FeedUnavailable(EventLogError):
     ``reason`` is one of:
 
     - ``"isolation"``: inside a REPEATABLE READ or SERIALIZABLE transaction
-    - ``"replica"``: the database is a replica
+    - ``"replica"``: the database is a replica, and has no checkpoint of its primary
     - ``"sequence"``: the sequence of positions is missing, or has another CACHE than 1, a negative
       INCREMENT, CYCLE or a MINVALUE below 1
     - ``"fence"``: the trigger eventlogs_event_fence is missing, or can be switched off
@@ -479,8 +722,9 @@ class FeedUnavailable(EventLogError):
             "Read outside of it, or under READ COMMITTED"
         ),
         "replica": (
-            "it is a replica, which does not see the open transactions of its primary. "
-            "Read from the primary"
+            "it is a replica, which does not see the open transactions of its primary. Ask the "
+            "primary; or, to read events here, run projections or manage.py eventlogs heartbeat "
+            "on the primary"
         ),
         "sequence": (
             "the sequence of positions is missing, or does not assign one position after the "
@@ -596,6 +840,8 @@ class ProjectionUnavailable(EventLogError):
     - ``"elsewhere"``: another release that runs handles an event that this one does not
     - ``"unread"``: a log has an event that this process has no class for, or only an older version
     - ``"privilege"``: this database role may not create, or replace, its table; ``owner`` may
+    - ``"behind"``: it has not come to the last event of the archived log that is to come back
+    - ``"archived"``: several logs share its rows, and ``logs`` of them are archived
     - ``"shared rows"``: one of its rows is made of the events of several logs
     - ``"table"``: its model has no table in the database that was asked for
     """
@@ -625,6 +871,16 @@ class ProjectionUnavailable(EventLogError):
             "this database role may not do. Run manage.py eventlogs rebuild as the owner of the "
             "table"
         ),
+        "behind": (
+            "it has not come to the last event of the log, and could apply a part of its events, "
+            "or apply them twice. Let it catch up, or rebuild it, then bring the log back"
+        ),
+        "archived": (
+            "{logs} of the logs that it reads are archived, and rows that several logs share are "
+            "made of all events in their order. Bring these logs back with manage.py eventlogs "
+            "archive --restore LOG, or rebuild it from the others: manage.py eventlogs rebuild "
+            "{name} --without-archived"
+        ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
         "table": (
             "its model has no table in that database. Run manage.py migrate --database, or let a "
@@ -636,8 +892,63 @@ class ProjectionUnavailable(EventLogError):
     _: KW_ONLY
     projection: str
     owner: str | None = None  # the role that owns its table, for "privilege"
+    logs: int = 0  # that are archived, for "archived"
 
     def __str__(self) -> str:
         owner = "" if self.owner is None else f", {self.owner!r}"
         advice = self.REASONS[self.reason].replace("{name}", self.projection)
+        advice = advice.replace("{logs}", f"{self.logs:,}")
         return f"Projection {self.projection!r} cannot do this: {advice}{owner}."
+
+
+@error
+class NotAcknowledged(EventLogError):
+    """
+    A broker did not store a message of a batch; the ``__cause__`` of a PublishingFailed.
+
+    ``reason`` is a sentence, the broker's where it gives one.
+    """
+
+    reason: str
+    template = "The broker did not acknowledge an event. {reason} The batch is published again."
+
+
+@error
+class PublishingFailed(EventLogError):
+    """
+    A publisher could not publish a batch; the ``__cause__`` says why, and its text may show data.
+
+    Its checkpoint has not moved. Some of the events may have been published: all of them are
+    published again. A worker tries that by itself, later and later; ``catch_up()`` raises this.
+    """
+
+    projection: str
+    events: int
+    template = (
+        "Publisher {projection!r} could not publish a batch of {events} events. They are published "
+        "again: a worker does that by itself, as soon as the other side takes them. Look there, "
+        "or at the cause of this error."
+    )
+
+
+class Unpublishable(EventLogError):
+    """
+    Raise it in ``Publisher.publish`` for records that can never be published as they are.
+
+    ``ids`` are those of the records. The log of each is held from it on and tried again, at last
+    parked, as with a failed event of a reactor. The other records of the batch are published again.
+    """
+
+    __module__ = PUBLIC
+
+    def __init__(self, *records: EventRecord, reason: str = "") -> None:
+        """Name the records, at least one; ``reason`` is a clause without data of theirs."""
+        if not records:
+            raise TypeError("Unpublishable() takes the records that cannot be published.")
+        self.ids = tuple(record.id for record in records)
+        self.reason = reason
+        others = f" and {len(records) - 1} more" if len(records) > 1 else ""
+        super().__init__(
+            f"The event {self.ids[0]}{others} cannot be published{reason and f': {reason}'}. "
+            f"Correct the publisher or the other side, then retry the parked events."
+        )

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from functools import cache, partial
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
-from django.db import connections, router, transaction
-from django.utils import timezone
+from django.db import connections, router
 
 from eventlogs import conf
-from eventlogs.aggregates import ANY, Aggregate, Anything, fold
+from eventlogs.aggregates import ANY, Aggregate, Anything
+from eventlogs.archives.read_through import pages_through, read_through
+from eventlogs.cache_jobs import submit_after_commit
 from eventlogs.caches.backends import BaseReductionCache
 from eventlogs.caches.counters import DROPPED, counters
 from eventlogs.conf import (
-    MAX_ALSO_EXPECTED,
     MAX_BATCH,
-    MAX_KEY_LENGTH,
     MAX_PAGE_SIZE,
     MAX_POSITION,
     MAX_VERSION,
@@ -37,10 +37,8 @@ from eventlogs.deciders import (
     check_decider,
     check_target,
     decided,
-    kind_of,
     why_no_event,
 )
-from eventlogs.events import validation
 from eventlogs.events.codec import (
     EncodedEvent,
     EventReader,
@@ -56,26 +54,33 @@ from eventlogs.exceptions import (
     IdempotencyKeyUndecided,
     IdempotentReplay,
     InvalidEvent,
-    InvalidIdempotencyKey,
     InvalidLogId,
+    LogArchived,
+    LogErased,
     LogNotFound,
     UndecodableEvent,
     UnknownEventType,
-    VersionNotReached,
 )
+from eventlogs.expectations import Expectation, other_states
+from eventlogs.idempotency import checked_key, compare, find_executed, has_events
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
+from eventlogs.observed_appends import append_joined_observed, append_observed
+from eventlogs.observers import observers
 from eventlogs.pages import EventPage
 from eventlogs.policies import CachingPolicy
+from eventlogs.privacy import memory
+from eventlogs.privacy.appends import append_sealed, find_keys
+from eventlogs.privacy.sealing import Sealing
+from eventlogs.reductions.past import reduce_to_moment, reduce_to_version
 from eventlogs.reductions.reader import ReductionReader, Refresh
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, submit
 from eventlogs.stores import BaseStore, Rules
-from eventlogs.stores.base import STREAM_PAGE
 from eventlogs.stores.joined import Note, append_joined, group_commit_of
 from eventlogs.stores.keyed_reads import KeyedReads
 from eventlogs.stores.retries import given_up
-from eventlogs.stores.turns import Contended
+from eventlogs.stores.turns import Contended, take_turns
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin, in_thread
 from eventlogs.values import EventRecord, LogState, Reduction
@@ -83,12 +88,9 @@ from eventlogs.values import EventRecord, LogState, Reduction
 __all__ = ["LogManager"]
 
 A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
 
-# Limits on the cache jobs that wait for one commit: they hold their entries in memory.
-MAX_JOBS: Final = 1_000
-MAX_JOBS_BYTES: Final = 16_000_000
-
-Expectation = LogState | Reduction[Any]
+NO_INDEX: Final = b"\0"  # in place of a key for the digests of personal values that nobody has made
 
 
 async def _join(
@@ -191,8 +193,9 @@ class LogManager(Generic[A]):
         self._codecs = {each.cls: codec_for(each) for each in aggregate.event_types}
         self._reader = EventReader(aggregate.event_types)
         # Only the classes that have unique fields: of most aggregates, none.
+        self._has_personal = any(codec.personal for codec in self._codecs.values())
         self._unique = {cls: codec.unique for cls, codec in self._codecs.items() if codec.unique}
-        self._scopes = by_scope(unique for each in self._unique.values() for _, unique in each)
+        self._scopes = by_scope(field for each in self._unique.values() for field in each)
 
     def __repr__(self) -> str:
         return f"<LogManager of {self.aggregate.__qualname__} logs>"
@@ -260,9 +263,8 @@ class LogManager(Generic[A]):
         classes and compared. Raise IdempotencyKeyUndecided if they cannot be decoded.
         """
         log_id = self.new_id() if log_id is None else self.parse_id(log_id)
-        return self._store_events(
-            log_id, (event, *more), 0, None, idempotency_key, metadata, also_expect
-        )
+        store_events = self._observed if observers else self._store_events
+        return store_events(log_id, (event, *more), 0, None, idempotency_key, metadata, also_expect)
 
     def append(
         self,
@@ -293,8 +295,9 @@ class LogManager(Generic[A]):
         out of range.
         """
         log_id, expected, position = self._expectation(to, expected_version)
+        store_events = self._observed if observers else self._store_events
         try:
-            return self._store_events(
+            return store_events(
                 log_id, events, expected, position, idempotency_key, metadata, also_expect
             )
         except IdempotentReplay as replay:
@@ -409,10 +412,11 @@ class LogManager(Generic[A]):
         log_id = self.parse_id(log_id)
         check_int("retries", retries)
         check_decider(decider, self._codecs)
-        idempotency_key = _checked_key(idempotency_key)
+        if idempotency_key is not None:
+            idempotency_key = checked_key(idempotency_key)
         if expected_version is not None:
             check_int("expected_version", expected_version, highest=MAX_VERSION)
-        others = _other_states(also_expect, log_id)
+        others = other_states(also_expect, log_id)
 
         def decide(aggregate: A) -> tuple[Any, ...]:
             return decided(decider(aggregate, *args, **kwargs), decider, self._codecs)
@@ -422,24 +426,15 @@ class LogManager(Generic[A]):
                 log_id, decide, idempotency_key, metadata, expected_version, also_expect
             )
 
-        def in_turn() -> LogState | ConcurrentAppend:
-            if others:
-                return store.in_turn(log_id, attempt, conflicts=conflicts, others=others)
-            return store.in_turn(log_id, attempt, conflicts=conflicts)
-
-        store, conflicts = self._writing_store(), 0
-        # A caller's transaction is not made to lock a log before that is necessary.
-        if retries and log_id in self._contended and not self._is_inside():
-            answer = in_turn()
-        else:
-            answer = attempt()
-        while isinstance(answer, ConcurrentAppend):
-            if conflicts == retries:
-                raise answer
-            conflicts += 1
-            self._contended.add(log_id)
-            answer = in_turn()
-        return answer
+        return take_turns(
+            attempt,
+            log_id,
+            store=self._writing_store(),
+            others=others,
+            retries=retries,
+            contended=self._contended,
+            is_inside=self._is_inside,
+        )
 
     def _attempt(
         self,
@@ -486,14 +481,14 @@ class LogManager(Generic[A]):
         if idempotency_key is not None:
             store = KeyedReads(store, self.log_type, idempotency_key)
         try:
-            reduction = self._reduce(log_id, store)
+            reduction = self._reduce_to_append(log_id, store)
         except (UnknownEventType, UndecodableEvent):
             # Newer code has appended. If it did so with this key, the answer is stored.
-            if (done := self._executed(log_id, idempotency_key, store)) is not None:
+            if (done := find_executed(store, log_id, idempotency_key)) is not None:
                 return done
             raise
         # With or after the reduction: if that includes the key's events, the look-up finds the key.
-        if (done := self._executed(log_id, idempotency_key, store)) is not None:
+        if (done := find_executed(store, log_id, idempotency_key)) is not None:
             return done
         if expected_version not in (None, reduction.version):
             raise ConcurrentAppend(
@@ -504,17 +499,14 @@ class LogManager(Generic[A]):
         events = decide(reduction.aggregate)
         return (reduction.state, events) if events else reduction.state
 
-    def _executed(
-        self, log_id: LogId, idempotency_key: str | None, store: BaseStore
-    ) -> LogState | None:
-        if idempotency_key is None:
-            return None
-        claim = store.claim(self.log_type, idempotency_key)
-        if claim is None:
-            return None
-        if claim.log_id != log_id:
-            raise claim.reuse(idempotency_key, reason="log")
-        return claim.state
+    def _reduce_to_append(self, log_id: LogId, store: BaseStore) -> Reduction[A]:
+        """Reduce a log; once more if it was archived at the first look, and has come back since."""
+        try:
+            return self._reduce(log_id, store)
+        except LogNotFound as error:
+            if isinstance(error, LogErased | LogArchived) or not store.version(log_id):
+                raise
+        return self._reduce(log_id, store)
 
     def _check_shown(self, idempotency_key: str | None) -> None:
         """
@@ -538,23 +530,47 @@ class LogManager(Generic[A]):
         metadata: Mapping[str, Any] | None,
         also_expect: Sequence[Expectation],
     ) -> LogState:
-        idempotency_key = _checked_key(idempotency_key)
+        if idempotency_key is not None:
+            idempotency_key = checked_key(idempotency_key)
         encoded = self._encode(events)
         rules = None
         if self._unique or also_expect:
             rules = self._rules(log_id, events, also_expect)
-        try:
-            state = EventLog.objects.append(
+        text = _metadata(metadata)
+
+        def append(events: Sequence[EncodedEvent], version: int | Anything, text: str) -> LogState:
+            return EventLog.objects.append(
                 log_id,
-                encoded,
-                expected_version=expected_version,
+                events,
+                expected_version=version,
                 expected_position=expected_position,
                 idempotency_key=idempotency_key,
-                metadata=_metadata(metadata),
+                metadata=text,
                 rules=rules,
                 using=self.using,
                 store=self._store,
             )
+
+        try:
+            # Nothing more is done for an append that cannot have personal data.
+            store = None if self._is_plain() else self._writing_store()
+            sealing = None
+            if store is not None:
+                sealing = self._sealing(store, log_id, events, encoded, text)
+            if store is None or sealing is None:
+                state = append(encoded, expected_version, text)
+            else:
+                find_keys(sealing, log_id, idempotency_key, store)
+                state = append_sealed(
+                    sealing,
+                    append,
+                    log_id,
+                    expected_version,
+                    is_keyed=idempotency_key is not None,
+                    store=store,
+                    contended=self._contended,
+                    is_inside=self._is_inside,
+                )
         except IdempotencyKeyReused as reused:
             decided = self._decide(reused, encoded)
             raise decided from decided.__cause__
@@ -562,18 +578,49 @@ class LogManager(Generic[A]):
             self._refresh_appended(log_id)
         return state
 
+    def _sealing(
+        self,
+        store: BaseStore,
+        log_id: LogId,
+        events: tuple[Any, ...],
+        encoded: list[EncodedEvent],
+        metadata: str,
+    ) -> Sealing | None:
+        """Return the personal data of an append, or None where there are none to encrypt."""
+        if not store.encrypts:
+            return None
+        personal = [self._codecs[type(each)].personal for each in events]
+        sealing = Sealing(log_id, encoded, personal, metadata)
+        return sealing if sealing.is_needed else None
+
+    def _is_plain(self) -> bool:
+        """Return whether no append of this manager can have personal data."""
+        return not (self._has_personal or conf.personal_metadata())
+
+    def _observed(self, *args: Any) -> LogState:
+        store: Any = self._store
+        is_default = store is None or isinstance(store, Note)
+        using = self._write_alias() if is_default else store.using
+        state: LogState = append_observed(self._store_events, self.aggregate, using, *args)
+        return state
+
     def _rules(
         self, log_id: LogId, events: tuple[Any, ...], also_expect: Sequence[Expectation]
     ) -> Rules | None:
         values: Values = {}
+        index_key = cache(self._index_key)  # asked for once in an append, if at all
         for event in events:
             found = self._unique.get(type(event))
             if found:
                 # The last value of a scope counts: no other append can see the values before it.
                 name = self._codecs[type(event)].event_type.name
-                values.update(values_of(found, event, name))
-        others = _other_states(also_expect, log_id)
+                values.update(values_of(found, event, name, index_key))
+        others = other_states(also_expect, log_id)
         return Rules(as_values(values), others) if values or others else None
+
+    def _index_key(self) -> bytes | None:
+        store = self._writing_store()
+        return memory.index_key(store.using) if store.encrypts else None
 
     def _refreshes_on_append(self) -> bool:
         own = self._refresh_on_append
@@ -586,31 +633,16 @@ class LogManager(Generic[A]):
         """
         Return the error for ``events`` under a taken key, by the events that its append stored.
 
-        The store has compared fingerprints, which also differ if a class has changed since. There
-        is no race with that comparison: neither the key's append nor its events ever change.
-        This only reads, so a caller's transaction stays usable.
+        The store has compared fingerprints only. This reads, and writes nothing, so a caller's
+        transaction stays usable.
         """
         if reused.reason != "events" or reused.count is None:
             return reused
-        key, log_id, first, count = (
-            reused.idempotency_key, reused.log_id, reused.index, reused.count
-        )  # fmt: skip
-        stored = self._writing_store().events(log_id, start=first, limit=count)
-        if [each.idempotency_key for each in stored] != [key] * count:
-            self._check_shown(key)
-            return reused  # the events were erased
-        try:
-            is_retry = self._reader.reads_as(stored, events)
-        except (UnknownEventType, UndecodableEvent) as error:
-            undecided = IdempotencyKeyUndecided(
-                key, log_id=log_id, index=first, event_type=error.event_type
-            )
-            undecided.__cause__ = error
-            return undecided
-        if not is_retry:
+        stored = self._writing_store().events(reused.log_id, start=reused.index, limit=reused.count)
+        if not has_events(reused, stored):
+            self._check_shown(reused.idempotency_key)
             return reused
-        state = LogState(log_id, first + count, stored[-1].position)
-        return IdempotentReplay(key, log_id=log_id, index=first, state=state)
+        return compare(reused, stored, events, self._reader)
 
     def _encode(self, events: tuple[Any, ...]) -> list[EncodedEvent]:
         if not 0 < len(events) <= MAX_BATCH:
@@ -681,38 +713,43 @@ class LogManager(Generic[A]):
         never an error. Reducing changes no log.
         """
         log_id = self.parse_id(log_id)
-        store = self._reading_store()
         if version is not None and at is not None:
             raise TypeError("reduce() takes version= or at=, not both. Leave one of them out.")
-        if version is not None:
-            return self._reduce_to_version(log_id, store, version)
-        if at is not None:
-            return self._reduce_to_moment(log_id, store, at)
-        return self._reduce(log_id, store, fresh=fresh)
+        reading = self._reading_store()
+
+        def reduced(store: BaseStore) -> Reduction[A]:
+            if version is not None:
+                return reduce_to_version(
+                    self.aggregate, log_id, version, store=store, events=self._reader
+                )
+            if at is not None:
+                return reduce_to_moment(
+                    self.aggregate, log_id, at, store=store, events=self._reader
+                )
+            # Nothing of an archive is cached.
+            return self._reduce(log_id, store, fresh=fresh or store is not reading)
+
+        return self._read_through(reading, log_id, reduced)
+
+    def _read_through(self, store: BaseStore, log_id: LogId, read: Callable[[BaseStore], T]) -> T:
+        """Return what is in a store; if it is the database's own, also what is in an archive."""
+        return read(store) if self._store is not None else read_through(store, log_id, read)
 
     def _reduce(self, log_id: LogId, store: BaseStore, *, fresh: bool = False) -> Reduction[A]:
         reductions = self._reductions()
         if fresh or not reductions.is_caching:
             return reductions.replay(log_id, store)
-        reduction, job, _ = reductions.read(log_id, store)
-        if job is not None:
-            self._submit(job)
-        return reduction
+        reading = reductions.read(log_id, store)
+        if reading.job is not None:
+            self._submit(reading.job)
+        return reading.reduction
 
     def _submit(self, job: CacheWrite | Refresh) -> None:
         """Submit a job to the refresher, after the commit where a transaction is open."""
-        connection = None if self._store is not None else connections[self._write_alias()]
-        if connection is None or not connection.in_atomic_block:
+        if self._store is not None:
             submit(job, refresher=self._refresher)
-            return
-        hooks = connection.run_on_commit
-        if len(hooks) < MAX_JOBS:
-            hook = _AfterCommit(job, self._refresher, hooks)
-            if hook.total <= MAX_JOBS_BYTES:
-                # Robust: the application's own hooks run, even where this one fails.
-                transaction.on_commit(hook, using=connection.alias, robust=True)
-                return
-        counters.count("error", DROPPED, aggregate=self.aggregate)
+        elif not submit_after_commit(job, self._refresher, connections[self._write_alias()]):
+            counters.count("error", DROPPED, aggregate=self.aggregate)
 
     def _is_inside(self) -> bool:
         """Return whether a transaction is open in the database that is written to."""
@@ -731,27 +768,6 @@ class LogManager(Generic[A]):
                 policy=self._policy,
             )
         return reader
-
-    def _reduce_to_version(self, log_id: LogId, store: BaseStore, version: int) -> Reduction[A]:
-        check_int("version", version)
-        if version == 0:
-            raise LogNotFound(log_id, reason="has no events at version 0")
-        records = islice(self._records(log_id, store, 0, page=min(version, STREAM_PAGE)), version)
-        reduction = fold(self.aggregate.without_events(log_id), records)
-        if not reduction.version:
-            raise LogNotFound(log_id)
-        if reduction.version < version:
-            raise VersionNotReached(log_id, version=version, actual_version=reduction.version)
-        return reduction
-
-    def _reduce_to_moment(self, log_id: LogId, store: BaseStore, at: datetime) -> Reduction[A]:
-        if timezone.is_naive(at):
-            raise ValueError(f"at is {at!r}. It must be a datetime with a time zone.")
-        records = self._records(log_id, store, 0)
-        reduction = fold(self.aggregate.without_events(log_id), _until(records, at))
-        if not reduction.version:
-            raise LogNotFound(log_id, reason=f"did not exist at {at.isoformat()}")
-        return reduction
 
     # Reading
 
@@ -784,7 +800,11 @@ class LogManager(Generic[A]):
             check_int("start", start)
         start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
         # One more than asked for, to find out whether there is a next page.
-        found = self._reading_store().events(log_id, start=start, limit=limit + 1, reverse=reverse)
+        found = self._read_through(
+            self._reading_store(),
+            log_id,
+            lambda store: store.events(log_id, start=start, limit=limit + 1, reverse=reverse),
+        )
         stored = found[:limit]
         next_start = found[limit].index if len(found) > limit else None
         records = list(self._reader.records(stored, decode=decode))
@@ -804,12 +824,9 @@ class LogManager(Generic[A]):
         log_id = self.parse_id(log_id)
         check_int("start", start)
         store = self._reading_store()
-        return self._reader.records(store.stream(log_id, start=start), decode=decode)
-
-    def _records(
-        self, log_id: LogId, store: BaseStore, start: int, page: int = STREAM_PAGE
-    ) -> Iterator[EventRecord]:
-        return self._reader.records(store.stream(log_id, start=start, page=page))
+        through = store.pages if self._store is not None else partial(pages_through, store)
+        pages = through(log_id, start=start)
+        return chain.from_iterable(self._reader.records(page, decode=decode) for page in pages)
 
     def find(self, scope: str, value: Any) -> LogId | None:
         """
@@ -823,32 +840,50 @@ class LogManager(Generic[A]):
         Raise ValueError for a scope that no event of the aggregate declares, TypeError for a value
         that cannot be unique, and what ``normalize`` raises.
         """
-        unique = self._scopes.get(scope)
-        if unique is None:
+        found = self._scopes.get(scope)
+        if found is None:
             known = ", ".join(map(repr, self._scopes)) or "none"
             raise ValueError(
                 f"No event of {self.aggregate.__qualname__} declares Unique({scope!r}). Scopes of "
                 f"its events: {known}."
             )
         try:
-            wanted = unique_value(unique, value)
+            key = None
+            if found.is_personal and value is not None and self._writing_store().encrypts:
+                # Reading makes no key. Without it, no log can have claimed the value.
+                key = memory.existing_index_key() or NO_INDEX
+            wanted = unique_value(found.unique, value, key)
         except Unfit as unfit:
             if unfit.__cause__ is not None:
                 raise unfit.__cause__  # noqa: B904 (the project's own error, as it is)
             raise TypeError(f"{scope}: {unfit}.") from None
-        return None if wanted.digest is None else self._reading_store().owner(wanted)
+        if wanted.digest is None or key == NO_INDEX:
+            return None
+        return self._reading_store().owner(wanted)
 
     def exists(self, log_id: LogId | str) -> bool:
         """Return whether the log has events. Raise InvalidLogId as ``version`` does."""
         return self.version(log_id) > 0
 
+    def not_found(self, log_id: LogId | str) -> LogNotFound:
+        """
+        Return the error to raise for a log without events: LogErased if the log was erased.
+
+        Raise InvalidLogId as ``version`` does.
+        """
+        return self._reading_store().missing(self.parse_id(log_id))
+
     def version(self, log_id: LogId | str) -> int:
         """
         Return the number of events in the log, or 0 for a log that does not exist.
 
-        Raise InvalidLogId for an id of another log type.
+        A log that is archived has the number that it was archived with. Raise InvalidLogId for an
+        id of another log type.
         """
-        return self._reading_store().version(self.parse_id(log_id))
+        log_id = self.parse_id(log_id)
+        return self._read_through(
+            self._reading_store(), log_id, lambda store: store.version(log_id)
+        )
 
     def _copy(self, **attributes: Any) -> LogManager[A]:
         copy: LogManager[A] = object.__new__(type(self))
@@ -863,14 +898,18 @@ class LogManager(Generic[A]):
         request: Callable[[], Coroutine[Any, Any, Any]],
         alone: Callable[[], Coroutine[Any, Any, Any]],
     ) -> Any:
-        async def stored(log_id: LogId) -> None:
+        async def stored(state: LogState) -> None:
             if self._refreshes_on_append():
-                await in_thread(self, "_refresh_appended", (log_id,), {})
+                await in_thread(self, "_refresh_appended", (state.log_id,), {})
 
         group_commit = None
-        if all(getattr(getattr(self, each.__name__), "__func__", None) is each for each in _OWN):
+        # An append with personal data may ask for keys and versions, which needs the thread.
+        if self._is_plain() and all(
+            getattr(getattr(self, each.__name__), "__func__", None) is each for each in _OWN
+        ):
             group_commit = group_commit_of(self.log_type, using=self.using, store=self._store)
-        return await append_joined(group_commit, request, alone, stored)
+        join = append_joined_observed if observers else append_joined
+        return await join(group_commit, request, alone, stored)
 
     def _write_alias(self) -> str:
         return self.using or router.db_for_write(EventLog)
@@ -898,6 +937,7 @@ class LogManager(Generic[A]):
     astream = AsyncIteratorTwin(stream)
     afind = AsyncTwin(find)
     aexists = AsyncTwin(exists)
+    anot_found = AsyncTwin(not_found)
     aversion = AsyncTwin(version)
 
 
@@ -905,89 +945,8 @@ class LogManager(Generic[A]):
 _OWN: Final[tuple[Any, ...]] = (LogManager.create, LogManager.append)
 
 
-class _AfterCommit:
-    """
-    A job that is submitted after a commit, and the bytes of all jobs that wait for the commit.
-
-    A savepoint that is rolled back takes its hooks out of the list. They are the last ones, so
-    the total of the last hook that is left is right.
-    """
-
-    def __init__(
-        self,
-        job: CacheWrite | Refresh,
-        refresher: str | Mapping[str, Any] | BaseRefresher | None,
-        hooks: list[tuple[Any, ...]],
-    ) -> None:
-        self.__qualname__ = type(self).__qualname__  # by which Django names a hook that failed
-        self._job = job
-        self._refresher = refresher
-        ahead = (hook for _, hook, *_ in reversed(hooks) if isinstance(hook, _AfterCommit))
-        before = next(ahead, None)
-        size = len(job.entry) if isinstance(job, CacheWrite) else 0
-        self.total: int = size + (before.total if before is not None else 0)
-
-    def __call__(self) -> None:
-        submit(self._job, refresher=self._refresher)
-
-
 def _metadata(explicit: Mapping[str, Any] | None) -> str:
     """Return the metadata of an append as JSON: the caller's and the context's."""
     text = encode_metadata(explicit)
     layer = current.get()
     return text if layer is None else layer.metadata(explicit or {}, text)
-
-
-def _other_states(also_expect: Sequence[Expectation], log_id: LogId) -> tuple[LogState, ...]:
-    """Return the states of other logs that an append to ``log_id`` also expects."""
-    if not also_expect:
-        return ()
-    if isinstance(also_expect, str) or not isinstance(also_expect, Sequence):  # type: ignore[unreachable]
-        raise TypeError(
-            f"also_expect takes a list of states of other logs, not {kind_of(also_expect)}. Write "
-            f"also_expect=[state]."
-        )
-    if len(also_expect) > MAX_ALSO_EXPECTED:
-        raise ValueError(
-            f"also_expect has {len(also_expect)} states. It takes {MAX_ALSO_EXPECTED} at most."
-        )
-    others = []
-    for each in also_expect:
-        if not isinstance(each, LogState | Reduction):
-            raise TypeError(
-                f"also_expect takes LogStates and Reductions of other logs, not {kind_of(each)}. "
-                f"Reduce that log, and pass the reduction that you decided on."
-            )
-        if each.log_id == log_id:
-            raise ValueError(
-                f"also_expect names {log_id}, to which the events are appended. Its state is the "
-                f"first argument of append()."
-            )
-        check_int("version", each.version, lowest=1, highest=MAX_VERSION)
-        check_int("position", each.position, highest=MAX_POSITION)
-        others.append(LogState(each.log_id, each.version, each.position))
-    return tuple(others)
-
-
-def _checked_key(key: str | None) -> str | None:
-    if key is None:
-        return None
-    if not isinstance(key, str):
-        raise InvalidIdempotencyKey(f"must be a str, not {type(key).__name__}")
-    # A plain str of the same characters: a LogId does not equal its text, a SafeString is marked as
-    # HTML, and str() of an enum's member may be its name.
-    key = str.__str__(key)
-    if not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise InvalidIdempotencyKey(f"must have 1 to {MAX_KEY_LENGTH} characters")
-    try:
-        validation.inspect(key)
-    except validation.Finding as finding:
-        raise InvalidIdempotencyKey(f"cannot be stored: {finding.limit}") from None
-    return key
-
-
-def _until(records: Iterator[EventRecord], at: datetime) -> Iterator[EventRecord]:
-    for record in records:
-        if record.recorded_at > at:
-            return
-        yield record

@@ -22,6 +22,7 @@ from eventlogs.events.unique_values import UniqueReader, as_values
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.ids import LogId
 from eventlogs.stores import AppendRequest, BaseStore, Rules, participants, store_for
+from eventlogs.stores.erasing import NO_LOG_TYPE
 from eventlogs.utils.twins import AsyncTwin
 from eventlogs.values import LogState
 
@@ -118,6 +119,11 @@ class EventLogQuerySet(AppendOnlyQuerySet[M]):
 
 class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: ignore[misc]
     """Logs, for reading, and ``append()``, the one way to write them."""
+
+    def get_queryset(self) -> EventLogQuerySet[Any]:
+        """Leave out the marks of erased logs; see stores/erasing.py."""
+        logs: EventLogQuerySet[Any] = super().get_queryset()
+        return logs.exclude(log_type=NO_LOG_TYPE)
 
     def store(self, *, using: str | None = None) -> BaseStore:
         """Return the store of a database alias, by default the alias that appends go to."""

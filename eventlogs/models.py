@@ -18,6 +18,7 @@ from eventlogs.conf import (
     MAX_LOG_TYPE_LENGTH,
     MAX_PROJECTION_NAME_LENGTH,
     MAX_SCOPE_LENGTH,
+    MAX_SUBJECT_LENGTH,
 )
 from eventlogs.exceptions import AppendOnlyError
 from eventlogs.fields import ExactCharField, LogIdField
@@ -53,6 +54,8 @@ class EventLog(AppendOnlyModel):
     version = models.IntegerField(editable=False)
     created_at = models.DateTimeField(editable=False)
     updated_at = models.DateTimeField(editable=False)  # recorded_at of the last event
+    # The digest of the last event, in a log whose history is chained; see events/chain.py.
+    head = models.BinaryField(null=True, editable=False)
 
     objects: ClassVar[EventLogManager] = EventLogManager()
 
@@ -101,6 +104,8 @@ class Event(AppendOnlyModel):
     # No key is NULL; "" is never a key.
     idempotency_key = ExactCharField(max_length=MAX_KEY_LENGTH, null=True, editable=False)
     recorded_at = models.DateTimeField(editable=False)
+    # Of this event and all before it, in a log whose history is chained; see events/chain.py.
+    digest = models.BinaryField(null=True, editable=False)
 
     objects = EventQuerySet.as_manager()
 
@@ -213,6 +218,150 @@ class StoredType(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.schema_version}"
+
+
+class SubjectKey(models.Model):
+    """
+    The key that encrypts the personal data of one subject; see ``eventlogs.privacy``.
+
+    Without ``wrapped`` it is destroyed: what it has encrypted can never be read again.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    subject = ExactCharField(max_length=MAX_SUBJECT_LENGTH, editable=False)
+    wrapped = models.BinaryField(null=True, editable=False)  # encrypted by a key of the settings
+    wrapped_by = ExactCharField(max_length=100, editable=False)  # the id of that key
+    created_at = models.DateTimeField(editable=False)
+    destroyed_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["subject"], name="eventlogs_subjectkey_one_per_subject"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class SubjectLog(models.Model):
+    """
+    A log that may hold data that a subject's key has encrypted.
+
+    It lies in the log's database, and is written before or together with the log's event.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    key_id = models.UUIDField(editable=False)  # of a SubjectKey, perhaps in another database
+    log_id = LogIdField(editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["key_id", "log_id"], name="eventlogs_subjectlog_one_per_key_and_log"
+            ),
+        ]
+        indexes = [models.Index(fields=["log_id"], name="eventlogs_subjectlog_of_log")]
+
+    def __str__(self) -> str:
+        return str(self.log_id)
+
+
+class ErasedLog(AppendOnlyModel):
+    """What is left of a log that was erased: that it existed, and who erased it, when and why."""
+
+    id = models.UUIDField(primary_key=True, editable=False)  # the log's
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    count = models.IntegerField(editable=False)  # of its events
+    digest = models.BinaryField(editable=False)  # of all of its events
+    erased_by = ExactCharField(max_length=255, editable=False)
+    reason = models.TextField(editable=False)
+    erased_at = models.DateTimeField(editable=False)
+
+    objects = AppendOnlyQuerySet.as_manager()
+
+    class Meta:
+        base_manager_name = "objects"  # so that related managers refuse to write, too
+
+    def __str__(self) -> str:
+        return str(self.log_id)
+
+    @property
+    def log_id(self) -> LogId:
+        """The id that the log had."""
+        return LogId.stored(self.log_type, self.id)
+
+
+class ArchiveFile(models.Model):
+    """
+    A file with archived logs. It is written before its logs are taken out of the tables.
+
+    ``name`` is that in the storage. Beside it is a manifest, which says the same: the name with
+    ``.manifest.json`` behind it.
+    """
+
+    WRITING: ClassVar = "writing"  # nothing relies on it: it may be an interrupted attempt
+    COMPLETE: ClassVar = "complete"
+    REPLACED: ClassVar = "replaced"  # no log is read from it: it is to be deleted
+
+    id = models.BigAutoField(primary_key=True)
+    name = ExactCharField(max_length=255, editable=False)
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    state = ExactCharField(max_length=10, default=WRITING, editable=False)
+    logs = models.IntegerField(default=0, editable=False)
+    events = models.BigIntegerField(default=0, editable=False)
+    size = models.BigIntegerField(default=0, editable=False)  # bytes
+    digest = models.BinaryField(null=True, editable=False)  # SHA-256 of the file
+    created_at = models.DateTimeField(editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["name"], name="eventlogs_archivefile_one_per_name"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+class ArchivedLog(AppendOnlyModel):
+    """
+    A log whose events are in an archive. ``version`` is the number of its events.
+
+    A mark stays of its row in EventLog, as of a log that was erased; see stores/erasing.py. So its
+    id cannot be used again, and an append to it finds no log.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    version = models.IntegerField(editable=False)
+    created_at = models.DateTimeField(editable=False)
+    updated_at = models.DateTimeField(editable=False)  # recorded_at of the last event
+    # The digest that the log had, if its history is chained, and that of all of its events, which
+    # proves what is read from the archive.
+    head = models.BinaryField(null=True, editable=False)
+    digest = models.BinaryField(editable=False)
+    last_position = models.BigIntegerField(editable=False)
+    archive = models.ForeignKey(
+        ArchiveFile, on_delete=models.PROTECT, editable=False, related_name="archived_logs"
+    )
+    frames = models.JSONField(editable=False)  # where its events are in the file
+    archived_at = models.DateTimeField(editable=False)
+    archived_by = ExactCharField(max_length=255, editable=False)
+
+    objects = AppendOnlyQuerySet.as_manager()
+
+    class Meta:
+        base_manager_name = "objects"  # so that related managers refuse to write, too
+        indexes = [models.Index(fields=["log_type", "id"], name="eventlogs_archivedlog_of_type")]
+
+    def __str__(self) -> str:
+        return str(self.log_id)
+
+    @property
+    def log_id(self) -> LogId:
+        """The id that goes with a LogManager."""
+        return LogId.stored(self.log_type, self.id)
 
 
 class ProjectionState(models.Model):

@@ -45,6 +45,7 @@ from eventlogs.refreshers import (
     checked,
     refresh_by_names,
 )
+from eventlogs.seals.running import seal
 
 RETRIES: Final = 6
 LONGEST_BACKOFF: Final = 60  # seconds
@@ -115,6 +116,20 @@ def run_projections(names: list[str] | None = None, using: str | None = None) ->
     projections and partitions that another one holds, so a backlog of messages ends quickly.
     """
     return run(names, using=using)
+
+
+@shared_task(name="eventlogs.make_seal", **TASK)
+def make_seal(
+    using: str | None = None, output: str | None = None, append: bool = True
+) -> dict[str, Any]:
+    """
+    Make a seal over all events, for Celery beat: ``{"task": "eventlogs.make_seal", …}``.
+
+    It is appended to the log of seals, from which a reactor can send it away, and to the file
+    ``output`` if there is one. Safe to run twice: that makes two seals. See
+    ``eventlogs.seals.running.seal``.
+    """
+    return seal(using=using, output=output, append=append).as_json()
 
 
 class CeleryRefresher(MessageRefresher):

@@ -66,6 +66,20 @@ DATABASE_URL = "" if sys.argv[1:2] == ["demo"] else os.environ.get("DATABASE_URL
 DATABASES = {"default": database(DATABASE_URL) if DATABASE_URL else sqlite(BASE_DIR / "db.sqlite3")}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# `manage.py eventlogs archive` moves closed payments to files in this directory.
+EVENTLOGS: dict[str, Any] = {
+    "ARCHIVE_STORAGE": "archives",
+    "RETENTION": ["example_project.payments.retention.settled_payments"],
+}
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "archives": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": BASE_DIR / "archives"},
+    },
+}
+
 # The variable is not called REDIS_URL, because that may belong to another project. Without Redis,
 # each process caches reductions in its own memory, and a thread of it writes them.
 EXAMPLE_REDIS_URL = "" if sys.argv[1:2] == ["demo"] else os.environ.get("EXAMPLE_REDIS_URL", "")
@@ -78,7 +92,7 @@ if EXAMPLE_REDIS_URL:
             "OPTIONS": {"SOCKET_TIMEOUT": 1, "SOCKET_CONNECT_TIMEOUT": 1},  # seconds
         }
     }
-    EVENTLOGS = {"REFRESHER": "eventlogs.tasks.CeleryRefresher", "REFRESH_ON_APPEND": True}
+    EVENTLOGS |= {"REFRESHER": "eventlogs.tasks.CeleryRefresher", "REFRESH_ON_APPEND": True}
     CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL", EXAMPLE_REDIS_URL)
     CELERY_BEAT_SCHEDULE = {
         # Messages expire if no worker takes them in time; otherwise they would accumulate.

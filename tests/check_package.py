@@ -154,7 +154,13 @@ def check_sdist(sdist: Path) -> None:
         carried = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"tox.ini", "toxfile.py", "manage.py", "Makefile", "CHANGELOG.md", "README.md"}
     needed |= {f"tests/{path.name}" for path in ROOT.glob("tests/*.py")}
-    needed |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")}
+    needed |= {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("docs/**/*")
+        # These folders are made by a build of the site.
+        if path.is_file() and path.parent.name not in ("project", "reference", "__pycache__")
+    }
+    needed |= {".readthedocs.yaml", "llms.txt"}
     needed |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("example_project/**/*.py")}
     if missing := sorted(needed - carried):
         sys.exit(f"The sdist lacks {', '.join(missing)}: see MANIFEST.in.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from tests.accounts import Account
 
+HERE = Path(__file__).resolve().parent
+
 STORES: dict[str, Callable[[], BaseStore]] = {
     "memory": MemoryStore,
     "portable": lambda: PortableStore("default"),
@@ -48,6 +51,15 @@ def store(request: pytest.FixtureRequest) -> BaseStore:
 def database_store(request: pytest.FixtureRequest) -> BaseStore:
     """Every store that keeps its logs in the run's database."""
     return STORES[request.param]()
+
+
+@pytest.fixture(autouse=True)
+def _forget_chained_logs() -> Iterator[None]:
+    """Which statement an append takes must not depend on the tests before."""
+    yield
+    postgresql = sys.modules.get("eventlogs.stores.postgresql")
+    if postgresql is not None:
+        postgresql.with_chained_logs.clear()
 
 
 @pytest.fixture
@@ -247,10 +259,17 @@ SLOW = (
     "test_middleware.py::test_concurrent",
     "test_migrations.py",
     "test_servers.py",
+    "test_tutorial.py",
     "admin/test_projections.py::test_held_events_of_one_cause_are_paged",
+    "attacks/test_restored_backups.py",
     "caches/test_cache_histories.py",
+    "contrib/http/test_streams.py",
     "caches/test_fingerprints.py",
     "contracts/test_broken_versions.py",
+    "contrib/opentelemetry/test_processes.py",
+    "contrib/sinks/test_nats.py",
+    "contrib/sinks/test_rabbitmq.py",
+    "contrib/prometheus/test_views.py",
     "events/test_validation.py::test_a_bad_event_is_refused",
     "example/test_demo.py",
     "example/test_fines.py::test_a_database_without_tables",
@@ -283,7 +302,112 @@ SLOW = (
     "projections/test_workers.py",
     "races/",
     "reliability/",
+    "stores/test_seen_statements.py",
     "testing/test_plugin.py::test_without_django",
+)
+
+
+# Tests that do not depend on the database: CI runs them once with the oldest versions and once with
+# the newest, and `make test-all` on each database. Those that are marked for one are not meant.
+ONCE = (
+    "test_aggregates.py",
+    "test_apps.py",
+    "test_architecture.py",
+    "test_conf.py",
+    "test_deciders.py",
+    "test_docs.py",
+    "test_eventlogs_times.py",
+    "test_exceptions.py",
+    "test_ids.py",
+    "test_middleware.py",
+    "test_observers.py",
+    "test_pages.py",
+    "test_policies.py",
+    "test_public_names.py",
+    "test_refreshers.py",
+    "test_signatures.py",
+    "test_tests.py",
+    "admin/test_downloads.py",
+    "admin/test_events.py",
+    "admin/test_json_markup.py",
+    "admin/test_mixins.py",
+    "admin/test_personal_values.py",
+    "admin/test_projection_status.py",
+    "admin/test_seals.py",
+    "admin/test_users.py",
+    "benchmarks/",
+    "caches/test_entries.py",
+    "caches/test_fingerprints.py",
+    "checks/",
+    "contracts/test_broken_versions.py",
+    "contracts/test_caches.py",
+    "contracts/test_refreshers.py",
+    "contrib/http/test_problems.py",
+    "contrib/opentelemetry/",
+    "contrib/prometheus/",
+    "contrib/test_ninja.py",
+    "contrib/test_rest_framework.py",
+    "events/test_chain.py",
+    "events/test_codec.py",
+    "events/test_personal.py",
+    "events/test_registry.py",
+    "events/test_schemas.py",
+    "events/test_validation.py",
+    "example/test_demo.py",
+    "example/test_hsm_keys.py",
+    "example/test_settings.py",
+    "management/test_eventlogs.py",
+    "management/test_makeevents.py",
+    "management/test_output.py",
+    "management/test_terminal.py",
+    "operations/event_locks/",
+    "operations/test_catalogue.py",
+    "operations/test_commands.py",
+    "operations/test_pasted_ids.py",
+    "operations/test_xes.py",
+    "projections/test_deadlines.py",
+    "projections/test_declarations.py",
+    "projections/test_defaults.py",
+    "projections/test_error_text.py",
+    "seals/test_checking.py",
+    "seals/test_documents.py",
+    "seals/test_files.py",
+    "seals/test_keys.py",
+    "seals/test_leaves.py",
+    "seals/test_merkle.py",
+    "seals/test_proofs.py",
+    "seals/test_signing.py",
+    "testing/test_aggregate_checks.py",
+    "testing/test_effects.py",
+    "testing/test_memory.py",
+    "testing/test_plugin.py",
+    "testing/test_stories.py",
+    "testing/test_strategies.py",
+    "testing/test_texts.py",
+    "utils/",
+)
+
+# Slow tests whose locks and transactions are those of PostgreSQL, or that are about versions of
+# code: CI runs them there, and `make test-all` on SQLite, too.
+RARELY_ON_SQLITE = (
+    "test_log_against_a_list.py",
+    "contrib/http/test_streams.py",
+    "example/test_fines.py::test_an_import_that",
+    "management/test_import.py::test_a_corrupt_line_is_named",
+    "management/test_import.py::test_an_import",
+    "management/test_project.py",
+    "operations/adoption/test_running.py::test_a_broken_version",
+    "operations/adoption/test_running.py::test_adoptions_side_by_side",
+    "operations/adoption/test_running.py::test_an_adoption_that_is_killed",
+    "operations/adoption/test_running.py::test_no_change_of_a_row",
+    "projections/test_batches.py",
+    "projections/test_histories.py",
+    "projections/test_releases.py",
+    "projections/test_verify.py",
+    "projections/test_workers.py",
+    "reliability/test_projection_changing_workers.py",
+    "reliability/test_projection_harmful_events.py",
+    "reliability/test_retries_across_releases.py",
 )
 
 
@@ -293,10 +417,34 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("quick")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a module without a wanted test: all of them take seconds, in each process."""
+    wanted: str = config.option.markexpr
+    name = collection_path.relative_to(HERE).as_posix() if HERE in collection_path.parents else ""
+    if not name.endswith(".py"):
+        return None
+    is_slow = name.startswith(tuple(each for each in SLOW if "::" not in each))
+    has_slow = is_slow or any(each.startswith(f"{name}::") for each in SLOW)
+    is_left_out = ("not slow" in wanted and is_slow) or (
+        wanted.startswith("slow and ") and not has_slow
+    )
+    return is_left_out or None
+
+
+DATABASES = ("postgresql", "redis", "sqlite", "mariadb", "locks")  # marks
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        name = item.nodeid.removeprefix("tests/")
+        if name.startswith(SLOW):
             item.add_marker("slow")
+        if name.startswith("races/") and config.option.markexpr == "long":
+            item.add_marker("long")  # with all processes: tests/races/conftest.py
+        if name.startswith(ONCE) and not any(map(item.get_closest_marker, DATABASES)):
+            item.add_marker("once")
+        if name.startswith(RARELY_ON_SQLITE):
+            item.add_marker("rarely_on_sqlite")
 
 
 # Without psycopg, the modules that are about it cannot be imported.
@@ -311,6 +459,7 @@ collect_ignore = (
         "reliability/test_group_commit.py",
         "stores/test_group_commit.py",
         "stores/test_joined.py",
+        "test_observed_appends.py",
         "stores/test_prepared_in_transactions.py",
         "stores/test_tenants.py",
         "stores/test_interruptions.py",
@@ -319,6 +468,9 @@ collect_ignore = (
         "reliability/test_crashes.py",
         "reliability/test_cache_stampedes.py",
         "reliability/test_feed_servers.py",
+        "reliability/replicas.py",
+        "reliability/test_feed_failovers.py",
+        "reliability/test_feed_replicas.py",
         "races/feeds.py",
         "races/test_feed_interleavings.py",
         "benchmarks/test_contests.py",

@@ -41,10 +41,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests import mariadb
+from tests.scratch import IN_MEMORY, on_disk, scratch
 
 UNPRIVILEGED_USERS = ("postgres", "nobody")  # users for the servers of root, best first
 START_TIMEOUT = 60  # seconds
@@ -108,7 +110,8 @@ class PrivateServer(ABC):
 
     def __enter__(self) -> Self:
         remove_abandoned_directories(self.name)
-        self.directory, self._claim = private_directory(self.name, self.user)
+        parent = on_disk() if self.durable else scratch()
+        self.directory, self._claim = private_directory(self.name, self.user, parent)
         try:
             self._start()
         except BaseException:
@@ -323,6 +326,7 @@ class PostgreSQL(PrivateServer):
         }
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            settings |= {"max_wal_size": "512MB"}  # the files may be in memory
         options = [f"--{name}={value}" for name, value in settings.items()]
         return [str(self.programs / "postgres"), "-D", str(self.data), *options]
 
@@ -538,8 +542,128 @@ class MariaDB(PrivateServer):
                 return False
 
 
+class Broker(PrivateServer):
+    """A message broker on a port of this machine, which tests may kill and start again."""
+
+    program: ClassVar[str]
+    package: ClassVar[str]  # of Debian and Ubuntu
+
+    def __init__(self, *, durable: bool = False) -> None:
+        super().__init__(durable=durable)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.port: int = server.getsockname()[1]
+
+    @classmethod
+    def find_programs(cls) -> Path:
+        path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+        if program := shutil.which(cls.program, path=path):
+            return Path(program).resolve().parent
+        raise ServerError(
+            f"These tests need {cls.program}: set {cls.variable} to a running server, or install "
+            f"the server from your system's packages ({cls.package} on Debian and Ubuntu)."
+        )
+
+    @staticmethod
+    def check(url: str) -> None:
+        where = urlsplit(url)
+        try:
+            socket.create_connection((where.hostname, where.port), CONNECT_TIMEOUT).close()
+        except OSError as error:
+            raise ServerError(
+                f"Nothing answers at the broker's URL ({type(error).__name__}): start the broker, "
+                f"or unset the variable to have the tests start one."
+            ) from None
+
+    def kill(self) -> None:
+        """End it as a crash does; what it has stored stays."""
+        self.process.kill()
+        self.process.wait()
+
+    def start_again(self) -> None:
+        """Start it again after ``kill``, at the same address."""
+        self._start()
+
+
+class NATS(Broker):
+    """A NATS server with JetStream."""
+
+    name = "nats"
+    variable = "NATS_URL"
+    program = "nats-server"
+    package = "nats-server"
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def prepare(self) -> None:
+        return None  # it makes its directory by itself
+
+    def command(self) -> list[str]:
+        options = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.directory)]
+        return [str(self.programs / self.program), *options]
+
+    def is_ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                return client.recv(5) == b"INFO "
+        except OSError:
+            return False
+
+
+class RabbitMQ(Broker):
+    """A RabbitMQ node, which the user ``guest`` enters with the password ``guest``."""
+
+    name = "rabbitmq"
+    variable = "RABBITMQ_URL"
+    stop_signal = signal.SIGTERM
+    program = "rabbitmq-server"
+    package = "rabbitmq-server"
+
+    @classmethod
+    def find_programs(cls) -> Path:
+        # Debian's program on the PATH insists on a user of its own; it calls this one.
+        own = Path("/usr/lib/rabbitmq/bin")
+        return own if (own / cls.program).exists() else super().find_programs()
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2F"
+
+    def prepare(self) -> None:
+        return None  # it makes its directory by itself
+
+    def command(self) -> list[str]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port_between_nodes = server.getsockname()[1]
+        settings = {
+            "HOME": self.directory,  # for its cookie
+            "RABBITMQ_ALLOW_INPUT": "1",  # so that the script becomes the server, which we may kill
+            "RABBITMQ_SERVER_START_ARGS": "-noinput",
+            "RABBITMQ_NODENAME": f"eventlogs{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": self.port,
+            "RABBITMQ_DIST_PORT": port_between_nodes,
+            "RABBITMQ_MNESIA_BASE": self.directory / "data",
+            "RABBITMQ_LOG_BASE": self.directory / "logs",
+            "RABBITMQ_CONFIG_FILE": self.directory / "none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": self.directory / "plugins",
+        }
+        named = [f"{name}={value}" for name, value in settings.items()]
+        return ["env", *named, str(self.programs / self.program)]
+
+    def is_ready(self) -> bool:
+        # The first frame of the server: a method, on channel 0.
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.sendall(b"AMQP\x00\x00\x09\x01")
+                return client.recv(3) == b"\x01\x00\x00"
+        except OSError:
+            return False
+
+
 SERVERS: dict[str, type[PrivateServer]] = {
-    server.name: server for server in (PostgreSQL, Redis, MariaDB)
+    server.name: server for server in (PostgreSQL, Redis, MariaDB, NATS, RabbitMQ)
 }
 
 
@@ -632,10 +756,8 @@ def die_with_parent() -> Callable[[], None] | None:
     return ask_the_kernel
 
 
-def private_directory(name: str, user: str | None) -> tuple[Path, IO[str]]:
+def private_directory(name: str, user: str | None, parent: str) -> tuple[Path, IO[str]]:
     """Make a directory that only ``user`` can enter; return it, and a claim to keep open."""
-    # A path of a socket has about 100 characters at most, and macOS' own prefix is long.
-    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"
     directory = Path(tempfile.mkdtemp(prefix=f"eventlogs-{name}-", dir=parent))
     # Locked first and then named: a visible claim is held by us, or its holder has died.
     claim = (directory / "claim.new").open("w")
@@ -648,7 +770,7 @@ def private_directory(name: str, user: str | None) -> tuple[Path, IO[str]]:
 
 def remove_abandoned_directories(name: str) -> None:
     """Remove the directories of runs that were killed: those without a live claim."""
-    for parent in {tempfile.gettempdir(), "/tmp"}:
+    for parent in {on_disk(), "/tmp", scratch(), str(IN_MEMORY)}:
         for path in Path(parent).glob(f"eventlogs-{name}-*/claim"):
             try:
                 with path.open() as claim:

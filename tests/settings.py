@@ -20,6 +20,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from tests import mariadb
+from tests.scratch import scratch
 
 
 def database_from_url(url: str) -> dict[str, Any]:
@@ -53,7 +54,7 @@ if database == "sqlite":
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": Path(tempfile.gettempdir(), "eventlogs.sqlite3"),
         "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20},
-        "TEST": {"NAME": Path(tempfile.gettempdir(), f"{TEST_NAME}.sqlite3")},
+        "TEST": {"NAME": Path(scratch(), f"{TEST_NAME}.sqlite3")},
     }
 elif database == "postgresql":
     if "DATABASE_URL" not in os.environ:
@@ -102,6 +103,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 
 SECRET_KEY = "only-for-the-tests"
+EVENTLOGS: dict[str, Any] = {"ENCRYPTION_KEYS": ["b25seS1mb3ItdGhlLXRlc3RzLCBvZiAzMiBieXRlcyE="]}
 # Not one that takes half a second for each user that a test makes.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ALLOWED_HOSTS = ["testserver"]

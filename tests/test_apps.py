@@ -22,7 +22,12 @@ django.setup()
 from eventlogs.aggregates import aggregates
 from eventlogs.events.registry import registry
 
-print(sorted(each.name for each in registry), [each.__name__ for each in aggregates])
+# eventlogs has a log of its own, for receipts.
+own = "eventlogs"
+print(
+    sorted(each.name for each in registry if not each.name.startswith(own)),
+    [each.__name__ for each in aggregates if not each.__module__.startswith(own)],
+)
 """
 SOLD = """
 from dataclasses import dataclass

@@ -17,15 +17,25 @@ READERS = [
     (conf.max_event_bytes, "MAX_EVENT_BYTES", 262_144, 10),
     (conf.idempotency_key_retention, "IDEMPOTENCY_KEY_RETENTION", None, timedelta(days=1)),
     (conf.prepared_statements, "PREPARED_STATEMENTS", True, False),
+    (conf.chain, "CHAIN", False, True),
     (conf.group_commit, "GROUP_COMMIT", "connection", False),
     (conf.page_size, "PAGE_SIZE", 100, 7),
+    (conf.archive_storage, "ARCHIVE_STORAGE", None, "archives"),
+    (conf.retention, "RETENTION", (), ["payments.retention.payments"]),
+    (conf.encryption_keys, "ENCRYPTION_KEYS", [], ["bmV3"]),
+    (conf.key_store, "KEY_STORE", conf.DEFAULTS["KEY_STORE"], {"BACKEND": "my.KeyStore"}),
+    (conf.personal_metadata, "PERSONAL_METADATA", {}, {"ip": "user"}),
     (conf.context, "CONTEXT", conf.CONTEXT, dict.fromkeys(conf.CONTEXT, "my.function")),
+    (conf.seal_key, "SEAL_KEY", None, "AAAA"),
+    (conf.seal_public_keys, "SEAL_PUBLIC_KEYS", (), ("AAAA",)),
     (conf.health, "HEALTH", conf.HEALTH, dict.fromkeys(conf.HEALTH, 7)),
 ]
 
 
 @pytest.mark.parametrize(("read", "name", "default", "other"), READERS)
 def test_a_setting_that_is_not_set_has_its_default(settings, read, name, default, other):
+    del settings.EVENTLOGS
+
     assert read() == default
 
     settings.EVENTLOGS = {}

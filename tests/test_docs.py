@@ -9,12 +9,13 @@ may register the same names. Their TestCases are run at the end. A block below
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import unittest
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import resolve_name
 from types import CodeType, ModuleType
@@ -23,6 +24,7 @@ from typing import Any
 import django
 import pytest
 from django.conf import settings
+from django.core.management.base import CommandParser
 from django.db import connection, connections
 from django.test.utils import setup_test_environment
 
@@ -34,7 +36,11 @@ from tests.processes import ROOT, output_of
 
 DOCS = ROOT / "docs"
 ABOUT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
-PAGES = [*(ROOT / name for name in ABOUT), *sorted(DOCS.rglob("*.md"))]
+# Not docs/project/, which a build of the site writes.
+PAGES_OF_DOCS = [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("decisions/*.md"))]
+PAGES = [*(ROOT / name for name in ABOUT), *PAGES_OF_DOCS]
+# tests/test_tutorial.py runs it, as a project.
+RUN_ELSEWHERE = {"docs/tutorial.md"}
 # Pages for contributors, and lists of the parts of this package.
 FOR_CONTRIBUTORS = {"CONTRIBUTING.md", "docs/guarantees.md", "docs/modules.md"}
 
@@ -46,17 +52,32 @@ CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.DOTALL | re.M)
 LINK = re.compile(r"\[[^]]*]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.M)
 CHECK_ID = re.compile(r"eventlogs\.[EW]\d{3}")
-# A path in this repository, and after "::" a name in that file.
+# A path in this repository, not in a URL, and after "::" a name in that file.
 PATH = re.compile(
-    r"\b(?P<path>(?:eventlogs|tests|benchmarks|example_project)/[\w./*-]*[\w*/])(?:::(?P<name>\w+))?"
+    r"(?<![\w/])(?P<path>(?:eventlogs|tests|benchmarks|example_project)/[\w./*-]*[\w*/])(?:::(?P<name>\w+))?"
 )
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 DOTTED = re.compile(r"(?<![\w.@/-])eventlogs(?:\.[A-Za-z_]\w*)+(?![\w<*-]|\.[<*\w])")
-# Dotted names that are none of Python: of checks, permissions, tasks, cache keys, settings of SQL.
+# Dotted names that are none of Python: of checks, permissions, tasks, cache keys, settings of SQL,
+# and of OpenTelemetry.
 NOT_PYTHON = re.compile(
-    r"eventlogs\.([EW]\d{3}|(view|operate)_\w+|(refresh|sweep)_\w+|run_projections|reduction|fence_)$"
+    r"eventlogs\.([EW]\d{3}|(view|operate)_\w+|(refresh|sweep)_\w+|run_projections|make_seal|reduction|fence_"
+    r"|(log|event|finding|projection|reduce|reduced|refresh|held)\.\w+|cache\.(writes|errors)"
+    r"|up|findings|appends|outcome|reason|database|projection)$"
 )
+ROW = re.compile(r"^\|(?! -).+\|$", re.M)
 FROM_IMPORT = re.compile(r"^\s*from (eventlogs[\w.]*) import ", re.M)
+
+
+def extension(name: str) -> Any:
+    """Import a module of the site's extensions, which are in no package."""
+    spec = spec_from_file_location(name, DOCS / "extensions" / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+listing = extension("pages")
 
 
 def name_of(page: Path) -> str:
@@ -90,7 +111,11 @@ def all_code() -> str:
     return "\n".join(code for page in PAGES for code in CODE.findall(text_of(page)))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(code_of(page))], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(code_of(page)) and name_of(page) not in RUN_ELSEWHERE],
+    ids=name_of,
+)
 def test_code_examples_run(page: Path, transactional_db: None):
     database = str(connection.settings_dict["NAME"])
 
@@ -144,6 +169,8 @@ def dotted_names_of(page: Path) -> set[str]:
 # Modules that need a package which not every environment of the tests has.
 NEEDED = {
     "eventlogs.contrib.django_tasks": "django.tasks",
+    "eventlogs.contrib.ninja": "ninja",
+    "eventlogs.contrib.rest_framework": "rest_framework",
     "eventlogs.contrib.task_backends": "django.tasks",
     "eventlogs.feed.postgresql": "psycopg",
     "eventlogs.stores.postgresql": "psycopg",
@@ -221,6 +248,43 @@ def test_each_promise_has_a_number_and_names_its_tests():
     assert all("`tests/" in broken or " none: " in broken for _, _, broken in rows)
 
 
+# What is tested beside the attacks, and is none.
+NO_ATTACKS = {
+    "tests/attacks/test_thieves.py::"
+    "test_a_broken_version_that_compares_without_the_key_of_the_person_confirms_a_guess",
+    "tests/attacks/test_owners.py::test_an_erasure_of_the_log_with_the_last_event_is_no_finding",
+}
+
+
+def names_of_tests_in(path: str) -> set[str]:
+    """Return the names of the tests of a file."""
+    tree = ast.parse(text_of(ROOT / path))
+    functions = {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}
+    return {each for each in functions if each.startswith("test_")}
+
+
+def test_each_attack_says_who_sees_it_and_names_its_tests():
+    tables, _, _ = text_of(DOCS / "attacks.md").partition("## Security notes")
+    parts = tables.split("| they try | what happens, or who sees it | test |")[1:]
+    rows = [re.split(r" ?\| ?", row)[1:-1] for part in parts for row in ROW.findall(part)]
+
+    assert len(parts) == tables.count("\n## ")
+    assert [row for row in rows if len(row) != 3 or not all(row)] == []
+    for attack, _, tests in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+        assert tests == ", ".join(f"`{path}::{name}`" for path, name in named), attack
+        for path, name in named:
+            assert name in names_of_tests_in(path), f"{path}::{name}"
+
+
+def test_no_attack_of_the_tests_is_missing_on_the_page():
+    page = text_of(DOCS / "attacks.md")
+    files = [name_of(file) for file in ROOT.glob("tests/attacks/test_*.py")]
+    known = {f"{file}::{test}" for file in files for test in names_of_tests_in(file)}
+
+    assert {each for each in known if f"`{each}`" not in page} == NO_ATTACKS
+
+
 def test_each_name_that_a_public_module_lists_is_on_the_page():
     for module, names in public_modules().items():
         if lacks_its_package(module):
@@ -256,10 +320,78 @@ def test_the_index_names_every_page():
     targets = {
         (DOCS / link["target"]).resolve() for link in LINK.finditer(text_of(DOCS / "index.md"))
     }
-    for page in DOCS.rglob("*.md"):
+    for page in PAGES_OF_DOCS:
         listed = {page, page.parent} if page.parent != DOCS else {page}
 
         assert listed & targets or page.name == "index.md", name_of(page)
+
+
+def rows_of_the_index() -> list[Any]:
+    """Return the rows that the sidebar of the site is made of."""
+    index = text_of(DOCS / "index.md")
+    return [row for _, rows in listing.parts_of(index) for row in rows]
+
+
+def test_the_index_has_four_parts_with_every_page_in_one_of_them():
+    titles = [title for title, _ in listing.parts_of(text_of(DOCS / "index.md"))]
+    files = [row.file for row in rows_of_the_index()]
+
+    assert titles == ["Tutorial", "How-to guides", "Reference", "Explanation"]
+    assert len(files) == len(set(files))
+    pages = {page.name for page in DOCS.glob("*.md")} - {"index.md"}
+    assert set(files) == pages | {"decisions/README.md"}
+
+
+def test_llms_txt_has_every_page():
+    expected = listing.llms(text_of(DOCS / "index.md"))
+
+    assert text_of(ROOT / "llms.txt") == expected, "run: python docs/extensions/pages.py"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(code_of(page))], ids=name_of)
+def test_examples_import_what_they_use_of_eventlogs(page: Path):
+    known: set[str] = set()
+    for block in BLOCK.finditer(text_of(page)):
+        tree = ast.parse(block["code"])
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                known |= {(name.asname or name.name).partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                known.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                known.add(node.id)
+            elif isinstance(node, ast.arg):
+                known.add(node.arg)
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+        assert used & set(eventlogs.__all__) <= known, name_of(page)
+
+
+def test_every_option_of_every_command_is_on_the_page_of_commands():
+    page = text_of(DOCS / "commands.md")
+    # Imported here: a page's own process sets Django up after it has imported this module.
+    for name, module in import_module("eventlogs.management.subcommands").SUBCOMMANDS.items():
+        parser = CommandParser()
+        module.add_arguments(parser)
+        options = {
+            max(action.option_strings, key=len, default="") for action in parser._actions[1:]
+        }
+
+        assert f"`{name}`" in page
+        assert {each for each in options if not re.search(rf"{each}(?![\w-])", page)} == set(), name
+
+
+def test_every_picture_of_a_page_exists_and_all_of_them_are_small():
+    pictures = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^]]+]\(([^)]+)\)", text_of(page))
+    }
+    taken = list((DOCS / "images").iterdir())
+
+    assert {picture for picture in pictures if not picture.exists()} == set()
+    assert {picture for picture in taken if picture not in pictures} == set()
+    assert sum(picture.stat().st_size for picture in taken) < 600_000  # bytes
 
 
 def test_every_public_name_is_explained():

@@ -6,6 +6,7 @@ import ast
 import copy
 import inspect
 import pickle
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 from django.core.exceptions import ObjectDoesNotExist
 
 import eventlogs
-from eventlogs import LogId, LogState, exceptions
+from eventlogs import EventRecord, LogId, LogState, exceptions
 from eventlogs.exceptions import EventLogError
 
 LOG_ID = LogId.new("account")
+MOMENT = datetime(2026, 1, 31, tzinfo=UTC)
 STATE = LogState(LOG_ID, 4, 17)
+RECORD = EventRecord(LOG_ID, 3, 17, "account.noted", 1, None, {}, None, MOMENT)
 
 EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
     (EventLogError("broken"), {}),
@@ -52,6 +55,26 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         },
     ),
     (exceptions.LogNotFound(LOG_ID), {"log_id": LOG_ID}),
+    (exceptions.LogErased(LOG_ID, erased_at=MOMENT), {"log_id": LOG_ID, "erased_at": MOMENT}),
+    (
+        exceptions.LogArchived(LOG_ID, archived_at=MOMENT),
+        {"log_id": LOG_ID, "archived_at": MOMENT},
+    ),
+    (
+        exceptions.ArchiveUnavailable("account/a.jsonl.gz", reason="it cannot be read"),
+        {"archive": "account/a.jsonl.gz", "reason": "it cannot be read"},
+    ),
+    (exceptions.NotArchived(LOG_ID), {"log_id": LOG_ID}),
+    (
+        exceptions.CannotErase(LOG_ID, using="default", role="app", owner="migrator"),
+        {"log_id": LOG_ID, "using": "default", "role": "app", "owner": "migrator"},
+    ),
+    (
+        exceptions.SubjectForgotten("member:42", key_id=LOG_ID.uuid),
+        {"subject": "member:42", "key_id": LOG_ID.uuid},
+    ),
+    (exceptions.SubjectUnknown(), {}),
+    (exceptions.KeyUnavailable("a key is missing"), {"reason": "a key is missing"}),
     (
         exceptions.VersionNotReached(LOG_ID, version=9, actual_version=4),
         {"log_id": LOG_ID, "version": 9, "actual_version": 4},
@@ -103,7 +126,21 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"using": "default", "sqlstate": "40001"},
     ),
     (
-        exceptions.HistoryDiffers(LOG_ID, index=3, reason="its data is another one here"),
+        exceptions.HistoryDiffers(reason="an event is missing"),
+        {"reason": "an event is missing"},
+    ),
+    (
+        exceptions.CheckpointDiffers(
+            17, using="default", reason="another event has the position of one that it names"
+        ),
+        {
+            "position": 17,
+            "using": "default",
+            "reason": "another event has the position of one that it names",
+        },
+    ),
+    (
+        exceptions.ImportDiffers(LOG_ID, index=3, reason="its data is another one here"),
         {"log_id": LOG_ID, "index": 3, "reason": "its data is another one here"},
     ),
     (
@@ -118,6 +155,8 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.InvalidExport(17, "its index is out of bounds"),
         {"line": 17, "reason": "its index is out of bounds"},
     ),
+    (exceptions.InvalidSeal(2, "it is no seal"), {"line": 2, "reason": "it is no seal"}),
+    (exceptions.SealUnavailable("no key. Set one"), {"reason": "no key. Set one"}),
     (
         exceptions.FeedUnavailable("replica", using="default"),
         {"reason": "replica", "using": "default"},
@@ -143,6 +182,9 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.ProjectionTimedOut("balances", 30.0),
         {"projection": "balances", "timeout": 30.0},
     ),
+    (exceptions.NotAcknowledged("It is full."), {"reason": "It is full."}),
+    (exceptions.PublishingFailed("balances", 7), {"projection": "balances", "events": 7}),
+    (exceptions.Unpublishable(RECORD, reason="too long"), {"ids": (RECORD.id,)}),
     (
         exceptions.ProjectionUnavailable("busy", projection="balances"),
         {"projection": "balances", "reason": "busy"},
@@ -255,11 +297,14 @@ def test_neither_an_idempotency_key_nor_data_is_part_of_a_message():
 # Signals between modules of this package. Each is caught below the public API, which raises an
 # error of the tree in its place.
 SIGNALS = {
+    "Damaged",  # of an archive: becomes ArchiveUnavailable, or a finding of archive --check
+    "CannotOpen",  # a ciphertext that is not of its place: becomes UndecodableEvent
     "Failed",  # a batch of a projection: the event at fault, to be tried again or parked
     "Finding",  # the validation of a value: becomes InvalidEvent or InvalidIdempotencyKey
     "HandlerTimedOut",  # interrupts a handler: becomes ProjectionTimedOut
     "LeaseLost",  # another worker has the partition: the worker goes on with another one
     "Refused",  # an inline projection refuses an append: becomes ProjectionFailed
+    "Sealed",  # data with encrypted values, which the reader opens and decodes again
     "RolledBack",  # ends the transaction of a batch that is to be taken back
     "Unknown",  # the code of an aggregate cannot be known: its reductions are not cached
     "Unfit",  # a value that cannot be unique: becomes InvalidEvent, or TypeError of find()
@@ -267,6 +312,7 @@ SIGNALS = {
     "Unstorable",  # a reduction that cannot be cached: it is counted
     "Unwanted",  # a contract's test rolls a transaction back
     "Untrusted",  # an entry that is not used: it is a miss
+    "_Damaged",  # a log that cannot be chained: it is left as it is, and named
     "_TakenBack",
 }
 

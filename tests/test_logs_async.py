@@ -45,6 +45,7 @@ def test_every_method_that_touches_the_database_has_a_twin():
         "stream",
         "exists",
         "find",
+        "not_found",
         "version",
     }
 

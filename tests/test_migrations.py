@@ -16,10 +16,13 @@ from django.db import (
     migrations,
     transaction,
 )
+from django.db.migrations.exceptions import IrreversibleError
 from django.db.migrations.loader import MigrationLoader
 
 from eventlogs import LogManager, stores
 from eventlogs.models import Event, EventLog
+from eventlogs.operations.chaining import ChainVerifier
+from eventlogs.operations.verification import Scope
 from tests.accounts import Account, Deposited, Opened
 
 TABLES = {
@@ -35,6 +38,11 @@ TABLES = {
     "eventlogs_skippedevent",
     "eventlogs_uniquevalue",
     "eventlogs_storedtype",
+    "eventlogs_subjectkey",
+    "eventlogs_subjectlog",
+    "eventlogs_erasedlog",
+    "eventlogs_archivedlog",
+    "eventlogs_archivefile",
 }
 
 
@@ -61,6 +69,27 @@ def test_migrations_go_forwards_backwards_and_forwards_again(second_database):
     call_command("migrate", "eventlogs", database=second_database, verbosity=0)
     assert tables(second_database) == TABLES
     assert LogManager(Account, using=second_database).create(Opened("ada")).version == 1
+
+
+def test_chains_are_not_left_to_a_release_that_would_break_them(second_database, settings):
+    settings.EVENTLOGS = {"CHAIN": True}
+    logs = LogManager(Account, using=second_database)
+    log = logs.create(Opened("ada"))
+
+    with pytest.raises(IrreversibleError, match="chained logs"):
+        call_command("migrate", "eventlogs", "0009", database=second_database, verbosity=0)
+
+    call_command("migrate", "eventlogs", database=second_database, verbosity=0)
+    assert logs.append(log, Deposited(1)).version == 2
+    assert list(ChainVerifier().verify(Scope(second_database))) == []
+
+    page = (Path(__file__).parent.parent / "docs" / "proof.md").read_text(encoding="utf-8")
+    [sql] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    with connections[second_database].cursor() as cursor:
+        for statement in sql.strip().split(";\n"):
+            if connection.vendor == "postgresql" or "TRIGGER" not in statement:
+                cursor.execute(statement)
+    call_command("migrate", "eventlogs", "0009", database=second_database, verbosity=0)
 
 
 class OnlyByModel:
@@ -124,7 +153,10 @@ def test_constraints_are_named_for_what_they_do(db):
         "eventlogs_parkedevent_one_per_log",
         "eventlogs_skippedevent_skipped_once",
         "eventlogs_uniquevalue_one_log_per_value",
+        "eventlogs_archivefile_one_per_name",
         "eventlogs_storedtype_noted_once",
+        "eventlogs_subjectkey_one_per_subject",
+        "eventlogs_subjectlog_one_per_key_and_log",
     }
 
 

@@ -111,7 +111,7 @@ def test_a_refresher_gets_a_write_for_each_reduce_that_folded_new_events(
 
 def test_a_transaction_keeps_no_more_jobs_than_a_queue(transactional_db, refresher, monkeypatch):
     """A job holds its entry in memory until the commit."""
-    monkeypatch.setattr("eventlogs.logs.MAX_JOBS", 5)
+    monkeypatch.setattr("eventlogs.cache_jobs.MAX_JOBS", 5)
     accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
 
     with transaction.atomic():
@@ -122,12 +122,24 @@ def test_a_transaction_keeps_no_more_jobs_than_a_queue(transactional_db, refresh
     assert statistics()["errors"]["dropped"] == 3
 
 
+def test_other_hooks_of_the_transaction_are_no_jobs(transactional_db, refresher, monkeypatch):
+    monkeypatch.setattr("eventlogs.cache_jobs.MAX_JOBS", 5)
+    accounts = LogManager(Account, refresher=refresher, refresh_on_append=True)
+
+    with transaction.atomic():
+        for _ in range(5):
+            transaction.on_commit(lambda: None)
+            accounts.create(Opened("Ada"))
+
+    assert len(refresher.jobs) == 5
+
+
 def test_a_transaction_keeps_no_more_bytes_of_entries(transactional_db, refresher, monkeypatch):
     accounts = LogManager(Account, refresher=refresher)
     log_ids = [accounts.create(Opened("Ada")).log_id for _ in range(8)]
     accounts.reduce(log_ids[0])
     entry = len(refresher.jobs.pop().entry)
-    monkeypatch.setattr("eventlogs.logs.MAX_JOBS_BYTES", int(5.5 * entry))
+    monkeypatch.setattr("eventlogs.cache_jobs.MAX_JOBS_BYTES", int(5.5 * entry))
 
     with transaction.atomic():
         for log_id in log_ids[:2]:

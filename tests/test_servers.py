@@ -12,6 +12,7 @@ import pytest
 
 from tests import servers
 from tests.processes import ROOT, Program, output_of, until
+from tests.scratch import on_disk
 from tests.servers import MariaDB, PostgreSQL, Redis, ServerError, private_directory, servers_needed
 
 
@@ -48,7 +49,7 @@ def test_a_run_on_sqlite_needs_no_server():
 
 
 def test_a_directory_is_removed_once_no_process_claims_it():
-    directory, claim = private_directory("nothing", None)
+    directory, claim = private_directory("nothing", None, on_disk())
 
     servers.remove_abandoned_directories("nothing")
     assert directory.exists()

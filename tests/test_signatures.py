@@ -17,7 +17,9 @@ PUBLIC = [
     *["eventlogs", "eventlogs.models", "eventlogs.caches", "eventlogs.projections"],
     *["eventlogs.testing", "eventlogs.stores", "eventlogs.stores.base", "eventlogs.refreshers"],
     *["eventlogs.operations.health", "eventlogs.operations.erasure", "eventlogs.operations.jsonl"],
+    "eventlogs.contrib.prometheus.collector",
     *["eventlogs.reductions.sweeps", "eventlogs.projections.workers", "eventlogs.policies"],
+    "eventlogs.contrib.http",
 ]
 
 # Optional arguments that may be passed by position, by the names of callable and argument.
@@ -31,6 +33,7 @@ ALLOWED = {
     ("Worker", "names"): THE_OBJECT,
     ("chosen", "names"): THE_OBJECT,
     ("refresher_for", "refresher"): THE_OBJECT,
+    ("Problems", "table"): "what the object consists of",
     ("refresh_by_names", "cache"): "the message of a task, whose arguments are a list",
 }
 
@@ -102,6 +105,7 @@ def test_optional_arguments_are_keyword_only():
 @pytest.mark.parametrize(
     "name",
     [
+        "eventlogs.contrib.http.change_requests.ChangeRequest.aexecute",
         "eventlogs.feed.reader.Feed.read",
         "eventlogs.feed.reader.Feed.afollow",
         "eventlogs.logs.LogManager",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
+
 ROOT = Path(__file__).resolve().parent
 
 CLOCK = "the clock has to move on"
@@ -30,6 +32,7 @@ ALLOWED = {
     "projections/test_deadlines.py::"
     "test_code_that_swallows_the_interruption_is_interrupted_again": HANGS,
     "projections/test_deadlines.py::work": NOTHING,
+    "projections/test_publisher.py::test_a_publish_that_takes_too_long_is_interrupted": HANGS,
     "projections/test_inline_bulk.py::"
     "test_a_unique_value_of_an_open_transaction_causes_no_deadlock": NOTHING,
     "projections/test_releases.py::SLEEPY": SLOW,
@@ -37,6 +40,8 @@ ALLOWED = {
     "reductions/test_reader.py::events": SLOW,
     "reductions/test_reader.py::other_process": LATER,
     "reductions/test_worker.py::test_a_connection_is_closed_when_there_was_nothing_to_do": CLOCK,
+    "reductions/test_past.py::"
+    "test_a_log_is_reduced_as_of_a_moment_by_when_events_were_recorded": CLOCK,
     "reductions/test_worker.py::script": SLOW,
     "reliability/broken.py::set": SLOW,
     "reliability/read_models.py::sleeps": HANGS,
@@ -46,12 +51,12 @@ ALLOWED = {
     "reliability/test_cache_stampedes.py::events": SLOW,
     "reliability/test_projection_changing_workers.py::"
     "test_a_locked_checkpoint_ends_no_worker": NOTHING,
+    "reliability/test_feed_replicas.py::write": PAUSE,
     "reliability/writers.py::_until_answered": PAUSE,
     "stores/test_interruptions.py::interruption": "the signal may be on its way to a thread",
     "test_ids.py::test_an_id_made_later_sorts_later": CLOCK,
     "test_servers.py::script": HANGS,
     "utils/test_loaded_modules.py::SLOW_READ": SLOW,
-    "test_logs.py::test_a_log_is_reduced_as_of_a_moment_by_when_events_were_recorded": CLOCK,
 }
 
 
@@ -92,6 +97,18 @@ def _is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
+
+
+@pytest.mark.parametrize("name", ["SLOW", "ONCE", "RARELY_ON_SQLITE"])
+def test_the_lists_of_tests_name_tests_that_there_are(name):
+    for entry in getattr(conftest, name):
+        path, _, test = entry.partition("::")
+        assert (ROOT / path).exists(), entry
+        assert f"def {test}" in (ROOT / path).read_text() if test else True, entry
+
+
+def test_only_slow_tests_are_rarely_on_sqlite():
+    assert [each for each in conftest.RARELY_ON_SQLITE if not each.startswith(conftest.SLOW)] == []
 
 
 def test_tests_wait_for_conditions_and_not_for_time_to_pass():

@@ -19,6 +19,8 @@ from django.db.models.fields.json import KeyTransform
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from eventlogs.admin import archived
+from eventlogs.archives.reading import archived_log
 from eventlogs.events.metadata import CAUSATION, CORRELATION, EVENT_ID
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog
@@ -54,14 +56,15 @@ def named_event(value: str) -> tuple[LogId, int] | None:
 
 
 def find_event(value: str, using: str) -> Event | None:
-    """Return the stored event whose ``record.id`` is ``value``, or None."""
+    """Return the event whose ``record.id`` is ``value``, also of an archived log, or None."""
     named = named_event(value)
     if named is None:
         return None
     log_id, index = named
     logs = EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type)
     if not logs.exists():
-        return None
+        row = archived_log(using, log_id)
+        return None if row is None else archived.event_of(row, index, using)
     return Event.objects.using(using).filter(log_id=log_id.uuid, index=index).first()
 
 

@@ -18,6 +18,7 @@ from eventlogs.admin.json_markup import Markup, line_markup, visible_fields
 from eventlogs.admin.keyset_paging import KeysetPage
 from eventlogs.admin.log_search import event_in
 from eventlogs.admin.parameters import choices, number_from, parameters
+from eventlogs.admin.personal_values import Payload, of_row, opened, without_hidden
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.admin.sort_orders import ByTime, Key
 from eventlogs.admin.users import Actor, actor, users_of
@@ -67,7 +68,9 @@ class EventAdmin(ReadOnlyAdmin):
         events = Event.objects.using(Event.objects.db)
         event = events.filter(position=position).first() if position < 2**63 else None
         if event is None:
-            raise Http404(_("No event has this position."))
+            raise Http404(
+                _("No event has this position, or its log is archived: search for the event's id.")
+            )
         return self.redirect_to_event(log_id_of(event), event.index)
 
     def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
@@ -92,12 +95,16 @@ class EventAdmin(ReadOnlyAdmin):
             seconds=SECONDS,
         )
         query = asked.query
-        metadata = [each.metadata for each in found.events] if sees else []
+        payloads = opened([of_row(each) for each in found.events], sees=sees)
+        metadata = [without_hidden(each.metadata) for each in payloads] if sees else []
         users = users_of(self.admin_site, request, metadata)
         context = {
             "title": _("Events"),
             "page": page_of(found, asked, start),
-            "events": [self._event(each, asked, sees, users) for each in found.events],
+            "events": [
+                self._event(event, payload, asked, sees, users)
+                for event, payload in zip(found.events, payloads, strict=True)
+            ],
             "report": report(found, asked, start, using),
             "search_on": search_on(found, asked),
             "is_by_time": isinstance(asked.order, ByTime),
@@ -115,7 +122,7 @@ class EventAdmin(ReadOnlyAdmin):
         using = Event.objects.db
         event = causation.find_event(record, using)
         if event is None:
-            raise Http404(_("No event has this id."))
+            raise Http404(_("No event has this id, or its archive cannot be read."))
         causes = causation_tree.causes_of(event, using)
         flow = causation_tree.flow_of(event, causes)
         asked = causation_tree.flow(event, flow, using)
@@ -171,9 +178,9 @@ class EventAdmin(ReadOnlyAdmin):
         return actor(by, event.metadata, users)
 
     def _event(
-        self, event: Event, asked: Filters, sees: bool, users: dict[str, Actor]
+        self, event: Event, payload: Payload, asked: Filters, sees: bool, users: dict[str, Actor]
     ) -> dict[str, Any]:
-        by, rest = actor_of(event.metadata)
+        by, rest = actor_of(payload.metadata)
 
         def shown(value: Any) -> Markup:
             return line_markup(visible_fields(value, sees))
@@ -183,8 +190,8 @@ class EventAdmin(ReadOnlyAdmin):
             "log_id": log_id_of(event),
             "is_asked_for": asked.index == event.index,
             "role": causation.role_of(event, *asked.metadata) if asked.metadata else "",
-            "actor": actor(by, event.metadata, users) if sees else None,
-            "payload": shown(event.data),
+            "actor": actor(by, without_hidden(payload.metadata), users) if sees else None,
+            "payload": shown(payload.data),
             "metadata": shown(rest) if rest else "",
         }
 

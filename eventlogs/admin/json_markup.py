@@ -15,8 +15,10 @@ from typing import Any, Final
 
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 
 from eventlogs.admin.declared_names import declared_names
+from eventlogs.admin.personal_values import Hidden
 from eventlogs.reductions.timeline import path_text
 
 LONGEST: Final = 20_000  # characters of one value among several
@@ -38,7 +40,7 @@ def shape(value: Any) -> Any:
         return {key_shape(name): shape(each) for name, each in value.items()}
     if isinstance(value, list):
         return [shape(value[0]), ELLIPSIS] if len(value) > 1 else [shape(each) for each in value]
-    return TYPES.get(type(value), "value")
+    return value if isinstance(value, Hidden) else TYPES.get(type(value), "value")
 
 
 def visible(value: Any, sees: bool) -> Any:
@@ -97,12 +99,25 @@ def path_markup(path: tuple[str | int, ...]) -> Markup:
     return Markup(mark_safe(html))  # each name is escaped above
 
 
-def _joined(pieces: Iterator[tuple[str, bool]], longest: int, ellipsis: str) -> Markup:
+def word_for(hidden: Hidden) -> str:
+    """Return the word that stands for a personal value which cannot be shown."""
+    words = {
+        Hidden.ERASED: _("erased"),
+        Hidden.UNREADABLE: _("unreadable"),
+        Hidden.ENCRYPTED: _("encrypted"),
+    }
+    return words[hidden]
+
+
+def _joined(pieces: Iterator[tuple[str | Hidden, bool]], longest: int, ellipsis: str) -> Markup:
     """Join pieces of text to HTML, each isolated where its flag says so."""
     parts: list[str] = []
     left = longest
     is_cut = False
     for text, is_isolated in pieces:
+        if isinstance(text, Hidden):
+            parts.append(f'<span class="el-badge el-quiet">{escape(word_for(text))}</span>')
+            continue
         is_cut = len(text) > left
         shown = escape(text[:left])
         parts.append(f"<bdi>{shown}</bdi>" if is_isolated else shown)
@@ -113,7 +128,7 @@ def _joined(pieces: Iterator[tuple[str, bool]], longest: int, ellipsis: str) -> 
     return Markup(mark_safe("".join(parts)), is_cut)  # each piece is escaped above
 
 
-def _pieces(value: Any, depth: int | None) -> Iterator[tuple[str, bool]]:
+def _pieces(value: Any, depth: int | None) -> Iterator[tuple[str | Hidden, bool]]:
     """Yield pieces of JSON, and whether to isolate each; a depth of None means one line."""
     if isinstance(value, dict | list) and value:
         inner = None if depth is None else depth + 1
@@ -130,6 +145,8 @@ def _pieces(value: Any, depth: int | None) -> Iterator[tuple[str, bool]]:
             yield from _pieces(each, inner)
         yield _break(depth), False
         yield "}" if is_dict else "]", False
+    elif isinstance(value, Hidden):
+        yield value, False
     else:
         yield _dumped(value), isinstance(value, str)
 

@@ -63,6 +63,21 @@ class ByNumber(KeysetOrder):
         return number_from(text)
 
 
+class ByUUID(KeysetOrder):
+    """The order of ids that are UUIDs."""
+
+    fields = ("id",)
+
+    def beyond(self, rows: QuerySet[Any], key: Any, *, up: bool) -> QuerySet[Any]:
+        return rows.filter(id__gt=key) if up else rows.filter(id__lt=key)
+
+    def text(self, row: Any) -> str:
+        return str(row.id.hex)
+
+    def read(self, text: str | None) -> Any:
+        return uuid_from(text)
+
+
 class ByCreation(KeysetOrder):
     """The order of ``created_at``, and of ids among the rows of one moment."""
 

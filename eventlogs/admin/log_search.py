@@ -4,7 +4,8 @@ The search for logs by text: an id, a part of an id, or an idempotency key.
 Ids are found in many spellings (see ``operations/pasted_ids.py``). The beginning of an id is a
 range of UUIDs, which the primary key finds. The end of an id, as printed on a receipt, is the end
 of the UUID's hexadecimal digits. On PostgreSQL an index of the reversed digits finds it; on SQLite
-and MariaDB the database reads all logs.
+and MariaDB the database reads all logs. Archived logs are found in the same ways: the marks that
+stay of them in the table of logs have their ids.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from django.db.models.expressions import RawSQL
 
 from eventlogs.aggregates import aggregates
 from eventlogs.ids import LogId
-from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.models import ArchivedLog, EventLog, IdempotencyKey
 from eventlogs.operations import pasted_ids
 from eventlogs.operations.pasted_ids import Beginning, End, Named
+from eventlogs.stores.erasing import NO_LOG_TYPE
 
 FOUND: Final = 50  # logs of one key, or of one part of an id, among other results
 # The expression of the index: the hexadecimal digits of the id, reversed.
@@ -39,6 +41,25 @@ def search(text: str, using: str) -> QuerySet[EventLog]:
     return _by_any(text, using, _by_key(text, using))
 
 
+def search_archived(text: str, using: str) -> QuerySet[ArchivedLog]:
+    """Return the archived logs that a text names, in the same ways as ``search``."""
+    text = text.strip()
+    logs: QuerySet[ArchivedLog] = ArchivedLog.objects.using(using)
+    found = _by_key(text, using)
+    names = pasted_ids.names_in(text)
+    if names:
+        return logs.filter(pk__in=found | _by_names(logs, names))
+    marks: QuerySet[Any] = QuerySet(EventLog, using=using).filter(log_type=NO_LOG_TYPE)
+    for end in pasted_ids.ends(text):
+        keys = list(_with_end(marks, end.digits, using).values_list("pk", flat=True)[:FOUND])
+        rows = logs.filter(pk__in=keys)
+        rows = rows.filter(log_type=end.log_type) if end.log_type else rows
+        found |= {each.pk for each in rows if str(each.log_id).endswith(end.text)}
+    for each in pasted_ids.beginnings(text):
+        found |= set(_between(logs, each).order_by("-pk").values_list("pk", flat=True)[:FOUND])
+    return logs.filter(pk__in=found)
+
+
 def search_ids(text: str, using: str) -> QuerySet[EventLog]:
     """Return the logs that a text names by an id or a part of one."""
     return _by_any(text, using, set())
@@ -52,7 +73,8 @@ def event_in(text: str, using: str) -> tuple[LogId, int] | None:
         return None
     [event] = events
     index = event.index
-    log = EventLog.objects.using(using).filter(_of_name(event)).first()
+    log: Any = EventLog.objects.using(using).filter(_of_name(event)).first()
+    log = log or ArchivedLog.objects.using(using).filter(_of_name(event)).first()
     if log is None or index is None or index >= log.version:
         return None
     return log.log_id, index
@@ -97,9 +119,9 @@ def _of_name(name: Named) -> Q:
     return Q(pk=name.uuid) if name.log_type is None else Q(pk=name.uuid, log_type=name.log_type)
 
 
-def _between(logs: QuerySet[EventLog], beginning: Beginning) -> QuerySet[EventLog]:
+def _between(logs: QuerySet[Any], beginning: Beginning) -> QuerySet[Any]:
     bounds = (beginning.lowest, beginning.highest)
-    found: QuerySet[EventLog] = logs.filter(pk__range=bounds)
+    found: QuerySet[Any] = logs.filter(pk__range=bounds)
     return found.filter(log_type=beginning.log_type) if beginning.log_type else found
 
 

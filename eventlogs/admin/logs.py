@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from uuid import UUID
@@ -10,13 +11,14 @@ from uuid import UUID
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.request import QueryDict
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 
-from eventlogs.admin import causation
+from eventlogs import conf
+from eventlogs.admin import archived, causation
 from eventlogs.admin.downloads import Download
 from eventlogs.admin.json_markup import (
     ELLIPSIS,
@@ -31,28 +33,45 @@ from eventlogs.admin.json_markup import (
     visible,
     visible_fields,
 )
-from eventlogs.admin.keyset_paging import ByCreation, keyset_page
-from eventlogs.admin.log_search import event_in, search
+from eventlogs.admin.keyset_paging import ByCreation, ByUUID, KeysetPage, keyset_page
+from eventlogs.admin.log_search import event_in, search, search_archived
 from eventlogs.admin.parameters import choices, days_from, number_from, parameters
+from eventlogs.admin.personal_values import Payload, of_stored, opened
 from eventlogs.admin.read_only import ReadOnlyAdmin
+from eventlogs.admin.seals import sealed
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.admin.users import Actor, actor, users_of
 from eventlogs.aggregates import Aggregate, aggregates, fold
+from eventlogs.archives.reading import ArchivedStore
 from eventlogs.conf import MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
+from eventlogs.exceptions import ArchiveUnavailable, LogNotFound
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
-from eventlogs.models import EventLog
+from eventlogs.models import ArchivedLog, ErasedLog, EventLog
 from eventlogs.operations import jsonl, pasted_ids
 from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, plain_value, summarize
 from eventlogs.values import EventRecord
 
 LOGS: Final = 50  # logs of a page
-NAMES: Final = ("q", "type", "from", "to")  # parameters of the list
+NAMES: Final = ("q", "type", "from", "to", "archived")  # parameters of the list
 SHORT: Final = 40  # events up to which the list shows the state of a log
 LONG: Final = 60  # characters up to which a value of a state shares a line with its name
+
+
+class Found(NamedTuple):
+    """A log that was found, and its row among the archived logs if it is one of them."""
+
+    log: EventLog
+    archived: ArchivedLog | None = None
+
+    @property
+    def store(self) -> ArchivedStore | None:
+        """The store to read an archived log from."""
+        row = self.archived
+        return None if row is None else ArchivedStore(EventLog.objects.db, row)
 
 
 class StateLine(NamedTuple):
@@ -90,6 +109,8 @@ class LogAdmin(ReadOnlyAdmin):
         query = parameters(request, NAMES)
         if "q" in query and (event := event_in(query["q"], using)) is not None:
             return self.redirect_to_event(*event)
+        if query.pop("archived", "") == "1":
+            return self._archived_list(request, {**query, "archived": "1"}, using)
         rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
         if "type" in query:
             rows = rows.filter(log_type=query["type"])
@@ -98,18 +119,58 @@ class LogAdmin(ReadOnlyAdmin):
         rows = rows if begin is None else rows.filter(created_at__gte=begin)
         rows = rows if end is None else rows.filter(created_at__lt=end)
         found = keyset_page(rows, order=ByCreation(), size=LOGS, asked=asked, query=query)
+        also = ""
+        if "q" in query and search_archived(query["q"], using).exists():
+            also = "?" + urlencode({"q": query["q"], "archived": "1"})
+            if not found.rows:
+                return HttpResponseRedirect(also)
         states = self._states(request, found.rows, using)
+        logs = [
+            {"log": log, "log_id": log.log_id, "state": states.get(log.pk)} for log in found.rows
+        ]
+        nothing = "" if found.rows else nothing_found(query, asked)
+        return self._list(request, found, logs, query, problems, nothing=nothing, also=also)
+
+    def _archived_list(
+        self, request: HttpRequest, query: dict[str, str], using: str
+    ) -> HttpResponse:
+        """Show a page of archived logs, in the order of their ids. No archive is read."""
+        rows: Any = ArchivedLog.objects.using(using)
+        if "q" in query:
+            rows = search_archived(query["q"], using)
+        if "type" in query:
+            rows = rows.filter(log_type=query["type"])
+        problems = []
+        if query.pop("from", "") + query.pop("to", ""):
+            problems.append(_("Archived logs are not searched by day."))
+        found = keyset_page(
+            rows.defer("frames"), order=ByUUID(), size=LOGS, asked=request.GET, query=query
+        )
+        logs = [{"log": row, "log_id": row.log_id, "archived": row} for row in found.rows]
+        nothing = "" if found.rows else _("No archived log matches.")
+        return self._list(request, found, logs, query, problems, nothing=nothing)
+
+    def _list(
+        self,
+        request: HttpRequest,
+        found: KeysetPage[Any],
+        logs: list[dict[str, Any]],
+        query: dict[str, str],
+        problems: list[str],
+        *,
+        nothing: str,
+        also: str = "",
+    ) -> HttpResponse:
         context = {
             "title": _("Event logs"),
             "page": found,
-            "logs": [
-                {"log": log, "log_id": log.log_id, "state": states.get(log.pk)}
-                for log in found.rows
-            ],
+            "logs": logs,
+            "also": also,
+            "has_archives": "archived" in query or conf.archive_storage() is not None,
             "log_types": choices((each.log_type for each in aggregates), query.get("type")),
             "query": {**dict.fromkeys(NAMES, ""), **query},
             "problems": problems,
-            "nothing": "" if found.rows else nothing_found(query, asked),
+            "nothing": nothing,
             "short": SHORT,
         }
         return self.page(request, "logs", context)
@@ -135,15 +196,34 @@ class LogAdmin(ReadOnlyAdmin):
 
     def log_view(self, request: HttpRequest, log: str) -> HttpResponse:
         """Show a page of a log's events, and the state as of one of them."""
-        row = self._find(log)
-        using = EventLog.objects.db
+        try:
+            place = self._find(log)
+        except Http404:
+            stone = self._tombstone(log)
+            if stone is None:
+                raise
+            context = {"title": str(stone.log_id), "stone": stone}
+            gone = self.page(request, "erased", context)
+            gone.status_code = HTTPStatus.GONE
+            return gone
+        using, row = EventLog.objects.db, place.log
         log_id = row.log_id
         selected = index_from(request.GET.get("event"), row.version)
         cls = self._aggregate(request, log_id)
-        found = timeline(
-            cls, log_id, row.version, selected, using=using, fold_all=request.GET.get("fold") == "1"
-        )
+        try:
+            found = timeline(
+                cls,
+                log_id,
+                row.version,
+                selected,
+                using=using,
+                fold_all=request.GET.get("fold") == "1",
+                store=place.store,
+            )
+        except (ArchiveUnavailable, LogNotFound) as error:
+            return self._unavailable(request, place, error)
         sees = self.sees_payload(request)
+        payloads = opened([of_stored(each) for each in found.rows], sees=sees)
         metadata = [each.record.metadata for each in found.steps] if sees else []
         users = users_of(self.admin_site, request, metadata)
         chosen = {"aggregate": request.GET["aggregate"]} if "aggregate" in request.GET else {}
@@ -151,8 +231,13 @@ class LogAdmin(ReadOnlyAdmin):
             "title": str(log_id),
             "log": row,
             "log_id": log_id,
+            "archived": place.archived,
+            "sealed": sealed(row, using, archived=place.archived),
             "timeline": found,
-            "events": [self._event(each, found, sees, users) for each in reversed(found.steps)],
+            "events": [
+                self._event(step, payload, found, sees, users)
+                for step, payload in zip(reversed(found.steps), reversed(payloads), strict=True)
+            ],
             "state": self._state(found, sees),
             # If rows were removed despite the triggers, the index may have no event.
             "is_selected_there": any(each.record.index == selected for each in found.steps),
@@ -168,6 +253,21 @@ class LogAdmin(ReadOnlyAdmin):
         }
         return self.page(request, "log", context)
 
+    def _unavailable(
+        self, request: HttpRequest, place: Found, error: ArchiveUnavailable | LogNotFound
+    ) -> HttpResponse:
+        """Show that an archive cannot be read, or that the log was moved just now."""
+        context = {
+            "title": str(place.log.log_id),
+            "log": place.log,
+            "log_id": place.log.log_id,
+            "archived": place.archived,
+            "reason": error.reason if isinstance(error, ArchiveUnavailable) else "",
+        }
+        response = self.page(request, "unavailable", context)
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        return response
+
     def _links(self, found: Timeline) -> dict[str, int | None]:
         last = found.version - 1
         return {
@@ -180,10 +280,15 @@ class LogAdmin(ReadOnlyAdmin):
         }
 
     def _event(
-        self, step: Step, found: Timeline, sees: bool, users: dict[str, Actor]
+        self,
+        step: Step,
+        payload: Payload,
+        found: Timeline,
+        sees: bool,
+        users: dict[str, Actor],
     ) -> dict[str, Any]:
         record = step.record
-        by, rest = actor_of(record.metadata)
+        by, rest = actor_of(payload.metadata)
         data = record.event
         today = None if step.event is None else plain_value(step.event)
         is_selected = record.index == found.selected
@@ -196,7 +301,7 @@ class LogAdmin(ReadOnlyAdmin):
             "record": record,
             "is_selected": is_selected,
             "actor": actor(by, record.metadata, users) if sees else None,
-            "payload": shown(data),
+            "payload": shown(payload.data),
             # The event as today's code reads it, if that differs from the stored data.
             "today": shown(today) if sees and today not in (None, data) else None,
             "metadata": shown(rest) if rest else "",
@@ -228,8 +333,8 @@ class LogAdmin(ReadOnlyAdmin):
             lines.append(StateLine(name, text, is_long, name in changed))
         return lines
 
-    def _find(self, log: str) -> EventLog:
-        """Return the log of an id in any spelling, or raise Http404."""
+    def _find(self, log: str) -> Found:
+        """Return the log of an id in any spelling, also an archived one, or raise Http404."""
         logs = EventLog.objects.using(EventLog.objects.db)
         names = pasted_ids.names_in(unquote(log))
         found: EventLog | None = None
@@ -238,8 +343,23 @@ class LogAdmin(ReadOnlyAdmin):
             found = logs.filter(pk=name.uuid).first()
             if found is not None and name.log_type not in (None, found.log_type):
                 found = None
+            if found is None:
+                row = archived.named(name, EventLog.objects.db)
+                if row is not None:
+                    return Found(archived.as_log(row), row)
         if found is None:
             raise Http404(_("No log has this id."))
+        return Found(found)
+
+    def _tombstone(self, log: str) -> ErasedLog | None:
+        """Return the tombstone of an erased log's id, in any spelling."""
+        names = pasted_ids.names_in(unquote(log))
+        if len(names) != 1:
+            return None
+        [name] = names
+        found = ErasedLog.objects.using(EventLog.objects.db).filter(pk=name.uuid).first()
+        if found is None or name.log_type not in (None, found.log_type):
+            return None
         return found
 
     def _aggregate(self, request: HttpRequest, log_id: LogId) -> type[Aggregate] | None:
@@ -254,8 +374,8 @@ class LogAdmin(ReadOnlyAdmin):
         """Send a log in the JSON lines of ``manage.py eventlogs export``."""
         if not self.sees_payload(request):
             raise PermissionDenied
-        row = self._find(log)
-        log_id, using = row.log_id, EventLog.objects.db
+        place, using = self._find(log), EventLog.objects.db
+        log_id = place.log.log_id
 
         def parts() -> Iterator[str]:
             count = last = 0
@@ -266,7 +386,13 @@ class LogAdmin(ReadOnlyAdmin):
                 yield "".join(each.lines)
             yield jsonl.footer(events=count, until=last)
 
-        response = Download(parts(), content_type="application/jsonl")
+        lines = parts()
+        if place.archived is not None:
+            try:
+                lines = archived.export_parts(place.archived, using)
+            except (ArchiveUnavailable, LogNotFound) as error:
+                return self._unavailable(request, place, error)
+        response = Download(lines, content_type="application/jsonl")
         response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
         return response
 

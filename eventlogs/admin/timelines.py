@@ -9,6 +9,7 @@ state, and the user decides whether to fold them.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from eventlogs.reductions.timeline import Step, Unavailable, beginning, plain_va
 from eventlogs.refreshers import submit
 from eventlogs.stores import store_for
 from eventlogs.stores.base import BaseStore
-from eventlogs.values import Reduction
+from eventlogs.values import Reduction, StoredEvent
 
 SIZE: Final = 25  # events of a page
 AT_ONCE: Final = 2_000  # events that are folded without asking
@@ -43,6 +44,7 @@ class Timeline:
     selected: int  # the index of the selected event
     start: int  # the index of the first event of the page
     steps: list[Step] = field(default_factory=list)  # in the order of indexes
+    rows: Sequence[StoredEvent] = ()  # as they are stored, one for each step
     state: Any = None  # a plain value, Unavailable, or None if it was not computed
     cost: Cost | None = None
     missing: int = 0  # events that would have to be folded, 0 if they are
@@ -61,23 +63,26 @@ def timeline(
     *,
     using: str,
     fold_all: bool = False,
+    store: BaseStore | None = None,
 ) -> Timeline:
     """
     Return the page with the event of index ``selected`` of a log that has ``version`` events.
 
     With ``fold_all``, any number of events is folded, not only AT_ONCE. An error of the project's
-    own classes makes the state Unavailable, and is not raised.
+    own classes makes the state Unavailable, and is not raised. ``store`` is that of an archived
+    log: nothing is cached of one.
     """
-    store = store_for(using)
+    is_caching, store = store is None, store or store_for(using)
     start = selected // SIZE * SIZE
-    found = Timeline(log_id, version, selected, start)
     rows = store.events(log_id, start=start, limit=min(SIZE, version - start))
+    found = Timeline(log_id, version, selected, start, rows=rows)
     began = time.perf_counter()
     base: Reduction[Any] | Unavailable | None = None
     snapshots: Snapshots[Any] | None = None
     if aggregate is not None:
         snapshots = Snapshots(aggregate, using)
-        base = snapshots.nearest(log_id, store, upto=start) if start >= INTERVAL else None
+        looks = is_caching and start >= INTERVAL
+        base = snapshots.nearest(log_id, store, upto=start) if looks else None
         base = base or beginning(aggregate, log_id)
     here = base.version if isinstance(base, Reduction) else 0
     if isinstance(base, Reduction) and start - here > AT_ONCE and not fold_all:
@@ -85,14 +90,14 @@ def timeline(
         base = None
     if isinstance(base, Reduction) and snapshots is not None and start > here:
         base, writes = snapshots.fold(base, store, version=start)
-        submit(*writes)
+        submit(*(writes if is_caching else ()))
     found.steps = list(steps(base or Unavailable("NotComputed"), rows, properties=True))
     if base is not None:
         # Find it by its index: if rows were removed despite the triggers, indexes are missing.
         shown = [step.state for step in found.steps if step.record.index == selected]
         found.state = shown[0] if shown else None
         found.cost = Cost(start - here + len(rows), time.perf_counter() - began, here)
-    elif snapshots is not None:
+    elif snapshots is not None and is_caching:
         _from_cache(found, snapshots, store, began)
     return found
 

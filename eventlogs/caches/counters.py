@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from django.dispatch import Signal
 
+from eventlogs.observers import CacheUse, observers, tell
+
 # Why a reduction did not come from the cache alone. The answer is right in each case.
 ABSENT: Final = "absent"
 BEHIND: Final = "behind"  # an entry was there, and newer events were folded on top
@@ -69,6 +71,8 @@ class Counters:
         """Count one use, and send ``cache_used`` if it has receivers."""
         with self._lock:
             self._counts[outcome, reason] += 1
+        if observers:
+            tell(CacheUse(aggregate, outcome, reason))
         if cache_used.has_listeners(aggregate):
             cache_used.send_robust(aggregate, outcome=outcome, reason=reason)
 

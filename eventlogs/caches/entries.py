@@ -10,13 +10,16 @@ used before its signature was checked. There are three checks:
   entry of another log or of other code is refused;
 - of its *proof*, a digest of the last event that was folded, with its index, position and
   time. The log must have that event today, so an entry of a transaction that was rolled back,
-  or of a history that a restored backup has undone, is refused.
+  or of a history that a restored backup has undone, is refused. An entry that was folded from
+  personal data also has the ids of the keys that decrypted them: all of them must be there
+  today (``eventlogs.reductions.key_proofs``), so it ends with the first person forgotten.
 
 An entry is a header, a body and the signature of both::
 
     EL1                  3 bytes, the format
     version              4 bytes, big-endian: so that a cache can compare two entries
-    JSON, a newline      fingerprint, alias, log id, version, position, proof, reduced at
+    JSON, a newline      fingerprint, alias, log id, version, position, proof, reduced at; and,
+                         of an aggregate with personal data, the ids of the keys
     JSON                 the aggregate
     signature            32 bytes
 """
@@ -27,11 +30,12 @@ import dataclasses
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timezone
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any, Final, Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 import msgspec
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -56,6 +60,7 @@ MAGIC: Final = b"EL1"
 HEADER_BYTES: Final = len(MAGIC) + 4
 SIGNATURE_BYTES: Final = 32
 PROOF_BYTES: Final = 16
+MAX_KEYS: Final = 1_000  # of subjects' keys in an entry; each read of the entry looks them up
 # It does not sort keys: the order of a dict is part of an aggregate's state.
 ENCODER: Final = msgspec.json.Encoder(decimal_format="string")
 
@@ -82,10 +87,11 @@ class Head(NamedTuple):
     position: int
     proof: str
     reduced_at: datetime
+    keys: tuple[UUID, ...] = ()  # that decrypted personal data in the aggregate
 
 
 class Entry(NamedTuple, Generic[A]):
-    """An entry whose signature is good; the log has still to prove it."""
+    """An entry whose signature is good; the log, and the key store, have still to prove it."""
 
     raw: bytes
     head: Head
@@ -150,13 +156,18 @@ class EntryCodec(Generic[A]):
         place = hashlib.sha256(text.encode()).hexdigest()
         return f"eventlogs.reduction.{log_id}.{place[:32]}"
 
-    def encode(self, reduction: Reduction[A], last: StoredEvent) -> bytes:
+    def encode(
+        self, reduction: Reduction[A], last: StoredEvent, keys: Collection[UUID] = ()
+    ) -> bytes:
         """
         Return ``reduction`` as an entry; ``last`` is the last event that was folded.
 
-        Raise Unstorable for an aggregate that would not be equal after decoding: a fold on top
-        of it could give another state than a full replay.
+        ``keys`` are the ids of the subjects' keys that were used. Raise Unstorable where these
+        are more than 1,000, and for an aggregate that would not be equal after decoding: a fold
+        on top of it could give another state than a full replay.
         """
+        if len(keys) > MAX_KEYS:
+            raise Unstorable(f"it is made of personal data of more than {MAX_KEYS} subjects")
         try:
             body = ENCODER.encode(reduction.aggregate)
             _compare(reduction.aggregate, self._decode(body), "$", set())
@@ -170,10 +181,11 @@ class EntryCodec(Generic[A]):
             reduction.position,
             proof_of(last),
             reduction.reduced_at,
+            tuple(sorted(keys)),
         )
-        signed = b"".join(
-            (MAGIC, reduction.version.to_bytes(4, "big"), ENCODER.encode(head), b"\n", body)
-        )
+        # Without keys it ends before them: the bytes are those of releases that knew none.
+        facts = ENCODER.encode(head if keys else head[:-1])
+        signed = b"".join((MAGIC, reduction.version.to_bytes(4, "big"), facts, b"\n", body))
         return signed + _signature(signed, conf.secret_keys()[0])
 
     def decode(self, raw: bytes, log_id: LogId) -> Entry[A]:

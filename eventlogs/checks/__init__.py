@@ -11,9 +11,20 @@ from eventlogs.checks import (
     events,
     mysql,
     postgresql,
+    privacy,
     projections,
     reductions,
     settings,
 )
 
-__all__ = ["databases", "events", "mysql", "postgresql", "projections", "reductions", "settings"]
+__all__ = [
+    "archives",
+    "databases",
+    "events",
+    "mysql",
+    "postgresql",
+    "privacy",
+    "projections",
+    "reductions",
+    "settings",
+]

@@ -39,7 +39,7 @@ def check_events(**kwargs: Any) -> Iterable[CheckMessage]:
             message, hint = _split(str(error))
             yield Error(message, hint=hint, id="eventlogs.E007")
     try:
-        by_scope(unique for _, uniques in declared() for unique in uniques)
+        by_scope(field for _, found in declared() for field in found)
     except RegistrationError as error:
         message, hint = _split(str(error))
         yield Error(message, hint=hint, id="eventlogs.E048")

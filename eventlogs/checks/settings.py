@@ -8,6 +8,7 @@ System checks of the EVENTLOGS setting and of USE_TZ.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from inspect import iscoroutinefunction
@@ -19,9 +20,15 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from eventlogs import conf
+from eventlogs.archives.rules import rule_from
 from eventlogs.events.metadata import NAME
+from eventlogs.exceptions import RegistrationError
 from eventlogs.policies import policy_from
+from eventlogs.privacy.encryption import is_wrapping_key
+from eventlogs.privacy.keys import BaseKeyStore
 from eventlogs.refreshers import refresher_for
+
+KEY_LENGTH: Final = 32  # bytes
 
 
 def is_policy(value: Any) -> bool:
@@ -52,6 +59,52 @@ def is_source(value: Any) -> bool:
         return False
     return found is None or (callable(found) and not iscoroutinefunction(found))
 
+
+def is_key(value: Any) -> bool:
+    """Return whether a value is a key of 32 bytes, in base64."""
+    try:
+        return isinstance(value, str) and len(b64decode(value, validate=True)) == KEY_LENGTH
+    except ValueError:
+        return False
+
+
+def are_encryption_keys(value: Any) -> bool:
+    """Return whether a value is a list of keys for the keys of subjects."""
+    return isinstance(value, list | tuple) and all(map(is_wrapping_key, value))
+
+
+def is_key_store(value: Any) -> bool:
+    """Return whether a value names a key store that can be imported, whatever its options are."""
+    try:
+        if not isinstance(value, dict) or not isinstance(value.get("OPTIONS", {}), dict):
+            return False
+        return set(value) <= {"BACKEND", "OPTIONS"} and issubclass(
+            import_string(value["BACKEND"]), BaseKeyStore
+        )
+    except (ImportError, KeyError, TypeError, AttributeError, ValueError):
+        return False
+
+
+def is_personal_metadata(value: Any) -> bool:
+    """Return whether a value is a dict of names, with the name of their subject, or None."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and (subject is None or isinstance(subject, str))
+        for name, subject in value.items()
+    )
+
+
+def are_rules(value: Any) -> bool:
+    """Return whether a value is a list of retention rules that can be imported."""
+    if not isinstance(value, list | tuple):
+        return False
+    try:
+        return bool([rule_from(each) for each in value]) or not value
+    except RegistrationError:
+        return False
+
+
+# Values that a message must not show.
+SECRETS: Final = {"ENCRYPTION_KEYS", "KEY_STORE", "SEAL_KEY"}
 
 # For each key: the test of its value, and the allowed values in words.
 VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
@@ -84,6 +137,7 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
         lambda value: value is None or (isinstance(value, timedelta) and value > timedelta()),
         "a positive datetime.timedelta, or None",
     ),
+    "CHAIN": (lambda value: isinstance(value, bool), "True or False"),
     "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
     "GROUP_COMMIT": (
         lambda value: value is False or value in ("connection", "process"),
@@ -96,6 +150,34 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "CONTEXT": (
         lambda value: isinstance(value, dict),
         "a dict of names and functions of a request, their dotted paths, or None",
+    ),
+    "SEAL_KEY": (
+        lambda value: value is None or is_key(value),
+        "32 bytes in base64, as `manage.py eventlogs seal --new-key` prints them, or None",
+    ),
+    "SEAL_PUBLIC_KEYS": (
+        lambda value: isinstance(value, list | tuple) and all(map(is_key, value)),
+        "a list of public keys, each of 32 bytes in base64",
+    ),
+    "ENCRYPTION_KEYS": (
+        are_encryption_keys,
+        "a list of keys, the newest first, each of them base64 of 32 bytes",
+    ),
+    "KEY_STORE": (
+        is_key_store,
+        "a dict with the keys 'BACKEND' (the dotted path to a BaseKeyStore) and 'OPTIONS' (a dict)",
+    ),
+    "PERSONAL_METADATA": (
+        is_personal_metadata,
+        "a dict of names in the metadata, each with the name of its subject, or None",
+    ),
+    "ARCHIVE_STORAGE": (
+        lambda value: value is None or conf.is_storage(value),
+        "an alias in STORAGES, or None",
+    ),
+    "RETENTION": (
+        are_rules,
+        "a list of rules (eventlogs.Retention), or of their dotted paths",
     ),
     "HEALTH": (
         lambda value: isinstance(value, dict),
@@ -135,8 +217,9 @@ def _check_keys(configured: dict[Any, Any]) -> Iterable[CheckMessage]:
             continue
         is_valid, allowed = VALID[name]
         if not is_valid(value):
+            shown = "wrong" if name in SECRETS else short(value)
             yield Error(
-                f"EVENTLOGS[{name!r}] is {short(value)}. It must be {allowed}.",
+                f"EVENTLOGS[{name!r}] is {shown}. It must be {allowed}.",
                 hint=f"Set EVENTLOGS[{name!r}] = {conf.DEFAULTS[name]!r}, which is the default, "
                 "or another allowed value.",
                 id="eventlogs.E001",

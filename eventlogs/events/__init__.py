@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from eventlogs.events.registry import RetiredEvent, event, retired_event, upcaster
+from eventlogs.events.personal import Personal
+from eventlogs.events.registry import event, retired_event, upcaster
 from eventlogs.events.unique import Unique
-from eventlogs.values import EventRecord
+from eventlogs.values import EventRecord, RetiredEvent
 
-__all__ = ["EventRecord", "RetiredEvent", "Unique", "event", "retired_event", "upcaster"]
+__all__ = [
+    "EventRecord",
+    "Personal",
+    "RetiredEvent",
+    "Unique",
+    "event",
+    "retired_event",
+    "upcaster",
+]

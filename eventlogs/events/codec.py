@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import msgspec
 from django.utils.crypto import constant_time_compare, salted_hmac
@@ -27,7 +27,9 @@ from msgspec import structs
 from eventlogs import conf
 from eventlogs.events import validation
 from eventlogs.events.metadata import ADOPTED
-from eventlogs.events.registry import EventType, RetiredEvent, registry
+from eventlogs.events.personal import MARKER, MARKER_BYTES, Members, filled, personal_places
+from eventlogs.events.registry import EventType, registry
+from eventlogs.events.sealed import Opener
 from eventlogs.events.unique import unique_fields
 from eventlogs.exceptions import (
     InvalidEvent,
@@ -35,7 +37,8 @@ from eventlogs.exceptions import (
     UndecodableEvent,
     UnknownEventType,
 )
-from eventlogs.values import EventRecord, StoredEvent
+from eventlogs.privacy.encryption import CannotOpen
+from eventlogs.values import EventRecord, RetiredEvent, StoredEvent
 
 SALT: Final = "eventlogs.fingerprint"  # of the key that fingerprints of requests are made with
 
@@ -66,6 +69,22 @@ INSPECTED_TYPES: Final = (
     types.RawType,
 )
 
+# Types that take an encrypted value for a value of their own, or may do so.
+SWALLOWING_TYPES: Final = (
+    types.AnyType,
+    types.DictType,
+    types.RawType,
+    types.CustomType,
+    types.TypedDictType,
+    types.DataclassType,
+    types.StructType,
+)
+
+
+class Sealed(Exception):
+    """Data that may hold encrypted values: they have to be opened before they are decoded."""
+
+
 # What decoding raises; an error of an upcaster is raised as an UndecodableEvent.
 CANNOT_DECODE: Final = (msgspec.MsgspecError, UndecodableEvent, UnknownEventType)
 
@@ -76,6 +95,22 @@ class EncodedEvent(NamedTuple):
     type: str
     schema_version: int
     data: str
+
+    @property
+    def compared(self) -> str:
+        """What the fingerprint of a request is made of."""
+        return self.data
+
+
+class SealedEvent(EncodedEvent):
+    """
+    An event with encrypted values in its data.
+
+    They differ each time the event is encrypted, so requests are compared by another text. It is
+    set for a request with an idempotency key.
+    """
+
+    compared: str = ""
 
 
 _encoded: Final = tuple.__new__  # skips the __new__ of the NamedTuple, a Python function
@@ -91,6 +126,7 @@ class EventCodec:
             self._decode: Callable[[str | bytes], Any] = msgspec.json.Decoder(event_type.cls).decode
             inspected = _uses(types.type_info(event_type.cls), INSPECTED_TYPES)
             self.unique = unique_fields(event_type.cls)
+            self.personal: Members | None = personal_places(event_type.cls)
             info = types.type_info(event_type.cls)
             # Where nothing says that a number is a float, it may come back as an int.
             self._untyped = _uses(info, (types.AnyType,)) or (
@@ -107,6 +143,9 @@ class EventCodec:
             field.compare for field in fields(event_type.cls)
         )
         self._inspected = inspected or not compared
+        # The class itself is one: its fields are what counts.
+        inside = [field.type for field in cast("Any", info).fields]
+        self._swallows = self.personal is not None or _uses(inside, SWALLOWING_TYPES)
 
     def encode(self, event: Any, max_bytes: int) -> EncodedEvent:
         """
@@ -125,6 +164,7 @@ class EventCodec:
                 self._inspected
                 or not is_alike
                 or (b"\\" in data and b"\\u0000" in data)
+                or (self._swallows and MARKER_BYTES in data)
                 or (
                     len(data) > 2 * conf.MAX_DEPTH
                     and (len(data) > 4_000 or data.count(b"{") + data.count(b"[") > conf.MAX_DEPTH)
@@ -156,12 +196,34 @@ class EventCodec:
         path, reason = _reason(error)
         return InvalidEvent(reason, event_type=name, path=path)
 
-    def decoder(self, schema_version: int) -> Callable[[str], Any]:
+    def redacted(self, schema_version: int) -> Mapping[str, Any]:
+        """Return what an upcaster declares for erased values in data of an older version."""
+        if schema_version >= self.event_type.version:
+            return {}
+        return registry.redacted(self.event_type.names, schema_version)
+
+    def decoder(self, schema_version: int, *, is_plain: bool = False) -> Callable[[str], Any]:
         """
         Return the function that decodes data stored as ``schema_version``.
 
+        It raises Sealed for data with encrypted values, unless ``is_plain``: then there are none,
+        and what an upcaster has made null of an erased value is its stand-in.
         Raise UndecodableEvent for a newer version, or one that no upcaster takes.
         """
+        decode = self._plain_decoder(schema_version, fills=is_plain)
+        # An upcaster may take what it gets, too. Where no type can take an encrypted value for its
+        # own, decoding fails, which costs the other events nothing.
+        if is_plain or not (self._swallows or schema_version < self.event_type.version):
+            return decode
+
+        def decode_plain(data: str) -> Any:
+            if MARKER in data:
+                raise Sealed
+            return decode(data)
+
+        return decode_plain
+
+    def _plain_decoder(self, schema_version: int, *, fills: bool) -> Callable[[str], Any]:
         current = self.event_type.version
         if schema_version == current:
             return self._decode
@@ -199,7 +261,7 @@ class EventCodec:
                     event_type=self.event_type.name,
                     schema_version=schema_version,
                 ) from error
-            return self._decode(upcasted)
+            return self._decode(filled(self.personal, upcasted) if fills else upcasted)
 
         return decode
 
@@ -212,32 +274,48 @@ class EventReader:
     the history of an aggregate may hold events that it no longer appends.
     """
 
+    opener_of: ClassVar[type[Opener]] = Opener  # what reads personal data
+
     def __init__(self, event_types: Iterable[EventType] = ()) -> None:
         self._own = {name: each for each in event_types for name in each.names}
         # A dict by name of dicts by version: with pairs as keys, a lookup takes twice as long.
         self._decoders: dict[str, dict[int, Callable[[str], Any]]] = {}
 
     def records(
-        self, events: Iterable[StoredEvent], *, decode: bool = True
+        self,
+        events: Iterable[StoredEvent],
+        *,
+        decode: bool = True,
     ) -> Iterator[EventRecord]:
         """
         Yield stored events, of any logs, as records.
 
         With ``decode=False`` a record's ``event`` is the raw JSON value, and no class is needed.
-        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded.
+        Raise UnknownEventType or UndecodableEvent at the first that cannot be decoded, and
+        KeyUnavailable where personal data cannot be read with the settings here.
         """
         decoders = self._decoders
+        opener: Opener | None = None
         for each in events:
             name, version = each.type, each.schema_version
+            is_erased = False
             try:
                 try:
-                    read = decoders[name][version] if decode else JSON.decode
+                    read = decoders[name][version] if decode else _raw
                 except KeyError:
                     read = self._decoder(name, version)
                 event = read(each.data)
-            except CANNOT_DECODE as error:
-                raise _unreadable(error, each) from _cause(error)
+            except (Sealed, *CANNOT_DECODE) as error:
+                if MARKER not in each.data:
+                    raise _unreadable(error, each) from _cause(error)
+                opener = opener or self.opener_of(events)
+                event = self._opened(each, opener, decode)
+                is_erased = bool(opener.erased)
             metadata = each.metadata
+            if MARKER in metadata:
+                opener = opener or self.opener_of(events)
+                metadata = _opened_metadata(each, opener)
+                is_erased = is_erased or bool(opener.erased)
             yield EventRecord(
                 each.log_id,
                 each.index,
@@ -248,7 +326,24 @@ class EventReader:
                 {} if metadata == "{}" else JSON.decode(metadata),
                 each.idempotency_key,
                 each.recorded_at,
+                is_erased,
             )
+
+    def _opened(self, event: StoredEvent, opener: Opener, decode: bool) -> Any:
+        """Decode an event with encrypted values."""
+        name, version = event.type, event.schema_version
+        try:
+            event_type = self._own.get(name) or registry.by_name(name)
+            if event_type is None:
+                if decode and not registry.is_retired(name):
+                    raise UnknownEventType(name)
+                value = JSON.decode(opener.data(event, None))
+                return RetiredEvent(name, version, value) if decode else value
+            codec = codec_for(event_type)
+            data = opener.data(event, codec.personal, codec.redacted(version))
+            return codec.decoder(version, is_plain=True)(data) if decode else JSON.decode(data)
+        except (CannotOpen, *CANNOT_DECODE) as error:
+            raise _unreadable(error, event) from _cause(error)
 
     def reads_as(self, stored: Sequence[StoredEvent], events: Sequence[EncodedEvent]) -> bool:
         """
@@ -281,10 +376,23 @@ class EventReader:
         if event_type is None:
             if not registry.is_retired(name):
                 raise UnknownEventType(name)
-            return lambda data: RetiredEvent(name, version, JSON.decode(data))
+            return lambda data: RetiredEvent(name, version, _raw(data))
         decode = codec_for(event_type).decoder(version)
         self._decoders.setdefault(name, {})[version] = decode
         return decode
+
+
+def _raw(data: str) -> Any:
+    if MARKER in data:
+        raise Sealed
+    return JSON.decode(data)
+
+
+def _opened_metadata(event: StoredEvent, opener: Opener) -> str:
+    try:
+        return opener.metadata(event)
+    except CannotOpen as error:
+        raise _unreadable(error, event) from None
 
 
 def _cause(error: Exception) -> BaseException | None:
@@ -298,6 +406,8 @@ def _unreadable(error: Exception, event: StoredEvent) -> UnknownEventType | Unde
         return UnknownEventType(event.type, log_id=event.log_id, index=event.index)
     if isinstance(error, UndecodableEvent):
         reason = error.reason
+    elif isinstance(error, CannotOpen):
+        reason = str(error)
     else:
         path, reason = _reason(error)
         reason = f"at {path}, {reason}"
@@ -373,7 +483,7 @@ def request_fingerprints(events: Sequence[EncodedEvent]) -> Iterator[bytes]:
         b"%d:%s:%d:%d:%s"
         % (len(event.type), event.type.encode(), event.schema_version, len(data), data)
         for event in events
-        for data in (event.data.encode(),)
+        for data in (event.compared.encode(),)
     )
     for secret in conf.secret_keys():
         yield salted_hmac(SALT, canonical, secret, algorithm="sha256").digest()

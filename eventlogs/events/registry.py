@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from eventlogs.conf import MAX_EVENT_TYPE_LENGTH
 from eventlogs.exceptions import RegistrationError
 from eventlogs.utils import loaded_modules
+from eventlogs.utils.declared_types import DeclaredType, declared_types
 from eventlogs.utils.names import dotted
 
 E = TypeVar("E")
@@ -24,19 +25,6 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 U = TypeVar("U", bound=Upcaster)
 
 EVENT_TYPE = re.compile(rf"[A-Za-z][A-Za-z0-9_.:-]{{0,{MAX_EVENT_TYPE_LENGTH - 1}}}\Z")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RetiredEvent:
-    """
-    A decoded event of a retired type; see ``retired_event``.
-
-    ``data`` is the raw JSON value. It is never passed to aggregates and projections.
-    """
-
-    type: str
-    schema_version: int
-    data: Any
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +55,7 @@ class Registry:
         self._by_name: dict[str, list[EventType]] = {}
         self._upcasters: dict[tuple[str, int], list[Upcaster]] = {}
         self._homes: dict[Upcaster, str] = {}
+        self._redacted: dict[Upcaster, dict[str, Any]] = {}
         self._retired: dict[str, None] = {}  # in the order of their declaration
         self._changes: dict[str, object] = {}
 
@@ -85,6 +74,7 @@ class Registry:
         self._changes["last"] = object()
         loaded_modules.look()
         self._by_class[event_type.cls] = event_type
+        declared_types[event_type.cls] = DeclaredType(event_type.name, event_type.version)
         for name in event_type.names:
             claims = self._by_name.setdefault(name, [])
             claims[:] = [claim for claim in claims if not _same_place(claim.cls, event_type.cls)]
@@ -157,6 +147,15 @@ class Registry:
             if claims := self._upcasters.get((name, from_version)):
                 return claims[-1]
         return None
+
+    def redact(self, upcast: Upcaster, redacted: Mapping[str, Any]) -> None:
+        """Register what stands for erased values in the data that an upcaster takes."""
+        self._redacted[upcast] = dict(redacted)
+
+    def redacted(self, names: Iterable[str], from_version: int) -> Mapping[str, Any]:
+        """Return what stands for erased values in data of a version, by their paths."""
+        upcast = self.upcaster(names, from_version)
+        return {} if upcast is None else self._redacted.get(upcast, {})
 
     def home_of(self, upcast: Upcaster) -> str:
         """Return the name of the module that registered an upcaster."""
@@ -243,13 +242,20 @@ def event(
     return register
 
 
-def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
+def upcaster(
+    name: str, *, from_version: int, redacted: Mapping[str, Any] | None = None
+) -> Callable[[U], U]:
     """
     Register a function that converts stored data of an event type to the next version.
 
     It is called with data of version ``from_version``, an int from 1, and returns data of version
     ``from_version + 1``. Numbers with a fraction are passed as ``Decimal``, exactly as stored.
     ``name`` is the event type's current name; its aliases use the same upcasters.
+
+    Personal data are passed as they were. Once they are erased, the stand-in is passed that
+    ``redacted`` has for their path in that version: ``{"name": "erased", "phones[]": "",
+    "address.street": ""}``. Without one, it is that of the same path in today's class, or else
+    None.
 
     Raise RegistrationError for an invalid ``from_version``.
     """
@@ -264,6 +270,8 @@ def upcaster(name: str, *, from_version: int) -> Callable[[U], U]:
         caller = caller and caller.f_back
         home = caller.f_globals.get("__name__", "") if caller else ""
         registry.add_upcaster(name, from_version, function, home=home)
+        if redacted:
+            registry.redact(function, redacted)
         return function
 
     return register

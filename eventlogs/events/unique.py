@@ -8,10 +8,14 @@ The digest is of 122 bits and not keyed. A key would have to live as long as the
 rotation of SECRET_KEY the same value would have another digest, and a unique constraint could not
 refuse it. So a digest hides nothing from a reader of the table who guesses the value. See
 docs/decisions/0005-a-unique-value-is-a-digest.md.
+
+A value that is ``Personal``, too, must not be guessed: its digest is an HMAC under a key of the key
+store, which is never replaced (a rotation wraps it anew).
 """
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -23,6 +27,7 @@ from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origi
 from uuid import UUID
 
 from eventlogs.conf import MAX_SCOPE_LENGTH
+from eventlogs.events.personal import is_personal_type
 from eventlogs.exceptions import InvalidEvent, RegistrationError
 
 SCOPE: Final = re.compile(rf"[A-Za-z][A-Za-z0-9_.:-]{{0,{MAX_SCOPE_LENGTH - 1}}}\Z")
@@ -78,10 +83,11 @@ class UniqueValue(NamedTuple):
 
 
 class UniqueField(NamedTuple):
-    """An annotated field of an event class."""
+    """An annotated field of an event class; the digest of a personal one is keyed."""
 
     name: str
     unique: Unique
+    is_personal: bool = False
 
 
 class Unfit(Exception):
@@ -111,7 +117,8 @@ def unique_fields(cls: type) -> tuple[UniqueField, ...]:
                     f"{unique.scope!r}, and a log has one value of a scope. Give one of them "
                     f"another scope."
                 )
-            found[unique.scope] = UniqueField(each.name, unique)
+            is_personal = is_personal_type(hints[each.name])
+            found[unique.scope] = UniqueField(each.name, unique, is_personal)
     return tuple(found.values())
 
 
@@ -144,22 +151,37 @@ def _annotations(
         yield from _annotations(each, seen, on_field=on_field)
 
 
-def values_of(found: Iterable[UniqueField], event: Any, event_type: str) -> Iterator[UniqueValue]:
+def _no_key() -> None:
+    return None
+
+
+def values_of(
+    found: Iterable[UniqueField],
+    event: Any,
+    event_type: str,
+    key: Callable[[], bytes | None] = _no_key,
+) -> Iterator[UniqueValue]:
     """
     Yield the unique values of an event.
 
-    Raise InvalidEvent for a value that cannot be unique.
+    ``key`` returns the secret for digests of personal values. Raise InvalidEvent for a value that
+    cannot be unique.
     """
-    for name, unique in found:
+    for name, unique, is_personal in found:
         try:
-            yield unique_value(unique, getattr(event, name))
+            value = getattr(event, name)
+            yield unique_value(unique, value, key() if is_personal and value is not None else None)
         except Unfit as unfit:
             # "from None": the error of a normalize function may quote the value.
             raise InvalidEvent(str(unfit), event_type=event_type, path=f"$.{name}") from None
 
 
-def unique_value(unique: Unique, value: Any) -> UniqueValue:
-    """Return a value as stores compare it; raise Unfit where it cannot be unique."""
+def unique_value(unique: Unique, value: Any, key: bytes | None = None) -> UniqueValue:
+    """
+    Return a value as stores compare it; raise Unfit where it cannot be unique.
+
+    With ``key``, nobody can test a guess of the value against the digest without the key.
+    """
     if value is not None and unique.normalize is not None:
         try:
             value = unique.normalize(value)
@@ -172,8 +194,8 @@ def unique_value(unique: Unique, value: Any) -> UniqueValue:
     text = unique.scope.encode() + b"\0" + _canonical(value)
     # In the form of a UUID of version 5, which is made of a name, too: MariaDB's type refuses some
     # UUIDs of other forms.
-    digest = UUID(bytes=sha256(text).digest()[:DIGEST], version=5)
-    return UniqueValue(unique.scope, digest)
+    digest = sha256(text).digest() if key is None else hmac.digest(key, text, "sha256")
+    return UniqueValue(unique.scope, UUID(bytes=digest[:DIGEST], version=5))
 
 
 def _canonical(value: Any) -> bytes:

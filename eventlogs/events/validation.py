@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from eventlogs.conf import MAX_DEPTH
+from eventlogs.events.personal import NAME
 
 MAX_INT_BITS: Final = 14_000  # about 4,200 digits: Python's own limit on reading one is 4,300
 MAX_DECIMAL_DIGITS: Final = 4_300
@@ -136,6 +137,8 @@ def _of_dict(value: dict[Any, Any], came_back: Any, path: str) -> Iterator[tuple
         if not isinstance(key, str):
             raise Finding(path, f"keys must be str, and one is {type(key).__name__}")
         _text(key, f"{path} (a key)")
+        if key == NAME:
+            raise Finding(path, f"the key {NAME} is reserved for encrypted values; rename it")
         yield f".{key}", child, ABSENT if came_back is ABSENT else came_back[key]
 
 

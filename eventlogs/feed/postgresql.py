@@ -17,29 +17,43 @@ Let p <= least(L, m) be the position of an event that (3) does not show. It was 
 (1), because p <= L; so its fence, below p, was taken before (1). At (2) that fence was released,
 because p <= m. A fence is released after the transaction's rows have become visible, or were rolled
 back. So either (3) shows the event, or there will never be one.
+
+A replica does not have these locks. But it has rows that hold a position that was settled on the
+primary when they were written: the checkpoints of projections, and the heartbeat. A transaction
+that writes such a row with the position w has read the feed up to w before: all events up to w were
+committed by then, so their commits come before its own in the write-ahead log. A replica applies
+that log in its order. So a snapshot that shows the row shows all of these events, and there will
+never be others at or below w. A reader on a replica reads both in one snapshot:
+
+1. w, the highest position of such a row;
+2. the events with a position of at most w.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import starmap
+from typing import Any, NamedTuple, TypeVar, cast
 
 from django.db import connections
 from psycopg.pq import TransactionStatus
 
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.feed.sources import Blocked, E, FeedHolder, FeedQuery, FeedSource, Watermark
+from eventlogs.feed.sources import Blocked, FeedHolder, FeedQuery, FeedSource, Watermark
+from eventlogs.feed.tokens import Place
 from eventlogs.stores.columns import events_of_bytes
-from eventlogs.stores.retries import run_again
+from eventlogs.stores.retries import run_again, run_in_transaction
 from eventlogs.stores.statements import Row, Statement, raw_connection
 from eventlogs.values import StoredEvent
+
+T = TypeVar("T")
 
 # The positions that one call of events() examines: it ends soon also where few of them match.
 MAX_SPAN = 65_536  # positions a statement
 SPANS = 16  # statements
 
 # Reasons for which the locks of this server do not show which transactions hold the feed back.
-HOLDERS_UNKNOWN = {"replica", "distributed", "subscriber", "sequence", "permission"}
+HOLDERS_UNKNOWN = {"distributed", "subscriber", "sequence", "permission"}
 
 NOT_PERMITTED = "<insufficient privilege>"  # what pg_stat_activity has for others' queries
 
@@ -51,6 +65,8 @@ LAST = Statement("feed_last")
 DISTRIBUTED = Statement("feed_distributed")
 SUBSCRIBER = Statement("feed_subscriber")
 FENCE = Statement("feed_fence")
+REACHED = Statement("feed_reached")
+PLACES = Statement("feed_places")
 HOLDERS = Statement("feed_holders")
 BLOCKED = Statement("feed_blocked")
 PAGE = Statement("feed_page")
@@ -84,6 +100,8 @@ class PostgreSQLFeedSource(FeedSource):
         for reason in self._refusals(look):
             raise FeedUnavailable(reason, using=self.using)
         assigned = cast("int", look.assigned)
+        if look.is_replica:
+            return Watermark(assigned, self._reached(), is_replica=True)
         [(lowest_fence,)] = self._run(FENCE)
         settled = assigned if lowest_fence is None else min(assigned, lowest_fence)
         return Watermark(assigned, settled)
@@ -110,13 +128,12 @@ class PostgreSQLFeedSource(FeedSource):
 
     def _refusals(self, look: Look) -> Iterator[str]:
         """Yield the reasons not to read here; those that cannot be corrected here come first."""
-        if look.is_replica:
-            yield "replica"
         if look.has_citus and self._run(DISTRIBUTED) == [(True,)]:
             yield "distributed"
         if look.may_have_subscriptions and self._run(SUBSCRIBER) == [(True,)]:
             yield "subscriber"
-        if look.isolation != "read committed" and self._in_transaction():
+        is_snapshot = look.isolation != "read committed" and self._in_transaction()
+        if is_snapshot and not look.is_replica:
             yield "isolation"
         if not look.sequence_is_right:
             yield "sequence"
@@ -125,10 +142,27 @@ class PostgreSQLFeedSource(FeedSource):
         if not look.has_fence:
             yield "fence"
 
-    def events(
-        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
-    ) -> tuple[list[E], int]:
-        found: list[E] = []
+    def _reached(self) -> int:
+        """Return how far a replica is settled; raise FeedUnavailable if nothing says so."""
+        [(reached, newest)] = self._run(REACHED)
+        if newest is not None and not reached:
+            raise FeedUnavailable("replica", using=self.using)
+        return reached or 0
+
+    def at_one_moment(self, read: Callable[[], T]) -> T:
+        if self._in_transaction():
+            return read()  # of one server; its later statements see more, never less
+
+        def attempt() -> T:
+            with connections[self.using].cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            return read()
+
+        # A pooler may send each transaction to another replica, some of which are behind.
+        return run_in_transaction(self.using, attempt)
+
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
+        found: list[StoredEvent] = []
         number, of = query.partition or (None, None)
         parameters: dict[str, object] = {
             "types": None if query.types is None else list(query.types),
@@ -143,7 +177,7 @@ class PostgreSQLFeedSource(FeedSource):
         for _ in range(SPANS):
             end = min(query.upto, after + min(span, MAX_SPAN))
             parameters |= {"after": after, "upto": end, "limit": query.limit - len(found)}
-            some = self._run(PAGE, parameters, lambda rows: make(events_of_bytes(rows)))
+            some = self._run(PAGE, parameters, events_of_bytes)
             found += some
             if len(found) == query.limit:
                 return found, found[-1].position
@@ -155,12 +189,19 @@ class PostgreSQLFeedSource(FeedSource):
             after, span = end, span * 4
         return found, after
 
-    def last(self, upto: int) -> int:
-        [(last,)] = self._run(LAST_EVENT, {"upto": upto})
-        return last or 0
+    def last(self, upto: int) -> Place | None:
+        return next(starmap(Place, self._run(LAST_EVENT, {"upto": upto})), None)
+
+    def places(self, positions: Collection[int]) -> dict[int, Place]:
+        # Not by the ORM: a reader asks for them with every page.
+        found = self._run(PLACES, {"positions": list(positions)})
+        return {place.position: place for place in starmap(Place, found)}
 
     def holding_back(self) -> list[FeedHolder]:
-        for reason in self._refusals(self._look()):
+        look = self._look()
+        if look.is_replica:
+            raise FeedUnavailable("replica", using=self.using)
+        for reason in self._refusals(look):
             if reason in HOLDERS_UNKNOWN:
                 raise FeedUnavailable(reason, using=self.using)
         return [

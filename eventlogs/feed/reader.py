@@ -5,36 +5,40 @@ It skips nothing: it returns *settled* events only, which means that no new even
 or below their positions. ``feed/sources.py`` finds out which ones are settled.
 
 Store the position of the last event that you have read, best in the transaction that stores
-what you made of it, and pass it as ``after`` the next time.
+what you made of it, and pass it as ``after`` the next time. Elsewhere, store ``page.checkpoint``:
+it is refused after a restore or a failover that lost events (``feed/tokens.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from threading import Event as Flag
-from typing import Final, Generic, NamedTuple
+from typing import Final, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import router
+from django.db.models.functions import Now
 
 from eventlogs import conf
 from eventlogs.conf import MAX_PAGE_SIZE, MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.registry import registry
-from eventlogs.exceptions import FeedUnavailable
+from eventlogs.exceptions import CheckpointDiffers, FeedUnavailable
 from eventlogs.feed.sources import (
     MAX_PARTITIONS,
-    E,
     FeedHolder,
     FeedQuery,
     FeedSource,
     UnknownTypes,
+    Watermark,
     feed_source_for,
 )
-from eventlogs.models import Event
+from eventlogs.feed.tokens import Place, Token, Witness, checkpoint_of, witnesses_of
+from eventlogs.models import Checkpoint, Event
 from eventlogs.pages import RecordPage
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
@@ -46,20 +50,36 @@ LONGEST_PAUSE: Final = 1.0  # seconds between two reads when none have come for 
 PATIENCE: Final = 1.25  # the factor by which a pause grows after a read without events
 NAP: Final = 0.1  # seconds between two calls of a stop function
 
+# What differs where a checkpoint is refused.
+ANOTHER_EVENT: Final = "another event has the position of one that it names"
+NO_EVENT: Final = "an event that it names is missing, and its log was neither erased nor archived"
+NEVER_ASSIGNED: Final = "its position was never assigned"
+
 Stop = Flag | Callable[[], bool]
 
 
-class FoundPage(NamedTuple, Generic[E]):
-    """Events of the feed, stored ones or records, and the position to continue from."""
+HEARTBEAT: Final = "eventlogs:heartbeat"
+"""The name of the checkpoint that ``Feed.heartbeat`` moves; no projection can have it."""
 
-    events: list[E]
+LOOK_BACK: Final = 100  # records of a page among which the events of a checkpoint are chosen
+
+
+class StoredPage(NamedTuple):
+    """
+    Stored events of the feed, and the position to continue from.
+
+    ``last`` is the place of the last event at or below that position, of any type, if there is one.
+    """
+
+    events: list[StoredEvent]
     next_after: int
     more: bool
     settled: int
+    last: Place | None = None
 
-
-StoredPage = FoundPage[StoredEvent]
-"""What ``Feed.read_stored`` returns."""
+    def witnesses(self, earlier: tuple[Witness, ...]) -> tuple[Witness, ...]:
+        """Return the witnesses of a token with the position to continue from."""
+        return witnesses_of(_newest_first(self.last, self.events), earlier)
 
 
 class Pace:
@@ -88,15 +108,35 @@ class FeedPage(RecordPage):
     it was read; ``settled`` is the position of the last settled event.
     """
 
-    __slots__ = ("more", "next_after", "settled")
+    __slots__ = ("_earlier", "_last", "more", "next_after", "settled")
 
     def __init__(
-        self, records: Iterable[EventRecord], *, next_after: int, more: bool, settled: int
+        self,
+        records: Iterable[EventRecord],
+        *,
+        next_after: int,
+        more: bool,
+        settled: int,
+        last: Place | None = None,
+        earlier: tuple[Witness, ...] = (),
     ) -> None:
         super().__init__(records)
         self.next_after = next_after
         self.more = more
         self.settled = settled
+        self._last = last
+        self._earlier = earlier
+
+    @property
+    def checkpoint(self) -> str:
+        """
+        A token to pass as ``after``: ``next_after``, and digests of the last events up to there.
+
+        It is text of at most 200 characters, for a reader that stores its position outside of this
+        database: ``Feed.read`` refuses it in another history. Making it needs no query.
+        """
+        witnesses = witnesses_of(_newest_first(self._last, self), self._earlier)
+        return str(Token(self.next_after, witnesses))
 
     def __repr__(self) -> str:
         return f"<FeedPage: {len(self)} events, next_after={self.next_after}, more={self.more}>"
@@ -112,15 +152,17 @@ class Following(Iterator[EventRecord]):
 
     def __init__(
         self,
-        read: Callable[[int], StoredPage],
+        read: Callable[[Token], StoredPage],
         decode: Callable[[list[StoredEvent]], Iterator[EventRecord]],
         *,
-        after: int,
+        after: Token,
         stop: Stop | None,
+        proves: bool,
     ) -> None:
         self._read = read
         self._decode = decode
         self._after = after
+        self._proves = proves  # it began at a checkpoint, not at a plain position
         self._stop = stop
         self._pace = Pace()
         self._events = self._follow()
@@ -156,8 +198,9 @@ class Following(Iterator[EventRecord]):
 
     def _advance(self, found: StoredPage) -> float:
         """Continue after a page, and return the seconds to wait before the next one."""
-        pause = self._pace.pause(found, self._after)
-        self._after = found.next_after
+        pause = self._pace.pause(found, self._after.position)
+        witnesses = found.witnesses(self._after.witnesses) if self._proves else ()
+        self._after = Token(found.next_after, witnesses)
         return pause
 
 
@@ -168,7 +211,8 @@ class Feed:
         """
         Read the feed of the database alias ``using``, by default the alias that events go to.
 
-        It must be the primary: a replica cannot tell which positions are settled.
+        On a replica it reads up to what a checkpoint of the primary has reached, or the last
+        ``heartbeat``: see docs/feed.md, On a replica.
         """
         self._using = using
         self._reader = EventReader()
@@ -181,7 +225,7 @@ class Feed:
     def read(
         self,
         *,
-        after: int = 0,
+        after: int | str = 0,
         limit: int | None = None,
         types: Iterable[str | type] | None = None,
         log_types: Iterable[str] | None = None,
@@ -190,32 +234,40 @@ class Feed:
         """
         Return one page of settled events, those with positions greater than ``after``.
 
-        ``limit`` is 1 to 10,000 events, and defaults to ``EVENTLOGS["PAGE_SIZE"]``. ``types``
-        are event types, by name or class, and include their aliases; ``log_types`` are names of
-        log types. None stands for all of them. With ``decode=False``, ``record.event`` is the raw
-        JSON value.
+        ``after`` is a position, or the ``checkpoint`` of a page of this database. ``limit`` is 1 to
+        10,000 events, and defaults to ``EVENTLOGS["PAGE_SIZE"]``. ``types`` are event types, by
+        name or class, and include their aliases; ``log_types`` are names of log types. None stands
+        for all of them. With ``decode=False``, ``record.event`` is the raw JSON value.
 
         A page holds ``limit`` events unless the feed ends. Inside a READ COMMITTED transaction
         the feed includes the transaction's own events, as any query does; store what you make of
         them, and the position, in the same transaction.
 
-        Raise FeedUnavailable where events could be skipped, ValueError for a position or a limit
-        out of range, TypeError for a class that is not an event class, and UnknownEventType or
-        UndecodableEvent where an event cannot be decoded. Reading changes nothing.
+        Raise FeedUnavailable where events could be skipped, CheckpointDiffers (a HistoryDiffers)
+        for a checkpoint of another history, ValueError for a position or a limit out of range and
+        for text that is no checkpoint, TypeError for a class that is not an event class, and
+        UnknownEventType or UndecodableEvent where an event cannot be decoded. Reading changes
+        nothing.
         """
-        limit = _check(after, conf.page_size() if limit is None else limit)
+        start = _start(after, limit := conf.page_size() if limit is None else limit)
         names, log_types = _names(types), _listed(log_types)
-        decoded = partial(self._reader.records, decode=decode)
         records: list[EventRecord] = []
-        next_after = after
+        token = start
         while True:
-            query = FeedQuery(next_after, 0, limit - len(records), names, log_types)
-            found = self._read(query, decoded)
-            records += found.events
-            next_after = found.next_after
+            query = FeedQuery(token.position, 0, limit - len(records), names, log_types)
+            found = self._read(query, token.witnesses)
+            records += self._reader.records(found.events, decode=decode)
+            token = token._replace(position=found.next_after)
             if len(records) == limit or not found.more:
                 break
-        return FeedPage(records, next_after=next_after, more=found.more, settled=found.settled)
+        return FeedPage(
+            records,
+            next_after=found.next_after,
+            more=found.more,
+            settled=found.settled,
+            last=found.last,
+            earlier=start.witnesses,
+        )
 
     def settled(self) -> int:
         """
@@ -224,19 +276,67 @@ class Feed:
         No new event can appear at or below it. Raise FeedUnavailable as ``read`` does.
         """
         source = self._source()
-        return source.last(source.watermark().settled)
+        last = source.last(source.watermark().settled)
+        return 0 if last is None else last.position
+
+    def checkpoint(self) -> str:
+        """
+        Return the token of the last settled event, from which only later events are read.
+
+        Raise FeedUnavailable as ``read`` does.
+        """
+        source = self._source()
+        last = source.last(source.watermark().settled)
+        return str(Token(0) if last is None else Token(last.position, (Witness.of(last),)))
+
+    @staticmethod
+    def checkpoint_of(record: EventRecord) -> str:
+        """
+        Return the token of a record that a feed returned, for a reader that stores each position.
+
+        It names no other event than this one; ``page.checkpoint`` names several. Do not pass
+        records of a log: they need not be settled.
+        """
+        return checkpoint_of(record)
+
+    def heartbeat(self) -> int:
+        """
+        Store the position of the last settled event in the database, and return it.
+
+        The feeds of replicas read up to there. It is needed where no projection does so; call it as
+        often as events should come there, or run ``manage.py eventlogs heartbeat``. It writes
+        nothing if the position is the same as before.
+
+        Raise FeedUnavailable as ``read`` does, and on a replica.
+        """
+        source = self._source()
+        mark = source.watermark()
+        if mark.is_replica:
+            raise FeedUnavailable("replica", using=self.using)
+        # Read before the row is written: its commit comes after those of the events. Never the
+        # highest of two values: after a restore, a position of the lost history must not stay.
+        last = source.last(mark.settled)
+        position = 0 if last is None else last.position
+        rows = Checkpoint.objects.using(self.using).filter(projection=HEARTBEAT)
+        known = rows.values_list("position", flat=True).first()
+        if known is None:
+            row = Checkpoint(projection=HEARTBEAT, partition=0, partitions=1, position=position)
+            Checkpoint.objects.using(self.using).bulk_create([row], ignore_conflicts=True)
+        elif known != position:
+            rows.update(position=position, moved_at=Now())
+        return position
 
     def follow(
         self,
         *,
-        after: int = 0,
+        after: int | str = 0,
         types: Iterable[str | type] | None = None,
         log_types: Iterable[str] | None = None,
         stop: Stop | None = None,
         decode: bool = True,
     ) -> Following:
         """
-        Return an iterator over the events after the position ``after``, that waits for new ones.
+        Return an iterator over the events after ``after``, that waits for new ones.
 
         While events come, it reads the feed every 20 ms; without any, the pauses grow to one
         second. ``stop`` ends it: a ``threading.Event`` at once, a function that returns True
@@ -244,15 +344,18 @@ class Feed:
 
         No transaction is open while it waits, unless the caller has opened one. The other
         arguments are those of ``read``. Raise what ``read`` raises, and the database's error for
-        a lost connection; then follow again from the last event's position.
+        a lost connection; then follow again from the last event's position, or its
+        ``checkpoint_of``. Having begun at a checkpoint, it proves the history at every read.
         """
-        _check(after, FOLLOW_PAGE)
+        start = _start(after, FOLLOW_PAGE)
         names, log_types = _names(types), _listed(log_types)
 
-        def read(after: int) -> StoredPage:
-            return self._read(FeedQuery(after, 0, FOLLOW_PAGE, names, log_types), _as_stored)
+        def read(after: Token) -> StoredPage:
+            query = FeedQuery(after.position, 0, FOLLOW_PAGE, names, log_types)
+            return self._read(query, after.witnesses)
 
-        return Following(read, partial(self._reader.records, decode=decode), after=after, stop=stop)
+        decoded, proves = partial(self._reader.records, decode=decode), isinstance(after, str)
+        return Following(read, decoded, after=start, stop=stop, proves=proves)
 
     def holding_back(self) -> list[FeedHolder]:
         """
@@ -295,48 +398,107 @@ class Feed:
                     f"partition must be (number, of), with 0 <= number < of <= {MAX_PARTITIONS}."
                 )
         names, listed = _names(types), _listed(log_types)
-        query = FeedQuery(after, 0, limit, names, listed, partition, unknown)
-        return self._read(query, _as_stored)
+        return self._read(FeedQuery(after, 0, limit, names, listed, partition, unknown))
 
     def records(self, events: Iterable[StoredEvent]) -> Iterator[EventRecord]:
         """Yield the records of events; raise UnknownEventType or UndecodableEvent."""
         return self._reader.records(events)
 
-    def _read(
-        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
-    ) -> FoundPage[E]:
+    def _read(self, query: FeedQuery, witnesses: tuple[Witness, ...] = ()) -> StoredPage:
         """Read what ``query`` asks for, up to where the feed is settled now."""
-        source, after = self._source(), query.after
+        source = self._source()
         mark = source.watermark()
-        if after > mark.assigned:
+        if not mark.is_replica:
+            return self._read_upto(source, mark, query, witnesses)
+        # Its watermark has to be of the same moment as the events.
+        return source.at_one_moment(
+            lambda: self._read_upto(source, source.watermark(), query, witnesses)
+        )
+
+    def _read_upto(
+        self,
+        source: FeedSource,
+        mark: Watermark,
+        query: FeedQuery,
+        witnesses: tuple[Witness, ...],
+    ) -> StoredPage:
+        after = query.after
+        if after > mark.assigned and not mark.is_replica:
+            if witnesses:
+                raise self._differs(after, NEVER_ASSIGNED)
             raise FeedUnavailable("ahead", using=self.using)
         # After a crash PostgreSQL may assign an assigned but unused position again. A reader that
         # continued after such a position would skip the event, so the feed ends at its last event.
         last = source.last(mark.settled)
-        if after >= last:
-            return FoundPage([], after, False, last)
-        events, reached = source.events(query._replace(upto=last), make)
-        if reached < last and not (events and events[-1].position == reached):
-            reached = max(after, source.last(reached))
-        return FoundPage(events, reached, reached < last, last)
+        end = 0 if last is None else last.position
+        if after >= end:
+            found = StoredPage([], after, False, end, last)
+        else:
+            events, reached = source.events(query._replace(upto=end))
+            if events and events[-1].position == reached:
+                last = Place.of(events[-1])
+            elif reached < end:
+                last = source.last(reached)
+                reached = max(after, 0 if last is None else last.position)
+            found = StoredPage(events, reached, reached < end, end, last)
+        if witnesses:
+            # After the events: should a pooler pass on to another server meanwhile, it is that
+            # server's history which has to be that of the checkpoint.
+            self._prove(source, mark, query.after, witnesses)
+        return found
+
+    def _prove(
+        self, source: FeedSource, mark: Watermark, after: int, witnesses: tuple[Witness, ...]
+    ) -> None:
+        """Raise CheckpointDiffers unless the events that a token names are in this history."""
+        found = source.places([each.position for each in witnesses])
+        missing = []
+        for witness in witnesses:
+            place = found.get(witness.position)
+            if place is None:
+                missing.append(witness)
+            elif Witness.of(place) != witness:
+                raise self._differs(after, ANOTHER_EVENT)
+        if mark.is_replica:  # it may not have the others yet
+            missing = [each for each in missing if each.position <= mark.settled]
+        if missing:
+            logs = {each.log for each in missing}
+            if logs - source.removed(logs):
+                raise self._differs(after, NO_EVENT)
+
+    def _differs(self, position: int, reason: str) -> CheckpointDiffers:
+        return CheckpointDiffers(position, using=self.using, reason=reason)
 
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)
 
     aread = AsyncTwin(read)
     asettled = AsyncTwin(settled)
+    acheckpoint = AsyncTwin(checkpoint)
+    aheartbeat = AsyncTwin(heartbeat)
     afollow = AsyncIteratorTwin(follow)
     aholding_back = AsyncTwin(holding_back)
+
+
+def _newest_first(
+    last: Place | None, events: Sequence[StoredEvent | EventRecord]
+) -> Iterator[Place]:
+    if last is not None:
+        yield last
+    yield from map(Place.of, islice(reversed(events), LOOK_BACK))
+
+
+def _start(after: int | str, limit: int) -> Token:
+    """Return what to read after: a position is a token that names no event."""
+    token = Token.parse(after) if isinstance(after, str) else Token(after)
+    _check(token.position, limit)
+    return token
 
 
 def _check(after: int, limit: int) -> int:
     check_int("after", after, highest=MAX_POSITION)
     check_int("limit", limit, lowest=1, highest=MAX_PAGE_SIZE)
     return limit
-
-
-def _as_stored(events: list[StoredEvent]) -> list[StoredEvent]:
-    return events
 
 
 def _names(types: Iterable[str | type] | None) -> list[str] | None:

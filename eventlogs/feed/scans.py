@@ -257,9 +257,11 @@ def exported(using: str, page: Collection[StoredEvent]) -> Iterator[ExportedEven
     """Yield a page's events with the rows of EventLog and IdempotencyKey that go with them."""
     claims = _claims_of(using, page)
     created_at = _created_at_of(using, page)
+    digests = _digests_of(using, page)
     for event in page:
         place = event.log_id, event.index
-        yield ExportedEvent(event, claims.get(place), created_at.get(place))
+        digest = digests.get(event.position)
+        yield ExportedEvent(event, claims.get(place), created_at.get(place), digest)
 
 
 def _claims_of(using: str, page: Collection[StoredEvent]) -> dict[tuple[LogId, int], ExportedClaim]:
@@ -289,6 +291,17 @@ def _created_at_of(using: str, page: Collection[StoredEvent]) -> dict[tuple[LogI
     begun = {each.log_id.uuid: each.log_id for each in page if each.index == 0}
     found = EventLog.objects.using(using).filter(pk__in=begun).values_list("pk", "created_at")
     return {(begun[log], 0): created_at for log, created_at in found}
+
+
+def _digests_of(using: str, page: Collection[StoredEvent]) -> dict[int, bytes]:
+    """Return the digests of a page's events by position, of those in logs that are chained."""
+    logs = EventLog.objects.using(using).filter(pk__in={each.log_id.uuid for each in page})
+    chained = set(logs.filter(head__isnull=False).values_list("pk", flat=True))
+    positions = [each.position for each in page if each.log_id.uuid in chained]
+    if not positions:
+        return {}
+    found = events_of(using).filter(position__in=positions, digest__isnull=False)
+    return {at: bytes(digest) for at, digest in found.values_list("position", "digest")}
 
 
 def events_of(using: str) -> EventQuerySet[Any]:

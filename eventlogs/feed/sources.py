@@ -15,23 +15,26 @@ this module could not notice: it refuses to read a feed there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice
+from itertools import islice, starmap
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.apps import apps
 from django.db import connections, models
-from django.db.models import Max, QuerySet
+from django.db.models import QuerySet
 from django.utils.module_loading import import_string
 
 from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed.tokens import Place
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
-from eventlogs.values import EventRecord, StoredEvent
+from eventlogs.values import StoredEvent
+
+T = TypeVar("T")
 
 BY_VENDOR = {
     # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
@@ -40,6 +43,8 @@ BY_VENDOR = {
 }
 
 uuid_of = itemgetter(STORED_WITH_LOG.index("log_id"))
+
+PLACE: Final = ("position", "log_id", "index", "recorded_at")  # the columns of a Place
 
 MAX_PARTITIONS = 65_536  # what two bytes can tell apart
 
@@ -86,6 +91,7 @@ class Watermark(NamedTuple):
 
     assigned: int  # the highest position that was assigned to an append
     settled: int  # no further event can appear at or below it
+    is_replica: bool = False  # then the primary may have assigned, and settled, higher ones
 
 
 class Blocked(NamedTuple):
@@ -95,9 +101,6 @@ class Blocked(NamedTuple):
     prepared_as: str | None  # its name, where it is prepared
     sessions: int
     since: datetime  # when the first of them began to wait
-
-
-E = TypeVar("E", StoredEvent, EventRecord)
 
 
 class FeedSource(ABC):
@@ -121,14 +124,9 @@ class FeedSource(ABC):
         return []
 
     @abstractmethod
-    def events(
-        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
-    ) -> tuple[list[E], int]:
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         """
         Return at most ``query.limit`` events in the order of positions, and how far they go.
-
-        They are what ``make`` makes of the stored events, of some of them at a time: the same
-        ones, or records.
 
         The second value is a position: no other event of the query is at or below it. If it is
         below ``query.upto`` with fewer events than the limit, the read ended early, because many
@@ -136,8 +134,36 @@ class FeedSource(ABC):
         """
 
     @abstractmethod
-    def last(self, upto: int) -> int:
-        """Return the highest position of an event at or below ``upto``, or 0."""
+    def last(self, upto: int) -> Place | None:
+        """Return the place of the last event at or below the position ``upto``, if there is one."""
+
+    def at_one_moment(self, read: Callable[[], T]) -> T:
+        """
+        Call ``read`` so that its statements see one state of a replica, and return its answer.
+
+        It may be called several times, if the database aborts its transaction.
+        """
+        return read()
+
+    def places(self, positions: Collection[int]) -> dict[int, Place]:
+        """Return the places of the events at some positions, by position."""
+        found = self._rows("Event").filter(position__in=positions).values_list(*PLACE)
+        return {place.position: place for place in starmap(Place, found)}
+
+    def removed(self, logs: Collection[UUID]) -> set[UUID]:
+        """
+        Return the logs, of some, whose events were removed on purpose: their row is there alone.
+
+        Erasing or archiving a log leaves its row (``stores/erasing.py``). No append does: a row is
+        stored together with the log's first event.
+        """
+        events = self._rows("Event").filter(log_id=models.OuterRef("pk"))
+        found = self._rows("EventLog").filter(~models.Exists(events), pk__in=logs)
+        return set(found.values_list("pk", flat=True))
+
+    def _rows(self, model: str) -> QuerySet[Any]:
+        # By name: models import managers, which import stores.
+        return QuerySet(apps.get_model("eventlogs", model), using=self.using)
 
     @abstractmethod
     def holding_back(self) -> list[FeedHolder]:
@@ -157,14 +183,13 @@ class SQLiteFeedSource(FeedSource):
             [last] = cursor.fetchone() or (0,)
         return Watermark(last, last)
 
-    def last(self, upto: int) -> int:
-        events = self._events().filter(position__lte=upto)
-        return events.aggregate(last=Max("position"))["last"] or 0
+    def last(self, upto: int) -> Place | None:
+        events = self._rows("Event").filter(position__lte=upto).order_by("-position")
+        row = events.values_list(*PLACE).first()
+        return None if row is None else Place(*row)
 
-    def events(
-        self, query: FeedQuery, make: Callable[[list[StoredEvent]], Iterable[E]]
-    ) -> tuple[list[E], int]:
-        events = self._events().filter(position__gt=query.after, position__lte=query.upto)
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
+        events = self._rows("Event").filter(position__gt=query.after, position__lte=query.upto)
         if query.types is not None:
             wanted = models.Q(type__in=query.types)
             if query.unknown is not None:
@@ -181,15 +206,10 @@ class SQLiteFeedSource(FeedSource):
             number, of = query.partition
             ours = (row for row in rows.iterator() if partition_of(uuid_of(row), of) == number)
             found = events_of_rows(islice(ours, query.limit))
-        made = list(make(found))
-        return made, found[-1].position if len(found) == query.limit else query.upto
+        return found, found[-1].position if len(found) == query.limit else query.upto
 
     def holding_back(self) -> list[FeedHolder]:
         return []
-
-    def _events(self) -> QuerySet[Any]:
-        # By name: models import managers, which import stores.
-        return QuerySet(apps.get_model("eventlogs", "Event"), using=self.using)
 
 
 def partition_of(log: UUID, of: int) -> int:

@@ -13,6 +13,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from eventlogs.aggregates import Aggregate, aggregates
 from eventlogs.exceptions import InvalidLogId
+from eventlogs.feed.tokens import Token
 from eventlogs.ids import LogId
 from eventlogs.management.mistakes import mistake
 from eventlogs.operations import pasted_ids
@@ -86,6 +87,28 @@ def at_least(lowest: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def place(text: str) -> int | str:
+    """Read a position of the feed, or the text of a checkpoint."""
+    try:
+        int(text)
+    except ValueError:
+        pass
+    else:
+        return at_least(0)(text)
+    try:
+        Token.parse(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is neither a position nor a checkpoint of the feed."
+        ) from None
+    return text
+
+
+def add_after(parser: ArgumentParser, text: str) -> None:
+    """Add the option that chooses where in the feed to start; ``text`` is its help."""
+    parser.add_argument("--after", type=place, default=None, metavar="POSITION", help=text)
 
 
 def add_flags(parser: Any, **texts: str) -> None:

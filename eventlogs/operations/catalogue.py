@@ -15,6 +15,7 @@ from django.db import router
 from django.db.models import Count
 
 from eventlogs.aggregates import aggregates
+from eventlogs.archives import listing
 from eventlogs.events.registry import EventType, registry
 from eventlogs.events.schemas import Schema, event_in, fields_of, schema_of, shape_of, words_of
 from eventlogs.models import Event
@@ -89,7 +90,12 @@ def catalogue(*, using: str | None = None, exact: bool = False) -> Catalogue:
         counts[StoredName(log_type, name, version)] = count
     known = {name for each in registry for name in each.names}
     if exact:
-        gone = {each for each in noted - counts.keys() if each.type not in known}
+        archived = set(listing.archived_logs(alias).values_list("log_type", flat=True).distinct())
+        gone = {
+            each
+            for each in noted - counts.keys()
+            if each.type not in known and each.log_type not in archived
+        }
         stored_types.correct(alias, found=counts, gone=gone)
         noted -= gone
     stored = noted | counts.keys()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from heapq import merge
+from itertools import groupby, islice
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -17,14 +18,17 @@ from django.db import connections, router
 from django.db.models import F, Q, QuerySet
 
 from eventlogs.aggregates import aggregates
+from eventlogs.archives import listing
+from eventlogs.archives.read_through import pages_through
 from eventlogs.events import unique_values as declarations
 from eventlogs.events.unique import UniqueValue
 from eventlogs.events.unique_values import UniqueReader, Unread, Values
+from eventlogs.exceptions import ArchiveUnavailable, KeyUnavailable
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.models import UniqueValue as UniqueRow
-from eventlogs.stores import unique_values
+from eventlogs.stores import store_for, unique_values
 from eventlogs.stores.retries import run_in_transaction
 from eventlogs.stores.unique_values import Settled, Taken
 from eventlogs.values import StoredEvent
@@ -125,7 +129,11 @@ class Compared(NamedTuple):
 def pages(
     using: str, *, after: LogId | None = None, log_types: Collection[str] = ()
 ) -> Iterator[list[LogId]]:
-    """Yield the logs whose aggregates declare unique fields, in the order of their UUIDs."""
+    """
+    Yield the logs whose aggregates declare unique fields, in the order of their UUIDs.
+
+    Archived logs are among them.
+    """
     types = {event_type for event_type, _ in declarations.declared()}
     wanted = {each.log_type for each in aggregates if types & set(each.event_types)}
     if log_types:
@@ -133,10 +141,15 @@ def pages(
     if not wanted:
         return
     start = after.uuid if after is not None else None
-    for page in scans.logs_by_id(using, after=start, log_types=wanted):
-        ids = [each.log_id for each in page]
-        for first in range(0, len(ids), LOGS):
-            yield ids[first : first + LOGS]
+    stored = (
+        each.log_id
+        for page in scans.logs_by_id(using, after=start, log_types=wanted)
+        for each in page
+    )
+    archived = listing.ids_in_order(using, after=start, log_types=wanted)
+    ids = merge(stored, archived, key=lambda each: each.uuid)
+    while page := list(islice(ids, LOGS)):
+        yield page
 
 
 def rows_by_id(using: str) -> Iterator[list[UniqueRow]]:
@@ -171,7 +184,7 @@ def _again(using: str, compared: Compared) -> Compared:
     return compared
 
 
-def _compare(using: str, log_ids: Sequence[LogId]) -> list[Compared]:
+def _compare(using: str, log_ids: Sequence[LogId], *, needs_keys: bool = False) -> list[Compared]:
     rows, scopes = unique_values.of_logs(using, log_ids), scopes_declared()
     values: dict[UUID, Values] = {}
     unread: dict[UUID, str] = {}
@@ -180,7 +193,20 @@ def _compare(using: str, log_ids: Sequence[LogId]) -> list[Compared]:
         try:
             values[log] = reader.read(events)
         except Unread as error:
+            if needs_keys and isinstance(error.__cause__, KeyUnavailable):
+                raise error.__cause__ from None
             unread[log] = str(error)
+    for log_id in listing.archived_among(using, log_ids):
+        try:
+            values[log_id.uuid] = reader.read(_archived_events(using, log_id))
+        except Unread as error:
+            if needs_keys and isinstance(error.__cause__, KeyUnavailable):
+                raise error.__cause__ from None
+            unread[log_id.uuid] = str(error)
+        except ArchiveUnavailable as error:
+            if needs_keys:
+                raise
+            unread[log_id.uuid] = str(error)
     return [
         Compared(
             each,
@@ -206,13 +232,24 @@ def _events_of(using: str, log_ids: Sequence[LogId]) -> Iterator[StoredEvent]:
         later = events.filter(Q(log_id__gt=log) | Q(log_id=log, index__gt=index))
 
 
-def settle(using: str, log_ids: Sequence[LogId]) -> Settled:
+def _archived_events(using: str, log_id: LogId) -> Iterator[StoredEvent]:
+    """Yield the events of an archived log that may have unique values."""
+    names = declarations.names_declared()
+    for page in pages_through(store_for(using), log_id, start=0):
+        yield from (each for each in page if each.type in names)
+
+
+def settle(using: str, log_ids: Sequence[LogId], *, needs_keys: bool = False) -> Settled:
     """
     Claim and release values, so that logs have those of their events, in one transaction.
 
+    A log of which an event cannot be read keeps what it has. With ``needs_keys``, raise
+    KeyUnavailable or ArchiveUnavailable where that is so for want of a key, or of an archive.
+
     Right because: the logs are locked, in the order of their UUIDs. The row of each log that is
     changed is written again, as it is: an append that has waited for its lock, and has read the
-    log's values before it, notices the change (see append_under_rules.sql).
+    log's values before it, notices the change (see append_under_rules.sql). An archived log has its
+    mark there, which keeps it where it is.
     """
 
     def attempt() -> Settled:
@@ -221,7 +258,8 @@ def settle(using: str, log_ids: Sequence[LogId]) -> Settled:
         no_key = connections[using].features.has_select_for_no_key_update
         locked = set(some.select_for_update(no_key=no_key).values_list("pk", flat=True))
         wanted: dict[LogId, Values] = {}
-        for each in _compare(using, [each for each in log_ids if each.uuid in locked]):
+        some_locked = [each for each in log_ids if each.uuid in locked]
+        for each in _compare(using, some_locked, needs_keys=needs_keys):
             if not each.unread:
                 wanted[each.log_id] = {**dict.fromkeys(each.superfluous), **each.events}
         settled = unique_values.settle(using, wanted)
@@ -242,14 +280,14 @@ def forget(using: str, log_id: LogId) -> None:
     unique_values.delete_all(using, log_id)
 
 
-def settle_all(using: str, log_ids: Sequence[LogId]) -> list[Taken]:
+def settle_all(using: str, log_ids: Sequence[LogId], *, needs_keys: bool = False) -> list[Taken]:
     """Do what ``settle`` does, for any number of logs; return the values that others have."""
     taken: list[Taken] = []
     for start in range(0, len(log_ids), LOCKED):
-        taken += settle(using, log_ids[start : start + LOCKED]).taken
+        taken += settle(using, log_ids[start : start + LOCKED], needs_keys=needs_keys).taken
     return taken
 
 
 def scopes_declared() -> set[str]:
     """Return the scopes that event classes of this process declare."""
-    return {unique.scope for _, uniques in declarations.declared() for unique in uniques}
+    return {field.unique.scope for _, found in declarations.declared() for field in found}

@@ -18,9 +18,10 @@ from itertools import chain, groupby, islice
 from typing import Final, Protocol
 from uuid import UUID
 
-from django.db.models import Count, Max, Min, Q
+from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet
 
 from eventlogs.aggregates import Aggregate, aggregates, fold
+from eventlogs.archives import listing
 from eventlogs.caches.backends import GuardedCache, NoReductionCache, cache_for
 from eventlogs.caches.entries import ENCODER, Entry, EntryCodec, Untrusted
 from eventlogs.events.codec import EventReader
@@ -35,11 +36,13 @@ from eventlogs.exceptions import (
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LOG_TYPE, LogId
-from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.models import ArchivedLog, ErasedLog, EventLog, IdempotencyKey
 from eventlogs.operations import unique_values
 from eventlogs.operations.commands import command
 from eventlogs.projections.base import RowProjection, declared
 from eventlogs.projections.verify import Failure, Run
+from eventlogs.reductions import key_proofs
+from eventlogs.stores.erasing import NO_LOG_TYPE, gone
 from eventlogs.utils.words import counted
 from eventlogs.values import StoredEvent
 
@@ -175,7 +178,8 @@ class LogVerifier:
             .first()
         )
         if found is None:
-            yield Finding("versions", str(log.log_id), "the log's row has disappeared")
+            if gone(scope.using, log.log_id) is None:  # archived or erased since it was read
+                yield Finding("versions", str(log.log_id), "the log's row has disappeared")
             return
         version, count, first, last = found
         if not version:
@@ -190,7 +194,9 @@ class LogVerifier:
         self, scope: Scope, uuid: UUID, events: Iterator[StoredEvent]
     ) -> Iterator[Finding]:
         count = sum(1 for _ in events)
-        if not EventLog.objects.using(scope.using).filter(pk=uuid).exists():
+        logs = EventLog.objects.using(scope.using).filter(pk=uuid)
+        left = scans.events_of(scope.using).filter(~Exists(logs), log_id=uuid)
+        if left.exists():  # otherwise the log was archived or erased since they were read
             yield Finding(
                 "versions",
                 str(uuid),
@@ -247,7 +253,13 @@ class KeyVerifier:
             .filter(places)
             .values_list("log_id", "index", "log_type", "idempotency_key")
         }
+        archived = listing.archived_among(
+            scope.using, {LogId.stored(each.log_type, each.log_id) for each in keys}
+        )
         for each in keys:
+            last = each.first_index + each.count - 1
+            if last < archived.get(LogId.stored(each.log_type, each.log_id), 0):
+                continue  # compared with its events when they were archived
             for index in {each.first_index, each.first_index + each.count - 1}:
                 event = stored.get((each.log_id, index))
                 if event != (each.log_type, each.key):
@@ -278,6 +290,9 @@ class UniqueVerifier:
                 EventLog.objects.using(scope.using)
                 .filter(pk__in=[each.uuid for each in ids])
                 .values_list("log_type", "pk")
+            )
+            there.update(
+                (each.log_type, each.uuid) for each in listing.archived_among(scope.using, ids)
             )
             for log_id, name in ids.items():
                 if scope.log_types and log_id.log_type not in scope.log_types:
@@ -391,7 +406,7 @@ class CacheVerifier:
             reason = f"{aggregate.__qualname__}.apply() raised {type(error).__name__}"
             yield Finding("caches", str(log_id), reason)
             return
-        if not entry.is_proven_by(last):
+        if not entry.is_proven_by(last) or not key_proofs.are_there(entry.head.keys):
             return
         if replay != entry.aggregate and ENCODER.encode(replay) != ENCODER.encode(entry.aggregate):
             yield Finding(
@@ -458,7 +473,53 @@ class ProjectionVerifier:
                 yield Finding("projections", projection.name, str(error))
 
 
-VERIFIERS: list[Verifier] = [LogVerifier(), KeyVerifier(), UniqueVerifier()]
+class ErasureVerifier:
+    """
+    Marks of erased and archived logs against their tombstones, and the rows of archived logs.
+
+    A log that was removed by hand has neither, or one of them only. Its events, keys and unique
+    values, if any are left, are findings of the other verifiers.
+    """
+
+    name = "erased"
+
+    def verify(self, scope: Scope) -> Iterator[Finding]:
+        """Compare the tables in one statement each: what they lack is little."""
+        marks: QuerySet[EventLog] = QuerySet(EventLog, using=scope.using).filter(
+            log_type=NO_LOG_TYPE
+        )
+        stones = ErasedLog.objects.using(scope.using)
+        archived = ArchivedLog.objects.using(scope.using).filter(pk=OuterRef("pk"))
+        without = marks.filter(~Exists(stones.filter(pk=OuterRef("pk"))), ~Exists(archived))
+        for uuid in without.values_list("pk", flat=True):
+            yield Finding(
+                "erased",
+                str(uuid),
+                "a log of this UUID has disappeared without a tombstone: it was not erased by "
+                "`eventlogs erase`",
+            )
+        for stone in stones.filter(~Exists(marks.filter(pk=OuterRef("pk")))):
+            yield Finding(
+                "erased",
+                str(stone.log_id),
+                "it was erased, and its row does not keep it from being created again",
+            )
+        rows = ArchivedLog.objects.using(scope.using)
+        for row in rows.filter(~Exists(marks.filter(pk=OuterRef("pk")))):
+            yield Finding(
+                "archived",
+                str(row.log_id),
+                "it is archived, and its row does not keep it from being created again",
+            )
+
+
+VERIFIERS: list[Verifier] = [
+    LogVerifier(),
+    KeyVerifier(),
+    UniqueVerifier(),
+    ErasureVerifier(),
+]
+"""What ``manage.py eventlogs verify`` runs; append a verifier of your own."""
 
 
 def verify(scope: Scope, verifiers: Iterable[Verifier] = ()) -> Iterator[Finding]:

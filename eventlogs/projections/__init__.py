@@ -10,5 +10,6 @@ from __future__ import annotations
 
 from eventlogs.projections.base import handles
 from eventlogs.projections.kinds import Projection, Reactor, ReductionProjection, projection
+from eventlogs.projections.publisher import Publisher
 
-__all__ = ["Projection", "Reactor", "ReductionProjection", "handles", "projection"]
+__all__ = ["Projection", "Publisher", "Reactor", "ReductionProjection", "handles", "projection"]

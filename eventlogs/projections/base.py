@@ -15,7 +15,7 @@ from django.db import models, router
 from django.db.models import QuerySet
 
 from eventlogs.events.registry import registry
-from eventlogs.exceptions import ProjectionUnavailable, RegistrationError
+from eventlogs.exceptions import KeyUnavailable, ProjectionUnavailable, RegistrationError
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.projections.databases import has_table
@@ -75,6 +75,8 @@ class BaseProjection:
     max_attempts: ClassVar[int] = MAX_ATTEMPTS
     backoff: ClassVar[float] = BACKOFF
     is_transactional: ClassVar[bool] = True
+    publishes: ClassVar[bool] = False  # whole batches, outside of the transaction
+    with_personal_data: ClassVar[bool] = True  # its records have them; otherwise stand-ins
     event_handlers: ClassVar[Mapping[type, str]] = {}  # event classes and names of methods
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -107,6 +109,8 @@ class BaseProjection:
         """Call a method of the user's with a record; raise Failed where it raises."""
         try:
             return getattr(self, name)(*args, record)
+        except KeyUnavailable:  # of this process' settings: no event has caused it
+            raise
         except (Exception, SystemExit) as error:
             raise Failed(record.position, error) from error
 

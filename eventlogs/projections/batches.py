@@ -5,19 +5,21 @@ A batch: read settled events after the checkpoint; in one transaction move the c
 proves that the lease is still ours), load the rows, let the handlers change them, write the rows.
 Rows and checkpoint are both stored, or neither is, whatever is killed.
 
-How a batch is applied differs (``row_batches``, ``inline_batches``, ``reactions``), and so does
-what follows a failure (the policies of ``failed_events``). An event that this release does not
-know, or that another release handles beside it, is held with its log until code runs that can
-apply it (see ``releases.py``).
+How a batch is applied differs (``row_batches``, ``inline_batches``, ``reactions``,
+``publications``), and so does what follows a failure (the policies of ``failed_events``). An event
+that this release does not know, or that another release handles beside it, is held with its log
+until code runs that can apply it (see ``releases.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from eventlogs.events.metadata import is_stored_adopted
 from eventlogs.feed.reader import Feed, StoredPage
+from eventlogs.observers import Batch, observed, observers
 from eventlogs.projections import leases
 from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.failed_events import HoldLog, RaiseFailure
@@ -25,6 +27,7 @@ from eventlogs.projections.inline_batches import InlineBatches
 from eventlogs.projections.leases import Lease
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.projections.partitions import Partition
+from eventlogs.projections.publications import Publications
 from eventlogs.projections.reactions import Reactions
 from eventlogs.projections.releases import PASS
 from eventlogs.projections.row_batches import RowBatches
@@ -60,6 +63,11 @@ class Advancer:
         return self._partition.lease
 
     @property
+    def backoff(self) -> float:
+        """The seconds to wait after the first failure."""
+        return self._partition.projection.backoff
+
+    @property
     def applied(self) -> int:
         """How many events were applied so far."""
         return self._partition.applied
@@ -73,14 +81,15 @@ class Advancer:
         """
         Apply one batch, up to the position ``upto``; return whether there are more events.
 
-        Raise LeaseLost where another worker has taken over, and the database's error where
-        the connection is lost. Nothing of the batch is stored then.
+        Raise LeaseLost where another worker has taken over, PublishingFailed where a publisher
+        could not publish the batch, and the database's error where the connection is lost. Nothing
+        of the batch is stored then.
         """
         partition = self._partition
         reading, lease = partition.reading, partition.lease
         found = partition.feed.read_stored(
             partition.seen,
-            limit=partition.projection.batch_size,
+            limit=self._batches.limit,
             types=reading.types,
             log_types=reading.log_types,
             partition=lease.part,
@@ -98,7 +107,8 @@ class Advancer:
             skipped = partition.held_logs.skipped_positions(first, last)
             events = [each for each in events if each.position not in skipped]
         if events:
-            self._batches.advance(events, found.next_after)
+            with self._observed(read=len(events)):
+                self._batches.advance(events, found.next_after)
         partition.seen = max(partition.seen, found.next_after)
         partition.keep_up()
         return found.more
@@ -124,8 +134,31 @@ class Advancer:
         # Events past the checkpoint are left out: their batch will apply them.
         found = self._partition.held_logs.due(self.lease.position)
         due = [pk for pk, log_id in found if self._partition.has(log_id)]
-        more = [self._batches.retry(pk) for pk in due[:LOGS]]
+        if not due:
+            return False
+        with self._observed(is_retry=True):
+            more = [self._batches.retry(pk) for pk in due[:LOGS]]
         return len(due) > LOGS or any(more)
+
+    @contextmanager
+    def _observed(self, *, read: int = 0, is_retry: bool = False) -> Iterator[None]:
+        if not observers:
+            yield
+            return
+        partition = self._partition
+        before = partition.applied
+        batch = Batch(
+            projection=type(partition.projection),
+            using=partition.using,
+            is_retry=is_retry,
+            read=read,
+        )
+        with observed(batch):
+            try:
+                yield
+                batch.outcome = "applied"
+            finally:
+                batch.events = partition.applied - before
 
     def move_to(self, position: int) -> None:
         """Move the checkpoint to a position up to which there is nothing left to apply."""
@@ -144,6 +177,8 @@ def _batches_of(partition: Partition, policy: type[HoldLog]) -> OneByOne:
     projection = partition.projection
     if isinstance(projection, RowProjection) and projection.is_inline:
         return InlineBatches(partition, policy, projection)
+    if projection.publishes:
+        return Publications(partition, policy)
     return (RowBatches if projection.is_transactional else Reactions)(partition, policy)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from django.db import Error
 
-from eventlogs.exceptions import ProjectionFailed
+from eventlogs.exceptions import ProjectionFailed, PublishingFailed
 from eventlogs.feed.reader import Feed
 from eventlogs.models import ProjectionState
 from eventlogs.projections import checkpoints, leases, releases
@@ -163,8 +163,8 @@ def divide(
             checkpoints.repartition(
                 projection.name, projection.partitions, using=using, owner=owner
             )
-    except LeaseLost:
-        pass
+    except (LeaseLost, PublishingFailed):
+        pass  # tried again later
     finally:
         for each in held:
             leases.release(each)

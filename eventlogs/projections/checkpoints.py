@@ -169,6 +169,12 @@ def repartition(name: str, partitions: int, *, using: str, owner: str) -> bool:
     return run_in_transaction(using, divide)
 
 
+def forget_rebuilds(using: str) -> None:
+    """Do what ``forget_rebuild`` does, for all projections: those that run begin anew."""
+    Checkpoint.objects.using(using).filter(is_rebuild=True).delete()
+    ParkedEvent.objects.using(using).filter(is_rebuild=True).delete()
+
+
 def forget_rebuild(name: str, *, using: str) -> None:
     """Remove the checkpoints and parked events of a rebuild."""
     Checkpoint.objects.using(using).filter(projection=name, is_rebuild=True).delete()

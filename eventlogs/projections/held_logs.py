@@ -32,6 +32,14 @@ from django.utils import timezone
 
 from eventlogs.ids import LogId
 from eventlogs.models import ParkedEvent, SkippedEvent
+from eventlogs.observers import (
+    EventFailed,
+    EventParked,
+    EventSkipped,
+    HeldEvent,
+    observers,
+    tell_after_commit,
+)
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.error_text import described, details_of, handler_of, traceback_of
 from eventlogs.projections.releases import HOLD, Reading
@@ -73,6 +81,7 @@ class HeldLogs:
         *,
         is_rebuild: bool = False,
     ) -> None:
+        self._projection = projection if isinstance(projection, type) else type(projection)
         self._name = projection.name
         self._using = using
         self._is_rebuild = is_rebuild
@@ -221,6 +230,16 @@ class HeldLogs:
                 uncount_lost_attempts(self._using)
         return True
 
+    def take_back_attempt(self, waiting: ParkedEvent) -> None:
+        """
+        Uncount an attempt that says nothing about the event; it is due again at once.
+
+        Unlike a lost connection, that may happen any number of times: an event cannot cause it.
+        """
+        self._as_counted(waiting).update(
+            attempts=models.F("attempts") - 1, retry_at=Now(), error="", handler=""
+        )
+
     def note_failure(self, waiting: ParkedEvent, error: BaseException, row: StoredEvent) -> None:
         """
         Note why the attempt failed at ``row``, and park the event where it was the last one.
@@ -241,6 +260,7 @@ class HeldLogs:
             return
         waiting.index, waiting.position, waiting.type = row.index, row.position, row.type
         waiting.error = name
+        self._tell(EventFailed, waiting)
         trace = traceback_of(error)
         logger.warning(
             "Projection %s: the event at position %s of %s failed with %s, attempt %s of %s.%s",
@@ -264,6 +284,7 @@ class HeldLogs:
         if not self._as_counted(waiting).update(retry_at=None):
             return
         waiting.retry_at = None
+        self._tell(EventParked, waiting)
         logger.error(
             "Projection %s: the event at position %s of %s is parked after %s attempts; the later "
             "events of its log wait. Fix the cause, then run: manage.py eventlogs parked %s "
@@ -308,6 +329,7 @@ class HeldLogs:
             waiting.position,
             waiting.log_id,
         )
+        self._tell(EventSkipped, waiting)
         self.continue_with(following, waiting)
 
     def retry(self, log_id: LogId | None = None, among: models.Q | None = None) -> int:
@@ -327,6 +349,20 @@ class HeldLogs:
             projection=self._name, position__range=(first, last)
         )
         return set(found.values_list("position", flat=True))
+
+    def _tell(self, kind: type[HeldEvent], waiting: ParkedEvent) -> None:
+        if observers:
+            tell_after_commit(
+                kind(
+                    projection=self._projection,
+                    using=self._using,
+                    log_id=waiting.log_id,
+                    index=waiting.index,
+                    position=waiting.position,
+                    event_type=waiting.type,
+                    error=waiting.error,
+                )
+            )
 
     def _later(self, attempts: int) -> Any:
         # By the database's clock, which decides what is due: this machine's may be ahead of it.

@@ -41,6 +41,7 @@ from django.db.models.functions import Cast
 
 from eventlogs.exceptions import (
     EventLogError,
+    KeyUnavailable,
     ProjectionFailed,
     ProjectionUnavailable,
 )
@@ -152,13 +153,16 @@ def update_row(projection: RowProjection, log_id: LogId, using: str, *, upto: in
 
 
 def lock_log(log_id: LogId, using: str) -> int:
-    """Lock a log against appends until the transaction ends; return its version, 0 for none."""
-    logs: QuerySet[EventLog] = QuerySet(EventLog, using=using).filter(
-        pk=log_id.uuid, log_type=log_id.log_type
-    )
+    """
+    Lock a log against appends until the transaction ends; return its version, 0 for none.
+
+    The mark of an archived log is locked as well: it cannot be brought back meanwhile.
+    """
+    logs: QuerySet[EventLog] = QuerySet(EventLog, using=using).filter(pk=log_id.uuid)
     no_key = connections[using].features.has_select_for_no_key_update
-    found = logs.select_for_update(no_key=no_key).values_list("version", flat=True).first()
-    return found or 0
+    found = logs.select_for_update(no_key=no_key).values_list("log_type", "version").first()
+    log_type, version = found or ("", 0)
+    return version if log_type == log_id.log_type else 0
 
 
 def missing(
@@ -292,6 +296,8 @@ def _pages(
                 if verdict is HOLD:
                     raise reading.why_held(log_id, row.index, row.type, row.schema_version)
                 records += feed.records([row])
+            except KeyUnavailable:  # of this process' settings: no event has caused it
+                raise
             except Exception as error:
                 raise Failed(row.position, error) from error
         if records:

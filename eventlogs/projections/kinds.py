@@ -15,13 +15,16 @@ from django.db import models
 from eventlogs.aggregates import Aggregate, fold
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
 from eventlogs.context import caused_by
+from eventlogs.events import used_keys
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import is_adopted
-from eventlogs.exceptions import LogCorrupted, RegistrationError
+from eventlogs.exceptions import KeyUnavailable, LogCorrupted, RegistrationError
 from eventlogs.feed import scans
+from eventlogs.feed.reader import HEARTBEAT
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
+from eventlogs.observers import Reaction, observed, observers
 from eventlogs.projections import inline
 from eventlogs.projections.base import Failed, RowProjection, projections
 from eventlogs.projections.defaults import fill
@@ -105,7 +108,8 @@ class ReductionProjection(RowOperations):
         """Keep the rows in another table than the model's, where ``model`` says so."""
         super().__init__(model=model)
         # Of logs that had events lately. A reduction of a version never changes, so it stays valid
-        # when the transaction is rolled back.
+        # when the transaction is rolled back; unless it was made of personal data, which may be
+        # forgotten. Such reductions are not kept.
         self._reductions: OrderedDict[LogId, Reduction[Any]] = OrderedDict()
 
     def to_row(self, reduction: Reduction[Any]) -> Any:
@@ -129,6 +133,8 @@ class ReductionProjection(RowOperations):
         for log_id, reduction in self._reductions_of(by_log, using):
             try:
                 row = self._row(reduction, using)
+            except KeyUnavailable:  # of this process' settings: no event has caused it
+                raise
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log_id][0].position, error) from error
             if row is None:
@@ -166,6 +172,8 @@ class ReductionProjection(RowOperations):
             except LogCorrupted:  # records were left out: parked or skipped ones
                 missing.append(log_id)
                 continue
+            except KeyUnavailable:  # of this process' settings: no event has caused it
+                raise
             except (Exception, SystemExit) as error:
                 raise Failed(records[0].position, error) from error
             yield log_id, self._keep(reduction)
@@ -188,6 +196,8 @@ class ReductionProjection(RowOperations):
                 reduction = manager.reduce(log_id)
                 if reduction.version != version:
                     reduction = manager.reduce(log_id, version=version)
+            except KeyUnavailable:  # of this process' settings: no event has caused it
+                raise
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log_id][0].position, error) from error
             yield log_id, reduction
@@ -196,10 +206,15 @@ class ReductionProjection(RowOperations):
             try:
                 start = self.aggregate.without_events(log.log_id)
                 yield log.log_id, fold(start, reader.records(stored))
+            except KeyUnavailable:  # of this process' settings: no event has caused it
+                raise
             except (Exception, SystemExit) as error:
                 raise Failed(by_log[log.log_id][0].position, error) from error
 
     def _keep(self, reduction: Reduction[Any]) -> Reduction[Any]:
+        # Nothing was noted yet by a batch without personal data; outside of a worker, nobody notes.
+        if used_keys.noted() != set():
+            return reduction
         self._reductions[reduction.log_id] = reduction
         if len(self._reductions) > MAX_REDUCTIONS:
             self._reductions.popitem(last=False)
@@ -261,7 +276,12 @@ class Reactor(ReactorOperations):
             name = self.event_handlers.get(type(record.event))
             if name is not None and not is_adopted(record.metadata):
                 with caused_by(record.id, record.metadata):
-                    self.call_handler(name, record)
+                    if not observers:
+                        self.call_handler(name, record)
+                        continue
+                    reaction = Reaction(projection=type(self), record=record, using=using)
+                    with observed(reaction):
+                        self.call_handler(name, record)
 
     @classmethod
     def check_declaration(cls) -> None:
@@ -291,6 +311,8 @@ def projection(name: str, *, version: int = 1) -> Callable[[P], P]:
             raise RegistrationError(f"Projection {name!r} is {known.__qualname__} already.")
         if not 1 <= len(name) <= MAX_PROJECTION_NAME_LENGTH:
             raise RegistrationError("A projection's name has 1 to 100 characters.")
+        if name == HEARTBEAT:
+            raise RegistrationError(f"{name!r} is the checkpoint of Feed.heartbeat(): rename it.")
         if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**31:
             raise RegistrationError(f"{name!r}: version must be an int from 1. Count it up by one.")
         if cls.name != name and projections.get(cls.name) is cls:

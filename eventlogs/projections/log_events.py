@@ -1,10 +1,11 @@
-"""The stored events of one log, in pages and one by one."""
+"""The stored events of one log, in pages and one by one. Held logs are never archived."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from eventlogs.archives.read_through import pages_through
 from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
 from eventlogs.projections.releases import PASS, Reading
@@ -17,6 +18,11 @@ PAGE: Final = 200  # events of a held log that are read at once
 def page_of(log_id: LogId, start: int, using: str) -> Sequence[StoredEvent]:
     """Return a page of a log's events from an index on."""
     return store_for(using).events(log_id, start=start, limit=PAGE)
+
+
+def pages_of(log_id: LogId, start: int, using: str) -> Iterator[Sequence[StoredEvent]]:
+    """Yield pages of a log's events from an index on, also those of an archived log."""
+    return pages_through(store_for(using), log_id, start=start)
 
 
 def event_at(log_id: LogId, index: int, using: str) -> StoredEvent | None:

@@ -14,6 +14,7 @@ from django.db import Error
 from django.db.models import F
 from django.db.models.functions import Now
 
+from eventlogs.exceptions import KeyUnavailable
 from eventlogs.models import ParkedEvent
 from eventlogs.projections.base import Failed
 from eventlogs.projections.failed_events import FailedEvents, HoldLog
@@ -40,6 +41,11 @@ class OneByOne:
         # events up to ``careful_until`` are applied one by one, each attempt counted before it.
         self.careful_until = self.policy.careful_until()
         self.careful_for = partition.projection.batch_size
+
+    @property
+    def limit(self) -> int:
+        """How many events to read for the next batch."""
+        return self.partition.projection.batch_size
 
     def advance(self, events: list[StoredEvent], reached: int) -> None:
         """Apply a batch; ``reached`` is how far the feed was read."""
@@ -99,7 +105,7 @@ class OneByOne:
 
         try:
             failed = self._apply_in_hand(event, position, waiting)
-        except (Error, LeaseLost):  # a release that begins takes leases away
+        except (Error, LeaseLost, KeyUnavailable):  # a release that begins takes leases away
             uncount()
             raise
         if failed is not None and failed.is_lost and uncount():

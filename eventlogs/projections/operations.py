@@ -159,6 +159,7 @@ class RowOperations(Operations, RowProjection):
         restart: bool = False,
         park: bool = False,
         downgrade: bool = False,
+        without_archived: bool = False,
         tell: Tell = ignore,
         by: str = "",
         using: str | None = None,
@@ -175,12 +176,19 @@ class RowOperations(Operations, RowProjection):
         ``downgrade`` lets older code take over rows that a newer version of the projection has
         made, after a rollback: stop the processes of the newer release first.
 
+        Rows of archived logs are made of the events in their archives. Where several logs share a
+        row, that is impossible: ProjectionUnavailable says how many logs are archived, and nothing
+        is changed. ``without_archived`` rebuilds from the events in the tables alone: shared rows
+        lack those of archived logs then, and other rows of archived logs are left out, or, of an
+        inline projection, stay as they are.
+
         ``tell`` is called with a rebuild.Progress after each batch. ``by`` is the person who
         rebuilds: the projection's history says how each rebuild ended.
 
-        Raise ProjectionFailed at the first event that cannot be applied; the next call resumes
-        the rebuild, and the old rows serve on. With ``park``, such events are parked instead, as
-        they are in ``catch_up``. Raise ProjectionUnavailable where another process rebuilds it at
+        Raise ProjectionFailed at the first event that cannot be applied; the next call resumes the
+        rebuild, and the old rows serve on. With ``park``, such events are parked instead, as they
+        are in ``catch_up``; those of archived logs are not, and raise. Raise ArchiveUnavailable if
+        an archive cannot be read, and ProjectionUnavailable where another process rebuilds it at
         the moment, a newer version has made the rows, or several logs share the row of ``log_id``;
         and LogNotFound where neither the log nor a row of it exists.
         """
@@ -189,7 +197,13 @@ class RowOperations(Operations, RowProjection):
                 cls, _log_id(log_id), downgrade=downgrade, by=by, using=using
             )
         steps = rebuild.rebuild_steps(
-            cls, restart=restart, park=park, downgrade=downgrade, by=by, using=using
+            cls,
+            restart=restart,
+            park=park,
+            downgrade=downgrade,
+            without_archived=without_archived,
+            by=by,
+            using=using,
         )
         return rebuild.finish(steps, tell)
 

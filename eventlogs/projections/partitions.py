@@ -14,7 +14,14 @@ from typing import Any, Final
 
 from django.db import Error, connections
 
-from eventlogs.exceptions import EventLogError, ProjectionTimedOut, TransactionMustRetry
+from eventlogs.events import used_keys
+from eventlogs.events.redaction import RedactingReader
+from eventlogs.exceptions import (
+    EventLogError,
+    KeyUnavailable,
+    ProjectionTimedOut,
+    TransactionMustRetry,
+)
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.sources import partition_of
 from eventlogs.ids import LogId
@@ -68,6 +75,7 @@ class Partition:
         self.held_logs = HeldLogs(projection, lease.using, is_rebuild=lease.is_rebuild)
         self.seen = lease.position  # the position up to which the feed was read
         self.applied = 0  # events
+        self._read = feed.records if projection.with_personal_data else RedactingReader().records
         self._renew = renew
         self._renewed_at = self._moved_at = time.monotonic()
         # After the lease is taken: a release that declares itself later takes it away.
@@ -100,14 +108,16 @@ class Partition:
     def records(self, events: Sequence[StoredEvent]) -> list[EventRecord]:
         """Decode events; raise Failed with the position of the first one that cannot be."""
         try:
-            return list(self.feed.records(events))
+            return list(self._read(events))
+        except KeyUnavailable:  # of this process' settings: no event has caused it
+            raise
         except FAILURES:
             pass  # decode them one by one, to find which one it was
         records: list[EventRecord] = []
         for event in events:
             try:
-                records += self.feed.records([event])
-            except HandlerTimedOut:
+                records += self._read([event])
+            except (HandlerTimedOut, KeyUnavailable):
                 raise
             except FAILURES as error:
                 raise Failed(event.position, error) from error
@@ -129,6 +139,7 @@ class Partition:
                 connections[using].ensure_connection()
                 raw = connections[using].connection
                 with (
+                    used_keys.Noting(),
                     deadline(self.projection.timeout),
                     fenced(self.lease, position, **figures) as moved,
                 ):
@@ -147,7 +158,7 @@ class Partition:
                 # The connection may have been interrupted in the middle of a statement.
                 drop(using)
                 return Failed(None, self.too_long())
-            except (LeaseLost, RolledBack):
+            except (LeaseLost, RolledBack, KeyUnavailable):
                 raise
             except Exception as raised:
                 # Not a handler's: e.g. a value that a column does not take.

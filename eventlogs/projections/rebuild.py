@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from django.db import (
@@ -28,10 +29,11 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, Max, OuterRef, QuerySet
 from django.utils import timezone
 
-from eventlogs.exceptions import LogNotFound, ProjectionUnavailable
+from eventlogs.archives import listing
+from eventlogs.exceptions import LogNotFound, ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.scans import LogRow
@@ -39,7 +41,6 @@ from eventlogs.ids import LogId
 from eventlogs.models import (
     AppliedVersion,
     Checkpoint,
-    EventLog,
     ParkedEvent,
     ProjectionAction,
     ProjectionState,
@@ -53,10 +54,13 @@ from eventlogs.projections import (
     shadow_tables,
     verify,
 )
-from eventlogs.projections.base import RowProjection
+from eventlogs.projections.base import Failed, RowProjection
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.held_logs import HeldLogs
 from eventlogs.projections.leases import GRACE, Lease, LeaseLost
+from eventlogs.projections.releases import reading_of_rows
+from eventlogs.projections.replays import NONE, Replayer, skipped_of
+from eventlogs.stores.erasing import missing
 from eventlogs.stores.retries import run_again
 
 SWAPS: Final = 30  # attempts to get the lock for the swap
@@ -66,6 +70,7 @@ RESUMED: Final = "Resumed; the time is that of the last run."
 # Of an inline projection, in one step: a worker has other work, and appends wait.
 LOGS_AT_ONCE: Final = 200
 EVENTS_AT_ONCE: Final = 2_000
+ARCHIVED_AT_ONCE: Final = 100  # rows of archived logs that are stored together
 
 
 class Progress(NamedTuple):
@@ -108,6 +113,7 @@ def rebuild_steps(
     restart: bool = False,
     park: bool = False,
     downgrade: bool = False,
+    without_archived: bool = False,
     by: str = "",
     using: str | None = None,
 ) -> Steps:
@@ -118,6 +124,8 @@ def rebuild_steps(
     leaves the rebuild to be resumed. Its end is recorded, see ``actions``.
     """
     using = cls.database_alias(using=using)
+    if cls.has_shared_rows() and not without_archived:
+        _refuse_archived(cls, using)
     state = checkpoints.ensure(
         cls.name, using=using, version=cls.version, mode=cls.mode, partitions=cls.partitions
     )
@@ -126,9 +134,11 @@ def rebuild_steps(
     begun = time.monotonic()
     try:
         if cls.mode == cls.INLINE:
-            inline_one = _InlineRebuild(cls, using, by)
+            inline_one = _InlineRebuild(cls, using, by, without_archived)
             return (yield from inline_one.steps(restart=restart, downgrade=downgrade))
-        shadow_one = _ShadowRebuild(cls, using, is_strict=not park, by=by)
+        shadow_one = _ShadowRebuild(
+            cls, using, is_strict=not park, by=by, without_archived=without_archived
+        )
         return (yield from shadow_one.steps(restart=restart))
     except (Exception, KeyboardInterrupt) as error:
         if not (isinstance(error, ProjectionUnavailable) and error.reason == "busy"):
@@ -143,6 +153,18 @@ def rebuild_steps(
                     note=actions.reason(error),
                 )
         raise
+
+
+def _refuse_archived(cls: type[RowProjection], using: str) -> None:
+    """
+    Raise ProjectionUnavailable if some of the events that made shared rows are in archives.
+
+    Such rows are made of the events of many logs, in the order of positions. Archives have them
+    log by log.
+    """
+    count = listing.archived_logs(using, log_types=cls.log_types_read()).count()
+    if count:
+        raise ProjectionUnavailable("archived", projection=cls.name, logs=count)
 
 
 def request_rebuild(cls: type[RowProjection], *, by: str = "", using: str | None = None) -> None:
@@ -182,20 +204,21 @@ def rebuild_log(
     """
     Rebuild the row of one log; return the number of its events that were applied.
 
-    The row of a log that was erased is removed. With ``by``, the action is recorded. The
-    transaction is run again where the database gives it up, e.g. because an append to the log
-    committed meanwhile and the isolation level is REPEATABLE READ.
+    The row of a log that was erased is removed. An archived log is read from its archive. With
+    ``by``, the action is recorded. The transaction is run again where the database gives it up,
+    e.g. because an append to the log committed meanwhile and the isolation level is REPEATABLE
+    READ.
 
-    Raise LogNotFound where there is neither log nor row, ProjectionUnavailable where a newer
-    release has made the row, unless ``downgrade``, and TransactionMustRetry inside of a caller's
-    transaction that has to be run again.
+    Raise LogNotFound where there is neither log nor row, ArchiveUnavailable if its archive cannot
+    be read, ProjectionUnavailable where a newer release has made the row, unless ``downgrade``, and
+    TransactionMustRetry inside of a caller's transaction that has to be run again.
     """
     using = cls.database_alias(using=using)
     if cls.has_shared_rows():
         raise ProjectionUnavailable("shared rows", projection=cls.name)
-    if not EventLog.objects.using(using).filter(pk=log_id.uuid, log_type=log_id.log_type).exists():
+    if not listing.version_of(using, log_id):
         if not remove_row(cls, log_id, using):
-            raise LogNotFound(log_id)
+            raise missing(using, log_id)
         return 0
     return run_again(using, _rebuild_log, cls, log_id, downgrade=downgrade, by=by)
 
@@ -215,10 +238,11 @@ def _rebuild_log(
             inline.refuse_newer(projection, log_id, using)
         if projection.is_inline:
             HeldLogs(cls, using).rows().filter(log_id=log_id).delete()
+        upto = verify.upto_of(log_id, upto, using)
         row, count = verify.replay(projection, log_id, using, upto=upto)
         verify.put_right(projection, log_id, row, using)
         if projection.is_inline:
-            version = EventLog.objects.using(using).get(pk=log_id.uuid).version
+            version = listing.version_of(using, log_id)
             inline.note(projection, log_id, version, using, made_by=cls.version)
         if by is not None:
             actions.add(
@@ -244,6 +268,35 @@ def remove_row(cls: type[RowProjection], log_id: LogId, using: str) -> bool:
     return True
 
 
+def remove_strays(cls: type[RowProjection], using: str) -> None:
+    """
+    Remove the rows that belong to no log: each row of a log has an AppliedVersion.
+
+    They are found by a read without locks, and then removed one at a time. One DELETE for all of
+    them would deadlock with appends in MariaDB, which locks every row that the statement reads.
+    """
+    known = AppliedVersion.objects.using(using).filter(projection=cls.name, log_id=OuterRef("pk"))
+    rows = cls.model._base_manager.using(using).filter(~Exists(known)).order_by("pk")
+    strays, last = rows.values_list("pk", flat=True), ""
+    while some := list(strays.filter(pk__gt=last)[:LOGS_AT_ONCE]):
+        for log_id in some:
+            run_again(using, _remove_stray, cls, log_id)
+        last = some[-1]
+
+
+def _remove_stray(connection: BaseDatabaseWrapper, cls: type[RowProjection], log_id: LogId) -> None:
+    using = connection.alias
+    with transaction.atomic(using=using):
+        inline.lock_log(log_id, using)
+        row = cls.model._base_manager.using(using).filter(pk=log_id)
+        # Locked before its version is read: a transaction that creates this log at the same time
+        # has committed both or neither then.
+        if not row.select_for_update().exists() or inline.applied_version(cls(), log_id, using):
+            return
+        if not listing.archived_among(using, [log_id]):
+            row.delete()
+
+
 def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
     Drop the rows of an interrupted rebuild, so that the next one begins from the start.
@@ -267,8 +320,11 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
 class _Rebuild:
     """A call that rebuilds a projection in a database."""
 
-    def __init__(self, cls: type[RowProjection], using: str, by: str) -> None:
+    def __init__(
+        self, cls: type[RowProjection], using: str, by: str, without_archived: bool
+    ) -> None:
         self._cls = cls
+        self._without_archived = without_archived
         self._using = using
         self._by = by
         self._begun = time.monotonic()
@@ -302,9 +358,15 @@ class _ShadowRebuild(_Rebuild):
     """A rebuild into a shadow table."""
 
     def __init__(
-        self, cls: type[RowProjection], using: str, *, is_strict: bool, by: str = ""
+        self,
+        cls: type[RowProjection],
+        using: str,
+        *,
+        is_strict: bool,
+        by: str = "",
+        without_archived: bool = False,
     ) -> None:
-        super().__init__(cls, using, by)
+        super().__init__(cls, using, by, without_archived)
         self._is_strict = is_strict
         self._feed = Feed(using=using)
         self._owner = leases.new_owner()
@@ -318,9 +380,14 @@ class _ShadowRebuild(_Rebuild):
         try:
             self._first = min(each.position for each in advancers)
             self._before = self._applied_in_all()
+            has_archived = self._without_archived or self._cls.has_shared_rows()
             for _ in range(SWAPS):
                 try:
                     yield from self._fill(advancers)
+                    if not has_archived:
+                        yield from self._fill_archived(advancers)
+                        has_archived = True
+                        yield from self._fill(advancers)
                     if self._swap(advancers):
                         return self._applied
                     time.sleep(PAUSE)
@@ -329,6 +396,7 @@ class _ShadowRebuild(_Rebuild):
                     )
                 except LeaseLost:
                     advancers = self._at_work(self._resume())
+                    has_archived = self._without_archived or self._cls.has_shared_rows()
         except BaseException:
             self._give_back(advancers)
             raise
@@ -442,6 +510,42 @@ class _ShadowRebuild(_Rebuild):
                 self._applied, done, max(done, upto), "positions", self._first, self._before
             )
 
+    def _fill_archived(self, advancers: list[Advancer]) -> Iterator[Progress]:
+        """
+        Make the rows of archived logs: their events are not in the feed.
+
+        Right because: it comes after the feed. A log that is archived during the rebuild is either
+        seen here, or was in the tables while the feed was read. For a log that is brought back
+        during it, the feed may be past its events: so its return removes the checkpoints of the
+        rebuild (see ``archiving/tables.py``), which begins anew then. A row is made of the whole
+        log, so doing it again, after a kill, makes the same row.
+        """
+        cls, using = self._cls, self._using
+        projection = cls(model=shadow_tables.shadow_of(cls.model))
+        ids = listing.ids_in_order(using, log_types=cls.log_types_read())
+        while some := list(islice(ids, ARCHIVED_AT_ONCE)):
+            rows: dict[LogId, Any] = {}
+            short = listing.events_of(using, some)
+            replayer = Replayer(projection, reading_of_rows(cls, using), using)
+            skipped = skipped_of(cls.name, some, using)
+            for log_id in some:
+                if (events := short.get(log_id)) is None:
+                    row, count = verify.replay(projection, log_id, using, upto=verify.EVERYTHING)
+                else:
+                    try:
+                        row, count = replayer.row(log_id, events, skipped.get(log_id, NONE))
+                    except Failed as failed:
+                        at = failed.position or 0
+                        raise ProjectionFailed(cls.name, log_id, at) from failed.error
+                rows[log_id] = row
+                self._applied += count
+                for each in advancers:
+                    each.rest()
+            with leases.fenced(advancers[0].lease):
+                verify.put_all_right(projection, rows, using)
+            done = min(each.position for each in advancers)
+            yield Progress(self._applied, done, done, "positions", self._first, self._before)
+
     def _swap(self, advancers: list[Advancer]) -> bool:
         """Put the new rows in use; return False if the lock was not granted in time."""
         using, name = self._using, self._cls.name
@@ -456,12 +560,12 @@ class _ShadowRebuild(_Rebuild):
                         cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
                     shadow_tables.limit_lock_wait(using)
                 live = checkpoints.lock_all(name, using=using)
-                upto = self._feed.settled()
+                upto, archived = self._feed.settled(), self._last_archived()
                 for each in advancers:
                     before = each.applied
                     while each.position < upto and each.step(upto):
                         pass
-                    each.move_to(upto)
+                    each.move_to(max(upto, archived))
                     self._applied += each.applied - before
                 with self._as_owner():
                     shadow_tables.swap(self._cls.model, using)
@@ -475,6 +579,18 @@ class _ShadowRebuild(_Rebuild):
                 raise
             return False
         return True
+
+    def _last_archived(self) -> int:
+        """
+        Return the last position of an archived event: the new rows have it, and the feed does not.
+
+        Right because: a log is archived once its last event is settled. So the feed has been read
+        up to that position as well.
+        """
+        if self._without_archived:
+            return 0
+        found = listing.archived_logs(self._using).aggregate(last=Max("last_position"))
+        return int(found["last"] or 0)
 
     def _switch(self, live: list[Checkpoint]) -> None:
         using, name = self._using, self._cls.name
@@ -516,7 +632,10 @@ class _InlineRebuild(_Rebuild):
         before = state.rebuild_applied
         logs, log_types = cls.logs_read(using), cls.log_types_read() or ()
         done = logs.filter(pk__lte=state.rebuild_reached).count() if state.rebuild_reached else 0
-        total, applied, reached, done_before = logs.count(), 0, state.rebuild_reached, done
+        total = logs.count()
+        if not self._without_archived:
+            total += listing.archived_logs(using, log_types=cls.log_types_read()).count()
+        applied, reached, done_before = 0, state.rebuild_reached, done
         for page in scans.logs_by_id(using, after=reached, log_types=log_types):
             for some in verify.in_chunks(page, LOGS_AT_ONCE, EVENTS_AT_ONCE):
                 applied += self._rebuild_many(some, downgrade)
@@ -528,7 +647,11 @@ class _InlineRebuild(_Rebuild):
                     rebuild_applied=before + applied,
                 )
                 yield Progress(applied, done, max(total, done), "logs", done_before, before)
-        self._remove_strays()
+        for log_id in self._archived():
+            applied += self._rebuild(log_id, downgrade)
+            done += 1
+            yield Progress(applied, done, max(total, done), "logs", done_before, before)
+        remove_strays(cls, using)
         mine = states if downgrade else states.filter(version__lte=cls.version)
         with transaction.atomic(using=using):
             if not self._end(mine, rebuild_reached=None):
@@ -540,6 +663,10 @@ class _InlineRebuild(_Rebuild):
         for log_id in self._made_by_others(downgrade):
             applied += self._rebuild(log_id, downgrade)
         return applied
+
+    def _archived(self) -> Iterator[LogId]:
+        if not self._without_archived:
+            yield from listing.ids_in_order(self._using, log_types=self._cls.log_types_read())
 
     def _made_by_others(self, downgrade: bool) -> Iterator[LogId]:
         made = inline.applied_versions(self._cls.name, self._using).order_by("log_id")
@@ -566,10 +693,3 @@ class _InlineRebuild(_Rebuild):
             return rebuild_log(self._cls, log_id, downgrade=downgrade, using=self._using)
         except LogNotFound:
             return 0  # erased meanwhile, and had no row
-
-    def _remove_strays(self) -> None:
-        """Remove rows without a log: each row of a log has an AppliedVersion by now."""
-        known = AppliedVersion.objects.using(self._using).filter(
-            projection=self._cls.name, log_id=OuterRef("pk")
-        )
-        self._cls.model._base_manager.using(self._using).filter(~Exists(known)).delete()

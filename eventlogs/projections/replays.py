@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from eventlogs.events.codec import EventReader
+from eventlogs.exceptions import KeyUnavailable
 from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
 from eventlogs.projections.base import Failed, RowProjection
@@ -68,7 +69,7 @@ class Replayer:
         records = self._reader.records(noted())  # one by one, as they are asked for
         try:
             return self._projection.row_in_memory(log_id, records, self._using), count
-        except Failed:
+        except (Failed, KeyUnavailable):
             raise
         except (Exception, SystemExit) as error:
             raise Failed(at, error) from error

@@ -3,9 +3,10 @@ Verification: rows are compared with a replay of their logs.
 
 Logs are looked at in chunks that fit into memory. All that concerns a chunk is read in one
 snapshot: checkpoints, declared releases, what waits, what was skipped, applied versions, rows and
-events. Then the events are replayed and compared, with no transaction open. Long logs are looked
-at one by one, a page at a time, as are repaired rows: first without a lock, with the row and
-the checkpoint of one snapshot, and where the row differs, again under the lock of its writers.
+events. Then the events are replayed and compared, with no transaction open. Long logs are looked at
+one by one, a page at a time, as are archived logs and repaired rows: first without a lock, with the
+row and the checkpoint of one snapshot, and where the row differs, again under the lock of its
+writers.
 
 Why no right row is reported, beside workers and appends. Each transaction that changes a row also
 stores how far the row is: a worker moves its checkpoint, an append and an inline rebuild
@@ -32,6 +33,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -47,7 +49,13 @@ from django.db import (
 from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
-from eventlogs.exceptions import ProjectionFailed, ProjectionUnavailable, TransactionMustRetry
+from eventlogs.archives import listing
+from eventlogs.exceptions import (
+    KeyUnavailable,
+    ProjectionFailed,
+    ProjectionUnavailable,
+    TransactionMustRetry,
+)
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.scans import LogRow
@@ -58,7 +66,7 @@ from eventlogs.projections import checkpoints, inline, mysql, replays, starting
 from eventlogs.projections.base import Failed, RowProjection
 from eventlogs.projections.constraints import failure
 from eventlogs.projections.held_logs import HeldLogs
-from eventlogs.projections.log_events import page_of
+from eventlogs.projections.log_events import pages_of
 from eventlogs.projections.releases import Reading, reading_of_rows
 from eventlogs.projections.replays import NONE, Replayer
 from eventlogs.projections.rows import differences, upsert
@@ -71,6 +79,7 @@ TRIES: Final = 4  # times as many draws as needed: some logs are drawn twice
 EVERYTHING: Final = 2**63 - 1  # the highest position
 LOGS_AT_ONCE: Final = 500  # of one snapshot
 EVENTS_AT_ONCE: Final = 5_000  # of all of them
+ARCHIVED_AT_ONCE: Final = 200  # archived logs that are looked at together
 
 # Errors of the database, which no event causes.
 TROUBLES: Final = (OperationalError, InterfaceError, InternalError, TransactionMustRetry)
@@ -207,7 +216,10 @@ class Run:
         """Return about how many logs there are to look at."""
         if self._sample is not None:
             return self._sample
-        return int(self._wanted().count())
+        archived = listing.archived_logs(self._using, log_types=self._log_types)
+        if self._after is not None:
+            archived = archived.filter(pk__gt=self._after.uuid)
+        return int(self._wanted().count() + archived.count())
 
     def findings(
         self, tell: Callable[[int], object] = lambda count: None
@@ -231,11 +243,41 @@ class Run:
                 yield from self._many(some)
             self.checked += len(some)
             tell(len(some))
+        if self._sample is None:
+            yield from self._archived(tell)
         if self._is_limited:
             return
         if self._sample is None or self.checked < self._sample:  # then all logs were looked at
             for log_id in _strays(self.projection, self._using):
                 yield from self._again(log_id)
+
+    def _archived(self, tell: Callable[[int], object]) -> Iterator[Difference | Failure]:
+        """
+        Look at archived logs, many at a time.
+
+        Their events do not change, so a row that is equal to their replay is right at the moment
+        at which it was read. Every other log is looked at alone.
+        """
+        cls, using = self.projection, self._using
+        after = None if self._after is None else self._after.uuid
+        ids = listing.ids_in_order(using, after=after, log_types=self._log_types)
+        while some := list(islice(ids, ARCHIVED_AT_ONCE)):
+            projection = cls()
+            replayer = Replayer(projection, reading_of_rows(cls, using), using)
+            skipped = replays.skipped_of(cls.name, some, using)
+            short = listing.events_of(using, some)
+            rows = cls.model._base_manager.using(using).in_bulk(some)
+            for log_id in some:
+                try:
+                    events = short[log_id]
+                    wanted, _ = replayer.row(log_id, events, skipped.get(log_id, NONE))
+                    is_right = not _compared(projection, rows.get(log_id), wanted, events, using)
+                except (KeyError, Failed, KeyUnavailable):
+                    is_right = False
+                if not is_right:
+                    yield from self._again(log_id)
+            self.checked += len(some)
+            tell(len(some))
 
     def _logs(self) -> Iterator[LogRow]:
         if self._log_types == []:
@@ -274,6 +316,9 @@ class Run:
         is_certain = not in_transaction(connection) or connection.vendor == "sqlite"
         replayer = Replayer(projection, moment.reading, using)
         for log_id in moment.events:
+            if not moment.events[log_id]:  # it was archived or erased since its row was read
+                yield from self._again(log_id)
+                continue
             events, is_held = moment.in_row(log_id)
             self.held += is_held
             try:
@@ -281,6 +326,9 @@ class Run:
                 fields = _compared(projection, moment.rows.get(log_id), wanted, events, using)
             except Failed as failed:
                 yield _failure(log_id, failed.error, failed.position)
+                continue
+            except KeyUnavailable as error:
+                yield _failure(log_id, error, None)
                 continue
             if not fields:
                 continue
@@ -435,15 +483,26 @@ def records(
     if projection.is_inline and versions.exists():
         waiting = None  # the version decides which events are in the row
     skipped = replays.skipped_of(projection.name, [log_id], using).get(log_id, NONE)
-    start = 0
-    while page := page_of(log_id, start, using):
-        start = page[-1].index + 1
+    for page in pages_of(log_id, 0, using):
         for row in page:
             if row.position > upto or (waiting is not None and row.index >= waiting.index):
                 return
             # An event that is held is not to be compared: another release may have applied it.
             if row.index not in skipped and reading.takes(row):
                 yield from feed.records([row])
+
+
+def upto_of(log_id: LogId, upto: int, using: str) -> int:
+    """
+    Return the position up to which a log's events are in its row, if the projection is at one.
+
+    All events of an archived log are: it was archived after all projections had read them, and the
+    feed may end before them since. Up to its last event, and no further: the log may come back,
+    and get another event, before its events are read.
+    """
+    archived = listing.archived_logs(using, log_types=[log_id.log_type]).filter(pk=log_id.uuid)
+    last: int | None = archived.values_list("last_position", flat=True).first()
+    return upto if last is None else max(upto, last)
 
 
 def put_right(projection: RowProjection, log_id: LogId, row: Any, using: str) -> None:
@@ -462,6 +521,19 @@ def put_right(projection: RowProjection, log_id: LogId, row: Any, using: str) ->
     except (IntegrityError, DataError) as error:
         position = last.values_list("position", flat=True).first() or 0
         raise failure(projection, log_id, position, error, using) from error
+
+
+def put_all_right(projection: RowProjection, rows: Mapping[LogId, Any], using: str) -> None:
+    """Do what ``put_right`` does, for the rows of many logs, in the transaction that is open."""
+    gone = [log_id for log_id, row in rows.items() if row is None]
+    if gone:
+        projection.model._base_manager.using(using).filter(pk__in=gone).delete()
+    try:
+        with transaction.atomic(using=using):
+            upsert(projection.model, [row for row in rows.values() if row is not None], using)
+    except (IntegrityError, DataError):
+        for log_id, row in rows.items():  # one of them is refused: which one?
+            put_right(projection, log_id, row, using)
 
 
 def at_rest(stack: ExitStack, projection: RowProjection, log_id: LogId, using: str) -> int:
@@ -488,6 +560,7 @@ def _look(
             positions = checkpoints.positions(projection.name, using)
             stored = manager.filter(pk=log_id).first()
         upto = positions.get(partition_of(log_id.uuid, len(positions) or 1), 0)
+        upto = upto_of(log_id, upto, using)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         if not differences(projection.model, stored, wanted, using):
             return None
@@ -496,7 +569,7 @@ def _look(
         if projection.is_inline:
             inline.refuse_newer(projection, log_id, using)
         stored = mysql.latest(manager.filter(pk=log_id), using).first()
-        upto = _applied(projection, log_id, upto, using)
+        upto = upto_of(log_id, _applied(projection, log_id, upto, using), using)
         wanted, _ = replay(projection, log_id, using, upto=upto)
         fields = differences(projection.model, stored, wanted, using)
         if not fields:
@@ -517,7 +590,7 @@ def _applied(projection: RowProjection, log_id: LogId, upto: int, using: str) ->
     known = mysql.latest(versions, using).first()
     if known is None:  # a worker applied it from the feed, up to there
         return checkpoints.position(projection.name, using)
-    page = page_of(log_id, known.version - 1, using)
+    page = next(pages_of(log_id, known.version - 1, using), None)
     return page[0].position if page else 0
 
 
@@ -546,10 +619,11 @@ def _some(logs: QuerySet[EventLog], count: int, using: str) -> Iterator[EventLog
 
 
 def _strays(projection: type[RowProjection], using: str) -> Iterator[LogId]:
-    """Yield the log ids of rows whose log does not exist."""
+    """Yield the log ids of rows whose log does not exist, and is not archived."""
     rows = projection.model._base_manager.using(using).order_by("pk")
     after, logs = "", EventLog.objects.using(using)
     while keys := list(rows.filter(pk__gt=after).values_list("pk", flat=True)[:500]):
         after = keys[-1]
         known = set(logs.filter(pk__in=[key.uuid for key in keys]).values_list("pk", flat=True))
+        known.update(each.uuid for each in listing.archived_among(using, keys))
         yield from (key for key in keys if key.uuid not in known)

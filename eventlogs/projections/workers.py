@@ -6,6 +6,9 @@ which projections it runs; all of them see the same table, and divide all partit
 live workers by the same rule. A worker leases the free partitions of its share, and releases those
 that left its share. If two workers read different rows for a moment, the lease decides.
 
+Publishers have threads of their own (see ``publisher_threads``): the loop here never waits for
+another system.
+
 A look at a feed that rests costs the few statements of ``Feed.settled``, and one for what is to be
 tried again, however many projections there are.
 """
@@ -39,6 +42,7 @@ from eventlogs.projections.catch_up import catch_up_projection, divide
 from eventlogs.projections.error_text import described, traceback_of
 from eventlogs.projections.held_logs import uncount_lost_attempts
 from eventlogs.projections.leases import LeaseLost
+from eventlogs.projections.publisher_threads import PublisherThread, stop_all
 from eventlogs.projections.rebuild import end_request, rebuild_steps, requested_rebuilds
 from eventlogs.projections.releases import Handles
 from eventlogs.projections.starting import begin, lease_partition
@@ -156,6 +160,8 @@ class Worker:
         self._tell = tell
         self._owner = leases.new_owner()
         self._advancers: dict[Place, Advancer] = {}
+        self._threads: dict[Place, PublisherThread] = {}
+        self._stopping: list[PublisherThread] = []
         self._instances: dict[Place, BaseProjection] = {}
         self._rebuilds: dict[str, Generator[None, None, None]] = {}
         self._next_beat = 0.0
@@ -221,16 +227,12 @@ class Worker:
                 raise
             except Exception as error:
                 # Not caused by an event, whose log would be held. The other projections continue.
-                logger.error(
-                    "Projection %s cannot continue, and will be tried again: %s\n%s",
-                    place[0],
-                    described(error),
-                    traceback_of(error),
-                )
+                self._complain(place[0], error)
                 self._advancers.pop(place).abandon()
             count = advancer.applied - before
             if count:
                 applied[place[0]] = applied.get(place[0], 0) + count
+        self._look_at_threads(applied)
         for name, steps in list(self._rebuilds.items()):
             # One step each, so that rows are kept up to date meanwhile.
             if next(steps, OVER) is OVER:
@@ -240,8 +242,28 @@ class Worker:
             self._tell(applied)
         return bool(applied or self._rebuilds)
 
+    def _look_at_threads(self, applied: dict[str, int]) -> None:
+        """Count what publishers have published; raise the database's error that has ended one."""
+        self._stopping = [each for each in self._stopping if not each.has_ended]
+        for place, thread in list(self._threads.items()):
+            has_ended = thread.has_ended
+            if count := thread.published():
+                applied[place[0]] = applied.get(place[0], 0) + count
+            if not has_ended:
+                continue
+            del self._threads[place]
+            self._next_beat = 0.0
+            error = thread.error
+            if isinstance(error, LeaseLost):
+                logger.warning("Projection %s: another worker has taken over.", place[0])
+            elif isinstance(error, WAITED_OUT):
+                raise error
+            elif error is not None:
+                self._complain(place[0], error)
+
     def close(self) -> None:
         """Give all leases back."""
+        stop_all([*self._threads.values(), *self._stopping])
         with suppress(Error):
             for steps in self._rebuilds.values():
                 steps.close()
@@ -250,6 +272,15 @@ class Worker:
             for using in self._databases():
                 releases.ended(using, self._owner)
         self._forget()
+
+    @staticmethod
+    def _complain(name: str, error: BaseException) -> None:
+        logger.error(
+            "Projection %s cannot continue, and will be tried again: %s\n%s",
+            name,
+            described(error),
+            traceback_of(error),
+        )
 
     # Sharing the work
 
@@ -306,7 +337,7 @@ class Worker:
             for number in range(count)
         }
         ours = {place for place, worker in divided(places, shares).items() if worker == self._owner}
-        for place in [each for each in self._advancers if each[0] in own and each not in ours]:
+        for place in [each for each in self._places() if each[0] in own and each not in ours]:
             self._give_back(place)
         for name, state in states.items():
             projection = own[name]
@@ -321,19 +352,24 @@ class Worker:
                     ours -= all_of_it
                 if divides:
                     self._divide(projection, state, using)
-        for place in sorted(ours - set(self._advancers)):
+        for place in sorted(ours - self._places()):
             name, number = place
             try:
                 taken = lease_partition(own[name], number, using=using, owner=self._owner)
             except ProjectionUnavailable:
                 continue  # since a moment ago: the next beat says so
-            if taken is not None:
-                self._advancers[place] = Advancer(
-                    self._instance(place),
-                    taken,
-                    Feed(using=using),
-                    renew=partial(self._is_busy, using),
-                )
+            if taken is None:
+                continue
+            advancer = Advancer(
+                self._instance(place),
+                taken,
+                Feed(using=using),
+                renew=partial(self._is_busy, using),
+            )
+            if own[name].publishes:
+                self._threads[place] = PublisherThread(name, advancer)
+            else:
+                self._advancers[place] = advancer
 
     def _begin(self, projection: type[BaseProjection], using: str) -> ProjectionState | None:
         try:
@@ -357,16 +393,31 @@ class Worker:
             self._instances[place] = self._projections[place[0]]()
         return self._instances[place]
 
+    def _places(self) -> set[Place]:
+        """Return the partitions that this worker has leased."""
+        return {*self._advancers, *self._threads}
+
     def _give_back_all(self, name: str) -> None:
-        for place in [each for each in self._advancers if each[0] == name]:
+        for place in [each for each in self._places() if each[0] == name]:
             self._give_back(place)
 
     def _give_back(self, place: Place) -> None:
-        self._advancers.pop(place).close()
+        if place in self._advancers:
+            self._advancers.pop(place).close()
+        else:
+            self._dismiss(place)
+
+    def _dismiss(self, place: Place) -> None:
+        """Let a thread end when its batch has ended; its lease is given back then."""
+        thread = self._threads.pop(place)
+        thread.stop()
+        self._stopping.append(thread)
 
     def _forget(self) -> None:
         """Forget all leases after an error of the database: they may be lost."""
         self._advancers.clear()
+        for place in list(self._threads):
+            self._dismiss(place)
         for steps in self._rebuilds.values():
             with suppress(Error):
                 steps.close()

@@ -17,11 +17,12 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
 from typing import Any, Final, Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 from asgiref.sync import SyncToAsync
 from django.db import connections
@@ -45,10 +46,13 @@ from eventlogs.caches.counters import (
     counters,
 )
 from eventlogs.caches.entries import Entry, EntryCodec, Unstorable, Untrusted
+from eventlogs.events import used_keys
 from eventlogs.events.codec import EventReader
 from eventlogs.exceptions import LogNotFound, Unreachable
 from eventlogs.ids import LogId
+from eventlogs.observers import NOT_FOUND, UNCACHED, Reduce, RefreshRun, observed, observers
 from eventlogs.policies import CachingPolicy, NeverCache, policy_from
+from eventlogs.reductions import key_proofs
 from eventlogs.reductions.single_flight import Replay, ReplayLock, replays
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.stores import store_for
@@ -121,6 +125,8 @@ class Reading(NamedTuple, Generic[A]):
     reduction: Reduction[A]
     job: CacheWrite | Refresh | None = None
     is_declined: bool = False  # this version is not to be cached, however often one asks
+    events: int = 0  # how many were folded
+    reason: str = ""  # why it did not come from the cache alone
 
 
 class Folded(NamedTuple, Generic[A]):
@@ -129,6 +135,8 @@ class Folded(NamedTuple, Generic[A]):
     reduction: Reduction[A]
     last: StoredEvent | None  # the last event folded; None: nothing was, all came from the cache
     is_covered: bool = True  # the code fingerprint includes all code that decoded its events
+    events: int = 0  # how many were folded
+    keys: Collection[UUID] = ()  # of subjects, that decrypted personal data in it
 
 
 class Miss(NamedTuple):
@@ -220,7 +228,12 @@ class ReductionReader(Generic[A]):
 
     def replay(self, log_id: LogId, store: BaseStore) -> Reduction[A]:
         """Fold all of a log's events; the cache is not asked. Raise LogNotFound."""
-        return self._replay(log_id, store).reduction
+        if not observers:
+            return self._replay(log_id, store).reduction
+        with self._observed(log_id) as reduce:
+            folded = self._replay(log_id, store)
+            reduce.outcome, reduce.events = UNCACHED, folded.events
+        return folded.reduction
 
     def read(self, log_id: LogId, store: BaseStore) -> Reading[A]:
         """
@@ -234,23 +247,42 @@ class ReductionReader(Generic[A]):
 
         Raise LogNotFound, and what decoding and ``apply`` raise; nothing because of the cache.
         """
+        if not observers:
+            return self._read(log_id, store)
+        with self._observed(log_id) as reduce:
+            reading = self._read(log_id, store)
+            reduce.outcome = "miss" if reading.reason else "hit"
+            reduce.reason, reduce.events = reading.reason, reading.events
+        return reading
+
+    @contextmanager
+    def _observed(self, log_id: LogId) -> Iterator[Reduce]:
+        with observed(Reduce(aggregate=self.aggregate, log_id=log_id, using=self.using)) as reduce:
+            try:
+                yield reduce
+            except LogNotFound:
+                reduce.outcome = NOT_FOUND
+                raise
+
+    def _read(self, log_id: LogId, store: BaseStore) -> Reading[A]:
         key = self.key(log_id)
         try:
             raw = self.cache.get(key)
         except Unreachable:
             self._count("miss", UNREACHABLE)
-            return Reading(self.replay(log_id, store))
+            folded = self._replay(log_id, store)
+            return Reading(folded.reduction, events=folded.events, reason=UNREACHABLE)
         found, reason = self._prove(raw, log_id, store)
         if found is not None:
             if found.last is None:
                 self._count("hit")
                 return Reading(found.reduction)
             self._count("miss", BEHIND)
-            return self._reading(key, found)
+            return self._reading(key, found)._replace(reason=BEHIND)
         self._count("miss", reason)
         inside = self.is_in_transaction
         wait = 0.0 if inside and connections[self.using].vendor == "sqlite" else _longest_wait()
-        reading = self._replay_once(Miss(key, log_id, store, raw), wait)
+        reading = self._replay_once(Miss(key, log_id, store, raw), wait)._replace(reason=reason)
         if reason == FOREIGN_HISTORY and (inside or store is not self.store):
             # This transaction or replica may see fewer events than the entry has, so the entry
             # may be right. A refresh after the commit reads all that is committed, and decides.
@@ -265,27 +297,37 @@ class ReductionReader(Generic[A]):
 
         Raise Unreachable where the cache cannot be read, and what decoding and ``apply`` raise.
         """
+        if not observers:
+            return self._refresh(log_id) != "unneeded"
+        job = RefreshRun(aggregate=self.aggregate, log_id=log_id, using=self.using)
+        with observed(job):
+            job.outcome = self._refresh(log_id)
+        return job.outcome != "unneeded"
+
+    def _refresh(self, log_id: LogId) -> str:
+        """Return "written", "removed" (the log was erased) or "unneeded"."""
         if not self.is_caching:
-            return False
+            return "unneeded"
         key, store = self.key(log_id), self.store
         raw = self.cache.get(key)
         found, _ = self._prove(raw, log_id, store)
         if found is not None and found.last is None:
-            return False
+            return "unneeded"
         try:
             if found is not None:
                 reading = self._reading(key, found)
             else:
                 reading = self._replay_once(Miss(key, log_id, store, raw), SHORT_WAIT)
         except LogNotFound:
-            if raw is not None:
-                self.cache.delete(key)  # the log was erased
-            return raw is not None
+            if raw is None:
+                return "unneeded"
+            self.cache.delete(key)
+            return "removed"
         if reading.is_declined:
             mark = self._declined_mark(reading.reduction.version)
             timeout = min(DECLINED_TIMEOUT, conf.cache_timeout() or DECLINED_TIMEOUT)
             self.cache.replace(_declined_key(key), mark, timeout=timeout)
-        return reading.job is not None and reading.job()
+        return "written" if reading.job is not None and reading.job() else "unneeded"
 
     def cached(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
         """
@@ -308,7 +350,9 @@ class ReductionReader(Generic[A]):
         if entry.head.version > upto:
             return None
         first = store.since(log_id, start=entry.head.version - 1, limit=1)
-        return entry.reduction(log_id) if entry.is_proven_by(first[0] if first else None) else None
+        if not entry.is_proven_by(first[0] if first else None):
+            return None
+        return entry.reduction(log_id) if key_proofs.use(entry.head.keys) else None
 
     def versions(self, log_ids: Iterable[LogId]) -> dict[LogId, int]:
         """
@@ -360,10 +404,10 @@ class ReductionReader(Generic[A]):
                     "a log holds an event whose class or upcaster is in a module that the "
                     "aggregate's modules do not import"
                 )
-            with _nested(IN_POLICY):
+            with _Nested(IN_POLICY):
                 if not policy.should_cache(folded.reduction):
                     return None, not policy.depends_on_time
-            return self.codec.encode(folded.reduction, folded.last), False
+            return self.codec.encode(folded.reduction, folded.last, folded.keys), False
         except Unstorable as error:
             self._count("error", UNSTORABLE)
             self._warn(str(error))
@@ -399,25 +443,41 @@ class ReductionReader(Generic[A]):
         first = next(pages, ())
         if not entry.is_proven_by(first[0] if first else None):
             return None
+        if head.keys and not key_proofs.use(head.keys):
+            return None
         if len(first) == 1:
             return Folded(entry.reduction(log_id), None)
-        found = self._fold(entry.reduction(log_id), chain((first[1:],), pages))
+        found = self._fold(entry.reduction(log_id), chain((first[1:],), pages), head.keys)
         # The fold may have imported a module for the first time, and that may be newer code.
         return found if self.codec.fingerprint == head.fingerprint else None
 
     def _replay(self, log_id: LogId, store: BaseStore) -> Folded[A]:
-        return self._fold(self.aggregate.without_events(log_id), store.pages(log_id))
+        return self._fold_all(log_id, store, store.pages(log_id))
 
-    def _fold(self, start: Reduction[A], pages: Iterable[Page]) -> Folded[A]:
+    def _fold_all(self, log_id: LogId, store: BaseStore, pages: Iterable[Page]) -> Folded[A]:
+        folded = self._fold(self.aggregate.without_events(log_id), pages)
+        if not folded.reduction.version:
+            raise store.missing(log_id)
+        return folded
+
+    def _fold(
+        self, start: Reduction[A], pages: Iterable[Page], keys: Collection[UUID] = ()
+    ) -> Folded[A]:
+        """Fold ``pages`` onto a reduction, which was made with ``keys``."""
         reduction, last, is_covered = start, None, True
-        with _nested(IN_FOLD):
+        start_version = start.version
+        with _Nested(IN_FOLD), used_keys.Noting() as used:
             for page in pages:
                 reduction = fold(reduction, self._events.records(page))
                 last = page[-1]
                 is_covered = is_covered and self.codec.covers(page)
-        if not reduction.version:
-            raise LogNotFound(start.log_id)
-        return Folded(reduction, last, is_covered)
+        return Folded(
+            reduction,
+            last,
+            is_covered,
+            reduction.version - start_version,
+            used.union(keys) if keys else used,
+        )
 
     def _reading(
         self,
@@ -430,9 +490,11 @@ class ReductionReader(Generic[A]):
         """Return a reading, with the job that writes its entry where there is one to write."""
         entry, is_declined = self._decide(folded)
         if entry is None:
-            return Reading(folded.reduction, is_declined=is_declined)
-        write = CacheWrite(self.aggregate, self.cache, key, entry, replaces, replay=replay)
-        return Reading(folded.reduction, write)
+            return Reading(folded.reduction, is_declined=is_declined, events=folded.events)
+        write = CacheWrite(
+            self.aggregate, self.cache, key, entry, replaces, replay=replay, keys=folded.keys
+        )
+        return Reading(folded.reduction, write, events=folded.events)
 
     def _replay_once(self, miss: Miss, wait: float) -> Reading[A]:
         """Replay a log, or wait for another reader's replay, for ``wait`` seconds at most."""
@@ -476,7 +538,7 @@ class ReductionReader(Generic[A]):
         try:
             if lock.is_held:
                 pages = lock.renewing(pages)
-            folded = self._fold(self.aggregate.without_events(log_id), pages)
+            folded = self._fold_all(log_id, store, pages)
             reading = self._reading(key, folded, replaces=wrong, replay=replay)
             if isinstance(reading.job, CacheWrite):
                 replay.entry = reading.job.entry
@@ -514,13 +576,19 @@ def failed(aggregate: type, error: BaseException) -> None:
     logger.error("A refresh of %s failed: %s", aggregate.__qualname__, type(error).__name__)
 
 
-@contextmanager
-def _nested(level: int) -> Iterator[None]:
-    token = _nesting.set(max(level, _nesting.get()))
-    try:
-        yield
-    finally:
-        _nesting.reset(token)
+class _Nested:
+    """A context manager that marks the code inside of it. Not a generator: see Noting."""
+
+    __slots__ = ("_level", "_token")
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+
+    def __enter__(self) -> None:
+        self._token = _nesting.set(max(self._level, _nesting.get()))
+
+    def __exit__(self, *exc_info: object) -> None:
+        _nesting.reset(self._token)
 
 
 def _longest_wait() -> float:

@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, Generic, TypeVar
+from uuid import UUID
 
 from eventlogs.aggregates import Aggregate
 from eventlogs.caches.backends import BaseReductionCache
+from eventlogs.events import used_keys
 from eventlogs.exceptions import Unreachable
 from eventlogs.ids import LogId
 from eventlogs.reductions.reader import Folded, ReductionReader
@@ -49,6 +51,7 @@ class Snapshots(Generic[A]):
     ) -> None:
         self._reader = ReductionReader(aggregate, using=using, store=store, cache=cache)
         self._wrong: dict[str, bytes] = {}  # what was found in the place of a snapshot
+        self._keys: dict[LogId, set[UUID]] = {}  # that were used for what was found
 
     def nearest(self, log_id: LogId, store: BaseStore, *, upto: int) -> Reduction[A] | None:
         """
@@ -58,10 +61,12 @@ class Snapshots(Generic[A]):
         nothing that happens to the cache is an error. That takes two looks at the cache at
         most, and two at the database.
         """
-        latest = self._reader.cached(log_id, store, upto=upto)
-        if not self._reader.is_caching or upto < INTERVAL:
-            return latest
-        nearest = self._nearest(log_id, store, upto)
+        with used_keys.Noting() as used:
+            latest = self._reader.cached(log_id, store, upto=upto)
+            is_short = not self._reader.is_caching or upto < INTERVAL
+            nearest = None if is_short else self._nearest(log_id, store, upto)
+        if used:
+            self._keys.setdefault(log_id, set()).update(used)
         if latest is None or (nearest is not None and nearest.version > latest.version):
             return nearest
         return latest
@@ -78,18 +83,21 @@ class Snapshots(Generic[A]):
         here, writes = start, list[CacheWrite]()
         versions = _versions(start.version, version) if self._reader.is_caching else set()
         left, is_covered = BYTES, True
+        keys = set(self._keys.get(start.log_id, ()))
         for first, end in pairwise(_page_ends(start.version, version)):
             rows = store.events(start.log_id, start=first, limit=end - first)
-            state = replay(here, rows)
+            with used_keys.Noting() as used:
+                state = replay(here, rows)
+            keys |= used
             if isinstance(state, Unavailable):
                 return state, writes
             here = state
             is_covered = is_covered and self._reader.codec.covers(rows)
             if end in versions and end == here.version and left > 0 and is_covered:
-                entry = self._reader.entry_of(Folded(here, rows[-1]))
+                entry = self._reader.entry_of(Folded(here, rows[-1], keys=frozenset(keys)))
                 left -= BYTES if entry is None else len(entry)
                 if entry is not None:
-                    writes.append(self._write(here, entry))
+                    writes.append(self._write(here, entry, frozenset(keys)))
         return here, writes
 
     def _nearest(self, log_id: LogId, store: BaseStore, upto: int) -> Reduction[A] | None:
@@ -105,10 +113,17 @@ class Snapshots(Generic[A]):
             self._wrong[key] = found[key]
         return None
 
-    def _write(self, here: Reduction[A], entry: bytes) -> CacheWrite:
+    def _write(self, here: Reduction[A], entry: bytes, keys: frozenset[UUID]) -> CacheWrite:
         reader, key = self._reader, self._key(here.log_id, here.version)
-        wrong = self._wrong.get(key)
-        return CacheWrite(reader.aggregate, reader.cache, key, entry, wrong, longest=TIMEOUT)
+        return CacheWrite(
+            reader.aggregate,
+            reader.cache,
+            key,
+            entry,
+            self._wrong.get(key),
+            longest=TIMEOUT,
+            keys=keys,
+        )
 
     def _key(self, log_id: LogId, version: int) -> str:
         return f"{self._reader.key(log_id)}@{version}"

@@ -25,7 +25,8 @@ import msgspec
 
 from eventlogs.aggregates import Aggregate, fold
 from eventlogs.conf import MAX_DEPTH
-from eventlogs.events.codec import EventReader
+from eventlogs.events.codec import JSON, EventReader
+from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.values import EventRecord, Reduction, StoredEvent
 
@@ -127,12 +128,15 @@ def steps(
     before: Any = None
     if isinstance(start, Reduction):
         before = plain_value(start.aggregate, properties=properties)
-    for stored in rows:
-        (raw,) = reader.records([stored], decode=False)
+    # Of a page, the keys of personal data are looked up once; a stream is read one by one.
+    page = rows if isinstance(rows, Sequence) else ()
+    raws, decoded = _raw(reader, page), _all_decoded(reader, page)
+    for at, stored in enumerate(rows):
+        raw = raws[at] if raws else _raw(reader, [stored])[0]
         event = None
         changes = None
         try:
-            (record,) = reader.records([stored])
+            record = decoded[at] if decoded else next(reader.records([stored]))
             event = record.event
             if isinstance(reduction, Reduction):
                 reduction = fold(reduction, [record])
@@ -144,6 +148,36 @@ def steps(
             changes = tuple(diff(before, after))
             before = after
         yield Step(raw, event, before if isinstance(reduction, Reduction) else reduction, changes)
+
+
+def _raw(reader: EventReader, rows: Sequence[StoredEvent]) -> list[EventRecord]:
+    """Return events as raw records; as they are stored, if their personal data cannot be read."""
+    try:
+        return list(reader.records(rows, decode=False))
+    except EventLogError:
+        return [_as_stored(each) for each in rows]
+
+
+def _as_stored(stored: StoredEvent) -> EventRecord:
+    return EventRecord(
+        stored.log_id,
+        stored.index,
+        stored.position,
+        stored.type,
+        stored.schema_version,
+        JSON.decode(stored.data),
+        JSON.decode(stored.metadata),
+        stored.idempotency_key,
+        stored.recorded_at,
+    )
+
+
+def _all_decoded(reader: EventReader, rows: Sequence[StoredEvent]) -> list[EventRecord]:
+    """Return decoded records, or none if one of them cannot be decoded."""
+    try:
+        return list(reader.records(rows))
+    except Exception:  # the project's own: a class, an upcaster
+        return []
 
 
 def replay(start: Reduction[Any], rows: Iterable[StoredEvent]) -> Reduction[Any] | Unavailable:

@@ -139,6 +139,10 @@ class BaseStore(ABC):
     # Whether ``append`` obeys the rules of a request, and ``in_turn`` takes ``others``.
     keeps_rules: bool = False
 
+    # Whether personal data are encrypted before they are passed to ``append``. A store for tests,
+    # which keeps nothing, can do without keys.
+    encrypts: bool = True
+
     @abstractmethod
     def append(self, request: AppendRequest) -> LogState:
         """
@@ -196,6 +200,14 @@ class BaseStore(ABC):
         A log of another type with the same UUID has none.
         """
 
+    def missing(self, log_id: LogId) -> LogNotFound:
+        """
+        Return the error for a log without events.
+
+        Override it where logs can be erased: LogErased says that this one was.
+        """
+        return LogNotFound(log_id)
+
     def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
         """
         Return at most ``limit`` events from index ``start`` on, of a log that is known.
@@ -224,7 +236,7 @@ class BaseStore(ABC):
         and left as they are, so the same batch can be restored again. Locks are those of an
         append.
 
-        Raise HistoryDiffers where an event differs from the stored one or does not follow the last
+        Raise ImportDiffers where an event differs from the stored one or does not follow the last
         one, and TransactionMustRetry where the database aborted the caller's transaction.
         Nothing of the batch is stored then. A store need not have this method.
         """
@@ -238,7 +250,7 @@ class BaseStore(ABC):
         not compared. So are those of a log whose first event here has an idempotency key that is
         taken. Event 0 of each log must be among the events.
 
-        Raise HistoryDiffers where a log of another type has the UUID, or the events of a log do
+        Raise ImportDiffers where a log of another type has the UUID, or the events of a log do
         not follow each other, and TransactionMustRetry where the database aborted the caller's
         transaction. Nothing of the batch is stored then. A store need not have this method.
         """

@@ -31,9 +31,11 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import pq
 
+from eventlogs import conf
 from eventlogs.events.codec import request_fingerprints
 from eventlogs.stores import stored_types
 from eventlogs.stores.base import HELD, UNDECIDED, AppendRequest, Outcome
+from eventlogs.stores.postgresql import with_chained_logs
 from eventlogs.stores.retries import in_transaction
 from eventlogs.stores.statements import HotStatement, raw_connection
 from eventlogs.values import LogState
@@ -45,6 +47,7 @@ Answer = LogState | Outcome | BaseException
 
 
 APPEND_GROUP = HotStatement("append_group")
+APPEND_GROUP_CHAINED = HotStatement("append_group", chained=True)
 
 
 def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
@@ -62,8 +65,15 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
     try:
         if not first or not _is_alone(connection):
             return [UNDECIDED] * len(requests)
-        parameters = _parameters([(number, requests[number]) for number in first.values()])
-        rows = APPEND_GROUP.all_numbers(connection, parameters)
+        joined = [(number, requests[number]) for number in first.values()]
+        parameters = _parameters(joined)
+        # The chained variant chains the logs that it creates, too. Where the other one is taken,
+        # appends to chained logs are UNDECIDED: alone, they are chained.
+        is_met = using in with_chained_logs and all(
+            request.expected_version != 0 for _, request in joined
+        )
+        statement = APPEND_GROUP_CHAINED if conf.chain() or is_met else APPEND_GROUP
+        rows = statement.all_numbers(connection, parameters)
     except Error as error:
         if _is_refused(error, connection):
             return [UNDECIDED] * len(requests)

@@ -40,7 +40,6 @@ from django.db import DEFAULT_DB_ALIAS, router
 
 from eventlogs import conf
 from eventlogs.context import look_up
-from eventlogs.ids import LogId
 from eventlogs.stores import GroupCommit, group_commit_for, participants
 from eventlogs.stores.base import HELD, AppendRequest, BaseStore
 from eventlogs.utils.batching import Batcher, batcher_of, has_thread
@@ -107,7 +106,7 @@ async def append_joined(
     group_commit: GroupCommit | None,
     request_of: Callable[[], Coroutine[Any, Any, Any]],
     alone: Callable[[], Coroutine[Any, Any, Any]],
-    stored: Callable[[LogId], Coroutine[Any, Any, None]],
+    stored: Callable[[LogState], Coroutine[Any, Any, None]],
 ) -> Any:
     """
     Do what a method of a LogManager does that ends with one append.
@@ -145,7 +144,7 @@ async def append_joined(
             return await alone()
     finally:
         batcher.leave()
-    await stored(state.log_id)
+    await stored(state)
     return (state, *rest) if rest else state
 
 

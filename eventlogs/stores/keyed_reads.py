@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from eventlogs.exceptions import LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.stores.base import STREAM_PAGE, AppendRequest, BaseStore, Claim
 from eventlogs.values import LogState, StoredEvent
@@ -53,6 +54,9 @@ class KeyedReads(BaseStore):
 
     def version(self, log_id: LogId) -> int:
         return self._store.version(log_id)
+
+    def missing(self, log_id: LogId) -> LogNotFound:
+        return self._store.missing(log_id)
 
     def append(self, request: AppendRequest) -> LogState:
         return self._store.append(request)

@@ -15,16 +15,17 @@ or deletes the row.
 
 On MySQL and MariaDB under REPEATABLE READ, a plain read answers from a snapshot that may be older
 than the lock, and only a locking read sees what is committed. So the version is read by the lock,
-and a key is looked at a second time, by a locking read, before an append is refused for another
-reason, and after an insert has found it taken. Not the first time: a locking read that finds
-nothing locks the gap where the row would be, and two callers with new keys would be a deadlock.
+the time of the last append by a second locking read, and a key is looked at a second time, by a
+locking read, before an append is refused for another reason, and after an insert has found it
+taken. Not the first time: a locking read that finds nothing locks the gap where the row would be,
+and two callers with new keys would be a deadlock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from django.apps import apps
@@ -33,10 +34,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Cast, Greatest
 
+from eventlogs import conf
 from eventlogs.conf import MAX_VERSION
+from eventlogs.events import chain
 from eventlogs.events.codec import request_fingerprints
 from eventlogs.events.unique import UniqueValue
-from eventlogs.exceptions import EventLogError
+from eventlogs.exceptions import EventLogError, LogAlreadyExists, LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.stores import mariadb, stored_types, unique_values
 from eventlogs.stores.base import (
@@ -51,6 +54,7 @@ from eventlogs.stores.base import (
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.columns import STORED, events_of_log
+from eventlogs.stores.erasing import NO_LOG_TYPE, gone, missing
 from eventlogs.stores.restore import (
     ExportedEvent,
     Restored,
@@ -68,6 +72,17 @@ INSERT_BATCH = 500  # rows of one INSERT
 MAX_INSERT = 2_000_000  # characters of their JSON: MariaDB takes 16 MiB at once by default
 LOOKS = 20  # attempts to claim a key or a unique value that others take and give back meanwhile
 NO_RULES = Rules()
+
+
+class Locked(NamedTuple):
+    """What is in the row of a log that is locked."""
+
+    log_type: str
+    version: int
+    head: bytes | None  # the digest of the last event, in a log that is chained
+
+
+NOT_THERE = Locked("", 0, None)
 
 
 class PortableStore(BaseStore):
@@ -90,7 +105,7 @@ class PortableStore(BaseStore):
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
         """Return the new state or the refusal; raising it would roll a caller's block back."""
-        refused = mariadb.refusal(connection, request.events, request.metadata)
+        refused = mariadb.refusal(connection, request.log_id, request.events, request.metadata)
         if refused is not None:
             return refused
         if in_transaction(connection):
@@ -136,7 +151,8 @@ class PortableStore(BaseStore):
             if refused is not None:
                 return refused
             locked = self._claim_log(connection, log_id)
-        log_type, version = locked or (log_id.log_type, 0)
+        log_type, version, head = locked or Locked(log_id.log_type, 0, None)
+        is_gone = log_type == NO_LOG_TYPE
         if log_type != log_id.log_type and request.expected_version != 0:
             version = 0  # the UUID is another type's: this log does not exist
 
@@ -161,30 +177,41 @@ class PortableStore(BaseStore):
             if claimed_log and version == 0:
                 # The public delete() is refused here, and would load the row first.
                 logs._raw_delete(self.using)
+            if isinstance(refused, LogNotFound | LogAlreadyExists) and is_gone:
+                return gone(self.using, log_id, any_type=True) or refused
+            if isinstance(refused, LogNotFound) and refused.log_id != log_id:
+                return missing(self.using, refused.log_id)
             return refused
 
         unique_values.delete(self.using, log_id, stale)
-        logs.update(
-            version=F("version") + count,
-            updated_at=Greatest(UTCNow(), F("updated_at")),
-        )
-        recorded_at = logs.values_list("updated_at", flat=True).get()
-        position = self._insert(request, version, recorded_at)
-        return LogState(log_id, version + count, position)
+        now = Greatest(UTCNow(), F("updated_at"))
+        if head is not None:
+            # Locked, so this waits for nobody: a snapshot may not show the row, or an older time.
+            row = self._locking("EventLog", True).filter(pk=log_id.uuid)
+            recorded_at = row.values_list(now, flat=True).get()
+            events = _stored(request, version, recorded_at)
+            digests = list(chain.chained(bytes(head), events))
+            # The log's row is locked: no other append has read the head that this one replaces.
+            logs.update(version=F("version") + count, updated_at=recorded_at, head=digests[-1])
+            self._insert_all(zip(events, digests, strict=True))
+        else:
+            logs.update(version=F("version") + count, updated_at=now)
+            recorded_at = logs.values_list("updated_at", flat=True).get()
+            self._insert_all((each, None) for each in _stored(request, version, recorded_at))
+        at = self._position(log_id.uuid, version + count - 1, locking=False)
+        return LogState(log_id, version + count, cast("int", at))
 
-    def _lock(self, connection: BaseDatabaseWrapper, logs: QuerySet[Any]) -> tuple[str, int] | None:
-        """Lock the log's row until the transaction ends; return its type and version."""
+    def _lock(self, connection: BaseDatabaseWrapper, logs: QuerySet[Any]) -> Locked | None:
+        """Lock the log's row until the transaction ends; return what is in it."""
         no_key = connection.features.has_select_for_no_key_update
-        row: tuple[str, int] | None = (
-            logs.select_for_update(no_key=no_key).values_list("log_type", "version").first()
+        row = (
+            logs.select_for_update(no_key=no_key).values_list("log_type", "version", "head").first()
         )
-        return row
+        return None if row is None else Locked(*row)
 
-    def _lock_all(
-        self, connection: BaseDatabaseWrapper, ids: Sequence[UUID]
-    ) -> dict[UUID, tuple[str, int]]:
+    def _lock_all(self, connection: BaseDatabaseWrapper, ids: Sequence[UUID]) -> dict[UUID, Locked]:
         """
-        Lock the rows of logs until the transaction ends; return their types and versions.
+        Lock the rows of logs until the transaction ends; return what is in them.
 
         They are locked in the order of their ids, by one statement, so that two appends that
         expect something of each other's logs do not deadlock.
@@ -196,16 +223,18 @@ class PortableStore(BaseStore):
             return {}
         logs = self._rows("EventLog").filter(pk__in=ids).order_by("pk")
         no_key = connection.features.has_select_for_no_key_update
-        locked = logs.select_for_update(no_key=no_key).values_list("pk", "log_type", "version")
-        return {pk: (log_type, version) for pk, log_type, version in locked}
+        locked = logs.select_for_update(no_key=no_key).values_list(
+            "pk", "log_type", "version", "head"
+        )
+        return {pk: Locked(*row) for pk, *row in locked}
 
     def _states(
-        self, others: Sequence[LogState], known: dict[UUID, tuple[str, int]]
+        self, others: Sequence[LogState], known: dict[UUID, Locked]
     ) -> dict[LogId, tuple[int, int | None]]:
         """Return the versions of logs that are locked, and the positions of their last events."""
         states: dict[LogId, tuple[int, int | None]] = {}
         for each in others:
-            log_type, version = known.get(each.log_id.uuid, ("", 0))
+            log_type, version, _ = known.get(each.log_id.uuid, NOT_THERE)
             if log_type == each.log_id.log_type and version:
                 position = self._position(each.log_id.uuid, version - 1, locking=True)
                 states[each.log_id] = version, position
@@ -247,7 +276,7 @@ class PortableStore(BaseStore):
         seen = self._rows("EventLog").filter(pk=log_id.uuid).values_list("version", flat=True)
         return bool(seen.first() != version)
 
-    def _claim_log(self, connection: BaseDatabaseWrapper, log_id: LogId) -> tuple[str, int]:
+    def _claim_log(self, connection: BaseDatabaseWrapper, log_id: LogId) -> Locked:
         model = apps.get_model("eventlogs", "EventLog")
         row = model(
             id=log_id.uuid,
@@ -255,11 +284,12 @@ class PortableStore(BaseStore):
             version=0,
             created_at=UTCNow(),
             updated_at=UTCNow(),
+            head=chain.FIRST if conf.chain() else None,
         )
         insert_missing(self.using, [row])
         locked = self._lock(connection, self._rows("EventLog").filter(pk=log_id.uuid))
         # None: its row is another transaction's that this one's snapshot does not show.
-        return locked or (log_id.log_type, MAX_VERSION)
+        return locked or Locked(log_id.log_type, MAX_VERSION, None)
 
     def _claim_key(self, request: AppendRequest, key: str, version: int) -> EventLogError | None:
         """Claim the key for this append; return the refusal where somebody else has it."""
@@ -291,37 +321,13 @@ class PortableStore(BaseStore):
             row.pk = None
         raise given_up(self.using)
 
-    def _insert(self, request: AppendRequest, version: int, recorded_at: datetime) -> int:
-        last = version + len(request.events) - 1
-        self._insert_all(
-            StoredEvent(
-                request.log_id,
-                index,
-                0,
-                event.type,
-                event.schema_version,
-                event.data,
-                request.metadata,
-                request.idempotency_key,
-                recorded_at,
-            )
-            for index, event in enumerate(request.events, start=version)
-        )
-        position: int = (
-            self._rows("Event")
-            .filter(log_id=request.log_id.uuid, index=last)
-            .values_list("position", flat=True)
-            .get()
-        )
-        return position
-
-    def _insert_all(self, events: Iterable[StoredEvent]) -> None:
+    def _insert_all(self, events: Iterable[tuple[StoredEvent, bytes | None]]) -> None:
         """Insert events at new positions, in statements that are not too long."""
         model = apps.get_model("eventlogs", "Event")
         json = models.JSONField()
         rows: list[Any] = []
         characters = 0
-        for each in events:
+        for each, digest in events:
             size = len(each.data) + len(each.metadata)
             if rows and characters + size > MAX_INSERT:
                 self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
@@ -338,6 +344,7 @@ class PortableStore(BaseStore):
                     metadata=Cast(Value(each.metadata), json),
                     idempotency_key=each.idempotency_key,
                     recorded_at=each.recorded_at,
+                    digest=digest,
                 )
             )
         self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
@@ -379,6 +386,9 @@ class PortableStore(BaseStore):
         version: int | None = self._read(logs.values_list("version", flat=True).first)
         return version or 0
 
+    def missing(self, log_id: LogId) -> LogNotFound:
+        return self._read(lambda: missing(self.using, log_id))
+
     def events(
         self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
     ) -> Sequence[StoredEvent]:
@@ -401,11 +411,13 @@ class PortableStore(BaseStore):
     def _insert_restored(self, events: Sequence[ExportedEvent]) -> None:
         stored = [each.event for each in events]
         for event in stored:
-            refused = mariadb.refusal(connections[self.using], [event], event.metadata)
+            refused = mariadb.refusal(
+                connections[self.using], event.log_id, [event], event.metadata
+            )
             if refused is not None:
                 raise refused
-        self._insert_all(stored)
-        raise_versions(self.using, stored)
+        self._insert_all((each.event, each.digest) for each in events)
+        raise_versions(self.using, events)
         note_restored(connections[self.using], events)
 
     def _locking(self, model: str, locking: bool) -> QuerySet[Any]:
@@ -417,3 +429,21 @@ class PortableStore(BaseStore):
     def _rows(self, model: str) -> QuerySet[Any]:
         # A plain queryset: those of the models refuse to write. By name: models import stores.
         return QuerySet(apps.get_model("eventlogs", model), using=self.using)
+
+
+def _stored(request: AppendRequest, version: int, recorded_at: datetime) -> list[StoredEvent]:
+    """Return the events of a request as they are stored, at no position yet."""
+    return [
+        StoredEvent(
+            request.log_id,
+            index,
+            0,
+            event.type,
+            event.schema_version,
+            event.data,
+            request.metadata,
+            request.idempotency_key,
+            recorded_at,
+        )
+        for index, event in enumerate(request.events, start=version)
+    ]

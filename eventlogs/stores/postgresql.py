@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import psycopg
-from django.db import DataError, Error, connections, transaction
+from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
+from eventlogs import conf
 from eventlogs.conf import MAX_POSITION, MAX_VERSION
 from eventlogs.events.codec import EncodedEvent, request_fingerprints
 from eventlogs.events.unique import UniqueValue
-from eventlogs.exceptions import EventLogError, NameTaken
+from eventlogs.exceptions import EventLogError, LogAlreadyExists, LogNotFound, NameTaken
 from eventlogs.ids import LogId
+from eventlogs.stores.append_statements import CHAINED, UNCHAINED
 from eventlogs.stores.base import (
     AppendRequest,
     BaseStore,
@@ -33,6 +37,7 @@ from eventlogs.stores.base import (
 )
 from eventlogs.stores.bulk_reads import Part
 from eventlogs.stores.columns import events_of_log, events_of_rows
+from eventlogs.stores.erasing import NO_LOG_TYPE, missing, why_gone
 from eventlogs.stores.restore import (
     ExportedEvent,
     Restored,
@@ -47,11 +52,15 @@ from eventlogs.stores.retries import (
     run_again,
     run_in_transaction,
 )
-from eventlogs.stores.statements import HotStatement, Row, Statement, raw_connection
+from eventlogs.stores.statements import Row, Statement, raw_connection
 from eventlogs.stores.stored_types import known_types, note
 from eventlogs.values import LogState, StoredEvent
 
 T = TypeVar("T")
+
+# Databases where this process has met a chained log though its settings do not chain new ones:
+# appends there take the variant for all logs at once.
+with_chained_logs: set[str] = set()
 
 # How often one call attempts a refused append whose refusal has no visible reason, because another
 # writer came and went in between. After that, the caller must retry.
@@ -61,14 +70,6 @@ CLAIM = 5  # columns of a claim, in front of others
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
-APPEND_ONE = HotStatement("append_one")
-APPEND_MANY = HotStatement("append_many")
-APPEND_ONE_WITH_KEY = HotStatement("append_one_with_key")
-APPEND_WITH_KEY = HotStatement("append_with_key")
-CREATE_ONE = HotStatement("create_one")
-CREATE_ONE_WITH_KEY = HotStatement("create_one_with_key")
-CREATE = HotStatement("create")
-APPEND_UNDER_RULES = HotStatement("append_under_rules")
 WHY_REFUSED = Statement("why_refused")
 STATES = Statement("states")
 OWNERS = Statement("owners")
@@ -85,6 +86,42 @@ EVENTS_SINCE_WITH_KEY = Statement("events_since_with_key")
 EVENTS_OF_LOGS = Statement("events_of_logs")
 VERSION = Statement("version")
 RESTORE = Statement("restore")
+
+
+class _AllOrNothing:
+    """
+    The statements of one append, of which nothing may be left where it is refused.
+
+    An append that is a transaction of its own divides by zero where it finds that, for example,
+    its key was free but the log exists: nothing of it is stored, and the block ends. (See
+    docs/decisions/0002.) Inside of a transaction, what was stored is given back.
+    """
+
+    __slots__ = ("_alone", "_connection")
+
+    def __init__(self, connection: BaseDatabaseWrapper, *, alone: bool) -> None:
+        self._connection = connection
+        self._alone = alone
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            return False
+        if isinstance(error, Error):
+            is_refused = isinstance(error.__cause__, psycopg.errors.DivisionByZero)
+            return self._alone and is_refused
+        # Raised by a signal handler, perhaps: the transaction may hold a key or a value of an
+        # append that it has not stored.
+        if self._connection.in_atomic_block:
+            self._connection.set_rollback(True)
+        return False
 
 
 class PostgreSQLStore(BaseStore):
@@ -185,10 +222,12 @@ class PostgreSQLStore(BaseStore):
         parameters["expected"] = request.expected_version
         parameters["position"] = request.expected_position
         is_one = len(request.events) == 1
+        # The head of the log decides whether it is chained, the settings only what is tried first.
+        variant = CHAINED if conf.chain() or self.using in with_chained_logs else UNCHAINED
         if request.idempotency_key is not None:
-            statement = APPEND_ONE_WITH_KEY if is_one else APPEND_WITH_KEY
+            statement = variant.append_one_with_key if is_one else variant.append_with_key
         else:
-            statement = APPEND_ONE if is_one else APPEND_MANY
+            statement = variant.append_one if is_one else variant.append_many
         answer = statement.numbers(connection, parameters)
         if answer is None:
             return None
@@ -201,26 +240,16 @@ class PostgreSQLStore(BaseStore):
         parameters = _parameters(request)
         has_key = request.idempotency_key is not None
         parameters["alone"] = alone = has_key and _is_alone(connection)
+        variant = CHAINED if conf.chain() else UNCHAINED
         if len(request.events) > 1:
-            statement = CREATE
+            statement = variant.create
         else:
-            statement = CREATE_ONE_WITH_KEY if has_key else CREATE_ONE
-        try:
+            statement = variant.create_one_with_key if has_key else variant.create_one
+        position = None
+        with _AllOrNothing(connection, alone=alone):
             position, orphan = statement.numbers(connection, parameters) or (None, 0)
             if orphan:
                 GIVE_KEY_BACK.rows(connection, parameters)
-        except DataError as error:
-            if alone and isinstance(error.__cause__, psycopg.errors.DivisionByZero):
-                return None  # the key was free but the log exists; nothing of it is stored
-            raise
-        except Error:
-            raise
-        except BaseException:
-            # Raised by a signal handler, perhaps: the transaction may hold a key of an append that
-            # it has not stored.
-            if connection.in_atomic_block:
-                connection.set_rollback(True)
-            raise
         if position is None:
             return None
         return LogState(request.log_id, len(request.events), position)
@@ -236,25 +265,17 @@ class PostgreSQLStore(BaseStore):
         parameters["values"] = _values_as_json(rules.values)
         parameters["others"] = _states_as_json(rules.others)
         parameters["alone"] = alone = _is_alone(connection)
-        try:
-            answer = APPEND_UNDER_RULES.numbers(connection, parameters)
+        is_met = self.using in with_chained_logs and request.expected_version != 0
+        variant = CHAINED if conf.chain() or is_met else UNCHAINED
+        position = version = None
+        with _AllOrNothing(connection, alone=alone):
+            answer = variant.append_under_rules.numbers(connection, parameters)
             position, version, first, keyed = answer or (None, None, None, 0)
             if first is not None or keyed:
                 # Without values there is no first one: the highest id is above all.
                 parameters["first"] = MAX_POSITION if first is None else first
                 parameters["keyed"] = bool(keyed)
                 GIVE_CLAIMS_BACK.rows(connection, parameters)
-        except DataError as error:
-            if alone and isinstance(error.__cause__, psycopg.errors.DivisionByZero):
-                return None  # something of it was refused; nothing of it is stored
-            raise
-        except Error:
-            raise
-        except BaseException:
-            # Raised by a signal handler, perhaps: see _create_log.
-            if connection.in_atomic_block:
-                connection.set_rollback(True)
-            raise
         if position is None:
             return None
         return LogState(request.log_id, cast("int", version), position)
@@ -268,7 +289,9 @@ class PostgreSQLStore(BaseStore):
             "key": request.idempotency_key,
         }
         [row] = WHY_REFUSED.rows(connection, parameters)
-        *key, log_type, version, position, isolation = row
+        *key, log_type, version, position, isolation, is_chained = row
+        if is_chained:
+            with_chained_logs.add(self.using)
         claim = claim_of(request.log_id.log_type, *key)
         if log_type != request.log_id.log_type and request.expected_version != 0:
             version = None  # the UUID is another type's: this log does not exist
@@ -276,8 +299,12 @@ class PostgreSQLStore(BaseStore):
         if claim is None and version and isolation != "read committed":
             # The snapshot may be older than the log: then the whole transaction must retry.
             LOCK_LOG.rows(connection, parameters)
+        if log_type == NO_LOG_TYPE and isinstance(refused, LogNotFound | LogAlreadyExists):
+            return why_gone(self.using, request.log_id, refused, any_type=True)
         if refused is None and request.rules is not None:
             refused = self._why_ruled_out(connection, request.rules, request.log_id, isolation)
+        if isinstance(refused, LogNotFound) and refused.log_id != request.log_id:
+            return why_gone(self.using, refused.log_id, refused)
         return refused
 
     def _why_ruled_out(
@@ -315,17 +342,28 @@ class PostgreSQLStore(BaseStore):
 
     def claim(self, log_type: str, idempotency_key: str) -> Claim | None:
         parameters = {"log": None, "log_type": log_type, "key": idempotency_key}
-        [(*key, _, _, _, _)] = self._read(WHY_REFUSED, parameters)
+        [(*key, _, _, _, _, _)] = self._read(WHY_REFUSED, parameters)
         return claim_of(log_type, *key)
 
     def _read(self, statement: Statement, parameters: dict[str, Any]) -> list[Row]:
         # Under SERIALIZABLE, a statement that only reads may have to be run again as well.
         return run_again(self.using, lambda connection: statement.rows(connection, parameters))
 
+    def _events(
+        self, statement: Statement, log_id: LogId, parameters: dict[str, Any]
+    ) -> list[StoredEvent]:
+        make = partial(events_of_log, log_id)
+        return run_again(
+            self.using, lambda connection: statement.read(connection, parameters, make)
+        )
+
     def version(self, log_id: LogId) -> int:
         parameters = {"log": log_id.uuid, "log_type": log_id.log_type}
         [(version,)] = self._read(VERSION, parameters) or [(0,)]
         return cast("int", version)
+
+    def missing(self, log_id: LogId) -> LogNotFound:
+        return run_again(self.using, lambda _: missing(self.using, log_id))
 
     def events(
         self, log_id: LogId, *, start: int, limit: int, reverse: bool = False
@@ -337,12 +375,12 @@ class PostgreSQLStore(BaseStore):
             "limit": limit,
         }
         statement = EVENTS_BACKWARDS if reverse else EVENTS_FORWARDS
-        return events_of_log(log_id, self._read(statement, parameters))
+        return self._events(statement, log_id, parameters)
 
     def since(self, log_id: LogId, *, start: int, limit: int) -> Sequence[StoredEvent]:
         end = min(start + limit, MAX_VERSION)
         parameters = {"log": log_id.uuid, "start": start, "end": end}
-        return events_of_log(log_id, self._read(EVENTS_SINCE, parameters))
+        return self._events(EVENTS_SINCE, log_id, parameters)
 
     def since_with_claim(
         self, log_id: LogId, key: tuple[str, str], *, start: int, limit: int
@@ -384,8 +422,8 @@ def events_of_logs(using: str, parts: Collection[Part]) -> list[StoredEvent]:
         "starts": [each.start for each in parts],
         "ends": [each.end for each in parts],
     }
-    return events_of_rows(
-        run_again(using, lambda connection: EVENTS_OF_LOGS.rows(connection, parameters))
+    return run_again(
+        using, lambda connection: EVENTS_OF_LOGS.read(connection, parameters, events_of_rows)
     )
 
 
@@ -455,8 +493,9 @@ def _restored_as_json(events: Sequence[ExportedEvent]) -> str:
             [
                 f'["{event.log_type}","{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
                 f"{event.schema_version},{event.data},{event.metadata},"
-                f'{json.dumps(event.idempotency_key)},"{event.recorded_at.isoformat()}"]'
-                for event, _, _ in events
+                f'{json.dumps(event.idempotency_key)},"{event.recorded_at.isoformat()}",'
+                f"{json.dumps(digest and digest.hex())}]"
+                for event, _, _, digest in events
             ]
         )
         + "]"

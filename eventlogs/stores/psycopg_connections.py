@@ -37,11 +37,11 @@ import time
 # Documented for event loops to use; the public get_running_loop() raises an error for each append
 # of sync code, which costs more than the rest of the check.
 from asyncio import _get_running_loop as get_running_loop
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from operator import attrgetter
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import psycopg
@@ -197,6 +197,11 @@ IN_TRANSACTION: Final = pq.TransactionStatus.INTRANS
 HAS_PIPELINES: Final = psycopg.Pipeline.is_supported() and hasattr(select, "poll")
 DUPLICATE: Final = b"42P05"  # SQLSTATE of a statement that is prepared already
 
+# psycopg 3.2 with libpq 17, which its binary package has.
+HAS_CHUNKS: Final = hasattr(psycopg, "capabilities") and psycopg.capabilities.has_stream_chunked()
+CHUNK: Final = 200  # rows
+TUPLES_CHUNK: Final = getattr(pq.ExecStatus, "TUPLES_CHUNK", None)
+
 WAIT: Final = 100  # milliseconds between two looks for signals, as psycopg has it
 PATIENCE: Final = 5.0  # seconds that the server has to end a statement that is broken off
 
@@ -207,10 +212,15 @@ unprepared: set[str] = set()
 class Session:
     """The state that is kept for a psycopg connection, as long as the connection exists."""
 
-    __slots__ = ("_doubtful", "_known", "_known_in", "_poll", "is_under_way", "prepared")
+    __slots__ = (
+        *("_doubtful", "_known", "_known_in", "_poll", "_reader", "_turn"),
+        *("is_under_way", "prepared"),
+    )
 
     def __init__(self, raw: RawConnection) -> None:
         self.is_under_way = False
+        self._reader: int | None = None  # the thread that reads a page
+        self._turn = RLock()  # held while it does
         self.prepared: set[bytes] = set()  # the names of statements
         self._doubtful: set[bytes] = set()  # … whose preparation was not seen to end
         self._known: set[bytes] = set()  # … that this transaction has run
@@ -220,6 +230,29 @@ class Session:
             poll = select.poll()
             poll.register(raw.pgconn.socket, select.POLLIN)
             self._poll = poll.poll
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """
+        Let this thread read a page, with a statement under way until the block unsets that.
+
+        Threads that share a connection, which Django allows on request only, wait here and in
+        ``settled_connection``. A statement of theirs that is not ours meets libpq's error "another
+        command is already in progress".
+        """
+        with self._turn:
+            self._reader = get_ident()
+            self.is_under_way = True
+            try:
+                yield
+            finally:
+                self._reader = None
+
+    def wait_for_reader(self) -> None:
+        """Wait while another thread reads a page."""
+        if self._reader not in (None, get_ident()):
+            with self._turn:
+                pass
 
     def knows(self, name: bytes, transaction: object) -> bool:
         """Return whether the transaction with this mark has run a statement."""
@@ -312,6 +345,36 @@ class Session:
                 return results
             results.append(result)
 
+    def parts(self, raw: RawConnection) -> Iterator[Any]:
+        """
+        Yield the rows of the statement that was sent, as they come: results of up to 200 rows.
+
+        Without libpq 17 and psycopg 3.2, or without poll(), all rows are in one result. Raise the
+        server's error after the rows that were sent before it.
+        """
+        pgconn, poll = raw.pgconn, self._poll
+        if poll is None or not HAS_CHUNKS:
+            yield self.answer(raw)
+            return
+        pgconn.set_chunked_rows_mode(CHUNK)
+        if pgconn.flush():  # not all could be sent
+            _send_all(pgconn)
+        failed = None
+        while True:
+            while pgconn.is_busy():
+                if poll(WAIT):
+                    pgconn.consume_input()
+            if (result := pgconn.get_result()) is None:
+                break
+            if result.status == TUPLES_CHUNK:
+                yield result
+            elif result.status not in GOOD:
+                failed = result
+        if pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the connection to the server was lost")
+        if failed is not None:
+            raise errors.error_from_result(failed, raw.info.encoding)
+
     def deallocate(self, raw: RawConnection, name: bytes) -> None:
         """Have the server forget a statement, if it knows it."""
         self.prepared.discard(name)
@@ -392,6 +455,7 @@ def settled_connection(connection: BaseDatabaseWrapper) -> RawConnection | None:
     session: Session | None = vars(raw).get("_eventlogs_session")
     if session is None or not session.is_under_way:
         return raw
+    session.wait_for_reader()
     if raw.lock.acquire(blocking=False):  # else another thread waits for its own answer
         try:
             if session.is_under_way:  # still: a thread may have got its answer meanwhile

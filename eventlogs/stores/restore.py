@@ -27,14 +27,17 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Q, QuerySet
 
+from eventlogs import conf
 from eventlogs.conf import MAX_VERSION
+from eventlogs.events import chain
 from eventlogs.events.codec import EXACT_JSON
 from eventlogs.events.unique_values import UniqueReader, Values
-from eventlogs.exceptions import HistoryDiffers
+from eventlogs.exceptions import ImportDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores import stored_types, unique_values
 from eventlogs.stores.claims import insert_missing
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
+from eventlogs.stores.erasing import NO_LOG_TYPE
 from eventlogs.values import StoredEvent
 
 T = TypeVar("T")
@@ -42,11 +45,12 @@ T = TypeVar("T")
 RANGES: Final = 100  # logs whose events are looked up by one statement
 RAISED: Final = 100  # logs whose versions are raised by one statement
 
-# Right because: the caller has locked the rows, and each of them is named in both CASEs.
+WHEN: Final = "WHEN %s THEN %s"
+# Right because: the caller has locked the rows, and each of them is named in the first two CASEs.
 RAISE_VERSIONS: Final = """
 UPDATE {table}
 SET version = version + CASE id {cases} END,
-    updated_at = {greatest}(updated_at, CASE id {cases} END)
+    updated_at = {greatest}(updated_at, CASE id {cases} END){heads}
 WHERE id IN ({ids})
 """
 
@@ -66,6 +70,7 @@ class ExportedEvent(NamedTuple):
     event: StoredEvent
     claim: ExportedClaim | None = None  # with the first event of an append that has a key
     log_created_at: datetime | None = None  # with event 0; by default its recorded_at
+    digest: bytes | None = None  # in a log that is chained
 
 
 class Restored(NamedTuple):
@@ -73,11 +78,15 @@ class Restored(NamedTuple):
     The result of a batch: how many events were stored, and how many were there before.
 
     ``taken`` are unique values of restored events that belong to other logs, and stayed there.
+    ``erased`` are logs that were erased here, ``archived`` those that are in archives of this
+    database: their events were left out.
     """
 
     stored: int
     present: int
     taken: tuple[unique_values.Taken, ...] = ()
+    erased: frozenset[LogId] = frozenset()
+    archived: frozenset[LogId] = frozenset()
 
 
 class Known(NamedTuple):
@@ -86,6 +95,7 @@ class Known(NamedTuple):
     log_type: str
     version: int
     last_recorded_at: datetime | None
+    head: bytes | None = None  # the digest of its last event, in a log that is chained
 
 
 class Plan(NamedTuple):
@@ -97,7 +107,7 @@ class Plan(NamedTuple):
 
     new: list[ExportedEvent]
     present: list[StoredEvent]
-    refusal: HistoryDiffers | None = None
+    refusal: ImportDiffers | None = None
 
 
 def plan(events: Iterable[ExportedEvent], known: dict[UUID, Known]) -> Plan:
@@ -121,17 +131,42 @@ def plan(events: Iterable[ExportedEvent], known: dict[UUID, Known]) -> Plan:
         elif last is not None and event.recorded_at < last:
             reason = "it is older than the event before it"
         if reason:
-            refusal = HistoryDiffers(event.log_id, index=event.index, reason=reason)
+            refusal = ImportDiffers(event.log_id, index=event.index, reason=reason)
             return Plan(new, present, refusal)
         new.append(exported)
         versions[log], times[log] = version + 1, event.recorded_at
     return Plan(new, present)
 
 
+def chained(new: Iterable[ExportedEvent], known: dict[UUID, Known]) -> list[ExportedEvent]:
+    """
+    Return events with the digests to store, None in logs that are not chained.
+
+    Raise ImportDiffers for one whose digest in the export is another one: the export was changed,
+    or a part of it is missing.
+    """
+    heads = {log: each.head for log, each in known.items()}
+    done = []
+    for each in new:
+        event = each.event
+        log = event.log_id.uuid
+        head = heads[log]
+        if head is not None:
+            head = heads[log] = chain.digest(head, event)
+            if each.digest not in (None, head):
+                raise ImportDiffers(
+                    event.log_id,
+                    index=event.index,
+                    reason="it does not fit the digest that was exported with it",
+                )
+        done.append(each._replace(digest=head))
+    return done
+
+
 def compare(event: StoredEvent, stored: StoredEvent | None) -> None:
-    """Raise HistoryDiffers where an exported event is not the one that is stored at its place."""
+    """Raise ImportDiffers where an exported event is not the one that is stored at its place."""
     if stored is None:
-        raise HistoryDiffers(event.log_id, index=event.index, reason="it is missing here")
+        raise ImportDiffers(event.log_id, index=event.index, reason="it is missing here")
     for part, same in (
         ("type", event.type == stored.type),
         ("schema version", event.schema_version == stored.schema_version),
@@ -141,7 +176,7 @@ def compare(event: StoredEvent, stored: StoredEvent | None) -> None:
         ("metadata", same_json(event.metadata, stored.metadata)),
     ):
         if not same:
-            raise HistoryDiffers(
+            raise ImportDiffers(
                 event.log_id, index=event.index, reason=f"its {part} is another one here"
             )
 
@@ -170,16 +205,47 @@ def restore(
         return Restored(0, 0)
     with transaction.atomic(using=using):
         known = _lock(using, events)
+        events, gone = without_erased(events, known)
+        archived = _archived(using, gone)
         new, present, refusal = plan(events, known)
         _compare(using, present)
         if refusal is not None:
             raise refusal
         taken: list[unique_values.Taken] = []
         if new:
-            insert(new)
+            insert(chained(new, known))
             _restore_keys(using, new)
             taken = unique_values.settle(using, values_of(each.event for each in new)).taken
-    return Restored(len(new), len(present), tuple(taken))
+    return Restored(len(new), len(present), tuple(taken), gone - archived, archived)
+
+
+def without_erased(
+    events: Iterable[ExportedEvent], known: dict[UUID, Known]
+) -> tuple[list[ExportedEvent], frozenset[LogId]]:
+    """
+    Leave out the events of erased and archived logs, and name these logs.
+
+    An old export has them still.
+    """
+    kept: list[ExportedEvent] = []
+    erased: set[LogId] = set()
+    for each in events:
+        log_id = each.event.log_id
+        if known[log_id.uuid].log_type == NO_LOG_TYPE:
+            erased.add(log_id)
+        else:
+            kept.append(each)
+    return kept, frozenset(erased)
+
+
+def _archived(using: str, log_ids: Collection[LogId]) -> frozenset[LogId]:
+    """Return those of some logs that are archived here."""
+    found: set[LogId] = set()
+    for some in batched(sorted(log_ids), RANGES):
+        held = rows(using, "ArchivedLog").filter(pk__in=[each.uuid for each in some])
+        pairs = set(held.values_list("log_type", "pk"))
+        found.update(each for each in some if (each.log_type, each.uuid) in pairs)
+    return frozenset(found)
 
 
 def values_of(events: Iterable[StoredEvent]) -> dict[LogId, Values]:
@@ -216,7 +282,7 @@ def restore_new_logs(
         known = _lock(using, events)
         new = of_new_logs(events, known)
         if new:
-            insert(new)
+            insert(chained(new, known))
             _restore_keys(using, new)
             # A value that another log has stays there, and `verify` reports it, as after an import.
             unique_values.settle(using, values_of(each.event for each in new))
@@ -240,16 +306,17 @@ def without_taken_keys(
 
 def of_new_logs(events: Iterable[ExportedEvent], known: dict[UUID, Known]) -> list[ExportedEvent]:
     """
-    Return the events of logs that do not exist.
+    Return the events of logs that do not exist, and were neither erased nor archived.
 
-    Raise HistoryDiffers where another type's log has the UUID, or events do not follow each other.
+    Raise ImportDiffers where another type's log has the UUID, or events do not follow each other.
     """
     fresh = []
-    for exported in events:
+    kept, _ = without_erased(events, known)
+    for exported in kept:
         event = exported.event
         log = known[event.log_id.uuid]
         if log.log_type != event.log_type:
-            raise HistoryDiffers(
+            raise ImportDiffers(
                 event.log_id, index=event.index, reason="its UUID is that of another type's log"
             )
         if not log.version:
@@ -284,8 +351,9 @@ def _lock(using: str, events: Iterable[ExportedEvent]) -> dict[UUID, Known]:
             version=0,
             created_at=created_at or event.recorded_at,
             updated_at=event.recorded_at,
+            head=chain.FIRST if digest is not None or conf.chain() else None,
         )
-        for log, (event, _, created_at) in sorted(first.items())
+        for log, (event, _, created_at, digest) in sorted(first.items())
     ]
     insert_missing(using, claims)
     no_key = connections[using].features.has_select_for_no_key_update
@@ -294,11 +362,11 @@ def _lock(using: str, events: Iterable[ExportedEvent]) -> dict[UUID, Known]:
         .filter(pk__in=list(first))
         .order_by("pk")
         .select_for_update(no_key=no_key)
-        .values_list("pk", "log_type", "version", "updated_at")
+        .values_list("pk", "log_type", "version", "updated_at", "head")
     )
     return {
-        log: Known(log_type, version, updated_at if version else None)
-        for log, log_type, version, updated_at in locked
+        log: Known(log_type, version, updated_at if version else None, head and bytes(head))
+        for log, log_type, version, updated_at, head in locked
     }
 
 
@@ -328,7 +396,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _restore_keys(using: str, new: Iterable[ExportedEvent]) -> None:
     claimed = {
         (event.log_type, event.idempotency_key): (event, claim)
-        for event, claim, _ in new
+        for event, claim, *_ in new
         if claim is not None and event.idempotency_key is not None
     }
     if not claimed:
@@ -357,7 +425,7 @@ def _restore_keys(using: str, new: Iterable[ExportedEvent]) -> None:
     ):
         wanted, _ = claimed.get((log_type, key), (None, None))
         if wanted is not None and (wanted.log_id.uuid, wanted.index) != (log, first_index):
-            raise HistoryDiffers(
+            raise ImportDiffers(
                 wanted.log_id,
                 index=wanted.index,
                 reason=f"its idempotency key is that of event {first_index} of "
@@ -374,13 +442,16 @@ def note_restored(connection: BaseDatabaseWrapper, events: Iterable[ExportedEven
         stored_types.note(connection, log_type, list(pairs))
 
 
-def raise_versions(using: str, new: Iterable[StoredEvent]) -> None:
-    """Count restored events into their logs' versions, many logs at a time."""
+def raise_versions(using: str, new: Iterable[ExportedEvent]) -> None:
+    """Count restored events into their logs' versions and heads, many logs at a time."""
     counts: Counter[UUID] = Counter()
     last: dict[UUID, datetime] = {}
-    for event in new:
+    heads: dict[UUID, bytes] = {}
+    for event, _, _, digest in new:
         counts[event.log_id.uuid] += 1
         last[event.log_id.uuid] = event.recorded_at
+        if digest is not None:
+            heads[event.log_id.uuid] = digest
     connection = connections[using]
     meta = apps.get_model("eventlogs", "EventLog")._meta
     id_of = partial(meta.get_field("id").get_db_prep_value, connection=connection)
@@ -394,16 +465,19 @@ def raise_versions(using: str, new: Iterable[StoredEvent]) -> None:
             for id_, (log, _) in zip(ids, some, strict=True)
             for each in (id_, time_of(last[log]))
         ]
-        cases = " ".join(["WHEN %s THEN %s"] * len(some))
+        cases = " ".join([WHEN] * len(some))
+        chained = [each for log, _ in some if log in heads for each in (id_of(log), heads[log])]
+        cases_of_heads = " ".join([WHEN] * (len(chained) // 2))
         with connection.cursor() as cursor:
             cursor.execute(
                 RAISE_VERSIONS.format(
                     table=connection.ops.quote_name(meta.db_table),
                     greatest=greatest,
                     cases=cases,
+                    heads=f", head = CASE id {cases_of_heads} ELSE head END" if chained else "",
                     ids=", ".join(["%s"] * len(some)),
                 ),
-                [*added, *times, *ids],
+                [*added, *times, *chained, *ids],
             )
 
 

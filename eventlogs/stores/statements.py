@@ -8,8 +8,9 @@ There are three ways to send one:
   statement is prepared: outside of a transaction, a connection that does not know it yet takes one
   round trip more; inside of one, ``_first`` and ``_later`` say what keeps it from breaking the
   caller's transaction.
-- ``Statement.rows`` takes a psycopg cursor, which binds on the server.
-- Both take Django's own cursor where the backend or a tool has to see the statement:
+- ``Statement.read`` hands a page of events to libpq, too, unprepared, and has it send the rows in
+  chunks. ``Statement.rows`` takes a psycopg cursor, which binds on the server.
+- All take Django's own cursor where the backend or a tool has to see the statement:
   ``psycopg_connections.py`` decides that.
 
 Waiting releases the interpreter's lock: a thread that waits for a row must not keep another
@@ -31,8 +32,10 @@ import psycopg
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import errors, pq
+from psycopg.adapt import PyFormat, Transformer
 
 from eventlogs import conf
+from eventlogs.stores import chained_sql
 from eventlogs.stores.columns import SQL
 from eventlogs.stores.psycopg_connections import (
     HAS_PIPELINES,
@@ -56,7 +59,8 @@ PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 TYPED_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s::(\w+)")
 TEXT: Final = 0
 BINARY: Final = 1
-FEW: Final = 50  # rows
+FEW: Final = 50  # rows that become objects while the processor has them in its cache
+ACTIVE: Final = pq.TransactionStatus.ACTIVE
 IDLE: Final = pq.TransactionStatus.IDLE
 
 # How a value is sent, by the name of its PostgreSQL type. The server reads binary values fastest;
@@ -91,19 +95,17 @@ PREPARED_IN_VAIN: Final = (errors.InvalidSqlStatementName, errors.FeatureNotSupp
 T = TypeVar("T")
 
 
-def _all_of(cursor: Any) -> list[Row]:
-    return cast("list[Row]", cursor.fetchall())
-
-
 class Statement:
     """
     A statement of ``sql/``, with ``%(name)s`` for each of its parameters.
 
     ``{log}``, ``{stored}`` and ``{inserted}`` stand for columns of an event: see ``columns.py``.
+    With ``chained``, it is the one that chains logs: see ``chained_sql.py``.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, chained: bool = False) -> None:
         text = (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+        text = chained_sql.variant(text, chained=chained)
         self.sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         for name_of_list, columns in SQL.items():
             self.sql = self.sql.replace(name_of_list, columns)
@@ -126,47 +128,18 @@ class Statement:
         It joins a caller's transaction; without one it is a transaction of its own. Database
         errors are raised as Django's.
         """
-        return self._run(connection, parameters, _all_of)
-
-    def read(
-        self,
-        connection: BaseDatabaseWrapper,
-        parameters: Mapping[str, Any],
-        make: Callable[[list[Row]], Iterable[T]],
-    ) -> list[T]:
-        """
-        Run the statement as ``rows`` does, and return what ``make`` makes of a few rows at a time.
-
-        They are turned into objects while the processor still has them in its cache, and freed
-        before the garbage collector counts many: a page of 2,000 events takes a fifth less.
-        """
-
-        def few_at_a_time(cursor: Any) -> list[T]:
-            made: list[T] = []
-            while rows := cursor.fetchmany(FEW):
-                made += make(rows)
-            return made
-
-        return self._run(connection, parameters, few_at_a_time)
-
-    def _run(
-        self,
-        connection: BaseDatabaseWrapper,
-        parameters: Mapping[str, Any],
-        fetch: Callable[[Any], list[T]],
-    ) -> list[T]:
         try:
             raw = settled_connection(connection)
             if raw is None:
                 with connection.cursor() as cursor:
                     cursor.execute(self.sql, parameters)
-                    return fetch(cursor)
+                    return cast("list[Row]", cursor.fetchall())
             # Never prepared by psycopg: it answers a ROLLBACK with DEALLOCATE ALL once it has
             # prepared anything, and ours would be gone with its own. Binary results, because a
             # timestamp is four times as cheap to read as its text.
             with psycopg.Cursor(raw) as own:
                 own.execute(self.sql, parameters, prepare=False, binary=True)
-                return fetch(own)
+                return own.fetchall()
         except psycopg.Error:
             with connection.wrap_database_errors:
                 raise
@@ -176,6 +149,68 @@ class Statement:
             break_off_if_broken(connection)
             raise
 
+    def read(
+        self,
+        connection: BaseDatabaseWrapper,
+        parameters: Mapping[str, Any],
+        make: Callable[[list[Row]], Iterable[T]],
+    ) -> list[T]:
+        """
+        Run the statement as ``rows`` does, and return what ``make`` makes of some rows at a time.
+
+        Where libpq can, that happens while the server sends the next rows: a page of 2,000 events
+        takes a third less. So ``make`` must not use the connection, nor call code that might.
+        """
+        raw = settled_connection(connection)
+        # psycopg begins a transaction with its first statement: that one takes psycopg's cursor.
+        if raw is None or (not raw.autocommit and raw.pgconn.transaction_status == IDLE):
+            return list(make(self.rows(connection, parameters)))
+        try:
+            return self._read(connection, raw, parameters, make)
+        except psycopg.Error:
+            with connection.wrap_database_errors:
+                raise
+
+    def _read(
+        self,
+        connection: BaseDatabaseWrapper,
+        raw: RawConnection,
+        parameters: Mapping[str, Any],
+        make: Callable[[list[Row]], Iterable[T]],
+    ) -> list[T]:
+        transformer = Transformer(raw)
+        values = [parameters[name] for name in self._order]
+        binds = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        made: list[T] = []
+        session = session_of(raw)
+        # Not the connection's own lock: while objects are made, the garbage collector may close an
+        # abandoned server-side cursor, which takes that lock, and would wait for this very thread.
+        with session.reading():
+            is_sent = False
+            try:
+                raw.pgconn.send_query_params(
+                    self._numbered, binds, transformer.types, transformer.formats, BINARY
+                )
+                is_sent = True
+                for result in session.parts(raw):
+                    transformer.set_pgresult(result)
+                    for first in range(0, result.ntuples, FEW):
+                        past = min(first + FEW, result.ntuples)
+                        made += make(transformer.load_rows(first, past, tuple))
+            except psycopg.Error:
+                # The server's answer, or there is no server any more; or psycopg cannot load a
+                # value, such as a time of "infinity", with more rows to come.
+                if is_sent and raw.pgconn.transaction_status == ACTIVE:
+                    break_off(connection)
+                session.is_under_way = False
+                raise
+            except BaseException:
+                break_off(connection)
+                session.is_under_way = False
+                raise
+            session.is_under_way = False
+        return made
+
 
 class HotStatement(Statement):
     """
@@ -184,8 +219,8 @@ class HotStatement(Statement):
     The encoder of each parameter is chosen once, by the type that the statement names for it.
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, *, chained: bool = False) -> None:
+        super().__init__(name, chained=chained)
         types = dict(TYPED_PLACEHOLDER.findall(self.sql))
         self._values = itemgetter(*self._order)
         found = [ENCODERS[types[parameter]] for parameter in self._order]

@@ -18,7 +18,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import Event
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
 from eventlogs.testing import texts
-from eventlogs.utils.twins import in_thread
+from eventlogs.utils.twins import AsyncBlock
 from eventlogs.values import EventRecord, StoredEvent
 
 
@@ -60,7 +60,7 @@ def assert_no_appends(
     return Appended(aggregate, (), expects_any=False, log_id=log_id, using=using)
 
 
-class Appended:
+class Appended(AsyncBlock):
     """
     What a block has appended; ``assert_appends`` returns it, and its fields are set at the end.
 
@@ -113,19 +113,6 @@ class Appended:
                 raise AssertionError(f"The block appended nothing to {self._where}.")
         elif not reader.reads_as(stored, self._encoded):
             raise AssertionError(self._failure(reader, stored))
-
-    async def __aenter__(self) -> Self:
-        await in_thread(self, "__enter__", (), {})
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        await in_thread(self, "__exit__", (kind, error, traceback), {})
 
     @property
     def _where(self) -> str:

@@ -22,7 +22,7 @@ from django.db.models.sql import Query
 from django.utils import timezone
 
 from eventlogs.stores.clock import UTCNow
-from eventlogs.utils.twins import in_thread
+from eventlogs.utils.twins import AsyncBlock
 
 TABLES: Final = ("eventlogs_eventlog", "eventlogs_idempotencykey")  # whose times are the clock's
 WRITES: Final = ("INSERT", "REPLACE", "UPDATE", "WITH")
@@ -37,7 +37,7 @@ def now() -> datetime:
     return _stopped[-1].moment if _stopped else timezone.now()
 
 
-class freeze_recorded_at:
+class freeze_recorded_at(AsyncBlock):
     """
     Stop the clock of ``recorded_at`` at ``moment``, an aware datetime, within a ``with`` block.
 
@@ -87,18 +87,6 @@ class freeze_recorded_at:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
-
-    async def __aenter__(self) -> Self:
-        await in_thread(self, "__enter__", (), {})
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await in_thread(self, "__exit__", (kind, error, traceback), {})
 
 
 class _Rewriter:

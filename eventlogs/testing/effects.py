@@ -15,6 +15,8 @@ from django.test import TestCase
 
 from eventlogs.deciders import kind_of
 from eventlogs.events.codec import EventReader
+from eventlogs.events.metadata import is_adopted
+from eventlogs.events.redaction import RedactingReader
 from eventlogs.exceptions import FeedUnavailable, ProjectionFailed
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
@@ -32,6 +34,7 @@ class Reactions(list[Any]):
 
     ``handled`` are the records that it handled, ``sent`` the e-mails that it sent (as Django's test
     runners collect them), ``appended`` the records that were appended meanwhile, to any log.
+    Of a publisher, only ``handled`` is filled: the records that it published, one by one.
     """
 
     def __init__(self) -> None:
@@ -87,7 +90,8 @@ def react(
         )
     _check_reads(reactor, log_id)
     alias = reactor.database_alias(using=using)
-    records = _stored(log_id, history, alias)[since:]
+    reader = EventReader() if reactor.with_personal_data else RedactingReader()
+    records = _stored(log_id, history, alias, reader)[since:]
     found, instance = Reactions(), reactor()
     call_handler = instance.call_handler
 
@@ -96,6 +100,8 @@ def react(
         found.handled.append(record)
 
     vars(instance)["call_handler"] = noted
+    if reactor.publishes:
+        found.handled = records = [each for each in records if _is_published(reactor, each)]
     position, outbox = last_position(alias), len(getattr(mail, "outbox", ()))
     for record in records:
         # In production a handler is not in a transaction, so on_commit() calls at once.
@@ -106,18 +112,26 @@ def react(
     return found
 
 
-def _stored(log_id: LogId, history: Sequence[StoredEvent], using: str) -> list[EventRecord]:
+def _is_published(publisher: type[Reactor], record: EventRecord) -> bool:
+    names = publisher.event_types_read()
+    return (names is None or record.type in names) and not is_adopted(record.metadata)
+
+
+def _stored(
+    log_id: LogId, history: Sequence[StoredEvent], using: str, reader: EventReader | None = None
+) -> list[EventRecord]:
     """
     Store the events of one log, and return them as the database's records.
 
-    Events that are stored already are left as they are. Raise HistoryDiffers where the log has
+    Events that are stored already are left as they are. Raise ImportDiffers where the log has
     other events there.
     """
     if not history:
         return []
     store = EventLog.objects.store(using=using)
     store.restore([ExportedEvent(event) for event in history])
-    return list(EventReader().records(store.events(log_id, start=0, limit=len(history))))
+    reader = reader or EventReader()
+    return list(reader.records(store.events(log_id, start=0, limit=len(history))))
 
 
 def _apply(reactor: Reactor, record: EventRecord, using: str) -> None:

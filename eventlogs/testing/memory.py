@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from eventlogs.events.codec import request_fingerprints
 from eventlogs.events.unique import UniqueValue
-from eventlogs.exceptions import HistoryDiffers
+from eventlogs.exceptions import ImportDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores.base import (
     AppendRequest,
@@ -57,6 +57,7 @@ class MemoryStore(BaseStore):
     """
 
     keeps_rules = True
+    encrypts = False  # it keeps nothing, and its tests need no keys
 
     def __init__(self, *, now: Callable[[], datetime] = clock.now) -> None:
         self._now = now
@@ -151,7 +152,7 @@ class MemoryStore(BaseStore):
 
     def _known(self, events: Sequence[ExportedEvent]) -> dict[UUID, Known]:
         known = {}
-        for event, _, _ in events:
+        for event, *_ in events:
             log = self._logs.get(event.log_id.uuid, _Log(event.log_type, []))
             last = log.events[-1].recorded_at if log.events else None
             known[event.log_id.uuid] = Known(log.log_type, len(log.events), last)
@@ -196,7 +197,7 @@ class MemoryStore(BaseStore):
             and claim is not None
             and (claim.log_id, claim.first_index) != (event.log_id, event.index)
         ):
-            raise HistoryDiffers(
+            raise ImportDiffers(
                 event.log_id,
                 index=event.index,
                 reason=f"its idempotency key is that of event {claim.first_index} of "
@@ -204,7 +205,7 @@ class MemoryStore(BaseStore):
             )
 
     def _restore(self, exported: ExportedEvent) -> None:
-        event, claim, _ = exported
+        event, claim, *_ = exported
         self._position += 1
         log = self._logs.setdefault(event.log_id.uuid, _Log(event.log_type, []))
         log.events.append(replace(event, position=self._position))

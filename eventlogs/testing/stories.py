@@ -208,7 +208,7 @@ class Story(Generic[A]):
 
         Raise TypeError for anything but a projection with rows, or for one that does not read logs
         of this type, ProjectionFailed for an event that cannot be applied, of any log in the
-        database, and HistoryDiffers where the log has other events in the database: two stories
+        database, and ImportDiffers where the log has other events in the database: two stories
         with the same beginning need logs of their own.
         """
         return effects.project(projection, self.log_id, self._history, using=using)

@@ -11,7 +11,8 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import update_wrapper
 from itertools import islice
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from types import TracebackType
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from asgiref.sync import sync_to_async
 
@@ -60,6 +61,23 @@ class AsyncIteratorTwin(Generic[P, R]):
     def __get__(self, instance: object, owner: type) -> Callable[P, AsyncIterator[R]]:
         found: Callable[P, AsyncIterator[R]] = self._bound.__get__(instance, owner)
         return found
+
+
+class AsyncBlock:
+    """A context manager that ``async with`` takes as well: it enters and leaves in the thread."""
+
+    async def __aenter__(self) -> Self:
+        await in_thread(self, "__enter__", (), {})
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True
+        await in_thread(self, "__exit__", (kind, error, traceback), {})
 
 
 def _twin(method: Any, kind: Callable[[str], Any]) -> Any:

@@ -57,7 +57,6 @@ class Payment(Aggregate, log_type="payment", events=[Requested, Authorized, Capt
     """The state of a payment. Its rules are in ``deciders``."""
 
     version: int = 0  # the number of events
-    position: int = 0  # of the last event; the API compares both with If-Match
     amount_requested: int = 0
     amount_approved: int = 0
     amount_captured: int = 0
@@ -75,7 +74,7 @@ class Payment(Aggregate, log_type="payment", events=[Requested, Authorized, Capt
 
     def apply(self, record: EventRecord) -> None:
         """Apply one event to the state."""
-        self.version, self.position = record.index + 1, record.position
+        self.version = record.index + 1
         match record.event:
             case Requested(amount=amount):
                 self.amount_requested += amount

@@ -7,62 +7,56 @@ A request that changes a payment may carry an idempotency key and a precondition
                              has changed since; another request with the same key gets 422
     If-Match: "…"            the ETag of the payment that the caller saw; 412 if it has changed
 
-Responses are not stored. The response is the payment *as of the version* that the request led to,
-which stays the same as long as the log exists. A refused request (409, 412) stores nothing, not
-even its key, and can be sent again with the same key.
+The example has no authentication. In a real API, check first that the caller may use the payment:
+an id and a key are no permission. All callers of this example share their keys. If yours have
+accounts, pass the id of the account: ``ChangeRequest(request, caller=…)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from http import HTTPStatus
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django.db.models import Count, Sum
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
-from django.utils.cache import get_conditional_response
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from eventlogs import (
-    ConcurrentAppend,
-    EventRecord,
-    IdempotencyKeyReused,
-    IdempotencyKeyUndecided,
-    InvalidLogId,
-    LogNotFound,
-    LogState,
-    Reduction,
-    TransactionMustRetry,
-    VersionNotReached,
+from eventlogs import InvalidLogId, Reduction
+from eventlogs.contrib.http import (
+    ChangeRequest,
+    Problem,
+    Problems,
+    event_as_json,
+    events_page,
+    reduce_for,
+    with_etag,
 )
 from example_project.payments import deciders
 from example_project.payments.deciders import PaymentRefused
 from example_project.payments.events import Payment, Requested
-from example_project.payments.http import (
-    Fields,
-    Problem,
-    choice,
-    fingerprint,
-    flag,
-    idempotency_key,
-    moment,
-    read_fields,
-    whole_number,
-)
+from example_project.payments.http import Fields, choice, page_size, read_fields
 from example_project.payments.models import PaymentSummary
 
 MAX_AMOUNT = 1_000_000_000_000  # minor units; sums stay exact in every JSON parser
 MAX_APPROVAL_CODE = 64  # characters
 MAX_LIMIT = 100  # events or payments of a page
+PRIVATE = {"Cache-Control": "private, no-cache"}  # as with_etag() has it
 
 payments = Payment.logs
-NAMES = {each.cls: each.name for each in Payment.event_types}
+
+problems = Problems(
+    {
+        PaymentRefused: lambda error: Problem(409, str(error), kind="refused"),
+        InvalidLogId: lambda _: Problem(400, "The address does not have the id of a payment."),
+    },
+    types="urn:example:payments:",
+)
+problem_of = problems.problem_of
 
 
 # The fields of bodies
@@ -91,29 +85,10 @@ def approval_code(value: Any) -> str | None:
 
 # The API has no sessions. It does not identify callers by cookies, so another site cannot misuse a
 # cookie (https://docs.djangoproject.com/en/stable/ref/csrf/).
+@problems
 @method_decorator(csrf_exempt, name="dispatch")
 class Api(View):
     """A view that turns errors into problems."""
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Respond, and turn errors on which the caller can act into problems."""
-        try:
-            return super().dispatch(request, *args, **kwargs)
-        except Exception as error:
-            if problem := problem_of(error):
-                return problem.response()
-            raise
-
-    def http_method_not_allowed(self, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Respond with 405."""
-        allowed = ", ".join(
-            method.upper() for method in self.http_method_names if hasattr(self, method)
-        )
-        raise Problem(
-            HTTPStatus.METHOD_NOT_ALLOWED,
-            f"This address accepts {allowed}.",
-            headers={"Allow": allowed},
-        )
 
 
 class Payments(Api):
@@ -130,9 +105,10 @@ class Payments(Api):
         status = choice(request, "status", PaymentSummary.Status.values)
         if status is not None:
             rows = rows.filter(status=status)
-        if outstanding := flag(request, "outstanding"):
+        outstanding = choice(request, "outstanding", ["true", "false"]) == "true"
+        if outstanding:
             rows = rows.filter(outstanding__gt=0)
-        limit = whole_number(request, "limit", least=1, most=MAX_LIMIT) or MAX_LIMIT
+        limit = page_size(request, most=MAX_LIMIT)
         if before := request.GET.get("before"):
             rows = rows.filter(log_id__lt=payments.parse_id(before))
         found = list(rows[: limit + 1])
@@ -143,24 +119,17 @@ class Payments(Api):
             query |= {"outstanding": "true"} if outstanding else {}
             following = f"{request.path}?{urlencode(query)}"
         return JsonResponse(
-            {"payments": [summary_as_json(row) for row in found[:limit]], "next": following}
+            {"payments": [summary_as_json(row) for row in found[:limit]], "next": following},
+            headers=PRIVATE,
         )
 
-    def post(self, request: HttpRequest) -> JsonResponse:
+    def post(self, request: HttpRequest) -> HttpResponseBase:
         """Create a payment: 201."""
         values = read_fields(request, {"amount": amount})
-        key = idempotency_key(request)
-        metadata = {"request": fingerprint(request, values)}
-        if key is None:
-            state = payments.create(Requested(**values), metadata=metadata)
-        else:
-            state, _ = payments.get_or_create(
-                Requested(**values), idempotency_key=key, metadata=metadata
-            )
-            refuse_reuse(state, key, metadata)
-        response = answer(state, HTTPStatus.CREATED)
-        response["Location"] = reverse("payments:show", args=[str(state.log_id)])
-        return response
+        created = ChangeRequest(request).create(payments, Requested(**values))
+        location = reverse("payments:show", args=[str(created.log_id)])
+        response = JsonResponse(representation(created), status=201)
+        return with_etag(request, response, created, location=location)
 
 
 class Totals(Api):
@@ -173,7 +142,7 @@ class Totals(Api):
             .annotate(payments=Count("pk"), amount_outstanding=Sum("outstanding"))
             .order_by("status")
         )
-        return JsonResponse({"totals": list(rows)})
+        return JsonResponse({"totals": list(rows)}, headers=PRIVATE)
 
 
 class Command(Api):
@@ -182,28 +151,12 @@ class Command(Api):
     decider: Callable[..., Iterator[Any]]
     fields: ClassVar[Fields]
 
-    def post(self, request: HttpRequest, payment_id: str) -> JsonResponse:
+    def post(self, request: HttpRequest, payment_id: str) -> HttpResponseBase:
         """Change the payment: 200."""
-        log_id = payments.parse_id(payment_id)
+        payments.parse_id(payment_id)
         values = read_fields(request, self.fields)
-        key = idempotency_key(request)
-        metadata = {"request": fingerprint(request, values)}
-
-        def decide(payment: Payment) -> Iterator[Any]:
-            # Compare here, with the version to which execute() appends, not before.
-            seen = LogState(log_id, payment.version, payment.position)
-            if not seen.matches(request.headers.get("If-Match")):
-                raise Problem(
-                    HTTPStatus.PRECONDITION_FAILED,
-                    "The payment has changed. Get it again. If the request still applies, send "
-                    "it with the new ETag, quotes included.",
-                )
-            return self.decider(payment, **values)
-
-        state = payments.execute(log_id, decide, idempotency_key=key, metadata=metadata)
-        if key is not None:
-            refuse_reuse(state, key, metadata)
-        return answer(state)
+        changed = ChangeRequest(request).execute(payments, payment_id, self.decider, **values)
+        return with_etag(request, JsonResponse(representation(changed)), changed)
 
 
 class Authorize(Command):
@@ -230,18 +183,10 @@ class Refund(Command):
 class OnePayment(Api):
     """One payment."""
 
-    def get(self, request: HttpRequest, payment_id: str) -> HttpResponseBase | None:
+    def get(self, request: HttpRequest, payment_id: str) -> HttpResponseBase:
         """Show the current payment, or as of ``?version=2`` or ``?at=2026-01-31T12:00:00Z``."""
-        log_id = payments.parse_id(payment_id)
-        version = whole_number(request, "version", least=1)
-        at = moment(request, "at")
-        if version is not None and at is not None:
-            raise Problem(HTTPStatus.BAD_REQUEST, "Give either version or at, not both.")
-        reduction = payments.reduce(log_id, version=version, at=at)
-        # 304 if the ETag matches If-None-Match.
-        return get_conditional_response(
-            request, etag=reduction.etag, response=representation(reduction)
-        )
+        reduction = reduce_for(request, payments, payment_id)
+        return with_etag(request, JsonResponse(representation(reduction)), reduction)
 
 
 class Events(Api):
@@ -249,52 +194,28 @@ class Events(Api):
 
     def get(self, request: HttpRequest, payment_id: str) -> JsonResponse:
         """List a page of events; ``next`` is the next page's address, or null."""
-        log_id = payments.parse_id(payment_id)
-        start = whole_number(request, "start", least=0)
-        limit = whole_number(request, "limit", least=1, most=MAX_LIMIT) or MAX_LIMIT
-        backwards = flag(request, "reverse")
-        page = payments.load(log_id, start=start, limit=limit, reverse=backwards)
-        if not page and not payments.exists(log_id):
-            raise LogNotFound(log_id)
-        following = None
-        if page.next_start is not None:
-            query = {"start": page.next_start, "limit": limit, "reverse": str(backwards).lower()}
-            following = f"{request.path}?{urlencode(query)}"
+        page = events_page(request, payments, payment_id, max_limit=MAX_LIMIT)
+        events = [event_as_json(record) for record in page.events]
         return JsonResponse(
-            {
-                "payment": str(log_id),
-                "events": [as_json(record) for record in page],
-                "next": following,
-            }
+            {"payment": payment_id, "events": events, "next": page.next}, headers=page.headers
         )
 
 
 # Answers
 
 
-def answer(state: LogState, status: HTTPStatus = HTTPStatus.OK) -> JsonResponse:
-    """Return the payment as of ``state``, for the first request and all of its retries."""
-    return representation(payments.reduce(state.log_id, version=state.version), status)
-
-
-def representation(
-    reduction: Reduction[Payment], status: HTTPStatus = HTTPStatus.OK
-) -> JsonResponse:
-    """Return a payment as JSON, with its ETag."""
+def representation(reduction: Reduction[Payment]) -> dict[str, Any]:
+    """Return a payment as a JSON value."""
     payment = reduction.aggregate
-    return JsonResponse(
-        {
-            "id": str(reduction.log_id),
-            "version": reduction.version,
-            "amount_requested": payment.amount_requested,
-            "amount_approved": payment.amount_approved,
-            "amount_captured": payment.amount_captured,
-            "amount_refunded": payment.amount_refunded,
-            "amount_outstanding": payment.amount_outstanding,
-        },
-        status=status,
-        headers={"ETag": reduction.etag},
-    )
+    return {
+        "id": str(reduction.log_id),
+        "version": reduction.version,
+        "amount_requested": payment.amount_requested,
+        "amount_approved": payment.amount_approved,
+        "amount_captured": payment.amount_captured,
+        "amount_refunded": payment.amount_refunded,
+        "amount_outstanding": payment.amount_outstanding,
+    }
 
 
 def summary_as_json(row: PaymentSummary) -> dict[str, Any]:
@@ -310,69 +231,3 @@ def summary_as_json(row: PaymentSummary) -> dict[str, Any]:
         "requested_at": row.requested_at.isoformat(),
         "changed_at": row.changed_at.isoformat(),
     }
-
-
-def as_json(record: EventRecord) -> dict[str, Any]:
-    """Return an event with its current fields and name, even if it was stored with older ones."""
-    return {
-        "index": record.index,
-        "type": NAMES.get(type(record.event), record.type),
-        "data": asdict(record.event),
-        "recorded_at": record.recorded_at.isoformat(),  # with microseconds, for use in ?at=
-    }
-
-
-def refuse_reuse(state: LogState, key: str, metadata: Mapping[str, Any]) -> None:
-    """
-    Raise IdempotencyKeyReused if the key was used for another request that led to ``state``.
-
-    The events are not enough to know: two different requests can lead to equal events, and a
-    decider can yield other events for the same request. So the metadata of the events have the
-    fingerprint of their request, stored with them in one append.
-    """
-    [last] = payments.load(state.log_id, start=state.version - 1, limit=1)
-    if last.idempotency_key == key and last.metadata.get("request") != metadata["request"]:
-        raise IdempotencyKeyReused(key, log_id=state.log_id, index=state.version - 1)
-
-
-def problem_of(error: Exception) -> Problem | None:
-    """Return the problem for an error on which the caller can act, or None for other errors."""
-    match error:
-        case Problem():
-            return error
-        case InvalidLogId():
-            return Problem(HTTPStatus.BAD_REQUEST, "The address does not have the id of a payment.")
-        case LogNotFound():
-            return Problem(HTTPStatus.NOT_FOUND, "There is, or was then, no such payment.")
-        case VersionNotReached():
-            return Problem(HTTPStatus.NOT_FOUND, "The payment has not reached that version.")
-        case PaymentRefused():
-            return Problem(HTTPStatus.CONFLICT, str(error), kind="refused")
-        case IdempotencyKeyReused():
-            return Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "This Idempotency-Key was used for another request. Use a new key for a new "
-                "request.",
-                kind="key-reused",
-            )
-        case IdempotencyKeyUndecided():
-            return Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "A new version of this API is being deployed. Send the request again with the "
-                "same Idempotency-Key.",
-                headers={"Retry-After": "10"},
-            )
-        case ConcurrentAppend():
-            return Problem(
-                HTTPStatus.CONFLICT,
-                "Other requests changed the payment first. Send the request again with the same "
-                "Idempotency-Key.",
-                kind="lost-race",
-            )
-        case TransactionMustRetry():
-            return Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "The database is busy. Send the request again with the same Idempotency-Key.",
-                headers={"Retry-After": "1"},
-            )
-    return None

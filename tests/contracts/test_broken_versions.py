@@ -371,9 +371,10 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
 class FilesUnderAnotherType(PortableStore):
     """Gives an event another type than its log has."""
 
-    def _insert_all(self, events: Iterable[StoredEvent]) -> None:
+    def _insert_all(self, events: Iterable[tuple[StoredEvent, bytes | None]]) -> None:
         super()._insert_all(
-            replace(each, log_id=LogId.stored("somebodys", each.log_id.uuid)) for each in events
+            (replace(each, log_id=LogId.stored("somebodys", each.log_id.uuid)), digest)
+            for each, digest in events
         )
 
 

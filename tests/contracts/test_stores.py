@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from django.utils.module_loading import import_string
 
+from eventlogs.operations.chaining import ChainVerifier
+from eventlogs.operations.verification import Scope
 from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
@@ -52,6 +54,33 @@ class TestPostgreSQLStore(
 ):
     @pytest.fixture
     def store(self, mode: str) -> BaseStore:
+        return store_for("default")
+
+
+@pytest.fixture
+def chaining(mode: str, settings) -> Iterator[None]:
+    """New logs are chained, and all chains are whole when the test ends."""
+    settings.EVENTLOGS = {"CHAIN": True}
+    yield
+    verifier = ChainVerifier()
+    assert list(verifier.verify(Scope("default"))) == []
+    assert verifier.unchained == 0
+
+
+class TestPortableStoreChained(
+    StoreContract, RowContract, RestoreContract, RulesContract, RestoredRulesContract
+):
+    @pytest.fixture
+    def store(self, chaining: None) -> BaseStore:
+        return PortableStore("default")
+
+
+@pytest.mark.postgresql
+class TestPostgreSQLStoreChained(
+    StoreContract, RowContract, RestoreContract, RulesContract, RestoredRulesContract
+):
+    @pytest.fixture
+    def store(self, chaining: None) -> BaseStore:
         return store_for("default")
 
 

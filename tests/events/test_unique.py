@@ -21,7 +21,7 @@ PLAIN = Unique("member.plain")
 
 def fields_of(hint: Any) -> list[tuple[str, Unique]]:
     found = unique_fields(make_dataclass("Event", [("field", hint)]))
-    return [(name, unique) for name, unique in found]
+    return [(name, unique) for name, unique, _ in found]
 
 
 @pytest.mark.parametrize(

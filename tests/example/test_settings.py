@@ -65,8 +65,9 @@ def schedules(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "path",
     [
-        "docs/caching.md",
+        "docs/celery.md",
         "docs/projections.md",
+        "docs/proof.md",
         "eventlogs/tasks.py",
         "example_project/settings.py",
     ],
@@ -86,4 +87,4 @@ def test_there_is_no_other_schedule_in_the_docs():
 
     shown = [page.name for page in pages if "BEAT_SCHEDULE = " in page.read_text()]
 
-    assert shown == ["caching.md", "projections.md"]
+    assert shown == ["celery.md", "projections.md", "proof.md"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +16,11 @@ from django.db import connection, connections, transaction
 
 from eventlogs import (
     ANY,
+    CheckpointDiffers,
     Feed,
     FeedPage,
     FeedUnavailable,
+    HistoryDiffers,
     LogId,
     LogManager,
     UndecodableEvent,
@@ -26,9 +28,11 @@ from eventlogs import (
     event,
 )
 from eventlogs.events.registry import registry
-from eventlogs.feed.reader import LONGEST_PAUSE, SHORTEST_PAUSE, Pace, StoredPage
+from eventlogs.feed.reader import HEARTBEAT, LONGEST_PAUSE, SHORTEST_PAUSE, Pace, StoredPage
 from eventlogs.feed.sources import feed_source_for, partition_of
-from eventlogs.models import Event
+from eventlogs.feed.tokens import Place, Token, Witness
+from eventlogs.models import Checkpoint, Event
+from eventlogs.operations.erasure import erase
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
 
 COMMITS = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
@@ -227,6 +231,276 @@ def test_another_database_has_its_own_feed(second_database):
     assert Feed().using == "default"
 
 
+# Checkpoints.
+
+
+def missing_or_other(position, using="default"):
+    return (
+        f"The checkpoint at position {position} is not of the history of the database {using!r}: "
+        f"{{}}. An older backup was restored, a failover has lost events, or it is another "
+        f"database. Read again from an older checkpoint that is accepted, or from the beginning, "
+        f"and correct what was made of the lost events."
+    )
+
+
+ANOTHER_EVENT = "another event has the position of one that it names"
+NO_EVENT = "an event that it names is missing, and its log was neither erased nor archived"
+NEVER_ASSIGNED = "its position was never assigned"
+
+
+def lose(after):
+    """Take the database back to a position, as a restore does."""
+    Event.objects.filter(position__gt=after)._raw_delete("default")
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("UPDATE sqlite_sequence SET seq = %s", [after])
+        else:
+            cursor.execute("SELECT setval('eventlogs_event_position_seq', %s)", [after])
+
+
+@pytest.fixture
+def losing(deposits, same_sequence_afterwards):
+    """Events that may be deleted: the trigger is off until the test is rolled back."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "ALTER TABLE eventlogs_event DISABLE TRIGGER eventlogs_event_refuse_change"
+            )
+    return deposits
+
+
+@pytest.mark.parametrize("limit", [1, 7, 62, 63, 64])
+def test_checkpoints_lead_through_the_feed_as_positions_do(deposits, limit):
+    found: list[Any] = []
+    after: int | str = 0
+    more = True
+    while more:
+        page = Feed().read(after=after, limit=limit)
+        assert Token.parse(page.checkpoint).position == page.next_after
+        found += page
+        after, more = page.checkpoint, page.more
+
+    assert found == deposits
+    assert list(Feed().read(after=after)) == []
+    assert Feed().checkpoint() == Feed.checkpoint_of(deposits[-1])
+    assert list(Feed().read(after=Feed().checkpoint())) == []
+    later = Account.logs.create(Opened("dan"))
+    assert [record.position for record in Feed().read(after=after)] == [later.position]
+
+
+def test_a_checkpoint_names_the_last_events_of_several_logs(deposits):
+    page = Feed().read(limit=10)
+
+    named = Token.parse(page.checkpoint).witnesses
+    assert [each.position for each in named] == [each.position for each in page[:-4:-1]]
+    assert len({each.log for each in named}) == 3
+    # A page with one event has the rest from the checkpoint before it.
+    following = Feed().read(after=page.checkpoint, limit=1)
+    assert Token.parse(following.checkpoint).witnesses[1:] == tuple(
+        each for each in named if each.log != following[0].log_id.uuid
+    )
+
+
+def test_a_checkpoint_of_a_filtered_page_names_the_last_event_that_was_examined(deposits):
+    page = Feed().read(types=[Opened], limit=10)
+
+    token = Token.parse(page.checkpoint)
+
+    assert token.position == page.next_after == deposits[-1].position
+    assert token.witnesses[0] == Witness.of(Place.of(deposits[-1]))
+    assert list(Feed().read(after=page.checkpoint, types=[Opened])) == []
+
+
+def test_a_checkpoint_costs_no_query_and_its_proof_one(deposits, django_assert_num_queries):
+    Feed().read()  # looks up the name of the sequence
+    statements = 4 if connection.vendor == "postgresql" else 3
+
+    with django_assert_num_queries(statements):
+        page = Feed().read(after=deposits[0].position, limit=10)
+        checkpoint = page.checkpoint
+    with django_assert_num_queries(statements + 1):
+        Feed().read(after=checkpoint, limit=10)
+
+
+def test_the_beginning_has_a_checkpoint_in_every_history(db):
+    page = Feed().read()
+    assert page.checkpoint == Feed().checkpoint() == str(Token(0))
+
+    Account.logs.create(Opened("ada"))
+
+    assert events(Feed().read(after=page.checkpoint)) == [Opened("ada")]
+
+
+def test_a_position_is_a_checkpoint_that_proves_nothing(deposits):
+    assert list(Feed().read(after=str(Token(deposits[0].position)))) == deposits[1:]
+    with pytest.raises(FeedUnavailable) as caught:
+        Feed().read(after=str(Token(deposits[-1].position + 1)))
+    assert caught.value.reason == "ahead"
+
+
+def test_other_text_than_a_checkpoint_is_refused(db):
+    for ask in (Feed().read, Feed().follow):
+        with pytest.raises(ValueError, match="not a checkpoint") as caught:
+            ask(after="41")
+        assert str(caught.value) == (
+            "after is not a checkpoint of a page. Pass a position, or page.checkpoint as it was "
+            "returned."
+        )
+
+
+def test_a_checkpoint_ahead_of_a_restored_database_is_refused(losing):
+    page = Feed().read(limit=63)
+    lose(after=page[40].position)
+
+    with pytest.raises(CheckpointDiffers) as caught:
+        Feed().read(after=page.checkpoint)
+
+    assert (caught.value.position, caught.value.using) == (page.next_after, "default")
+    assert str(caught.value) == missing_or_other(page.next_after).format(NEVER_ASSIGNED)
+
+
+def test_a_checkpoint_is_refused_once_its_position_was_given_to_another_event(losing):
+    page = Feed().read(limit=63)
+    lose(after=page[40].position)
+    state = Account.logs.create(Opened("dan"), *[Deposited(n) for n in range(30)])
+    assert state.position > page.next_after
+
+    with pytest.raises(HistoryDiffers) as caught:
+        Feed().read(after=page.checkpoint)
+    with pytest.raises(HistoryDiffers):
+        next(Feed().follow(after=page.checkpoint))
+
+    assert str(caught.value) == missing_or_other(page.next_after).format(ANOTHER_EVENT)
+    # A plain position misses the new events up to it, in silence.
+    naive = [*page, *Feed().read(after=page.next_after)]
+    stored = {record.id for record in Feed().read(limit=200)}
+    assert stored - {record.id for record in naive}
+    # A checkpoint from before is accepted: what comes after it has to be read again.
+    before = Feed.checkpoint_of(page[40])
+    assert len(Feed().read(after=before)) == 31
+
+
+def test_a_checkpoint_is_refused_if_its_position_is_a_gap_now(losing):
+    page = Feed().read(limit=63)
+    lose(after=page[40].position)
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("UPDATE sqlite_sequence SET seq = seq + 1000")
+        else:
+            cursor.execute(
+                "SELECT setval('eventlogs_event_position_seq',"
+                " nextval('eventlogs_event_position_seq') + 1000)"
+            )
+    Account.logs.create(Opened("dan"))
+
+    with pytest.raises(HistoryDiffers) as caught:
+        Feed().read(after=page.checkpoint)
+
+    assert str(caught.value) == missing_or_other(page.next_after).format(NO_EVENT)
+
+
+def test_the_same_event_that_was_recorded_again_is_another_one(losing):
+    """The client of a lost append tries again: same log, index and position, another time."""
+    state = Account.logs.append(losing[-1].log_id, Deposited(7), expected_version=ANY)
+    page = Feed().read(after=losing[-1].position)
+    lose(after=losing[-1].position)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE eventlogs_eventlog SET version = version - 1 WHERE version = 22")
+    again = Account.logs.append(losing[-1].log_id, Deposited(7), expected_version=ANY)
+    assert (again.position, again.version) == (state.position, state.version)
+
+    with pytest.raises(HistoryDiffers):
+        Feed().read(after=page.checkpoint)
+
+
+@pytest.mark.postgresql
+def test_a_history_that_changes_during_the_read_is_noticed(losing):
+    """As with a pooler, which goes on with another server after a failover."""
+    from tests.races.feeds import FeedOf, Interrupted
+
+    page = Feed().read(limit=50)
+
+    def fail_over():
+        lose(after=page[40].position)
+        Account.logs.create(Opened("dan"), *[Deposited(n) for n in range(30)])
+
+    with pytest.raises(HistoryDiffers):
+        FeedOf(Interrupted("feed_page", fail_over)).read(after=page.checkpoint)
+
+
+def test_an_earlier_event_that_was_lost_is_noticed(losing):
+    page = Feed().read(limit=63)
+    Event.objects.filter(position=page[-2].position)._raw_delete("default")
+
+    with pytest.raises(HistoryDiffers) as caught:
+        Feed().read(after=page.checkpoint)
+
+    assert str(caught.value) == missing_or_other(page.next_after).format(NO_EVENT)
+
+
+@COMMITS
+@pytest.mark.parametrize("erased", [1, 2, 3])
+def test_a_checkpoint_stays_valid_when_logs_are_erased(erased):
+    logs = [Account.logs.create(Opened(name)).log_id for name in ("ada", "bob", "cid")]
+    page = Feed().read()
+    assert len(Token.parse(page.checkpoint).witnesses) == 3
+
+    for log_id in logs[-erased:]:
+        erase(log_id, reason="a test", by="grace")
+
+    assert list(Feed().read(after=page.checkpoint)) == []
+    later = Account.logs.create(Opened("dan"))
+    following = Feed().read(after=page.checkpoint)
+    assert [record.position for record in following] == [later.position]
+    assert list(Feed().read(after=following.checkpoint)) == []
+
+
+@COMMITS
+def test_an_erased_log_excuses_no_event_of_another_log():
+    first = Account.logs.create(Opened("ada")).log_id
+    Account.logs.create(Opened("bob"))
+    page = Feed().read()
+    erase(first, reason="a test", by="grace")
+    named = Token.parse(page.checkpoint).witnesses
+    foreign = Token(page.next_after, (named[0]._replace(position=named[1].position), named[1]))
+
+    with pytest.raises(HistoryDiffers) as caught:
+        Feed().read(after=str(foreign))
+
+    assert str(caught.value) == missing_or_other(page.next_after).format(NO_EVENT)
+
+
+def test_a_checkpoint_of_another_database_is_refused(second_database):
+    here, there = Feed(), Feed(using=second_database)
+    LogManager(Account, using=second_database).create(Opened("ada"), Deposited(1))
+    Account.logs.create(*[Deposited(n) for n in range(200)])
+    checkpoint = there.read().checkpoint
+    position = there.settled()
+
+    with pytest.raises(HistoryDiffers):
+        here.read(after=checkpoint)
+    with pytest.raises(CheckpointDiffers) as caught:
+        there.read(after=here.checkpoint())
+
+    assert str(caught.value) == missing_or_other(here.settled(), second_database).format(
+        NEVER_ASSIGNED
+    )
+    assert list(there.read(after=checkpoint)) == []
+    assert there.settled() == position
+
+
+@pytest.mark.parametrize("begins", ["at the beginning", "later"])
+def test_a_follower_proves_its_checkpoint_at_every_read(losing, begins):
+    after = str(Token(0)) if begins == "at the beginning" else Feed().read(limit=62).checkpoint
+    following = Feed().follow(after=after)
+    assert list(islice(following, len(Feed().read(after=after))))[-1] == losing[-1]
+    lose(after=losing[40].position)
+    Account.logs.create(Opened("dan"), *[Deposited(n) for n in range(30)])
+
+    with pytest.raises(HistoryDiffers):
+        next(following)
+
+
 # Partitions.
 
 
@@ -370,6 +644,31 @@ def test_polling_slows_down_while_no_event_comes_and_speeds_up_at_once():
     assert pace.pause(something, 7) == SHORTEST_PAUSE
 
 
+# The heartbeat.
+
+
+def test_a_heartbeat_stores_the_settled_position(db, django_assert_num_queries):
+    assert Feed().heartbeat() == 0
+    state = Account.logs.create(Opened("ada"), Deposited(5))
+
+    assert Feed().heartbeat() == state.position
+
+    [row] = Checkpoint.objects.all()
+    assert (row.projection, row.position, row.is_rebuild) == (HEARTBEAT, state.position, False)
+    looks = 4 if connection.vendor == "postgresql" else 3
+    with django_assert_num_queries(looks):  # nothing has come: nothing is written
+        Feed().heartbeat()
+
+
+def test_a_heartbeat_after_a_restore_goes_back(losing):
+    assert Feed().heartbeat() == losing[-1].position
+    lose(after=losing[40].position)
+
+    assert Feed().heartbeat() == losing[40].position
+
+    assert Checkpoint.objects.get().position == losing[40].position
+
+
 # Async twins.
 
 
@@ -383,6 +682,9 @@ def test_the_async_twins_answer_the_same():
         rest: list[Any] = []
         async for record in feed.afollow(after=page.next_after, stop=lambda: len(rest) == 1):
             rest.append(record)
+        assert list(await feed.aread(after=page.checkpoint)) == rest
+        assert await feed.acheckpoint() == feed.checkpoint_of(rest[-1])
+        assert await feed.aheartbeat() == rest[-1].position
         return [*page, *rest], await feed.asettled(), await feed.aholding_back()
 
     records, settled, holders = async_to_sync(ask)()
@@ -391,7 +693,25 @@ def test_the_async_twins_answer_the_same():
     assert (settled, holders) == (Feed().settled(), [])
 
 
-@pytest.mark.parametrize("name", ["read", "settled", "follow", "holding_back"])
+@COMMITS
+def test_an_async_follower_proves_its_checkpoint():
+    state = Account.logs.create(Opened("ada"), Deposited(5))
+    page = Feed().read(limit=1)
+    foreign = Token(state.position, tuple(Token.parse(page.checkpoint).witnesses))
+    foreign = foreign._replace(witnesses=(foreign.witnesses[0]._replace(position=state.position),))
+
+    async def ask(after):
+        async for record in Feed().afollow(after=after):
+            return record
+
+    assert async_to_sync(ask)(page.checkpoint).event == Deposited(5)
+    with pytest.raises(HistoryDiffers):
+        async_to_sync(ask)(str(foreign))
+
+
+@pytest.mark.parametrize(
+    "name", ["read", "settled", "checkpoint", "heartbeat", "follow", "holding_back"]
+)
 def test_an_async_twin_has_the_same_parameters(name):
     twin = inspect.signature(getattr(Feed, f"a{name}"))
 

@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 import pytest
 from django.core.management import CommandError
 
+from eventlogs import Feed
 from eventlogs.feed import scans
+from eventlogs.feed.tokens import Token
 from eventlogs.models import Event
-from eventlogs.operations import xes
+from eventlogs.operations import jsonl, xes
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.management.histories import fill
 
@@ -108,6 +110,60 @@ def test_the_result_reports_the_events_and_the_last_position(history, run_json, 
 
     assert told["events"] == Event.objects.count()
     assert told["until"] == Event.objects.last().position
+    assert told["checkpoint"] == Feed().checkpoint()
+
+
+@pytest.mark.feed
+def test_an_export_goes_on_from_the_checkpoint_of_another_one(history, account, run_json, tmp_path):
+    first = run_json("export", tmp_path / "first.jsonl")
+    Account.logs.append(account, Deposited(amount=7), expected_version=3)
+
+    run_json("export", tmp_path / "second.jsonl", "--after", first["checkpoint"])
+
+    header, *events, footer = exported(tmp_path / "second.jsonl")
+    assert header["after"] == first["until"]
+    assert [each["index"] for each in events] == [3]
+    assert footer["until"] == events[-1]["position"]
+
+
+@pytest.mark.feed
+def test_an_export_of_another_history_is_not_resumed(history, run, tmp_path):
+    path = tmp_path / "cut.jsonl"
+    run("export", path)
+    *lines, last, _ = path.read_text().splitlines()
+    other = {**json.loads(last), "recorded_at": "2001-02-03T04:05:06Z"}
+    path.write_text("\n".join([*lines, json.dumps(other), ""]))
+
+    with pytest.raises(CommandError, match="is not of the history of the database"):
+        run("export", path, "--resume")
+
+    assert json.loads(path.read_text().splitlines()[-1]) == other
+
+
+@pytest.mark.feed
+def test_an_export_during_which_the_history_changes_is_left_without_its_end(
+    history, run, tmp_path, monkeypatch
+):
+    """As with a pooler, which goes on with another server after a failover."""
+    checkpoint = Token.parse(Feed().checkpoint())
+    witness = checkpoint.witnesses[0]._replace(digest=bytes(16))
+    other = str(checkpoint._replace(witnesses=(witness,)))
+    pages = jsonl.export_pages
+
+    read = Feed.read
+
+    def of_another_history(self, *, after=0, **options):
+        return read(self, after=other, **options)
+
+    def failing_over(*arguments, **options):
+        yield from pages(*arguments, **options)
+        monkeypatch.setattr(Feed, "read", of_another_history)
+
+    monkeypatch.setattr(jsonl, "export_pages", failing_over)
+    with pytest.raises(CommandError, match="is not of the history of the database"):
+        run("export", tmp_path / "all.jsonl")
+
+    assert "end" not in exported(tmp_path / "all.jsonl")[-1]
 
 
 @pytest.mark.feed

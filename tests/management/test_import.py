@@ -15,11 +15,12 @@ from django.db import IntegrityError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from eventlogs import ConcurrentAppend, HistoryDiffers, IdempotentReplay, LogManager, LogNotFound
+from eventlogs import ConcurrentAppend, IdempotentReplay, ImportDiffers, LogManager, LogNotFound
 from eventlogs.events.codec import EncodedEvent
 from eventlogs.feed import scans
-from eventlogs.models import Event
+from eventlogs.models import Event, EventLog
 from eventlogs.operations import jsonl
+from eventlogs.seals.lookups import newest
 from eventlogs.stores import (
     AppendRequest,
     BaseStore,
@@ -35,6 +36,7 @@ from eventlogs.values import StoredEvent
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.management.histories import fill, held
 from tests.processes import until
+from tests.seals.histories import SECRET
 
 
 @pytest.fixture
@@ -51,6 +53,46 @@ def test_an_import_into_an_empty_database_restores_everything(export, second_dat
 
     assert held(second_database) == held()
     assert "No findings." in run("verify", "--no-decode", database=second_database)
+
+
+def test_an_import_leaves_out_the_logs_that_were_erased_here(
+    export, second_database, run, run_json, capsys
+):
+    run("import", export, database=second_database)
+    logs = LogManager(Account, using=second_database)
+    ids = EventLog.objects.using(second_database).filter(log_type="account").order_by("pk")
+    erased = ids[0].log_id
+    events = logs.version(erased)
+    run("erase", erased, "--reason", "order 7", "--by", "grace", "--yes", database=second_database)
+    before = held(second_database)
+
+    done = run_json("import", export, database=second_database)
+
+    assert done["erased"] == [str(erased)]
+    assert (done["stored"], done["present"]) == (0, Event.objects.count() - events)
+    assert "1 log was erased in this database" in capsys.readouterr().err
+    assert held(second_database) == before
+    assert "No findings." in run("verify", "--no-decode", database=second_database)
+
+
+@pytest.mark.feed
+def test_an_import_leaves_out_the_seals_of_the_other_database(
+    settings, second_database, run, run_json, capsys, tmp_path
+):
+    pytest.importorskip("cryptography")
+    settings.EVENTLOGS = {"CHAIN": True, "SEAL_KEY": SECRET}
+    Account.logs.create(Opened("ada"))
+    run("seal", "--append")
+    run("seal", "--append")
+    run("export", tmp_path / "sealed.jsonl")
+
+    done = run_json("import", tmp_path / "sealed.jsonl", database=second_database)
+    told = capsys.readouterr().err
+    run("seal", "--append", database=second_database)
+
+    assert (done["stored"], done["seals"]) == (Event.objects.count() - 2, 2)
+    assert "2 seals were left out" in told
+    assert newest(second_database)["previous"] is None
 
 
 def test_an_event_has_the_same_id_after_the_move_and_another_position(
@@ -309,7 +351,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
 ):
     events = events_of(export)
     store = store_for(second_database)
-    log_ids = list(dict.fromkeys(event.log_id for event, _, _ in events if event.index == 1))
+    log_ids = list(dict.fromkeys(event.log_id for event, *_ in events if event.index == 1))
 
     # With the smallest batches: one append is never split.
     monkeypatch.setattr(jsonl, "BATCH", 1)
@@ -331,7 +373,7 @@ def test_an_import_and_appends_at_once_leave_no_hole(
 
     # An append that comes first makes the import's next event differ, and the import reports it.
     assert answers[1:] == [None, None]
-    assert isinstance(answers[0], HistoryDiffers | list)
+    assert isinstance(answers[0], ImportDiffers | list)
 
     assert "No findings." in run("verify", "--no-decode", database=second_database)
 
@@ -343,7 +385,7 @@ class AppendsAnything(PortableStore):
     """A broken version: import by appending, as a naive script would."""
 
     def restore(self, events):
-        for event, _, _ in events:
+        for event, *_ in events:
             version = self.version(event.log_id)
             request = AppendRequest(
                 event.log_id,

@@ -41,6 +41,7 @@ def test_json_has_the_same_content(account, run_json):
         "data": {"amount": 100},
         "metadata": {},
         "idempotency_key": "pay-1",
+        "is_erased": False,
         "recorded_at": row.recorded_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
     }
 

@@ -6,6 +6,8 @@ import signal
 import pytest
 from django.core.management import CommandError
 
+from eventlogs import Feed
+from eventlogs.feed.tokens import Token
 from eventlogs.models import Event
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
 
@@ -61,6 +63,33 @@ def test_more_than_a_page_after_a_position_is_shown(account, run, settings):
     Account.logs.append(account, *[Deposited(amount=1)] * 7, expected_version=3)
 
     assert indexes(run("tail", "--json", "--after", 0)) == list(range(10))
+
+
+@pytest.mark.feed
+def test_all_events_after_a_checkpoint_are_shown(account, run, settings):
+    settings.EVENTLOGS = {"PAGE_SIZE": 2}
+    checkpoint = Feed().read(limit=1).checkpoint
+    Account.logs.append(account, *[Deposited(amount=1)] * 4, expected_version=3)
+
+    assert indexes(run("tail", "--json", "--after", checkpoint)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.feed
+def test_a_checkpoint_of_another_history_is_a_mistake(account, run):
+    token = Token.parse(Feed().checkpoint())
+    other = token._replace(witnesses=(token.witnesses[0]._replace(digest=bytes(16)),))
+
+    for command in ("tail", "export"):
+        with pytest.raises(CommandError, match="is not of the history of the database 'default'"):
+            run(command, "--after", str(other))
+
+
+@pytest.mark.parametrize("after", ["last", "-1", "1.5"])
+def test_other_text_than_a_position_or_a_checkpoint_is_a_mistake(account, run, after):
+    wrong = r"is not an int of at least 0\.|is neither a position nor a checkpoint of the feed\."
+    for command in ("tail", "export"):
+        with pytest.raises(CommandError, match=wrong):
+            run(command, f"--after={after}")
 
 
 @pytest.mark.feed

@@ -11,6 +11,7 @@ from django.db import connection, models
 
 import eventlogs
 from eventlogs import (
+    LogErased,
     LogIdField,
     LogManager,
     LogNotFound,
@@ -20,12 +21,21 @@ from eventlogs import (
     projection,
 )
 from eventlogs.caches import backends
-from eventlogs.models import Checkpoint, ParkedEvent, ProjectionAction, ProjectionState
-from eventlogs.operations.erasure import forget_copies
+from eventlogs.models import (
+    Checkpoint,
+    ErasedLog,
+    EventLog,
+    ParkedEvent,
+    ProjectionAction,
+    ProjectionState,
+)
+from eventlogs.operations import erasure, unique_values
+from eventlogs.operations.erasure import erase, forget_copies, preview, tombstone
 from eventlogs.projections import rebuild, shadow_tables
 from eventlogs.reductions.snapshots import Snapshots
-from eventlogs.stores import store_for
+from eventlogs.stores import erasing, store_for
 from tests.accounts import Account, Deposited, Noted, Opened
+from tests.projections.crashes import kill_this_process, killed_in
 from tests.projections.tables import Known, made
 from tests.tables import Table
 
@@ -165,6 +175,11 @@ def statements(heading):
         yield statement
 
 
+def erase_log(log_id):
+    """Erase a log, and leave its copies."""
+    erasing.erase("default", log_id, by="grace", reason="an order")
+
+
 def change(heading, log_id):
     """Run the statements of the page."""
     uuid = log_id.uuid.hex if connection.vendor == "sqlite" else str(log_id.uuid)
@@ -224,11 +239,11 @@ def test_an_erased_log_is_in_no_table_and_no_cache(accounts, settings):
     assert {"cache", Row._meta.db_table, ParkedEvent._meta.db_table} <= set(places(cache))
 
     with KNOWN.declared():
-        change("**Erase a whole log:**", log_id)
-        done = forget_copies(log_id)
+        assert erase(log_id, reason="an order", by="grace").tombstone.events == 1_102
+        done = erase(log_id, reason="an order", by="grace").copies
         assert done.rows == ("erased-inline", "erased-owners", "erased-reduced")
         assert done.to_rebuild == ("erased-shared",)
-        assert done.entries >= 1
+        assert done.entries == 0  # the first call has deleted them
         SharedOwners.rebuild(restart=True)
 
         assert places(cache) == []
@@ -237,7 +252,7 @@ def test_an_erased_log_is_in_no_table_and_no_cache(accounts, settings):
         assert not ProjectionAction.objects.filter(log_id=log_id).exists()
         assert [Row.objects.get().log_id, Reduced.objects.get().log_id] == [kept, kept]
         assert forget_copies(str(log_id)).entries == 0
-    with pytest.raises(LogNotFound):
+    with pytest.raises(LogErased):
         accounts.reduce(log_id)
     assert backends.forget(kept) >= 0
 
@@ -247,7 +262,7 @@ def test_a_redacted_event_is_in_no_table_and_no_cache_and_its_log_stays_usable(a
     log_id, _ = fill(accounts)
 
     with KNOWN.declared():
-        change("**Redact an event.**", log_id)
+        change("Redact an event.**", log_id)
         change_key(log_id)
         done = forget_copies(log_id)
         SharedOwners.rebuild(restart=True)
@@ -275,7 +290,7 @@ def change_key(log_id):
 def test_without_the_third_step_the_text_stays_in_the_cache_and_the_rows(accounts, settings):
     log_id, _ = fill(accounts)
 
-    change("**Erase a whole log:**", log_id)
+    erase_log(log_id)
 
     assert {"cache", Row._meta.db_table} <= set(places(settings.EVENTLOGS["CACHE"]))
 
@@ -284,8 +299,8 @@ def test_the_row_of_an_erased_log_can_be_removed_from_code(accounts):
     with KNOWN.declared("erased-owners", "erased-inline"):
         one, two = (accounts.create(Opened(SECRET)).log_id for _ in range(2))
         AsyncOwners.catch_up()
-        change("**Erase a whole log:**", one)
-        change("**Erase a whole log:**", two)
+        erase_log(one)
+        erase_log(two)
 
         for each in (AsyncOwners, InlineOwners):
             assert each.rebuild(one) == 0
@@ -306,7 +321,7 @@ def test_the_shadow_table_of_an_interrupted_rebuild_is_dropped(accounts):
         steps.close()
         assert shadow_tables.exists(Row, "default")
 
-        change("**Erase a whole log:**", state.log_id)
+        erase_log(state.log_id)
         assert forget_copies(state.log_id).to_rebuild == ()
 
         assert places() == []
@@ -322,10 +337,126 @@ def test_a_running_rebuild_is_not_stopped_and_is_named(accounts):
         steps = rebuild.rebuild_steps(AsyncOwners)
         next(steps)
 
-        change("**Erase a whole log:**", state.log_id)
+        erase_log(state.log_id)
         assert forget_copies(state.log_id).to_rebuild == ("erased-owners",)
 
         steps.close()
         AsyncOwners.rebuild(restart=True)
         assert places() == []
     assert ProjectionState.objects.get(name="erased-owners").rebuild_version is None
+
+
+def test_a_preview_names_all_that_would_go_and_changes_nothing(accounts):
+    log_id, _ = fill(accounts)
+    with KNOWN.declared():
+        found = preview(log_id)
+        assert (found.events, found.idempotency_keys) == (1_102, 1)
+        assert (found.unique_values, found.subjects) == (0, 0)
+        assert sorted(found.rows) == ["erased-inline", "erased-owners", "erased-reduced"]
+        assert found.to_rebuild == ("erased-shared",)
+        assert accounts.reduce(log_id).version == 1_102
+        assert tombstone(log_id) is None
+
+        erase(str(log_id), reason=" an order ", by=" grace ")
+
+        with pytest.raises(LogErased):
+            preview(log_id)
+    stone = tombstone(str(log_id))
+    assert (stone.log_id, stone.events, stone.reason, stone.erased_by) == (
+        log_id,
+        1_102,
+        "an order",
+        "grace",
+    )
+    assert len(stone.digest) == 64
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"reason": " ", "by": "me"}, {"reason": "x", "by": ""}, {"reason": "x", "by": "x" * 256}],
+)
+def test_an_erasure_without_a_reason_or_name_is_refused(accounts, options):
+    log_id = accounts.create(Opened("ada")).log_id
+    with pytest.raises(ValueError, match="is "):
+        erase(log_id, **options)
+    assert accounts.reduce(log_id).version == 1
+
+
+def test_an_inline_projection_and_a_worker_that_has_not_come_so_far_go_on(accounts):
+    with KNOWN.declared("erased-owners", "erased-inline"):
+        early = accounts.create(Opened("Mary"))
+        AsyncOwners.catch_up()
+        log_id = accounts.create(Opened(SECRET)).log_id
+        late = accounts.create(Opened("Jane"))
+
+        assert erase(log_id, reason="an order", by="grace").copies.rows == (
+            "erased-inline",
+            "erased-owners",
+        )
+        AsyncOwners.catch_up()
+
+        assert {each.log_id for each in Row.objects.all()} == {early.log_id, late.log_id}
+        assert AsyncOwners.wait_for(late.position, timeout=1)
+        assert not AsyncOwners.wait_for(late.position - 1, timeout=0.05)  # it is not stored
+        assert AsyncOwners.rebuild() == 2
+        assert AsyncOwners.verify().differences == ()
+        assert {each.log_id for each in InlineRow._default_manager.all()} == {
+            early.log_id,
+            late.log_id,
+        }
+
+
+def test_a_cached_reduction_of_an_erased_log_is_no_answer(accounts):
+    """No process has to be told: an entry is an answer only if its log proves it."""
+    log_id = accounts.create(Opened(SECRET)).log_id
+    assert accounts.reduce(log_id).aggregate.owner == SECRET
+
+    erase_log(log_id)  # the cache keeps its entry
+
+    with pytest.raises(LogErased):
+        accounts.reduce(log_id)
+    with pytest.raises(LogErased):
+        accounts.execute(log_id, lambda account: [Noted(account.owner)])
+
+
+STEPS = [
+    (erasing, "_erase"),
+    (backends, "forget"),
+    (erasure, "forget_failures"),
+    (unique_values, "forget"),
+    (rebuild, "discard_unfinished"),
+    (rebuild, "remove_row"),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("module", "name"), STEPS)
+def test_an_erasure_that_is_killed_is_finished_by_the_next_one(
+    accounts, settings, monkeypatch, module, name, when
+):
+    cache = settings.EVENTLOGS["CACHE"]
+    log_id, kept = fill(accounts)
+    step = getattr(module, name)
+
+    def dying(*arguments, **options):
+        if when == "after":
+            step(*arguments, **options)
+        kill_this_process()
+
+    with KNOWN.declared():
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, dying)
+            assert killed_in(lambda: erase(log_id, reason="the first", by="hal"))
+
+        was_erased = name != "_erase"  # its transaction was not committed
+        assert ErasedLog.objects.exists() is was_erased
+        assert EventLog.objects.filter(pk=log_id.uuid).exists() is not was_erased
+        if not was_erased:
+            assert accounts.reduce(log_id).version == 1_102
+        assert erase(log_id, reason="the second", by="grace").is_new is not was_erased
+        SharedOwners.rebuild(restart=True)
+
+        assert ErasedLog.objects.get().erased_by == ("hal" if was_erased else "grace")
+        if cache != "default":  # a cache in the memory of the process that was killed
+            assert places(cache) == []
+        assert [Row.objects.get().log_id, Reduced.objects.get().log_id] == [kept, kept]

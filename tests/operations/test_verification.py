@@ -29,7 +29,7 @@ from eventlogs.operations.verification import (
     Scope,
     verify,
 )
-from eventlogs.stores import AppendRequest, store_for
+from eventlogs.stores import AppendRequest, erasing, store_for
 from eventlogs.testing import RecordingCache
 from example_project.payments.events import Payment, Requested
 from example_project.payments.models import PaymentSummary
@@ -403,3 +403,22 @@ def test_a_project_adds_its_own_verifier(db, monkeypatch):
     monkeypatch.setattr(verification, "VERIFIERS", [*VERIFIERS, Balances()])
 
     assert [each.check for each in found()] == ["balances"]
+
+
+@pytest.mark.django_db
+def test_a_log_that_disappeared_without_a_tombstone_is_found():
+    one, two = (Account.logs.create(Opened(name)).log_id for name in ("ada", "bob"))
+    for each in (one, two):
+        erasing.erase("default", each, by="grace", reason="order 7")
+    assert found() == []
+
+    with connection.cursor() as cursor:
+        for statement, uuid in (
+            ("DELETE FROM eventlogs_erasedlog WHERE id = %s", one.uuid),
+            ("DELETE FROM eventlogs_eventlog WHERE id = %s", two.uuid),
+        ):
+            value = EventLog._meta.pk.get_db_prep_value(uuid, connection)
+            cursor.execute(statement, [value])
+
+    subjects = {(each.check, each.subject) for each in found()}
+    assert subjects == {("erased", str(one.uuid)), ("erased", str(two))}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import connections
@@ -18,6 +20,8 @@ from eventlogs import (
     projection,
 )
 from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
+from eventlogs.events import used_keys
+from eventlogs.feed.reader import HEARTBEAT
 from eventlogs.projections import declarations, kinds
 from eventlogs.projections.base import projections
 from eventlogs.projections.lags import Lag
@@ -100,6 +104,15 @@ def test_an_undecorated_projection_says_what_is_missing():
 def test_a_name_fits_into_its_column(name):
     with pytest.raises(RegistrationError, match="1 to 100 characters"):
         projection(name)(type("Each", (Projection,), {"model": Balance}))
+
+
+def test_the_name_of_the_heartbeat_is_taken():
+    with pytest.raises(RegistrationError) as caught:
+        projection(HEARTBEAT)(type("Each", (Projection,), {"model": Balance}))
+
+    assert str(caught.value) == (
+        "'eventlogs:heartbeat' is the checkpoint of Feed.heartbeat(): rename it."
+    )
 
 
 @pytest.mark.parametrize("version", [0, -1, True, "2", 1.5, 2**31])
@@ -324,9 +337,21 @@ class TestAtWork:
         states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
         each = ReducedBalances()
         records = [record for state in states for record in Account.logs.stream(state.log_id)]
-        each.change(records, "default")
+        with used_keys.Noting():  # as a worker does
+            each.change(records, "default")
         assert len(each._reductions) == 2
         assert balances(Reduced) == replayed(*states)
+
+    @pytest.mark.parametrize("is_noting", [True, False])
+    def test_a_worker_keeps_no_aggregates_of_personal_data(self, is_noting):
+        state = Account.logs.create(Opened("ada"), Deposited(5))
+        each, key_id = ReducedBalances(), uuid4()
+        records = list(Account.logs.stream(state.log_id))
+        with used_keys.Noting() if is_noting else nullcontext():
+            used_keys.note([key_id])  # as decoding the records has done
+            each.change(records, "default")
+        assert len(each._reductions) == 0
+        assert balances(Reduced) == replayed(state)
 
 
 def test_reactors_have_no_rows():

@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs import (
     ANY,
+    LogId,
     LogIdField,
     Projection,
     ProjectionFailed,
@@ -352,6 +353,33 @@ def test_a_broken_version_without_a_lock_timeout_deadlocks(monkeypatch):
 def until_a_session_waits():
     try:
         until(a_session_waits)
+    finally:
+        connections.close_all()
+
+
+@pytest.mark.locks
+@pytest.mark.usefixtures("inlined")
+def test_rows_of_no_log_are_removed_without_waiting_for_an_open_append():
+    [state] = some(1)
+    rows, stray = Inlined.objects, LogId.new("account")
+    rows.create(pk=stray, balance=1, seen=1)
+
+    with Holding(lambda: append(state, Deposited(1))) as holding:
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(in_a_session_of_its_own, rebuilding.remove_strays, InlinedBalances)
+            try:
+                work.result(timeout=10)
+            finally:
+                holding.go_on()
+        holding.result()
+
+    assert list(rows.values_list("pk", flat=True)) == [state.log_id]
+    assert balances(Inlined) == replayed(state)
+
+
+def in_a_session_of_its_own(work, each):
+    try:
+        work(each, "default")
     finally:
         connections.close_all()
 

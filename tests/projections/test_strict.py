@@ -7,13 +7,20 @@ import traceback
 import pytest
 from django.db import IntegrityError, connection
 
-from eventlogs.exceptions import ProjectionFailed, ProjectionTimedOut, UnknownEventType
+from eventlogs.exceptions import (
+    KeyUnavailable,
+    ProjectionFailed,
+    ProjectionTimedOut,
+    UnknownEventType,
+)
 from eventlogs.models import Checkpoint, ParkedEvent
-from eventlogs.projections import workers
+from eventlogs.privacy import memory
+from eventlogs.projections import inline, workers
 from eventlogs.projections.lags import NO_LAG
 from eventlogs.stores.participants import registered
 from eventlogs.values import EventRecord
 from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.privacy.conftest import NEW, OLD
 from tests.projections.readmodels import (
     Balances,
     InlinedBalances,
@@ -247,3 +254,75 @@ def test_without_strict_no_error_is_raised_and_held_events_can_be_listed():
     assert (waiting.log_id, waiting.error) == (state.log_id, "AttributeError")
     assert not waiting.is_parked
     assert Letters.lag().held == 1
+
+
+@BOTH
+def test_a_key_that_the_settings_lack_is_no_events_fault(projection, settings):
+    """Personal metadata, which this process cannot read: nothing is held or counted."""
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [OLD], "PERSONAL_METADATA": {"ip": None}}
+    memory.clear()
+    Account.logs.create(Opened("ada"), Deposited(1), metadata={"ip": "10.9.8.7"})
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [NEW]}
+
+    with pytest.raises(KeyUnavailable):
+        projection.catch_up()
+    with pytest.raises(KeyUnavailable):
+        projection.catch_up()
+
+    assert not ParkedEvent.objects.exists()
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [NEW, OLD]}
+    assert projection.catch_up() > 0
+
+
+@pytest.fixture
+def lost(settings):
+    """A log whose first events have personal metadata that this process cannot read."""
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [OLD], "PERSONAL_METADATA": {"ip": None}}
+    memory.clear()
+    state = Account.logs.create(Opened("ada"), Deposited(1), metadata={"ip": "10.9.8.7"})
+    Balances.catch_up()
+    ReducedBalances.catch_up()
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [NEW]}
+    return state
+
+
+def test_nor_is_it_of_an_event_whose_log_has_such_data_before_it(lost):
+    """The new event can be read; the aggregate's row needs the earlier ones too."""
+    Account.logs.append(lost, Deposited(2))
+
+    with pytest.raises(KeyUnavailable):
+        ReducedBalances.catch_up()
+
+    assert not ParkedEvent.objects.exists()
+
+
+def test_nor_is_it_of_an_event_whose_handler_reads_such_data(lost):
+    Account.logs.create(Deposited(2))
+
+    def read_another(record):
+        Account.logs.load(lost.log_id)
+
+    behaviour["before"] = read_another
+
+    with pytest.raises(KeyUnavailable):
+        Balances.catch_up()
+
+    assert not ParkedEvent.objects.exists()
+
+
+def test_an_append_says_that_its_inline_row_needs_such_data(settings, monkeypatch):
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [OLD], "PERSONAL_METADATA": {"ip": None}}
+    memory.clear()
+    monkeypatch.setitem(registered, InlinedBalances.name, None)
+    del registered[InlinedBalances.name]
+    state = Account.logs.create(Deposited(1), metadata={"ip": "10.9.8.7"})
+    registered[InlinedBalances.name] = inline.participant(InlinedBalances)
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [NEW]}
+
+    with pytest.raises(KeyUnavailable):
+        Account.logs.append(state, Deposited(2))
+
+    assert Account.logs.version(state.log_id) == 1
+    with pytest.raises(KeyUnavailable):
+        InlinedBalances.catch_up()
+    assert not ParkedEvent.objects.exists()

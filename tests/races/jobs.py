@@ -22,6 +22,7 @@ from tests.processes import Place
 from tests.races.events import Noted, Race, batch
 from tests.races.history import Outcome
 from tests.races.stores import races
+from tests.turns import take_turns_on
 
 PATIENCE = 60  # seconds until a loop that does not converge fails
 
@@ -379,7 +380,7 @@ def execute_crosswise(place: Place, store: str, log_ids: Sequence[LogId], count:
             manager.append(other, *batch(f"beside {marker}"), expected_version=ANY)
             return batch(marker)
 
-        manager._contended.add(mine)
+        take_turns_on(manager, mine)
         place.together()
         try:
             manager.execute(mine, decide)
@@ -393,7 +394,7 @@ def execute_crosswise(place: Place, store: str, log_ids: Sequence[LogId], count:
 def hold_the_turn(place: Place, store: str, log_id: LogId) -> None:
     """Execute a decision that does not come to an end, with the log locked."""
     manager = races(store, place.number)
-    manager._contended.add(log_id)
+    take_turns_on(manager, log_id)
 
     def decide(_: Race) -> list[Noted]:
         place.say("it decides")

@@ -15,6 +15,17 @@ STORES = {
         "tests.stores.grouped.GroupStore",
         "eventlogs.stores.postgresql.PostgreSQLStore",
     ),
+    # By processes whose settings chain new logs, and by others.
+    "chained": (
+        "tests.races.chained_postgresql.ChainingStore",
+        "eventlogs.stores.postgresql.PostgreSQLStore",
+        "tests.races.chained_postgresql.ChainingGroupStore",
+        "tests.races.chained.ChainingPortableStore",
+    ),
+    "chained portable": (
+        "tests.races.chained.ChainingPortableStore",
+        "eventlogs.stores.portable.PortableStore",
+    ),
     "portable": ("eventlogs.stores.portable.PortableStore",),
     "mixed": (
         "eventlogs.stores.postgresql.PostgreSQLStore",

@@ -26,6 +26,7 @@ from tests.races import COMMITS, jobs
 from tests.races.events import batch
 from tests.races.history import Outcome
 from tests.races.stores import races
+from tests.turns import take_turns_on
 
 pytestmark = [pytest.mark.postgresql, COMMITS]
 
@@ -440,7 +441,7 @@ def test_callers_get_their_turns_in_the_order_in_which_they_came(new_logs):
     """A row lock alone keeps no order, as the row changes. The portable store fails here."""
     manager = races("postgresql")
     (log_id,) = new_logs(1)
-    manager._contended.add(log_id)
+    take_turns_on(manager, log_id)
     sessions = [Session() for _ in range(5)]
     try:
         gate: Future[None] = Future()
@@ -475,7 +476,7 @@ def test_callers_get_their_turns_in_the_order_in_which_they_came(new_logs):
 def test_a_turn_that_times_out_stores_nothing(violations, new_logs, other, blocked, store, setting):
     manager = races(store)
     (log_id,) = new_logs(1)
-    manager._contended.add(log_id)
+    take_turns_on(manager, log_id)
     other.begin()
     other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
     blocked.do(blocked.sql, f"SET {setting} = '100ms'")
@@ -485,7 +486,7 @@ def test_a_turn_that_times_out_stores_nothing(violations, new_logs, other, block
     other.commit()
 
     # The connection is still usable.
-    manager._contended.add(log_id)
+    take_turns_on(manager, log_id)
     state = blocked.do(manager.execute, log_id, lambda _: batch("mine"))
     assert violations([Outcome(log_id, "mine", 1, 2, state)]) == []
 
@@ -497,7 +498,7 @@ def test_a_turn_whose_server_process_is_stopped_stores_nothing(
 ):
     manager = races(store)
     (log_id,) = new_logs(1)
-    manager._contended.add(log_id)
+    take_turns_on(manager, log_id)
     other.begin()
     other.do(manager.append, log_id, *batch("theirs"), expected_version=1)
     waiting = blocked.start(manager.execute, log_id, lambda _: batch("mine"))
@@ -531,7 +532,7 @@ def test_a_conflict_in_a_transaction_that_holds_the_row_is_no_deadlock(
         blocked.begin()
         first = blocked.start(manager.execute, log_id, lambda _: batch("mine"))
         wait_until_blocked(blocked)
-        manager._contended.add(log_id)
+        take_turns_on(manager, log_id)
         second = turn.start(manager.execute, log_id, lambda _: batch("turn"))
         wait_until_blocked(turn)
 

@@ -148,6 +148,7 @@ def test_only_newer_events_are_folded(accounts, state, counting):
 SMALL = {  # modules that the walk asks, and that docs/caching.md does not list
     *("conf", "ids", "policies", "caches/counters", "events/registry", "stores/retries"),
     *("utils/loaded_modules", "managers", "testing/memory", "testing/recording"),
+    "events/used_keys",
 }
 
 

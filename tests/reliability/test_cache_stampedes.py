@@ -146,7 +146,8 @@ def test_at_most_two_of_many_concurrent_misses_replay(server, team, length, proc
 @pytest.mark.parametrize("variant", ["WithoutWaiting", "WithoutLocks"])
 def test_a_broken_version_whose_readers_do_not_wait_is_found(server, team, variant):
     log_id, truth = new_log(4_500)
-    team.line_up(4, miss, log_id, 10, 0.05, BROKEN + variant, False)
+    # A replay lasts longer than the processes may begin after one another on a busy machine.
+    team.line_up(4, miss, log_id, 10, 0.4, BROKEN + variant, False)
 
     team.go()
     reports = team.reports()

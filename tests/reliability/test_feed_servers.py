@@ -4,74 +4,20 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import connections, transaction
 
-from eventlogs import Feed, FeedUnavailable, LogManager
+from eventlogs import CheckpointDiffers, Feed, FeedUnavailable, LogManager
 from eventlogs.checks.postgresql import check_feed
-from eventlogs.feed.sources import feed_source_for
-from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Opened
 from tests.processes import until
-from tests.servers import PostgreSQL, run_as
-from tests.settings import database_from_url
+from tests.reliability.replicas import Server, alias_of, sql
+from tests.servers import run_as
 
 pytestmark = pytest.mark.postgresql
-
-
-class Server(PostgreSQL):
-    """A server that allows prepared transactions and both kinds of replication."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--max_prepared_transactions=5", "--wal_level=logical"]
-
-
-class Replica(Server):
-    """A replica of another private server."""
-
-    def __init__(self, primary: Server) -> None:
-        super().__init__()
-        self.primary = primary
-        self.programs = primary.programs
-
-    def prepare(self) -> None:
-        self.run(
-            [
-                str(self.programs / "pg_basebackup"),
-                f"--pgdata={self.data}",
-                f"--host={self.primary.directory}",
-                "--username=postgres",
-                "--checkpoint=fast",
-                "--write-recovery-conf",
-            ]
-        )
-
-
-@contextmanager
-def alias_of(server: PostgreSQL, name: str = "postgres", **options: str) -> Iterator[str]:
-    """Give the alias of a database on a private server."""
-    alias = f"private_{uuid4().hex[:8]}"
-    default = connections[DEFAULT_DB_ALIAS].settings_dict
-    connections.databases[alias] = {
-        **default,
-        **database_from_url(server.url),
-        "NAME": name,
-        "OPTIONS": options,
-        "TEST": {**default["TEST"], "NAME": None},
-    }
-    try:
-        yield alias
-    finally:
-        connections[alias].close()
-        del connections[alias]
-        del connections.databases[alias]
-        store_for.cache_clear()
-        feed_source_for.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +36,6 @@ def primary(server: Server, django_db_setup: None, django_db_blocker) -> Iterato
             call_command("migrate", "eventlogs", database=alias, verbosity=0)
             yield alias
         sql(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(statement)
-        return cursor.fetchall() if cursor.description else []
 
 
 def read(alias: str, after: int = 0) -> list[object]:
@@ -181,21 +121,6 @@ def test_a_transaction_in_another_database_does_not_hold_the_feed_back(primary, 
 
         assert read(primary) == [Opened("ada")]
         transaction.set_rollback(True, using=elsewhere)
-
-
-def test_a_replica_is_refused(primary, server):
-    program(server, "pg_basebackup")
-    LogManager(Account, using=primary).create(Opened("ada"))
-    name = connections[primary].settings_dict["NAME"]
-
-    with Replica(server) as standby, alias_of(standby, name) as replica:
-        assert sql(replica, "SELECT pg_is_in_recovery()") == [(True,)]
-        feed = Feed(using=replica)
-        # Its own locks would say that nothing holds the feed back: holding_back() is refused, too.
-        for ask in (feed.read, feed.settled, feed.follow().__next__, feed.holding_back):
-            with pytest.raises(FeedUnavailable) as caught:
-                ask()
-            assert (caught.value.reason, caught.value.using) == ("replica", replica)
 
 
 def test_the_feed_of_a_dump_restored_into_a_younger_cluster_continues(primary, server):
@@ -312,3 +237,29 @@ def test_a_database_that_was_restored_to_an_earlier_moment_is_noticed(primary):
         read(primary, after=checkpoint)
 
     assert caught.value.reason == "ahead"
+
+
+def test_a_reader_with_a_checkpoint_is_told_that_a_dump_was_restored(primary, server):
+    """One with a position misses what is appended in the place of the lost events."""
+    accounts = LogManager(Account, using=primary)
+    state = accounts.create(Opened("ada"))
+    name = connections[primary].settings_dict["NAME"]
+    dump = dump_of(server, name)
+    accounts.append(state, *[Deposited(n) for n in range(5)])
+    feed = Feed(using=primary)
+    position, checkpoint = feed.settled(), feed.read().checkpoint
+
+    connections[primary].close()
+    with alias_of(server) as maintenance:
+        sql(maintenance, f"DROP DATABASE {name} WITH (FORCE)")
+        sql(maintenance, f"CREATE DATABASE {name}")
+    restore(server, name, dump)
+
+    with pytest.raises(CheckpointDiffers) as at_once:
+        feed.read(after=checkpoint)
+    assert at_once.value.reason == "its position was never assigned"
+    accounts.append(state, *[Deposited(n) for n in range(10, 18)])
+    assert read(primary, after=position) == [Deposited(n) for n in (15, 16, 17)]
+    with pytest.raises(CheckpointDiffers) as caught:
+        feed.read(after=checkpoint)
+    assert caught.value.reason == "another event has the position of one that it names"

@@ -50,8 +50,8 @@ def disturb(writers: Writers, seconds: float, *, pause: float = 0.1) -> None:
 @pytest.mark.parametrize(
     ("store", "seconds"),
     [
-        ("postgresql", 5),
-        ("mixed", 5),
+        ("postgresql", 3),
+        ("mixed", 3),
         *(
             pytest.param(store, 30, marks=pytest.mark.long)
             for store in ("postgresql", "portable", "mixed")

@@ -17,6 +17,7 @@ from django.db import IntegrityError, connections, transaction
 
 from eventlogs import ANY, Feed, IdempotentReplay, LogId, LogManager
 from eventlogs.operations import figures
+from eventlogs.stores import erasing
 from tests.accounts import Account, Deposited, Opened
 from tests.reliability.test_feed_schemas import alias_for, sql
 
@@ -123,6 +124,18 @@ def test_the_feed_of_a_partitioned_table_reads_by_position(partitioned):
         rows, _ = cost_of(partitioned, feed.settled)
         assert rows > EVENTS * 0.99
         transaction.set_rollback(True, using=partitioned)
+
+
+def test_a_log_of_a_partitioned_table_is_erased_and_no_other_event(partitioned):
+    log_id = LogManager(Account, using=partitioned).create(Opened("ada"), Deposited(1)).log_id
+    before = sql(partitioned, "SELECT count(*) FROM eventlogs_event")
+
+    erasing.erase(partitioned, log_id, by="grace", reason="order 7")
+
+    [(count,)] = before
+    assert sql(partitioned, "SELECT count(*) FROM eventlogs_event") == [(count - 2,)]
+    with pytest.raises(IntegrityError, match="append-only"), transaction.atomic(using=partitioned):
+        sql(partitioned, "DELETE FROM eventlogs_event WHERE position = 1")
 
 
 def test_stats_of_a_partitioned_table_are_summed(partitioned, monkeypatch):

@@ -15,6 +15,8 @@ from django.test.utils import CaptureQueriesContext
 
 from eventlogs import LogId, LogState
 from eventlogs.models import EventLog, IdempotencyKey
+from eventlogs.operations.chaining import ChainVerifier
+from eventlogs.operations.verification import Scope
 from eventlogs.stores import AppendRequest, BaseStore, group_commit, store_for
 from eventlogs.stores.base import HELD, UNDECIDED
 from eventlogs.stores.group_commit import APPEND_GROUP, append_group
@@ -86,6 +88,24 @@ def test_appends_and_creates_with_and_without_keys_are_stored_together(store):
     assert [store.claim("account", key).state for key in keys] == [answers[1], answers[2]]
     [last] = store.last(other.log_id, limit=1)
     assert (json.loads(last.metadata), last.idempotency_key) == ({"till": 7}, keys[1])
+
+
+def test_without_the_setting_appends_to_chained_logs_are_joined_once_one_was_met(store, settings):
+    settings.EVENTLOGS = {"CHAIN": True}
+    one, other = create(store, 1), create(store, 2)
+    settings.EVENTLOGS = {"CHAIN": False}
+    assert group(request(one.log_id, 3)) == [UNDECIDED]
+    append(store, one.log_id, 3, expected=1)
+
+    answers = group(request(one.log_id, 4), request(other.log_id, 5))
+
+    assert [each.version for each in answers] == [3, 2]
+    # A log that is created is not chained, and so is not joined with them.
+    new = new_log()
+    assert group(request(new, 6, expected=0), request(one.log_id, 7))[1] is UNDECIDED
+    verifier = ChainVerifier()
+    assert list(verifier.verify(Scope("default"))) == []
+    assert (verifier.chained, verifier.unchained) == (2, 1)
 
 
 @pytest.mark.parametrize("watched", [False, True])

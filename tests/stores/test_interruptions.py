@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from random import Random
 from threading import Event
 from types import FrameType
@@ -15,14 +17,18 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connection, connections, transaction
+from django.db import DataError, connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
 from eventlogs import LogId
+from eventlogs.models import EventLog
 from eventlogs.stores import BaseStore, psycopg_connections, store_for
-from eventlogs.stores.postgresql import APPEND_ONE
+from eventlogs.stores.append_statements import UNCHAINED
+from eventlogs.stores.postgresql import EVENTS_FORWARDS
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.stores.test_statements import alarm, locked
+
+APPEND_ONE = UNCHAINED.append_one
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -153,6 +159,98 @@ def test_a_transaction_that_a_signal_interrupts_ends_as_django_expects(connect, 
 
     assert len(amounts(store, log_id)) == version
     assert broken > 10
+
+
+@pytest.mark.parametrize("inside", [nullcontext, transaction.atomic])
+def test_a_page_that_a_signal_interrupts_can_be_read_again(store, inside):
+    """The rest of its rows is under way then, and the exception keeps the reading frame alive."""
+    random = Random(17)
+    log_id = create(store, *range(5_000)).log_id
+    errors: list[Interrupted] = []
+
+    for _ in range(150):
+        try:
+            with inside(), interruption(random.uniform(0.0005, 0.012)):
+                assert len(store.events(log_id, start=0, limit=6_000)) == 5_000
+        except Interrupted as error:
+            errors.append(error)
+        assert store.version(log_id) == 5_000
+
+    assert len(errors) > 10
+
+
+@pytest.mark.parametrize("inside", [nullcontext, transaction.atomic])
+def test_a_value_that_cannot_be_loaded_leaves_the_connection_usable(store, inside):
+    """psycopg raises it while further rows are to come. Only SQL can store such a time."""
+    log_id, other = create(store, *range(5_000)).log_id, LogId.new("account")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO eventlogs_event (log_type, log_id, index, type, schema_version, data,"
+            " metadata, recorded_at) SELECT log_type, %s, index, type, schema_version, data,"
+            " metadata, CASE WHEN index = 10 THEN 'infinity' ELSE recorded_at END"
+            " FROM eventlogs_event WHERE log_id = %s",
+            [other.uuid, log_id.uuid],
+        )
+
+    for _ in range(2):
+        with pytest.raises(DataError), inside():
+            store.since(other, start=0, limit=6_000)
+        assert store.version(log_id) == 5_000
+        assert len(store.events(log_id, start=0, limit=6_000)) == 5_000
+
+
+class Kept:
+    """Something in a cycle of references: only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+        self.rows = EventLog.objects.iterator()  # a cursor of the server, which is left open
+        next(self.rows)
+
+
+def test_a_cursor_that_is_collected_while_a_page_is_read_stops_nobody(store):
+    """psycopg closes it under the connection's lock, in the thread that reads."""
+    log_id = create(store, *range(1_000)).log_id
+
+    def make(rows: list[Any]) -> list[Any]:
+        gc.collect()
+        return rows
+
+    parameters = {"log": log_id.uuid, "log_type": "account", "start": 0, "limit": 1_000}
+    with transaction.atomic():
+        Kept()
+        found = EVENTS_FORWARDS.read(connections["default"], parameters, make)
+
+    assert len(found) == 1_000
+
+
+def test_threads_that_share_a_connection_wait_for_a_page(store):
+    log_id = create(store, *range(1_000)).log_id
+    reads = Event()
+    versions: list[int] = []
+
+    def look() -> None:
+        connections["default"] = shared
+        versions.append(store.version(log_id))
+
+    def make(rows: list[Any]) -> list[Any]:
+        if not thread.is_alive() and not reads.is_set():
+            reads.set()
+            thread.start()
+        return rows
+
+    shared = connections["default"]
+    shared.inc_thread_sharing()
+    thread = threading.Thread(target=look)
+    parameters = {"log": log_id.uuid, "log_type": "account", "start": 0, "limit": 1_000}
+    try:
+        found = EVENTS_FORWARDS.read(shared, parameters, make)
+        thread.join(20)
+    finally:
+        shared.dec_thread_sharing()
+
+    assert len(found) == 1_000
+    assert versions == [1_000]
 
 
 def test_the_statement_of_another_thread_is_not_cancelled(store):

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import product
+from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
+from django.db.models import QuerySet
 
 from eventlogs import (
     ConcurrentAppend,
     IdempotencyKeyReused,
     IdempotentReplay,
     InvalidEvent,
+    InvalidLogId,
+    LogId,
+    LogManager,
     LogNotFound,
     LogState,
     TransactionMustRetry,
 )
 from eventlogs.events.codec import EncodedEvent
+from eventlogs.models import EventLog
+from eventlogs.operations.chaining import ChainVerifier
+from eventlogs.operations.verification import Scope
 from eventlogs.stores import AppendRequest
-from eventlogs.stores.mariadb import MAX_DEPTH, too_deep
+from eventlogs.stores.mariadb import MAX_DEPTH, takes_uuid, too_deep
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key, new_log
 from tests.accounts import Account, Deposited
@@ -43,9 +54,30 @@ def test_the_place_where_json_is_too_deep_is_named(text, path):
     assert too_deep(text, "$") == path
 
 
+REFUSED = UUID("01234567-89ab-fabc-7123-456789abcdef")
+
+
 @pytest.fixture
 def store(transactional_db) -> PortableStore:
     return PortableStore("default")
+
+
+@pytest.mark.mariadb
+def test_a_uuid_that_mariadb_does_not_keep_is_refused_before_it_is_asked(store):
+    random = Random(3)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE kept (id UUID)")
+        for version, variant, _ in product(range(16), range(16), range(20)):
+            bits = random.getrandbits(128) & ~(0xF << 76 | 0xF << 60)
+            uuid = UUID(int=bits | version << 76 | variant << 60)
+            if takes_uuid(uuid):
+                cursor.execute("INSERT INTO kept VALUES (%s)", [str(uuid)])
+        with pytest.raises(DatabaseError, match="Incorrect uuid value"):
+            cursor.execute("INSERT INTO kept VALUES (%s)", [str(REFUSED)])
+
+    with pytest.raises(InvalidLogId, match=r"LogId\.from_key") as caught:
+        LogManager(Account).create(Deposited(1), log_id=LogId.from_uuid("account", REFUSED))
+    assert isinstance(caught.value, ValueError)
 
 
 @pytest.mark.mariadb
@@ -213,6 +245,32 @@ class TestSnapshots:
         on_a_snapshot(lambda: append(store, log_id, 2, expected=1), late)
 
         assert amounts(store, log_id) == ([1, 2] if is_strict else [1, 2, 3])
+
+    @pytest.mark.parametrize("is_there", [True, False], ids=["a log", "a log of afterwards"])
+    def test_an_append_to_a_chained_log_does_not_take_its_time_from_the_snapshot(
+        self, store, on_a_snapshot, is_strict, settings, is_there
+    ):
+        settings.EVENTLOGS = {"CHAIN": True}
+        log_id = create(store, 1).log_id if is_there else new_log()
+        logs: QuerySet[EventLog] = QuerySet(EventLog).filter(pk=log_id.uuid)
+        later = datetime(2200, 1, 1, tzinfo=UTC)  # by a clock that was wrong
+
+        def first() -> None:
+            append(store, log_id, 2, expected=None if is_there else 0)
+            logs.update(updated_at=later)
+
+        def late() -> None:
+            if is_strict:
+                with pytest.raises(TransactionMustRetry):
+                    append(store, log_id, 3, expected=None)
+            else:
+                append(store, log_id, 3, expected=None)
+
+        on_a_snapshot(first, late)
+
+        assert amounts(store, log_id)[-1] == (2 if is_strict else 3)
+        assert logs.get().updated_at == later
+        assert list(ChainVerifier().verify(Scope("default"))) == []
 
     def test_refusals_of_logs_that_do_not_exist_stay(self, store, on_a_snapshot, is_strict):
         def refused() -> None:

@@ -12,9 +12,11 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from eventlogs import ConcurrentAppend, LogAlreadyExists, LogId, TransactionMustRetry
 from eventlogs.stores import BaseStore, psycopg_connections, store_for
-from eventlogs.stores.postgresql import APPEND_ONE
+from eventlogs.stores.append_statements import UNCHAINED
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.stores.test_statements import alarm, interrupt, locked
+
+APPEND_ONE = UNCHAINED.append_one
 
 pytestmark = [
     pytest.mark.postgresql,

@@ -31,31 +31,56 @@ NAMES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_statement_says_why_it_is_right(name):
-    text = (files(statements.__package__) / "sql" / f"{name}.sql").read_text()
-
-    assert text.startswith("-- ")
-    assert Statement(name).sql.strip()
-    assert "--" not in Statement(name).sql
+def text_of(name: str) -> str:
+    return (files(statements.__package__) / "sql" / f"{name}.sql").read_text()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_is_bound_and_has_a_type(name):
-    untyped = re.findall(r"%\(\w+\)s(?!::)", Statement(name).sql)
+# Each in its variants: see chained_sql.py.
+VARIANTS = [
+    *[(name, False) for name in NAMES if not name.endswith("_chained")],
+    *[(name, True) for name in NAMES if name.endswith("_chained") or "--chained:" in text_of(name)],
+]
+
+
+@pytest.mark.parametrize(("name", "chained"), VARIANTS)
+def test_a_statement_says_why_it_is_right(name, chained):
+    statement = Statement(name, chained=chained)
+
+    assert text_of(name).startswith("-- ")
+    assert statement.sql.strip()
+    assert "--" not in statement.sql
+
+
+@pytest.mark.parametrize(("name", "chained"), VARIANTS)
+def test_every_parameter_is_bound_and_has_a_type(name, chained):
+    untyped = re.findall(r"%\(\w+\)s(?!::)", Statement(name, chained=chained).sql)
 
     assert untyped == []
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("name", NAMES)
-def test_postgresql_accepts_a_statement_as_it_stands(name):
-    numbered = Statement(name)._numbered.decode()
+@pytest.mark.parametrize(("name", "chained"), VARIANTS)
+def test_postgresql_accepts_a_statement_as_it_stands(name, chained):
+    numbered = Statement(name, chained=chained)._numbered.decode()
 
     with connection.cursor() as cursor:
         if name == "feed_distributed":  # this statement runs only if Citus' catalog exists
             cursor.execute("CREATE TEMPORARY TABLE pg_dist_partition (logicalrelid regclass)")
-        cursor.execute(f"PREPARE {name}_as_it_stands AS {numbered.replace('%', '%%')}", ())
+        prepared = f"{name}_{chained}_as_it_stands"
+        cursor.execute(f"PREPARE {prepared} AS {numbered.replace('%', '%%')}", ())
+
+
+def test_only_the_statements_that_append_have_two_variants():
+    both = {name for name, chained in VARIANTS if chained} & {name for name, _ in VARIANTS}
+
+    assert {name for name in both if not name.endswith("_chained")} == {
+        "append_one",
+        "append_one_with_key",
+        "append_under_rules",
+        "append_group",
+        "create_one",
+        "create_one_with_key",
+    }
 
 
 @pytest.mark.django_db

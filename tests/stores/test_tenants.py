@@ -21,12 +21,12 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from eventlogs import ANY, Feed, IdempotentReplay, LogId, LogNotFound
+from eventlogs import ANY, Feed, IdempotentReplay, LogErased, LogId, LogNotFound
 from eventlogs.caches.counters import FOREIGN_HISTORY, counters
 from eventlogs.feed.sources import feed_source_for
 from eventlogs.models import EventLog
 from eventlogs.projections.databases import has_table
-from eventlogs.stores import store_for
+from eventlogs.stores import erasing, store_for
 from eventlogs.stores.psycopg_connections import direct_connection
 from eventlogs.testing.contracts.stores import new_key
 from example_project.payments.events import Captured, Payment, Requested
@@ -268,6 +268,26 @@ class TestTenants:
                 for each in TENANTS:
                     be(each)
                     assert accounts.version(log_id) == version * (each == tenant)
+
+
+def test_a_log_is_erased_in_the_schema_of_the_connection_only(database, transactional_db):
+    log_id = accounts.new_id()
+    with default_database(NAME=database):
+
+        def switch(tenant: str) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET search_path = {tenant}")
+
+        for tenant in TENANTS:
+            switch(tenant)
+            accounts.create(Opened(tenant), log_id=log_id)
+        for number, tenant in enumerate(TENANTS, start=1):
+            switch(tenant)
+            erasing.erase("default", log_id, by="grace", reason="order 7")
+            left = [events_in(each, log_id) for each in TENANTS]
+            assert left == [0] * number + [1] * (len(TENANTS) - number)
+            with pytest.raises(LogErased):
+                accounts.reduce(log_id)
 
 
 def test_prepared_statements_follow_a_changed_search_path(database, transactional_db):

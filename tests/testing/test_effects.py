@@ -11,9 +11,10 @@ from django.db import transaction
 
 from eventlogs import (
     EventRecord,
-    HistoryDiffers,
+    ImportDiffers,
     Projection,
     ProjectionFailed,
+    Publisher,
     Reactor,
     ReductionProjection,
     handles,
@@ -100,7 +101,7 @@ def test_a_story_may_be_projected_twice_but_not_as_two_histories():
 
     assert story.project(Balances).balance == story.project(ReducedBalances).balance == 9
     assert story.when(withdraw, 2).project(Balances).balance == 7
-    with pytest.raises(HistoryDiffers):
+    with pytest.raises(ImportDiffers):
         story.when(withdraw, 3).project(Balances)
     assert Event.objects.count() == 2
 
@@ -192,3 +193,22 @@ class TestReactions:
 @pytest.mark.django_db
 def test_projecting_has_a_twin():
     assert async_to_sync(given(Payment, Requested(5)).aproject)(PaymentSummaries).requested == 5
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("declared_here")
+def test_a_publisher_gets_the_records_that_it_would_publish():
+    taken: list[EventRecord] = []
+
+    @projection("tells")
+    class Tells(Publisher):
+        log_types = ["account"]
+        events = [Deposited]
+
+        def publish(self, records):
+            taken.extend(records)
+
+    found = given(Account, Opened("ada"), Deposited(1), Withdrawn(1)).react(Tells)
+
+    assert [each.event for each in taken] == [Deposited(1)]
+    assert found.handled == taken

@@ -64,7 +64,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         """Run a subcommand; a mistake of the user is a CommandError."""
-        using = options.pop("database") or router.db_for_write(EventLog)
+        # Where it was not given it stays None: some commands are then about all databases.
+        using = options["database"] or router.db_for_write(EventLog)
         out = Output(self, as_json=options.pop("json"), force_color=options["force_color"])
         try:
             with no_list_of_statements():

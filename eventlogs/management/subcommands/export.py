@@ -14,13 +14,17 @@ from typing import Any, NoReturn, TextIO
 
 from django.core.management.base import CommandParser
 
+from eventlogs.archives.reading import archived_log, exported_pages
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import Feed
+from eventlogs.feed.tokens import Token, checkpoint_of
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import TERMINATED, mistake
 from eventlogs.management.output import Output
+from eventlogs.models import ArchivedLog
 from eventlogs.operations import jsonl, xes
+from eventlogs.stores import export_lines
 from eventlogs.utils.words import counted
 
 HELP = "Export logs as JSON lines, for `import`, or as XES, for process mining."
@@ -46,8 +50,11 @@ def add_arguments(parser: CommandParser) -> None:
     )
     arguments.add_log_types(parser)
     arguments.add_logs(parser)
-    text = "Only events after this position, e.g. the `until` of an earlier export."
-    arguments.add_number(parser, "--after", lowest=0, default=0, metavar="POSITION", text=text)
+    text = (
+        "Only events after this position, or checkpoint, e.g. the `until` or `checkpoint` that "
+        "an earlier export has reported."
+    )
+    arguments.add_after(parser, text)
     arguments.add_flags(parser, resume="Resume an interrupted export to FILE.")
     parser.add_argument(
         "--timestamp",
@@ -66,7 +73,7 @@ def run(
     file_format: str,
     log_type: list[str],
     log: list[LogId],
-    after: int,
+    after: int | str | None,
     resume: bool,
     timestamp: tuple[str, ...] | None,
     **options: Any,
@@ -81,11 +88,19 @@ def run(
         raise mistake("--timestamp needs --format xes: JSON lines have all fields.")
     if path is not None and path.exists() and not resume:
         raise mistake(f"{file} already exists. Choose another name, or pass --resume.")
+    archived = [row for each in log if (row := archived_log(using, each)) is not None]
+    if archived and (len(log) > 1 or file_format != "jsonl" or after or resume):
+        raise mistake(
+            f"{archived[0].log_id} is archived. Export it alone, as JSON lines, without --after "
+            f"and --resume; or bring it back first (eventlogs archive --restore)."
+        )
     try:
-        if file_format == "xes":
+        if archived:
+            done = write_archived(out, path, using, archived[0])
+        elif file_format == "xes":
             done = write_xes(out, path, using, log_type, log, timestamp)
         else:
-            done = write_lines(out, path, using, log_type, log, after, resume)
+            done = write_lines(out, path, using, log_type, log, after or 0, resume)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -101,9 +116,8 @@ def run(
     if out.as_json:
         out.document({"file": file, **done})
     else:
-        done.pop("fallbacks", None)
-        done.pop("until", None)
-        figures = ", ".join(counted(count, name[:-1]) for name, count in done.items())
+        counts = ((name, done[name]) for name in ("logs", "events") if name in done)
+        figures = ", ".join(counted(count, name[:-1]) for name, count in counts)
         out.line(f"{file}: {figures}.", out.style.SUCCESS)
 
 
@@ -113,23 +127,33 @@ def write_lines(
     using: str,
     log_types: list[str],
     logs: list[LogId],
-    after: int,
+    after: int | str,
     resume: bool,
-) -> dict[str, int]:
-    """Write JSON lines, or those that an interrupted export lacks."""
+) -> dict[str, Any]:
+    """
+    Write JSON lines, or those that an interrupted export lacks.
+
+    Raise CheckpointDiffers for a checkpoint of another history, and where a failover has lost
+    events meanwhile. The file is left without its last line then.
+    """
     events = length = 0
+    feed = Feed(using=using)
     resume = resume and path is not None and path.exists()
     if resume and path is not None and path.stat().st_size:
         with path.open("rb") as stream:
-            length, events, complete, after = jsonl.last_position(stream)
-        if complete:
+            length, events, is_complete, after, last = jsonl.last_position(stream)
+        if is_complete:
             raise mistake(f"{path} is complete: there is nothing to resume.")
-    until = settled(using)
-    if until is None and (after or resume):
+        if last is not None:
+            after = checkpoint_of(last)  # the database may have failed over since then
+    end = end_of(feed)
+    if end is None and (after or resume):
         raise mistake(
             f"The database {using!r} has no feed: it can only be exported as a whole. "
             f"Leave out --after and --resume."
         )
+    after = position_of(feed, after)
+    until = None if end is None else position_of(feed, end)
     with (
         opened(path, length if resume else None) as stream,
         out.progress(
@@ -150,18 +174,49 @@ def write_lines(
             events += len(page.lines)
             progress.advance(page.position - after)
             after = page.position
+        if end is not None:
+            position_of(feed, end)  # the history is still the one that the export began with
         stream.write(jsonl.footer(events=events, until=until or 0))
-    return {"events": events} if until is None else {"events": events, "until": until}
+    return (
+        {"events": events} if end is None else {"events": events, "until": until, "checkpoint": end}
+    )
 
 
-def settled(using: str) -> int | None:
-    """Return the settled position of a database's feed, or None if it has no feed."""
+def write_archived(out: Output, path: Path | None, using: str, row: ArchivedLog) -> dict[str, int]:
+    """Write the JSON lines of a log from its archive."""
+    events = 0
+    pages = exported_pages(row, using=using)
+    page = next(pages, [])  # before the file is made: the archive may be missing
+    with (
+        opened(path, None) as stream,
+        out.progress("Exporting", total=row.version, unit="events") as progress,
+    ):
+        stream.write(jsonl.header(after=0))
+        while page:
+            stream.write("".join(map(export_lines.event_line, page)))
+            events += len(page)
+            progress.advance(len(page))
+            page = next(pages, [])
+        stream.write(jsonl.footer(events=events, until=row.last_position))
+    return {"events": events, "until": row.last_position}
+
+
+def end_of(feed: Feed) -> str | None:
+    """Return the checkpoint of the end of a database's feed, or None if it has no feed."""
     try:
-        return Feed(using=using).settled()
+        return feed.checkpoint()
     except FeedUnavailable as error:
         if error.reason != "database":
             raise
         return None
+
+
+def position_of(feed: Feed, after: int | str) -> int:
+    """Return a position as it is, and that of a checkpoint if it is of this history."""
+    if isinstance(after, int):
+        return after
+    feed.read(after=after, limit=1, decode=False)
+    return Token.parse(after).position
 
 
 def write_xes(

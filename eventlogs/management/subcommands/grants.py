@@ -17,7 +17,16 @@ from django.db import connections, models, router
 
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
-from eventlogs.models import Event, EventLog, IdempotencyKey, ProjectionAction, UniqueValue
+from eventlogs.models import (
+    ArchivedLog,
+    ArchiveFile,
+    ErasedLog,
+    Event,
+    EventLog,
+    IdempotencyKey,
+    ProjectionAction,
+    UniqueValue,
+)
 from eventlogs.projections.base import RowProjection, declared
 
 HELP = "Print the SQL that grants a database role the privileges it needs (PostgreSQL)."
@@ -28,6 +37,9 @@ HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     Event: ("SELECT", "INSERT"),
     IdempotencyKey: ("SELECT", "INSERT", "DELETE"),  # prune deletes
     UniqueValue: ("SELECT", "INSERT", "DELETE"),  # a log's new value replaces its old one
+    ErasedLog: ("SELECT",),  # the owner's function writes them
+    ArchivedLog: ("SELECT",),  # only the owner takes logs out of the tables
+    ArchiveFile: ("SELECT",),
     ProjectionAction: ("SELECT", "INSERT", "UPDATE"),  # the id of an erased log is removed
 }
 ROWS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")

@@ -51,9 +51,26 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
         figures: dict[str, Any] = {"stored": imported.stored, "present": imported.present}
         if imported.taken:
             figures["taken"] = [each._asdict() for each in imported.taken]
+        if imported.erased:
+            figures["erased"] = sorted(imported.erased)
+        if imported.archived:
+            figures["archived"] = sorted(imported.archived)
+        if imported.seals:
+            figures["seals"] = imported.seals
         out.document(figures)
     else:
         out.line(so_far(imported), out.style.SUCCESS)
+    if imported.erased:
+        erased = counted(len(imported.erased), "log was erased", "logs were erased")
+        out.note(f"{erased} in this database: their events were left out.")
+    if imported.archived:
+        archived = counted(len(imported.archived), "log is", "logs are")
+        out.note(
+            f"{archived} archived in this database: their events were left out, and not compared."
+        )
+    if imported.seals:
+        seals = counted(imported.seals, "seal was", "seals were")
+        out.note(f"{seals} left out: positions are others here. Make a new seal.")
     if imported.stored:
         tell_of_reactors(out, using)
     if imported.taken:

@@ -35,6 +35,8 @@ def add_arguments(parser: CommandParser) -> None:
         park="Park events that fail. By default, the first one ends the rebuild.",
         downgrade="After a rollback: rebuild rows that a newer version has made. Stop its "
         "processes first.",
+        without_archived="Rebuild from the events in the tables alone, without those of archived "
+        "logs.",
     )
     parser.add_argument(
         "--log", type=arguments.log_id, metavar="LOG", help="Rebuild one log's row, in place."
@@ -48,16 +50,16 @@ def run(
     if not names and not due:
         known = ", ".join(each.name for each in choose([], using, RowOperations))
         raise mistake(f"Name the read models to rebuild, or pass --due. Read models: {known}.")
-    if log is not None and (options["restart"] or options["park"]):
+    if log is not None and any(options[each] for each in ("restart", "park", "without_archived")):
         raise mistake(
-            "--restart and --park are for rebuilds of all rows. With --log, one row is rebuilt in "
-            "one transaction: leave them out."
+            "--restart, --park and --without-archived are for rebuilds of all rows. With "
+            "--log, one row is rebuilt in one transaction: leave them out."
         )
     chosen = choose(names, using, RowOperations) if names else []
     if due:
         able = declared(RowOperations, using=using)
         chosen += [each for each in able if each.is_rebuild_due(using=using)]
-    how = {name: options[name] for name in ("restart", "park", "downgrade")}
+    how = {name: options[name] for name in ("restart", "park", "downgrade", "without_archived")}
     for each in dict.fromkeys(chosen):
         rebuild(out, each, using, log, how)
     if not chosen and not out.as_json:

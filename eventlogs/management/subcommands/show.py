@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from eventlogs.aggregates import Aggregate
+from eventlogs.archives.reading import reading_store
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
 from eventlogs.exceptions import LogNotFound, UndecodableEvent, UnknownEventType, VersionNotReached
@@ -18,7 +19,6 @@ from eventlogs.management import arguments
 from eventlogs.management.json_values import compact, computed_of, event_as_json, state_of
 from eventlogs.management.output import EventLines, Note, Output
 from eventlogs.management.subcommands.reduce import add_state_arguments
-from eventlogs.models import EventLog
 from eventlogs.reductions.snapshots import Snapshots
 from eventlogs.reductions.timeline import MISSING, Change, beginning, property_names, steps
 from eventlogs.refreshers import submit
@@ -56,10 +56,10 @@ def run(
     **options: Any,
 ) -> None:
     """Show the log as of a version or moment, or as it is now."""
-    store = EventLog.objects.store(using=using)
+    store = reading_store(using, log)
     actual = store.version(log)
     if not actual:
-        raise LogNotFound(log)
+        raise store.missing(log)
     version = version_at(store, log, actual, at_version, at)
     rows = list(reversed(store.events(log, start=version - 1, limit=last, reverse=True)))[-last:]
     records = list(EventReader().records(rows, decode=False)) if last else []

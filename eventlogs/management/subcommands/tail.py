@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from eventlogs.archives.reading import archived_log
 from eventlogs.conf import MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.metadata import actor_of
@@ -34,8 +35,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--follow", "-f", action="store_true", help="Wait for later events, until Ctrl-C."
     )
-    text = "Start after this position instead."
-    arguments.add_number(parser, "--after", lowest=0, metavar="POSITION", text=text)
+    arguments.add_after(parser, "Start after this position, or checkpoint, instead.")
     parser.add_argument(
         "--type",
         action="append",
@@ -54,13 +54,16 @@ def run(
     using: str,
     lines: int,
     follow: bool,
-    after: int | None,
+    after: int | str | None,
     types: list[str],
     log_type: list[str],
     log: list[LogId],
     **options: Any,
 ) -> None:
     """Write a line for each event, the oldest first."""
+    for each in log:
+        if archived_log(using, each) is not None:
+            out.note(f"{each} is archived, so its events are not in the feed. `show` has them.")
     feed = Feed(using=using)
     wanted = frozenset(log)
     log_types = log_type or sorted({each.log_type for each in log}) or None
@@ -111,14 +114,15 @@ def newest(
 
 
 def pages(
-    feed: Feed, after: int, types: Sequence[str] | None, log_types: Sequence[str] | None
+    feed: Feed, after: int | str, types: Sequence[str] | None, log_types: Sequence[str] | None
 ) -> Iterator[FeedPage]:
     """Yield the pages of the feed after a position, up to its end."""
     more = True
     while more:
         page = feed.read(after=after, types=types, log_types=log_types, decode=False)
         yield page
-        after, more = page.next_after, page.more
+        after = page.checkpoint if isinstance(after, str) else page.next_after
+        more = page.more
 
 
 def write(lines: EventLines, out: Output, records: Sequence[EventRecord]) -> None:

@@ -24,6 +24,8 @@ MIGRATIONS: Final = (
     "0002_append_only_events",
     "0003_fence_of_the_feed",
     "0005_lighter_appends",
+    "0010_chained_histories",
+    "0011_erasing_logs",
 )
 
 

@@ -13,7 +13,9 @@ from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output, clean
+from eventlogs.operations.chaining import ChainVerifier
 from eventlogs.operations.commands import command
+from eventlogs.operations.triggers import TriggerVerifier
 from eventlogs.operations.verification import (
     CacheVerifier,
     Finding,
@@ -45,6 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
         parser,
         no_decode="Do not decode events, nor check unique values: faster, and needs no classes.",
         caches="Also replay every log that has a cached reduction, and compare.",
+        chain="Check only chained logs against their digests, and the triggers of PostgreSQL.",
         projections="Also replay logs and compare the rows of read models.",
         repair="With --projections: repair rows that differ.",
     )
@@ -63,6 +66,7 @@ def run(
     no_decode: bool,
     caches: bool,
     projections: bool,
+    chain: bool,
     sample: int | None,
     repair: bool,
     limit: int,
@@ -72,7 +76,10 @@ def run(
     """Write findings as they are found; raise CommandError with exit code 1 if there were any."""
     if (repair or sample is not None) and not projections:
         raise mistake("--sample and --repair need --projections.")
+    if chain and (no_decode or caches or projections):
+        raise mistake("--chain checks chains and triggers alone: leave the other options out.")
     also: list[Verifier] = [CacheVerifier()] if caches else []
+    chains = ChainVerifier()
     found: Counter[str] = Counter()
     looked_at = 0
 
@@ -100,8 +107,13 @@ def run(
 
         scope = Scope(using, after, log_type, not no_decode, tell)
         try:
-            for finding in verify(scope, also):
-                show(finding)
+            if chain:
+                for verifier in (TriggerVerifier(), chains):
+                    for finding in verifier.verify(scope):
+                        show(finding)
+            else:
+                for finding in verify(scope, also):
+                    show(finding)
         except KeyboardInterrupt:
             if scope.reached is not None:
                 out.note(f"\nTo resume: --after {scope.reached}")
@@ -111,8 +123,14 @@ def run(
         figures = _compare(out, scope, ProjectionVerifier(sample=sample, repair=repair), show)
     if out.as_json:
         summary = {"events": looked_at, "findings": found.total(), "checks": dict(found)}
+        if chain:
+            summary |= {"chained": chains.chained, "unchained": chains.unchained}
         out.record({**summary, "projections": figures} if projections else summary)
     checked = counted(looked_at, "event was checked", "events were checked")
+    if chain:
+        checked += f" of {counted(chains.chained, 'chained log')}"
+        if chains.unchained:
+            checked += f" and {counted(chains.unchained, 'log')} without a chain"
     if found:
         each = ", ".join(f"{count:,} of {check}" for check, count in found.most_common())
         raise findings(f"{checked}, with findings: {each}.")

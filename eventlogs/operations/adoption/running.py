@@ -46,6 +46,7 @@ from eventlogs.exceptions import AdoptionFailed, EventLogError, TransactionMustR
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, IdempotencyKey
 from eventlogs.operations.adoption.histories import CHANGED, DELETED, Change, History
+from eventlogs.privacy.sealing import Sealing
 from eventlogs.stores import ExportedClaim, ExportedEvent, StoredEvent
 from eventlogs.stores.retries import run_in_transaction
 from eventlogs.utils.bounds import check_int
@@ -423,6 +424,13 @@ class Run:
         if recorded_at > timezone.now() + AHEAD:
             raise AdoptionFailed(self._label, entity.pk, reason="its time is in the future")
         encoded = codec.encode(event, conf.max_event_bytes())
+        text = _with_mark(metadata, mark)
+        if codec.personal or conf.personal_metadata():
+            sealing = Sealing(entity.log_id, [encoded], [codec.personal], text)
+            if sealing.is_needed:
+                sealing.find_keys(self._using)
+                [encoded] = sealing.sealed(index, compares=True)
+                text = sealing.sealed_metadata()
         stored = StoredEvent(
             entity.log_id,
             index,
@@ -430,7 +438,7 @@ class Run:
             encoded.type,
             encoded.schema_version,
             encoded.data,
-            _with_mark(metadata, mark),
+            text,
             entity.key if index == 0 else None,
             recorded_at,
         )

@@ -15,7 +15,7 @@ from eventlogs.aggregates import aggregates
 from eventlogs.checks import mysql, postgresql
 from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
-from eventlogs.feed.reader import Feed
+from eventlogs.feed.reader import HEARTBEAT, Feed
 from eventlogs.feed.sources import BY_VENDOR, Blocked, FeedHolder, feed_source_for
 from eventlogs.models import Checkpoint, Event
 from eventlogs.operations.health.findings import ACT, INFO, Finding
@@ -131,13 +131,15 @@ def _feed(look: Look) -> Iterator[Finding]:
         return
     source = feed_source_for(look.using)
     try:
-        given_out = source.watermark().assigned
+        mark = source.watermark()
         look.settled = Feed(using=look.using).settled()
     except FeedUnavailable as refusal:
         yield from _refused(look, refusal)
         return
     look.figures["settled_position"] = look.settled
-    yield from _beyond(look, given_out)
+    yield from _beyond(look, mark.assigned)
+    if mark.is_replica:
+        return  # only its primary knows what holds the feed back
     holders = source.holding_back()
     look.figures["holding_back"] = len(holders)
     yield from _held(look, holders)
@@ -190,8 +192,10 @@ def _beyond(look: Look, given_out: int) -> Iterator[Finding]:
             sequence=given_out,
             newest_position=newest,
         )
-    ahead = Checkpoint.objects.using(look.using).filter(
-        is_rebuild=False, position__gt=max(given_out, newest)
+    ahead = (
+        Checkpoint.objects.using(look.using)
+        .filter(is_rebuild=False, position__gt=max(given_out, newest))
+        .exclude(projection=HEARTBEAT)  # the next heartbeat corrects it
     )
     reached = ahead.order_by().values_list("projection").annotate(Max("position"))
     for name, position in sorted(reached):

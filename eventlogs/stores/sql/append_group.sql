@@ -41,14 +41,17 @@ WITH patience AS MATERIALIZED (
     FROM patience, jsonb_array_elements(%(requests)s::jsonb) AS batch (item)
 ), locked AS MATERIALIZED (
     SELECT request.number, log.version
+    --chained: , log.head, log.updated_at
     FROM request
     CROSS JOIN LATERAL (
         SELECT version
+        --chained: , head, updated_at
         FROM eventlogs_eventlog
         WHERE id = request.log_id
           AND log_type = request.log_type
           AND version = coalesce(request.expected, version)
           AND version <= 2147483647 - request.count
+          AND head IS NULL  --unchained
           AND (request.position IS NULL OR request.position = (
               SELECT event.position
               FROM eventlogs_event AS event
@@ -58,10 +61,12 @@ WITH patience AS MATERIALIZED (
     WHERE request.expected IS DISTINCT FROM 0
 ), ready AS MATERIALIZED (
     SELECT request.*, locked.version AS first_index
+    --chained: , locked.head, locked.updated_at
     FROM locked
     JOIN request USING (number)
     UNION ALL
     SELECT request.*, 0
+    --chained: , {no_head}, NULL
     FROM request
     WHERE request.expected = 0
       AND (SELECT log.id FROM eventlogs_eventlog AS log WHERE log.id = request.log_id) IS NULL
@@ -76,13 +81,28 @@ WITH patience AS MATERIALIZED (
     RETURNING log_id
 ), allowed AS MATERIALIZED (
     SELECT ready.*
+    --chained: , greatest(clock_timestamp(), updated_at) AS recorded_at
     FROM ready
     LEFT JOIN claimed USING (log_id)
     WHERE ready.key IS NULL OR claimed.log_id IS NOT NULL
-), created AS (
-    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
-    SELECT log_id, log_type, count, now, now
-    FROM allowed, (SELECT clock_timestamp() AS now) AS clock
+), created AS (  --unchained
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)  --unchained
+    SELECT log_id, log_type, count, now, now  --unchained
+    FROM allowed, (SELECT clock_timestamp() AS now) AS clock  --unchained
+--chained: ), chained AS MATERIALIZED (
+    --chained: SELECT number, recorded_at, CASE WHEN head IS NOT NULL THEN eventlogs_chain(head, array_agg(
+        --chained: start || convert_to(concat_ws(E'\n', item ->> 2, item ->> 3,
+                                      --chained: first_index + (item ->> 1)::integer, item -> 4, key), 'UTF8')
+        --chained: ORDER BY (item ->> 1)::integer)) END AS digests
+    --chained: FROM jsonb_array_elements(%(events)s::jsonb) AS batch (item)
+    --chained: JOIN (SELECT *, {common_of_request} AS start FROM allowed OFFSET 0) AS allowed
+      --chained: ON allowed.number = (item ->> 0)::integer
+    --chained: GROUP BY number, recorded_at, head
+--chained: ), created AS (
+    --chained: INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at, head)
+    --chained: SELECT log_id, log_type, count, chained.recorded_at, chained.recorded_at, digests[count]
+    --chained: FROM allowed
+    --chained: JOIN chained USING (number)
     WHERE expected = 0
     ORDER BY log_id
     ON CONFLICT (id) DO NOTHING
@@ -90,8 +110,11 @@ WITH patience AS MATERIALIZED (
 ), bumped AS (
     UPDATE eventlogs_eventlog AS log
     SET version = log.version + allowed.count,
-        updated_at = greatest(clock_timestamp(), log.updated_at)
-    FROM allowed
+        updated_at = greatest(clock_timestamp(), log.updated_at)  --unchained
+    FROM allowed  --unchained
+        --chained: updated_at = chained.recorded_at, head = digests[allowed.count]
+    --chained: FROM allowed
+    --chained: JOIN chained USING (number)
     WHERE log.id = allowed.log_id AND allowed.expected IS DISTINCT FROM 0
       AND log.id = ANY (ARRAY (SELECT log_id FROM allowed))
     RETURNING log.id, log.updated_at
@@ -101,13 +124,21 @@ WITH patience AS MATERIALIZED (
     SELECT id AS log_id, updated_at FROM bumped
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT allowed.log_type, allowed.log_id, allowed.first_index + (item ->> 1)::integer,
-           item ->> 2, (item ->> 3)::integer, item -> 4, allowed.metadata, allowed.key,
-           stored.updated_at
-    FROM jsonb_array_elements(%(events)s::jsonb) AS batch (item)
-    JOIN allowed ON allowed.number = (item ->> 0)::integer
-    JOIN stored USING (log_id)
-    ORDER BY allowed.number, (item ->> 1)::integer
+    SELECT allowed.log_type, allowed.log_id, allowed.first_index + (item ->> 1)::integer,  --unchained
+           item ->> 2, (item ->> 3)::integer, item -> 4, allowed.metadata, allowed.key,  --unchained
+           stored.updated_at  --unchained
+    FROM jsonb_array_elements(%(events)s::jsonb) AS batch (item)  --unchained
+    JOIN allowed ON allowed.number = (item ->> 0)::integer  --unchained
+    JOIN stored USING (log_id)  --unchained
+    ORDER BY allowed.number, (item ->> 1)::integer  --unchained
+    --chained: SELECT allowed.log_type, allowed.log_id, allowed.first_index + (item ->> 1)::integer,
+           --chained: item ->> 2, (item ->> 3)::integer, item -> 4, allowed.metadata, allowed.key,
+           --chained: stored.updated_at, digests[(item ->> 1)::integer + 1]
+    --chained: FROM jsonb_array_elements(%(events)s::jsonb) AS batch (item)
+    --chained: JOIN allowed ON allowed.number = (item ->> 0)::integer
+    --chained: JOIN chained ON chained.number = allowed.number
+    --chained: JOIN stored USING (log_id)
+    --chained: ORDER BY allowed.number, (item ->> 1)::integer
     RETURNING log_id, position, index
 ), answer AS (
     SELECT log_id, max(position) AS position, max(index) + 1 AS version
@@ -122,6 +153,7 @@ SELECT request.number, answer.position, answer.version::bigint,
                    SELECT log.log_type = request.log_type
                       AND log.version = coalesce(request.expected, log.version)
                       AND log.version <= 2147483647 - request.count
+                      AND log.head IS NULL  --unchained
                       AND (request.position IS NULL OR request.position = (
                           SELECT event.position
                           FROM eventlogs_event AS event

@@ -10,6 +10,7 @@ WITH bumped AS (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version <= 2147483647 - %(count)s::integer
+      AND head IS NULL
       AND (%(position)s::bigint IS NULL OR EXISTS (
           SELECT FROM eventlogs_event
           WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1

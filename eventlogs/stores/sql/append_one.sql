@@ -15,19 +15,27 @@
 -- a sub-select would look so expensive that PostgreSQL planned the statement anew for each append.
 WITH bumped AS (
     UPDATE eventlogs_eventlog
-    SET version = version + 1, updated_at = greatest(clock_timestamp(), updated_at)
+    SET version = version + 1,
+        updated_at = greatest(clock_timestamp(), updated_at)  --unchained
+        --chained: (updated_at, head) = (
+        --chained:     SELECT recorded_at, CASE WHEN head IS NOT NULL THEN {digest} END
+        --chained:     FROM (SELECT head, greatest(clock_timestamp(), updated_at) AS recorded_at,
+        --chained:                  version AS index, NULL::text AS key, {one_event}) AS link)
     WHERE id = %(log)s::uuid
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version < 2147483647
+      AND head IS NULL  --unchained
       AND (%(position)s::bigint IS NULL OR EXISTS (
           SELECT FROM eventlogs_event
           WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1
             AND position = %(position)s::bigint))
     RETURNING version, updated_at
+    --chained: , head
 )
 INSERT INTO eventlogs_event ({inserted})
 SELECT %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text,
        %(schema_version)s::integer, %(data)s::jsonb, %(metadata)s::jsonb, NULL, updated_at
+       --chained: , head
 FROM bumped
 RETURNING position::bigint, (index + 1)::integer

@@ -9,6 +9,7 @@ WITH locked AS MATERIALIZED (
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version < 2147483647
+      AND head IS NULL  --unchained
       AND (%(position)s::bigint IS NULL OR EXISTS (
           SELECT FROM eventlogs_event
           WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1
@@ -23,13 +24,20 @@ WITH locked AS MATERIALIZED (
     RETURNING first_index
 ), bumped AS (
     UPDATE eventlogs_eventlog
-    SET version = first_index + 1, updated_at = greatest(clock_timestamp(), updated_at)
+    SET version = first_index + 1,
+        updated_at = greatest(clock_timestamp(), updated_at)  --unchained
+        --chained: (updated_at, head) = (
+        --chained:     SELECT recorded_at, CASE WHEN head IS NOT NULL THEN {digest} END
+        --chained:     FROM (SELECT head, greatest(clock_timestamp(), updated_at) AS recorded_at,
+        --chained:                  first_index AS index, %(key)s::text AS key, {one_event}) AS link)
     FROM claimed
     WHERE id = %(log)s::uuid
     RETURNING first_index, updated_at
+    --chained: , head
 )
 INSERT INTO eventlogs_event ({inserted})
 SELECT %(log_type)s::text, %(log)s::uuid, first_index, %(type)s::text, %(schema_version)s::integer,
        %(data)s::jsonb, %(metadata)s::jsonb, %(key)s::text, updated_at
+       --chained: , head
 FROM bumped
 RETURNING position::bigint, (index + 1)::integer

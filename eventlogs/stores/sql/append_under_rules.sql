@@ -41,12 +41,14 @@ WITH other AS MATERIALIZED (
     FOR SHARE
 ), own AS MATERIALIZED (
     SELECT version, ctid AS place
+    --chained: , head, updated_at
     FROM eventlogs_eventlog
     WHERE id = %(log)s::uuid
       AND (SELECT count(*) FROM lower) >= 0
       AND log_type = %(log_type)s::text
       AND version = coalesce(%(expected)s::integer, version)
       AND version <= 2147483647 - %(count)s::integer
+      AND head IS NULL  --unchained
       AND (%(position)s::bigint IS NULL OR EXISTS (
           SELECT FROM eventlogs_event
           WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1
@@ -70,12 +72,15 @@ WITH other AS MATERIALIZED (
           AND event.position = other.position)
 ), ready AS MATERIALIZED (
     SELECT first_index
+    --chained: , head, updated_at
     FROM (
         SELECT own.version AS first_index
+        --chained: , own.head, own.updated_at
         FROM own
         JOIN eventlogs_eventlog AS seen ON seen.id = %(log)s::uuid AND seen.ctid = own.place
         UNION ALL
         SELECT 0
+        --chained: , {no_head}, NULL
         WHERE %(expected)s::integer = 0
           AND NOT EXISTS (SELECT FROM eventlogs_eventlog WHERE id = %(log)s::uuid)
     ) AS place
@@ -102,6 +107,7 @@ WITH other AS MATERIALIZED (
     RETURNING id
 ), complete AS MATERIALIZED (
     SELECT first_index
+    --chained: , head, updated_at
     FROM ready
     WHERE (SELECT count(*) FROM claimed) = (SELECT count(*) FROM missing)
 ), keyed AS (
@@ -114,19 +120,42 @@ WITH other AS MATERIALIZED (
     RETURNING id
 ), allowed AS MATERIALIZED (
     SELECT first_index
+    --chained: , head, greatest(clock_timestamp(), updated_at) AS recorded_at
     FROM complete
     WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM keyed)
-), created AS (
-    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
-    SELECT %(log)s::uuid, %(log_type)s::text, %(count)s::integer, now, now
-    FROM allowed, (SELECT clock_timestamp() AS now) AS clock
+), created AS (  --unchained
+--chained: ), chained AS MATERIALIZED (
+    --chained: SELECT first_index, recorded_at, CASE WHEN head IS NOT NULL THEN eventlogs_chain(head, (
+        --chained: SELECT array_agg(
+            --chained: start || convert_to(concat_ws(E'\n', item ->> 0, item ->> 1, first_index + number - 1,
+                                            --chained: item -> 2, %(key)s::text), 'UTF8')
+            --chained: ORDER BY number)
+        --chained: FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
+    --chained: )) END AS digests
+    --chained: FROM (
+        --chained: SELECT *, {common} AS start
+        --chained: FROM allowed
+        --chained: OFFSET 0
+    --chained: ) AS allowed
+--chained: ), created AS (
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)  --unchained
+    SELECT %(log)s::uuid, %(log_type)s::text, %(count)s::integer, now, now  --unchained
+    FROM allowed, (SELECT clock_timestamp() AS now) AS clock  --unchained
+    --chained: INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at, head)
+    --chained: SELECT %(log)s::uuid, %(log_type)s::text, %(count)s::integer, recorded_at, recorded_at,
+           --chained: digests[%(count)s::integer]
+    --chained: FROM chained
     WHERE %(expected)s::integer = 0
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
 ), bumped AS (
     UPDATE eventlogs_eventlog AS log
-    SET version = log.version + %(count)s::integer, updated_at = greatest(clock_timestamp(), log.updated_at)
-    FROM allowed
+    SET version = log.version + %(count)s::integer,
+        updated_at = greatest(clock_timestamp(), log.updated_at)  --unchained
+    FROM allowed  --unchained
+        --chained: updated_at = chained.recorded_at,
+        --chained: head = digests[%(count)s::integer]
+    --chained: FROM chained
     WHERE log.id = %(log)s::uuid AND %(expected)s::integer IS DISTINCT FROM 0
     RETURNING log.updated_at
 ), stored AS MATERIALIZED (
@@ -141,9 +170,14 @@ WITH other AS MATERIALIZED (
     RETURNING value.id
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
-           (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
-    FROM stored, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
+    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,  --unchained
+           (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at  --unchained
+    FROM stored, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)  --unchained
+    --chained: SELECT %(log_type)s::text, %(log)s::uuid, chained.first_index + number - 1, item ->> 0,
+           --chained: (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, recorded_at, digest
+    --chained: FROM stored, chained, ROWS FROM (
+        --chained: jsonb_array_elements(%(events)s::jsonb), unnest(digests)
+    --chained: ) WITH ORDINALITY AS batch (item, digest, number)
     ORDER BY number
     RETURNING position, index
 ), answer AS MATERIALIZED (

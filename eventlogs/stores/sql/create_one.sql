@@ -3,14 +3,20 @@
 -- Right because: see create.sql. Without a key there is one claim only, the log's row, and so
 -- nothing to undo.
 WITH created AS (
-    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)  --unchained
+    --chained: INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at, head)
     SELECT %(log)s::uuid, %(log_type)s::text, 1, now, now
+    --chained: , (SELECT {digest}
+    --chained:    FROM (SELECT {no_head} AS head, now AS recorded_at, 0 AS index,
+    --chained:                 NULL::text AS key, {one_event}) AS link)
     FROM (SELECT clock_timestamp() AS now) AS clock
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
+    --chained: , head
 )
 INSERT INTO eventlogs_event ({inserted})
 SELECT %(log_type)s::text, %(log)s::uuid, 0, %(type)s::text, %(schema_version)s::integer,
        %(data)s::jsonb, %(metadata)s::jsonb, NULL, updated_at
+       --chained: , head
 FROM created
 RETURNING position::bigint, 0

@@ -9,15 +9,21 @@ WITH claimed AS (
     ON CONFLICT (log_type, key) DO NOTHING
     RETURNING created_at AS now
 ), created AS (
-    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
+    INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)  --unchained
+    --chained: INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at, head)
     SELECT %(log)s::uuid, %(log_type)s::text, 1, now, now
+    --chained: , (SELECT {digest}
+    --chained:    FROM (SELECT {no_head} AS head, now AS recorded_at, 0 AS index,
+    --chained:                 %(key)s::text AS key, {one_event}) AS link)
     FROM claimed
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
+    --chained: , head
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
     SELECT %(log_type)s::text, %(log)s::uuid, 0, %(type)s::text, %(schema_version)s::integer,
            %(data)s::jsonb, %(metadata)s::jsonb, %(key)s::text, updated_at
+           --chained: , head
     FROM created
     RETURNING position::bigint
 )

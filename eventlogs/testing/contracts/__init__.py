@@ -20,7 +20,10 @@ from typing import Final
 
 import pytest
 
-SUITES: Final = ("caches", "refreshers", "restoring", "rows", "stores", "transactions")
+SUITES: Final = (
+    *("caches", "key_stores", "refreshers", "restoring", "rows", "stores", "transactions"),
+)
+"""The names of the modules with suites."""
 
 # Before anything imports them, so that their assertions say what they compared.
 pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in SUITES))

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventlogs.events.codec import request_fingerprints
-from eventlogs.exceptions import HistoryDiffers, IdempotentReplay
+from eventlogs.exceptions import IdempotentReplay, ImportDiffers
 from eventlogs.ids import LogId
 from eventlogs.stores import AppendRequest, BaseStore, ExportedClaim, ExportedEvent, Restored
 from eventlogs.testing.contracts.stores import (
@@ -142,7 +142,7 @@ class RestoreContract:
         log_id = new_log()
         store.restore(deposits(log_id, range(2)))
 
-        with pytest.raises(HistoryDiffers, match=reason) as caught:
+        with pytest.raises(ImportDiffers, match=reason) as caught:
             store.restore([deposit(log_id, 0), deposit(log_id, 1, **change), deposit(log_id, 2)])
 
         assert (caught.value.log_id, caught.value.index) == (log_id, 1)
@@ -152,7 +152,7 @@ class RestoreContract:
     def test_a_batch_is_restored_as_a_whole_or_not_at_all(self, store: BaseStore) -> None:
         good, bad = new_log(), new_log()
 
-        with pytest.raises(HistoryDiffers, match="event 1 has to come next") as caught:
+        with pytest.raises(ImportDiffers, match="event 1 has to come next") as caught:
             store.restore([*deposits(good, range(2)), *deposits(bad, [0, 2])])
 
         assert (caught.value.log_id, caught.value.index) == (bad, 2)
@@ -160,16 +160,16 @@ class RestoreContract:
         assert create_at(store, bad).version == 1  # no part of the refused batch remains
 
     def test_a_log_without_its_first_event_is_refused(self, store: BaseStore) -> None:
-        with pytest.raises(HistoryDiffers, match="event 0 has to come next"):
+        with pytest.raises(ImportDiffers, match="event 0 has to come next"):
             store.restore(deposits(new_log(), [3]))
 
     def test_time_does_not_run_backwards(self, store: BaseStore) -> None:
         log_id = new_log()
 
-        with pytest.raises(HistoryDiffers, match="older than the event before"):
+        with pytest.raises(ImportDiffers, match="older than the event before"):
             store.restore([deposit(log_id, 0), deposit(log_id, 1, recorded_at=LONG_AGO - MINUTE)])
         store.restore([deposit(log_id, 0)])
-        with pytest.raises(HistoryDiffers, match="older than the event before"):
+        with pytest.raises(ImportDiffers, match="older than the event before"):
             store.restore([deposit(log_id, 1, recorded_at=LONG_AGO - MINUTE)])
 
         assert store.version(log_id) == 1
@@ -177,7 +177,7 @@ class RestoreContract:
     def test_the_uuid_of_another_types_log_is_refused(self, store: BaseStore) -> None:
         state = create(store, 1)
 
-        with pytest.raises(HistoryDiffers, match="another type's log"):
+        with pytest.raises(ImportDiffers, match="another type's log"):
             store.restore(deposits(LogId("parcel", state.log_id.uuid), [0]))
 
     def test_appends_continue_a_restored_log(self, store: BaseStore) -> None:
@@ -208,7 +208,7 @@ class RestoreContract:
         log_id, key = new_log(), new_key()
         holder = create(store, 5, key=key)
 
-        with pytest.raises(HistoryDiffers, match=str(holder.log_id)):
+        with pytest.raises(ImportDiffers, match=str(holder.log_id)):
             store.restore([with_key(deposit(log_id, 0), key)])
 
         assert store.version(log_id) == 0
@@ -257,7 +257,7 @@ class RestoreContract:
         new = new_log()
         other = LogId("parcel", there.uuid)
         for batch in (deposits(new, [0, 2]), deposits(new, [1]), deposits(other, [0])):
-            with pytest.raises(HistoryDiffers):
+            with pytest.raises(ImportDiffers):
                 store.restore_new_logs([*deposits(new_log(), [0]), *batch])
 
         assert store.version(new) == 0

@@ -13,13 +13,22 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from eventlogs import AdoptionFailed, InvalidEvent, LogId, Reactor, RegistrationError, handles
+from eventlogs import (
+    AdoptionFailed,
+    InvalidEvent,
+    LogErased,
+    LogId,
+    Reactor,
+    RegistrationError,
+    handles,
+)
 from eventlogs.models import Checkpoint, Event, EventLog, IdempotencyKey
 from eventlogs.operations.adoption import Adopted, Adoption, declarations
 from eventlogs.operations.adoption.running import key_of
 from eventlogs.operations.verification import Scope, verify
 from eventlogs.projections.base import projections
 from eventlogs.projections.kinds import projection
+from eventlogs.stores import erasing
 from tests.accounts import Account, Opened
 from tests.locks import a_session_waits
 from tests.operations.adoption import shop
@@ -405,6 +414,19 @@ def test_a_row_that_is_locked_is_adopted_when_its_writer_is_done():
         assert process.report().logs == 4
 
     assert ShopOrder.logs.reduce(id_of(orders[1])).aggregate.total == 77
+
+
+def test_a_row_whose_log_was_erased_is_not_adopted_again():
+    orders = shop.place(3)
+    Orders.adopt()
+    erasing.erase("default", id_of(orders[1]), by="grace", reason="order 7")
+
+    adopted = Orders.adopt()
+
+    assert (adopted.logs, adopted.events) == (0, 0)
+    assert EventLog.objects.count() == 2
+    with pytest.raises(LogErased):
+        ShopOrder.logs.reduce(id_of(orders[1]))
 
 
 def test_a_declaration_that_cannot_work_is_refused():

@@ -28,6 +28,7 @@ from tests.operations.health.wrong import (
     work,
 )
 from tests.parked import parked_payment
+from tests.processes import Processes
 from tests.projections import conftest
 from tests.projections.readmodels import InlinedBalances, declaring, fail_on
 from tests.projections.release import Release
@@ -227,10 +228,10 @@ NEW = (
 def test_a_worker_of_an_old_release_needs_action_if_events_wait_for_the_new_one(
     transactional_db, tmp_path
 ):
-    database = str(connection.settings_dict["NAME"])
     with (
-        Release(database, tmp_path / "old", OLD) as old,
-        Release(database, tmp_path / "new", NEW) as new,
+        Processes() as processes,
+        Release(processes, tmp_path / "old", OLD) as old,
+        Release(processes, tmp_path / "new", NEW) as new,
     ):
         old.do("exec('runner = Worker([\"letters\"]); runner.round()', globals())")
         [[level, message]] = new.do("findings('old-release')")
