@@ -16,6 +16,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -43,6 +44,22 @@ def database_from_url(url: str) -> dict[str, Any]:
         "PORT": parameters.pop("port", ""),
         "OPTIONS": parameters,
     }
+
+
+def own_redis(url: str) -> str:
+    """
+    Return the URL of a Redis with a database of its own for each process of pytest-xdist.
+
+    Tests empty a cache, which empties the whole database, and look for a text in all of it. A
+    server has 16 databases.
+    """
+    parts, process = urlsplit(url), os.environ.get("PYTEST_XDIST_WORKER", "")
+    options = dict(parse_qsl(parts.query))
+    path = parts.path.strip("/") if parts.scheme != "unix" else ""
+    number = str((int(options.pop("db", path) or 0) + int(process.removeprefix("gw") or 0)) % 16)
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}?{urlencode({**options, 'db': number})}"
+    return parts._replace(path=f"/{number}", query=urlencode(options)).geturl()
 
 
 TEST_NAME = os.environ.get("EVENTLOGS_TEST_NAME", "test_eventlogs")
@@ -87,13 +104,13 @@ CACHES: dict[str, dict[str, Any]] = {
 if database == "postgresql" and "REDIS_URL" in os.environ:
     CACHES["redis"] = {
         "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": os.environ["REDIS_URL"],
+        "LOCATION": own_redis(os.environ["REDIS_URL"]),
         "KEY_PREFIX": TEST_NAME,  # runs may share a server
         "OPTIONS": {"SOCKET_TIMEOUT": 2, "SOCKET_CONNECT_TIMEOUT": 2},  # seconds
     }
     CACHES["redis of Django"] = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": os.environ["REDIS_URL"],
+        "LOCATION": own_redis(os.environ["REDIS_URL"]),
         "KEY_PREFIX": f"{TEST_NAME}-django",
         "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 2},  # seconds
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.settings import database_from_url
+from tests.settings import database_from_url, own_redis
 
 pytestmark = pytest.mark.postgresql  # only with psycopg, which parses the URL
 
@@ -34,3 +34,21 @@ def test_a_misspelled_parameter_is_refused():
 
     with pytest.raises(ProgrammingError, match="sslmod"):
         database_from_url("postgresql://localhost/ledger?sslmod=require")
+
+
+@pytest.mark.parametrize(
+    ("url", "own"),
+    [
+        ("unix:///tmp/x/redis.sock?db=0", "unix:///tmp/x/redis.sock?db=3"),
+        ("redis://localhost:6379/0", "redis://localhost:6379/3"),
+        ("redis://:pass@localhost", "redis://:pass@localhost/3"),
+        (
+            "rediss://cache.example:1/15?socket_timeout=2",
+            "rediss://cache.example:1/2?socket_timeout=2",
+        ),
+    ],
+)
+def test_processes_side_by_side_have_a_redis_database_each(monkeypatch, url, own):
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw3")
+
+    assert own_redis(url) == own
