@@ -72,7 +72,7 @@ def check_append_only_triggers(
                 f"The database {alias!r} does not refuse changes of events in a partition: the "
                 f"trigger {name} of {table} is missing or not ENABLE ALWAYS"
                 + (f", and {others} more triggers are." if others else "."),
-                hint="Create the triggers of each partition as docs/storage.md, Partitions, shows.",
+                hint=f"Run: {create_triggers(alias)}.",
                 id="eventlogs.W008",
             )
 

@@ -11,15 +11,45 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from importlib import import_module
 from typing import Final, NamedTuple
 
+from django.apps import apps
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.operations.commands import command
 from eventlogs.operations.verification import Finding, Scope
 from eventlogs.stores.made_for_tests import is_test_database
 
 ROW, BEFORE, INSERT, DELETE, UPDATE, TRUNCATE = 1, 2, 4, 8, 16, 32  # of pg_trigger.tgtype
+
+
+# Those that create functions and triggers, in their order.
+MIGRATIONS: Final = (
+    "0002_append_only_events",
+    "0003_fence_of_the_feed",
+    "0005_lighter_appends",
+    "0010_chained_histories",
+    "0011_erasing_logs",
+)
+# Of a partition, for statements that name it: PostgreSQL copies only triggers FOR EACH ROW.
+OF_A_PARTITION: Final = """
+CREATE OR REPLACE TRIGGER eventlogs_event_refuse_insert
+    BEFORE INSERT ON {partition}
+    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_refuse_change();
+ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_insert;
+ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_change
+"""
+NOT_FOR_TESTS: Final = """
+CREATE OR REPLACE TRIGGER eventlogs_event_refuse_truncate
+    BEFORE TRUNCATE ON {partition}
+    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_refuse_change();
+ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncate
+"""
+PARTITIONS: Final = """
+SELECT relid::regclass::text FROM pg_partition_tree('eventlogs_event') WHERE isleaf AND level > 0
+"""
 
 
 class Wanted(NamedTuple):
@@ -102,6 +132,24 @@ ARGUMENTS: Final = {
 NOT_OF_PUBLIC: Final = {"eventlogs_erase_log"}
 # The owner's rights are part of what it does: all others run with those of their caller.
 WITH_RIGHTS_OF_OWNER: Final = {"eventlogs_fence"}
+
+
+def create_triggers(connection: BaseDatabaseWrapper) -> None:
+    """
+    Create all functions and triggers again, ENABLE ALWAYS, those of partitions included.
+
+    Call it in a transaction, as the owner of the tables. It waits for open transactions that have
+    appended, and appends wait for it.
+    """
+    with connection.schema_editor(atomic=False) as editor:
+        for name in MIGRATIONS:
+            import_module(f"eventlogs.migrations.{name}").install(apps, editor)
+    with connection.cursor() as cursor:
+        cursor.execute(PARTITIONS)
+        for (partition,) in cursor.fetchall():
+            cursor.execute(OF_A_PARTITION.format(partition=partition))
+            if not is_test_database(connection):
+                cursor.execute(NOT_FOR_TESTS.format(partition=partition))
 
 
 class TriggerVerifier:

@@ -1,0 +1,188 @@
+"""Copying events, noting and mirroring their changes, and comparing both tables."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from eventlogs.exceptions import CannotPartition
+from eventlogs.operations.partitioning.tables import COPY, NOTES, STATE, TABLE, State
+
+BATCH: Final = 20_000  # events that one transaction copies or compares
+NOTED: Final = 200  # logs that one transaction copies anew
+
+# They run as the owner: the application's role has no rights in what they write to. All names are
+# qualified; the schema is that of the table.
+FUNCTIONS: Final = """
+CREATE OR REPLACE FUNCTION eventlogs_partitioning_note() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO {schema}.eventlogs_partitioning_note (log_id)
+    VALUES (CASE TG_OP WHEN 'INSERT' THEN NEW.log_id ELSE OLD.log_id END);
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE FUNCTION eventlogs_partitioning_mirror() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    INSERT INTO {schema}.eventlogs_event_next ({columns})
+    SELECT {columns} FROM added
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$
+"""
+
+# An event that is put back has an old position (archive --restore).
+NOTE: Final = """
+CREATE TRIGGER eventlogs_partitioning_note
+    AFTER UPDATE OR DELETE ON eventlogs_event
+    FOR EACH ROW EXECUTE FUNCTION eventlogs_partitioning_note();
+ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_note;
+CREATE TRIGGER eventlogs_partitioning_note_return
+    AFTER INSERT ON eventlogs_event
+    FOR EACH ROW WHEN (NEW.position <= {first})
+    EXECUTE FUNCTION eventlogs_partitioning_note();
+ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_note_return
+"""
+# ON CONFLICT: a log that comes back may still be in the copy. It is noted, and copied anew.
+MIRROR: Final = """
+CREATE TRIGGER eventlogs_partitioning_mirror
+    AFTER INSERT ON eventlogs_event REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_partitioning_mirror();
+ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_mirror
+"""
+REMOVE: Final = """
+DROP TRIGGER IF EXISTS eventlogs_partitioning_note ON eventlogs_event;
+DROP TRIGGER IF EXISTS eventlogs_partitioning_note_return ON eventlogs_event;
+DROP TRIGGER IF EXISTS eventlogs_partitioning_mirror ON eventlogs_event
+"""
+
+# A sum of hashes does not depend on the order; numeric does not overflow.
+DIGEST: Final = """
+SELECT count(*), coalesce(sum(hashtextextended(ROW({columns})::text, 0)::numeric), 0)
+FROM {table} WHERE position > %s AND position <= %s
+"""
+EVERYTHING: Final = 2**63 - 1  # above all positions
+
+# Transactions that may have a snapshot of before. Those of other roles show no state to a role that
+# may not see it: they are waited for, whatever they do.
+OTHER_TRANSACTIONS: Final = """
+SELECT pid, virtualtransaction
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND pid <> pg_backend_pid()
+  AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (state IS NULL OR backend_xmin IS NOT NULL)
+"""
+
+
+def make_functions(cursor: Any, columns: str) -> None:
+    """Make the functions of the triggers."""
+    cursor.execute(
+        f"SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = '{TABLE}'::regclass"
+    )
+    [schema] = cursor.fetchone()
+    cursor.execute(FUNCTIONS.format(schema=schema, columns=columns))
+
+
+def note_changes(cursor: Any, *, first: int) -> None:
+    """
+    Note from now on each log whose events are changed, deleted or put back.
+
+    ``first`` is the last position that was assigned so far.
+    """
+    cursor.execute(NOTE.format(first=first))
+
+
+def mirror(cursor: Any, *, since: int) -> None:
+    """Store later appends in both tables; ``since`` is the last position before them."""
+    cursor.execute(MIRROR)
+    cursor.execute(f"UPDATE {STATE} SET mirrored_from = %s", [since])
+
+
+def copy_batch(cursor: Any, found: State, *, upto: int) -> int:
+    """
+    Copy the next events, at most to a position at which all are settled; return their number.
+
+    The state is locked, so two calls at once take turns.
+    """
+    cursor.execute(
+        f"SELECT count(*), max(position) FROM (SELECT position FROM {TABLE}"
+        " WHERE position > %s AND position <= %s ORDER BY position LIMIT %s) AS batch",
+        [found.copied, upto, BATCH],
+    )
+    count, last = cursor.fetchone()
+    if count < BATCH:
+        last = max(upto, found.copied)
+    cursor.execute(
+        f"INSERT INTO {COPY} ({found.names}) SELECT {found.names} FROM {TABLE}"
+        " WHERE position > %s AND position <= %s ORDER BY position",
+        [found.copied, last],
+    )
+    cursor.execute(f"UPDATE {STATE} SET copied = %s", [last])
+    return int(count)
+
+
+def copy_noted(cursor: Any, found: State) -> bool:
+    """Copy some of the noted logs anew; return whether there were any."""
+    cursor.execute(
+        f"WITH noted AS (SELECT log_id FROM {NOTES} LIMIT %s),"
+        " logs AS (SELECT DISTINCT log_id FROM noted),"
+        f" gone AS (DELETE FROM {NOTES} USING logs WHERE {NOTES}.log_id = logs.log_id)"
+        " SELECT log_id FROM logs",
+        [NOTED],
+    )
+    logs = [log for (log,) in cursor.fetchall()]
+    if not logs:
+        return False
+    upto = found.copied if found.mirrored_from is None else EVERYTHING
+    cursor.execute(f"DELETE FROM {COPY} WHERE log_id = ANY (%s)", [logs])
+    # ON CONFLICT: an append may be mirrored between the two statements.
+    cursor.execute(
+        f"INSERT INTO {COPY} ({found.names}) SELECT {found.names} FROM {TABLE}"
+        " WHERE log_id = ANY (%s) AND position <= %s ON CONFLICT DO NOTHING",
+        [logs, upto],
+    )
+    return True
+
+
+def is_noted(cursor: Any) -> bool:
+    """Return whether a log is to be copied anew."""
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {NOTES})")
+    [found] = cursor.fetchone()
+    return bool(found)
+
+
+def compare(cursor: Any, using: str, found: State, *, upto: int) -> None:
+    """
+    Compare the events behind those that were compared, up to a position.
+
+    Raise CannotPartition if the copy has others. In the snapshot of the call, no log is noted.
+    """
+    results = []
+    for table in (TABLE, COPY):
+        cursor.execute(DIGEST.format(columns=found.names, table=table), [found.compared, upto])
+        results.append(cursor.fetchone())
+    if results[0] != results[1]:
+        raise CannotPartition(
+            using=using,
+            reason=f"the copy has other events than the table, between the positions "
+            f"{found.compared} and {upto}: {results[1][0]} instead of {results[0][0]}, or others",
+            action="Nothing was swapped. Give the copy up with --abandon, find out who wrote to "
+            "it, and begin again",
+        )
+
+
+def next_bound(cursor: Any, found: State) -> int | None:
+    """Return the position up to which to compare next, or None if few events are left."""
+    cursor.execute(
+        f"SELECT position FROM {TABLE} WHERE position > %s ORDER BY position OFFSET %s LIMIT 1",
+        [found.compared, BATCH - 1],
+    )
+    row = cursor.fetchone()
+    return None if row is None else int(row[0])
+
+
+def other_transactions(cursor: Any) -> dict[str, int]:
+    """Return the transactions that may have an older snapshot, with their process ids."""
+    cursor.execute(OTHER_TRANSACTIONS)
+    return {transaction: pid for pid, transaction in cursor.fetchall()}
