@@ -144,6 +144,33 @@ def create_triggers(connection: BaseDatabaseWrapper) -> None:
     with connection.schema_editor(atomic=False) as editor:
         for name in MIGRATIONS:
             import_module(f"eventlogs.migrations.{name}").install(apps, editor)
+    _guard_partitions(connection)
+
+
+def guard_events(connection: BaseDatabaseWrapper) -> None:
+    """Create the triggers of a new table of events; it locks no other table."""
+    refusing = import_module("eventlogs.migrations.0002_append_only_events")
+    fencing = import_module("eventlogs.migrations.0003_fence_of_the_feed")
+    make_fence(connection)
+    with connection.cursor() as cursor:
+        cursor.execute(fencing.TRIGGER)
+        cursor.execute(refusing.NO_CHANGE)
+        if not is_test_database(connection):
+            cursor.execute(refusing.NO_TRUNCATE)
+    _guard_partitions(connection)
+
+
+def make_fence(connection: BaseDatabaseWrapper) -> None:
+    """Make the function of the fence for the table and the sequence that are there now."""
+    facts = import_module("eventlogs.migrations.0003_fence_of_the_feed").FACTS
+    migration = import_module("eventlogs.migrations.0005_lighter_appends")
+    with connection.cursor() as cursor:
+        cursor.execute(facts)
+        table, sequence, name = cursor.fetchone()
+        cursor.execute(migration.function(table, sequence or 0, name or "''"))
+
+
+def _guard_partitions(connection: BaseDatabaseWrapper) -> None:
     with connection.cursor() as cursor:
         cursor.execute(PARTITIONS)
         for (partition,) in cursor.fetchall():

@@ -11,11 +11,10 @@ call that was killed is resumed by the next one:
    (``feed/sources.py``): nothing can appear below them any more, so the last position that was
    copied says where to go on. A noted log is copied anew, in one transaction that also takes the
    note away.
-3. **Mirror**: a second trigger copies each append to both tables. It is created under a lock that
-   waits for all open appends, so what was appended before it is settled, and is copied; what is
-   appended later is in both tables, in the same transaction.
-4. **Compare**: the count and a hash of all events, part by part. Each part is compared in one
-   snapshot in which no log is noted.
+3. **Mirror**: under a lock that waits for all open appends, and that later ones wait for, the last
+   events and noted logs are copied. From then on, triggers make every change in both tables, in
+   the transaction of the change.
+4. **Compare**: the count and a hash of all events, part by part, each in one snapshot.
 5. **Wait** until every transaction has ended that began before the last row was copied. Whoever
    reads from now on, with whichever snapshot, finds the same events in both tables.
 6. **Swap**: the tables change names under an exclusive lock, which is waited for one second at a
@@ -23,11 +22,13 @@ call that was killed is resumed by the next one:
    all open appends, so that every fence of the feed on the old table has ended.
 7. **Remove** the old table.
 
-Why no event is lost: an event is in the copy by step 2 if it is at or below the position of step 3,
-and by the mirror if it is above. An event that changes afterwards is noted in the transaction that
-changes it. The swap refuses while there is a note, and nobody can write to the table while it holds
-the lock. Why nobody reads too little: without step 5, a transaction in REPEATABLE READ would read,
-after the swap, a table whose rows are younger than its snapshot, and find no events.
+Why no event is lost or brought back: when step 3 has its lock, nobody else has a change that is not
+committed. Each event that was appended is at or below the last copied position, and was copied
+when nothing could appear below it any more; or it is above, and is copied under the lock. If it
+was changed after it was copied, its log is noted, in the transaction of the change, and copied
+anew under the lock at the latest. Afterwards both tables change together, and the swap has an
+exclusive lock. Why nobody reads too little: without step 5, a transaction in REPEATABLE READ would
+read, after the swap, a table whose rows are younger than its snapshot, and find no events.
 """
 
 from __future__ import annotations

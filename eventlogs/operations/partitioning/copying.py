@@ -8,20 +8,57 @@ from eventlogs.exceptions import CannotPartition
 from eventlogs.operations.partitioning.tables import COPY, NOTES, STATE, TABLE, State
 
 BATCH: Final = 20_000  # events that one transaction copies or compares
+LAST: Final = 5_000  # events that are copied at most while appends wait
 NOTED: Final = 200  # logs that one transaction copies anew
+LAST_NOTED: Final = 20  # while appends wait
 
 # They run as the owner: the application's role has no rights in what they write to. All names are
 # qualified; the schema is that of the table.
-FUNCTIONS: Final = """
-CREATE OR REPLACE FUNCTION eventlogs_partitioning_note() RETURNS trigger
+NOTE_CHANGE: Final = """
+CREATE OR REPLACE FUNCTION eventlogs_partitioning_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO {schema}.eventlogs_partitioning_note (log_id)
     VALUES (CASE TG_OP WHEN 'INSERT' THEN NEW.log_id ELSE OLD.log_id END);
     RETURN NULL;
 END
-$$;
-CREATE OR REPLACE FUNCTION eventlogs_partitioning_mirror() RETURNS trigger
+$$
+"""
+# An event that is put back has an old position (archive --restore).
+NOTE: Final = """
+CREATE TRIGGER eventlogs_partitioning_change
+    AFTER UPDATE OR DELETE ON eventlogs_event
+    FOR EACH ROW EXECUTE FUNCTION eventlogs_partitioning_change();
+ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_change;
+CREATE TRIGGER eventlogs_partitioning_return
+    AFTER INSERT ON eventlogs_event
+    FOR EACH ROW WHEN (NEW.position <= {first})
+    EXECUTE FUNCTION eventlogs_partitioning_change();
+ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_return
+"""
+# It replaces what the triggers above call: to drop them would take an exclusive lock. Inserts have
+# a trigger for each statement.
+MIRROR_CHANGE: Final = """
+CREATE OR REPLACE FUNCTION eventlogs_partitioning_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM {schema}.eventlogs_event_next
+    WHERE log_id OPERATOR(pg_catalog.=) OLD.log_id AND index OPERATOR(pg_catalog.=) OLD.index;
+    IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+        INSERT INTO {schema}.eventlogs_event_next ({columns})
+        SELECT {columns} FROM (SELECT NEW.*) AS changed;
+    END IF;
+    RETURN NULL;
+END
+$$
+"""
+# A statement that names a partition has no transition table. It inserts nothing: a trigger of the
+# partition refuses it.
+MIRROR: Final = """
+CREATE OR REPLACE FUNCTION eventlogs_partitioning_append() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     INSERT INTO {schema}.eventlogs_event_next ({columns})
@@ -29,32 +66,16 @@ BEGIN
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END
-$$
-"""
-
-# An event that is put back has an old position (archive --restore).
-NOTE: Final = """
-CREATE TRIGGER eventlogs_partitioning_note
-    AFTER UPDATE OR DELETE ON eventlogs_event
-    FOR EACH ROW EXECUTE FUNCTION eventlogs_partitioning_note();
-ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_note;
-CREATE TRIGGER eventlogs_partitioning_note_return
-    AFTER INSERT ON eventlogs_event
-    FOR EACH ROW WHEN (NEW.position <= {first})
-    EXECUTE FUNCTION eventlogs_partitioning_note();
-ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_note_return
-"""
-# ON CONFLICT: a log that comes back may still be in the copy. It is noted, and copied anew.
-MIRROR: Final = """
-CREATE TRIGGER eventlogs_partitioning_mirror
+$$;
+CREATE TRIGGER eventlogs_partitioning_append
     AFTER INSERT ON eventlogs_event REFERENCING NEW TABLE AS added
-    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_partitioning_mirror();
-ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_mirror
+    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_partitioning_append();
+ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_append
 """
 REMOVE: Final = """
-DROP TRIGGER IF EXISTS eventlogs_partitioning_note ON eventlogs_event;
-DROP TRIGGER IF EXISTS eventlogs_partitioning_note_return ON eventlogs_event;
-DROP TRIGGER IF EXISTS eventlogs_partitioning_mirror ON eventlogs_event
+DROP TRIGGER IF EXISTS eventlogs_partitioning_change ON eventlogs_event;
+DROP TRIGGER IF EXISTS eventlogs_partitioning_return ON eventlogs_event;
+DROP TRIGGER IF EXISTS eventlogs_partitioning_append ON eventlogs_event
 """
 
 # A sum of hashes does not depend on the order; numeric does not overflow.
@@ -75,13 +96,12 @@ WHERE locktype = 'virtualxid' AND mode = 'ExclusiveLock' AND pid <> pg_backend_p
 """
 
 
-def make_functions(cursor: Any, columns: str) -> None:
-    """Make the functions of the triggers."""
+def _schema(cursor: Any) -> str:
     cursor.execute(
         f"SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = '{TABLE}'::regclass"
     )
     [schema] = cursor.fetchone()
-    cursor.execute(FUNCTIONS.format(schema=schema, columns=columns))
+    return str(schema)
 
 
 def note_changes(cursor: Any, *, first: int) -> None:
@@ -90,13 +110,16 @@ def note_changes(cursor: Any, *, first: int) -> None:
 
     ``first`` is the last position that was assigned so far.
     """
+    cursor.execute(NOTE_CHANGE.format(schema=_schema(cursor)))
     cursor.execute(NOTE.format(first=first))
 
 
-def mirror(cursor: Any, *, since: int) -> None:
-    """Store later appends in both tables; ``since`` is the last position before them."""
-    cursor.execute(MIRROR)
-    cursor.execute(f"UPDATE {STATE} SET mirrored_from = %s", [since])
+def mirror(cursor: Any, found: State) -> None:
+    """Make every change in both tables from now on."""
+    names = {"schema": _schema(cursor), "columns": found.names}
+    cursor.execute(MIRROR_CHANGE.format(**names))
+    cursor.execute(MIRROR.format(**names))
+    cursor.execute(f"UPDATE {STATE} SET mirrored = true")
 
 
 def copy_batch(cursor: Any, found: State, *, upto: int) -> int:
@@ -113,13 +136,20 @@ def copy_batch(cursor: Any, found: State, *, upto: int) -> int:
     count, last = cursor.fetchone()
     if count < BATCH:
         last = max(upto, found.copied)
+    copy_range(cursor, found, upto=last)
+    return int(count)
+
+
+def copy_range(cursor: Any, found: State, *, upto: int) -> int:
+    """Copy all events behind those that were copied, up to a position; return their number."""
     cursor.execute(
         f"INSERT INTO {COPY} ({found.names}) SELECT {found.names} FROM {TABLE}"
         " WHERE position > %s AND position <= %s ORDER BY position",
-        [found.copied, last],
+        [found.copied, upto],
     )
-    cursor.execute(f"UPDATE {STATE} SET copied = %s", [last])
-    return int(count)
+    copied = int(cursor.rowcount)
+    cursor.execute(f"UPDATE {STATE} SET copied = %s", [upto])
+    return copied
 
 
 def copy_noted(cursor: Any, found: State) -> bool:
@@ -132,31 +162,32 @@ def copy_noted(cursor: Any, found: State) -> bool:
         [NOTED],
     )
     logs = [log for (log,) in cursor.fetchall()]
-    if not logs:
-        return False
-    upto = found.copied if found.mirrored_from is None else EVERYTHING
     cursor.execute(f"DELETE FROM {COPY} WHERE log_id = ANY (%s)", [logs])
-    # ON CONFLICT: an append may be mirrored between the two statements.
     cursor.execute(
         f"INSERT INTO {COPY} ({found.names}) SELECT {found.names} FROM {TABLE}"
-        " WHERE log_id = ANY (%s) AND position <= %s ON CONFLICT DO NOTHING",
-        [logs, upto],
+        " WHERE log_id = ANY (%s) AND position <= %s",
+        [logs, found.copied],
     )
-    return True
+    return bool(logs)
 
 
-def is_noted(cursor: Any) -> bool:
-    """Return whether a log is to be copied anew."""
-    cursor.execute(f"SELECT EXISTS (SELECT FROM {NOTES})")
-    [found] = cursor.fetchone()
-    return bool(found)
+def is_nearly_done(cursor: Any, found: State) -> bool:
+    """Return whether so little is left that appends can wait for it."""
+    cursor.execute(
+        f"SELECT (SELECT count(*) FROM (SELECT FROM {TABLE} WHERE position > %s LIMIT %s) AS rest),"
+        f" (SELECT count(DISTINCT log_id) FROM {NOTES})",
+        [found.copied, LAST + 1],
+    )
+    events, logs = cursor.fetchone()
+    return bool(events <= LAST and logs <= LAST_NOTED)
 
 
 def compare(cursor: Any, using: str, found: State, *, upto: int) -> None:
     """
     Compare the events behind those that were compared, up to a position.
 
-    Raise CannotPartition if the copy has others. In the snapshot of the call, no log is noted.
+    Raise CannotPartition if the copy has others. Every change goes to both tables already, so they
+    are alike in every snapshot.
     """
     results = []
     for table in (TABLE, COPY):

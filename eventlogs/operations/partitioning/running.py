@@ -60,14 +60,16 @@ def partition(
         tell(done)
 
     found = one_step(alias, _begin, alias, partitions, purpose="begin the copy")
-    if found is None:
-        return done  # it is partitioned so already
+    if found is None:  # it is partitioned so already
+        one_step(alias, tables.name_sequence, alias, purpose="name the sequence")
+        return done
     if not found.swapped:
         told("copying")
         _copy(alias, done, told)
         _swap_when_ready(alias, done, told)
     told("removing the old table")
     one_step(alias, _remove, purpose="remove the old table")
+    one_step(alias, tables.name_sequence, alias, purpose="name the sequence")
     done.swapped = True
     return done
 
@@ -92,6 +94,7 @@ def abandon(*, using: str | None = None) -> bool:
                 reason="the copy has taken the table's place already",
                 action="Run eventlogs partition again, which removes the old table",
             )
+        cursor.execute(f"LOCK TABLE {tables.TABLE} IN ACCESS EXCLUSIVE MODE")
         cursor.execute(copying.REMOVE)
         tables.drop(cursor, tables.COPY)
         return True
@@ -133,10 +136,9 @@ def _begin(cursor: Any, using: str, partitions: int) -> tables.State | None:
     # It waits for open appends: all later ones have higher positions.
     cursor.execute(f"LOCK TABLE {tables.TABLE} IN SHARE ROW EXCLUSIVE MODE")
     first = tables.last_position(cursor)
-    tables.make_state(cursor, partitions, first, indexes)
+    tables.make_state(cursor, partitions, indexes)
     found = tables.state(cursor)
     assert found is not None
-    copying.make_functions(cursor, found.names)
     copying.note_changes(cursor, first=first)
     return found
 
@@ -146,70 +148,72 @@ def _into(partitions: int) -> str:
 
 
 def _copy(using: str, done: Partitioned, told: Callable[[str], None]) -> None:
-    """Copy what is settled, then mirror appends, then copy what was before the mirror."""
+    """Copy what is settled, batch by batch, until little is left; then all, and mirror changes."""
     feed = Feed(using=using)
-    count = copying.BATCH
-    while count == copying.BATCH:
-        settled = feed.settled()
-        count = one_step(using, _copy_batch, using, settled, purpose=COPY)
-        done.copied += count
-        told("copying")
-    one_step(using, _mirror, using, purpose="copy appends to both tables")
-    count = copying.BATCH
-    while count == copying.BATCH:
-        count = one_step(using, _copy_batch, using, purpose=COPY)
-        done.copied += count
-        told("copying")
-
-
-def _copy_batch(cursor: Any, using: str, settled: int | None = None) -> int:
-    found = _state(cursor, using)
-    # When the mirror was made there was no open append: all events before it are settled.
-    upto = settled if found.mirrored_from is None else found.mirrored_from
-    assert upto is not None
-    return copying.copy_batch(cursor, found, upto=upto)
-
-
-def _mirror(cursor: Any, using: str) -> None:
-    if _state(cursor, using).mirrored_from is None:
-        cursor.execute(f"LOCK TABLE {tables.TABLE} IN SHARE ROW EXCLUSIVE MODE")
-        copying.mirror(cursor, since=tables.last_position(cursor))
-
-
-def _swap_when_ready(using: str, done: Partitioned, told: Callable[[str], None]) -> None:
-    """Copy noted logs anew, compare, wait, and swap; again, while logs are noted."""
-    wrote = True  # perhaps by a call that was killed
     while True:
+        count = copying.BATCH
+        while count == copying.BATCH:
+            settled = feed.settled()
+            count = one_step(using, _copy_batch, using, settled, purpose=COPY)
+            done.copied += count
+            told("copying")
         while one_step(using, _copy_noted, using, purpose=COPY):
-            wrote = True
-        while one_step(
-            using,
-            _compare,
-            using,
-            purpose="compare the tables",
-            isolation="REPEATABLE READ",
-        ):
-            done.compared += copying.BATCH
-            told("comparing")
-        if wrote:
-            with connections[using].cursor() as cursor:
-                cursor.execute(f"VACUUM (ANALYZE) {tables.COPY}")
-            _wait_for_older(using, done, told)
-            wrote = False
-        told("swapping")
-        if one_step(using, _swap, using, purpose="swap the tables"):
+            told("copying")
+        rest = one_step(using, _mirror, using, purpose="copy the last events")
+        if rest is not None:
+            done.copied += rest
             return
 
 
+def _copy_batch(cursor: Any, using: str, settled: int) -> int:
+    found = _state(cursor, using)
+    return 0 if found.mirrored else copying.copy_batch(cursor, found, upto=settled)
+
+
 def _copy_noted(cursor: Any, using: str) -> bool:
-    return copying.copy_noted(cursor, _state(cursor, using))
+    found = _state(cursor, using)
+    return not found.mirrored and copying.copy_noted(cursor, found)
+
+
+def _mirror(cursor: Any, using: str) -> int | None:
+    """
+    Copy the last events while appends wait, and mirror all changes; return how many were copied.
+
+    Return None if too much is left. The lock waits for all open appends: then all that were stored
+    are settled, and the state of each log is that of its last change.
+    """
+    found = _state(cursor, using)
+    if found.mirrored:
+        return 0
+    cursor.execute(f"LOCK TABLE {tables.TABLE} IN SHARE ROW EXCLUSIVE MODE")
+    if not copying.is_nearly_done(cursor, found):
+        return None
+    last = tables.last_position(cursor)
+    copied = copying.copy_range(cursor, found, upto=last)
+    copying.copy_noted(cursor, found._replace(copied=last))
+    copying.mirror(cursor, found)
+    return copied
+
+
+def _swap_when_ready(using: str, done: Partitioned, told: Callable[[str], None]) -> None:
+    """Compare both tables, wait until nobody can miss what was copied, and swap them."""
+    while one_step(
+        using, _compare, using, purpose="compare the tables", isolation="REPEATABLE READ"
+    ):
+        done.compared += copying.BATCH
+        told("comparing")
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"VACUUM (ANALYZE) {tables.COPY}")
+    _wait_for_older(using, done, told)
+    told("swapping")
+    one_step(using, _swap, using, purpose="swap the tables")
 
 
 def _compare(cursor: Any, using: str) -> bool:
-    """Compare the next events; return False if few are left, or a log is to be copied anew."""
+    """Compare the next events; return False if few are left."""
     found = _state(cursor, using)
     upto = copying.next_bound(cursor, found)
-    if upto is None or copying.is_noted(cursor):
+    if upto is None:
         return False
     copying.compare(cursor, using, found, upto=upto)
     cursor.execute(f"UPDATE {tables.STATE} SET compared = %s", [upto])
@@ -217,7 +221,12 @@ def _compare(cursor: Any, using: str) -> bool:
 
 
 def _wait_for_older(using: str, done: Partitioned, told: Callable[[str], None]) -> None:
-    """Wait until each transaction has ended that may not see what was copied."""
+    """
+    Wait until each transaction has ended that may not see what was copied.
+
+    The rows of the copy are younger than the events. A transaction whose snapshot is older than
+    they are would find no events, once the tables are swapped. Later changes are in both tables.
+    """
     with connections[using].cursor() as cursor:
         older = copying.other_transactions(cursor)
         while older:
@@ -229,16 +238,12 @@ def _wait_for_older(using: str, done: Partitioned, told: Callable[[str], None]) 
     done.waiting_for = ()
 
 
-def _swap(cursor: Any, using: str) -> bool:
-    """Swap the tables, unless a log is noted."""
+def _swap(cursor: Any, using: str) -> None:
     found = _state(cursor, using)
     cursor.execute(f"LOCK TABLE {tables.TABLE}, {tables.COPY} IN ACCESS EXCLUSIVE MODE")
-    if copying.is_noted(cursor):
-        return False
     tables.check_unchanged(cursor, using, found)
     copying.compare(cursor, using, found, upto=copying.EVERYTHING)
     tables.swap(using, cursor, found)
-    return True
 
 
 def _remove(cursor: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from django.db import connections
 
 from eventlogs.exceptions import CannotPartition
-from eventlogs.operations.triggers import create_triggers
+from eventlogs.operations.triggers import guard_events, make_fence
 from eventlogs.projections.shadow_tables import take_over
 
 TABLE: Final = "eventlogs_event"
@@ -28,6 +28,10 @@ OURS: Final = {
 LAST_POSITION: Final = """
 SELECT coalesce(pg_sequence_last_value(
     pg_get_serial_sequence('eventlogs_event', 'position')::regclass), 0)
+"""
+SEQUENCE: Final = """
+SELECT relname::text FROM pg_class
+WHERE oid = pg_get_serial_sequence('eventlogs_event', 'position')::regclass
 """
 COLUMNS: Final = """
 SELECT attname::text FROM pg_attribute
@@ -60,9 +64,8 @@ class State(NamedTuple):
     """How far a copy is; ``columns`` are those of the table when it began."""
 
     partitions: int  # 0: one table
-    first: int  # the last position when the copy began
     copied: int  # all events up to this position are in the copy, or their log is noted
-    mirrored_from: int | None  # later appends go to both tables
+    mirrored: bool  # all events are in the copy, and every change goes to both tables
     compared: int
     swapped: bool
     columns: list[str]
@@ -151,17 +154,17 @@ def make_copy(cursor: Any, partitions: int) -> dict[str, str]:
     return names
 
 
-def make_state(cursor: Any, partitions: int, first: int, indexes: dict[str, str]) -> None:
+def make_state(cursor: Any, partitions: int, indexes: dict[str, str]) -> None:
     """Make the tables that say how far the copy is, and which logs are to be copied anew."""
     cursor.execute(
-        f"CREATE TABLE {STATE} (partitions integer NOT NULL, first bigint NOT NULL,"
-        " copied bigint NOT NULL, mirrored_from bigint, compared bigint NOT NULL,"
-        " swapped boolean NOT NULL, columns text[] NOT NULL, indexes jsonb NOT NULL)"
+        f"CREATE TABLE {STATE} (partitions integer NOT NULL, copied bigint NOT NULL,"
+        " mirrored boolean NOT NULL, compared bigint NOT NULL, swapped boolean NOT NULL,"
+        " columns text[] NOT NULL, indexes jsonb NOT NULL)"
     )
     cursor.execute(f"CREATE TABLE {NOTES} (log_id uuid NOT NULL)")
     cursor.execute(
-        f"INSERT INTO {STATE} VALUES (%s, %s, 0, NULL, 0, false, %s, %s::jsonb)",
-        [partitions, first, columns(cursor), json.dumps(indexes)],
+        f"INSERT INTO {STATE} VALUES (%s, 0, false, 0, false, %s, %s::jsonb)",
+        [partitions, columns(cursor), json.dumps(indexes)],
     )
 
 
@@ -178,13 +181,17 @@ def check_unchanged(cursor: Any, using: str, found: State) -> None:
 
 
 def swap(using: str, cursor: Any, found: State) -> None:
-    """Let the copy take the table's name; the caller's transaction holds the exclusive lock."""
+    """
+    Let the copy take the table's name; the caller's transaction holds the exclusive lock.
+
+    No other lock is taken that somebody may hold who waits for the table: not of the table of logs,
+    which appends lock first, nor an exclusive one of the sequence, which readers of the feed lock.
+    """
     cursor.execute(f"SELECT pg_get_serial_sequence('{TABLE}', 'position')")
     [sequence] = cursor.fetchone()
     cursor.execute(f"SELECT last_value, is_called FROM {sequence}")
     last, is_called = cursor.fetchone()
     _rename(cursor, TABLE, OLD)
-    cursor.execute(f"ALTER SEQUENCE {sequence} RENAME TO {OLD}_position_seq")
     cursor.execute(INDEXES, [OLD])
     for number, (name,) in enumerate(cursor.fetchall()):
         cursor.execute(f"ALTER INDEX {name} RENAME TO {OLD}_{number}")
@@ -198,10 +205,11 @@ def swap(using: str, cursor: Any, found: State) -> None:
     cursor.execute(
         f"SELECT setval(pg_get_serial_sequence('{TABLE}', 'position'), %s, %s)", [last, is_called]
     )
-    sequence = f"{TABLE}_position_seq"
-    take_over(cursor, old=f"{OLD}_position_seq", new=sequence, kind="SEQUENCE")
+    cursor.execute(SEQUENCE)
+    [new] = cursor.fetchone()
+    take_over(cursor, old=sequence, new=new, kind="SEQUENCE")
     take_over(cursor, old=OLD, new=TABLE)
-    create_triggers(connections[using])
+    guard_events(connections[using])
     cursor.execute(f"SELECT relowner::regrole::text FROM pg_class WHERE oid = '{OLD}'::regclass")
     [owner] = cursor.fetchone()
     for each in parts(cursor, TABLE):
@@ -222,9 +230,23 @@ def _rename(cursor: Any, old: str, new: str) -> None:
     cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
 
 
+def name_sequence(cursor: Any, using: str) -> None:
+    """
+    Give the sequence the name that the old one had, if that is free.
+
+    The fence knows it by its name, so the function is made anew in the same transaction.
+    """
+    cursor.execute(SEQUENCE)
+    [name] = cursor.fetchone()
+    cursor.execute("SELECT to_regclass(%s) IS NULL", [f"{TABLE}_position_seq"])
+    if cursor.fetchone() == (True,):
+        cursor.execute(f'ALTER SEQUENCE "{name}" RENAME TO {TABLE}_position_seq')
+        make_fence(connections[using])
+
+
 def drop(cursor: Any, table: str) -> None:
     """Drop a table that nobody uses any more, and all that partitioning has made beside it."""
     cursor.execute(f"DROP TABLE {table}")
-    cursor.execute("DROP FUNCTION IF EXISTS eventlogs_partitioning_note() CASCADE")
-    cursor.execute("DROP FUNCTION IF EXISTS eventlogs_partitioning_mirror() CASCADE")
+    for name in ("change", "append"):
+        cursor.execute(f"DROP FUNCTION IF EXISTS eventlogs_partitioning_{name}()")
     cursor.execute(f"DROP TABLE {NOTES}, {STATE}")
