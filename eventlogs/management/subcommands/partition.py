@@ -7,6 +7,7 @@ from typing import Any, Final
 from django.core.management.base import CommandParser
 
 from eventlogs.management import arguments
+from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
 from eventlogs.operations import partitioning
 from eventlogs.utils.words import counted
@@ -48,6 +49,8 @@ def run(
             out.line("No copy was begun.")
         return
     wanted = 0 if undo else partitions
+    if wanted > partitioning.MAX_PARTITIONS:
+        raise mistake(f"Choose 2 to {partitioning.MAX_PARTITIONS} partitions.")
     with out.progress("Copying", unit="events") as progress:
         told = 0
         waited_for: tuple[int, ...] = ()
