@@ -65,7 +65,7 @@ def check_append_only_triggers(
                 id="eventlogs.W008",
             )
         of_partitions = [(name, table) for name, table, is_table in missing if not is_table]
-        if of_partitions:
+        if of_partitions and not of_table:
             name, table = of_partitions[0]
             others = len(of_partitions) - 1
             yield Warning(

@@ -8,6 +8,7 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
+from eventlogs.operations import partitioning
 from eventlogs.operations.partitioning import copying
 from tests.operations.partitioning.logs import fill, partitions, sql
 from tests.projections.crashes import kill_this_process, killed_in
@@ -24,6 +25,7 @@ def run(*arguments, alias="default"):
 
 @pytest.mark.postgresql
 def test_partitions_and_back(second_database):
+    partitioning.partition(0, using=second_database)
     fill(second_database)
 
     text, _ = run("--partitions", "3", alias=second_database)
@@ -48,6 +50,7 @@ def test_partitions_and_back(second_database):
 
 @pytest.mark.postgresql
 def test_a_copy_is_given_up(second_database, monkeypatch):
+    partitioning.partition(0, using=second_database)
     fill(second_database)
     with monkeypatch.context() as dying:
         dying.setattr(copying, "mirror", kill_this_process)
@@ -64,6 +67,7 @@ def test_a_copy_is_given_up(second_database, monkeypatch):
 
 @pytest.mark.postgresql
 def test_what_is_in_the_way_is_said_with_what_to_do(second_database):
+    partitioning.partition(0, using=second_database)
     sql(second_database, "CREATE VIEW seen AS SELECT * FROM eventlogs_event")
 
     with pytest.raises(CommandError) as caught:

@@ -100,6 +100,7 @@ def test_killed_while_partitioning(monkeypatch, second_database, wanted, step):
 @pytest.mark.parametrize("step", STEPS[2:11])
 def test_a_copy_of_a_killed_process_is_given_up(monkeypatch, second_database, step):
     alias = second_database
+    partitioning.partition(0, using=alias)
     fill(alias)
     there = everything(alias)
     monkeypatch.setattr(copying, "BATCH", 5)
