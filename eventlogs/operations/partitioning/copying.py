@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from eventlogs.exceptions import CannotPartition
 from eventlogs.operations.partitioning.tables import COPY, NOTES, STATE, TABLE, State
@@ -182,6 +182,18 @@ def is_nearly_done(cursor: Any, found: State) -> bool:
     return bool(events <= LAST and logs <= LAST_NOTED)
 
 
+class _Digest(NamedTuple):
+    """The number of events, and the sum of their hashes."""
+
+    count: int
+    total: Any
+
+
+def _digest(cursor: Any, table: str, found: State, upto: int) -> _Digest:
+    cursor.execute(DIGEST.format(columns=found.names, table=table), [found.compared, upto])
+    return _Digest(*cursor.fetchone())
+
+
 def compare(cursor: Any, using: str, found: State, *, upto: int) -> None:
     """
     Compare the events behind those that were compared, up to a position.
@@ -189,15 +201,12 @@ def compare(cursor: Any, using: str, found: State, *, upto: int) -> None:
     Raise CannotPartition if the copy has others. Every change goes to both tables already, so they
     are alike in every snapshot.
     """
-    results = []
-    for table in (TABLE, COPY):
-        cursor.execute(DIGEST.format(columns=found.names, table=table), [found.compared, upto])
-        results.append(cursor.fetchone())
-    if results[0] != results[1]:
+    there, copied = (_digest(cursor, table, found, upto) for table in (TABLE, COPY))
+    if there != copied:
         raise CannotPartition(
             using=using,
             reason=f"the copy has other events than the table, between the positions "
-            f"{found.compared} and {upto}: {results[1][0]} instead of {results[0][0]}, or others",
+            f"{found.compared} and {upto}: {copied.count} instead of {there.count}, or others",
             action="Nothing was swapped. Give the copy up with --abandon, find out who wrote to "
             "it, and begin again",
         )
@@ -209,8 +218,9 @@ def next_bound(cursor: Any, found: State) -> int | None:
         f"SELECT position FROM {TABLE} WHERE position > %s ORDER BY position OFFSET %s LIMIT 1",
         [found.compared, BATCH - 1],
     )
-    row = cursor.fetchone()
-    return None if row is None else int(row[0])
+    position: int | None
+    [position] = cursor.fetchone() or [None]
+    return position
 
 
 def other_transactions(cursor: Any) -> dict[str, int]:
