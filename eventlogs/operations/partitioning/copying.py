@@ -185,8 +185,8 @@ def is_nearly_done(cursor: Any, found: State) -> bool:
 class _Digest(NamedTuple):
     """The number of events, and the sum of their hashes."""
 
-    count: int
-    total: Any
+    events: int
+    hashes: Any
 
 
 def _digest(cursor: Any, table: str, found: State, upto: int) -> _Digest:
@@ -206,7 +206,7 @@ def compare(cursor: Any, using: str, found: State, *, upto: int) -> None:
         raise CannotPartition(
             using=using,
             reason=f"the copy has other events than the table, between the positions "
-            f"{found.compared} and {upto}: {copied.count} instead of {there.count}, or others",
+            f"{found.compared} and {upto}: {copied.events} instead of {there.events}, or others",
             action="Nothing was swapped. Give the copy up with --abandon, find out who wrote to "
             "it, and begin again",
         )
