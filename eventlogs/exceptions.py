@@ -27,6 +27,7 @@ Every error class of eventlogs, in one tree.
     ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── CannotErase                  this database role may not erase logs
+    ├── CannotPartition              the table of events cannot be replaced by a copy now
     ├── ArchiveUnavailable           an archive cannot be read or written, as things are
     ├── NotArchived                  the log is in no archive
     ├── HistoryDiffers               the database has other events than the caller has seen
@@ -78,6 +79,7 @@ __all__ = [
     "AppendOnlyError",
     "ArchiveUnavailable",
     "CannotErase",
+    "CannotPartition",
     "CheckpointDiffers",
     "ConcurrentAppend",
     "ConstraintViolated",
@@ -512,6 +514,22 @@ class CannotErase(EventLogError):
             f"this with a database alias or settings that connect as {self.owner}, the role that "
             f"runs migrate."
         )
+
+
+@error
+class CannotPartition(EventLogError):
+    """
+    The table of events cannot be partitioned, or made one table again, as things are.
+
+    The table is as it was. ``reason`` says what is in the way, ``action`` what to do about it. A
+    copy that was begun stays, unless ``action`` says otherwise: the next call goes on with it.
+    """
+
+    _: KW_ONLY
+    using: str
+    reason: str
+    action: str
+    template = "The table of events in {using!r} was not replaced: {reason}. {action}."
 
 
 @error

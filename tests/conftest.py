@@ -25,6 +25,7 @@ from django.test import TransactionTestCase
 from eventlogs import LogId, LogManager
 from eventlogs.aggregates import aggregates
 from eventlogs.events.registry import registry
+from eventlogs.operations import partitioning
 from eventlogs.stores import BaseStore, store_for
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
@@ -131,6 +132,19 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(owner, name, copy)
 
 
+# With this many, the tests run on a table of events that is partitioned (PostgreSQL).
+PARTITIONS = int(os.environ.get("EVENTLOGS_TEST_PARTITIONS", "0"))
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """The test database, partitioned if the run asks for it."""
+    if PARTITIONS:
+        with django_db_blocker.unblock():
+            if connection.introspection.table_names():  # not if no test needs them
+                partitioning.partition(PARTITIONS)
+
+
 @pytest.fixture(scope="session")
 def migrated_database(
     django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
@@ -145,6 +159,8 @@ def migrated_database(
         try:
             with _known("copied", name):
                 call_command("migrate", "eventlogs", database="copied", verbosity=0)
+                if PARTITIONS:
+                    partitioning.partition(PARTITIONS, using="copied")
             yield name
         finally:
             _drop(name)
@@ -189,6 +205,8 @@ def _empty_tables(case: TransactionTestCase) -> None:
 def _empty(alias: str) -> None:
     database = connections[alias]
     tables = set(database.introspection.django_table_names(only_existing=True, include_views=False))
+    if not tables:  # no test of this run has needed them
+        return
     quote = database.ops.quote_name
     questions = " UNION ALL ".join(
         f"SELECT '{table}' AS name FROM (SELECT 1 AS one) AS one"
@@ -291,6 +309,7 @@ SLOW = (
     "operations/adoption/test_running.py::test_no_change_of_a_row",
     "operations/health/test_read_models.py::test_a_worker_of_an_old_release",
     "operations/test_erasure.py",
+    "operations/partitioning/test_kills.py",
     "projections/test_batches.py",
     "projections/test_histories.py",
     "projections/test_inline_bulk.py",

@@ -70,6 +70,12 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "using": "default", "role": "app", "owner": "migrator"},
     ),
     (
+        exceptions.CannotPartition(
+            using="default", reason="the view seen reads it", action="Drop it"
+        ),
+        {"using": "default", "reason": "the view seen reads it", "action": "Drop it"},
+    ),
+    (
         exceptions.SubjectForgotten("member:42", key_id=LOG_ID.uuid),
         {"subject": "member:42", "key_id": LOG_ID.uuid},
     ),

@@ -7,6 +7,7 @@ Importing this package registers every check with Django. Each module lists its 
 from __future__ import annotations
 
 from eventlogs.checks import (
+    archives,
     databases,
     events,
     mysql,

@@ -65,14 +65,14 @@ def check_append_only_triggers(
                 id="eventlogs.W008",
             )
         of_partitions = [(name, table) for name, table, is_table in missing if not is_table]
-        if of_partitions:
+        if of_partitions and not of_table:
             name, table = of_partitions[0]
             others = len(of_partitions) - 1
             yield Warning(
                 f"The database {alias!r} does not refuse changes of events in a partition: the "
                 f"trigger {name} of {table} is missing or not ENABLE ALWAYS"
                 + (f", and {others} more triggers are." if others else "."),
-                hint="Create the triggers of each partition as docs/storage.md, Partitions, shows.",
+                hint=f"Run: {create_triggers(alias)}.",
                 id="eventlogs.W008",
             )
 

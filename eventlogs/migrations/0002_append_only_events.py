@@ -45,7 +45,8 @@ ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncat
 REMOVE = """
 DROP TRIGGER IF EXISTS eventlogs_event_refuse_truncate ON eventlogs_event;
 DROP TRIGGER IF EXISTS eventlogs_event_refuse_change ON eventlogs_event;
-DROP FUNCTION IF EXISTS eventlogs_refuse_change()
+-- CASCADE: triggers of partitions call it, too.
+DROP FUNCTION IF EXISTS eventlogs_refuse_change() CASCADE
 """
 
 

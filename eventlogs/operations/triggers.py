@@ -11,15 +11,45 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from importlib import import_module
 from typing import Final, NamedTuple
 
+from django.apps import apps
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.operations.commands import command
 from eventlogs.operations.verification import Finding, Scope
 from eventlogs.stores.made_for_tests import is_test_database
 
 ROW, BEFORE, INSERT, DELETE, UPDATE, TRUNCATE = 1, 2, 4, 8, 16, 32  # of pg_trigger.tgtype
+
+
+# Those that create functions and triggers, in their order.
+MIGRATIONS: Final = (
+    "0002_append_only_events",
+    "0003_fence_of_the_feed",
+    "0005_lighter_appends",
+    "0010_chained_histories",
+    "0011_erasing_logs",
+)
+# Of a partition, for statements that name it: PostgreSQL copies only triggers FOR EACH ROW.
+OF_A_PARTITION: Final = """
+CREATE OR REPLACE TRIGGER eventlogs_event_refuse_insert
+    BEFORE INSERT ON {partition}
+    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_refuse_change();
+ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_insert;
+ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_change
+"""
+NOT_FOR_TESTS: Final = """
+CREATE OR REPLACE TRIGGER eventlogs_event_refuse_truncate
+    BEFORE TRUNCATE ON {partition}
+    FOR EACH STATEMENT EXECUTE FUNCTION eventlogs_refuse_change();
+ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncate
+"""
+PARTITIONS: Final = """
+SELECT relid::regclass::text FROM pg_partition_tree('eventlogs_event') WHERE isleaf AND level > 0
+"""
 
 
 class Wanted(NamedTuple):
@@ -104,6 +134,51 @@ NOT_OF_PUBLIC: Final = {"eventlogs_erase_log"}
 WITH_RIGHTS_OF_OWNER: Final = {"eventlogs_fence"}
 
 
+def create_triggers(connection: BaseDatabaseWrapper) -> None:
+    """
+    Create all functions and triggers again, ENABLE ALWAYS, those of partitions included.
+
+    Call it in a transaction, as the owner of the tables. It waits for open transactions that have
+    appended, and appends wait for it.
+    """
+    with connection.schema_editor(atomic=False) as editor:
+        for name in MIGRATIONS:
+            import_module(f"eventlogs.migrations.{name}").install(apps, editor)
+    _guard_partitions(connection)
+
+
+def guard_events(connection: BaseDatabaseWrapper) -> None:
+    """Create the triggers of a new table of events; it locks no other table."""
+    refusing = import_module("eventlogs.migrations.0002_append_only_events")
+    fencing = import_module("eventlogs.migrations.0003_fence_of_the_feed")
+    make_fence(connection)
+    with connection.cursor() as cursor:
+        cursor.execute(fencing.TRIGGER)
+        cursor.execute(refusing.NO_CHANGE)
+        if not is_test_database(connection):
+            cursor.execute(refusing.NO_TRUNCATE)
+    _guard_partitions(connection)
+
+
+def make_fence(connection: BaseDatabaseWrapper) -> None:
+    """Make the function of the fence for the table and the sequence that are there now."""
+    facts = import_module("eventlogs.migrations.0003_fence_of_the_feed").FACTS
+    migration = import_module("eventlogs.migrations.0005_lighter_appends")
+    with connection.cursor() as cursor:
+        cursor.execute(facts)
+        table, sequence, name = cursor.fetchone()
+        cursor.execute(migration.function(table, sequence or 0, name or "''"))
+
+
+def _guard_partitions(connection: BaseDatabaseWrapper) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(PARTITIONS)
+        for (partition,) in cursor.fetchall():
+            cursor.execute(OF_A_PARTITION.format(partition=partition))
+            if not is_test_database(connection):
+                cursor.execute(NOT_FOR_TESTS.format(partition=partition))
+
+
 class TriggerVerifier:
     """The triggers of PostgreSQL; other databases have none."""
 
@@ -125,6 +200,7 @@ class TriggerVerifier:
             cursor.execute(FUNCTIONS, [list(ARGUMENTS), list(ARGUMENTS.values())])
             functions = cursor.fetchall()
         advice = f"run {command('triggers', using=scope.using)}, then find out who did this"
+        found: set[str] = set()  # the triggers of tables that are not as they should be
         for (
             table,
             is_table,
@@ -138,8 +214,10 @@ class TriggerVerifier:
             *rights,
         ) in rows:
             each = wanted[name]
-            if not is_table and each.kind == BEFORE | INSERT:
-                continue  # a partition has a trigger that refuses what the fence does not see
+            if not is_table and (name in found or each.kind == BEFORE | INSERT):
+                # It was told once for the table. A partition has no fence: a trigger of its own
+                # refuses what a fence would not see.
+                continue
             problem = ""
             if enabled is None:
                 problem = "is missing"
@@ -157,6 +235,7 @@ class TriggerVerifier:
             ):
                 problem = "was replaced: it is called for other changes"
             if problem:
+                found |= {name} if is_table else set()
                 yield Finding("triggers", table, f"the trigger {name} {problem}: {advice}")
         for name, body, *rights, is_public in functions:
             if body is None:

@@ -52,24 +52,25 @@ SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
 """
 
 # What LIKE does not copy: the foreign keys of a table, and the rest, as statements for another
-# one: its comment, its grants (and no others) and its owner.
+# one: its comment, its grants (and no others) and its owner. A sequence has such, too.
 FOREIGN_KEYS = """
 SELECT format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', %(shadow)s::text, conname,
               pg_get_constraintdef(oid))
 FROM pg_constraint WHERE contype = 'f' AND conrelid = %(table)s::regclass ORDER BY conname
 """
 OWN = """
-SELECT format('COMMENT ON TABLE %%I IS %%L', %(shadow)s::text,
+SELECT format('COMMENT ON %%s %%I IS %%L', %(kind)s::text, %(shadow)s::text,
               obj_description(%(table)s::regclass, 'pg_class'))
 WHERE obj_description(%(table)s::regclass, 'pg_class') IS NOT NULL
 UNION ALL
-SELECT format('REVOKE ALL ON %%I FROM %%s', %(shadow)s::text,
+SELECT format('REVOKE ALL ON %%s %%I FROM %%s', %(kind)s::text, %(shadow)s::text,
               CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee))
               END)
 FROM pg_class, aclexplode(relacl) AS acl
 WHERE oid = %(new)s::regclass AND acl.grantee <> relowner
 UNION ALL
-SELECT format('GRANT %%s ON %%I TO %%s%%s', acl.privilege_type, %(shadow)s::text,
+SELECT format('GRANT %%s ON %%s %%I TO %%s%%s', acl.privilege_type, %(kind)s::text,
+              %(shadow)s::text,
               CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(acl.grantee))
               END,
               CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
@@ -77,7 +78,9 @@ FROM pg_class, aclexplode(relacl) AS acl
 WHERE oid = %(table)s::regclass AND acl.grantee <> relowner
 UNION ALL
 SELECT format('ALTER TABLE %%I OWNER TO %%I', %(shadow)s::text, pg_get_userbyid(relowner))
-FROM pg_class WHERE oid = %(table)s::regclass AND pg_get_userbyid(relowner) <> current_user
+FROM pg_class
+WHERE oid = %(table)s::regclass AND pg_get_userbyid(relowner) <> current_user
+  AND %(kind)s::text = 'TABLE'
 """
 # Whether a foreign key points to a table.
 REFERENCES = {
@@ -278,9 +281,7 @@ def _swap_tables(
     wanted = cursor.fetchall()
     cursor.execute(INDEXES, {"table": new})
     made = cursor.fetchall()
-    cursor.execute(OWN, {**names, "new": new})
-    for (statement,) in cursor.fetchall():
-        cursor.execute(statement)
+    take_over(cursor, old=old, new=shadow._meta.db_table)
     cursor.execute(f"DROP TABLE {old}")
     cursor.execute(f"ALTER TABLE {new} RENAME TO {old}")
     quote = connection.ops.quote_name
@@ -290,6 +291,19 @@ def _swap_tables(
         cursor.execute(f"ALTER INDEX {quote(have)} RENAME TO {quote(_between(number, model))}")
     for number, (_, want) in enumerate(pairs):
         cursor.execute(f"ALTER INDEX {quote(_between(number, model))} RENAME TO {quote(want)}")
+
+
+def take_over(cursor: Any, *, old: str, new: str, kind: str = "TABLE") -> None:
+    """
+    Give a table the comment, grants and owner of another one, or a sequence those of another.
+
+    ``old`` is quoted where it has to be, ``new`` is not. ``kind`` is TABLE or SEQUENCE: the owner
+    of a sequence is that of its table.
+    """
+    quoted = '"{}"'.format(new.replace('"', '""'))
+    cursor.execute(OWN, {"table": old, "shadow": new, "new": quoted, "kind": kind})
+    for (statement,) in cursor.fetchall():
+        cursor.execute(statement)
 
 
 def _between(number: int, model: type[models.Model]) -> str:

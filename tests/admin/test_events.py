@@ -274,6 +274,7 @@ def test_a_rare_type_is_found_on_an_imported_day(reader, monkeypatch):
     assert found == [Event.objects.filter(type="account.noted").order_by("position")[0].position]
 
 
+@pytest.mark.one_table
 @pytest.mark.postgresql
 @pytest.mark.parametrize("query", ["", "&type=account.noted", "&after=1772190000000000.1"])
 def test_a_date_filter_uses_an_index(reader, query):

@@ -76,6 +76,7 @@ def test_an_empty_database_has_figures_too(run, run_json, db):
     assert run_json("stats")["logs"] == {}
 
 
+@pytest.mark.one_table
 @pytest.mark.postgresql
 def test_sizes_of_tables_and_indexes_are_reported(account, run, run_json):
     event = run_json("stats")["tables"]["eventlogs_event"]

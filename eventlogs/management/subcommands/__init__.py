@@ -35,6 +35,7 @@ from eventlogs.management.subcommands import (
     heartbeat,
     import_,
     parked,
+    partition,
     project,
     prune,
     rebuild,
@@ -86,6 +87,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "rotate-keys": rotate_keys,
     "grants": grants,
     "triggers": triggers,
+    "partition": partition,
     "seal": seal,
     "attest": attest,
 }

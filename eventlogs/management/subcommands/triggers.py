@@ -8,25 +8,16 @@ eventlogs as unapplied.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Final
+from typing import Any
 
-from django.apps import apps
 from django.core.management.base import CommandParser
-from django.db import connections
+from django.db import connections, transaction
 
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
+from eventlogs.operations.triggers import create_triggers
 
 HELP = "Create the triggers that guard events and fence the feed again (PostgreSQL)."
-
-MIGRATIONS: Final = (
-    "0002_append_only_events",
-    "0003_fence_of_the_feed",
-    "0005_lighter_appends",
-    "0010_chained_histories",
-    "0011_erasing_logs",
-)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -43,9 +34,8 @@ def run(out: Output, *, using: str, **options: Any) -> None:
     connection = connections[using]
     if connection.vendor != "postgresql":
         raise mistake(f"The database {using!r} is not PostgreSQL: eventlogs has no triggers there.")
-    with connection.schema_editor(atomic=True) as editor:
-        for name in MIGRATIONS:
-            import_module(f"eventlogs.migrations.{name}").install(apps, editor)
+    with transaction.atomic(using=using):
+        create_triggers(connection)
     if out.as_json:
         out.document({"database": using, "triggers": "created"})
     else:

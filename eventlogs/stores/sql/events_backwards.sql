@@ -7,7 +7,7 @@ WHERE log_id = %(log)s::uuid
       SELECT CASE
           WHEN EXISTS (
               SELECT FROM eventlogs_event AS first
-              WHERE first.log_id = log.id
+              WHERE first.log_id = %(log)s::uuid
                 AND first.index = greatest(
                     least(%(start)s::bigint, log.version - 1) - %(limit)s::bigint + 1, 0))
           THEN least(%(start)s::bigint, log.version - 1) - %(limit)s::bigint + 1
