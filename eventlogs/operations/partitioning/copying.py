@@ -12,8 +12,9 @@ LAST: Final = 5_000  # events that are copied at most while appends wait
 NOTED: Final = 200  # logs that one transaction copies anew
 LAST_NOTED: Final = 20  # while appends wait
 
-# They run as the owner: the application's role has no rights in what they write to. All names are
-# qualified; the schema is that of the table.
+# They run as the owner: the application's role has no rights in what they write to. So nobody else
+# may make triggers of them, e.g. on a temporary table. All names are qualified; the schema is that
+# of the table.
 NOTE_CHANGE: Final = """
 CREATE OR REPLACE FUNCTION eventlogs_partitioning_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -37,7 +38,8 @@ CREATE TRIGGER eventlogs_partitioning_return
 ALTER TABLE eventlogs_event ENABLE ALWAYS TRIGGER eventlogs_partitioning_return
 """
 # It replaces what the triggers above call: to drop them would take an exclusive lock. Inserts have
-# a trigger for each statement.
+# a trigger for each statement. In REPEATABLE READ, a snapshot that is older than the copy's row
+# finds nothing to delete: the change must not be in one table only, so the transaction is refused.
 MIRROR_CHANGE: Final = """
 CREATE OR REPLACE FUNCTION eventlogs_partitioning_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -47,6 +49,10 @@ BEGIN
     END IF;
     DELETE FROM {schema}.eventlogs_event_next
     WHERE log_id OPERATOR(pg_catalog.=) OLD.log_id AND index OPERATOR(pg_catalog.=) OLD.index;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the table of events is copied, and this transaction began before'
+            USING ERRCODE = 'serialization_failure', HINT = 'Run the transaction again.';
+    END IF;
     IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
         INSERT INTO {schema}.eventlogs_event_next ({columns})
         SELECT {columns} FROM (SELECT NEW.*) AS changed;
@@ -78,6 +84,11 @@ DROP TRIGGER IF EXISTS eventlogs_partitioning_return ON eventlogs_event;
 DROP TRIGGER IF EXISTS eventlogs_partitioning_append ON eventlogs_event
 """
 
+GRANTEES: Final = """
+SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
+WHERE pg_proc.oid = %s::regproc AND grantee <> proowner
+"""
 # A sum of hashes does not depend on the order; numeric does not overflow.
 DIGEST: Final = """
 SELECT count(*), coalesce(sum(hashtextextended(ROW({columns})::text, 0)::numeric), 0)
@@ -111,6 +122,7 @@ def note_changes(cursor: Any, *, first: int) -> None:
     ``first`` is the last position that was assigned so far.
     """
     cursor.execute(NOTE_CHANGE.format(schema=_schema(cursor)))
+    _revoke(cursor, "eventlogs_partitioning_change")
     cursor.execute(NOTE.format(first=first))
 
 
@@ -119,7 +131,15 @@ def mirror(cursor: Any, found: State) -> None:
     names = {"schema": _schema(cursor), "columns": found.names}
     cursor.execute(MIRROR_CHANGE.format(**names))
     cursor.execute(MIRROR.format(**names))
+    _revoke(cursor, "eventlogs_partitioning_append")
     cursor.execute(f"UPDATE {STATE} SET mirrored = true")
+
+
+def _revoke(cursor: Any, function: str) -> None:
+    """Revoke EXECUTE from everybody else, and what default privileges have granted."""
+    cursor.execute(GRANTEES, [function])
+    for (role,) in cursor.fetchall():
+        cursor.execute(f"REVOKE ALL ON FUNCTION {function}() FROM {role}")
 
 
 def copy_batch(cursor: Any, found: State, *, upto: int) -> int:

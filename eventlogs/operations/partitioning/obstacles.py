@@ -1,8 +1,10 @@
-"""What keeps a table of events from being copied and replaced, found before anything is made."""
+"""What keeps a table of events from being copied and replaced, found before it is."""
 
 from __future__ import annotations
 
 from typing import Any, Final
+
+from eventlogs.exceptions import CannotPartition
 
 # Each row is a thing that the swap would lose, or that the copy cannot have, and what to do.
 OBSTACLES: Final = """
@@ -59,6 +61,12 @@ SELECT format('the column %%I has grants of its own', attname),
 FROM pg_attribute
 WHERE attrelid IN (SELECT oid FROM parts) AND attacl IS NOT NULL AND NOT attisdropped
 UNION
+SELECT format('the function %%s belongs to another role', pg_proc.oid::regprocedure),
+       'Give it to the owner of the table by ALTER FUNCTION … OWNER TO'
+FROM pg_proc JOIN pg_class ON pg_class.oid = 'eventlogs_event'::regclass
+WHERE pg_proc.oid = to_regprocedure('eventlogs_fence()')
+  AND NOT pg_has_role(relowner, proowner, 'USAGE')
+UNION
 SELECT format('the index %%s is not valid', indexrelid::regclass), 'Drop it, or REINDEX it'
 FROM pg_index WHERE indrelid IN (SELECT oid FROM parts) AND NOT indisvalid
 UNION
@@ -70,6 +78,14 @@ WHERE %(partitions)s > 0 AND indrelid = (SELECT oid FROM events) AND indisunique
   AND NOT EXISTS (SELECT FROM pg_attribute
                   WHERE attrelid = indrelid AND attname = 'log_id' AND attnum = ANY (indkey))
 UNION
+SELECT format('the swap takes some %%s locks, which is more than half of the server''s table of '
+              'locks', wanted),
+       'Choose fewer partitions, or raise max_locks_per_transaction: appends would get none'
+FROM (SELECT %(locks)s * (%(partitions)s + count(*)) AS wanted FROM parts) AS locks
+WHERE wanted > current_setting('max_locks_per_transaction')::integer
+             * (current_setting('max_connections')::integer
+                + current_setting('max_prepared_transactions')::integer) / 2
+UNION
 SELECT format('the table %%s has row security, another replica identity, or is unlogged',
               pg_class.oid::regclass),
        'Change that, and change it back afterwards'
@@ -80,17 +96,24 @@ ORDER BY 1
 LIMIT 1
 """
 
+LOCKS: Final = 12  # that the swap takes for a partition of either table, with its indexes
+
 # The triggers that eventlogs makes; see operations/triggers.py, and copying.py in this package.
 OURS: Final = (
     "eventlogs_event_refuse_change",
     "eventlogs_event_refuse_truncate",
     "eventlogs_event_refuse_insert",
     "eventlogs_event_fence",
+    "eventlogs_partitioning_change",
+    "eventlogs_partitioning_return",
+    "eventlogs_partitioning_append",
 )
 
 
-def first(cursor: Any, *, partitions: int) -> tuple[str, str] | None:
-    """Return the first obstacle and what to do about it, or None."""
-    cursor.execute(OBSTACLES, {"triggers": list(OURS), "partitions": partitions})
-    found: tuple[str, str] | None = cursor.fetchone()
-    return found
+def check(cursor: Any, using: str, *, partitions: int) -> None:
+    """Raise CannotPartition if there is an obstacle, with what to do about it."""
+    cursor.execute(OBSTACLES, {"triggers": list(OURS), "partitions": partitions, "locks": LOCKS})
+    found = cursor.fetchone()
+    if found is not None:
+        reason, action = found
+        raise CannotPartition(using=using, reason=reason, action=action)

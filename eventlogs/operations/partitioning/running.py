@@ -128,10 +128,7 @@ def _begin(cursor: Any, using: str, partitions: int) -> tables.State | None:
         return found
     if len(tables.parts(cursor, tables.TABLE)) == partitions:
         return None
-    obstacle = obstacles.first(cursor, partitions=partitions)
-    if obstacle is not None:
-        reason, action = obstacle
-        raise CannotPartition(using=using, reason=reason, action=action)
+    obstacles.check(cursor, using, partitions=partitions)
     indexes = tables.make_copy(cursor, partitions)
     # It waits for open appends: all later ones have higher positions.
     cursor.execute(f"LOCK TABLE {tables.TABLE} IN SHARE ROW EXCLUSIVE MODE")
@@ -197,16 +194,26 @@ def _mirror(cursor: Any, using: str) -> int | None:
 
 def _swap_when_ready(using: str, done: Partitioned, told: Callable[[str], None]) -> None:
     """Compare both tables, wait until nobody can miss what was copied, and swap them."""
+    _compare_all(using, done, told)
+    one_step(using, _analyze, using, purpose="analyze the copy")
+    _wait_for_older(using, done, told)
+    _compare_all(using, done, told)  # what was appended while it waited
+    told("swapping")
+    one_step(using, _swap, using, purpose="swap the tables")
+
+
+def _compare_all(using: str, done: Partitioned, told: Callable[[str], None]) -> None:
     while one_step(
         using, _compare, using, purpose="compare the tables", isolation="REPEATABLE READ"
     ):
         done.compared += copying.BATCH
         told("comparing")
-    with connections[using].cursor() as cursor:
-        cursor.execute(f"VACUUM (ANALYZE) {tables.COPY}")
-    _wait_for_older(using, done, told)
-    told("swapping")
-    one_step(using, _swap, using, purpose="swap the tables")
+
+
+def _analyze(cursor: Any, using: str) -> None:
+    """Make the statistics of the copy: autovacuum makes none of a partitioned table."""
+    _state(cursor, using)
+    cursor.execute(f"ANALYZE {tables.COPY}")
 
 
 def _compare(cursor: Any, using: str) -> bool:
@@ -241,6 +248,7 @@ def _wait_for_older(using: str, done: Partitioned, told: Callable[[str], None]) 
 def _swap(cursor: Any, using: str) -> None:
     found = _state(cursor, using)
     cursor.execute(f"LOCK TABLE {tables.TABLE}, {tables.COPY} IN ACCESS EXCLUSIVE MODE")
+    obstacles.check(cursor, using, partitions=found.partitions)
     tables.check_unchanged(cursor, using, found)
     copying.compare(cursor, using, found, upto=copying.EVERYTHING)
     tables.swap(using, cursor, found)

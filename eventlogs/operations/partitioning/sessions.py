@@ -19,14 +19,20 @@ ATTEMPTS: Final = 60  # to get a lock
 PAUSE: Final = 2.0  # seconds between two attempts, on average
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
-# The schema of the table comes first, so that what is made is made there.
+# Names are those of the table's schema only: another schema in the path may have a copy of its own.
+# All is made as the table's owner, so that another member of that role can go on.
 SETTINGS: Final = """
-SELECT set_config('search_path', concat_ws(', ', quote_ident(nspname),
-                  nullif(current_setting('search_path'), '')), true),
+SELECT set_config('search_path', quote_ident(nspname), true),
+       set_config('role', pg_get_userbyid(relowner), true),
        set_config('lock_timeout', %s, true),
        set_config('statement_timeout', '0', true)
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE pg_class.oid = 'eventlogs_event'::regclass
+"""
+# Calls take turns. With two numbers, the key is none of a fence.
+TURN: Final = """
+SELECT pg_advisory_xact_lock(hashtext('eventlogs partition'), relnamespace::oid::integer)
+FROM pg_class WHERE oid = 'eventlogs_event'::regclass
 """
 
 
@@ -49,6 +55,7 @@ def one_step(
             with transaction.atomic(using=using, durable=True), connection.cursor() as cursor:
                 cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
                 cursor.execute(SETTINGS, [str(LOCK_TIMEOUT)])
+                cursor.execute(TURN)
                 return attempt(cursor, *args)
         except Error as error:
             is_locked = getattr(error.__cause__, "sqlstate", None) == LOCK_NOT_AVAILABLE

@@ -49,6 +49,11 @@ INDEXES: Final = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid
 PARTS: Final = """
 SELECT relid::regclass::text FROM pg_partition_tree(%s) WHERE isleaf AND level > 0 ORDER BY 1
 """
+GRANTEES: Final = """
+SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+FROM pg_class, aclexplode(relacl)
+WHERE oid = %s::regclass AND grantee <> relowner
+"""
 # The storage of rows: parameters, e.g. of autovacuum, and tablespace. Those of the first partition.
 STORAGE: Final = """
 SELECT reloptions, spcname::text
@@ -151,6 +156,8 @@ def make_copy(cursor: Any, partitions: int) -> dict[str, str]:
         unique = "UNIQUE " if is_unique else ""
         names[f"{COPY}_{number}"] = name
         cursor.execute(f"CREATE {unique}INDEX {COPY}_{number} ON {COPY} USING {definition}")
+    for each in (COPY, *parts(cursor, COPY)):
+        _revoke(cursor, each)
     return names
 
 
@@ -162,10 +169,19 @@ def make_state(cursor: Any, partitions: int, indexes: dict[str, str]) -> None:
         " columns text[] NOT NULL, indexes jsonb NOT NULL)"
     )
     cursor.execute(f"CREATE TABLE {NOTES} (log_id uuid NOT NULL)")
+    for each in (STATE, NOTES):
+        _revoke(cursor, each)
     cursor.execute(
         f"INSERT INTO {STATE} VALUES (%s, 0, false, 0, false, %s, %s::jsonb)",
         [partitions, columns(cursor), json.dumps(indexes)],
     )
+
+
+def _revoke(cursor: Any, table: str) -> None:
+    """Revoke what default privileges have granted: a copy that was compared must not be changed."""
+    cursor.execute(GRANTEES, [table])
+    for (role,) in cursor.fetchall():
+        cursor.execute(f"REVOKE ALL ON {table} FROM {role}")
 
 
 def check_unchanged(cursor: Any, using: str, found: State) -> None:
@@ -210,10 +226,6 @@ def swap(using: str, cursor: Any, found: State) -> None:
     take_over(cursor, old=sequence, new=new, kind="SEQUENCE")
     take_over(cursor, old=OLD, new=TABLE)
     guard_events(connections[using])
-    cursor.execute(f"SELECT relowner::regrole::text FROM pg_class WHERE oid = '{OLD}'::regclass")
-    [owner] = cursor.fetchone()
-    for each in parts(cursor, TABLE):
-        cursor.execute(f"ALTER TABLE {each} OWNER TO {owner}")
     cursor.execute(f"UPDATE {STATE} SET swapped = true")
 
 

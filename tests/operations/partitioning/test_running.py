@@ -35,17 +35,6 @@ from tests.reliability.test_feed_schemas import alias_for
 pytestmark = pytest.mark.postgresql
 
 
-@pytest.fixture
-def alias(second_database, monkeypatch):
-    """A database with some logs, of which each transaction copies few events."""
-    partitioning.partition(0, using=second_database)
-    monkeypatch.setattr(copying, "BATCH", 5)
-    monkeypatch.setattr(copying, "LAST", 5)
-    monkeypatch.setattr(sessions, "PAUSE", 0.05)
-    fill(second_database)
-    return second_database
-
-
 @contextmanager
 def another(alias):
     """Give another connection to the same database."""
