@@ -136,6 +136,7 @@ def test_migrations_are_named_for_what_they_do(second_database, capsys):
     assert not [name for name in names if "auto" in name]
 
 
+@pytest.mark.one_table
 def test_constraints_are_named_for_what_they_do(db):
     with connection.cursor() as cursor:
         names = {
@@ -185,6 +186,7 @@ TRUNCATES = {
 }
 
 
+@pytest.mark.one_table
 @pytest.mark.postgresql
 @pytest.mark.parametrize("role", ["origin", "replica", "local"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

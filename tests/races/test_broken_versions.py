@@ -29,6 +29,7 @@ def test_a_store_that_does_not_compare_versions_is_found(crew, violations, new_l
     assert kinds(violations(outcomes))["expectation ignored"] > 0
 
 
+@pytest.mark.one_table
 def test_a_store_that_takes_no_lock_is_found(crew, scratch, writers):
     scratch.drop_unique_constraints("eventlogs_event")
     (log_id,) = scratch.new_logs(1)
@@ -179,6 +180,7 @@ def test_joined_appends_that_do_not_compare_versions_are_found(crew, violations,
     assert kinds(violations(outcomes))["expectation ignored"] > 0
 
 
+@pytest.mark.one_table
 def test_joined_appends_that_take_no_lock_are_found(crew, scratch, writers):
     scratch.drop_unique_constraints("eventlogs_event")
     (log_id,) = scratch.new_logs(1)

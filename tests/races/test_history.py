@@ -57,6 +57,7 @@ def test_a_sound_history_has_nothing_wrong(violations):
     assert violations(two_appends()) == []
 
 
+@pytest.mark.one_table
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_each_kind_of_damage_is_found(scratch, kind):
     with scratch.cursor():
