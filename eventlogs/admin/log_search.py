@@ -53,12 +53,13 @@ def search_archived(text: str, using: str) -> QuerySet[ArchivedLog]:
         return logs.filter(pk__in=found | _by_names(logs, names))
     marks: QuerySet[Any] = QuerySet(EventLog, using=using).filter(log_type=NO_LOG_TYPE)
     for end in pasted_ids.ends(text):
-        keys = list(_with_end(marks, end.digits, using).values_list("pk", flat=True)[:FOUND])
-        rows = logs.filter(pk__in=keys)
+        tails = list(_with_end(marks, end.digits, using).values_list("pk", flat=True)[:FOUND])
+        rows = logs.filter(pk__in=tails)
         rows = rows.filter(log_type=end.log_type) if end.log_type else rows
         found |= {each.pk for each in rows if str(each.log_id).endswith(end.text)}
     for each in pasted_ids.beginnings(text):
-        found |= set(_between(logs, each, using).order_by("-pk").values_list("pk", flat=True)[:FOUND])
+        keys = _between(logs, each, using).order_by("-pk").values_list("pk", flat=True)
+        found |= set(keys[:FOUND])
     return logs.filter(pk__in=found)
 
 

@@ -150,7 +150,7 @@ class RabbitMQSink(LoopSink):
 
     def _on_confirm(self, channel: Channel, frame: Any) -> None:
         if channel is not self._channel:
-            # A late one, of a connection that is being closed: its tags are those of other messages.
+            # A late one, of a connection that is being closed: the tag is that of another message.
             return
         tag = frame.method.delivery_tag
         tags = [each for each in self._flying if each <= tag] if frame.method.multiple else [tag]
