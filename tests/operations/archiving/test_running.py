@@ -22,6 +22,7 @@ from eventlogs import (
 from eventlogs.archives import Retention, storage
 from eventlogs.feed import scans
 from eventlogs.feed.reader import HEARTBEAT
+from eventlogs.feed.sources import feed_source_for
 from eventlogs.models import (
     ArchivedLog,
     ArchiveFile,
@@ -115,6 +116,25 @@ def test_a_checkpoint_of_the_feed_stays_valid(directory):
         archiving.restore(each)
     assert list(Feed().read(after=checkpoint)) == list(later)
     assert list(Feed().read(after=later.checkpoint)) == []
+
+
+@pytest.mark.feed
+def test_a_log_that_comes_back_between_two_looks_refuses_no_checkpoint(directory, monkeypatch):
+    closed = [accounts.create(Opened(name)).log_id for name in ("Ada", "Grace")]
+    checkpoint = Feed().read().checkpoint
+    archiving.archive(by="grace")
+    source = feed_source_for("default")
+    removed = source.removed
+
+    def restore_first(logs):
+        if ArchivedLog.objects.count() == 2:
+            archiving.restore(closed[0])
+        return removed(logs)
+
+    monkeypatch.setattr(source, "removed", restore_first)
+
+    assert list(Feed().read(after=checkpoint)) == []
+    assert ArchivedLog.objects.count() == 1
 
 
 def test_an_archived_log_takes_no_events_and_its_id_cannot_be_used_again(directory):
