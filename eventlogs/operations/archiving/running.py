@@ -15,7 +15,13 @@ from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.operations.archiving import files, tables
-from eventlogs.operations.archiving.choosing import Limit, Unreadable, closed_logs, limit_of
+from eventlogs.operations.archiving.choosing import (
+    Limit,
+    Unreadable,
+    closed_logs,
+    forget_returned,
+    limit_of,
+)
 from eventlogs.operations.archiving.tidying import give_up, tidy
 from eventlogs.stores import erasing
 
@@ -89,6 +95,7 @@ def archive(
     storage.archive_storage()
     erasing.check_owner(alias)
     tidy(using=alias)
+    forget_returned(alias)
     done = Archiving()
     for rule in chosen:
         done.limit = limit_of(alias, rule.log_type)

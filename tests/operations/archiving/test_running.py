@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import transaction
+from django.utils import timezone
 
 from eventlogs import (
     ANY,
@@ -31,9 +32,11 @@ from eventlogs.models import (
     EventLog,
     IdempotencyKey,
     ProjectionState,
+    ReturnedLog,
 )
 from eventlogs.operations import archiving
 from eventlogs.operations.archiving import files, manifests
+from eventlogs.operations.archiving.tables import plain
 from eventlogs.operations.erasure import erase
 from eventlogs.stores import erasing, store_for
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
@@ -96,9 +99,10 @@ def test_closed_logs_are_taken_out_read_from_the_archive_and_brought_back(
         assert archiving.restore(each) == before[each][2]["version"]
         assert history(each) == before[each]
 
+    assert not ArchivedLog.objects.exists()
+    assert archiving.tidy(grace=timedelta()).deleted == 2
     assert list(directory.rglob("*.*")) == []
     assert not ArchiveFile.objects.exists()
-    assert not ArchivedLog.objects.exists()
 
 
 @pytest.mark.feed
@@ -383,6 +387,31 @@ def test_a_file_that_is_replaced_while_all_are_checked_is_no_finding(directory, 
     [found] = archiving.check()
     assert (found.problem, found.logs) == ("", 1)
     assert accounts.version(other) == 3
+
+
+def test_a_log_that_was_brought_back_stays_for_a_week(directory):
+    month = Retention("account", timedelta(days=30))
+    hour = Retention("account", timedelta(hours=1))
+    closed, _, _ = filled()
+    plain(EventLog, "default").update(updated_at=timezone.now() - timedelta(days=40))
+    archiving.archive(by="grace", retention=[month])
+    archiving.restore(closed)
+
+    def chosen(rule):
+        return sum(each.logs for each in archiving.waiting(retention=[rule]))
+
+    assert [chosen(month), chosen(hour)] == [0, 0]
+    ReturnedLog.objects.update(returned_at=timezone.now() - timedelta(hours=2))
+    assert [chosen(month), chosen(hour)] == [0, 1]
+    ReturnedLog.objects.update(returned_at=timezone.now() - timedelta(days=8))
+    assert [chosen(month), chosen(hour)] == [1, 1]
+
+    assert archiving.archive(by="grace", retention=[month]).logs == 1
+    assert not ReturnedLog.objects.exists()
+    archiving.restore(closed)
+    archiving.archive(by="grace", retention=[Retention("account", timedelta(microseconds=1))])
+    archiving.restore(closed)  # although it has a row of the last time
+    assert ReturnedLog.objects.count() == 1
 
 
 def test_an_error_of_a_storage_while_it_is_read_is_one_of_archives(directory, monkeypatch):
