@@ -101,9 +101,11 @@ def _take_out(
         rows = plain(EventLog, using).filter(pk__in=some).order_by("pk").select_for_update()
         for pk, *rest in rows.values_list("pk", "log_type", "version", "head"):
             found[pk] = _Locked(*rest)
-    held = held_logs(using, [each.log_id for each in logs])
-    # Again: a projection may have begun, or begun anew, while the file was written.
+    # Again: a projection may have begun, or begun anew, while the file was written. Before the look
+    # at the held logs: a worker that holds a log moves its checkpoint past the event at the same
+    # time. So one that does it between the two looks was behind at the first.
     last = last_reader(using, made.file.log_type)
+    held = held_logs(using, [each.log_id for each in logs])
     changed = {
         each.log_id.uuid
         for each in logs

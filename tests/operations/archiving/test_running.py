@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import threading
 from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from eventlogs import (
@@ -31,11 +32,12 @@ from eventlogs.models import (
     Event,
     EventLog,
     IdempotencyKey,
+    ParkedEvent,
     ProjectionState,
     ReturnedLog,
 )
 from eventlogs.operations import archiving
-from eventlogs.operations.archiving import files, manifests
+from eventlogs.operations.archiving import Limit, files, manifests, running, tables
 from eventlogs.operations.archiving.tables import plain
 from eventlogs.operations.erasure import erase
 from eventlogs.stores import erasing, store_for
@@ -363,6 +365,49 @@ def test_a_projection_that_begins_while_a_file_is_written_keeps_its_logs_in_the_
     assert archiving.archive(by="grace").logs == 0
     assert len(Event.objects.filter(log=closed.uuid)) == 2
     assert list(directory.rglob("*.gz")) == []
+
+
+@pytest.mark.postgresql
+def test_a_log_that_a_worker_holds_between_two_looks_stays(directory, monkeypatch):
+    closed, _, _ = filled()
+    last = Event.objects.latest("position").position
+    Checkpoint.objects.create(projection="other", partition=0, partitions=1, position=1)
+    monkeypatch.setattr(running, "limit_of", lambda *_: Limit(last))
+    commits: list[threading.Thread] = []
+
+    def hold():
+        now = timezone.now()
+        with transaction.atomic():
+            Checkpoint.objects.update(position=last)
+            ParkedEvent.objects.create(
+                projection="other",
+                log_id=closed,
+                index=1,
+                position=last,
+                type="account.noted",
+                first_failed_at=now,
+                failed_at=now,
+            )
+        connection.close()
+
+    def and_then_hold(look):
+        def call(*args):
+            found = look(*args)
+            if not commits:
+                commits.append(threading.Thread(target=hold))
+                commits[0].start()
+                commits[0].join(30)
+            return found
+
+        return call
+
+    for name in ("held_logs", "last_reader"):
+        monkeypatch.setattr(tables, name, and_then_hold(getattr(tables, name)))
+
+    archiving.archive(by="grace")
+
+    assert ParkedEvent.objects.exists()
+    assert EventLog.objects.filter(pk=closed.uuid).exists()
 
 
 def test_a_heartbeat_that_has_stopped_keeps_no_log_in_the_tables(directory):
