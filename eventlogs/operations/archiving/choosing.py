@@ -3,7 +3,9 @@ Choosing the logs to archive: those that a rule names, and that nobody has still
 
 A log is left in the tables
 
-- while a projection or a reactor has not come to its last event: it would never see it;
+- while a projection or a reactor has not come to its last event: it would never see it. An inline
+  one comes to an event with its append; to those that were appended without it, e.g. by an import,
+  it comes later, through the feed;
 - while a projection holds it, for an event that it could not apply;
 - while its last event is not settled in the feed: a reader may still be before it;
 - for a week after it was brought back, or for as long as the rule waits, if that is shorter: who
@@ -33,7 +35,8 @@ from eventlogs.feed.reader import HEARTBEAT, Feed
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState, ReturnedLog
-from eventlogs.projections.base import BaseProjection, declared
+from eventlogs.projections import checkpoints, inline
+from eventlogs.projections.base import BaseProjection, RowProjection, declared
 from eventlogs.projections.kinds import Reactor
 from eventlogs.stores.retries import run_again
 
@@ -197,6 +200,27 @@ def _old_logs(rule: Retention, using: str, now: datetime) -> Iterator[list[LogRo
         yield [each for each in page if each.log_id not in held]
         if len(page) < PAGE:
             return
+
+
+def without_inline_rows(using: str, logs: Sequence[LogRow]) -> tuple[set[LogId], Limit | None]:
+    """
+    Return the logs with events that an inline projection has not come to, and its place.
+
+    That may be asked before the logs are locked: a row never has fewer events than before, and a
+    log with more events is not the one that was looked at.
+    """
+    found: set[LogId] = set()
+    limit = None
+    for each in declared(RowProjection, using=using):
+        if each.mode != each.INLINE:
+            continue
+        types = each.log_types_read()
+        of_types = [log.log_id for log in logs if types is None or log.log_id.log_type in types]
+        for start in range(0, len(of_types), PAGE):
+            if some := inline.unread(each, of_types[start : start + PAGE], using):
+                found |= some
+                limit = limit or Limit(checkpoints.position(each.name, using), each.name)
+    return found, limit
 
 
 def held_logs(using: str, log_ids: Sequence[LogId]) -> set[LogId]:

@@ -21,6 +21,7 @@ from eventlogs.operations.archiving.choosing import (
     closed_logs,
     forget_returned,
     limit_of,
+    without_inline_rows,
 )
 from eventlogs.operations.archiving.tidying import give_up, tidy
 from eventlogs.stores import erasing
@@ -35,8 +36,9 @@ class Archiving:
     """
     What ``archive`` has done so far.
 
-    ``waiting`` is how many closed logs stay in the tables because ``limit.projection``, or the
-    feed, has not come to their end; ``unreadable`` are logs that cannot be folded.
+    ``waiting`` is how many closed logs stay in the tables because a projection, or the feed, has
+    not come to their end; ``limit`` is why the first of them stays, or None without any.
+    ``unreadable`` are logs that cannot be folded.
     """
 
     logs: int = 0
@@ -98,9 +100,9 @@ def archive(
     forget_returned(alias)
     done = Archiving()
     for rule in chosen:
-        done.limit = limit_of(alias, rule.log_type)
+        read = limit_of(alias, rule.log_type)
         for batch in _batches(closed_logs(rule, alias, unreadable=done.unreadable), limit, done):
-            _archive(alias, rule.log_type, batch, by.strip(), done)
+            _archive(alias, rule.log_type, batch, read, by.strip(), done)
             tell(done)
     return done
 
@@ -138,15 +140,21 @@ def _batches(logs: Iterator[LogRow], limit: int | None, done: Archiving) -> Iter
         yield batch
 
 
-def _archive(using: str, log_type: str, logs: list[LogRow], by: str, done: Archiving) -> None:
-    assert done.limit is not None
+def _archive(
+    using: str, log_type: str, logs: list[LogRow], read: Limit, by: str, done: Archiving
+) -> None:
+    behind, limit = without_inline_rows(using, logs)
+    if limit is not None:
+        done.waiting += len(behind)
+        done.limit = done.limit or limit
+        logs = [each for each in logs if each.log_id not in behind]
     while logs:
         made = files.make(using, log_type, files.from_tables(using, logs))
         changed = files.compare(made, files.from_tables(using, logs))
-        late = {
-            log for log, written in made.logs.items() if written.last_position > done.limit.position
-        }
-        done.waiting += len(late - changed)
+        late = {log for log, written in made.logs.items() if written.last_position > read.position}
+        if late - changed:
+            done.waiting += len(late - changed)
+            done.limit = done.limit or read
         changed |= late
         if not changed:
             changed = tables.take_out(using, made, logs, by=by)

@@ -42,6 +42,7 @@ from eventlogs.operations.archiving.tables import plain
 from eventlogs.operations.erasure import erase
 from eventlogs.stores import erasing, store_for
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.operations.archiving.closed import closed_accounts
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -408,6 +409,17 @@ def test_a_log_that_a_worker_holds_between_two_looks_stays(directory, monkeypatc
 
     assert ParkedEvent.objects.exists()
     assert EventLog.objects.filter(pk=closed.uuid).exists()
+
+
+def test_what_logs_wait_for_is_that_of_their_own_rule(directory, monkeypatch):
+    filled()
+    limits = {"account": Limit(0, "slow"), "parcel": Limit(1)}
+    monkeypatch.setattr(running, "limit_of", lambda using, log_type: limits[log_type])
+
+    rules = [closed_accounts, Retention("parcel", timedelta(microseconds=1))]
+    done = archiving.archive(by="grace", retention=rules)
+
+    assert (done.logs, done.waiting, done.limit) == (0, 2, Limit(0, "slow"))
 
 
 def test_a_heartbeat_that_has_stopped_keeps_no_log_in_the_tables(directory):
