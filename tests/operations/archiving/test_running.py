@@ -471,6 +471,23 @@ def test_a_log_that_was_brought_back_stays_for_a_week(directory):
     assert ReturnedLog.objects.count() == 1
 
 
+def test_a_disk_that_does_not_confirm_a_file_is_an_error_of_archives(directory, monkeypatch):
+    closed, _, _ = filled()
+
+    def broken(handle):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", broken)
+        with pytest.raises(ArchiveUnavailable) as caught:
+            archiving.archive(by="grace")
+
+    assert caught.value.reason == "the disk does not confirm it"
+    assert Event.objects.filter(log=closed.uuid).count() == 2
+    assert archiving.tidy(older_than=timedelta()).deleted == 1
+    assert archiving.archive(by="grace").logs == 2
+
+
 def test_an_error_of_a_storage_while_it_is_read_is_one_of_archives(directory, monkeypatch):
     class Broken(io.BytesIO):
         def read(self, size=-1):
