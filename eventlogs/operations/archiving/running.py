@@ -11,6 +11,7 @@ from django.db import router
 from eventlogs.archives import storage
 from eventlogs.archives.rules import Retention, rules
 from eventlogs.caches import backends
+from eventlogs.exceptions import ArchiveUnavailable
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
@@ -38,7 +39,8 @@ class Archiving:
 
     ``waiting`` is how many closed logs stay in the tables because a projection, or the feed, has
     not come to their end; ``limit`` is why the first of them stays, or None without any.
-    ``unreadable`` are logs that cannot be folded.
+    ``unreadable`` are logs that cannot be folded. ``untidy`` is the error of an older archive that
+    could not be written anew, or deleted; it keeps no log from being archived.
     """
 
     logs: int = 0
@@ -48,6 +50,7 @@ class Archiving:
     waiting: int = 0
     limit: Limit | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
+    untidy: ArchiveUnavailable | None = None
 
 
 class Waiting(NamedTuple):
@@ -84,9 +87,9 @@ def archive(
     at most one file that nobody uses, and loses nothing.
 
     Raise ValueError for a name or a limit out of range, RegistrationError for a rule that is none,
-    CannotErase if this database role does not own the table, ArchiveUnavailable if a file cannot be
-    written and read back, and RuntimeError inside of a transaction. The files before are complete,
-    and their logs are taken out; nothing else was.
+    CannotErase if this database role does not own the table, ArchiveUnavailable if a new file
+    cannot be written and read back, and RuntimeError inside of a transaction. The files before are
+    complete, and their logs are taken out; nothing else was.
     """
     alias = using or router.db_for_write(EventLog)
     if not by.strip() or len(by) > MAX_NAME:
@@ -96,9 +99,9 @@ def archive(
     chosen = rules() if retention is None else retention
     storage.archive_storage()
     erasing.check_owner(alias)
-    tidy(using=alias)
-    forget_returned(alias)
     done = Archiving()
+    _tidy(alias, done)
+    forget_returned(alias)
     for rule in chosen:
         read = limit_of(alias, rule.log_type)
         for batch in _batches(closed_logs(rule, alias, unreadable=done.unreadable), limit, done):
@@ -166,8 +169,16 @@ def _archive(
             forget_cached(each.log_id for each in logs)
             return
         give_up(using, made.file)
-        tidy(using=using)
+        _tidy(using, done)
         logs = [each for each in logs if each.log_id.uuid not in changed]
+
+
+def _tidy(using: str, done: Archiving) -> None:
+    """Tidy; an archive that is lost must not end the archiving of others."""
+    try:
+        tidy(using=using)
+    except ArchiveUnavailable as error:
+        done.untidy = error
 
 
 def forget_cached(log_ids: Iterator[LogId]) -> None:
