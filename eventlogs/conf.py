@@ -49,6 +49,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     },
     "PERSONAL_METADATA": {},  # names in the metadata that are personal, with that of the subject
     "ARCHIVE_STORAGE": None,  # an alias in STORAGES: where archives are kept
+    "ARCHIVE_GRACE": timedelta(days=7),  # how long files that were replaced are kept
     "RETENTION": (),  # rules, or their dotted paths: which logs are archived
     "HEALTH": {},  # limits of the health check that replace those in HEALTH below
 }
@@ -215,6 +216,12 @@ def archive_storage() -> str | None:
 def is_storage(alias: Any) -> bool:
     """Return whether STORAGES has an alias."""
     return isinstance(alias, str) and alias in settings.STORAGES
+
+
+def archive_grace() -> timedelta:
+    """Return how long the file of an archive is kept after it was written anew."""
+    value: timedelta = _get("ARCHIVE_GRACE")
+    return value
 
 
 def retention() -> Sequence[Any]:

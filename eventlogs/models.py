@@ -303,7 +303,7 @@ class ArchiveFile(models.Model):
 
     WRITING: ClassVar = "writing"  # nothing relies on it: it may be an interrupted attempt
     COMPLETE: ClassVar = "complete"
-    REPLACED: ClassVar = "replaced"  # no log is read from it: it is to be deleted
+    REPLACED: ClassVar = "replaced"  # no log is read from it: it is to be deleted, now or later
 
     id = models.BigAutoField(primary_key=True)
     name = ExactCharField(max_length=255, editable=False)
@@ -314,6 +314,8 @@ class ArchiveFile(models.Model):
     size = models.BigIntegerField(default=0, editable=False)  # bytes
     digest = models.BinaryField(null=True, editable=False)  # SHA-256 of the file
     created_at = models.DateTimeField(editable=False)
+    # When another file took its place. None for one that is deleted at once: it was never complete.
+    replaced_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         constraints = [
@@ -362,6 +364,16 @@ class ArchivedLog(AppendOnlyModel):
     def log_id(self) -> LogId:
         """The id that goes with a LogManager."""
         return LogId.stored(self.log_type, self.id)
+
+
+class ReturnedLog(models.Model):
+    """A log that was brought back from an archive, and is not archived again for some days."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    returned_at = models.DateTimeField(editable=False)
+
+    def __str__(self) -> str:
+        return str(self.id)
 
 
 class ProjectionState(models.Model):

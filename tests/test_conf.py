@@ -21,6 +21,7 @@ READERS = [
     (conf.group_commit, "GROUP_COMMIT", "connection", False),
     (conf.page_size, "PAGE_SIZE", 100, 7),
     (conf.archive_storage, "ARCHIVE_STORAGE", None, "archives"),
+    (conf.archive_grace, "ARCHIVE_GRACE", timedelta(days=7), timedelta(0)),
     (conf.retention, "RETENTION", (), ["payments.retention.payments"]),
     (conf.encryption_keys, "ENCRYPTION_KEYS", [], ["bmV3"]),
     (conf.key_store, "KEY_STORE", conf.DEFAULTS["KEY_STORE"], {"BACKEND": "my.KeyStore"}),

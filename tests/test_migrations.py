@@ -43,6 +43,7 @@ TABLES = {
     "eventlogs_erasedlog",
     "eventlogs_archivedlog",
     "eventlogs_archivefile",
+    "eventlogs_returnedlog",
 }
 
 

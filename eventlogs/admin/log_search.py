@@ -2,10 +2,11 @@
 The search for logs by text: an id, a part of an id, or an idempotency key.
 
 Ids are found in many spellings (see ``operations/pasted_ids.py``). The beginning of an id is a
-range of UUIDs, which the primary key finds. The end of an id, as printed on a receipt, is the end
-of the UUID's hexadecimal digits. On PostgreSQL an index of the reversed digits finds it; on SQLite
-and MariaDB the database reads all logs. Archived logs are found in the same ways: the marks that
-stay of them in the table of logs have their ids.
+range of UUIDs, which the primary key finds; on MariaDB, which sorts UUIDs in another way, the
+database reads all logs. The end of an id, as printed on a receipt, is the end of the UUID's
+hexadecimal digits. On PostgreSQL an index of the reversed digits finds it; on SQLite and MariaDB
+the database reads all logs. Archived logs are found in the same ways: the marks that stay of them
+in the table of logs have their ids.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import Q, QuerySet
+from django.db.models import CharField, Q, QuerySet
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Cast
 
 from eventlogs.aggregates import aggregates
 from eventlogs.ids import LogId
@@ -51,12 +53,13 @@ def search_archived(text: str, using: str) -> QuerySet[ArchivedLog]:
         return logs.filter(pk__in=found | _by_names(logs, names))
     marks: QuerySet[Any] = QuerySet(EventLog, using=using).filter(log_type=NO_LOG_TYPE)
     for end in pasted_ids.ends(text):
-        keys = list(_with_end(marks, end.digits, using).values_list("pk", flat=True)[:FOUND])
-        rows = logs.filter(pk__in=keys)
+        tails = list(_with_end(marks, end.digits, using).values_list("pk", flat=True)[:FOUND])
+        rows = logs.filter(pk__in=tails)
         rows = rows.filter(log_type=end.log_type) if end.log_type else rows
         found |= {each.pk for each in rows if str(each.log_id).endswith(end.text)}
     for each in pasted_ids.beginnings(text):
-        found |= set(_between(logs, each).order_by("-pk").values_list("pk", flat=True)[:FOUND])
+        keys = _between(logs, each, using).order_by("-pk").values_list("pk", flat=True)
+        found |= set(keys[:FOUND])
     return logs.filter(pk__in=found)
 
 
@@ -90,11 +93,11 @@ def _by_any(text: str, using: str, found: set[UUID]) -> QuerySet[EventLog]:
         ranges = [
             (each, some)
             for each in pasted_ids.beginnings(text)
-            if (some := list(_between(logs, each).order_by("-pk").values_list("pk")[:FOUND]))
+            if (some := list(_between(logs, each, using).order_by("-pk").values_list("pk")[:FOUND]))
         ]
         if len(ranges) == 1 and not found:
             [(only, _)] = ranges
-            return _between(logs, only)
+            return _between(logs, only, using)
         found |= {pk for _range, some in ranges for (pk,) in some}
     return logs.filter(pk__in=found)
 
@@ -119,9 +122,16 @@ def _of_name(name: Named) -> Q:
     return Q(pk=name.uuid) if name.log_type is None else Q(pk=name.uuid, log_type=name.log_type)
 
 
-def _between(logs: QuerySet[Any], beginning: Beginning) -> QuerySet[Any]:
-    bounds = (beginning.lowest, beginning.highest)
-    found: QuerySet[Any] = logs.filter(pk__range=bounds)
+def _between(logs: QuerySet[Any], beginning: Beginning, using: str) -> QuerySet[Any]:
+    lowest, highest = beginning.lowest, beginning.highest
+    found: QuerySet[Any]
+    if _is_mariadb(using):
+        # It sorts UUIDs of the versions 1 to 5 by their last digits first, whether or not they are
+        # ids of logs: one of the bounds can be such a UUID, too. So the text is compared.
+        as_text = logs.alias(as_text=Cast("pk", CharField(max_length=36)))
+        found = as_text.filter(as_text__range=(str(lowest), str(highest)))
+    else:
+        found = logs.filter(pk__range=(lowest, highest))
     return found.filter(log_type=beginning.log_type) if beginning.log_type else found
 
 
@@ -140,9 +150,15 @@ def _with_end(logs: QuerySet[Any], digits: str, using: str) -> QuerySet[Any]:
     if connections[using].vendor == "postgresql":
         reverse: QuerySet[Any] = logs.annotate(reversed=RawSQL(REVERSED, ()))
         return reverse.filter(reversed__startswith=digits[::-1])
-    if connections[using].features.has_native_uuid_field:  # of MariaDB: its text has hyphens
+    if _is_mariadb(using):  # its text has hyphens
         return logs.filter(pk__endswith=_with_hyphens(digits))
     return logs.filter(pk__endswith=digits)
+
+
+def _is_mariadb(using: str) -> bool:
+    """Return whether ids are in MariaDB's own type of UUIDs."""
+    connection = connections[using]
+    return connection.vendor == "mysql" and bool(connection.features.has_native_uuid_field)
 
 
 def _with_hyphens(tail: str) -> str:

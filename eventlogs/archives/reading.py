@@ -69,6 +69,8 @@ def opened(row: ArchivedLog) -> Iterator[Reader]:
             reason=f"of {row.log_id}, {damage}. Restore the file from a backup: see "
             f"docs/retention.md",
         ) from None
+    except FileNotFoundError:  # of a storage that looks only when it reads
+        raise
     except OSError as error:
         raise ArchiveUnavailable(name, reason="it cannot be read") from error
     finally:

@@ -41,7 +41,8 @@ def save(name: str, content: IO[bytes]) -> None:
     """
     Store a file under exactly this name, for good.
 
-    Raise ArchiveUnavailable if the storage refuses it, or gives it another name.
+    Raise ArchiveUnavailable if the storage refuses it, gives it another name, or has it on a disk
+    of this machine that does not confirm it.
     """
     storage = archive_storage()
     try:
@@ -53,7 +54,10 @@ def save(name: str, content: IO[bytes]) -> None:
         raise ArchiveUnavailable(
             name, reason=f"the storage has stored it as {saved}. Let it keep the names of archives"
         )
-    _flush(storage, name)
+    try:
+        _flush(storage, name)
+    except OSError as error:
+        raise ArchiveUnavailable(name, reason="the disk does not confirm it") from error
 
 
 def open_file(name: str) -> IO[bytes]:

@@ -175,6 +175,10 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
         lambda value: value is None or conf.is_storage(value),
         "an alias in STORAGES, or None",
     ),
+    "ARCHIVE_GRACE": (
+        lambda value: isinstance(value, timedelta) and value >= timedelta(),
+        "a datetime.timedelta, 0 or more",
+    ),
     "RETENTION": (
         are_rules,
         "a list of rules (eventlogs.Retention), or of their dotted paths",

@@ -34,6 +34,7 @@ __all__ = ["JetStreamSink"]
 logger = logging.getLogger("eventlogs.projections")
 
 TOO_LONG: Final = 10054  # JSStreamMessageExceedsMaximumErr
+CLOSES_IN: Final = 1.0  # seconds; the client would wait until the server has read all it was sent
 HEADERS: Final = 1_000  # bytes, at most, of the headers of a message: its size counts them
 
 
@@ -119,16 +120,14 @@ class JetStreamSink(LoopSink):
                 f"{inbox}.>", cb=self._on_answer, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except BaseException:
-            with suppress(Exception):
-                await client.close()
+            await _close(client)
             raise
         return client, inbox
 
     async def _drop(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with suppress(Exception):
-                await client.close()
+            await _close(client)
 
     async def _pump(self, client: Client, name: str, sending: Sending) -> None:
         while (number := sending.next()) is not None:
@@ -165,3 +164,9 @@ class JetStreamSink(LoopSink):
     async def _on_closed(self) -> None:
         for sending in list(self._sendings.values()):
             sending.failed(NotAcknowledged("The connection was lost."))
+
+
+async def _close(client: Client) -> None:
+    with suppress(Exception):
+        async with asyncio.timeout(CLOSES_IN):
+            await client.close()

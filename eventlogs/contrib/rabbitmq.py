@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import pika
@@ -107,7 +108,7 @@ class RabbitMQSink(LoopSink):
             channel.add_on_return_callback(self._on_return)
             await opened
             opened = loop.create_future()
-            channel.confirm_delivery(self._on_confirm, callback=ready)
+            channel.confirm_delivery(partial(self._on_confirm, channel), callback=ready)
             await opened
             self._last_tag, self._flying, self._returned = 0, {}, {}
             self._channel = channel
@@ -144,9 +145,13 @@ class RabbitMQSink(LoopSink):
 
     def _on_return(self, channel: Channel, method: Any, properties: Any, body: bytes) -> None:
         # It comes before the confirm of the message.
-        self._returned[properties.message_id] = method.reply_text
+        if channel is self._channel:
+            self._returned[properties.message_id] = method.reply_text
 
-    def _on_confirm(self, frame: Any) -> None:
+    def _on_confirm(self, channel: Channel, frame: Any) -> None:
+        if channel is not self._channel:
+            # A late one, of a connection that is being closed: the tag is that of another message.
+            return
         tag = frame.method.delivery_tag
         tags = [each for each in self._flying if each <= tag] if frame.method.multiple else [tag]
         is_stored = isinstance(frame.method, pika.spec.Basic.Ack)

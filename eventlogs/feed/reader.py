@@ -451,6 +451,19 @@ class Feed:
         self, source: FeedSource, mark: Watermark, after: int, witnesses: tuple[Witness, ...]
     ) -> None:
         """Raise CheckpointDiffers unless the events that a token names are in this history."""
+        missing: Sequence[Witness] = witnesses
+        # Twice: a log that is archived at the first look may have come back before the next one.
+        for _ in range(2):
+            missing = self._missing(source, mark, after, missing)
+            logs = {each.log for each in missing}
+            if not missing or not logs - source.removed(logs):
+                return
+        raise self._differs(after, NO_EVENT)
+
+    def _missing(
+        self, source: FeedSource, mark: Watermark, after: int, witnesses: Sequence[Witness]
+    ) -> list[Witness]:
+        """Return the events of a token that are not here; raise CheckpointDiffers for others."""
         found = source.places([each.position for each in witnesses])
         missing = []
         for witness in witnesses:
@@ -461,10 +474,7 @@ class Feed:
                 raise self._differs(after, ANOTHER_EVENT)
         if mark.is_replica:  # it may not have the others yet
             missing = [each for each in missing if each.position <= mark.settled]
-        if missing:
-            logs = {each.log for each in missing}
-            if logs - source.removed(logs):
-                raise self._differs(after, NO_EVENT)
+        return missing
 
     def _differs(self, position: int, reason: str) -> CheckpointDiffers:
         return CheckpointDiffers(position, using=self.using, reason=reason)

@@ -1,5 +1,5 @@
 """
-Tables of archived logs, and of the files that they are in.
+Tables of archived logs, of the files that they are in, and of logs that were brought back.
 
 No function is new: the owner takes the events of a log out under the mark of migration 0011, which
 its trigger lets pass for the owner alone; see ``eventlogs/operations/archiving``.
@@ -32,6 +32,7 @@ class Migration(migrations.Migration):
                 ("size", models.BigIntegerField(default=0, editable=False)),
                 ("digest", models.BinaryField(null=True)),
                 ("created_at", models.DateTimeField(editable=False)),
+                ("replaced_at", models.DateTimeField(editable=False, null=True)),
             ],
             options={
                 "constraints": [
@@ -71,5 +72,12 @@ class Migration(migrations.Migration):
                     models.Index(fields=["log_type", "id"], name="eventlogs_archivedlog_of_type")
                 ],
             },
+        ),
+        migrations.CreateModel(
+            name="ReturnedLog",
+            fields=[
+                ("id", models.UUIDField(editable=False, primary_key=True, serialize=False)),
+                ("returned_at", models.DateTimeField(editable=False)),
+            ],
         ),
     ]

@@ -29,6 +29,7 @@ from eventlogs.stores import digested_events
 from eventlogs.stores.digested_events import Digested
 from eventlogs.stores.erasing import NO_LOG_TYPE
 from eventlogs.stores.retries import run_in_transaction
+from eventlogs.stores.uuid_order import order_of
 from eventlogs.utils.words import counted
 
 PAGE: Final = 2_000  # logs read at once
@@ -109,9 +110,9 @@ class ChainVerifier:
         from_jsonb = connections[scope.using].vendor == "postgresql"
         logs = joined.from_iterable(heads(scope.using, after=after, log_types=scope.log_types))
         pages = digested_events.by_log(scope.using, after=after, log_types=scope.log_types)
-        log = next(logs, None)
+        log, order = next(logs, None), order_of(scope.using)
         for uuid, events in groupby(_told(pages, scope), key=_log_of):
-            while log is not None and log.log_id.uuid < uuid:
+            while log is not None and order(log.log_id.uuid) < order(uuid):
                 yield from self._check(scope, log, iter(()), from_jsonb)
                 log = next(logs, None)
             if log is not None and log.log_id.uuid == uuid:

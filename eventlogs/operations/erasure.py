@@ -34,7 +34,7 @@ from eventlogs.models import (
     UniqueValue,
 )
 from eventlogs.operations import unique_values
-from eventlogs.operations.archiving.tidying import tidy
+from eventlogs.operations.archiving.tidying import purge, tidy
 from eventlogs.projections import actions, rebuild
 from eventlogs.projections.base import RowProjection, declared
 from eventlogs.stores import erasing
@@ -180,7 +180,9 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     are not known here.
 
     Raise ProjectionFailed if a projection cannot apply a redacted event, and
-    eventlogs.caches.Unreachable if a cache does not answer. Calling it again is safe.
+    eventlogs.caches.Unreachable if a cache does not answer. If the log was brought back from an
+    archive, the files that were replaced are deleted at once: raise ArchiveUnavailable if that
+    fails, after all other copies are removed. Calling it again is safe.
     """
     log, alias = _log(log_id), using or router.db_for_write(EventLog)
     is_there = _is_there(log, alias)
@@ -202,6 +204,8 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
         else:
             rebuild.remove_row(each, log, alias)
         rows.append(each.name)
+    if is_there:
+        purge(alias, log.log_type)
     return Forgotten(tuple(rows), entries, tuple(to_rebuild))
 
 

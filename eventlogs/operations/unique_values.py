@@ -31,6 +31,7 @@ from eventlogs.models import UniqueValue as UniqueRow
 from eventlogs.stores import store_for, unique_values
 from eventlogs.stores.retries import run_in_transaction
 from eventlogs.stores.unique_values import Settled, Taken
+from eventlogs.stores.uuid_order import order_of
 from eventlogs.values import StoredEvent
 
 __all__ = ["Claimed", "claim"]
@@ -147,7 +148,8 @@ def pages(
         for each in page
     )
     archived = listing.ids_in_order(using, after=start, log_types=wanted)
-    ids = merge(stored, archived, key=lambda each: each.uuid)
+    order = order_of(using)
+    ids = merge(stored, archived, key=lambda each: order(each.uuid))
     while page := list(islice(ids, LOGS)):
         yield page
 

@@ -43,6 +43,7 @@ from eventlogs.projections.base import RowProjection, declared
 from eventlogs.projections.verify import Failure, Run
 from eventlogs.reductions import key_proofs
 from eventlogs.stores.erasing import NO_LOG_TYPE, gone
+from eventlogs.stores.uuid_order import order_of
 from eventlogs.utils.words import counted
 from eventlogs.values import StoredEvent
 
@@ -118,9 +119,9 @@ class LogVerifier:
                 scope.tell(each.version)
             return
         pages = scans.events_by_log(scope.using, after=after)
-        log = next(logs, None)
+        log, order = next(logs, None), order_of(scope.using)
         for uuid, rows in groupby(_told(pages, scope), key=lambda event: event.log_id.uuid):
-            while log is not None and log.log_id.uuid < uuid:
+            while log is not None and order(log.log_id.uuid) < order(uuid):
                 yield from self._check_again(scope, log)
                 log = next(logs, None)
             if log is not None and log.log_id.uuid == uuid:

@@ -22,9 +22,10 @@ which transactions may wait as well, is made before an append locks its log (``p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 from django.db import (
     Error,
@@ -36,7 +37,7 @@ from django.db import (
     connections,
     transaction,
 )
-from django.db.models import QuerySet, Subquery, TextField
+from django.db.models import Max, Min, QuerySet, Subquery, TextField
 from django.db.models.functions import Cast
 
 from eventlogs.exceptions import (
@@ -47,7 +48,14 @@ from eventlogs.exceptions import (
 )
 from eventlogs.feed.reader import Feed
 from eventlogs.ids import LogId
-from eventlogs.models import AppliedVersion, EventLog, ProjectionState, SkippedEvent
+from eventlogs.models import (
+    AppliedVersion,
+    Checkpoint,
+    Event,
+    EventLog,
+    ProjectionState,
+    SkippedEvent,
+)
 from eventlogs.projections import constraints, mysql, starting
 from eventlogs.projections.base import Failed, RowProjection
 from eventlogs.projections.log_events import page_of
@@ -172,8 +180,7 @@ def missing(
     last = {row.log_id: row for row in rows}
     known: dict[str, int] = {}
     as_text = Cast("log_id", TextField())  # parsing the ids would take most of the time
-    states = ProjectionState.objects.using(using).filter(name=projection.name)
-    rebuilt_by = states.values_list("version", flat=True).first() or 0
+    rebuilt_by = _rebuilt_by(type(projection), using)
     for some in chunks(last):
         found = applied_versions(projection.name, using).filter(
             log_id__in=some, made_by__gte=rebuilt_by
@@ -182,9 +189,59 @@ def missing(
     return [row for log_id, row in last.items() if known.get(str(log_id), 0) <= row.index]
 
 
+def unread(projection: type[RowProjection], log_ids: Collection[LogId], using: str) -> set[LogId]:
+    """
+    Return those of some hundred logs with events that the projection has not come to.
+
+    Neither the appends have applied them, nor has a worker that went through the feed, and no
+    person has skipped them.
+    """
+    types = projection.event_types_read()
+    events: QuerySet[Event] = QuerySet(Event, using=using).filter(
+        log_id__in=[each.uuid for each in log_ids]
+    )
+    if types is not None:
+        events = events.filter(type__in=types)
+    indexes: dict[UUID, int] = {}
+    positions: dict[UUID, int] = {}
+    ends = events.values("log_id").annotate(index_=Max("index"), position_=Max("position"))
+    for log, index, position in ends.values_list("log_id", "index_", "position_"):
+        indexes[log], positions[log] = index, position
+    passed = Checkpoint.objects.using(using).filter(projection=projection.name, is_rebuild=False)
+    reached = passed.aggregate(least=Min("position"))["least"] or 0
+    behind = {each for each in log_ids if positions.get(each.uuid, 0) > reached}
+    if not behind:
+        return set()
+    rebuilt_by = _rebuilt_by(projection, using)
+    known = dict(
+        applied_versions(projection.name, using)
+        .filter(log_id__in=behind, made_by__gte=rebuilt_by)
+        .values_list("log_id", "version")
+    )
+    behind = {each for each in behind if known.get(each, 0) <= indexes[each.uuid]}
+    skips = SkippedEvent.objects.using(using).filter(projection=projection.name)
+    skipped: dict[LogId, list[int]] = {}
+    for log_id, index in skips.filter(log_id__in=behind).values_list("log_id", "index"):
+        skipped.setdefault(log_id, []).append(index)
+    return {
+        each
+        for each in behind
+        if each not in skipped
+        or events.filter(log_id=each.uuid, index__gte=known.get(each, 0))
+        .exclude(index__in=skipped[each])
+        .exists()
+    }
+
+
 def applied_versions(name: str, using: str) -> QuerySet[AppliedVersion]:
     """Return which version of each log is in the rows of a projection."""
     return AppliedVersion.objects.using(using).filter(projection=name)
+
+
+def _rebuilt_by(projection: type[RowProjection], using: str) -> int:
+    """Return the version of the projection that has rebuilt all rows; 0 if it has never run."""
+    states = ProjectionState.objects.using(using).filter(name=projection.name)
+    return states.values_list("version", flat=True).first() or 0
 
 
 def applied_version(projection: RowProjection, log_id: LogId, using: str) -> int:

@@ -72,6 +72,22 @@ def test_the_beginning_of_an_id_finds_all_its_logs_page_by_page(reader, monkeypa
     assert listed(reader, f"{asked}&end=1") == newest[3:]
 
 
+def test_the_beginning_of_the_id_of_a_key_finds_its_log(log_id):
+    # A UUID of version 5, which MariaDB sorts by its last digits.
+    other = Account.logs.create(Opened("eve"), log_id=LogId.from_key("account", 7)).log_id
+    text, bare, uuid = str(other), str(other)[8:], other.uuid
+
+    for asked in (text[:14], text[:20], text[:30], bare[:8], bare[:24], uuid.hex[:9]):
+        assert found(asked) == {str(other)}, asked
+    for asked in (str(uuid)[:8], str(uuid)[:13], str(uuid)[:23], str(uuid)[:-1]):
+        assert found(asked) == {str(other)}, asked
+
+
+def test_a_text_that_could_begin_the_id_of_a_key_finds_no_others(log_id):
+    # As the beginning of an id, it is a range between two UUIDs that MariaDB sorts differently.
+    assert found("015ce5498125") == set()
+
+
 def test_the_beginning_of_an_id_that_is_also_a_key_finds_both_logs():
     first = Account.logs.create(Opened("ada")).log_id
     second = Account.logs.create(Opened("bob"), idempotency_key=str(first)[8:20]).log_id

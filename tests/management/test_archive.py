@@ -11,7 +11,14 @@ from django.db import connection, transaction
 from eventlogs import CannotErase
 from eventlogs.archives import Retention
 from eventlogs.management.subcommands import grants
-from eventlogs.models import ArchivedLog, Checkpoint, Event, ParkedEvent, ProjectionState
+from eventlogs.models import (
+    ArchivedLog,
+    ArchiveFile,
+    Checkpoint,
+    Event,
+    ParkedEvent,
+    ProjectionState,
+)
 from eventlogs.operations import archiving
 from tests.accounts import Account, Deposited, Noted, Opened
 from tests.management.conftest import ACCOUNTS
@@ -52,6 +59,27 @@ def test_closed_logs_are_counted_moved_checked_and_brought_back(run, run_json, c
         "0 archives were read, with 0 events. All of them are what was written.\n"
     )
     assert Event.objects.count() == 4
+
+
+def test_an_archive_that_is_lost_keeps_no_other_log_from_being_archived(
+    run, run_json, closed, archives
+):
+    run("archive")
+    lost = ArchivedLog.objects.select_related("archive").get().archive.name
+    other = ACCOUNTS.create(Opened("Grace")).log_id
+    ArchiveFile.objects.update(logs=2)  # as if another one was erased
+    (archives / lost).unlink()
+    expected = (
+        f"The older archive {lost} is still to be written anew, or deleted: the file is not in the "
+        f"storage. Restore it from a backup, or set EVENTLOGS['ARCHIVE_STORAGE'] to the storage "
+        f"that has it. Then archive again."
+    )
+
+    with pytest.raises(CommandError) as caught:
+        run("archive")
+
+    assert (str(caught.value), caught.value.returncode) == (expected, 1)
+    assert {each.log_id for each in ArchivedLog.objects.all()} == {closed, other}
 
 
 def test_json_for_programs(run_json, closed):

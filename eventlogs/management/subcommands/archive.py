@@ -98,6 +98,7 @@ def archive(out: Output, using: str, limit: int | None, by: str) -> None:
                 "bytes": done.size,
                 "waiting": done.waiting,
                 **({"unreadable": unreadable} if unreadable else {}),
+                **({"untidy": done.untidy.archive} if done.untidy else {}),
             }
         )
     else:
@@ -113,13 +114,21 @@ def archive(out: Output, using: str, limit: int | None, by: str) -> None:
             f"{counted(done.waiting, 'closed log')} stayed: {why_waiting(done.limit)} Archive "
             f"again when that has come to their end."
         )
+    problems = []
     if done.unreadable:
         for each in [] if out.as_json else done.unreadable:
             out.line(f"{each.log_id}: {each.error}")
-        raise findings(
+        problems.append(
             f"{counted(len(done.unreadable), 'log')} could not be judged: the events cannot be "
             f"folded, or the rule raises an error. Correct the code, then archive again."
         )
+    if done.untidy:
+        problems.append(
+            f"The older archive {done.untidy.archive} is still to be written anew, or deleted: "
+            f"{done.untidy.reason}. Then archive again."
+        )
+    if problems:
+        raise findings(" ".join(problems))
 
 
 def why_waiting(limit: archiving.Limit) -> str:

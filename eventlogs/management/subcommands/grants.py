@@ -25,6 +25,7 @@ from eventlogs.models import (
     EventLog,
     IdempotencyKey,
     ProjectionAction,
+    ReturnedLog,
     UniqueValue,
 )
 from eventlogs.projections.base import RowProjection, declared
@@ -40,6 +41,7 @@ HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     ErasedLog: ("SELECT",),  # the owner's function writes them
     ArchivedLog: ("SELECT",),  # only the owner takes logs out of the tables
     ArchiveFile: ("SELECT",),
+    ReturnedLog: ("SELECT",),
     ProjectionAction: ("SELECT", "INSERT", "UPDATE"),  # the id of an erased log is removed
 }
 ROWS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")

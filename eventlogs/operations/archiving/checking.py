@@ -56,8 +56,8 @@ def check(*, using: str | None = None) -> Iterator[Checked]:
             problem = "the file is not in the storage"
         except Damaged as damage:
             problem = str(damage)
-        if problem and not complete.filter(pk=last).exists():
-            continue  # another process has replaced it, and may have deleted it
+        if not complete.filter(pk=last).exists():
+            continue  # another process has replaced it: its logs are in one that comes later
         yield Checked(file.name, len(rows), sum(each.version for each in rows), is_signed, problem)
 
 

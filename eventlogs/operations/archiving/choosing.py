@@ -3,9 +3,13 @@ Choosing the logs to archive: those that a rule names, and that nobody has still
 
 A log is left in the tables
 
-- while a projection or a reactor has not come to its last event: it would never see it;
+- while a projection or a reactor has not come to its last event: it would never see it. An inline
+  one comes to an event with its append; to those that were appended without it, e.g. by an import,
+  it comes later, through the feed;
 - while a projection holds it, for an event that it could not apply;
-- while its last event is not settled in the feed: a reader may still be before it.
+- while its last event is not settled in the feed: a reader may still be before it;
+- for a week after it was brought back, or for as long as the rule waits, if that is shorter: who
+  has brought it back has something to do with it.
 
 Readers outside of the project keep their positions themselves: ``Retention.after`` has to be
 longer than they may be behind.
@@ -14,11 +18,11 @@ longer than they may be behind.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from django.db import router
-from django.db.models import Min, QuerySet
+from django.db.models import Exists, Min, OuterRef, QuerySet
 from django.utils import timezone
 
 from eventlogs.aggregates import aggregates, fold
@@ -30,11 +34,14 @@ from eventlogs.feed import scans
 from eventlogs.feed.reader import HEARTBEAT, Feed
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
-from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState
-from eventlogs.projections.base import BaseProjection, declared
+from eventlogs.models import Checkpoint, EventLog, ParkedEvent, ProjectionState, ReturnedLog
+from eventlogs.projections import checkpoints, inline
+from eventlogs.projections.base import BaseProjection, RowProjection, declared
 from eventlogs.projections.kinds import Reactor
+from eventlogs.stores.retries import run_again
 
 PAGE: Final = 500  # logs that are looked at together
+STAYS: Final = timedelta(days=7)  # at most, in the tables, after a log was brought back
 
 
 class Limit(NamedTuple):
@@ -151,7 +158,7 @@ def closed_logs(
                 f"A Retention has when= for {rule.log_type!r}, and no aggregate class has this log "
                 f"type. Correct the log type, or import the aggregate's module in models.py."
             )
-    for page in _old_logs(rule, using, (now or timezone.now()) - rule.after):
+    for page in _old_logs(rule, using, now or timezone.now()):
         if cls is None:
             yield from page
             continue
@@ -168,10 +175,18 @@ def closed_logs(
                 yield log
 
 
-def _old_logs(rule: Retention, using: str, before: datetime) -> Iterator[list[LogRow]]:
+def forget_returned(using: str) -> None:
+    """Remove the rows of logs that were brought back so long ago that it makes no difference."""
+    old = ReturnedLog.objects.using(using).filter(returned_at__lt=timezone.now() - STAYS)
+    run_again(using, lambda _: old.delete())
+
+
+def _old_logs(rule: Retention, using: str, now: datetime) -> Iterator[list[LogRow]]:
+    since = now - min(rule.after, STAYS)
+    returned = ReturnedLog.objects.using(using).filter(pk=OuterRef("pk"), returned_at__gte=since)
     wanted: Any = (
         EventLog.objects.using(using)
-        .filter(log_type=rule.log_type, updated_at__lt=before)
+        .filter(~Exists(returned), log_type=rule.log_type, updated_at__lt=now - rule.after)
         .order_by("pk")
     )
     after = None
@@ -185,6 +200,27 @@ def _old_logs(rule: Retention, using: str, before: datetime) -> Iterator[list[Lo
         yield [each for each in page if each.log_id not in held]
         if len(page) < PAGE:
             return
+
+
+def without_inline_rows(using: str, logs: Sequence[LogRow]) -> tuple[set[LogId], Limit | None]:
+    """
+    Return the logs with events that an inline projection has not come to, and its place.
+
+    That may be asked before the logs are locked: a row never has fewer events than before, and a
+    log with more events is not the one that was looked at.
+    """
+    found: set[LogId] = set()
+    limit = None
+    for each in declared(RowProjection, using=using):
+        if each.mode != each.INLINE:
+            continue
+        types = each.log_types_read()
+        of_types = [log.log_id for log in logs if types is None or log.log_id.log_type in types]
+        for start in range(0, len(of_types), PAGE):
+            if some := inline.unread(each, of_types[start : start + PAGE], using):
+                found |= some
+                limit = limit or Limit(checkpoints.position(each.name, using), each.name)
+    return found, limit
 
 
 def held_logs(using: str, log_ids: Sequence[LogId]) -> set[LogId]:

@@ -11,11 +11,19 @@ from django.db import router
 from eventlogs.archives import storage
 from eventlogs.archives.rules import Retention, rules
 from eventlogs.caches import backends
+from eventlogs.exceptions import ArchiveUnavailable
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog
 from eventlogs.operations.archiving import files, tables
-from eventlogs.operations.archiving.choosing import Limit, Unreadable, closed_logs, limit_of
+from eventlogs.operations.archiving.choosing import (
+    Limit,
+    Unreadable,
+    closed_logs,
+    forget_returned,
+    limit_of,
+    without_inline_rows,
+)
 from eventlogs.operations.archiving.tidying import give_up, tidy
 from eventlogs.stores import erasing
 
@@ -29,8 +37,10 @@ class Archiving:
     """
     What ``archive`` has done so far.
 
-    ``waiting`` is how many closed logs stay in the tables because ``limit.projection``, or the
-    feed, has not come to their end; ``unreadable`` are logs that cannot be folded.
+    ``waiting`` is how many closed logs stay in the tables because a projection, or the feed, has
+    not come to their end; ``limit`` is why the first of them stays, or None without any.
+    ``unreadable`` are logs that cannot be folded. ``untidy`` is the error of an older archive that
+    could not be written anew, or deleted; it keeps no log from being archived.
     """
 
     logs: int = 0
@@ -40,6 +50,7 @@ class Archiving:
     waiting: int = 0
     limit: Limit | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
+    untidy: ArchiveUnavailable | None = None
 
 
 class Waiting(NamedTuple):
@@ -76,9 +87,9 @@ def archive(
     at most one file that nobody uses, and loses nothing.
 
     Raise ValueError for a name or a limit out of range, RegistrationError for a rule that is none,
-    CannotErase if this database role does not own the table, ArchiveUnavailable if a file cannot be
-    written and read back, and RuntimeError inside of a transaction. The files before are complete,
-    and their logs are taken out; nothing else was.
+    CannotErase if this database role does not own the table, ArchiveUnavailable if a new file
+    cannot be written and read back, and RuntimeError inside of a transaction. The files before are
+    complete, and their logs are taken out; nothing else was.
     """
     alias = using or router.db_for_write(EventLog)
     if not by.strip() or len(by) > MAX_NAME:
@@ -88,12 +99,13 @@ def archive(
     chosen = rules() if retention is None else retention
     storage.archive_storage()
     erasing.check_owner(alias)
-    tidy(using=alias)
     done = Archiving()
+    _tidy(alias, done)
+    forget_returned(alias)
     for rule in chosen:
-        done.limit = limit_of(alias, rule.log_type)
+        read = limit_of(alias, rule.log_type)
         for batch in _batches(closed_logs(rule, alias, unreadable=done.unreadable), limit, done):
-            _archive(alias, rule.log_type, batch, by.strip(), done)
+            _archive(alias, rule.log_type, batch, read, by.strip(), done)
             tell(done)
     return done
 
@@ -131,15 +143,21 @@ def _batches(logs: Iterator[LogRow], limit: int | None, done: Archiving) -> Iter
         yield batch
 
 
-def _archive(using: str, log_type: str, logs: list[LogRow], by: str, done: Archiving) -> None:
-    assert done.limit is not None
+def _archive(
+    using: str, log_type: str, logs: list[LogRow], read: Limit, by: str, done: Archiving
+) -> None:
+    behind, limit = without_inline_rows(using, logs)
+    if limit is not None:
+        done.waiting += len(behind)
+        done.limit = done.limit or limit
+        logs = [each for each in logs if each.log_id not in behind]
     while logs:
         made = files.make(using, log_type, files.from_tables(using, logs))
         changed = files.compare(made, files.from_tables(using, logs))
-        late = {
-            log for log, written in made.logs.items() if written.last_position > done.limit.position
-        }
-        done.waiting += len(late - changed)
+        late = {log for log, written in made.logs.items() if written.last_position > read.position}
+        if late - changed:
+            done.waiting += len(late - changed)
+            done.limit = done.limit or read
         changed |= late
         if not changed:
             changed = tables.take_out(using, made, logs, by=by)
@@ -151,8 +169,16 @@ def _archive(using: str, log_type: str, logs: list[LogRow], by: str, done: Archi
             forget_cached(each.log_id for each in logs)
             return
         give_up(using, made.file)
-        tidy(using=using)
+        _tidy(using, done)
         logs = [each for each in logs if each.log_id.uuid not in changed]
+
+
+def _tidy(using: str, done: Archiving) -> None:
+    """Tidy; an archive that is lost must not end the archiving of others."""
+    try:
+        tidy(using=using)
+    except ArchiveUnavailable as error:
+        done.untidy = error
 
 
 def forget_cached(log_ids: Iterator[LogId]) -> None:

@@ -25,7 +25,7 @@ from eventlogs.archives.frames import Written
 from eventlogs.exceptions import ArchiveUnavailable, ImportDiffers
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
-from eventlogs.models import ArchivedLog, ArchiveFile, Event, EventLog
+from eventlogs.models import ArchivedLog, ArchiveFile, Event, EventLog, ReturnedLog
 from eventlogs.operations.archiving.choosing import (
     held_logs,
     last_reader,
@@ -101,9 +101,11 @@ def _take_out(
         rows = plain(EventLog, using).filter(pk__in=some).order_by("pk").select_for_update()
         for pk, *rest in rows.values_list("pk", "log_type", "version", "head"):
             found[pk] = _Locked(*rest)
-    held = held_logs(using, [each.log_id for each in logs])
-    # Again: a projection may have begun, or begun anew, while the file was written.
+    # Again: a projection may have begun, or begun anew, while the file was written. Before the look
+    # at the held logs: a worker that holds a log moves its checkpoint past the event at the same
+    # time. So one that does it between the two looks was behind at the first.
     last = last_reader(using, made.file.log_type)
+    held = held_logs(using, [each.log_id for each in logs])
     changed = {
         each.log_id.uuid
         for each in logs
@@ -200,7 +202,9 @@ def _move(using: str, made: Made, old: ArchiveFile, logs: Collection[UUID]) -> b
             archive_id=made.file.pk, frames=[list(each) for each in written.frames]
         )
     complete(using, made.file)
-    plain(ArchiveFile, using).filter(pk=old.pk).update(state=ArchiveFile.REPLACED)
+    plain(ArchiveFile, using).filter(pk=old.pk).update(
+        state=ArchiveFile.REPLACED, replaced_at=UTCNow()
+    )
     return True
 
 
@@ -234,6 +238,9 @@ def _put_back(using: str, row: ArchivedLog, pages: Iterable[list[ExportedEvent]]
             [_event(each, row.log_id) for each in page], batch_size=ROWS
         )
     archived._raw_delete(using)
+    returned = plain(ReturnedLog, using)
+    returned.filter(pk=row.pk).delete()
+    returned.bulk_create([ReturnedLog(id=row.pk, returned_at=UTCNow())])
     _begin_rebuilds_anew(using)
     mark.update(log_type=row.log_type)
     return True

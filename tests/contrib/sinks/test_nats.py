@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +247,60 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(stream, sink):
 
     assert took < 30
     sink.send(records(2), encode)
+
+
+class Deaf:
+    """A server that takes a client, and reads no message."""
+
+    INFO = (
+        b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576,"proto":1,"headers":true}'
+    )
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._greet)
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Deaf:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _greet(self) -> None:
+        with suppress(OSError):  # it was closed
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                client.sendall(self.INFO + b"\r\n")
+                while b"PING" not in client.recv(4_096):
+                    pass
+                client.sendall(b"PONG\r\n")
+
+
+def test_a_server_that_reads_nothing_is_given_up_although_the_buffers_are_full():
+    def send():
+        with suppress(TimeoutError, NotAcknowledged, nats.errors.Error):
+            sink.send(records(*[1] * 9), lambda each: {**encode(each), "padding": "x" * 100_000})
+            sent.append(True)
+
+    sent: list[bool] = []
+    with Deaf() as server:
+        sink = JetStreamSink(server.url, timeout=1.0)
+        threads = [threading.Thread(target=send, daemon=True) for _ in range(8)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(15)
+
+        assert [each.is_alive() for each in threads] == [False] * 8
+        sink.close()
+    assert not sent
 
 
 def test_a_server_that_is_killed_loses_nothing_that_it_has_acknowledged(stream, sink):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pika
@@ -133,6 +135,85 @@ def test_a_lost_connection_is_replaced(exchange, sink):
     found = [body for _, _, body in exchange.messages()]
     assert out_of_order(found) == []
     assert {json.loads(each)["id"] for each in found} >= ids(sent)
+
+
+class SlowNetwork:
+    """
+    Passes connections on to a server. The confirms of the first one are late, and come at last when
+    messages are sent on the second one, whose messages are lost.
+    """
+
+    PUBLISH = b"\0\x3c\0\x28"  # basic.publish, as it begins in a frame of a method
+
+    def __init__(self, url: str) -> None:
+        parameters = pika.URLParameters(url)
+        self._server = (parameters.host, parameters.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.url = url.replace(
+            f"{parameters.host}:{parameters.port}",
+            f"127.0.0.1:{self._listener.getsockname()[1]}",
+        )
+        self._may_confirm = threading.Event()
+        self._may_confirm.set()
+        self._run(self._accept)
+
+    def __enter__(self) -> SlowNetwork:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._may_confirm.set()
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _run(self, target: Any, *args: Any) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        for number in range(2):
+            client, _ = self._listener.accept()
+            server = socket.create_connection(self._server)
+            self._sockets += [client, server]
+            self._run(self._up, number, client, server)
+            self._run(self._down, number, client, server)
+
+    def _up(self, number: int, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65_536):
+                if self.PUBLISH in data and number == 0:
+                    self._may_confirm.clear()
+                elif self.PUBLISH in data:
+                    self._may_confirm.set()
+                    return
+                server.sendall(data)
+
+    def _down(self, number: int, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(65_536):
+                if number == 0:
+                    self._may_confirm.wait()
+                client.sendall(data)
+
+
+def test_a_late_confirm_of_a_lost_connection_is_none_of_another_message(exchange):
+    exchange.make()
+    first, second = records(1, 1), records(1, 1)
+
+    with SlowNetwork(exchange.url) as network:
+        sink = RabbitMQSink(network.url, exchange=exchange.name, timeout=2.0)
+        for some in (first, second):
+            with pytest.raises(FAILURES):
+                sink.send(some, encode)
+        sink.close()
+
+    assert {properties.message_id for _, properties, _ in exchange.messages()} == ids(first)
 
 
 def is_sent(sink: RabbitMQSink, sent: list[Any]) -> bool:

@@ -102,7 +102,8 @@ BACK = [
 
 
 @pytest.mark.parametrize("step", BACK)
-def test_killed_while_a_log_is_brought_back(monkeypatch, directory, step):
+def test_killed_while_a_log_is_brought_back(monkeypatch, directory, settings, step):
+    settings.EVENTLOGS = {**settings.EVENTLOGS, "ARCHIVE_GRACE": timedelta()}
     there = closed()
     archiving.archive(by="grace")
     log_id = ArchivedLog.objects.order_by("pk")[0].log_id

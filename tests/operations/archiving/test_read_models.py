@@ -5,16 +5,23 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
+from django.utils import timezone
 
 from eventlogs import ANY, LogManager, ProjectionUnavailable
 from eventlogs.archives import storage
-from eventlogs.models import AppliedVersion, ArchivedLog, ArchiveFile, Checkpoint
+from eventlogs.models import (
+    AppliedVersion,
+    ArchivedLog,
+    ArchiveFile,
+    Checkpoint,
+    SkippedEvent,
+)
 from eventlogs.operations import archiving
 from eventlogs.operations.archiving import Limit
 from eventlogs.operations.verification import ProjectionVerifier, Scope
 from eventlogs.projections import rebuild, shadow_tables, verify
 from eventlogs.stores import participants
-from tests.accounts import Account, Deposited, Opened, Withdrawn
+from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Balance,
@@ -144,6 +151,63 @@ def test_logs_that_a_new_projection_has_still_to_read_stay():
 
     assert (done.logs, done.waiting, done.limit) == (0, 1, Limit(0, "deposits-by-owner"))
     assert accounts.version(state.log_id) == 1
+
+
+def catch_up_all_but(*others):
+    """Let all projections and reactors, without some, come to the last event."""
+    for each in {*readmodels.DECLARED.values(), *OWN_ROWS, DepositsByOwner} - {*others}:
+        each.catch_up(strict=True)
+
+
+def without_the_inline_projection(monkeypatch, append):
+    """Append as a process of an older release, or an import, does."""
+    with monkeypatch.context() as older:
+        older.delitem(participants.registered, "inlined-balances")
+        return append()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_logs_whose_inline_rows_lack_events_stay(monkeypatch, is_new):
+    state = None if is_new else accounts.create(Opened("Ada"), Deposited(1))
+
+    def append():
+        if state is None:
+            return accounts.create(Opened("Ada"), Deposited(1), Withdrawn(1))
+        return accounts.append(state, Withdrawn(1))
+
+    log = without_the_inline_projection(monkeypatch, append).log_id
+    right = accounts.create(Opened("Mary"), Deposited(2), Withdrawn(2)).log_id
+    catch_up_all_but(InlinedBalances)
+
+    done = archiving.archive(by="grace")
+
+    assert (done.logs, done.waiting, done.limit) == (1, 1, Limit(0, "inlined-balances"))
+    assert [each.log_id for each in ArchivedLog.objects.all()] == [right]
+    InlinedBalances.catch_up(strict=True)
+    assert archiving.archive(by="grace").logs == 1
+    assert {each["log_id"] for each in rows(Inlined)[Inlined]} == {log, right}
+    assert InlinedBalances.verify()
+
+
+def test_events_that_an_inline_projection_does_not_read_keep_no_log():
+    log = accounts.create(Opened("Ada"), Deposited(1), Withdrawn(1)).log_id
+    accounts.append(log, Noted("a text"), expected_version=ANY)
+    catch_up_all_but(InlinedBalances)
+
+    assert archiving.archive(by="grace").logs == 1
+
+
+def test_events_that_a_person_has_skipped_keep_no_log(monkeypatch):
+    state = accounts.create(Opened("Ada"), Deposited(1))
+    log = without_the_inline_projection(
+        monkeypatch, lambda: accounts.append(state, Withdrawn(1))
+    ).log_id
+    SkippedEvent.objects.create(
+        projection="inlined-balances", log_id=log, index=2, position=3, skipped_at=timezone.now()
+    )
+    catch_up_all_but(InlinedBalances)
+
+    assert archiving.archive(by="grace").logs == 1
 
 
 @pytest.mark.parametrize("has_row", [True, False])

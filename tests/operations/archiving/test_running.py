@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import threading
 from datetime import timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from django.utils import timezone
 
 from eventlogs import (
     ANY,
@@ -22,6 +24,7 @@ from eventlogs import (
 from eventlogs.archives import Retention, storage
 from eventlogs.feed import scans
 from eventlogs.feed.reader import HEARTBEAT
+from eventlogs.feed.sources import feed_source_for
 from eventlogs.models import (
     ArchivedLog,
     ArchiveFile,
@@ -29,13 +32,17 @@ from eventlogs.models import (
     Event,
     EventLog,
     IdempotencyKey,
+    ParkedEvent,
     ProjectionState,
+    ReturnedLog,
 )
 from eventlogs.operations import archiving
-from eventlogs.operations.archiving import files, manifests
+from eventlogs.operations.archiving import Limit, files, manifests, running, tables
+from eventlogs.operations.archiving.tables import plain
 from eventlogs.operations.erasure import erase
 from eventlogs.stores import erasing, store_for
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.operations.archiving.closed import closed_accounts
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -95,9 +102,10 @@ def test_closed_logs_are_taken_out_read_from_the_archive_and_brought_back(
         assert archiving.restore(each) == before[each][2]["version"]
         assert history(each) == before[each]
 
+    assert not ArchivedLog.objects.exists()
+    assert archiving.tidy(grace=timedelta()).deleted == 2
     assert list(directory.rglob("*.*")) == []
     assert not ArchiveFile.objects.exists()
-    assert not ArchivedLog.objects.exists()
 
 
 @pytest.mark.feed
@@ -115,6 +123,25 @@ def test_a_checkpoint_of_the_feed_stays_valid(directory):
         archiving.restore(each)
     assert list(Feed().read(after=checkpoint)) == list(later)
     assert list(Feed().read(after=later.checkpoint)) == []
+
+
+@pytest.mark.feed
+def test_a_log_that_comes_back_between_two_looks_refuses_no_checkpoint(directory, monkeypatch):
+    closed = [accounts.create(Opened(name)).log_id for name in ("Ada", "Grace")]
+    checkpoint = Feed().read().checkpoint
+    archiving.archive(by="grace")
+    source = feed_source_for("default")
+    removed = source.removed
+
+    def restore_first(logs):
+        if ArchivedLog.objects.count() == 2:
+            archiving.restore(closed[0])
+        return removed(logs)
+
+    monkeypatch.setattr(source, "removed", restore_first)
+
+    assert list(Feed().read(after=checkpoint)) == []
+    assert ArchivedLog.objects.count() == 1
 
 
 def test_an_archived_log_takes_no_events_and_its_id_cannot_be_used_again(directory):
@@ -341,6 +368,60 @@ def test_a_projection_that_begins_while_a_file_is_written_keeps_its_logs_in_the_
     assert list(directory.rglob("*.gz")) == []
 
 
+@pytest.mark.postgresql
+def test_a_log_that_a_worker_holds_between_two_looks_stays(directory, monkeypatch):
+    closed, _, _ = filled()
+    last = Event.objects.latest("position").position
+    Checkpoint.objects.create(projection="other", partition=0, partitions=1, position=1)
+    monkeypatch.setattr(running, "limit_of", lambda *_: Limit(last))
+    commits: list[threading.Thread] = []
+
+    def hold():
+        now = timezone.now()
+        with transaction.atomic():
+            Checkpoint.objects.update(position=last)
+            ParkedEvent.objects.create(
+                projection="other",
+                log_id=closed,
+                index=1,
+                position=last,
+                type="account.noted",
+                first_failed_at=now,
+                failed_at=now,
+            )
+        connection.close()
+
+    def and_then_hold(look):
+        def call(*args):
+            found = look(*args)
+            if not commits:
+                commits.append(threading.Thread(target=hold))
+                commits[0].start()
+                commits[0].join(30)
+            return found
+
+        return call
+
+    for name in ("held_logs", "last_reader"):
+        monkeypatch.setattr(tables, name, and_then_hold(getattr(tables, name)))
+
+    archiving.archive(by="grace")
+
+    assert ParkedEvent.objects.exists()
+    assert EventLog.objects.filter(pk=closed.uuid).exists()
+
+
+def test_what_logs_wait_for_is_that_of_their_own_rule(directory, monkeypatch):
+    filled()
+    limits = {"account": Limit(0, "slow"), "parcel": Limit(1)}
+    monkeypatch.setattr(running, "limit_of", lambda using, log_type: limits[log_type])
+
+    rules = [closed_accounts, Retention("parcel", timedelta(microseconds=1))]
+    done = archiving.archive(by="grace", retention=rules)
+
+    assert (done.logs, done.waiting, done.limit) == (0, 2, Limit(0, "slow"))
+
+
 def test_a_heartbeat_that_has_stopped_keeps_no_log_in_the_tables(directory):
     filled()
     Checkpoint.objects.create(projection=HEARTBEAT, partition=0, partitions=1, position=1)
@@ -363,6 +444,48 @@ def test_a_file_that_is_replaced_while_all_are_checked_is_no_finding(directory, 
     [found] = archiving.check()
     assert (found.problem, found.logs) == ("", 1)
     assert accounts.version(other) == 3
+
+
+def test_a_log_that_was_brought_back_stays_for_a_week(directory):
+    month = Retention("account", timedelta(days=30))
+    hour = Retention("account", timedelta(hours=1))
+    closed, _, _ = filled()
+    plain(EventLog, "default").update(updated_at=timezone.now() - timedelta(days=40))
+    archiving.archive(by="grace", retention=[month])
+    archiving.restore(closed)
+
+    def chosen(rule):
+        return sum(each.logs for each in archiving.waiting(retention=[rule]))
+
+    assert [chosen(month), chosen(hour)] == [0, 0]
+    ReturnedLog.objects.update(returned_at=timezone.now() - timedelta(hours=2))
+    assert [chosen(month), chosen(hour)] == [0, 1]
+    ReturnedLog.objects.update(returned_at=timezone.now() - timedelta(days=8))
+    assert [chosen(month), chosen(hour)] == [1, 1]
+
+    assert archiving.archive(by="grace", retention=[month]).logs == 1
+    assert not ReturnedLog.objects.exists()
+    archiving.restore(closed)
+    archiving.archive(by="grace", retention=[Retention("account", timedelta(microseconds=1))])
+    archiving.restore(closed)  # although it has a row of the last time
+    assert ReturnedLog.objects.count() == 1
+
+
+def test_a_disk_that_does_not_confirm_a_file_is_an_error_of_archives(directory, monkeypatch):
+    closed, _, _ = filled()
+
+    def broken(handle):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", broken)
+        with pytest.raises(ArchiveUnavailable) as caught:
+            archiving.archive(by="grace")
+
+    assert caught.value.reason == "the disk does not confirm it"
+    assert Event.objects.filter(log=closed.uuid).count() == 2
+    assert archiving.tidy(older_than=timedelta()).deleted == 1
+    assert archiving.archive(by="grace").logs == 2
 
 
 def test_an_error_of_a_storage_while_it_is_read_is_one_of_archives(directory, monkeypatch):
