@@ -235,6 +235,21 @@ def test_a_log_that_is_alive_here_is_refused_and_nothing_is_changed(
     assert stones(second_database) == []
 
 
+def test_all_tombstones_are_looked_at_before_one_is_stored(
+    gone, erase, second_database, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jsonl, "BATCH", 1)
+    last = Account.logs.create(Opened("eve")).log_id
+    erase(last)
+    run("export", tmp_path / "all.jsonl")
+    LogManager(Account, using=second_database).create(Opened("eve"), log_id=last)
+
+    with pytest.raises(CommandError, match=f"has erased {last}, and this one has not"):
+        run("import", tmp_path / "all.jsonl", database=second_database)
+
+    assert stones(second_database) == []
+
+
 def test_from_a_stream_a_log_that_is_alive_here_is_refused_behind_the_events(
     exported, gone, second_database, run, monkeypatch
 ):
@@ -326,6 +341,7 @@ def test_the_log_of_seals_has_no_tombstone_in_the_other_database(
     text = exported.read_text()
     seals = LogId("eventlogs_seal", gone.uuid)
     exported.write_text(text.replace(f'"erased":"{gone}"', f'"erased":"{seals}"'))
+    LogManager(Account, using=second_database).create(Opened("bob"), log_id=gone)
 
     run("import", exported, database=second_database)
 
