@@ -27,11 +27,13 @@ Every error class of eventlogs, in one tree.
     ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── CannotErase                  this database role may not erase logs
+    │   └── CannotImportErased       … or store that a log was erased elsewhere
     ├── CannotPartition              the table of events cannot be replaced by a copy now
     ├── ArchiveUnavailable           an archive cannot be read or written, as things are
     ├── NotArchived                  the log is in no archive
     ├── HistoryDiffers               the database has other events than the caller has seen
     │   ├── ImportDiffers            … than an import says
+    │   ├── ErasedElsewhere          … of logs that were erased, as an import says
     │   └── CheckpointDiffers        … than a checkpoint of the feed says
     ├── AdoptionFailed               a row of a table cannot become a log
     ├── InvalidExport                (ValueError) a line of an import cannot be read
@@ -79,10 +81,12 @@ __all__ = [
     "AppendOnlyError",
     "ArchiveUnavailable",
     "CannotErase",
+    "CannotImportErased",
     "CannotPartition",
     "CheckpointDiffers",
     "ConcurrentAppend",
     "ConstraintViolated",
+    "ErasedElsewhere",
     "EventLogError",
     "FeedUnavailable",
     "HistoryDiffers",
@@ -517,6 +521,23 @@ class CannotErase(EventLogError):
 
 
 @error
+class CannotImportErased(CannotErase):
+    """
+    The database role ``role`` may not store that a log was erased: ``owner`` owns the events.
+
+    An export names logs that were erased, ``log_id`` among them, and that this database does not
+    know as erased. Nothing of the batch was stored.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"The export says that {self.log_id} was erased, and the role {self.role} may not "
+            f"store that: it does not own the table of events in {self.using!r}. Import with a "
+            f"database alias or settings that connect as {self.owner}, the role that runs migrate."
+        )
+
+
+@error
 class CannotPartition(EventLogError):
     """
     The table of events cannot be partitioned, or made one table again, as things are.
@@ -592,6 +613,29 @@ class ImportDiffers(HistoryDiffers):
         "Event {index} of {log_id} cannot be imported: {reason}. History is "
         "not rewritten: import into another database, or leave this log out of the export."
     )
+
+
+@error
+class ErasedElsewhere(HistoryDiffers):
+    """
+    An export says that logs were erased which are in the database, in its tables or archives.
+
+    ``log_ids`` are these logs, or the first thousand of them. Nothing was erased, and nothing of
+    the batch was stored.
+    """
+
+    log_ids: tuple[LogId, ...]
+    _: KW_ONLY
+    reason: str = "a log that was erased in the exported database is here"
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.log_ids[:3]))
+        more = f" and {len(self.log_ids) - 3:,} more" if len(self.log_ids) > 3 else ""
+        return (
+            f"The exported database has erased {shown}{more}, and this one has not. An import "
+            f"erases nothing: erase it here (manage.py eventlogs erase LOG), then import again; "
+            f"or import all exports in one command into an empty database."
+        )
 
 
 @error

@@ -70,6 +70,10 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "using": "default", "role": "app", "owner": "migrator"},
     ),
     (
+        exceptions.CannotImportErased(LOG_ID, using="default", role="app", owner="migrator"),
+        {"log_id": LOG_ID, "using": "default", "role": "app", "owner": "migrator"},
+    ),
+    (
         exceptions.CannotPartition(
             using="default", reason="the view seen reads it", action="Drop it"
         ),
@@ -148,6 +152,13 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
     (
         exceptions.ImportDiffers(LOG_ID, index=3, reason="its data is another one here"),
         {"log_id": LOG_ID, "index": 3, "reason": "its data is another one here"},
+    ),
+    (
+        exceptions.ErasedElsewhere((LOG_ID,) * 4),
+        {
+            "log_ids": (LOG_ID,) * 4,
+            "reason": "a log that was erased in the exported database is here",
+        },
     ),
     (
         exceptions.AdoptionFailed("shop.order", 42, reason="its time is in the future"),

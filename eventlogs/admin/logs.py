@@ -384,7 +384,11 @@ class LogAdmin(ReadOnlyAdmin):
                 count += len(each.lines)
                 last = each.position
                 yield "".join(each.lines)
-            yield jsonl.footer(events=count, until=last)
+            erased = 0  # it may be erased while it is read
+            for some in jsonl.tombstone_pages(using, logs=[log_id]):
+                erased += len(some)
+                yield "".join(some)
+            yield jsonl.footer(events=count, until=last, erased=erased)
 
         lines = parts()
         if place.archived is not None:

@@ -81,7 +81,8 @@ class Writer:
         self._characters = 0
         self._open: list[_Part] = []  # of the frame that is being filled
         self.events = 0
-        self._member(export_lines.header(after=0))
+        # Erased logs are in no archive.
+        self._member(export_lines.header(after=0, version=export_lines.WITHOUT_TOMBSTONES))
 
     def add(self, log_id: LogId, events: Iterable[ExportedEvent]) -> Written:
         """Write the events of a log, in the order of indexes from 0."""

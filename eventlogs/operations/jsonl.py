@@ -1,38 +1,45 @@
 """
 Exports and imports of logs as JSON lines; ``stores/export_lines.py`` has the form of the lines.
 
-Events are in the order of positions.
+Events are in the order of positions. Tombstones of erased logs are behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from eventlogs.conf import MAX_POSITION
 from eventlogs.events.sealed import has_personal
+from eventlogs.exceptions import ErasedElsewhere
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
 from eventlogs.operations import unique_values
 from eventlogs.privacy.encryption import key_ids_in
 from eventlogs.privacy.subject_logs import note_logs
-from eventlogs.stores import BaseStore, ExportedEvent, Restored
+from eventlogs.stores import BaseStore, ExportedEvent, Restored, tombstones
 from eventlogs.stores.export_lines import MAX_LINE as MAX_LINE
-from eventlogs.stores.export_lines import event_line
+from eventlogs.stores.export_lines import ends_of as ends_of
+from eventlogs.stores.export_lines import event_line, read_lines, read_tombstones, tombstone_line
 from eventlogs.stores.export_lines import footer as footer
 from eventlogs.stores.export_lines import header as header
 from eventlogs.stores.export_lines import last_position as last_position
+from eventlogs.stores.export_lines import numbered_tombstones as numbered_tombstones
 from eventlogs.stores.export_lines import read_events as read_events
 from eventlogs.stores.export_lines import read_footer as read_footer
 from eventlogs.stores.export_lines import read_header as read_header
+from eventlogs.stores.restore import batched
+from eventlogs.stores.tombstones import Tombstone
 from eventlogs.stores.unique_values import Taken
 from eventlogs.values import StoredEvent
 
 SEAL_LOG_TYPE: Final = "eventlogs_seal"  # of the log of seals, whose positions are a database's own
 
 BATCH: Final = 1_000  # events of one transaction of an import
+MOST_NAMED: Final = 1_000  # logs in an error
 MAX_BATCH_CHARACTERS: Final = 8_000_000  # of their JSON; a batch with more ends early
 
 
@@ -44,7 +51,8 @@ class Imported:
     ``taken`` are unique values of imported events that belong to other logs, ``erased`` the logs
     that were erased in this database, and ``archived`` those that are in its archives: both were
     left out. ``seals`` are seals of the other database,
-    which were left out as well.
+    which were left out as well. ``tombstones`` is how many were stored, and
+    ``differing_tombstones`` how many logs were erased here at another version: they stay so.
     """
 
     stored: int = 0
@@ -53,6 +61,8 @@ class Imported:
     erased: set[LogId] = field(default_factory=set)
     archived: set[LogId] = field(default_factory=set)
     seals: int = 0
+    tombstones: int = 0
+    differing_tombstones: int = 0
 
 
 class Lines(NamedTuple):
@@ -106,11 +116,79 @@ def _pages(using: str, stretches: Iterator[scans.Stretch]) -> Iterator[Lines]:
         yield Lines([event_line(each) for each in scans.exported(using, events)], position)
 
 
+def tombstone_pages(
+    using: str, *, log_types: Collection[str] = (), logs: Collection[LogId] = ()
+) -> Iterator[list[str]]:
+    """
+    Yield pages of lines, an erased log each, in the order of UUIDs.
+
+    Read them after the events: then a log that is erased meanwhile lacks no event without having a
+    tombstone. A tombstone has no position, so an export from a position on has all of them, too.
+    """
+    for page in tombstones.pages(using, log_types=log_types, logs=logs):
+        yield [tombstone_line(each) for each in page]
+
+
+def import_tombstones(
+    store: BaseStore,
+    exports: Iterable[Callable[[], Iterable[bytes]]],
+    *,
+    imported: Imported | None = None,
+) -> Imported:
+    """
+    Store the tombstones of exports, whose events are to be imported after it.
+
+    Each export is a function that returns its lines; it is called twice. All tombstones are looked
+    at before one is stored. A batch of 1,000 is a transaction; memory is constant.
+
+    From then on the logs are LogErased, and ``import_lines`` leaves out events of them. So exports
+    that follow each other bring no log back that was erased between two of them.
+
+    Raise ErasedElsewhere if logs are here that were erased in the exported database, and
+    CannotImportErased for a role that may not erase: nothing was changed then. Raise InvalidExport
+    for a tombstone that cannot be read.
+    """
+    imported = imported if imported is not None else Imported()
+    exports = list(exports)
+    there: dict[LogId, None] = {}
+    for some in batched(_tombstones(exports), BATCH):
+        there.update(dict.fromkeys(tombstones.alive(_database(store), some)))
+        if len(there) >= MOST_NAMED:
+            break
+    if there:
+        raise ErasedElsewhere(tuple(there)[:MOST_NAMED])
+    for some in batched(_tombstones(exports), BATCH):
+        _bury(store, some, imported)
+    return imported
+
+
+def _tombstones(exports: Iterable[Callable[[], Iterable[bytes]]]) -> Iterator[Tombstone]:
+    for lines_of in exports:
+        for each in read_tombstones(lines_of()):
+            if each.log_id.log_type != SEAL_LOG_TYPE:
+                yield each
+
+
+def _bury(store: BaseStore, some: Iterable[Tombstone], imported: Imported) -> None:
+    kept = [each for each in some if each.log_id.log_type != SEAL_LOG_TYPE]
+    if kept:
+        done = tombstones.restore(_database(store), kept)
+        imported.tombstones += done.stored
+        imported.differing_tombstones += done.differing
+
+
+def _database(store: BaseStore) -> str:
+    if store.using is None:
+        raise NotImplementedError(f"{type(store).__qualname__} cannot restore tombstones.")
+    return store.using
+
+
 def import_lines(
     store: BaseStore,
     lines: Iterable[bytes],
     *,
     imported: Imported | None = None,
+    with_tombstones: bool = True,
 ) -> Imported:
     """
     Restore the events of an export that the database lacks, and return the counts.
@@ -130,28 +208,48 @@ def import_lines(
     The log of seals is left out, and its events are counted in ``imported.seals``: a seal stands
     over positions, and imported events get other ones.
 
+    Tombstones of erased logs are stored where they stand, which is behind the events. Where the
+    lines can be read twice, call ``import_tombstones`` first, and leave them out here by
+    ``with_tombstones=False``: then a log that was erased while the export ran is left out, too.
+
+    Raise what ``import_tombstones`` raises for tombstones; the batches before them are stored.
     Raise InvalidExport for a line that cannot be read and for a file that ends too early, and
     ImportDiffers if the database has other events; the batches before it are stored.
     """
     imported = imported if imported is not None else Imported()
-    for batch in batches(lines):
-        kept = [each for each in batch if each.event.log_id.log_type != SEAL_LOG_TYPE]
-        imported.seals += len(batch) - len(kept)
-        if not kept:
-            continue
-        if store.using is not None:
-            _note_subjects(store.using, kept)
-        done: Restored = store.restore(kept)
-        imported.stored += done.stored
-        imported.present += done.present
-        imported.taken += done.taken
-        imported.erased |= done.erased
-        imported.archived |= done.archived
+    for are_events, found in groupby(read_lines(lines), key=_is_event):
+        if are_events:
+            events = (each for each in found if isinstance(each, ExportedEvent))
+            for batch in _batches(events):
+                _restore(store, batch, imported)
+        elif with_tombstones:
+            stones = (each for each in found if isinstance(each, Tombstone))
+            for some in batched(stones, BATCH):
+                _bury(store, some, imported)
     if imported.taken and store.using is not None:
         # A later event of the import may have moved a value from one log to another.
         logs = sorted({each.log_id for each in imported.taken})
         imported.taken = unique_values.settle_all(store.using, logs)
     return imported
+
+
+def _is_event(line: ExportedEvent | Tombstone) -> bool:
+    return isinstance(line, ExportedEvent)
+
+
+def _restore(store: BaseStore, batch: list[ExportedEvent], imported: Imported) -> None:
+    kept = [each for each in batch if each.event.log_id.log_type != SEAL_LOG_TYPE]
+    imported.seals += len(batch) - len(kept)
+    if not kept:
+        return
+    if store.using is not None:
+        _note_subjects(store.using, kept)
+    done: Restored = store.restore(kept)
+    imported.stored += done.stored
+    imported.present += done.present
+    imported.taken += done.taken
+    imported.erased |= done.erased
+    imported.archived |= done.archived
 
 
 def _note_subjects(using: str, batch: Iterable[ExportedEvent]) -> None:
@@ -168,9 +266,13 @@ def _note_subjects(using: str, batch: Iterable[ExportedEvent]) -> None:
 
 def batches(lines: Iterable[bytes]) -> Iterator[list[ExportedEvent]]:
     """Yield the events of an export in batches."""
+    return _batches(read_events(lines))
+
+
+def _batches(events: Iterable[ExportedEvent]) -> Iterator[list[ExportedEvent]]:
     batch: list[ExportedEvent] = []
     characters = 0
-    for exported in read_events(lines):
+    for exported in events:
         event = exported.event
         full = len(batch) >= BATCH or characters >= MAX_BATCH_CHARACTERS
         if full and (

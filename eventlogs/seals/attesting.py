@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from eventlogs.exceptions import InvalidSeal
@@ -31,6 +32,19 @@ NOT_TRUSTED: Final = "not trusted"
 MOST: Final = 1_000  # findings that are kept
 
 
+class Erased(NamedTuple):
+    """
+    A log that was erased.
+
+    ``created_at`` is when it came to the database, if that is known. Up to the position
+    ``complete_until``, a source that has events of it all the same has all of them.
+    """
+
+    row: ErasedLog
+    created_at: datetime | None
+    complete_until: int
+
+
 class Source:
     """A history to attest; ``end`` is the last position that it covers."""
 
@@ -41,8 +55,8 @@ class Source:
         """Yield the logs in the order of UUIDs, recomputed as of some positions."""
         raise NotImplementedError
 
-    def erased(self) -> Iterator[ErasedLog]:
-        """Yield the rows of logs that were erased, in the same order."""
+    def erased(self) -> Iterator[Erased]:
+        """Yield the logs that were erased, in the same order."""
         return iter(())
 
     def erasures(self) -> int:
@@ -150,7 +164,7 @@ def _walk(checks: list[Check], source: Source, found: Attestation) -> None:
     """Give all logs to all checks, in the order of their UUIDs."""
     positions = sorted({each.seal.position for each in checks})
     marks = [positions.index(each.seal.position) for each in checks]
-    for log_id, past, row in _merged(source.pasts(positions), source.erased()):
+    for log_id, past, erased in _merged(source.pasts(positions), source.erased()):
         problems: list[Finding] = []
         if past is not None:
             found.events += past.marks[-1].version
@@ -162,31 +176,38 @@ def _walk(checks: list[Check], source: Source, found: Attestation) -> None:
         for check, number in zip(checks, marks, strict=True):
             if past is not None and past.unread:
                 problems += check.add_unread(log_id)
+            elif erased is not None and (
+                past is None or check.seal.position > erased.complete_until
+            ):
+                row, created_at, _ = erased
+                mark = past.marks[number] if past is not None and past.is_chained else None
+                problems += check.add_erased(row, created_at=created_at, mark=mark)
             elif past is not None and past.marks[number].version:
                 mark, misfit = past.marks[number], past.misfit
                 is_fit = misfit is None or misfit.index >= mark.version
                 problems += check.add(log_id, mark, is_chained=past.is_chained, is_fit=is_fit)
-            elif row is not None:
-                problems += check.add_erased(row)
         found.findings += problems[: MOST - len(found.findings)]
     for check in checks:
         found.findings += check.end()[: MOST - len(found.findings)]
 
 
 def _merged(
-    pasts: Iterator[Past], rows: Iterator[ErasedLog]
-) -> Iterator[tuple[LogId, Past | None, ErasedLog | None]]:
-    """Yield each log once: its events, or the row of its erasure."""
-    row = next(rows, None)
+    pasts: Iterator[Past], erased: Iterator[Erased]
+) -> Iterator[tuple[LogId, Past | None, Erased | None]]:
+    """Yield each log once: its events, its erasure, or both."""
+    stone = next(erased, None)
     for past in pasts:
-        while row is not None and row.pk <= past.log_id.uuid:
-            if row.pk != past.log_id.uuid:
-                yield row.log_id, None, row
-            row = next(rows, None)
-        yield past.log_id, past, None
-    if row is not None:
-        yield row.log_id, None, row
-        yield from ((each.log_id, None, each) for each in rows)
+        while stone is not None and stone.row.pk < past.log_id.uuid:
+            yield stone.row.log_id, None, stone
+            stone = next(erased, None)
+        if stone is not None and stone.row.pk == past.log_id.uuid:
+            yield past.log_id, past, stone
+            stone = next(erased, None)
+        else:
+            yield past.log_id, past, None
+    if stone is not None:
+        yield stone.row.log_id, None, stone
+        yield from ((each.row.log_id, None, each) for each in erased)
 
 
 def _trusted(seals: Sequence[Seal], trusted: Trusted) -> Iterator[tuple[Seal, str, str]]:

@@ -6,12 +6,17 @@ leaf from, so its tombstone stands in: it has the same leaf if it got no events 
 the erasure. Whether a log was erased before or after the seal, and whether it was there at the
 seal's time, is guessed in three ways. A wrong guess cannot prove anything, because no other leaves
 give the same root; it can only leave the seal undecided. The leaves of the seal decide it.
+
+Without them, a root that differs is a difference for certain only if all numbers are those of the
+seal: as many logs, and no more events. Logs only grow, so each erased log then had as many events
+at the seal as at its erasure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from eventlogs.events.chain import DIGEST_SIZE
 from eventlogs.ids import LogId
@@ -40,6 +45,8 @@ class _Counts:
     events: int = 0  # of these
     unchained: int = 0
     erased: int = 0  # with their chain
+    erased_events: int = 0  # of these
+    erased_then: int = 0  # of these, by the times in their tombstones there at the seal
     erased_since: int = 0  # by the time in their tombstones
     longer: int = 0  # erased, with events after the seal
     new: int = 0  # chained logs that the leaves do not have
@@ -107,24 +114,44 @@ class Check:
                 problems += self._finding(log_id, "its events are not those of the seal")
         return problems
 
-    def add_erased(self, row: ErasedLog) -> list[Finding]:
-        """Add a log that was erased."""
+    def add_erased(
+        self, row: ErasedLog, *, created_at: datetime | None = None, mark: Mark | None = None
+    ) -> list[Finding]:
+        """
+        Add a log that was erased.
+
+        ``created_at`` is when it came to the database: of an imported tombstone, that is after the
+        erasure. ``mark`` is what a source has of its events up to the position of the seal: all of
+        them, or the first ones.
+        """
         log_id, digest = row.log_id, bytes(row.digest)
         problems = self._pass_by(log_id)
         known = self._known(log_id)
         leaf = Leaf(log_id, row.count, digest)
         is_since = row.erased_at > self.seal.moment
+        if mark is not None and mark.version:
+            problems += self._compared(leaf, known, mark)
         if self._leaves is None:
+            is_imported = created_at is not None and created_at > row.erased_at
+            if is_imported and created_at is not None and created_at > self.seal.moment:
+                return problems  # no seal before the import has a leaf of it
             if len(digest) == DIGEST_SIZE:
-                self._guess(leaf, is_since)
+                made = created_at or log_id.created_at
+                self._guess(leaf, is_since, made)
                 self._counts.erased += 1
+                self._counts.erased_events += row.count
                 self._counts.erased_since += is_since
+                is_then = made is not None and made <= self.seal.moment
+                self._counts.erased_then += is_then or not is_since
             return problems
         if known is None:
             return problems
         self._counts.erased += 1
         self._counts.erased_since += is_since
         self._grow(known)
+        if row.count > known.version and digest == known.head:
+            text = f"its tombstone has {counted(row.count, 'event')}, and the digest of another"
+            problems += self._finding(log_id, text)
         if row.count < known.version:
             text = f"it was erased with {counted(row.count, 'event')}, and had {known.version:,}"
             problems += self._finding(log_id, text)
@@ -132,6 +159,27 @@ class Check:
             problems += self._finding(log_id, "what was erased is not what the seal stands over")
         self._counts.longer += row.count > known.version
         return problems
+
+    def _compared(self, leaf: Leaf, known: Leaf | None, mark: Mark) -> list[Finding]:
+        """Compare the events of an erased log with its tombstone, and with the seal's leaf."""
+        log_id = leaf.log_id
+        had = f"it has {counted(mark.version, 'event')} up to the seal's position"
+        if mark.version > leaf.version:
+            return self._finding(log_id, f"{had}, and was erased with {leaf.version:,}")
+        if mark.version == leaf.version and mark.head != leaf.head:
+            return self._finding(log_id, "its events are not those that were erased")
+        if self._leaves is None:
+            return []
+        if known is None:
+            self._counts.new += 1
+            if self.seal.unchained:
+                return []
+            return self._finding(log_id, "it was not there when the seal was made")
+        if mark.version > known.version:
+            return self._finding(log_id, f"{had}, and had {known.version:,}")
+        if mark.version == known.version and mark.head != known.head:
+            return self._finding(log_id, "its events are not those of the seal")
+        return []
 
     def add_unread(self, log_id: LogId) -> list[Finding]:
         """Add an archived log whose events cannot be read: with it, nothing is proved."""
@@ -166,24 +214,36 @@ class Check:
             return False
         if self._leaves is not None:
             return not self._perhaps
+        if self._may_be_chained_since or self._lacks_logs or self._lacks_events:
+            return False
         erased_before = now.erased - now.erased_since
+        return (not now.erased_since and erased_before <= self.seal.erased) or self._has_the_numbers
+
+    @property
+    def _has_the_numbers(self) -> bool:
+        """
+        Whether the logs are those of the seal, and none had fewer events then.
+
+        In an export, a log that was erased later may take the place of one that is archived: so
+        all that were erased must be older than the seal.
+        """
+        now = self._counts
         return (
-            not now.erased_since
-            and erased_before <= self.seal.erased
-            and not self._may_be_chained_since
-            and not self._lacks_logs
-            and not self._lacks_events
+            now.logs + now.erased == self.seal.logs
+            and now.events + now.erased_events <= self.seal.events
+            and (self._knows_erased or now.erased_then == now.erased)
         )
 
     @property
     def _lacks_logs(self) -> bool:
         """Whether logs are missing that may have been erased or archived."""
-        return not self._knows_erased and self._counts.logs < self.seal.logs
+        now = self._counts
+        return not self._knows_erased and now.logs + now.erased < self.seal.logs
 
     @property
     def _lacks_events(self) -> bool:
         """Whether logs may have ended later, and have been archived between two exports."""
-        lacks = self._counts.events < self.seal.events
+        lacks = self._counts.events + self._counts.erased_events < self.seal.events
         return not self._knows_erased and lacks and not self._misfits
 
     @property
@@ -237,13 +297,14 @@ class Check:
                 f"the database"
             )
         if self._lacks_logs:
-            lacking = counted(seal.logs - now.logs, "log is", "logs are")
+            lacking = counted(seal.logs - now.logs - now.erased, "log is", "logs are")
             return (
                 f"{lacking} missing, perhaps erased or archived. An export does not have such "
                 f"logs: attest the database, or pass --leaves to compare the other logs"
             )
         if self._lacks_events:
-            lacking = counted(seal.events - now.events, "event is", "events are")
+            missing = seal.events - now.events - now.erased_events
+            lacking = counted(missing, "event is", "events are")
             return (
                 f"{lacking} missing, perhaps of logs that were archived between two exports. Pass "
                 f"--archive with the files of their archives, or --leaves to compare the other logs"
@@ -262,6 +323,8 @@ class Check:
         if self._misfits:
             return "the root is another one: see the events that are named"
         what = "events were changed or swapped, and all digests computed anew"
+        if now.erased:
+            what += ", or the tombstone of an erased log was changed"
         logs, events = now.logs + now.erased, now.events
         if logs != seal.logs:
             what = f"it stands over {counted(seal.logs, 'log')}, and there are {logs:,}"
@@ -313,7 +376,7 @@ class Check:
         for tree in self._trees:
             tree.add(leaf.text, prove=is_wanted)
 
-    def _guess(self, leaf: Leaf, is_since: bool) -> None:
+    def _guess(self, leaf: Leaf, is_since: bool, made: datetime | None) -> None:
         """Add an erased log to the trees of the guesses by which it was there."""
         if not is_since:
             self._grow(leaf)
@@ -325,7 +388,6 @@ class Check:
         is_wanted = leaf.log_id == self._wanted
         if is_wanted:
             self.leaf = leaf
-        made = leaf.log_id.created_at
         all_of_them.add(leaf.text, prove=is_wanted)
         if made is None or made <= self.seal.moment:
             by_id.add(leaf.text, prove=is_wanted)

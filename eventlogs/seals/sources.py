@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connections
 from django.db.models import Count, Max
 from django.utils.module_loading import import_string
 
+from eventlogs.conf import MAX_POSITION
 from eventlogs.exceptions import InvalidExport
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
 from eventlogs.models import ArchivedLog, ArchiveFile, ErasedLog, EventLog
 from eventlogs.operations import jsonl
 from eventlogs.seals.archived import ArchivedPasts
-from eventlogs.seals.attesting import Source
+from eventlogs.seals.attesting import Erased, Source
 from eventlogs.seals.history import Past, Stored, pasts, pasts_of_export, pasts_of_parts
-from eventlogs.seals.leaves import erased_logs, last_archived, pages_by_key
-from eventlogs.stores import digested_events
-
-LAST_LINE: Final = 1_000  # bytes at the end of an export in which its last line is
+from eventlogs.seals.leaves import last_archived, pages_by_key
+from eventlogs.stores import digested_events, tombstones
+from eventlogs.stores.tombstones import Tombstone
 
 
 def _nobody(_: int) -> None:
@@ -64,9 +63,11 @@ class DatabaseSource(Source):
             return pasts_of_parts(parts(self._using, self._tell), positions, unchained=unchained)
         return pasts(self._events(), positions, unchained=unchained)
 
-    def erased(self) -> Iterator[ErasedLog]:
-        """Yield the rows of logs that were erased."""
-        return erased_logs(self._using)
+    def erased(self) -> Iterator[Erased]:
+        """Yield the logs that were erased."""
+        for page in tombstones.pages(self._using):
+            for each in page:
+                yield Erased(_row(each), each.created_at, MAX_POSITION)
 
     def erasures(self) -> int:
         """Return how many logs were erased up to now."""
@@ -93,18 +94,46 @@ def _order(past: Past) -> bytes:
     return past.log_id.uuid.bytes
 
 
-class _Ends(NamedTuple):
-    after: int
-    until: int
+def _order_of(stone: _Stone) -> tuple[bytes, int]:
+    return stone.tombstone.log_id.uuid.bytes, stone.export
+
+
+def _log_of(stone: _Stone) -> bytes:
+    return stone.tombstone.log_id.uuid.bytes
+
+
+def _what(stone: _Stone) -> tuple[LogId, int, bytes]:
+    return stone.tombstone.log_id, stone.tombstone.events, stone.tombstone.digest
+
+
+def _row(tombstone: Tombstone) -> ErasedLog:
+    return ErasedLog(
+        id=tombstone.log_id.uuid,
+        log_type=tombstone.log_id.log_type,
+        count=tombstone.events,
+        digest=tombstone.digest,
+        erased_by=tombstone.erased_by,
+        reason=tombstone.reason,
+        erased_at=tombstone.erased_at,
+    )
+
+
+class _Stone(NamedTuple):
+    """A tombstone, the number of the export that has it, and that of its line."""
+
+    tombstone: Tombstone
+    export: int
+    line: int
 
 
 class ExportSource(Source):
     """
     The events of exports: one from the beginning, or several that follow each other.
 
-    It keeps about 500 bytes in memory for each log. An export does not have the logs that were
-    erased or archived: where logs are missing, a seal is undecided. Those that were archived are
-    read from the files of their archives.
+    It keeps about 500 bytes in memory for each log that has events in them, and nothing for the
+    tombstones of those that were erased. An export does not have logs that were archived, and one
+    of an older release has no tombstones: where logs are missing, a seal is undecided. Logs that
+    were archived are read from the files of their archives.
     """
 
     knows_erased = False
@@ -127,17 +156,47 @@ class ExportSource(Source):
         self._paths = paths
         self._archives = archives
         self._tell = tell
-        ends = [_ends(each) for each in paths]
-        if ends[0].after:
+        self._ends = [jsonl.ends_of(each) for each in paths]
+        if self._ends[0].after:
             raise InvalidExport(1, "it does not begin at position 0")
-        for before, each in pairwise(ends):
+        for before, each in pairwise(self._ends):
             if each.after != before.until:
                 raise InvalidExport(1, "it does not begin where the export before it ends")
-        self.end = ends[-1].until
+        self.end = self._ends[-1].until
 
     def pasts(self, positions: Sequence[int]) -> Iterator[Past]:
         """Yield the logs in the order of UUIDs, recomputed as of some positions."""
         return pasts_of_export(self._events(), positions, tell=self._tell)
+
+    def erased(self) -> Iterator[Erased]:
+        """
+        Yield the logs of the tombstones, in the order of UUIDs.
+
+        Each export has all tombstones of its time. So a log that was not erased in an export has
+        all of its events up to the end of that one, unless it was archived.
+
+        Raise InvalidExport where tombstones are not in the order of UUIDs, or two exports have
+        another one of the same log.
+        """
+        files = [self._stones(number) for number, each in enumerate(self._ends) if each.erased]
+        for _, found in groupby(merge(*files, key=_order_of), key=_log_of):
+            first, *others = found
+            for each in others:
+                if _what(each) != _what(first):
+                    raise InvalidExport(
+                        each.line, "an export before it has another tombstone of the log"
+                    )
+            until = self._ends[first.export - 1].until if first.export else 0
+            yield Erased(_row(first.tombstone), first.tombstone.created_at, until)
+
+    def _stones(self, number: int) -> Iterator[_Stone]:
+        last = b""
+        with self._paths[number].open("rb") as stream:
+            for line, each in jsonl.numbered_tombstones(stream):
+                if each.log_id.uuid.bytes <= last:
+                    raise InvalidExport(line, "the tombstones are not in the order of UUIDs")
+                last = each.log_id.uuid.bytes
+                yield _Stone(each, number, line)
 
     def _events(self) -> Iterator[Stored]:
         seen: dict[LogId, int] = {}  # events of each log
@@ -168,12 +227,3 @@ def _archived(path: Path, seen: dict[LogId, int]) -> Iterator[Stored]:
         raise InvalidExport(
             1, f"{path.name} is not the file of an archive, or a part of it"
         ) from None
-
-
-def _ends(path: Path) -> _Ends:
-    """Return where an export begins and ends, from its first and last line."""
-    with path.open("rb") as stream:
-        header = jsonl.read_header(stream.readline())
-        stream.seek(max(0, stream.seek(0, os.SEEK_END) - LAST_LINE))
-        *_, last = stream.readlines()
-    return _Ends(header.after, jsonl.read_footer(last).until)

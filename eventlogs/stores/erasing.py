@@ -99,8 +99,14 @@ def missing(using: str, log_id: LogId) -> LogNotFound:
     return gone(using, log_id) or LogNotFound(log_id)
 
 
-def check_owner(using: str, log_id: LogId | None = None) -> None:
-    """Raise CannotErase if this database role may not delete events of closed or erased logs."""
+def check_owner(
+    using: str, log_id: LogId | None = None, *, refusal: type[CannotErase] = CannotErase
+) -> None:
+    """
+    Raise CannotErase if this database role may not delete events of closed or erased logs.
+
+    ``refusal`` is another error to raise, for what only the owner may do as well.
+    """
     connection = connections[using]
     if connection.vendor != "postgresql":
         return
@@ -108,7 +114,7 @@ def check_owner(using: str, log_id: LogId | None = None) -> None:
         cursor.execute(IS_OWNER)
         may, role, owner = cursor.fetchone()
     if not may:
-        raise CannotErase(log_id, using=using, role=role, owner=owner)
+        raise refusal(log_id, using=using, role=role, owner=owner)
 
 
 def erase(using: str, log_id: LogId, *, by: str, reason: str) -> bool:

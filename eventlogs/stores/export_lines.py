@@ -1,9 +1,15 @@
 """
 The JSON lines of exports and archives: how an event is written to a line, and read from it.
 
-The first line is a header, ``{"format": "eventlogs", "version": 1, …}``; each event is a line,
+The first line is a header, ``{"format": "eventlogs", "version": 2, …}``; each event is a line,
 with the keys of ``EventPage.as_json``; the last line is a footer, ``{"end": true, "events": …}``,
-which shows that the file is complete. The first event of an append carries its idempotency key's
+which shows that the file is complete. Each log that was erased in the exported database has a line
+of its own, its tombstone, ``{"erased": "<log id>", …}``. Exports write them behind all events:
+so a log that is erased while the export runs is in the file as a whole, or has a tombstone there.
+Files of version 1 have no tombstones, and are read as well. A release that knows version 1 alone
+refuses a file of version 2 at its first line.
+
+The first event of an append carries its idempotency key's
 row as ``claim``: the append's number of events, fingerprint and time. An event of a chained log has
 its ``digest``; see ``events/chain.py``. Data and metadata are the stored JSON. They are not
 decoded, so events without a class are exported as well. Event 0 carries its log's created_at.
@@ -14,9 +20,11 @@ project can verify them if it has the same key, also among SECRET_KEY_FALLBACKS.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -31,12 +39,18 @@ from eventlogs.events.registry import EVENT_TYPE
 from eventlogs.exceptions import InvalidExport, InvalidLogId
 from eventlogs.ids import LogId
 from eventlogs.stores.restore import ExportedClaim, ExportedEvent
+from eventlogs.stores.tombstones import Tombstone
 from eventlogs.values import StoredEvent
 
 FORMAT: Final = "eventlogs"
-VERSION: Final = 1
+VERSION: Final = 2
+WITHOUT_TOMBSTONES: Final = 1  # the version of archives, and of exports of older releases
+VERSIONS: Final = (WITHOUT_TOMBSTONES, VERSION)  # that are read
 
 MAX_LINE: Final = 2**29  # bytes; jsonb takes half of it
+MAX_ERASED_BY: Final = 255  # characters, as the column of the table takes
+
+LAST_LINE: Final = 1_000  # bytes at the end of an export in which its last line is
 
 # Values that jsonb refuses or would change: NUL, lone surrogates, numbers too large for a float.
 SUSPICIOUS: Final = re.compile(r"\\u0000|\\u[dD][89a-fA-F]|[eE]\+?[0-9]{3}")
@@ -69,6 +83,18 @@ class Line(msgspec.Struct):
     digest: str | None = None  # hexadecimal
 
 
+class TombstoneLine(msgspec.Struct):
+    """An erased log as one line has it."""
+
+    erased: str  # the log's id
+    events: int  # their number
+    digest: str  # hexadecimal
+    erased_by: str
+    reason: str
+    erased_at: datetime
+    log_created_at: datetime | None = None
+
+
 class Header(msgspec.Struct):
     """The first line."""
 
@@ -84,23 +110,31 @@ class Footer(msgspec.Struct):
     end: bool
     events: int
     until: int = 0  # the settled position that the export goes up to
+    erased: int = 0  # tombstones
 
 
 LINES: Final = msgspec.json.Decoder(Line)
 HEADERS: Final = msgspec.json.Decoder(Header)
 FOOTERS: Final = msgspec.json.Decoder(Footer)
+TOMBSTONES: Final = msgspec.json.Decoder(TombstoneLine)
 FOOTER_START: Final = b'{"end"'
+TOMBSTONE_START: Final = b'{"erased"'
 START: Final = b'{"log_id":"'  # of an event's line
 
 
-def header(*, after: int) -> str:
+def header(*, after: int, version: int = VERSION) -> str:
     """Return the first line of an export of the positions after ``after``."""
-    return _encode(Header(FORMAT, VERSION, timezone.now(), after))
+    return _encode(Header(FORMAT, version, timezone.now(), after))
 
 
-def footer(*, events: int, until: int) -> str:
-    """Return the last line of an export of ``events`` events, up to the position ``until``."""
-    return _encode(Footer(True, events, until))
+def footer(*, events: int, until: int, erased: int = 0) -> str:
+    """
+    Return the last line of an export of ``events`` events, up to the position ``until``.
+
+    ``erased`` is the number of tombstones in it.
+    """
+    line = {"end": True, "events": events, "until": until}
+    return _encode({**line, "erased": erased} if erased else line)
 
 
 def event_line(exported: ExportedEvent) -> str:
@@ -117,6 +151,13 @@ def event_line(exported: ExportedEvent) -> str:
     return _encode(line)
 
 
+def tombstone_line(tombstone: Tombstone) -> str:
+    """Return the line of an erased log."""
+    log_id, count, digest, erased_by, reason, erased_at, created_at = tombstone
+    line = TombstoneLine(str(log_id), count, digest.hex(), erased_by, reason, erased_at, created_at)
+    return _encode(line)
+
+
 def _encode(value: Any) -> str:
     return ENCODER.encode(value).decode() + "\n"
 
@@ -124,7 +165,7 @@ def _encode(value: Any) -> str:
 class Interrupted(NamedTuple):
     """Where an interrupted export has to be resumed."""
 
-    length: int  # bytes of its complete lines
+    length: int  # bytes of its complete lines, without tombstones: those are written anew
     events: int
     is_complete: bool  # it was not interrupted
     position: int  # of its last event
@@ -140,10 +181,15 @@ def last_position(lines: Iterable[bytes]) -> Interrupted:
         if not line.endswith(b"\n"):
             break
         if number == 1:
-            position = read_header(line).after
+            header = read_header(line)
+            if header.version != VERSION:
+                raise InvalidExport(1, "an older release has begun it, and it cannot be resumed")
+            position = header.after
         elif line.startswith(FOOTER_START):
             is_complete = True
             break
+        elif line.startswith(TOMBSTONE_START):
+            continue
         else:
             position, last = _parse(LINES, line, number).position, line
             events += 1
@@ -161,11 +207,34 @@ def read_header(line: bytes) -> Header:
     found: Header = _parse(HEADERS, line, 1, "this is not an export of eventlogs")
     if found.format != FORMAT:
         raise InvalidExport(1, "this is not an export of eventlogs")
-    if found.version != VERSION:
+    if found.version not in VERSIONS:
+        reads = " and ".join(map(str, VERSIONS))
         raise InvalidExport(
-            1, f"the format's version is {found.version}, and this release reads {VERSION}"
+            1, f"the format's version is {found.version}, and this release reads {reads}"
         )
     return found
+
+
+class Ends(NamedTuple):
+    """What the first and the last line of an export say."""
+
+    after: int
+    until: int
+    erased: int  # tombstones
+
+
+def ends_of(path: Path) -> Ends:
+    """
+    Return where the export in a file begins and ends, without reading it.
+
+    Raise InvalidExport if it is none, or not complete.
+    """
+    with path.open("rb") as stream:
+        header = read_header(stream.readline())
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - LAST_LINE))
+        *_, last = stream.readlines()
+    footer = read_footer(last)
+    return Ends(header.after, footer.until, footer.erased)
 
 
 def read_footer(line: bytes) -> Footer:
@@ -181,7 +250,33 @@ def read_events(lines: Iterable[bytes]) -> Iterator[ExportedEvent]:
     Raise InvalidExport at the first line that cannot be read, and at the end if the footer is
     missing.
     """
-    number = events = 0
+    for each in read_lines(lines):
+        if isinstance(each, ExportedEvent):
+            yield each
+
+
+def read_tombstones(lines: Iterable[bytes]) -> Iterator[Tombstone]:
+    """
+    Yield the tombstones of an export, and look at no other line: reading the events shows more.
+
+    Raise InvalidExport for a file that is no export, and a tombstone that cannot be read.
+    """
+    for _, tombstone in numbered_tombstones(lines):
+        yield tombstone
+
+
+def numbered_tombstones(lines: Iterable[bytes]) -> Iterator[tuple[int, Tombstone]]:
+    """Yield the tombstones of an export with the numbers of their lines."""
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            read_header(line)
+        elif line.startswith(TOMBSTONE_START):
+            yield number, read_tombstone(line, number)
+
+
+def read_lines(lines: Iterable[bytes]) -> Iterator[ExportedEvent | Tombstone]:
+    """Yield the events and tombstones of an export, as they stand; raise as ``read_events``."""
+    number = events = erased = 0
     ended = False
     for number, line in enumerate(lines, start=1):
         if number == 1:
@@ -192,7 +287,12 @@ def read_events(lines: Iterable[bytes]) -> Iterator[ExportedEvent]:
             found: Footer = _parse(FOOTERS, line, number)
             if found.events != events:
                 raise InvalidExport(number, f"there are {events} events, not {found.events}")
+            if found.erased != erased:
+                raise InvalidExport(number, f"there are {erased} tombstones, not {found.erased}")
             ended = True
+        elif line.startswith(TOMBSTONE_START):
+            yield read_tombstone(line, number)
+            erased += 1
         else:
             yield read_event(line, number)
             events += 1
@@ -205,6 +305,44 @@ def read_events(lines: Iterable[bytes]) -> Iterator[ExportedEvent]:
 def read_event(line: bytes, number: int) -> ExportedEvent:
     """Return the event of a line. Raise InvalidExport, with ``number``, for a line that is none."""
     return _event(_parse(LINES, line, number), number)
+
+
+def read_tombstone(line: bytes, number: int) -> Tombstone:
+    """Return the tombstone of a line; raise InvalidExport, with ``number``, if it is none."""
+    found: TombstoneLine = _parse(TOMBSTONES, line, number, "it is not the tombstone of a log")
+    try:
+        log_id = LogId.parse(found.erased)
+    except InvalidLogId:
+        raise InvalidExport(number, "its log is not a log id") from None
+    try:
+        digest = bytes.fromhex(found.digest)
+    except ValueError:
+        raise InvalidExport(number, "its digest is invalid") from None
+    for wrong, reason in (
+        (not 0 <= found.events <= MAX_VERSION, "its number of events is out of bounds"),
+        (len(digest) > DIGEST_SIZE, "its digest is invalid"),
+        (
+            len(found.erased_by) > MAX_ERASED_BY or not _clean(found.erased_by),
+            "its erased_by is invalid",
+        ),
+        (not _clean(found.reason), "its reason is invalid"),
+        (timezone.is_naive(found.erased_at), "its erased_at has no time zone"),
+        (
+            found.log_created_at is not None and timezone.is_naive(found.log_created_at),
+            "its log_created_at has no time zone",
+        ),
+    ):
+        if wrong:
+            raise InvalidExport(number, reason)
+    return Tombstone(
+        log_id,
+        found.events,
+        digest,
+        found.erased_by,
+        found.reason,
+        found.erased_at,
+        found.log_created_at,
+    )
 
 
 def log_id_of(line: bytes) -> bytes:

@@ -18,7 +18,7 @@ from eventlogs.operations.erasure import erase
 from eventlogs.operations.triggers import TriggerVerifier
 from eventlogs.operations.verification import Scope
 from eventlogs.seals import Seal, attest, make_seal
-from eventlogs.seals.attesting import DIFFERS, PROVED, UNDECIDED
+from eventlogs.seals.attesting import DIFFERS, PROVED
 from eventlogs.seals.keys import Trusted
 from eventlogs.seals.leaves import Leaf
 from eventlogs.seals.sources import DatabaseSource
@@ -115,9 +115,10 @@ def test_an_erasure_with_a_false_digest_is_seen_by_a_seal_and_its_leaves(log, se
     )
 
     assert seen() == set()
-    assert verdicts(seal) == [UNDECIDED]  # not proved
+    assert verdicts(seal) == [DIFFERS]  # it has the numbers of the seal, and another root
     found = attest([seal], DatabaseSource("default"), Trusted(), leaves=lambda: leaves)
     assert [each.state for each in found.verdicts] == [DIFFERS]
+    assert [each.log_id for each in found.findings] == [log.log_id]
 
 
 def test_an_erasure_leaves_a_tombstone_and_seals_stay_proved(log, seen):

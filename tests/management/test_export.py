@@ -32,7 +32,7 @@ def test_a_line_for_each_event_in_the_order_of_positions(history, run, tmp_path)
 
     header, *events, footer = exported(tmp_path / "all.jsonl")
     last = Event.objects.last().position
-    assert (header["format"], header["version"], header["after"]) == ("eventlogs", 1, 0)
+    assert (header["format"], header["version"], header["after"]) == ("eventlogs", 2, 0)
     assert footer == {"end": True, "events": len(events), "until": last}
     assert [each["position"] for each in events] == list(
         Event.objects.order_by("position").values_list("position", flat=True)

@@ -14,8 +14,10 @@ from django.db import ProgrammingError, connection, connections, transaction
 
 from eventlogs import Feed, FeedUnavailable, IdempotentReplay, LogManager, ProjectionUnavailable
 from eventlogs.management.subcommands import grants
-from eventlogs.models import Event, IdempotencyKey, ProjectionState
+from eventlogs.models import ErasedLog, Event, IdempotencyKey, ProjectionState
+from eventlogs.operations.erasure import erase
 from eventlogs.projections import rebuild, workers
+from eventlogs.stores import tombstones
 from eventlogs.stores.portable import PortableStore
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.projections import conftest as projections
@@ -162,6 +164,48 @@ def test_a_role_with_these_grants_imports(as_owner, run, tmp_path):
     assert Account.logs.reduce(state.log_id).aggregate.balance == 5
     with pytest.raises(IdempotentReplay):
         Account.logs.create(Opened("ada"), Deposited(5), idempotency_key="k")
+
+
+@pytest.fixture
+def erased_elsewhere(as_owner, run, tmp_path):
+    """An export with a log and a tombstone, neither of which the database has."""
+    Account.logs.create(Opened("ada"), Deposited(5))
+    gone = Account.logs.create(Opened("bob")).log_id
+    path = tmp_path / "export.jsonl"
+    with as_owner():
+        erase(gone, reason="a test", by="grace")
+        run("export", path)
+        execute("TRUNCATE eventlogs_event, eventlogs_eventlog, eventlogs_erasedlog")
+    return path
+
+
+@pytest.mark.postgresql
+def test_a_role_with_these_grants_cannot_import_that_a_log_was_erased(
+    as_owner, erased_elsewhere, run
+):
+    with pytest.raises(CommandError, match="may not store that") as caught:
+        run("import", erased_elsewhere)
+
+    assert caught.value.returncode == 2
+    assert "0 events imported" in str(caught.value)
+    assert not Event.objects.exists()
+    assert not ErasedLog.objects.exists()
+    with as_owner():
+        assert "2 events imported" in run("import", erased_elsewhere)
+    assert "0 events imported, 2 were already stored." in run("import", erased_elsewhere)
+    assert ErasedLog.objects.count() == 1
+
+
+@pytest.mark.postgresql
+def test_a_broken_version_that_does_not_ask_for_the_owner_is_refused_by_the_database(
+    as_owner, erased_elsewhere, run, monkeypatch
+):
+    monkeypatch.setattr(tombstones, "check_owner", lambda *arguments, **options: None)
+
+    with pytest.raises(CommandError, match="permission denied"):
+        run("import", erased_elsewhere)
+
+    assert not ErasedLog.objects.exists()
 
 
 @pytest.mark.postgresql

@@ -255,7 +255,7 @@ def test_a_file_that_ends_too_early_is_found(export, second_database, run, monke
         ("", "the file is empty"),
         ("dear diary\n", "Line 1: this is not an export"),
         ('{"format":"other","version":1}\n', "Line 1: this is not an export"),
-        ('{"format":"eventlogs","version":2}\n', "the format's version is 2"),
+        ('{"format":"eventlogs","version":3}\n', "the format's version is 3"),
         ('{"format":"eventlogs","version":1}\n{"end":true,"events":3}\n', "0 events, not 3"),
         (
             '{"format":"eventlogs","version":1}\n{"end":true,"events":0}\n\n',

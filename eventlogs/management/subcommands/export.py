@@ -16,6 +16,7 @@ from django.core.management.base import CommandParser
 
 from eventlogs.archives.reading import archived_log, exported_pages
 from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.tokens import Token, checkpoint_of
 from eventlogs.ids import LogId
@@ -116,7 +117,8 @@ def run(
     if out.as_json:
         out.document({"file": file, **done})
     else:
-        counts = ((name, done[name]) for name in ("logs", "events") if name in done)
+        names = ("logs", "events", "tombstones")
+        counts = ((name, done[name]) for name in names if name in done)
         figures = ", ".join(counted(count, name[:-1]) for name, count in counts)
         out.line(f"{file}: {figures}.", out.style.SUCCESS)
 
@@ -136,7 +138,7 @@ def write_lines(
     Raise CheckpointDiffers for a checkpoint of another history, and where a failover has lost
     events meanwhile. The file is left without its last line then.
     """
-    events = length = 0
+    events = length = erased = 0
     feed = Feed(using=using)
     resume = resume and path is not None and path.exists()
     if resume and path is not None and path.stat().st_size:
@@ -156,6 +158,7 @@ def write_lines(
     until = None if end is None else position_of(feed, end)
     with (
         opened(path, length if resume else None) as stream,
+        scans.a_moment(using) if until is None else nullcontext(),
         out.progress(
             "Exporting", total=max(until - after, 0) if until else None, unit="positions"
         ) as progress,
@@ -174,12 +177,16 @@ def write_lines(
             events += len(page.lines)
             progress.advance(page.position - after)
             after = page.position
+        for lines in jsonl.tombstone_pages(using, log_types=log_types, logs=logs):
+            stream.write("".join(lines))
+            erased += len(lines)
         if end is not None:
             position_of(feed, end)  # the history is still the one that the export began with
-        stream.write(jsonl.footer(events=events, until=until or 0))
-    return (
-        {"events": events} if end is None else {"events": events, "until": until, "checkpoint": end}
-    )
+        stream.write(jsonl.footer(events=events, until=until or 0, erased=erased))
+    done: dict[str, Any] = {"events": events}
+    if erased:
+        done["tombstones"] = erased
+    return done if end is None else {**done, "until": until, "checkpoint": end}
 
 
 def write_archived(out: Output, path: Path | None, using: str, row: ArchivedLog) -> dict[str, int]:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from django.core.management.base import CommandParser
 
-from eventlogs.exceptions import EventLogError, FeedUnavailable
+from eventlogs.exceptions import EventLogError, FeedUnavailable, InvalidExport
 from eventlogs.management.mistakes import findings, mistake
 from eventlogs.management.output import Output
 from eventlogs.management.terminal import Progress
 from eventlogs.models import EventLog
 from eventlogs.operations.commands import command
-from eventlogs.operations.jsonl import MAX_LINE, Imported, import_lines
+from eventlogs.operations.jsonl import (
+    MAX_LINE,
+    Imported,
+    ends_of,
+    import_lines,
+    import_tombstones,
+)
 from eventlogs.projections.base import declared
 from eventlogs.projections.from_now import is_behind
 from eventlogs.projections.kinds import Reactor
@@ -30,18 +37,34 @@ STDIN = "-"
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the file."""
-    parser.add_argument("file", help="A file of `eventlogs export`, or - for the standard input.")
+    parser.add_argument(
+        "file",
+        nargs="+",
+        help="A file of `eventlogs export`, or - for the standard input. Give exports that follow "
+        "each other in their order.",
+    )
 
 
-def run(out: Output, *, using: str, file: str, **options: Any) -> None:
-    """Import a file, and report how many events were new."""
+def run(out: Output, *, using: str, file: list[str], **options: Any) -> None:
+    """Import files, and report how many events were new."""
     imported = Imported()
+    name = file[0]
     try:
-        with open_file(file) as stream, progress_of(out, file) as progress:
-            store = EventLog.objects.store(using=using)
-            import_lines(store, lines_of(stream, progress), imported=imported)
+        store = EventLog.objects.store(using=using)
+        again = [each for each in file if can_be_read_again(each)]
+        exports = [partial(lines_of_file, each) for each in again if may_have_tombstones(each)]
+        import_tombstones(store, exports, imported=imported)
+        for name in file:
+            with open_file(name) as stream, progress_of(out, name) as progress:
+                import_lines(
+                    store,
+                    lines_of(stream, progress),
+                    imported=imported,
+                    with_tombstones=name not in again,
+                )
     except OSError as error:
-        raise mistake(f"{file} cannot be read: {error.strerror or error}.") from error
+        where = error.filename or name
+        raise mistake(f"{where} cannot be read: {error.strerror or error}.") from error
     except EventLogError as error:
         raise mistake(f"{error} {so_far(imported)}") from error
     except KeyboardInterrupt:
@@ -49,6 +72,10 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
         raise
     if out.as_json:
         figures: dict[str, Any] = {"stored": imported.stored, "present": imported.present}
+        if imported.tombstones:
+            figures["tombstones"] = imported.tombstones
+        if imported.differing_tombstones:
+            figures["differing_tombstones"] = imported.differing_tombstones
         if imported.taken:
             figures["taken"] = [each._asdict() for each in imported.taken]
         if imported.erased:
@@ -63,6 +90,9 @@ def run(out: Output, *, using: str, file: str, **options: Any) -> None:
     if imported.erased:
         erased = counted(len(imported.erased), "log was erased", "logs were erased")
         out.note(f"{erased} in this database: their events were left out.")
+    if imported.differing_tombstones:
+        differing = counted(imported.differing_tombstones, "log was", "logs were")
+        out.note(f"{differing} erased here at another version: the tombstones here stay.")
     if imported.archived:
         archived = counted(len(imported.archived), "log is", "logs are")
         out.note(
@@ -106,7 +136,29 @@ def tell_of_reactors(out: Output, using: str) -> None:
 def so_far(imported: Imported) -> str:
     """Return the result so far as a sentence."""
     present = counted(imported.present, "was", "were")
-    return f"{counted(imported.stored, 'event')} imported, {present} already stored."
+    text = f"{counted(imported.stored, 'event')} imported, {present} already stored."
+    if imported.tombstones:
+        text += f" {counted(imported.tombstones, 'tombstone')} imported."
+    return text
+
+
+def can_be_read_again(name: str) -> bool:
+    """Return whether it is a file, and no stream or pipe."""
+    return name != STDIN and Path(name).is_file()
+
+
+def may_have_tombstones(name: str) -> bool:
+    """Return whether an export has tombstones; without its last line it may have some."""
+    try:
+        return ends_of(Path(name)).erased > 0
+    except InvalidExport:
+        return True
+
+
+def lines_of_file(name: str) -> Iterator[bytes]:
+    """Yield the lines of a file."""
+    with Path(name).open("rb") as stream:
+        yield from stream_lines(stream)
 
 
 def open_file(name: str) -> Any:
@@ -121,7 +173,13 @@ def progress_of(out: Output, name: str) -> Any:
 
 
 def lines_of(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    """Yield lines, and tell of the progress."""
+    for line in stream_lines(stream):
+        yield line
+        progress.advance(len(line))
+
+
+def stream_lines(stream: BinaryIO) -> Iterator[bytes]:
     """Yield lines; one longer than MAX_LINE is yielded in pieces, which the import refuses."""
     while line := stream.readline(MAX_LINE):
         yield line
-        progress.advance(len(line))
