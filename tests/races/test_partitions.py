@@ -51,16 +51,24 @@ def erase(place: Place) -> list[str]:
     return erased
 
 
-def follow(place: Place) -> list[tuple[str, int]]:
-    """Read the feed from its beginning to its end; return what it gave, in its order."""
-    feed, seen, after = Feed(), [], 0
-    while True:
-        ends = place.is_set()
-        page = feed.read(after=after, limit=100, decode=False)
+Seen = list[tuple[str, int]]
+
+
+def follow(place: Place) -> tuple[Seen, int]:
+    """Read the feed until the test ends; return what it gave, in its order, and how far it is."""
+    seen: Seen = []
+    after = 0
+    while not place.is_set():
+        after = read_on(Feed(), seen, after)
+    return seen, after
+
+
+def read_on(feed: Feed, seen: Seen, after: int) -> int:
+    """Read all that is settled behind a position, page by page; return how far that is."""
+    while page := feed.read(after=after, limit=100, decode=False):
         seen += [(str(each.log_id), each.index) for each in page]
         after = page.next_after
-        if ends and not page:
-            return seen
+    return after
 
 
 def read_in_one_snapshot(place: Place, log_ids: list[LogId]) -> list[str]:
@@ -112,8 +120,10 @@ def race(alias: str) -> tuple[int, list[str]]:
                 if "nobody could" not in error.reason:
                     raise
                 # A lock was not granted in time: the next call goes on.
-        *appended, erased, followed, one, other = team.end()
+        *appended, erased, (followed, after), one, other = team.end()
 
+    # Others may have appended when the follower had ended.
+    read_on(Feed(using=alias), followed, after)
     check_whole(alias)
     assert partitions(alias) == (4, 0, 3)[(replaced - 1) % 3]
     manager = LogManager(Account, using=alias)
