@@ -27,6 +27,7 @@ FLOORS = [
     [
         *["stores/", "privacy/subject_logs", "privacy/database_keys", "privacy/sealing"],
         *["privacy/appends", "expectations", "idempotency", "managers", "models"],
+        "routing",
     ],
     [
         *["feed/", "caches/", "archives/"],

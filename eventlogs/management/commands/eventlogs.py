@@ -19,18 +19,21 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
-from django.db import DatabaseError, InterfaceError, connections, router
+from django.db import DatabaseError, InterfaceError, connections
 
 from eventlogs.exceptions import EventLogError
+from eventlogs.ids import LogId
 from eventlogs.management.mistakes import FINDINGS, INTERRUPTED, NOT_DONE, PIPE_CLOSED, mistake
 from eventlogs.management.output import Output
 from eventlogs.management.subcommands import SUBCOMMANDS
-from eventlogs.models import Event, EventLog
+from eventlogs.models import Event
+from eventlogs.routing import write_alias
 
 EPILOG = (
     f"Exit codes: 0 done; {FINDINGS} done, with findings; {NOT_DONE} not done; "
@@ -65,7 +68,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         """Run a subcommand; a mistake of the user is a CommandError."""
         # Where it was not given it stays None: some commands are then about all databases.
-        using = options["database"] or router.db_for_write(EventLog)
+        using = options["database"] or database_of(options.values())
         out = Output(self, as_json=options.pop("json"), force_color=options["force_color"])
         try:
             with no_list_of_statements():
@@ -92,6 +95,18 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             sys.stderr.write("\nInterrupted.\n")
             sys.exit(INTERRUPTED)
+
+
+def database_of(values: Iterable[Any]) -> str:
+    """Return the database of the logs among the values of options, by default that of writes."""
+    flat = chain.from_iterable(each if isinstance(each, list) else [each] for each in values)
+    aliases = {write_alias(each) for each in flat if isinstance(each, LogId)}
+    if len(aliases) > 1:
+        raise mistake(
+            f"These logs are in several databases: {', '.join(sorted(aliases))}. Run the command "
+            f"for each of them, with --database."
+        )
+    return aliases.pop() if aliases else write_alias()
 
 
 @contextmanager
