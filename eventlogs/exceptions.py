@@ -938,6 +938,9 @@ class ProjectionUnavailable(EventLogError):
             "{name} --without-archived"
         ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
+        "database": (
+            "its `databases` do not name that database. Pass another `using`, or name it there"
+        ),
         "table": (
             "its model has no table in that database. Run manage.py migrate --database, or let a "
             "router allow the model there"
