@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 from django.db import connections, router, transaction
+from django.db.models import QuerySet
+from django.test import Client
+from django.utils import timezone
 
 from eventlogs import (
     ANY,
@@ -69,6 +75,21 @@ def shards(second_database: str, settings: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ShardRouter, "databases", made.aliases)
     settings.DATABASE_ROUTERS = ["example_project.shards.ShardRouter"]
     return made
+
+
+@contextmanager
+def renamed(table: str, *, using: str) -> Iterator[None]:
+    """Rename a table for a time."""
+
+    def rename(old: str, new: str) -> None:
+        with connections[using].cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    rename(table, f"{table}_away")
+    try:
+        yield
+    finally:
+        rename(f"{table}_away", table)
 
 
 @contextmanager
@@ -346,3 +367,110 @@ def test_a_command_about_logs_of_several_databases_asks_which_one_is_meant(shard
 
     with pytest.raises(CommandError, match="several databases"):
         said("export", "-", "--log", logs[0], "--log", logs[1])
+
+
+# Commands
+
+
+def test_commands_show_all_databases(shards):
+    for alias in (*shards.aliases, shards.aliases[1]):
+        shards.created(alias)
+
+    shown = said("stats")
+    rows = [json.loads(line) for line in said("stats", "--json").splitlines()]
+    checked = [json.loads(line) for line in said("verify", "--json").splitlines()]
+
+    assert shown.index("Database 'default'") < shown.index(f"Database '{shards.aliases[1]}'")
+    assert [each["database"] for each in rows] == [*shards.aliases]
+    assert [each["events"] for each in rows] == [1, 2]
+    assert [(each["database"], each["events"]) for each in checked] == [
+        (shards.aliases[0], 1),
+        (shards.aliases[1], 2),
+    ]
+    assert json.loads(said("stats", "--json", "--database", "default"))["events"] == 1
+
+
+def test_a_command_that_fails_in_one_database_runs_in_the_others(shards):
+    shards.created(shards.aliases[1])
+    out = StringIO()
+    with renamed("eventlogs_event", using="default"), pytest.raises(CommandError) as caught:
+        call_command("eventlogs", "stats", "--json", stdout=out)
+
+    assert str(caught.value).startswith("default: ")
+    assert caught.value.returncode == 2
+    assert [json.loads(line)["database"] for line in out.getvalue().splitlines()] == [
+        shards.aliases[1]
+    ]
+
+
+def test_keys_are_pruned_in_all_databases(shards):
+    for key in map(str, range(12)):
+        Account.logs.create(Opened("ada"), idempotency_key=key)
+    for alias in shards.aliases:
+        keys: QuerySet[Any] = QuerySet(IdempotencyKey, using=alias)
+        keys.update(created_at=timezone.now() - timedelta(days=2))
+
+    lines = said("prune", "--older-than", "1d", "--json").splitlines()
+
+    counted = [json.loads(line)["keys"] for line in lines]
+    assert sum(counted) == 12
+    assert all(counted)
+
+
+# The admin
+
+
+@pytest.fixture
+def client(shards: Shards) -> Client:
+    """The client of a user who may do everything."""
+    User.objects.create_superuser("ada", password="x")
+    made = Client()
+    made.login(username="ada", password="x")
+    return made
+
+
+def text_of(client: Client, address: str) -> str:
+    """Return the page of an address, after redirects."""
+    response = client.get(address, follow=True)
+    assert response.status_code == 200
+    return str(response.content.decode())
+
+
+def test_the_admin_shows_the_database_that_is_chosen(shards, client):
+    here, there = (shards.created(each).log_id for each in shards.aliases)
+    logs, second = "/admin/eventlogs/eventlog/", shards.aliases[1]
+
+    first_page = text_of(client, logs)
+    assert str(here) in first_page
+    assert str(there) not in first_page
+    assert f'href="?database={second}"' in first_page
+
+    assert str(there) in text_of(client, f"{logs}?database={second}&type=account&before=x")
+    assert str(there) in text_of(client, logs)  # it stays chosen
+    assert str(here) not in text_of(client, logs)
+    assert str(there) in text_of(client, "/admin/eventlogs/event/")
+    assert f"<strong>{second}</strong>" in text_of(client, "/admin/eventlogs/projectionstate/")
+    assert str(here) in text_of(client, f"{logs}?database=default")
+    assert str(here) in text_of(client, f"{logs}?database=unknown")
+
+
+def test_the_admin_finds_a_log_in_all_databases(shards, client):
+    there = shards.created(shards.aliases[1]).log_id
+    logs = "/admin/eventlogs/eventlog/"
+
+    assert str(there) in text_of(client, f"{logs}{there}/change/")
+    assert str(there) in text_of(client, f"{logs}?q={there}")
+    assert str(there) in text_of(client, f"/admin/eventlogs/event/{there}:0/")
+    assert str(there) in text_of(client, f"/admin/eventlogs/event/{there}:0/tree/")
+    exported = client.get(f"{logs}{there}/export/")
+    assert str(there) in b"".join(exported.streaming_content).decode()
+    assert client.get(f"{logs}{Account.logs.new_id()}/change/").status_code == 404
+    erasure.erase(there, reason="test", by="ada")
+    assert client.get(f"{logs}{there}/change/").status_code == 410
+
+
+def test_the_admin_of_one_database_has_no_choice(shards, client, settings):
+    settings.DATABASE_ROUTERS = []
+
+    assert "database=" not in text_of(client, "/admin/eventlogs/eventlog/")
+    assert client.get("/admin/eventlogs/eventlog/?database=default").status_code == 200

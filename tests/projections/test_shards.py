@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.db import OperationalError, connections, models, router
+from django.test import Client
 
 from eventlogs import (
     DatabasesDiffer,
@@ -288,3 +293,52 @@ def test_a_database_that_does_not_answer_does_not_stop_the_others(shards, monkey
     assert len(rows(shards[0])) == 1
     for each in worker._workers:
         each.close()
+
+
+# The admin and commands
+
+
+def test_people_operate_the_projections_of_each_database(shards):
+    User.objects.create_superuser("ada", password="x")
+    client = Client()
+    client.login(username="ada", password="x")
+    FAILING.append(1)
+    here, there = (created(alias, 1) for alias in shards)
+    ShardedSums.catch_up()
+    pages = "/admin/eventlogs/projectionstate/sharded-sums"
+
+    assert str(here.log_id) in client.get(f"{pages}/held/").content.decode()
+    client.get(f"{pages}/held/", {"database": shards[1]})
+    assert str(there.log_id) in client.get(f"{pages}/held/").content.decode()
+    assert client.get("/admin/eventlogs/projectionstate/").status_code == 200
+    assert client.get(f"{pages}/change/").status_code == 200
+    client.post(f"{pages}/retry/", {"log_id": str(there.log_id)})
+    assert [each.log_id for each in ShardedSums.waiting()] == [there.log_id]
+    client.post(f"{pages}/rebuild/", {"post": "yes"})
+    states = [ProjectionState.objects.using(each).get(name="sharded-sums") for each in shards]
+    assert [each.rebuild_requested_at is not None for each in states] == [False, True]
+
+    out = StringIO()
+    call_command("eventlogs", "parked", "sharded-sums", "--json", stdout=out)
+    rows = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(each["database"], each["log_id"]) for each in rows] == [
+        (shards[0], str(here.log_id)),
+        (shards[1], str(there.log_id)),
+    ]
+
+
+def test_commands_run_and_rebuild_projections_of_all_databases(shards):
+    here, there = (created(alias, amount) for alias, amount in zip(shards, (1, 5), strict=True))
+    out = StringIO()
+
+    call_command("eventlogs", "project", "sharded-sums", "--once", "--json", stdout=out)
+    assert json.loads(out.getvalue()) == {"applied": {"sharded-sums": 2}}
+    for alias in shards:
+        ShardedRow.objects.using(alias).update(balance=0)
+    call_command("eventlogs", "rebuild", "sharded-sums", stdout=out)
+    assert (rows(shards[0]), rows(shards[1])) == ({here.log_id: 1}, {there.log_id: 5})
+    call_command("eventlogs", "verify", "--projections", "--json", stdout=out)
+
+    created(shards[1], 3)
+    call_command("eventlogs", "project", "--once", database=shards[1], stdout=out)
+    assert sorted(rows(shards[1]).values()) == [3, 5]
