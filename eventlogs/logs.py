@@ -158,7 +158,8 @@ class LogManager(Generic[A]):
     The logs of one aggregate class, e.g. ``Payment.logs``.
 
     ``using`` is a database alias; without it, Django's routers choose the databases to write to
-    and to read from (inside a transaction, reads use the database that is written to). ``store``
+    and to read from (inside a transaction, reads use the database that is written to). They get the
+    id of the log as the hint ``log_id``. ``store``
     is a BaseStore to use instead of the database's own.
 
     ``cache`` is an alias in CACHES or a BaseReductionCache, ``caching_policy`` a CachingPolicy,
@@ -251,6 +252,11 @@ class LogManager(Generic[A]):
         ``also_expect`` are states of other logs: see ``append``. A value of an event's ``Unique``
         field is claimed for the log: see ``eventlogs.Unique``.
 
+        Where a router spreads logs of this type over several databases, the id of a call with a key
+        is made of the key, so that all calls with it ask one database.
+
+        Raise DatabasesDiffer for what would need several of them at once: a key together with
+        another id, a unique value, a state of a log elsewhere, a transaction that is open elsewhere.
         Raise InvalidLogId for an id of another log type, LogAlreadyExists if the log has events,
         NameTaken if a unique value belongs to another log,
         IdempotentReplay if this call was done before with this key, IdempotencyKeyReused if the

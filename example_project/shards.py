@@ -3,7 +3,7 @@ A router that spreads logs over several databases, by their ids.
 
 Name the aliases in ``databases``, and the class in DATABASE_ROUTERS. Never change the order or the
 number of aliases while logs are stored: the place of a log follows from both. A log that was moved
-by ``manage.py eventlogs move`` is in ``moved``.
+to another database is in ``moved``; docs/shards.md has the steps.
 """
 
 from __future__ import annotations

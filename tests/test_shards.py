@@ -41,6 +41,7 @@ from example_project.shards import ShardRouter
 from tests.accounts import Account, Deposited, Opened, encoded
 from tests.contrib.http.test_change_requests import request_of
 from tests.members import Joined, Member
+from tests.processes import Place, Processes
 from tests.test_routers import said, told
 
 
@@ -69,9 +70,15 @@ class Shards:
 
 
 @pytest.fixture
-def shards(second_database: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Shards:
+def second(transactional_db: None, request: pytest.FixtureRequest) -> str:
+    """The second database, created after Django's own, so that it is not blocked."""
+    return str(request.getfixturevalue("second_database"))
+
+
+@pytest.fixture
+def shards(second: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Shards:
     """Two databases, over which the example's router spreads all logs."""
-    made = Shards(second_database)
+    made = Shards(second)
     monkeypatch.setattr(ShardRouter, "databases", made.aliases)
     settings.DATABASE_ROUTERS = ["example_project.shards.ShardRouter"]
     return made
@@ -195,6 +202,41 @@ def test_callers_that_use_one_key_at_once_create_one_log(shards, race):
     assert sorted(made for _, made in answers) == [False] * 5 + [True]
     assert len({state for state, _ in answers}) == 1
     assert sum(EventLog.objects.using(each).count() for each in shards.aliases) == 1
+
+
+def create_and_deposit(
+    place: Place, aliases: tuple[str, str], second: dict[str, Any], keys: list[str]
+) -> dict[str, tuple[LogId, bool]]:
+    """Get or create the log of each key, in an order of this process's own, and append to it."""
+    connections.databases[aliases[1]] = second
+    ShardRouter.databases = aliases
+    place.random.shuffle(keys)
+    found = {}
+    for key in keys:
+        state, made = Account.logs.get_or_create(Opened("ada"), idempotency_key=key)
+        Account.logs.execute(state.log_id, lambda account: Deposited(1), retries=20)
+        found[key] = (state.log_id, made)
+    return found
+
+
+def test_processes_that_race_with_the_same_keys_create_one_log_for_each(shards):
+    keys = [f"order-{number}" for number in range(12)]
+    second = dict(connections[shards.aliases[1]].settings_dict)
+    settings = {"DATABASE_ROUTERS": ["example_project.shards.ShardRouter"]}
+
+    with Processes(settings=settings) as processes:
+        processes.line_up(4, create_and_deposit, shards.aliases, second, keys)
+        processes.go()
+        reports = processes.reports()
+
+    logs = {key: {report[key][0] for report in reports} for key in keys}
+    assert all(len(found) == 1 for found in logs.values())
+    assert [sum(report[key][1] for report in reports) for key in keys] == [1] * 12
+    assert {shards.of(log_id) for [log_id] in logs.values()} == set(shards.aliases)
+    for [log_id] in logs.values():
+        assert shards.holding(log_id) == [shards.of(log_id)]
+        reduction = Account.logs.reduce(log_id)
+        assert (reduction.version, reduction.aggregate.balance) == (5, 4)
 
 
 def test_a_key_with_an_id_that_a_retry_may_not_have_is_refused(shards):
@@ -329,7 +371,7 @@ def test_a_log_that_is_sent_to_a_database_that_nobody_knows_of_is_refused(shards
 # What is not about a single log
 
 
-def test_routers_without_shards_are_asked_as_before(second_database, settings):
+def test_routers_without_shards_are_asked_as_before(second, settings):
     asked: list[dict[str, Any]] = []
 
     class Router:
@@ -345,7 +387,7 @@ def test_routers_without_shards_are_asked_as_before(second_database, settings):
     assert state.log_id.uuid.version == 7
     assert {"log_id": state.log_id} in asked
     assert databases_of() == ()
-    with transaction.atomic(using=second_database):
+    with transaction.atomic(using=second):
         assert Account.logs.append(state, Deposited(1)).version == 2
 
 
@@ -474,3 +516,41 @@ def test_the_admin_of_one_database_has_no_choice(shards, client, settings):
 
     assert "database=" not in text_of(client, "/admin/eventlogs/eventlog/")
     assert client.get("/admin/eventlogs/eventlog/?database=default").status_code == 200
+
+
+# Moving a log
+
+
+def test_a_log_without_writers_is_moved_with_its_events_times_and_keys(
+    shards, monkeypatch, tmp_path
+):
+    first, second = shards.aliases
+    key = next(
+        key
+        for key in map(str, range(100))
+        if shards.of(LogId.from_key("account", f"idempotency-key:{key}")) == first
+    )
+    state = Account.logs.create(Opened("ada"), idempotency_key=key)
+    Account.logs.append(state, Deposited(5), idempotency_key="deposit")
+    log, before = str(state.log_id), list(Account.logs.stream(state.log_id))
+    file = str(tmp_path / "log.jsonl")
+
+    said("export", "--log", log, "--database", first, file)
+    said("import", file, "--database", second)
+    monkeypatch.setattr(ShardRouter, "moved", {log: second})
+    said("erase", log, "--database", first, "--reason", f"moved to {second}", "--yes")
+
+    after = list(Account.logs.stream(state.log_id))
+    assert [(each.id, each.event, each.recorded_at) for each in after] == [
+        (each.id, each.event, each.recorded_at) for each in before
+    ]
+    assert shards.holding(state.log_id) == [second]
+    replayed, made = Account.logs.get_or_create(Opened("ada"), idempotency_key=key)
+    assert (replayed.log_id, replayed.version, made) == (state.log_id, 1, False)
+    with pytest.raises(IdempotentReplay):
+        Account.logs.append(
+            state.log_id, Deposited(5), expected_version=1, idempotency_key="deposit"
+        )
+    assert Account.logs.append(Account.logs.reduce(log), Deposited(1)).version == 3
+    with pytest.raises(LogErased):  # a process that still has the old router stores nothing
+        LogManager(Account, using=first).append(log, Deposited(1), expected_version=ANY)
