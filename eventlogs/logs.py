@@ -256,7 +256,8 @@ class LogManager(Generic[A]):
         is made of the key, so that all calls with it ask one database.
 
         Raise DatabasesDiffer for what would need several of them at once: a key together with
-        another id, a unique value, a state of a log elsewhere, a transaction that is open elsewhere.
+        another id, a unique value, a state of a log elsewhere, or a transaction that is open
+        elsewhere.
         Raise InvalidLogId for an id of another log type, LogAlreadyExists if the log has events,
         NameTaken if a unique value belongs to another log,
         IdempotentReplay if this call was done before with this key, IdempotencyKeyReused if the
