@@ -22,6 +22,7 @@ Every error class of eventlogs, in one tree.
     ├── ConcurrentAppend             another writer appended first
     │   └── LogAlreadyExists         … and created the log
     ├── NameTaken                    a unique value of the append belongs to another log
+    ├── DatabasesDiffer              the call would need logs of several databases at once
     ├── IdempotentReplay             the key's append was done before; this is its result
     ├── IdempotencyKeyReused         the key belongs to another append
     ├── IdempotencyKeyUndecided      the code here cannot read what the key's append stored
@@ -86,6 +87,7 @@ __all__ = [
     "CheckpointDiffers",
     "ConcurrentAppend",
     "ConstraintViolated",
+    "DatabasesDiffer",
     "ErasedElsewhere",
     "EventLogError",
     "FeedUnavailable",
@@ -400,6 +402,60 @@ class NameTaken(EventLogError):
         "{scope}: this value belongs to {log_id}. Append another value, or release it in that "
         "log first."
     )
+
+
+@error
+class DatabasesDiffer(EventLogError):
+    """
+    A router spreads logs over databases, and the call would need several of them at once.
+
+    Nothing was stored. ``reason`` is one of the keys of ``REASONS``. ``log_id`` is the log of the
+    call, ``using`` its database; ``other`` is the other database. Those that are not known, or of
+    which there is none, are None.
+    """
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "expected": (
+            "{log_id} is in the database {using!r}, and a log of also_expect in {other!r}. No lock "
+            "spans both. Let a router keep these logs together, or append without also_expect and "
+            "check the other log in a reactor"
+        ),
+        "transaction": (
+            "{log_id} is in the database {using!r}, and the open transaction is in {other!r}: the "
+            "append would not be a part of it. Open transaction.atomic(using={using!r}), or append "
+            "outside of the transaction"
+        ),
+        "unique": (
+            "{log_id} claims a unique value, and logs of its type are in several databases. A "
+            "value is unique in one of them only. Make the log's id of the value, with "
+            "LogId.from_key(), or keep these logs in one database"
+        ),
+        "key": (
+            "create() has both an idempotency key and the id {log_id}, and logs of its type are in "
+            "several databases. A retry with another id would not find the key. Leave log_id out: "
+            "the id is made of the key. Or leave the key out: an id that a retry passes again is "
+            "created once"
+        ),
+        "position": (
+            "a position counts in one database, and the logs are in several. Pass the LogState or "
+            "Reduction instead of its position, or using="
+        ),
+        "all": (
+            "this is about one database, and projection {other!r} runs on several. Pass using="
+        ),
+    }
+
+    reason: str
+    _: KW_ONLY
+    log_id: LogId | None = None
+    using: str | None = None
+    other: str | None = None
+
+    def __str__(self) -> str:
+        text = self.REASONS[self.reason].format(
+            log_id=self.log_id, using=self.using, other=self.other
+        )
+        return f"{text[0].upper()}{text[1:]}."
 
 
 @error
@@ -944,6 +1000,9 @@ class ProjectionUnavailable(EventLogError):
             "{name} --without-archived"
         ),
         "shared rows": "events of several logs change one row. Rebuild all of it",
+        "database": (
+            "its `databases` do not name that database. Pass another `using`, or name it there"
+        ),
         "table": (
             "its model has no table in that database. Run manage.py migrate --database, or let a "
             "router allow the model there"

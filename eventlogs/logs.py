@@ -49,6 +49,7 @@ from eventlogs.events.unique import Unfit, unique_value, values_of
 from eventlogs.events.unique_values import Values, as_values, by_scope
 from eventlogs.exceptions import (
     ConcurrentAppend,
+    DatabasesDiffer,
     EventLogError,
     IdempotencyKeyReused,
     IdempotencyKeyUndecided,
@@ -76,7 +77,8 @@ from eventlogs.reductions.past import reduce_to_moment, reduce_to_version
 from eventlogs.reductions.reader import ReductionReader, Refresh
 from eventlogs.reductions.writes import CacheWrite
 from eventlogs.refreshers import BaseRefresher, submit
-from eventlogs.stores import BaseStore, Rules
+from eventlogs.routing import alias_to_append, are_spread, databases_of, read_alias, write_alias
+from eventlogs.stores import BaseStore, Rules, store_for
 from eventlogs.stores.joined import Note, append_joined, group_commit_of
 from eventlogs.stores.keyed_reads import KeyedReads
 from eventlogs.stores.retries import given_up
@@ -156,7 +158,8 @@ class LogManager(Generic[A]):
     The logs of one aggregate class, e.g. ``Payment.logs``.
 
     ``using`` is a database alias; without it, Django's routers choose the databases to write to
-    and to read from (inside a transaction, reads use the database that is written to). ``store``
+    and to read from (inside a transaction, reads use the database that is written to). They get the
+    id of the log as the hint ``log_id``. ``store``
     is a BaseStore to use instead of the database's own.
 
     ``cache`` is an alias in CACHES or a BaseReductionCache, ``caching_policy`` a CachingPolicy,
@@ -249,6 +252,12 @@ class LogManager(Generic[A]):
         ``also_expect`` are states of other logs: see ``append``. A value of an event's ``Unique``
         field is claimed for the log: see ``eventlogs.Unique``.
 
+        Where a router spreads logs of this type over several databases, the id of a call with a key
+        is made of the key, so that all calls with it ask one database.
+
+        Raise DatabasesDiffer for what would need several of them at once: a key together with
+        another id, a unique value, a state of a log elsewhere, or a transaction that is open
+        elsewhere.
         Raise InvalidLogId for an id of another log type, LogAlreadyExists if the log has events,
         NameTaken if a unique value belongs to another log,
         IdempotentReplay if this call was done before with this key, IdempotencyKeyReused if the
@@ -262,7 +271,7 @@ class LogManager(Generic[A]):
         an alias, a new version with an upcaster), the stored events are decoded with the current
         classes and compared. Raise IdempotencyKeyUndecided if they cannot be decoded.
         """
-        log_id = self.new_id() if log_id is None else self.parse_id(log_id)
+        log_id = self._id_to_create(log_id, idempotency_key)
         store_events = self._observed if observers else self._store_events
         return store_events(log_id, (event, *more), 0, None, idempotency_key, metadata, also_expect)
 
@@ -429,11 +438,11 @@ class LogManager(Generic[A]):
         return take_turns(
             attempt,
             log_id,
-            store=self._writing_store(),
+            store=self._writing_store(log_id),
             others=others,
             retries=retries,
             contended=self._contended,
-            is_inside=self._is_inside,
+            is_inside=partial(self._is_inside, log_id),
         )
 
     def _attempt(
@@ -462,7 +471,7 @@ class LogManager(Generic[A]):
                 )
             except (IdempotentReplay, IdempotencyKeyReused, IdempotencyKeyUndecided):
                 # A concurrent call with this key appended first: now the look-up finds it.
-                self._check_shown(idempotency_key)
+                self._check_shown(log_id, idempotency_key)
             except ConcurrentAppend as conflict:
                 if expected_version is not None or conflict.log_id != log_id:
                     raise
@@ -477,7 +486,7 @@ class LogManager(Generic[A]):
         expected_version: int | None,
     ) -> LogState | tuple[LogState, tuple[Any, ...]]:
         """Return the state to append to and the events; or the answer, with nothing to append."""
-        store = self._writing_store()
+        store = self._writing_store(log_id)
         if idempotency_key is not None:
             store = KeyedReads(store, self.log_type, idempotency_key)
         try:
@@ -508,17 +517,17 @@ class LogManager(Generic[A]):
                 raise
         return self._reduce(log_id, store)
 
-    def _check_shown(self, idempotency_key: str | None) -> None:
+    def _check_shown(self, log_id: LogId, idempotency_key: str | None) -> None:
         """
         Raise TransactionMustRetry if the caller's snapshot does not contain a taken key.
 
         Under REPEATABLE READ on MySQL and MariaDB an append finds a taken key by a locking read,
         which ignores the snapshot. The key's append can be read in a newer snapshot only.
         """
-        if idempotency_key is None or not self._is_inside():
+        if idempotency_key is None or not self._is_inside(log_id):
             return
-        if self._writing_store().claim(self.log_type, idempotency_key) is None:
-            raise given_up(self._write_alias())
+        if self._writing_store(log_id).claim(self.log_type, idempotency_key) is None:
+            raise given_up(self._write_alias(log_id))
 
     def _store_events(
         self,
@@ -536,6 +545,7 @@ class LogManager(Generic[A]):
         rules = None
         if self._unique or also_expect:
             rules = self._rules(log_id, events, also_expect)
+        using = self._alias_to_append(log_id, rules)
         text = _metadata(metadata)
 
         def append(events: Sequence[EncodedEvent], version: int | Anything, text: str) -> LogState:
@@ -547,13 +557,13 @@ class LogManager(Generic[A]):
                 idempotency_key=idempotency_key,
                 metadata=text,
                 rules=rules,
-                using=self.using,
+                using=using,
                 store=self._store,
             )
 
         try:
             # Nothing more is done for an append that cannot have personal data.
-            store = None if self._is_plain() else self._writing_store()
+            store = None if self._is_plain() else self._writing_store(log_id)
             sealing = None
             if store is not None:
                 sealing = self._sealing(store, log_id, events, encoded, text)
@@ -569,10 +579,10 @@ class LogManager(Generic[A]):
                     is_keyed=idempotency_key is not None,
                     store=store,
                     contended=self._contended,
-                    is_inside=self._is_inside,
+                    is_inside=partial(self._is_inside, log_id),
                 )
         except IdempotencyKeyReused as reused:
-            decided = self._decide(reused, encoded)
+            decided = self._decide(log_id, reused, encoded)
             raise decided from decided.__cause__
         if self._refreshes_on_append():
             self._refresh_appended(log_id)
@@ -597,18 +607,20 @@ class LogManager(Generic[A]):
         """Return whether no append of this manager can have personal data."""
         return not (self._has_personal or conf.personal_metadata())
 
-    def _observed(self, *args: Any) -> LogState:
+    def _observed(self, log_id: LogId, *args: Any) -> LogState:
         store: Any = self._store
         is_default = store is None or isinstance(store, Note)
-        using = self._write_alias() if is_default else store.using
-        state: LogState = append_observed(self._store_events, self.aggregate, using, *args)
+        using = self._write_alias(log_id) if is_default else store.using
+        state: LogState = append_observed(self._store_events, self.aggregate, using, log_id, *args)
         return state
 
     def _rules(
         self, log_id: LogId, events: tuple[Any, ...], also_expect: Sequence[Expectation]
     ) -> Rules | None:
         values: Values = {}
-        index_key = cache(self._index_key)  # asked for once in an append, if at all
+        index_key = cache(
+            partial(self._index_key, log_id)
+        )  # asked for once in an append, if at all
         for event in events:
             found = self._unique.get(type(event))
             if found:
@@ -618,8 +630,8 @@ class LogManager(Generic[A]):
         others = other_states(also_expect, log_id)
         return Rules(as_values(values), others) if values or others else None
 
-    def _index_key(self) -> bytes | None:
-        store = self._writing_store()
+    def _index_key(self, log_id: LogId) -> bytes | None:
+        store = self._writing_store(log_id)
         return memory.index_key(store.using) if store.encrypts else None
 
     def _refreshes_on_append(self) -> bool:
@@ -627,9 +639,11 @@ class LogManager(Generic[A]):
         return conf.refresh_on_append() if own is None else own
 
     def _refresh_appended(self, log_id: LogId) -> None:
-        self._submit(Refresh(self._reductions(), log_id))
+        self._submit(Refresh(self._reductions(log_id), log_id), log_id)
 
-    def _decide(self, reused: IdempotencyKeyReused, events: list[EncodedEvent]) -> EventLogError:
+    def _decide(
+        self, log_id: LogId, reused: IdempotencyKeyReused, events: list[EncodedEvent]
+    ) -> EventLogError:
         """
         Return the error for ``events`` under a taken key, by the events that its append stored.
 
@@ -638,9 +652,11 @@ class LogManager(Generic[A]):
         """
         if reused.reason != "events" or reused.count is None:
             return reused
-        stored = self._writing_store().events(reused.log_id, start=reused.index, limit=reused.count)
+        # Where the key was found: the router may send that log elsewhere by now.
+        store = self._writing_store(log_id)
+        stored = store.events(reused.log_id, start=reused.index, limit=reused.count)
         if not has_events(reused, stored):
-            self._check_shown(reused.idempotency_key)
+            self._check_shown(log_id, reused.idempotency_key)
             return reused
         return compare(reused, stored, events, self._reader)
 
@@ -715,7 +731,7 @@ class LogManager(Generic[A]):
         log_id = self.parse_id(log_id)
         if version is not None and at is not None:
             raise TypeError("reduce() takes version= or at=, not both. Leave one of them out.")
-        reading = self._reading_store()
+        reading = self._reading_store(log_id)
 
         def reduced(store: BaseStore) -> Reduction[A]:
             if version is not None:
@@ -736,27 +752,27 @@ class LogManager(Generic[A]):
         return read(store) if self._store is not None else read_through(store, log_id, read)
 
     def _reduce(self, log_id: LogId, store: BaseStore, *, fresh: bool = False) -> Reduction[A]:
-        reductions = self._reductions()
+        reductions = self._reductions(log_id)
         if fresh or not reductions.is_caching:
             return reductions.replay(log_id, store)
         reading = reductions.read(log_id, store)
         if reading.job is not None:
-            self._submit(reading.job)
+            self._submit(reading.job, log_id)
         return reading.reduction
 
-    def _submit(self, job: CacheWrite | Refresh) -> None:
+    def _submit(self, job: CacheWrite | Refresh, log_id: LogId) -> None:
         """Submit a job to the refresher, after the commit where a transaction is open."""
         if self._store is not None:
             submit(job, refresher=self._refresher)
-        elif not submit_after_commit(job, self._refresher, connections[self._write_alias()]):
+        elif not submit_after_commit(job, self._refresher, connections[self._write_alias(log_id)]):
             counters.count("error", DROPPED, aggregate=self.aggregate)
 
-    def _is_inside(self) -> bool:
-        """Return whether a transaction is open in the database that is written to."""
-        return self._reductions().is_in_transaction
+    def _is_inside(self, log_id: LogId) -> bool:
+        """Return whether a transaction is open in the database that the log is written to."""
+        return self._reductions(log_id).is_in_transaction
 
-    def _reductions(self) -> ReductionReader[A]:
-        using = self._write_alias()
+    def _reductions(self, log_id: LogId | None = None) -> ReductionReader[A]:
+        using = self._write_alias(log_id)
         reader = self._reduction_readers.get(using)
         if reader is None:
             reader = self._reduction_readers[using] = ReductionReader(
@@ -801,7 +817,7 @@ class LogManager(Generic[A]):
         start = min(start if start is not None else (MAX_VERSION if reverse else 0), MAX_VERSION)
         # One more than asked for, to find out whether there is a next page.
         found = self._read_through(
-            self._reading_store(),
+            self._reading_store(log_id),
             log_id,
             lambda store: store.events(log_id, start=start, limit=limit + 1, reverse=reverse),
         )
@@ -823,7 +839,7 @@ class LogManager(Generic[A]):
         """
         log_id = self.parse_id(log_id)
         check_int("start", start)
-        store = self._reading_store()
+        store = self._reading_store(log_id)
         through = store.pages if self._store is not None else partial(pages_through, store)
         pages = through(log_id, start=start)
         return chain.from_iterable(self._reader.records(page, decode=decode) for page in pages)
@@ -859,7 +875,8 @@ class LogManager(Generic[A]):
             raise TypeError(f"{scope}: {unfit}.") from None
         if wanted.digest is None or key == NO_INDEX:
             return None
-        return self._reading_store().owner(wanted)
+        owners = (each.owner(wanted) for each in self._stores_to_search())
+        return next((each for each in owners if each is not None), None)
 
     def exists(self, log_id: LogId | str) -> bool:
         """Return whether the log has events. Raise InvalidLogId as ``version`` does."""
@@ -871,7 +888,8 @@ class LogManager(Generic[A]):
 
         Raise InvalidLogId as ``version`` does.
         """
-        return self._reading_store().missing(self.parse_id(log_id))
+        log_id = self.parse_id(log_id)
+        return self._reading_store(log_id).missing(log_id)
 
     def version(self, log_id: LogId | str) -> int:
         """
@@ -882,7 +900,7 @@ class LogManager(Generic[A]):
         """
         log_id = self.parse_id(log_id)
         return self._read_through(
-            self._reading_store(), log_id, lambda store: store.version(log_id)
+            self._reading_store(log_id), log_id, lambda store: store.version(log_id)
         )
 
     def _copy(self, **attributes: Any) -> LogManager[A]:
@@ -911,19 +929,53 @@ class LogManager(Generic[A]):
         join = append_joined_observed if observers else append_joined
         return await join(group_commit, request, alone, stored)
 
-    def _write_alias(self) -> str:
-        return self.using or router.db_for_write(EventLog)
+    def _id_to_create(self, log_id: LogId | str | None, idempotency_key: str | None) -> LogId:
+        """
+        Return the id of a log that is to be created: the one given, or a new one.
 
-    def _writing_store(self) -> BaseStore:
-        return self._store or EventLog.objects.store(using=self.using)
+        Where logs of this type are in several databases, a call with a key gets the id that is
+        made of the key. So every call with the key asks the same database, which decides between
+        two that run at once as it does for logs of one database.
+        """
+        given = None if log_id is None else self.parse_id(log_id)
+        if idempotency_key is None or not self._is_spread():
+            return self.new_id() if given is None else given
+        key = f"idempotency-key:{checked_key(idempotency_key)}"
+        made = LogId.from_key(self.log_type, key)
+        if given not in (None, made):
+            raise DatabasesDiffer("key", log_id=given)
+        return made
 
-    def _reading_store(self) -> BaseStore:
+    def _is_spread(self) -> bool:
+        """Return whether a router spreads the manager's logs over several databases."""
+        return self.using is None and self._store is None and are_spread(self.log_type)
+
+    def _alias_to_append(self, log_id: LogId, rules: Rules | None) -> str | None:
+        """Return the alias to append to; None: the manager of the rows chooses it, or a store."""
+        if self.using is not None or self._store is not None or not router.routers:
+            return self.using
+        if rules is None:
+            return alias_to_append(log_id)
+        if rules.values and self._is_spread():
+            raise DatabasesDiffer("unique", log_id=log_id)
+        return alias_to_append(log_id, rules.others)
+
+    def _write_alias(self, log_id: LogId | None = None) -> str:
+        return self.using or write_alias(log_id)
+
+    def _writing_store(self, log_id: LogId | None = None) -> BaseStore:
+        return self._store or store_for(self._write_alias(log_id))
+
+    def _reading_store(self, log_id: LogId | None = None) -> BaseStore:
         if self._store is not None or self.using is not None:
-            return self._writing_store()
-        write_alias = router.db_for_write(EventLog)
-        if connections[write_alias].in_atomic_block:
-            return EventLog.objects.store(using=write_alias)
-        return EventLog.objects.store(using=router.db_for_read(EventLog))
+            return self._writing_store(log_id)
+        return store_for(read_alias(log_id))
+
+    def _stores_to_search(self) -> list[BaseStore]:
+        """Return the stores of all databases that logs of this type can be in."""
+        if not self._is_spread():
+            return [self._reading_store()]
+        return [store_for(each) for each in databases_of(self.log_type)]
 
     # The same for async code
 

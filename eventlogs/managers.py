@@ -129,6 +129,9 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
         """Return the store of a database alias, by default the alias that appends go to."""
         return store_for(using or self._db or router.db_for_write(self.model))
 
+    def _store_of(self, log_id: LogId, using: str | None) -> BaseStore:
+        return store_for(using or self._db or router.db_for_write(self.model, log_id=log_id))
+
     def append(
         self,
         log_id: LogId,
@@ -175,7 +178,7 @@ class EventLogManager(models.Manager.from_queryset(EventLogQuerySet)):  # type: 
             expected_position,
             rules,
         )
-        store = store or self.store(using=using)
+        store = store or self._store_of(log_id, using)
         if rules is not None and not store.keeps_rules:
             raise NotImplementedError(
                 f"{type(store).__qualname__} cannot keep values unique, or compare the states of "

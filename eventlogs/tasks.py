@@ -110,7 +110,7 @@ def run_projections(names: list[str] | None = None, using: str | None = None) ->
     """
     Let projections catch up, by default all that the worker has imported.
 
-    ``using`` is the database whose logs are meant, by default the one they are written to.
+    ``using`` is the database whose logs are meant, by default all that the projections run on.
 
     For Celery beat: the next run retries what failed. Safe to run beside another: a run skips the
     projections and partitions that another one holds, so a backlog of messages ends quickly.

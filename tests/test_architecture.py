@@ -27,6 +27,7 @@ FLOORS = [
     [
         *["stores/", "privacy/subject_logs", "privacy/database_keys", "privacy/sealing"],
         *["privacy/appends", "expectations", "idempotency", "managers", "models"],
+        "routing",
     ],
     [
         *["feed/", "caches/", "archives/"],
@@ -264,7 +265,7 @@ PROJECTIONS = [
     *["replays", "inline", "inline_bulk", "inline_batches", "row_batches", "reactions"],
     *["publications", "batches", "publisher_threads"],
     *["catch_up", "verify", "shadow_tables", "rebuild", "held_actions", "from_now"],
-    *["lags", "waiting", "status", "workers"],
+    *["lags", "waiting", "status", "workers", "all_databases"],
     *["operations", "kinds", "publisher", "", "declarations"],
 ]
 

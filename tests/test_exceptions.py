@@ -116,6 +116,10 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"scope": "member.email", "log_id": LOG_ID},
     ),
     (
+        exceptions.DatabasesDiffer("expected", log_id=LOG_ID, using="a", other="b"),
+        {"reason": "expected", "log_id": LOG_ID, "using": "a", "other": "b"},
+    ),
+    (
         exceptions.IdempotentReplay("k", log_id=LOG_ID, index=3, state=STATE),
         {"idempotency_key": "k", "log_id": LOG_ID, "index": 3, "state": STATE},
     ),

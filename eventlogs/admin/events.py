@@ -54,7 +54,7 @@ class EventAdmin(ReadOnlyAdmin):
 
     def types_view(self, request: HttpRequest) -> HttpResponse:
         """Show the catalogue of event types."""
-        found = catalogue(using=Event.objects.db)
+        found = catalogue(using=self.reads(request))
         context = {
             "title": _("Event types"),
             "entries": found.entries,
@@ -65,7 +65,7 @@ class EventAdmin(ReadOnlyAdmin):
 
     def event_view(self, request: HttpRequest, position: int) -> HttpResponse:
         """Redirect from a position to the event in its log."""
-        events = Event.objects.using(Event.objects.db)
+        events = Event.objects.using(self.reads(request))
         event = events.filter(position=position).first() if position < 2**63 else None
         if event is None:
             raise Http404(
@@ -75,14 +75,15 @@ class EventAdmin(ReadOnlyAdmin):
 
     def record_view(self, request: HttpRequest, record: str) -> HttpResponse:
         """Redirect from an event's id, ``<log id>:<index>``, to the event in its log."""
-        found = event_in(record, Event.objects.db)
+        places = (event_in(record, using) for using in self.places(request))
+        found = next((each for each in places if each is not None), None)
         if found is None:
             raise Http404(_("No event has this id."))
         return self.redirect_to_event(*found)
 
     def list_view(self, request: HttpRequest) -> HttpResponse:
         """Show a page of events."""
-        using, sees = Event.objects.db, self.sees_payload(request)
+        using, sees = self.reads(request), self.sees_payload(request)
         asked = read_filters(parameters(request, NAMES), using, sees_payload=sees)
         start = start_of(request, asked, using)
         found = search_windows(
@@ -119,8 +120,11 @@ class EventAdmin(ReadOnlyAdmin):
         """Show the causes and effects of an event, and what else belongs to its flow."""
         if not self.sees_payload(request):
             raise PermissionDenied
-        using = Event.objects.db
-        event = causation.find_event(record, using)
+        using, event = self.reads(request), None
+        for using in self.places(request):
+            event = causation.find_event(record, using)
+            if event is not None:
+                break
         if event is None:
             raise Http404(_("No event has this id, or its archive cannot be read."))
         causes = causation_tree.causes_of(event, using)

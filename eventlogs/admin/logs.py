@@ -37,7 +37,7 @@ from eventlogs.admin.keyset_paging import ByCreation, ByUUID, KeysetPage, keyset
 from eventlogs.admin.log_search import event_in, search, search_archived
 from eventlogs.admin.parameters import choices, days_from, number_from, parameters
 from eventlogs.admin.personal_values import Payload, of_stored, opened
-from eventlogs.admin.read_only import ReadOnlyAdmin
+from eventlogs.admin.read_only import CHOSEN, ReadOnlyAdmin
 from eventlogs.admin.seals import sealed
 from eventlogs.admin.timelines import SIZE, Timeline, timeline
 from eventlogs.admin.users import Actor, actor, users_of
@@ -52,6 +52,7 @@ from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LogId
 from eventlogs.models import ArchivedLog, ErasedLog, EventLog
 from eventlogs.operations import jsonl, pasted_ids
+from eventlogs.operations.pasted_ids import Named
 from eventlogs.reductions.timeline import MISSING, Change, Step, Unavailable, plain_value, summarize
 from eventlogs.values import EventRecord
 
@@ -65,13 +66,14 @@ class Found(NamedTuple):
     """A log that was found, and its row among the archived logs if it is one of them."""
 
     log: EventLog
+    using: str
     archived: ArchivedLog | None = None
 
     @property
     def store(self) -> ArchivedStore | None:
         """The store to read an archived log from."""
         row = self.archived
-        return None if row is None else ArchivedStore(EventLog.objects.db, row)
+        return None if row is None else ArchivedStore(self.using, row)
 
 
 class StateLine(NamedTuple):
@@ -105,10 +107,11 @@ class LogAdmin(ReadOnlyAdmin):
     def list_view(self, request: HttpRequest) -> HttpResponse:
         """Show a page of logs."""
         asked = request.GET
-        using = EventLog.objects.db
+        using = self.reads(request)
         query = parameters(request, NAMES)
-        if "q" in query and (event := event_in(query["q"], using)) is not None:
-            return self.redirect_to_event(*event)
+        for place in self.places(request) if "q" in query else ():
+            if (event := event_in(query["q"], place)) is not None:
+                return self.redirect_to_event(*event)
         if query.pop("archived", "") == "1":
             return self._archived_list(request, {**query, "archived": "1"}, using)
         rows = search(query["q"], using) if "q" in query else EventLog.objects.using(using)
@@ -124,6 +127,11 @@ class LogAdmin(ReadOnlyAdmin):
             also = "?" + urlencode({"q": query["q"], "archived": "1"})
             if not found.rows:
                 return HttpResponseRedirect(also)
+        if "q" in query and not found.rows:
+            for place in self.places(request)[1:]:
+                if search(query["q"], place).exists():
+                    there = urlencode({CHOSEN: place, "q": query["q"]})
+                    return HttpResponseRedirect(f"?{there}")
         states = self._states(request, found.rows, using)
         logs = [
             {"log": log, "log_id": log.log_id, "state": states.get(log.pk)} for log in found.rows
@@ -197,16 +205,16 @@ class LogAdmin(ReadOnlyAdmin):
     def log_view(self, request: HttpRequest, log: str) -> HttpResponse:
         """Show a page of a log's events, and the state as of one of them."""
         try:
-            place = self._find(log)
+            place = self._find(request, log)
         except Http404:
-            stone = self._tombstone(log)
+            stone = self._tombstone(request, log)
             if stone is None:
                 raise
             context = {"title": str(stone.log_id), "stone": stone}
             gone = self.page(request, "erased", context)
             gone.status_code = HTTPStatus.GONE
             return gone
-        using, row = EventLog.objects.db, place.log
+        using, row = place.using, place.log
         log_id = row.log_id
         selected = index_from(request.GET.get("event"), row.version)
         cls = self._aggregate(request, log_id)
@@ -333,34 +341,26 @@ class LogAdmin(ReadOnlyAdmin):
             lines.append(StateLine(name, text, is_long, name in changed))
         return lines
 
-    def _find(self, log: str) -> Found:
+    def _find(self, request: HttpRequest, log: str) -> Found:
         """Return the log of an id in any spelling, also an archived one, or raise Http404."""
-        logs = EventLog.objects.using(EventLog.objects.db)
         names = pasted_ids.names_in(unquote(log))
-        found: EventLog | None = None
         if len(names) == 1:
-            [name] = names
-            found = logs.filter(pk=name.uuid).first()
-            if found is not None and name.log_type not in (None, found.log_type):
-                found = None
-            if found is None:
-                row = archived.named(name, EventLog.objects.db)
-                if row is not None:
-                    return Found(archived.as_log(row), row)
-        if found is None:
-            raise Http404(_("No log has this id."))
-        return Found(found)
+            for using in self.places(request):
+                if (found := find(names[0], using)) is not None:
+                    return found
+        raise Http404(_("No log has this id."))
 
-    def _tombstone(self, log: str) -> ErasedLog | None:
+    def _tombstone(self, request: HttpRequest, log: str) -> ErasedLog | None:
         """Return the tombstone of an erased log's id, in any spelling."""
         names = pasted_ids.names_in(unquote(log))
         if len(names) != 1:
             return None
         [name] = names
-        found = ErasedLog.objects.using(EventLog.objects.db).filter(pk=name.uuid).first()
-        if found is None or name.log_type not in (None, found.log_type):
-            return None
-        return found
+        for using in self.places(request):
+            found = ErasedLog.objects.using(using).filter(pk=name.uuid).first()
+            if found is not None and name.log_type in (None, found.log_type):
+                return found
+        return None
 
     def _aggregate(self, request: HttpRequest, log_id: LogId) -> type[Aggregate] | None:
         classes = aggregates.of(log_id.log_type)
@@ -374,7 +374,8 @@ class LogAdmin(ReadOnlyAdmin):
         """Send a log in the JSON lines of ``manage.py eventlogs export``."""
         if not self.sees_payload(request):
             raise PermissionDenied
-        place, using = self._find(log), EventLog.objects.db
+        place = self._find(request, log)
+        using = place.using
         log_id = place.log.log_id
 
         def parts() -> Iterator[str]:
@@ -399,6 +400,15 @@ class LogAdmin(ReadOnlyAdmin):
         response = Download(lines, content_type="application/jsonl")
         response["Content-Disposition"] = f'attachment; filename="{log_id}.jsonl"'
         return response
+
+
+def find(name: Named, using: str) -> Found | None:
+    """Return the log of an id in a database, also an archived one, or None."""
+    log = EventLog.objects.using(using).filter(pk=name.uuid).first()
+    if log is not None and name.log_type in (None, log.log_type):
+        return Found(log, using)
+    row = archived.named(name, using)
+    return None if row is None else Found(archived.as_log(row), using, row)
 
 
 def nothing_found(query: dict[str, str], asked: QueryDict) -> str:

@@ -42,7 +42,7 @@ from eventlogs.admin.projection_status import (
     shown_findings,
 )
 from eventlogs.admin.read_only import ReadOnlyAdmin
-from eventlogs.exceptions import EventLogError, InvalidLogId
+from eventlogs.exceptions import EventLogError, InvalidLogId, ProjectionUnavailable
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.sources import BY_VENDOR
 from eventlogs.ids import LogId
@@ -91,12 +91,13 @@ class ProjectionAdmin(ReadOnlyAdmin):
 
     def all_view(self, request: HttpRequest) -> HttpResponse:
         """Show the findings of the health check, and the status of all projections."""
-        using = router.db_for_write(ProjectionState)  # a replica has no locks of open transactions
+        using = self._using(request)
         checked = health(using=using)
         rows: list[dict[str, Any]] | None = None  # None: they cannot be read; a finding says why
         holders: list[dict[str, Any]] = []
         with suppress(DatabaseError), reading(Look(using, checked.looked_at, {})):
-            found = statuses(declared(BaseProjection))
+            alias = self.chosen(request)
+            found = statuses(declared(BaseProjection, using=alias), using=alias)
             rows = [row(each, alarms_of(checked, each.name)) for each in found]
             holders = self._holders(using, checked.looked_at)
         acts = shown_findings(checked, lambda each: each.must_act)
@@ -116,7 +117,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def one_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show the status of a projection, and its held events by cause."""
         projection = self._find(name)
-        using = projection.database_alias()
+        using = self._alias(request, projection)
         try:
             with reading(Look(using, timezone.now(), {})):
                 context = self._one(projection, using)
@@ -146,7 +147,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         held = groups(using, [projection.name])
         return {
             "title": projection.name,
-            "standing": status_of(projection),
+            "standing": status_of(projection, using=using),
             "state": state,
             "keeps_rows": issubclass(projection, RowProjection),
             "doc": (projection.__doc__ or "").strip().splitlines()[:1],
@@ -162,7 +163,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
     def held_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Show a page of the events that hold logs, of all causes or of one."""
         projection = self._find(name)
-        using = projection.database_alias()
+        using = self._alias(request, projection)
         cause = read_cause(request.GET)
         held = groups(using, [projection.name])
         if cause is not None:
@@ -187,7 +188,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
 
     def actions_view(self, request: HttpRequest, name: str | None = None) -> HttpResponse:
         """Show a page of the actions on a projection, or on all."""
-        using = router.db_for_write(ProjectionState)
+        using = self._using(request)
         if name is not None:
             name = unquote(name)
             if name not in projections and not actions.of(name, using).exists():
@@ -224,6 +225,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
             among=None if cause is None else within(*cause),
             by=request.user.get_username(),
             note=what,
+            using=self.chosen(request),
         )
         self._note(request, projection, f"Retried {log_id or what or 'all'} ({count}).")
         messages.success(
@@ -241,16 +243,15 @@ class ProjectionAdmin(ReadOnlyAdmin):
         """Ask for confirmation, then skip the event that holds a log, permanently."""
         projection = self._operate(request, name)
         log_id = self._log_id(request)
-        event = (
-            held_events(projection.name, projection.database_alias()).filter(log_id=log_id).first()
-        )
+        using = self._alias(request, projection)
+        event = held_events(projection.name, using).filter(log_id=log_id).first()
         if event is None:
             messages.warning(request, _("No event holds this log any more."))
             return self._back(projection)
         if request.method != "POST" or request.POST.get("index") != str(event.index):
             context = {"title": _("Skip this event permanently?"), "name": name, "event": event}
             return self.page(request, "projections/skip", context)
-        if skip(projection, log_id, by=request.user.get_username()):
+        if skip(projection, log_id, by=request.user.get_username(), using=using):
             self._note(
                 request,
                 projection,
@@ -266,19 +267,31 @@ class ProjectionAdmin(ReadOnlyAdmin):
         projection = self._operate(request, name)
         if not issubclass(projection, RowOperations):
             raise Http404(_("A reactor has no rows to rebuild."))
-        if connections[projection.database_alias()].vendor not in BY_VENDOR:
+        using = self._alias(request, projection)
+        if connections[using].vendor not in BY_VENDOR:
             text = _("This database has no workers. Run: manage.py eventlogs rebuild %(name)s")
             messages.error(request, text % {"name": projection.name})
             return self._back(projection)
         if request.method != "POST":
             context = {"title": _("Rebuild all rows?"), "name": name}
             return self.page(request, "projections/rebuild", context)
-        projection.request_rebuild(by=request.user.get_username())
+        projection.request_rebuild(by=request.user.get_username(), using=using)
         self._note(request, projection, "Requested a rebuild.")
         messages.success(request, _("A worker will rebuild the rows, beside its other work."))
         return self._back(projection)
 
     # Helpers
+
+    def _using(self, request: HttpRequest) -> str:
+        """Return the database to look at; not a replica, which lacks open transactions' locks."""
+        return self.chosen(request) or router.db_for_write(ProjectionState)
+
+    def _alias(self, request: HttpRequest, projection: type[BaseProjection]) -> str:
+        """Return the database of a projection to look at; raise Http404 where it does not run."""
+        try:
+            return projection.database_alias(using=self.chosen(request))
+        except ProjectionUnavailable as error:
+            raise Http404(str(error)) from None
 
     def _operate(self, request: HttpRequest, name: str) -> type[BaseProjection]:
         if not request.user.has_perm(OPERATE):

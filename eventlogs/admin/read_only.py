@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -13,8 +13,12 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 
 from eventlogs.ids import LogId
+from eventlogs.models import EventLog
+from eventlogs.routing import databases_of
 
 PAYLOAD = "eventlogs.view_payload"
+CHOSEN: Final = "database"  # the parameter that chooses among several databases
+SESSION: Final = "eventlogs_database"
 
 if TYPE_CHECKING:
     Base = admin.ModelAdmin[Any]
@@ -45,12 +49,47 @@ class ReadOnlyAdmin(Base):
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             if not self.has_view_permission(request):
                 raise PermissionDenied
+            if CHOSEN in request.GET and request.method == "GET" and self.databases():
+                return self._choose(request)
             return view(request, *args, **kwargs)
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return self.admin_site.admin_view(guarded)(*args, **kwargs)
 
         return update_wrapper(wrapper, view)
+
+    def databases(self) -> tuple[str, ...]:
+        """Return the aliases among which a router spreads logs, none if it does not."""
+        found = databases_of()
+        return found if len(found) > 1 else ()
+
+    def chosen(self, request: HttpRequest) -> str | None:
+        """Return the database that the user has chosen among several; None: there is only one."""
+        databases = self.databases()
+        if not databases:
+            return None
+        alias = request.session.get(SESSION)
+        return alias if alias in databases else databases[0]
+
+    def reads(self, request: HttpRequest) -> str:
+        """Return the alias of the database to read logs and events from."""
+        return self.chosen(request) or EventLog.objects.db
+
+    def places(self, request: HttpRequest) -> list[str]:
+        """Return the aliases of all databases to look for a log in, the chosen one first."""
+        first = self.reads(request)
+        return [first, *(each for each in self.databases() if each != first)]
+
+    def _choose(self, request: HttpRequest) -> HttpResponse:
+        """Keep the chosen database for this session, and show the page of it."""
+        query = request.GET.copy()
+        [*_, alias] = query.pop(CHOSEN)
+        if alias in self.databases():
+            request.session[SESSION] = alias
+        for each in ("before", "after"):  # places in the pages of another database
+            query.pop(each, None)
+        rest = query.urlencode()
+        return HttpResponseRedirect(f"{request.path}?{rest}" if rest else request.path)
 
     def sees_payload(self, request: HttpRequest) -> bool:
         """Return whether the user may see payloads, metadata and states, not only their shape."""
@@ -75,6 +114,8 @@ class ReadOnlyAdmin(Base):
                 "opts": self.model._meta,
                 "media": self.media,
                 "sees_payload": self.sees_payload(request),
+                "databases": self.databases(),
+                "database": self.chosen(request),
                 **context,
             },
         )

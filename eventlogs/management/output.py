@@ -43,6 +43,13 @@ class Output:
         colours = force_color or (self._is_terminal and not os.environ.get("NO_COLOR"))
         self.style: Any = command.style if colours else no_style()
         self._progress = Progress()
+        self._database = ""  # of several, the one that is written about
+
+    def begin_database(self, alias: str) -> None:
+        """Say that what follows is about one of several databases."""
+        self._database = alias
+        if not self.as_json:
+            self.heading(f"Database {alias!r}")
 
     # Text
 
@@ -98,11 +105,16 @@ class Output:
     # JSON
 
     def document(self, value: Any) -> None:
-        """Write one JSON document."""
+        """Write one JSON document; of several databases, a line for each."""
+        if self._database:
+            self.record(value)
+            return
         self._stdout.write(json.dumps(value, indent=2, default=plain))
 
     def record(self, value: Any) -> None:
-        """Write one line of JSON."""
+        """Write one line of JSON; of several databases, with the alias of its own."""
+        if self._database:
+            value = {"database": self._database, **value}
         self._stdout.write(json.dumps(value, default=plain))
         self._stdout.flush()
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from django.db import router, transaction
+from django.db import transaction
 
 from eventlogs.archives import listing
 from eventlogs.caches import backends
@@ -26,7 +26,6 @@ from eventlogs.models import (
     AppliedVersion,
     ErasedLog,
     Event,
-    EventLog,
     IdempotencyKey,
     ParkedEvent,
     SkippedEvent,
@@ -37,6 +36,7 @@ from eventlogs.operations import unique_values
 from eventlogs.operations.archiving.tidying import purge, tidy
 from eventlogs.projections import actions, rebuild
 from eventlogs.projections.base import RowProjection, declared
+from eventlogs.routing import write_alias
 from eventlogs.stores import erasing
 
 MAX_NAME: Final = 255  # characters of ``by``
@@ -106,7 +106,8 @@ def erase(log_id: LogId | str, *, reason: str, by: str, using: str | None = None
     and ArchiveUnavailable if an archive cannot be written anew: then the log is erased, and copies
     may be left. The same call again removes them.
     """
-    log, alias = _log(log_id), using or router.db_for_write(EventLog)
+    log = _log(log_id)
+    alias = using or write_alias(log)
     if not reason.strip():
         raise ValueError("reason is empty. Say why the log is erased: it stays in the tombstone.")
     if not by.strip() or len(by) > MAX_NAME:
@@ -120,7 +121,8 @@ def erase(log_id: LogId | str, *, reason: str, by: str, using: str | None = None
 
 def tombstone(log_id: LogId | str, *, using: str | None = None) -> Tombstone | None:
     """Return what is known of an erased log, or None for any other log. Raise InvalidLogId."""
-    log, alias = _log(log_id), using or router.db_for_write(EventLog)
+    log = _log(log_id)
+    alias = using or write_alias(log)
     found = ErasedLog.objects.using(alias).filter(pk=log.uuid, log_type=log.log_type).first()
     return None if found is None else _tombstone(found)
 
@@ -143,7 +145,8 @@ def preview(log_id: LogId | str, *, using: str | None = None) -> Preview:
     Raise InvalidLogId, LogNotFound (LogErased for a log that is erased already), and CannotErase
     if this database role may not erase logs.
     """
-    log, alias = _log(log_id), using or router.db_for_write(EventLog)
+    log = _log(log_id)
+    alias = using or write_alias(log)
     if not _is_there(log, alias):
         raise erasing.missing(alias, log)
     erasing.check_owner(alias, log)
@@ -184,7 +187,8 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     archive, the files that were replaced are deleted at once: raise ArchiveUnavailable if that
     fails, after all other copies are removed. Calling it again is safe.
     """
-    log, alias = _log(log_id), using or router.db_for_write(EventLog)
+    log = _log(log_id)
+    alias = using or write_alias(log)
     is_there = _is_there(log, alias)
     entries = backends.forget(log)
     forget_failures(log, alias, is_there=is_there)

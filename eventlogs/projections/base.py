@@ -19,6 +19,7 @@ from eventlogs.exceptions import KeyUnavailable, ProjectionUnavailable, Registra
 from eventlogs.ids import LogId
 from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.projections.databases import has_table
+from eventlogs.routing import databases_of, write_alias
 from eventlogs.values import EventRecord
 
 BATCH: Final = 1_000  # events that are applied in one transaction
@@ -59,8 +60,14 @@ class BaseProjection:
     longer. An event that fails is tried ``max_attempts`` times, the second time after ``backoff``
     seconds, doubled each time up to five minutes. Then it is parked.
 
-    Methods take ``using``, the alias of the database whose logs are meant. By default it is the
-    one that logs are written to. Rows and checkpoints are in that database, too.
+    ``databases`` are the aliases of the databases whose logs it reads, each for itself: rows and
+    checkpoints are in the database of the logs. By default (None) these are all databases over
+    which a router spreads logs and that have its table; without such a router, the one that logs
+    are written to. An inline projection also takes part in the appends of other databases that
+    have its table, unless ``databases`` leaves them out.
+
+    Methods take ``using``, the alias of the database that is meant. By default it is that of the
+    log, where the call is about one, and otherwise all of them.
     """
 
     name: ClassVar[str] = ""
@@ -69,6 +76,7 @@ class BaseProjection:
     INLINE: Final = "inline"
     mode: ClassVar[str] = ASYNC
     log_types: ClassVar[Iterable[str] | None] = None
+    databases: ClassVar[Iterable[str] | None] = None
     partitions: ClassVar[int] = 1
     batch_size: ClassVar[int] = BATCH
     timeout: ClassVar[float] = TIMEOUT
@@ -144,13 +152,62 @@ class BaseProjection:
         Return the alias of the database to work on, by default the one that logs are written to.
 
         Raise RegistrationError for a class without ``@projection()``, and for rows that are
-        routed to another database; ProjectionUnavailable for a database without its table.
+        routed to another database; ProjectionUnavailable for a database without its table, and
+        for one that its ``databases`` leave out.
         """
         if not cls.name:
             raise RegistrationError(
                 f"{cls.__qualname__} has no name. Put @projection('…') above it."
             )
-        return router.db_for_write(Event) if using is None else using
+        if using is None:
+            using = router.db_for_write(Event)
+            named = cls.databases_named()
+            return using if named is None or using in named else named[0]
+        if not cls.runs_in(using):
+            raise ProjectionUnavailable("database", projection=cls.name)
+        return using
+
+    @classmethod
+    def databases_named(cls) -> tuple[str, ...] | None:
+        """Return the aliases that ``databases`` names, or None where it names none."""
+        if cls.databases is None:
+            return None
+        return (cls.databases,) if isinstance(cls.databases, str) else tuple(cls.databases)
+
+    @classmethod
+    def runs_in(cls, using: str) -> bool:
+        """Return whether its ``databases`` allow this one."""
+        named = cls.databases_named()
+        return named is None or using in named
+
+    @classmethod
+    def has_tables_in(cls, using: str) -> bool:
+        """Return whether what it keeps has a table in a database."""
+        return True
+
+    @classmethod
+    def database_aliases(cls, *, using: str | None = None) -> list[str]:
+        """
+        Return the aliases of the databases that it runs on, or the one given.
+
+        Databases over which a router spreads logs are left out while they lack its table: each of
+        the others is worked on meanwhile. Raise what ``database_alias`` raises.
+        """
+        if using is not None:
+            return [cls.database_alias(using=using)]
+        named = cls.databases_named()
+        if named is not None:
+            return [cls.database_alias(using=each) for each in named]
+        spread = [each for each in databases_of() if cls.has_tables_in(each)]
+        return [cls.database_alias(using=each) for each in spread] or [cls.database_alias()]
+
+    @classmethod
+    def alias_of_log(cls, log_id: LogId, *, using: str | None = None) -> str:
+        """Return the alias of the database of a log: the one given, or the one it is written to."""
+        if using is None:
+            named = cls.databases_named()
+            using = named[0] if named is not None and len(named) == 1 else write_alias(log_id)
+        return cls.database_alias(using=using)
 
     @classmethod
     def check_declaration(cls) -> None:
@@ -173,6 +230,11 @@ class BaseProjection:
             raise RegistrationError(
                 f"{cls.__qualname__}: timeout must be positive, max_attempts from 1, and "
                 f"backoff not negative."
+            )
+        if cls.databases_named() == ():
+            raise RegistrationError(
+                f"{cls.__qualname__}: databases is empty. Name the aliases of databases, or leave "
+                f"it out."
             )
         for each in cls.event_handlers:
             if registry.by_class(each) is None:
@@ -225,14 +287,20 @@ class RowProjection(BaseProjection):
 
         Raise RegistrationError where the rows of the default one are routed elsewhere.
         """
-        if using == super().database_alias():
-            return cls.database_alias() == using
+        if not cls.runs_in(using):
+            return False
+        if using == router.db_for_write(Event):
+            return cls.database_alias(using=using) == using
+        return has_table(cls.model, using)
+
+    @classmethod
+    def has_tables_in(cls, using: str) -> bool:
         return has_table(cls.model, using)
 
     @classmethod
     def database_alias(cls, *, using: str | None = None) -> str:
-        home = super().database_alias()
-        if using is not None and using != home:
+        using, home = super().database_alias(using=using), router.db_for_write(Event)
+        if using != home:
             if not has_table(cls.model, using):
                 raise ProjectionUnavailable("table", projection=cls.name)
             return using
@@ -261,9 +329,14 @@ def declared(kind: type[P], *, using: str | None = None) -> list[type[P]]:
     return [
         each
         for _, each in sorted(projections.items())
-        if issubclass(each, kind)
-        and (using is None or not issubclass(each, RowProjection) or each.keeps_rows_in(using))
+        if issubclass(each, kind) and (using is None or _can_run(each, using))
     ]
+
+
+def _can_run(projection: type[BaseProjection], using: str) -> bool:
+    if issubclass(projection, RowProjection):
+        return projection.keeps_rows_in(using)
+    return projection.runs_in(using)
 
 
 def handles(*events: type) -> Callable[[F], F]:

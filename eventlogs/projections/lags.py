@@ -122,6 +122,17 @@ def lag(projection: type[BaseProjection], using: str) -> Lag:
     return found
 
 
+def sum_of(found: Iterable[Lag]) -> Lag:
+    """Return the lag over several databases: all events, and the age of the oldest."""
+    each = tuple(found)
+    return Lag(
+        sum(lag.positions for lag in each),
+        max((lag.age for lag in each), default=timedelta()),
+        any(lag.at_least for lag in each),
+        sum(lag.held for lag in each),
+    )
+
+
 def lags(
     using: str, wanted: Sequence[type[BaseProjection]], known: Known
 ) -> dict[str, Lag | EventLogError]:

@@ -7,6 +7,12 @@ of the engine that does the work, and hands it the class as a declaration.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import QuerySet
+
+from eventlogs.exceptions import DatabasesDiffer
 from eventlogs.ids import LogId
 from eventlogs.models import ParkedEvent
 from eventlogs.projections import (
@@ -26,6 +32,10 @@ from eventlogs.projections.lags import Lag
 from eventlogs.projections.rebuild import Tell, ignore
 from eventlogs.projections.verify import Verification
 from eventlogs.utils.twins import AsyncTwin
+from eventlogs.values import EventRecord, LogState, Reduction
+
+Place = LogState | Reduction[Any] | EventRecord | int
+"""A place in a feed: the state of a log, an event, or a position."""
 
 
 class Operations(BaseProjection):
@@ -49,10 +59,15 @@ class Operations(BaseProjection):
         ProjectionFailed is also raised, without an attempt and without a cause, for an event that
         is parked or waits for another release.
 
+        Where it runs on several databases, they are caught up one after the other.
+
         Raise FeedUnavailable as the feed does, and ProjectionUnavailable where the rows are of
         newer code, or have to be rebuilt first.
         """
-        return catch_up.catch_up_projection(cls, strict=strict, using=using)
+        return sum(
+            catch_up.catch_up_projection(cls, strict=strict, using=each)
+            for each in cls.database_aliases(using=using)
+        )
 
     @classmethod
     def lag(cls, *, using: str | None = None) -> Lag:
@@ -61,54 +76,79 @@ class Operations(BaseProjection):
 
         Events that an open transaction holds back in the feed are lag. An inline projection whose
         rows are right has none, and needs neither a worker nor a feed for that. The call reads a
-        bounded part of the tables.
+        bounded part of the tables. Of several databases, it is the sum of their events, and the
+        age of the oldest.
 
         Raise FeedUnavailable as the feed does, unless it is inline.
         """
-        return lags.lag(cls, cls.database_alias(using=using))
+        found = [lags.lag(cls, each) for each in cls.database_aliases(using=using)]
+        return found[0] if len(found) == 1 else lags.sum_of(found)
 
     @classmethod
-    def wait_for(cls, position: int, *, timeout: float = 5.0, using: str | None = None) -> bool:
+    def wait_for(cls, position: Place, *, timeout: float = 5.0, using: str | None = None) -> bool:
         """
         Wait until ``position`` is applied, at most ``timeout`` seconds; return whether it is.
 
-        ``position`` is e.g. that of a LogState. Nothing is applied here: another process does
-        that. An event is applied when the partition of its log has passed it or, inline, when the
-        row has its log's version. Other partitions are not read. An event that waits for another
-        attempt, or is parked, is not applied, nor are the later ones of its log.
+        ``position`` is a LogState, a Reduction or an EventRecord, or the position of one of them.
+        The first three name their log, and so its database: pass them where a router spreads logs
+        over several. Of a manager with ``using``, pass its ``using`` here, too.
+
+        Nothing is applied here: another process does that. An event is applied when the partition
+        of its log has passed it or, inline, when the row has its log's version. Other partitions
+        are not read. An event that waits for another attempt, or is parked, is not applied, nor are
+        the later ones of its log.
 
         For an event that the projection does not read, the call waits for the last one before it
         in its log that it reads; it returns True at once where there is none. Where there is no
         event at the position, its append may be uncommitted: the call waits for it. It returns
         False at once where the event can never appear: its append was rolled back, or its log is
         erased.
+
+        Raise DatabasesDiffer for a number without ``using``, if it runs on several databases.
         """
-        return waiting.wait_for(cls, position, timeout, using=cls.database_alias(using=using))
+        number, alias = cls._place(position, using)
+        return waiting.wait_for(cls, number, timeout, using=alias)
 
     @classmethod
     async def await_for(
-        cls, position: int, *, timeout: float = 5.0, using: str | None = None
+        cls, position: Place, *, timeout: float = 5.0, using: str | None = None
     ) -> bool:
         """Do the same as ``wait_for``, for async code. No thread is occupied while it waits."""
-        alias = cls.database_alias(using=using)
-        return await waiting.await_for(cls, position, timeout, using=alias)
+        number, alias = cls._place(position, using)
+        return await waiting.await_for(cls, number, timeout, using=alias)
+
+    @classmethod
+    def _place(cls, position: Place, using: str | None) -> tuple[int, str]:
+        """Return the position to wait for, and the alias of the database that it counts in."""
+        if not isinstance(position, int):
+            return position.position, cls.alias_of_log(position.log_id, using=using)
+        if using is None and len(cls.database_aliases()) > 1:
+            raise DatabasesDiffer("position")
+        return position, cls.database_aliases(using=using)[0]
 
     @classmethod
     def parked(cls, *, using: str | None = None) -> list[ParkedEvent]:
-        """Return the parked events, the oldest first; each holds its log."""
-        held = HeldLogs(cls, cls.database_alias(using=using)).rows()
-        return list(held.filter(retry_at=None, awaits="").order_by("position"))
+        """Return the parked events, the oldest of a database first; each holds its log."""
+        return cls._held(using, lambda rows: rows.filter(retry_at=None, awaits=""))
 
     @classmethod
     def waiting(cls, *, using: str | None = None) -> list[ParkedEvent]:
         """
-        Return the held events that are not parked, the oldest first: they are tried again.
+        Return the held events that are not parked, the oldest of a database first.
 
-        Each holds its log: until its next attempt, or, with ``awaits``, until a release runs that
-        can apply it.
+        They are tried again. Each holds its log: until its next attempt, or, with ``awaits``, until
+        a release runs that can apply it.
         """
-        held = HeldLogs(cls, cls.database_alias(using=using)).rows()
-        return list(held.exclude(retry_at=None, awaits="").order_by("position"))
+        return cls._held(using, lambda rows: rows.exclude(retry_at=None, awaits=""))
+
+    @classmethod
+    def _held(
+        cls,
+        using: str | None,
+        choose: Callable[[QuerySet[ParkedEvent]], QuerySet[ParkedEvent]],
+    ) -> list[ParkedEvent]:
+        held = (HeldLogs(cls, each).rows() for each in cls.database_aliases(using=using))
+        return [row for rows in held for row in choose(rows).order_by("position")]
 
     @classmethod
     def retry(
@@ -123,8 +163,11 @@ class Operations(BaseProjection):
 
         Raise InvalidLogId for a text that is no log id.
         """
-        return held_actions.retry(
-            cls, None if log_id is None else _log_id(log_id), by=by, using=using
+        if log_id is not None:
+            log = _log_id(log_id)
+            return held_actions.retry(cls, log, by=by, using=cls.alias_of_log(log, using=using))
+        return sum(
+            held_actions.retry(cls, by=by, using=each) for each in cls.database_aliases(using=using)
         )
 
     @classmethod
@@ -138,7 +181,8 @@ class Operations(BaseProjection):
         Raise InvalidLogId for a text that is no log id, and ProjectionUnavailable where newer code
         has made the rows. Nothing is skipped then.
         """
-        return held_actions.skip(cls, _log_id(log_id), by=by, using=using)
+        log = _log_id(log_id)
+        return held_actions.skip(cls, log, by=by, using=cls.alias_of_log(log, using=using))
 
     acatch_up = AsyncTwin(catch_up)
     alag = AsyncTwin(lag)
@@ -193,19 +237,22 @@ class RowOperations(Operations, RowProjection):
         and LogNotFound where neither the log nor a row of it exists.
         """
         if log_id is not None:
-            return rebuild.rebuild_log(
-                cls, _log_id(log_id), downgrade=downgrade, by=by, using=using
+            log = _log_id(log_id)
+            alias = cls.alias_of_log(log, using=using)
+            return rebuild.rebuild_log(cls, log, downgrade=downgrade, by=by, using=alias)
+        applied = 0
+        for each in cls.database_aliases(using=using):
+            steps = rebuild.rebuild_steps(
+                cls,
+                restart=restart,
+                park=park,
+                downgrade=downgrade,
+                without_archived=without_archived,
+                by=by,
+                using=each,
             )
-        steps = rebuild.rebuild_steps(
-            cls,
-            restart=restart,
-            park=park,
-            downgrade=downgrade,
-            without_archived=without_archived,
-            by=by,
-            using=using,
-        )
-        return rebuild.finish(steps, tell)
+            applied += rebuild.finish(steps, tell)
+        return applied
 
     @classmethod
     def request_rebuild(cls, *, by: str = "", using: str | None = None) -> None:
@@ -216,7 +263,8 @@ class RowOperations(Operations, RowProjection):
         eventlogs.models.ProjectionState: ``rebuild_started_at``, and ``rebuild_error`` where it
         failed. ``by`` is the person who asks, for the projection's history.
         """
-        rebuild.request_rebuild(cls, by=by, using=using)
+        for each in cls.database_aliases(using=using):
+            rebuild.request_rebuild(cls, by=by, using=each)
 
     @classmethod
     def verify(
@@ -225,10 +273,10 @@ class RowOperations(Operations, RowProjection):
         """
         Replay logs, compare them with their rows, and return what differs.
 
-        ``sample`` is the number of logs to compare, chosen at random, those with many events more
-        often; None for all of them. Rows without a log are looked for where all logs are
-        compared. ``repair`` rewrites rows that differ, log by log. Rows are compared as of the
-        checkpoint, so events that are not applied yet are no difference. Appends and workers
+        ``sample`` is the number of logs to compare in each database, chosen at random, those with
+        many events more often; None for all of them. Rows without a log are looked for where all
+        logs are compared. ``repair`` rewrites rows that differ, log by log. Rows are compared as of
+        the checkpoint, so events that are not applied yet are no difference. Appends and workers
         continue meanwhile.
 
         The answer also counts what was not compared. ``held`` is the number of logs that were
@@ -238,12 +286,17 @@ class RowOperations(Operations, RowProjection):
         Raise ProjectionUnavailable where several logs share a row, and where a release that runs
         beside this one has made a row, or handles an event that this one does not.
         """
-        return verify.verify_rows(cls, sample=sample, repair=repair, using=using)
+        found = [
+            verify.verify_rows(cls, sample=sample, repair=repair, using=each)
+            for each in cls.database_aliases(using=using)
+        ]
+        return found[0] if len(found) == 1 else verify.sum_of(found)
 
     @classmethod
     def is_rebuild_due(cls, *, using: str | None = None) -> bool:
         """Return whether the rows were made by another version of the projection."""
-        return cls.needs_rebuild(checkpoints.state_of(cls.name, cls.database_alias(using=using)))
+        aliases = cls.database_aliases(using=using)
+        return any(cls.needs_rebuild(checkpoints.state_of(cls.name, each)) for each in aliases)
 
     arebuild = AsyncTwin(rebuild)
     arequest_rebuild = AsyncTwin(request_rebuild)
@@ -267,9 +320,13 @@ class ReactorOperations(Operations):
         changes nothing and returns the same. ``by`` is the person who does it, for the reactor's
         history.
 
-        Raise FeedUnavailable as the feed does.
+        Raise FeedUnavailable as the feed does, and DatabasesDiffer without ``using`` if it runs on
+        several databases.
         """
-        return from_now.pass_over(cls, cls.database_alias(using=using), dry_run=dry_run, by=by)
+        aliases = cls.database_aliases(using=using)
+        if len(aliases) > 1:
+            raise DatabasesDiffer("all", other=cls.name)
+        return from_now.pass_over(cls, aliases[0], dry_run=dry_run, by=by)
 
     apass_over = AsyncTwin(pass_over)
 

@@ -141,6 +141,17 @@ def verify_rows(
     )
 
 
+def sum_of(found: Iterable[Verification]) -> Verification:
+    """Return the verification of several databases."""
+    each = tuple(found)
+    return Verification(
+        sum(one.checked for one in each),
+        tuple(difference for one in each for difference in one.differences),
+        sum(one.held for one in each),
+        tuple(failure for one in each for failure in one.failed),
+    )
+
+
 class Moment(NamedTuple):
     """One snapshot of some logs, and of their rows."""
 

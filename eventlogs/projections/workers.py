@@ -89,20 +89,29 @@ def run(
     Let projections catch up, by default all; return the number of events applied, by name.
 
     Partitions that another worker has leased are left to it. Where some fail, the others catch up
-    all the same, and an ExceptionGroup of the errors is raised in the end. With ``strict``, an
-    event that is not applied is such an error: a ProjectionFailed, see ``Operations.catch_up``.
+    all the same, and an ExceptionGroup of the errors is raised in the end. Each runs on all of its
+    databases, or on the one that ``using`` names. With ``strict``, an event that is not applied is
+    such an error: a ProjectionFailed, see ``Operations.catch_up``.
+
     Raise KeyError for a name that no imported module declares.
     """
     applied: dict[str, int] = {}
     errors: list[Exception] = []
     for name, each in chosen(names).items():
         try:
-            if issubclass(each, RowProjection):  # first: the rest may wait for it
-                for _ in rebuild_as_requested(each, using=using):
-                    pass
-            applied[name] = catch_up_projection(each, wait=False, strict=strict, using=using)
+            aliases = each.database_aliases(using=using)
         except Exception as error:
             errors.append(error)
+            continue
+        for alias in aliases:
+            try:
+                if issubclass(each, RowProjection):  # first: the rest may wait for it
+                    for _ in rebuild_as_requested(each, using=alias):
+                        pass
+                count = catch_up_projection(each, wait=False, strict=strict, using=alias)
+                applied[name] = applied.get(name, 0) + count
+            except Exception as error:
+                errors.append(error)
     if errors:
         raise ExceptionGroup("Some projections could not catch up.", errors)
     return applied
@@ -149,7 +158,8 @@ class Worker:
         """
         Run these projections, by default all that are declared.
 
-        ``using`` is the database whose logs are meant, by default the one they are written to.
+        ``using`` is the database whose logs are meant, by default the one they are written to. For
+        several databases, there is ``all_databases.WorkerOfDatabases``.
 
         ``stop`` ends it between two batches, and leases are given back. ``tell`` is called
         after each round that applied something, with the number of events by name.
@@ -165,36 +175,43 @@ class Worker:
         self._instances: dict[Place, BaseProjection] = {}
         self._rebuilds: dict[str, Generator[None, None, None]] = {}
         self._next_beat = 0.0
+        self._wait, self._pause = FIRST_WAIT, SHORTEST_PAUSE
         self._is_behind = False
         self._complained: dict[str, str] = {}
         self._declared: dict[str, dict[str, Handles]] = {}
 
     def run(self) -> None:
         """Run until ``stop`` is set. After an error of the database, wait and try again."""
-        wait, pause = FIRST_WAIT, SHORTEST_PAUSE
         try:
             while not self._stop.is_set():
-                try:
-                    moved = self.round()
-                except WAITED_OUT as error:
-                    if isinstance(error, InterruptedError) and self._stop.is_set():
-                        self._reconnect()
-                        return
-                    logger.error(
-                        "Projections wait for %.1f s, and then continue: %s", wait, _short(error)
-                    )
-                    self._forget()
-                    self._stop.wait(wait)
-                    wait = min(wait * 2, LONGEST_WAIT)
-                    continue
-                wait = FIRST_WAIT
-                if moved:
-                    pause = SHORTEST_PAUSE
-                self._stop.wait(0 if self._is_behind else pause)
-                if not moved:
-                    pause = min(pause * PATIENCE, LONGEST_PAUSE)
+                self._stop.wait(self.turn())
         finally:
             self.close()
+
+    def turn(self) -> float:
+        """
+        Do one round, and return how many seconds to wait before the next one.
+
+        After an error of the database that passes, that is longer each time. Nothing is raised
+        for it.
+        """
+        try:
+            moved = self.round()
+        except WAITED_OUT as error:
+            if isinstance(error, InterruptedError) and self._stop.is_set():
+                self._reconnect()
+                return 0.0
+            wait, self._wait = self._wait, min(self._wait * 2, LONGEST_WAIT)
+            logger.error("Projections wait for %.1f s, and then continue: %s", wait, _short(error))
+            self._forget()
+            return wait
+        self._wait = FIRST_WAIT
+        if moved:
+            self._pause = SHORTEST_PAUSE
+        pause = 0.0 if self._is_behind else self._pause
+        if not moved:
+            self._pause = min(self._pause * PATIENCE, LONGEST_PAUSE)
+        return pause
 
     def round(self) -> bool:
         """Apply one batch of each partition; return whether there was anything to do."""

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from django.db import router, transaction
+from django.db import transaction
 from django.http import HttpRequest
 
 from eventlogs.aggregates import ANY, Aggregate
@@ -26,7 +26,7 @@ from eventlogs.deciders import Decider
 from eventlogs.exceptions import ConcurrentAppend, IdempotencyKeyReused
 from eventlogs.ids import LogId
 from eventlogs.logs import LogManager
-from eventlogs.models import EventLog
+from eventlogs.routing import read_alias, write_alias
 from eventlogs.utils.twins import AsyncTwin
 from eventlogs.values import LogState, Reduction
 
@@ -262,7 +262,7 @@ class ChangeRequest:
             raise IdempotencyKeyReused(
                 self.idempotency_key, log_id=state.log_id, index=state.version - 1
             )
-        with reading_the_primary(logs):
+        with reading_the_primary(logs, state.log_id):
             reduction = logs.reduce(state.log_id)  # from the cache
             if reduction.version == state.version:
                 return reduction
@@ -274,7 +274,7 @@ class ChangeRequest:
 
         The events are not enough to know: two different requests can lead to equal events.
         """
-        with reading_the_primary(logs):
+        with reading_the_primary(logs, state.log_id):
             page = logs.load(state.log_id, start=state.version - 1, limit=1, decode=False)
         return all(
             each.idempotency_key != self.idempotency_key
@@ -318,10 +318,10 @@ def key_of(request: HttpRequest, caller: object) -> str | None:
 
 
 @contextmanager
-def reading_the_primary(logs: LogManager[Any]) -> Iterator[None]:
+def reading_the_primary(logs: LogManager[Any], log_id: LogId) -> Iterator[None]:
     """Read from the database that was written to: a replica may not have the events yet."""
-    alias = router.db_for_write(EventLog)
-    if logs.using is not None or router.db_for_read(EventLog) == alias:
+    alias = write_alias(log_id)
+    if logs.using is not None or read_alias(log_id) == alias:
         yield
         return
     with transaction.atomic(using=alias):
@@ -329,7 +329,7 @@ def reading_the_primary(logs: LogManager[Any]) -> Iterator[None]:
 
 
 def _state_of(logs: LogManager[Any], log_id: LogId) -> LogState | None:
-    with reading_the_primary(logs):
+    with reading_the_primary(logs, log_id):
         page = logs.load(log_id, limit=1, reverse=True, decode=False)
     return next((LogState(log_id, each.index + 1, each.position) for each in page), None)
 

@@ -21,16 +21,25 @@ from argparse import SUPPRESS
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser, DjangoHelpFormatter
-from django.db import DatabaseError, InterfaceError, connections, router
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+)
+from django.db import DatabaseError, InterfaceError, connections
 
 from eventlogs.exceptions import EventLogError
+from eventlogs.ids import LogId
 from eventlogs.management.mistakes import FINDINGS, INTERRUPTED, NOT_DONE, PIPE_CLOSED, mistake
 from eventlogs.management.output import Output
 from eventlogs.management.subcommands import SUBCOMMANDS
-from eventlogs.models import Event, EventLog
+from eventlogs.models import Event
+from eventlogs.routing import databases_of as spread_over
+from eventlogs.routing import write_alias
 
 EPILOG = (
     f"Exit codes: 0 done; {FINDINGS} done, with findings; {NOT_DONE} not done; "
@@ -39,6 +48,11 @@ EPILOG = (
 
 
 WITHOUT_TABLES = {"health"}  # missing tables are one of its findings
+
+# Run for each database among which a router spreads logs.
+EACH_DATABASE = {
+    *("archive", "chain", "claim", "health", "parked", "prune", "rebuild", "stats", "verify"),
+}
 
 
 class Command(BaseCommand):
@@ -64,18 +78,25 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         """Run a subcommand; a mistake of the user is a CommandError."""
-        # Where it was not given it stays None: some commands are then about all databases.
-        using = options["database"] or router.db_for_write(EventLog)
         out = Output(self, as_json=options.pop("json"), force_color=options["force_color"])
-        try:
-            with no_list_of_statements():
-                if subcommand not in WITHOUT_TABLES:
-                    check_tables(using)
-                SUBCOMMANDS[subcommand].run(out, using=using, **options)
-        except EventLogError as error:
-            raise mistake(str(error)) from error
-        except (DatabaseError, InterfaceError) as error:
-            raise mistake(f"The database {using!r} gave an error: {error}".strip()) from error
+        # Where it was not given it stays None: some commands are then about all databases.
+        given = options["database"]
+        aliases = [given] if given else databases_of(subcommand, options)
+        ended: dict[str, CommandError] = {}
+        for using in aliases:
+            if len(aliases) > 1:
+                out.begin_database(using)
+            try:
+                run(out, subcommand, using, options)
+            except CommandError as error:
+                ended[using] = error
+        if len(aliases) == 1 and ended:
+            raise ended[aliases[0]]
+        if ended:
+            raise CommandError(
+                "\n".join(f"{using}: {error}" for using, error in ended.items()),
+                returncode=max(error.returncode for error in ended.values()),
+            )
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run from a command line: Ctrl-C and a closed pipe end it without a traceback."""
@@ -92,6 +113,42 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             sys.stderr.write("\nInterrupted.\n")
             sys.exit(INTERRUPTED)
+
+
+def run(out: Output, subcommand: str, using: str, options: dict[str, Any]) -> None:
+    """Run a subcommand on one database."""
+    try:
+        with no_list_of_statements():
+            if subcommand not in WITHOUT_TABLES:
+                check_tables(using)
+            SUBCOMMANDS[subcommand].run(out, using=using, **options)
+    except EventLogError as error:
+        raise mistake(str(error)) from error
+    except (DatabaseError, InterfaceError) as error:
+        raise mistake(f"The database {using!r} gave an error: {error}".strip()) from error
+
+
+def databases_of(subcommand: str, options: dict[str, Any]) -> list[str]:
+    """
+    Return the databases that a subcommand is about if --database was not given.
+
+    Options may name logs: then it is their database. Without them it is the one that logs are
+    written to, or, for subcommands of EACH_DATABASE, each of those over which a router spreads
+    logs.
+    """
+    flat = chain.from_iterable(
+        each if isinstance(each, list) else [each] for each in options.values()
+    )
+    aliases = {write_alias(each) for each in flat if isinstance(each, LogId)}
+    if len(aliases) > 1:
+        raise mistake(
+            f"These logs are in several databases: {', '.join(sorted(aliases))}. Run the command "
+            f"for each of them, with --database."
+        )
+    if aliases:
+        return [*aliases]
+    spread = spread_over() if subcommand in EACH_DATABASE else ()
+    return [*spread] or [write_alias()]
 
 
 @contextmanager

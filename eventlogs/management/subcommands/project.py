@@ -22,9 +22,9 @@ from eventlogs.management import arguments
 from eventlogs.management.choosing import choose, operator
 from eventlogs.management.mistakes import mistake
 from eventlogs.management.output import Output
+from eventlogs.projections.all_databases import WorkerOfDatabases, names_by_database
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.kinds import Reactor
-from eventlogs.projections.workers import Worker
 from eventlogs.projections.workers import run as run_once
 from eventlogs.utils.times import time_text
 from eventlogs.utils.words import counted
@@ -77,6 +77,7 @@ def run(
     out: Output,
     *,
     using: str,
+    database: str | None,
     names: list[str],
     once: bool,
     from_now: bool,
@@ -85,28 +86,33 @@ def run(
     max_memory: int | None,
     **options: Any,
 ) -> None:
-    """Run in this process, or in several that this one supervises."""
+    """Run in this process, or in several that this one supervises; on all their databases."""
     if from_now:
         if not names:
             raise mistake("Name the reactors that are to pass over all events up to now.")
         begin_from_now(out, choose(names, using, Reactor), using, yes=yes)
         return
-    chosen = [each.name for each in choose(names, using, BaseProjection)]
-    feed_source_for(using)  # raises FeedUnavailable in a database that cannot have a feed
+    chosen = [each.name for each in choose(names, database, BaseProjection)]
+    databases = list(names_by_database(chosen, using=database))
+    for each in databases:
+        feed_source_for(each)  # raises FeedUnavailable in a database that cannot have a feed
     if max_memory is not None:
         resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     if once:
-        write_applied(out, run_once(chosen, using=using))
+        write_applied(out, run_once(chosen, using=database))
         return
     if not out.as_json:
         what = ", ".join(chosen)
         by = f" by {workers} workers" if workers > 1 else ""
-        out.line(f"Running {what}{by}. Stop with Ctrl-C or SIGTERM.", out.style.MIGRATE_HEADING)
+        where = f" on {', '.join(databases)}" if len(databases) > 1 else ""
+        out.line(
+            f"Running {what}{where}{by}. Stop with Ctrl-C or SIGTERM.", out.style.MIGRATE_HEADING
+        )
         out.flush()
     if workers == 1:
-        work(out, chosen, using)
+        work(out, chosen, database)
     else:
-        Crew(out, chosen, using, workers).run()
+        Crew(out, chosen, database, workers).run()
 
 
 def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes: bool) -> None:
@@ -132,7 +138,7 @@ def begin_from_now(out: Output, chosen: list[type[Reactor]], using: str, *, yes:
 def work(
     out: Output,
     names: list[str],
-    using: str,
+    using: str | None,
     *,
     parent: int | None = None,
     mask: Iterable[int] | None = None,
@@ -155,7 +161,7 @@ def work(
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if parent is not None:
             threading.Thread(target=watch, args=(parent, stop), daemon=True).start()
-        Worker(names, stop=stop, tell=Teller(out), using=using).run()
+        WorkerOfDatabases(names, stop=stop, tell=Teller(out), using=using).run()
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -222,7 +228,7 @@ def write_applied(out: Output, applied: dict[str, int]) -> None:
 class Crew:
     """Supervises worker processes, and replaces those that die."""
 
-    def __init__(self, out: Output, names: list[str], using: str, count: int) -> None:
+    def __init__(self, out: Output, names: list[str], using: str | None, count: int) -> None:
         if not hasattr(os, "fork"):
             raise mistake("This system has no fork(): start the command several times instead.")
         self._out = out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from django.db import router, transaction
+from django.db import transaction
 
 from eventlogs.archives.reading import archived_log, exported_pages
 from eventlogs.exceptions import NotArchived
@@ -15,6 +15,7 @@ from eventlogs.operations.archiving.choosing import refuse_to_bring_back
 from eventlogs.operations.archiving.tidying import tidy
 from eventlogs.projections import checkpoints, rebuild
 from eventlogs.projections.base import RowProjection, declared
+from eventlogs.routing import write_alias
 from eventlogs.stores import erasing
 
 
@@ -36,7 +37,7 @@ def restore(log_id: LogId | str, *, using: str | None = None) -> int:
     does the rest.
     """
     log = log_id if isinstance(log_id, LogId) else LogId.parse(log_id)
-    alias = using or router.db_for_write(EventLog)
+    alias = using or write_alias(log)
     erasing.check_owner(alias)
     row = archived_log(alias, log)
     if row is None:
