@@ -14,7 +14,7 @@ from eventlogs.models import ArchivedLog, ArchiveFile, Event, EventLog
 from eventlogs.operations import archiving
 from eventlogs.operations.archiving import files, running, tables
 from tests.accounts import Account, Deposited, Opened, Withdrawn
-from tests.projections.crashes import die_on, kill_this_process, killed_in
+from tests.projections.crashes import after, before, killed_in
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("directory")]
 
@@ -35,23 +35,6 @@ def read():
         + [each.log_id for each in ArchivedLog.objects.all()]
     )
     return [(list(accounts.stream(each)), accounts.reduce(each).aggregate) for each in ids]
-
-
-def before(monkeypatch, module, name):
-    """Let the process die before a function is called."""
-    monkeypatch.setattr(module, name, kill_this_process)
-
-
-def after(monkeypatch, module, name, *, call=1):
-    """Let the process die when a function has returned for the given time."""
-    function, die = getattr(module, name), die_on(call)
-
-    def call_and_die(*args, **kwargs):
-        answer = function(*args, **kwargs)
-        die()
-        return answer
-
-    monkeypatch.setattr(module, name, call_and_die)
 
 
 STEPS = [

@@ -18,32 +18,9 @@ from tests.operations.partitioning.logs import (
     partitions,
     sql,
 )
-from tests.projections.crashes import die_on, killed_in
+from tests.projections.crashes import after, before, killed_in
 
 pytestmark = pytest.mark.postgresql
-
-
-def before(monkeypatch, module, name, *, call=1):
-    """Let the process die before a function is called for the given time."""
-    function, die = getattr(module, name), die_on(call)
-
-    def die_and_call(*args, **kwargs):
-        die()
-        return function(*args, **kwargs)
-
-    monkeypatch.setattr(module, name, die_and_call)
-
-
-def after(monkeypatch, module, name, *, call=1):
-    """Let the process die when a function has returned for the given time."""
-    function, die = getattr(module, name), die_on(call)
-
-    def call_and_die(*args, **kwargs):
-        answer = function(*args, **kwargs)
-        die()
-        return answer
-
-    monkeypatch.setattr(module, name, call_and_die)
 
 
 STEPS = [
