@@ -227,8 +227,8 @@ def compare(cursor: Any, using: str, found: State, *, upto: int) -> None:
             using=using,
             reason=f"the copy has other events than the table, between the positions "
             f"{found.compared} and {upto}: {copied.events} instead of {there.events}, or others",
-            action="Nothing was swapped. Give the copy up with --abandon, find out who wrote to "
-            "it, and begin again",
+            action="Nothing was swapped. Give the copy up with --abandon, and begin again. If it "
+            "differs once more, find out who writes to it",
         )
 
 
