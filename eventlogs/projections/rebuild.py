@@ -311,9 +311,10 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
         except ProjectionUnavailable:
             return False
         if cls.mode != cls.INLINE:
-            shadow_tables.drop(cls.model, using)
             checkpoints.forget_rebuild(cls.name, using=using)
             states.update(rebuild_version=None, rebuild_started_at=None)
+            # Last: on MariaDB this commits, and a table without checkpoints is made anew.
+            shadow_tables.drop(cls.model, using)
     return True
 
 
@@ -423,7 +424,12 @@ class _ShadowRebuild(_Rebuild):
     def _prepare(self, restart: bool) -> list[Lease]:
         """Begin a rebuild, or resume the one that was begun."""
         name, using, model = self._cls.name, self._using, self._cls.model
-        with transaction.atomic(using=using):
+        connection = connections[using]
+        if shadow_tables.commits_by_itself(connection) and connection.in_atomic_block:
+            raise RuntimeError(
+                "Rebuild outside of a transaction: here, making a table would commit it."
+            )
+        with shadow_tables.one_at_a_time(name, using), transaction.atomic(using=using):
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time
             state = states.get()
@@ -434,10 +440,13 @@ class _ShadowRebuild(_Rebuild):
                 or self._checkpoints().count() != self._cls.partitions
                 or not shadow_tables.is_alike(model, using)
             ):
+                # First: on MariaDB the new table commits this, and unlocks the state. A rebuild
+                # that ends there is begun anew, since it has no checkpoints.
+                checkpoints.forget_rebuild(name, using=using)
+                states.update(rebuild_version=None)
                 with self._as_owner():
                     shadow_tables.drop(model, using)
                     shadow_tables.create(model, using)
-                checkpoints.forget_rebuild(name, using=using)
                 checkpoints.add_checkpoints(
                     name, using=using, partitions=self._cls.partitions, is_rebuild=True
                 )
@@ -578,6 +587,8 @@ class _ShadowRebuild(_Rebuild):
             if not connection.is_usable():
                 raise
             return False
+        if shadow_tables.commits_by_itself(connection):
+            shadow_tables.drop(self._cls.model, using)
         return True
 
     def _last_archived(self) -> int:

@@ -8,18 +8,26 @@ table that would be lost (a view, a foreign key that points to it, a trigger, gr
 columns), and on SQLite, the rows are moved instead, in the same transaction: readers see the old
 ones until it commits. So it is where REPEATABLE READ is the default: a snapshot from before the
 rebuild would find the new table, and none of its rows.
+
+On MariaDB and MySQL each statement about a table commits by itself, and what the transaction did
+before. There the rows are moved in a transaction, and the shadow table is removed after it
+(``commits_by_itself``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any, Final
 
 from django.apps.registry import Apps
-from django.db import connections, models
+from django.db import OperationalError, connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import truncate_name
 
 LOCK_TIMEOUT: Final = 1_000  # milliseconds
+PATIENCE: Final = 10  # seconds, on MariaDB and MySQL
 MAX_NAME: Final = 63  # bytes, in PostgreSQL
 
 _models: dict[type[models.Model], type[models.Model]] = {}
@@ -58,6 +66,12 @@ SELECT format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', %(shadow)s::text, connam
               pg_get_constraintdef(oid))
 FROM pg_constraint WHERE contype = 'f' AND conrelid = %(table)s::regclass ORDER BY conname
 """
+MYSQL_FOREIGN_KEYS = """
+SELECT column_name, referenced_table_name, referenced_column_name
+FROM information_schema.key_column_usage
+WHERE table_schema = DATABASE() AND table_name = %s AND referenced_table_name IS NOT NULL
+ORDER BY constraint_name
+"""
 OWN = """
 SELECT format('COMMENT ON %%s %%I IS %%L', %(kind)s::text, %(shadow)s::text,
               obj_description(%(table)s::regclass, 'pg_class'))
@@ -92,6 +106,10 @@ REFERENCES = {
         "SELECT EXISTS (SELECT 1 FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f"
         """ WHERE m.type = 'table' AND f."table" = %(table)s COLLATE NOCASE)"""
     ),
+    "mysql": (
+        "SELECT EXISTS (SELECT * FROM information_schema.key_column_usage"
+        " WHERE table_schema = DATABASE() AND referenced_table_name = %(table)s)"
+    ),
 }
 # Its indexes, each with its definition without its name: two tables made alike have the same.
 INDEXES = """
@@ -121,6 +139,15 @@ ORDER BY 1, 2, 3, 4
 """,
     "sqlite": """
 SELECT substr(sql, instr(sql, '(')) FROM sqlite_master WHERE type = 'table' AND name = %(table)s
+""",
+    "mysql": """
+SELECT 'column', ordinal_position, column_name, column_type, collation_name, is_nullable,
+       column_default, extra
+FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %(table)s
+UNION ALL
+SELECT 'index', seq_in_index, column_name, index_name, collation, non_unique, sub_part, index_type
+FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = %(table)s
+ORDER BY 1, 2, 3, 4
 """,
 }
 
@@ -203,6 +230,16 @@ def create(model: type[models.Model], using: str) -> None:
             for (statement,) in cursor.fetchall():
                 cursor.execute(statement)
             return
+        if connection.vendor == "mysql":
+            new = _quoted(connection, shadow)
+            cursor.execute(f"CREATE TABLE {new} LIKE {_quoted(connection, model)}")
+            cursor.execute(MYSQL_FOREIGN_KEYS, [table])
+            for names in cursor.fetchall():
+                column, other, key = map(connection.ops.quote_name, names)
+                cursor.execute(
+                    f"ALTER TABLE {new} ADD FOREIGN KEY ({column}) REFERENCES {other} ({key})"
+                )
+            return
         cursor.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = %s", [table])
         (sql,) = cursor.fetchone()
         _, _, columns = sql.partition("(")
@@ -214,7 +251,7 @@ def swap(model: type[models.Model], using: str) -> None:
     Replace the model's rows by those of the shadow table, and remove the shadow table.
 
     Call it in a transaction. In PostgreSQL it raises OperationalError if the lock is not granted
-    in time.
+    in time. Where statements about tables commit, the shadow table stays: ``drop`` it afterwards.
     """
     connection = connections[using]
     shadow = shadow_of(model)
@@ -256,6 +293,12 @@ def _move_rows(
     if cursor.fetchone()[0]:
         # A row that stays is never deleted, not even for a moment: a reference could cascade.
         cursor.execute(f"DELETE FROM {old} WHERE {key} NOT IN (SELECT {key} FROM {new})")
+        if connection.vendor == "mysql":
+            changes = ", ".join(f"{old}.{each} = {new}.{each}" for each in others)
+            if others:
+                cursor.execute(f"UPDATE {old} JOIN {new} USING ({key}) SET {changes}")
+            cursor.execute(f"{rows} WHERE {key} NOT IN (SELECT {key} FROM {old})")
+            return
         changes = ", ".join(f"{each} = excluded.{each}" for each in others)
         action = f"UPDATE SET {changes}" if others else "NOTHING"
         # Without WHERE, SQLite parses ON as that of a join.
@@ -263,7 +306,8 @@ def _move_rows(
     else:
         cursor.execute(f"DELETE FROM {old}")
         cursor.execute(rows)
-    cursor.execute(f"DROP TABLE {new}")
+    if not commits_by_itself(connection):
+        cursor.execute(f"DROP TABLE {new}")
 
 
 def _swap_tables(
@@ -308,6 +352,33 @@ def take_over(cursor: Any, *, old: str, new: str, kind: str = "TABLE") -> None:
 
 def _between(number: int, model: type[models.Model]) -> str:
     return truncate_name(f"{model._meta.db_table}__renamed_{number}", MAX_NAME)
+
+
+def commits_by_itself(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether statements about tables commit the transaction (MariaDB, MySQL, Oracle)."""
+    return not connection.features.can_rollback_ddl
+
+
+@contextmanager
+def one_at_a_time(name: str, using: str) -> Iterator[None]:
+    """
+    Let one rebuild of a projection at a time make its table, where that ends row locks.
+
+    Raise OperationalError where another one takes more than ten seconds for it.
+    """
+    connection = connections[using]
+    if connection.vendor != "mysql":
+        yield
+        return
+    digest = sha256(f"{connection.settings_dict['NAME']}/{name}".encode()).hexdigest()[:40]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, %s)", [f"eventlogs {digest}", PATIENCE])
+        if cursor.fetchone() != (1,):
+            raise OperationalError(f"Another process is about to rebuild {name!r}.")
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT RELEASE_LOCK(%s)", [f"eventlogs {digest}"])
 
 
 def limit_lock_wait(using: str) -> None:

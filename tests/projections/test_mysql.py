@@ -102,6 +102,7 @@ def test_an_inline_projection_is_rebuilt_verified_and_repaired():
 
 
 @pytest.mark.mariadb
+@pytest.mark.fence
 @pytest.mark.parametrize("call", [Balances.catch_up, InlinedBalances.catch_up, Letters.catch_up])
 def test_methods_that_read_the_feed_are_refused(call):
     Account.logs.create(Deposited(5))

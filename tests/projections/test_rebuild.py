@@ -15,6 +15,7 @@ from eventlogs.models import AppliedVersion, Checkpoint, ParkedEvent, Projection
 from eventlogs.projections import checkpoints, leases, shadow_tables
 from eventlogs.projections import rebuild as rebuilding
 from eventlogs.projections.batches import Advancer
+from eventlogs.projections.shadow_tables import commits_by_itself
 from tests import processes
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent, Withdrawn
 from tests.locks import a_session_waits
@@ -257,7 +258,7 @@ def test_a_migration_during_a_rebuild_is_kept(monkeypatch, killed):
     assert balances() == replayed(*states)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT DISTINCT later FROM {table}")
-        assert cursor.fetchall() == [("x",)]
+        assert list(cursor.fetchall()) == [("x",)]
 
 
 def test_a_version_that_is_older_than_the_rows_is_refused(monkeypatch):
@@ -495,6 +496,11 @@ def test_a_rollback_of_the_callers_transaction_undoes_a_rebuild():
     Balances.catch_up()
     Balance.objects.update(balance=99)
 
+    if commits_by_itself(connection):
+        with pytest.raises(RuntimeError, match="outside of a transaction"), transaction.atomic():
+            Balances.rebuild()
+        assert set(balances().values()) == {99}
+        return
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         Balances.rebuild()
         assert balances() == replayed(*states)
