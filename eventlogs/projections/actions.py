@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from django.db import models
-from django.db.models.functions import Now
 
 from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.models import ProjectionAction
+from eventlogs.stores.clock import UTCNow
 
 MAX_BY: Final = 200  # characters
 
@@ -35,7 +35,7 @@ def add(
     """
     # PostgreSQL stores neither a NUL nor half of a surrogate pair.
     name = by.replace("\0", "").encode(errors="backslashreplace").decode()[:MAX_BY]
-    ProjectionAction(projection=projection, action=action, by=name, at=Now(), **more).save(
+    ProjectionAction(projection=projection, action=action, by=name, at=UTCNow(), **more).save(
         using=using, force_insert=True
     )
 

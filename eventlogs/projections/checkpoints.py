@@ -12,12 +12,12 @@ from typing import Final, TypeVar
 
 from django.db import transaction
 from django.db.models import F, Min
-from django.db.models.functions import Now
 
 from eventlogs.exceptions import ProjectionUnavailable
 from eventlogs.feed.sources import partition_of
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState
+from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.retries import run_in_transaction
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ def repartition(name: str, partitions: int, *, using: str, owner: str) -> bool:
     def divide() -> bool:
         found = lock_all(name, using=using)
         rows = Checkpoint.objects.using(using).filter(projection=name, is_rebuild=False)
-        taken = rows.exclude(owner="").exclude(owner=owner).filter(leased_until__gte=Now())
+        taken = rows.exclude(owner="").exclude(owner=owner).filter(leased_until__gte=UTCNow())
         if len({each.position for each in found}) != 1 or taken.exists():
             return False
         applied = sum(each.applied for each in found)

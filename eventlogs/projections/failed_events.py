@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from django.db import Error
-from django.db.models.functions import Now
 
 from eventlogs.exceptions import ProjectionUnavailable, UndecodableEvent
 from eventlogs.models import ParkedEvent
@@ -26,6 +25,7 @@ from eventlogs.projections.leases import Lease
 from eventlogs.projections.log_events import event_at
 from eventlogs.projections.partitions import Partition, RolledBack
 from eventlogs.projections.releases import APPLY, PASS, is_unread
+from eventlogs.stores.clock import UTCNow
 from eventlogs.values import StoredEvent
 
 logger = logging.getLogger("eventlogs.projections")
@@ -60,7 +60,7 @@ class FailedEvents:
             nonlocal goes_on
             begun.clear()
             goes_on = False
-            due = self._held_logs.rows().filter(pk=pk, retry_at__lte=Now())
+            due = self._held_logs.rows().filter(pk=pk, retry_at__lte=UTCNow())
             found = due.first()
             if found is None:
                 return

@@ -27,7 +27,6 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from django.db import Error, connections, models
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from eventlogs.ids import LogId
@@ -44,6 +43,7 @@ from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.error_text import described, details_of, handler_of, traceback_of
 from eventlogs.projections.releases import HOLD, Reading
 from eventlogs.projections.rows import chunks
+from eventlogs.stores.clock import UTCNow
 from eventlogs.values import StoredEvent
 
 logger = logging.getLogger("eventlogs.projections")
@@ -104,7 +104,7 @@ class HeldLogs:
 
     def due(self, upto: int) -> list[tuple[int, LogId]]:
         """Return the keys and logs of the events up to a position whose next attempt is due."""
-        due = self.rows().filter(retry_at__lte=Now(), position__lte=upto)
+        due = self.rows().filter(retry_at__lte=UTCNow(), position__lte=upto)
         return list(due.order_by("retry_at").values_list("pk", "log_id"))
 
     def is_held_by(self, waiting: ParkedEvent) -> bool:
@@ -145,7 +145,7 @@ class HeldLogs:
             error=name,
             handler="",
             details=details,
-            failed_at=Now(),
+            failed_at=UTCNow(),
         )
 
     def make_readable_due(self, reading: Reading) -> int:
@@ -162,12 +162,12 @@ class HeldLogs:
             for pk, log_id, name, version in found.iterator()
             if reading.verdict(log_id.log_type, name, version) is not HOLD
         ]
-        due = {"attempts": 0, "retry_at": Now(), "awaits": ""}
+        due = {"attempts": 0, "retry_at": UTCNow(), "awaits": ""}
         return sum(left.filter(pk__in=some).update(**due) for some in chunks(ours, MANY))
 
     def hold_untried(self, row: StoredEvent) -> None:
         """Hold a log from this event on; its first attempt is due at once."""
-        self._add(row, attempts=0, retry_at=Now(), error="")
+        self._add(row, attempts=0, retry_at=UTCNow(), error="")
 
     def _add(self, row: StoredEvent, **state: Any) -> ParkedEvent:
         waiting = ParkedEvent(
@@ -175,8 +175,8 @@ class HeldLogs:
             is_rebuild=self._is_rebuild,
             log_id=row.log_id,
             **_place_of(row),
-            first_failed_at=Now(),
-            failed_at=Now(),
+            first_failed_at=UTCNow(),
+            failed_at=UTCNow(),
             **state,
         )
         waiting.save(using=self._using, force_insert=True)
@@ -237,7 +237,7 @@ class HeldLogs:
         Unlike a lost connection, that may happen any number of times: an event cannot cause it.
         """
         self._as_counted(waiting).update(
-            attempts=models.F("attempts") - 1, retry_at=Now(), error="", handler=""
+            attempts=models.F("attempts") - 1, retry_at=UTCNow(), error="", handler=""
         )
 
     def note_failure(self, waiting: ParkedEvent, error: BaseException, row: StoredEvent) -> None:
@@ -253,7 +253,7 @@ class HeldLogs:
             error=name,
             handler=handler_of(error),
             details=details,
-            failed_at=Now(),
+            failed_at=UTCNow(),
             retry_at=self._later(waiting.attempts),
         )
         if not noted:
@@ -311,7 +311,7 @@ class HeldLogs:
         held.update(
             **_place_of(following),
             attempts=0,
-            retry_at=Now(),
+            retry_at=UTCNow(),
             awaits="",
             error="",
             handler="",
@@ -337,11 +337,11 @@ class HeldLogs:
         found = self.rows() if among is None else self.rows().filter(among)
         if log_id is not None:
             found = found.filter(log_id=log_id)
-        return found.update(attempts=0, retry_at=Now(), awaits="")
+        return found.update(attempts=0, retry_at=UTCNow(), awaits="")
 
     def make_due(self, waiting: ParkedEvent) -> None:
         """Make an event due now that waits for a retry; earlier attempts count."""
-        self._as_counted(waiting).exclude(retry_at=None).update(retry_at=Now())
+        self._as_counted(waiting).exclude(retry_at=None).update(retry_at=UTCNow())
 
     def skipped_positions(self, first: int, last: int) -> set[int]:
         """Return the positions from ``first`` to ``last`` that a person has said to skip."""
@@ -366,7 +366,7 @@ class HeldLogs:
 
     def _later(self, attempts: int) -> Any:
         # By the database's clock, which decides what is due: this machine's may be ahead of it.
-        return Now() + self._delay(attempts)
+        return UTCNow() + self._delay(attempts)
 
     def _delay(self, attempts: int) -> timedelta:
         return timedelta(seconds=min(self._backoff * 2 ** min(attempts - 1, 30), LONGEST_WAIT))
@@ -401,7 +401,7 @@ def uncount_lost_attempts(using: str) -> None:
         )
         counted.update(
             attempts=models.F("attempts") - 1,
-            retry_at=Now() + lost.delay,
+            retry_at=UTCNow() + lost.delay,
             error="",
             handler="",
         )

@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from django.db import connections
-from django.db.models.functions import Now
 
 from eventlogs.ids import LogId
 from eventlogs.models import Event
@@ -23,6 +22,7 @@ from eventlogs.projections.leases import Lease
 from eventlogs.projections.log_events import event_at, next_event
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.projections.partitions import Partition
+from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.retries import in_transaction
 from eventlogs.values import StoredEvent
 
@@ -99,7 +99,7 @@ class InlineBatches(OneByOne):
                 )
                 leases.count(lease, len(updated))
 
-            if partition.transact(apply, partition.lease.position, moved_at=Now()) is None:
+            if partition.transact(apply, partition.lease.position, moved_at=UTCNow()) is None:
                 done |= updated
                 left = [*later, *left]
                 size = max(1, size - len(later))  # about as many as one transaction takes

@@ -37,9 +37,9 @@ from typing import Any, Final
 
 from django.db import connections, transaction
 from django.db.models import F, Q
-from django.db.models.functions import Now
 
 from eventlogs.models import Checkpoint
+from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.retries import run_in_transaction
 
 
@@ -124,7 +124,7 @@ def is_dead(owner: str) -> bool:
 
 def is_live(row: Checkpoint, *, using: str) -> bool:
     """Return whether a worker has a lease on a checkpoint, and may be at work."""
-    leased = Checkpoint.objects.using(using).filter(pk=row.pk, leased_until__gte=Now())
+    leased = Checkpoint.objects.using(using).filter(pk=row.pk, leased_until__gte=UTCNow())
     return not is_dead(row.owner) and leased.exists()
 
 
@@ -149,7 +149,7 @@ def acquire(
     )
     dead = [each for each in rows.values_list("owner", flat=True) if is_dead(each)]
     free = rows.filter(
-        Q(leased_until=None) | Q(leased_until__lt=Now()) | Q(owner__in=[owner, *dead])
+        Q(leased_until=None) | Q(leased_until__lt=UTCNow()) | Q(owner__in=[owner, *dead])
     )
     skip_locked = connections[using].features.has_select_for_update_skip_locked
 
@@ -157,7 +157,9 @@ def acquire(
         row = free.select_for_update(skip_locked=skip_locked).first()
         if row is not None:
             rows.update(
-                token=F("token") + 1, owner=owner, leased_until=Now() + timedelta(seconds=seconds)
+                token=F("token") + 1,
+                owner=owner,
+                leased_until=UTCNow() + timedelta(seconds=seconds),
             )
         return row
 
@@ -187,7 +189,7 @@ def move(lease: Lease, position: int, **figures: Any) -> Lease:
     """
     renewed_at = time.monotonic()
     changed = own_checkpoint(lease).update(
-        position=position, leased_until=Now() + timedelta(seconds=lease.seconds), **figures
+        position=position, leased_until=UTCNow() + timedelta(seconds=lease.seconds), **figures
     )
     if not changed:
         raise LeaseLost(lease.projection)

@@ -12,7 +12,6 @@ from typing import Final
 
 from django.db import Error
 from django.db.models import F
-from django.db.models.functions import Now
 
 from eventlogs.exceptions import KeyUnavailable
 from eventlogs.models import ParkedEvent
@@ -22,6 +21,7 @@ from eventlogs.projections.leases import Lease, LeaseLost
 from eventlogs.projections.log_events import event_at
 from eventlogs.projections.partitions import Partition, RolledBack
 from eventlogs.projections.releases import HOLD
+from eventlogs.stores.clock import UTCNow
 from eventlogs.values import StoredEvent
 
 RETRIES: Final = 200  # events of one held log that are retried in one go, so new events come too
@@ -152,4 +152,4 @@ class OneByOne:
                 following = self.partition.next_event(event, lease.position)
                 self.held_logs.continue_with(following, waiting)
 
-        return self.partition.transact(apply, position, applied=F("applied") + 1, moved_at=Now())
+        return self.partition.transact(apply, position, applied=F("applied") + 1, moved_at=UTCNow())

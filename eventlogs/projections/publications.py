@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from django.db.models import F
-from django.db.models.functions import Now
 
 from eventlogs.exceptions import KeyUnavailable, PublishingFailed, Unpublishable
 from eventlogs.ids import LogId
@@ -31,6 +30,7 @@ from eventlogs.projections.lost_connections import cancel_statement, drop
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.projections.partitions import Partition, RolledBack
 from eventlogs.projections.releases import HOLD
+from eventlogs.stores.clock import UTCNow
 from eventlogs.values import EventRecord, StoredEvent
 
 
@@ -226,7 +226,7 @@ class Publications(OneByOne):
                 self.failed_events.hold_failed(failing, error)
 
         passed = len(events) + (failing is not None)
-        figures = {"applied": F("applied") + passed, "moved_at": Now(), "rate": self._rate}
+        figures = {"applied": F("applied") + passed, "moved_at": UTCNow(), "rate": self._rate}
         failed = partition.transact(note, reached, **figures)
         if failed is None:
             partition.applied += count

@@ -45,7 +45,6 @@ from weakref import WeakKeyDictionary
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, QuerySet
-from django.db.models.functions import Now
 
 from eventlogs.aggregates import aggregates
 from eventlogs.events.registry import registry
@@ -60,6 +59,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, ProjectionState, ProjectionWorker
 from eventlogs.projections import mysql
 from eventlogs.projections.base import BaseProjection
+from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.retries import run_again
 from eventlogs.values import StoredEvent
 
@@ -296,15 +296,15 @@ def declare(
             states = ProjectionState.objects.using(using).filter(name__in=handles).order_by("name")
             list(states.select_for_update().values_list("name"))
             states.order_by().update(version=F("version"))  # so that REPEATABLE READ conflicts, too
-            workers.filter(seen_until__lt=Now() - timedelta(seconds=KEPT)).delete()
+            workers.filter(seen_until__lt=UTCNow() - timedelta(seconds=KEPT)).delete()
             found = list(workers)
             workers.bulk_create(
                 [
                     ProjectionWorker(
                         name=worker,
                         projections={name: each.as_json for name, each in handles.items()},
-                        seen_until=Now() + timedelta(seconds=seconds),
-                        declared_at=Now(),
+                        seen_until=UTCNow() + timedelta(seconds=seconds),
+                        declared_at=UTCNow(),
                     )
                 ],
                 update_conflicts=True,
@@ -324,7 +324,7 @@ def declare(
 def seen(using: str, worker: str, *, seconds: float = 0.0) -> bool:
     """Note that a process is there; return False where its declaration does not count any more."""
     declared = _valid(using).filter(name=worker)
-    return bool(declared.update(seen_until=Now() + timedelta(seconds=seconds)))
+    return bool(declared.update(seen_until=UTCNow() + timedelta(seconds=seconds)))
 
 
 def ended(using: str, worker: str) -> None:
@@ -333,7 +333,7 @@ def ended(using: str, worker: str) -> None:
 
     Its declaration is kept: the worker that comes after it may take a moment.
     """
-    _valid(using).filter(name=worker).update(seen_until=Now(), ended_at=Now())
+    _valid(using).filter(name=worker).update(seen_until=UTCNow(), ended_at=UTCNow())
 
 
 def needed_for(projections: Iterable[type[BaseProjection]]) -> float:
@@ -353,7 +353,7 @@ def declare_run(projection: type[BaseProjection], using: str) -> None:
         f"{RUN}{blake2b(f'{projection.name}:{own.digest}'.encode(), digest_size=16).hexdigest()}"
     )
     fresh = ProjectionWorker.objects.using(using).filter(
-        name=worker, seen_until__gte=Now() - timedelta(seconds=RENEWED)
+        name=worker, seen_until__gte=UTCNow() - timedelta(seconds=RENEWED)
     )
     if not fresh.exists():
         declare(using, worker, {projection.name: own}, seconds=needed_for([projection]))
@@ -374,7 +374,7 @@ def workers(using: str) -> QuerySet[ProjectionWorker]:
     """Return the processes that take their share now; single runs take none."""
     return (
         ProjectionWorker.objects.using(using)
-        .filter(seen_until__gte=Now())
+        .filter(seen_until__gte=UTCNow())
         .exclude(name__startswith=RUN)
     )
 
@@ -389,7 +389,7 @@ def others_of(projection: type[BaseProjection], using: str) -> list[Handles]:
 
 def _valid(using: str) -> QuerySet[ProjectionWorker]:
     """Return the declarations that count."""
-    kept = Now() - timedelta(seconds=KEPT)
+    kept = UTCNow() - timedelta(seconds=KEPT)
     return ProjectionWorker.objects.using(using).filter(seen_until__gte=kept)
 
 

@@ -13,12 +13,12 @@ import time
 from collections.abc import Sequence
 
 from django.db.models import F
-from django.db.models.functions import Now
 
 from eventlogs.projections.base import Failed
 from eventlogs.projections.leases import Lease
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.projections.releases import HOLD
+from eventlogs.stores.clock import UTCNow
 from eventlogs.values import StoredEvent
 
 
@@ -86,7 +86,7 @@ class RowBatches(OneByOne):
                 self.failed_events.hold_failed(failing, error)
             count = len(free)
 
-        figures = {"applied": F("applied") + len(events), "moved_at": Now(), "rate": self._rate}
+        figures = {"applied": F("applied") + len(events), "moved_at": UTCNow(), "rate": self._rate}
         failed = partition.transact(batch, reached, **figures)
         if failed is None:
             partition.applied += count

@@ -25,7 +25,6 @@ from threading import Event as Flag
 from typing import Final, NamedTuple
 
 from django.db import Error, connections
-from django.db.models.functions import Now
 
 from eventlogs.exceptions import (
     EventLogError,
@@ -46,6 +45,7 @@ from eventlogs.projections.publisher_threads import PublisherThread, stop_all
 from eventlogs.projections.rebuild import end_request, rebuild_steps, requested_rebuilds
 from eventlogs.projections.releases import Handles
 from eventlogs.projections.starting import begin, lease_partition
+from eventlogs.stores.clock import UTCNow
 
 logger = logging.getLogger("eventlogs.projections")
 
@@ -474,7 +474,7 @@ def is_time_to_step_aside() -> bool:
 
 def are_due(using: str) -> set[str]:
     """Return the names of the projections in which an event is to be tried again."""
-    due = ParkedEvent.objects.using(using).filter(is_rebuild=False, retry_at__lte=Now())
+    due = ParkedEvent.objects.using(using).filter(is_rebuild=False, retry_at__lte=UTCNow())
     return set(due.values_list("projection", flat=True))
 
 

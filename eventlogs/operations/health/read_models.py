@@ -9,9 +9,8 @@ from functools import partial
 from typing import Final
 
 from django.db.models import Count, Min
-from django.db.models.functions import Now
 
-from eventlogs.feed.sources import BY_VENDOR
+from eventlogs.feed.sources import has_feed
 from eventlogs.models import Checkpoint, ParkedEvent, ProjectionState, ProjectionWorker
 from eventlogs.operations.health.databases import is_known
 from eventlogs.operations.health.findings import ACT, INFO, Finding
@@ -22,6 +21,7 @@ from eventlogs.projections.held_causes import PARKED, RELEASE, HeldGroup, groups
 from eventlogs.projections.leases import is_dead
 from eventlogs.projections.status import ProjectionStatus, statuses
 from eventlogs.projections.workers import ALIVE
+from eventlogs.stores.clock import UTCNow
 from eventlogs.utils.words import counted, seconds
 
 LATELY: Final = timedelta(hours=1)  # for which a worker that died is reported
@@ -70,9 +70,9 @@ def look_at_projections(look: Look) -> Iterator[Finding]:
 
 
 def _crew(look: Look) -> Crew:
-    if look.connection.vendor not in BY_VENDOR:
+    if not has_feed(look.using):
         return Crew([], frozenset(), {}, frozenset())  # without a feed there are no workers
-    leases = Checkpoint.objects.using(look.using).filter(leased_until__gte=Now())
+    leases = Checkpoint.objects.using(look.using).filter(leased_until__gte=UTCNow())
     leased: dict[str, set[str]] = {}
     rebuilt: set[str] = set()
     for name, owner, is_rebuild in leases.values_list("projection", "owner", "is_rebuild"):
@@ -128,7 +128,9 @@ def _figures(stand: ProjectionStatus, crew: Crew) -> dict[str, float]:
 def _overdue(look: Look) -> dict[str, tuple[int, datetime]]:
     """Return how many events are overdue for a retry, and since when, by projection."""
     late = timedelta(seconds=look.limits["MAX_LAG"])
-    due = ParkedEvent.objects.using(look.using).filter(is_rebuild=False, retry_at__lt=Now() - late)
+    due = ParkedEvent.objects.using(look.using).filter(
+        is_rebuild=False, retry_at__lt=UTCNow() - late
+    )
     found = due.order_by().values_list("projection").annotate(Count("pk"), Min("retry_at"))
     return {name: (count, since) for name, count, since in found}
 
@@ -184,7 +186,7 @@ def _behind(
         level = INFO
         message = f"{name} is behind by {seconds(age)}, because the feed is held back."
         action, command = "See feed-held.", ""
-    elif delay.is_late and look.connection.vendor not in BY_VENDOR:
+    elif delay.is_late and not has_feed(look.using):
         # Inline rows in a database without a feed: no worker can apply the missing events.
         message = (
             f"Rows of {name} lack events{delay.events} that were appended without it, for "
@@ -374,7 +376,7 @@ def _workers(look: Look, crew: Crew) -> Iterator[Finding]:
 
 def _old_release(look: Look, row: ProjectionWorker, names: list[str], *, is_alone: bool) -> Finding:
     waiting = ParkedEvent.objects.using(look.using).filter(
-        is_rebuild=False, projection__in=names, first_failed_at__lt=Now() - look.max_deploy
+        is_rebuild=False, projection__in=names, first_failed_at__lt=UTCNow() - look.max_deploy
     )
     held = waiting.exclude(awaits="").count()
     beside = "no worker of this release runs" if is_alone else "workers of this release run beside"
