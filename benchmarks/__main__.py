@@ -40,6 +40,7 @@ RUNS = {  # name: the function, in the order in which they run
     "publisher": "benchmarks.publisher:run_publisher",
     "growth": "benchmarks.growth:run_growth",
     "partitions": "benchmarks.partitions:run_partitions",
+    "layouts": "benchmarks.layouts:run_layouts",
     "admin": "benchmarks.admin:run_admin",
 }
 PLOTS = {  # name: what its ratios are; what they are compared with; what a ratio of 1 is

@@ -120,9 +120,10 @@ def make_bare_table() -> None:
 
 def statement() -> str:
     """Return a pgbench script that runs the statement of single appends, each after the last."""
-    from eventlogs.stores.append_statements import UNCHAINED
+    from eventlogs import conf
+    from eventlogs.stores.append_statements import VARIANTS
 
-    sql = UNCHAINED.append_one.sql
+    sql = VARIANTS[False, conf.has_buckets()].append_one.sql
     values = {
         "log": "lpad(to_hex(:client_id::integer), 32, '0')",
         "log_type": "'benchmark'",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
 from eventlogs import conf
 
 DISCOVERED = ("events", "aggregates", "projections")  # modules of each app, in this order
+
+
+def keep_layout(using: str, **kwargs: Any) -> None:
+    """Give a new database the layout of the settings, and add counters that ``flush`` removed."""
+    import_module("eventlogs.stores.layouts").keep_layout(using)
 
 
 class EventLogsConfig(AppConfig):
@@ -24,6 +31,7 @@ class EventLogsConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks, read the setting, and import what apps declare."""
         conf.prepare()
+        post_migrate.connect(keep_layout, sender=self)
         import_module("eventlogs.checks")
         # Receipts are in the feed of every project that forgets people: each process decodes them.
         import_module("eventlogs.operations.receipts")

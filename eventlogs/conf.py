@@ -38,6 +38,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "PREPARED_STATEMENTS": True,  # False for poolers that do not support them
     "GROUP_COMMIT": "connection",  # "process" or False: which appends are joined
     "CHAIN": False,  # True: new logs are chained, each event to the one before it
+    "LAYOUT": "fence",  # or "buckets": where the positions of events come from
     "PAGE_SIZE": 100,  # events of a page for which no limit is given
     "CONTEXT": {},  # functions that replace, extend or remove (None) those in CONTEXT below
     "SEAL_KEY": None,  # the secret key that signs seals: 32 bytes in base64; or None
@@ -143,6 +144,11 @@ def prepared_statements() -> bool:
 def chain() -> bool:
     """Return whether logs that are created here are chained."""
     return bool(_get("CHAIN"))
+
+
+def has_buckets() -> bool:
+    """Return whether positions come from the counters of buckets: ``LAYOUT = "buckets"``."""
+    return bool(_get("LAYOUT") == "buckets")
 
 
 def group_commit() -> str | bool:

@@ -610,6 +610,44 @@ class CannotPartition(EventLogError):
 
 
 @error
+class LayoutDiffers(EventLogError):
+    """
+    The tables have another layout than EVENTLOGS["LAYOUT"] says; nothing was stored.
+
+    ``layout`` is that of the tables of the database ``using``: ``"fence"`` or ``"buckets"``. A
+    process of the other layout would give events positions that readers of the feed have passed,
+    so the database refuses its appends. In PostgreSQL a transaction of the caller is broken then,
+    as after any error of the database.
+    """
+
+    layout: str
+    _: KW_ONLY
+    using: str
+
+    def __str__(self) -> str:
+        return (
+            f"The tables of database {self.using!r} have the layout {self.layout!r}, and "
+            f'EVENTLOGS["LAYOUT"] is another one. Set it to {self.layout!r} in all processes, or '
+            f"change the tables: manage.py eventlogs layout --database {self.using}."
+        )
+
+
+@error
+class CannotChangeLayout(EventLogError):
+    """
+    The tables could not be given another layout as things are; they are as they were.
+
+    ``reason`` says what is in the way, ``action`` what to do about it.
+    """
+
+    _: KW_ONLY
+    using: str
+    reason: str
+    action: str
+    template = "The tables in {using!r} keep their layout: {reason}. {action}."
+
+
+@error
 class ArchiveUnavailable(EventLogError):
     """
     An archive cannot be read or written, as things are; nothing was changed.
@@ -831,7 +869,9 @@ class FeedUnavailable(EventLogError):
     - ``"subscriber"``: a subscription of logical replication writes the events
     - ``"permission"``: this database role may not read the sequence of positions
     - ``"ahead"``: this database has never assigned the position to read after
-    - ``"database"``: neither PostgreSQL nor SQLite
+    - ``"layout"``: the tables have no counters, and EVENTLOGS["LAYOUT"] is "buckets"
+    - ``"database"``: neither PostgreSQL nor SQLite, and EVENTLOGS["LAYOUT"] is "fence"; or no
+      SKIP LOCKED
     """
 
     REASONS: ClassVar = {
@@ -871,9 +911,14 @@ class FeedUnavailable(EventLogError):
             "earlier moment, or is another one. Rebuild what was made from its feed, or read "
             "after an earlier position"
         ),
+        "layout": (
+            'EVENTLOGS["LAYOUT"] is "buckets", and the tables have another layout. Set it to '
+            '"fence", or run manage.py eventlogs layout as the owner of the tables'
+        ),
         "database": (
-            "settled positions are known on PostgreSQL and SQLite only. "
-            "Keep the logs in one of them"
+            "positions from its sequence are settled at an unknown time. Keep the logs in "
+            'PostgreSQL or SQLite, or set EVENTLOGS["LAYOUT"] = "buckets" (on MariaDB from 10.6 '
+            "on, and MySQL 8) and run manage.py eventlogs layout"
         ),
     }
 

@@ -126,6 +126,20 @@ class Event(AppendOnlyModel):
         return f"{self.type} ({self.index})"
 
 
+class Bucket(models.Model):
+    """
+    The counter of a bucket of logs, in the layout ``"buckets"``; see ``stores/buckets.py``.
+
+    There are rows only in a database with that layout.
+    """
+
+    bucket = models.SmallIntegerField(primary_key=True)
+    number = models.BigIntegerField()  # the highest one that was taken
+
+    def __str__(self) -> str:
+        return f"{self.bucket}: {self.number}"
+
+
 class IdempotencyKey(AppendOnlyModel):
     """The key of an append, and where that append's events are."""
 

@@ -811,6 +811,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "postgresql": ("sqlite", "mariadb"),
         "mariadb": ("sqlite", "postgresql", "redis", "feed"),
     }.get(database, ())
+    if os.environ.get("EVENTLOGS_TEST_LAYOUT") == "buckets":
+        others = (*(each for each in others if each != "feed"), "fence")
+    else:
+        others += ("buckets",)
     if os.environ.get("EVENTLOGS_TEST_PARTITIONS"):
         others += ("one_table",)
     left_out = [item for item in items if any(map(item.get_closest_marker, others))]

@@ -6,6 +6,8 @@ server is the one DATABASE_URL names, or ``mariadb``, whose server MARIADB_URL n
 ``tests.servers`` sees to it that there is one. With PostgreSQL there is also the Redis that
 REDIS_URL names.
 
+EVENTLOGS_TEST_LAYOUT chooses the layout of the tables, ``fence`` (the default) or ``buckets``.
+
 EVENTLOGS_TEST_NAME, which pytest sets, is the test database's name: each run has its own, so that
 runs may share a server, and the processes that tests start find it.
 """
@@ -20,6 +22,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from eventlogs import conf
 from tests import mariadb
 from tests.scratch import scratch
 
@@ -93,7 +96,9 @@ else:
         f"EVENTLOGS_TEST_DATABASE is {database!r}: use sqlite, postgresql or mariadb."
     )
 
-if database == "mariadb":
+layout = os.environ.get("EVENTLOGS_TEST_LAYOUT", "fence")
+conf.DEFAULTS["LAYOUT"] = layout  # the default: many tests set EVENTLOGS to what they need
+if database == "mariadb" and layout == "fence":
     # The example's projections read the feed, which MariaDB has not.
     SILENCED_SYSTEM_CHECKS = ["eventlogs.E033"]
 
@@ -120,7 +125,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
 
 SECRET_KEY = "only-for-the-tests"
-EVENTLOGS: dict[str, Any] = {"ENCRYPTION_KEYS": ["b25seS1mb3ItdGhlLXRlc3RzLCBvZiAzMiBieXRlcyE="]}
+EVENTLOGS: dict[str, Any] = {
+    "ENCRYPTION_KEYS": ["b25seS1mb3ItdGhlLXRlc3RzLCBvZiAzMiBieXRlcyE="],
+}
 # Not one that takes half a second for each user that a test makes.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 ALLOWED_HOSTS = ["testserver"]

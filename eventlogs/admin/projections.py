@@ -17,7 +17,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError, router
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -44,7 +44,7 @@ from eventlogs.admin.projection_status import (
 from eventlogs.admin.read_only import ReadOnlyAdmin
 from eventlogs.exceptions import EventLogError, InvalidLogId, ProjectionUnavailable
 from eventlogs.feed.reader import Feed
-from eventlogs.feed.sources import BY_VENDOR
+from eventlogs.feed.sources import has_feed
 from eventlogs.ids import LogId
 from eventlogs.models import Checkpoint, Event, ProjectionState
 from eventlogs.operations.health import health
@@ -268,7 +268,7 @@ class ProjectionAdmin(ReadOnlyAdmin):
         if not issubclass(projection, RowOperations):
             raise Http404(_("A reactor has no rows to rebuild."))
         using = self._alias(request, projection)
-        if connections[using].vendor not in BY_VENDOR:
+        if not has_feed(using):
             text = _("This database has no workers. Run: manage.py eventlogs rebuild %(name)s")
             messages.error(request, text % {"name": projection.name})
             return self._back(projection)

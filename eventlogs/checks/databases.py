@@ -3,18 +3,21 @@ System checks of DATABASES, for every kind of database.
 
     E004  an SQLite database whose transactions are not IMMEDIATE
     E040  a database on SQLite, MariaDB or MySQL has a TIME_ZONE other than UTC
+    E053  the tables have another layout than EVENTLOGS["LAYOUT"] (with --database)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Tags, register
 from django.db import connections, router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from eventlogs.models import Event
+from eventlogs import conf
+from eventlogs.models import Bucket, Event
+from eventlogs.stores.layouts import layout_of
 
 
 @register()
@@ -48,6 +51,31 @@ def check_time_zones(**kwargs: Any) -> Iterable[CheckMessage]:
                 f"stored in UTC, and would be read as times of that zone.",
                 hint=f'Remove DATABASES[{alias!r}]["TIME_ZONE"].',
                 id="eventlogs.E040",
+            )
+
+
+@register(Tags.database)
+def check_layouts(
+    *, databases: Sequence[str] | None = None, **kwargs: Any
+) -> Iterable[CheckMessage]:
+    """Check that the tables have the layout of the settings; asked for by ``check --database``."""
+    wanted = "buckets" if conf.has_buckets() else "fence"
+    for alias in databases or ():
+        connection = connections[alias]
+        if not holds_logs(alias):
+            continue
+        with connection.cursor() as cursor:
+            tables = set(connection.introspection.table_names(cursor))
+        if not {Event._meta.db_table, Bucket._meta.db_table} <= tables:
+            continue  # not migrated yet
+        found = layout_of(connection)
+        if found != wanted:
+            yield Error(
+                f"The tables in the database {alias!r} have the layout {found!r}, and "
+                f'EVENTLOGS["LAYOUT"] is {wanted!r}: no process with this setting can append.',
+                hint=f'Set EVENTLOGS["LAYOUT"] = {found!r}, or run: manage.py eventlogs layout '
+                f"{wanted} --database {alias}.",
+                id="eventlogs.E053",
             )
 
 

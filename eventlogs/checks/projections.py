@@ -20,7 +20,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, router
 
 from eventlogs.checks.databases import holds_logs
-from eventlogs.feed.sources import BY_VENDOR
+from eventlogs.feed.sources import has_feed
 from eventlogs.fields import LogIdField
 from eventlogs.models import Event, EventLog, ProjectionState
 from eventlogs.projections.base import BaseProjection, RowProjection, declared, projections
@@ -34,13 +34,13 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
     using = router.db_for_write(Event)
     vendor = connections[using].vendor
     for each in declared(BaseProjection):
-        if vendor not in BY_VENDOR and each.mode != each.INLINE:
+        if each.mode != each.INLINE and not has_feed(using):
             yield Error(
                 f"Projection {each.name!r} reads the feed, and DATABASES[{using!r}] ({vendor}) has "
                 f"none.",
                 hint="Set mode = Projection.INLINE in the projection, which then needs no feed; or "
                 "keep the logs in PostgreSQL or SQLite, where it is known which events are "
-                "settled.",
+                'settled; or set EVENTLOGS["LAYOUT"] = "buckets".',
                 id="eventlogs.E033",
             )
     for projection in declared(RowProjection):

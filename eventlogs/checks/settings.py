@@ -138,6 +138,7 @@ VALID: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
         "a positive datetime.timedelta, or None",
     ),
     "CHAIN": (lambda value: isinstance(value, bool), "True or False"),
+    "LAYOUT": (lambda value: value in ("fence", "buckets"), "'fence' or 'buckets'"),
     "PREPARED_STATEMENTS": (lambda value: isinstance(value, bool), "True or False"),
     "GROUP_COMMIT": (
         lambda value: value is False or value in ("connection", "process"),

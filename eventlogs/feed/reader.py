@@ -21,7 +21,6 @@ from typing import Final, NamedTuple
 
 from asgiref.sync import sync_to_async
 from django.db import router
-from django.db.models.functions import Now
 
 from eventlogs import conf
 from eventlogs.conf import MAX_PAGE_SIZE, MAX_POSITION
@@ -40,6 +39,7 @@ from eventlogs.feed.sources import (
 from eventlogs.feed.tokens import Place, Token, Witness, checkpoint_of, witnesses_of
 from eventlogs.models import Checkpoint, Event
 from eventlogs.pages import RecordPage
+from eventlogs.stores.clock import UTCNow
 from eventlogs.utils.bounds import check_int
 from eventlogs.utils.twins import AsyncIteratorTwin, AsyncTwin
 from eventlogs.values import EventRecord, StoredEvent
@@ -323,7 +323,7 @@ class Feed:
             row = Checkpoint(projection=HEARTBEAT, partition=0, partitions=1, position=position)
             Checkpoint.objects.using(self.using).bulk_create([row], ignore_conflicts=True)
         elif known != position:
-            rows.update(position=position, moved_at=Now())
+            rows.update(position=position, moved_at=UTCNow())
         return position
 
     def follow(

@@ -9,28 +9,32 @@ first write to its commit, and AUTOINCREMENT gives a position above all that wer
 committed (https://sqlite.org/autoinc.html). So commits are in the order of positions: a reader
 that sees an event sees all events that can ever be below it. PostgreSQL needs a fence, see
 ``feed/postgresql.py``. On any other database a lower position may be committed later, and
-this module could not notice: it refuses to read a feed there.
+this module could not notice: it refuses to read a feed there, unless positions come from counters
+(``EVENTLOGS["LAYOUT"] = "buckets"``), see ``feed/buckets.py``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice, starmap
+from itertools import starmap
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from django.apps import apps
 from django.db import connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
 from django.utils.module_loading import import_string
 
+from eventlogs import conf
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.tokens import Place
+from eventlogs.stores.buckets import last_position_at
 from eventlogs.stores.columns import STORED_WITH_LOG, events_of_rows
 from eventlogs.values import StoredEvent
 
@@ -42,7 +46,16 @@ BY_VENDOR = {
     "sqlite": "eventlogs.feed.sources.SQLiteFeedSource",
 }
 
+WITH_BUCKETS = {
+    "postgresql": "eventlogs.feed.postgresql_buckets.PostgreSQLBucketFeedSource",
+    "sqlite": "eventlogs.feed.sources.SQLiteBucketFeedSource",
+}
+BUCKETS = "eventlogs.feed.buckets.BucketFeedSource"
+
 uuid_of = itemgetter(STORED_WITH_LOG.index("log_id"))
+position_of = itemgetter(STORED_WITH_LOG.index("position"))
+
+MAX_ROWS = 10_000  # rows of all partitions that a reader of one of them holds at once
 
 PLACE: Final = ("position", "log_id", "index", "recorded_at")  # the columns of a Place
 
@@ -174,14 +187,8 @@ class FeedSource(ABC):
         return []
 
 
-class SQLiteFeedSource(FeedSource):
-    """The feed of a database with one writer at a time."""
-
-    def watermark(self) -> Watermark:
-        with connections[self.using].cursor() as cursor:
-            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = 'eventlogs_event'")
-            [last] = cursor.fetchone() or (0,)
-        return Watermark(last, last)
+class RowFeedSource(FeedSource):
+    """The feed of any database, through the ORM."""
 
     def last(self, upto: int) -> Place | None:
         events = self._rows("Event").filter(position__lte=upto).order_by("-position")
@@ -189,7 +196,7 @@ class SQLiteFeedSource(FeedSource):
         return None if row is None else Place(*row)
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
-        events = self._rows("Event").filter(position__gt=query.after, position__lte=query.upto)
+        events = self._rows("Event").filter(position__lte=query.upto)
         if query.types is not None:
             wanted = models.Q(type__in=query.types)
             if query.unknown is not None:
@@ -199,17 +206,57 @@ class SQLiteFeedSource(FeedSource):
             events = events.filter(wanted)
         if query.log_types is not None:
             events = events.filter(log_type__in=query.log_types)
-        rows = events.order_by("position").values_list(*STORED_WITH_LOG)
+        events = events.order_by("position")
         if query.partition is None:
+            rows = events.filter(position__gt=query.after).values_list(*STORED_WITH_LOG)
             found = events_of_rows(rows[: query.limit])
         else:
-            number, of = query.partition
-            ours = (row for row in rows.iterator() if partition_of(uuid_of(row), of) == number)
-            found = events_of_rows(islice(ours, query.limit))
+            found = events_of_rows(self._of_partition(events, query, *query.partition))
         return found, found[-1].position if len(found) == query.limit else query.upto
+
+    def _of_partition(
+        self, events: QuerySet[Any], query: FeedQuery, number: int, of: int
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of one partition, at most as many as the limit."""
+        found, after, size = 0, query.after, min(query.limit * of, MAX_ROWS)
+        while True:
+            # In pieces: MariaDB's and MySQL's client would take all rows of the table at once.
+            rows = list(events.filter(position__gt=after).values_list(*STORED_WITH_LOG)[:size])
+            for row in rows:
+                if partition_of(uuid_of(row), of) == number:
+                    yield row
+                    found += 1
+                    if found == query.limit:
+                        return
+            if len(rows) < size:
+                return
+            after = position_of(rows[-1])
+
+
+class SQLiteFeedSource(RowFeedSource):
+    """The feed of a database with one writer at a time."""
+
+    def watermark(self) -> Watermark:
+        with connections[self.using].cursor() as cursor:
+            cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = 'eventlogs_event'")
+            [last] = cursor.fetchone() or (0,)
+        return Watermark(last, last)
 
     def holding_back(self) -> list[FeedHolder]:
         return []
+
+
+class SQLiteBucketFeedSource(SQLiteFeedSource):
+    """The same, where positions come from counters: each append is above all of them."""
+
+    def watermark(self) -> Watermark:
+        highest = self._rows("Bucket").aggregate(highest=models.Max("number"))["highest"]
+        if highest is None:
+            raise FeedUnavailable("layout", using=self.using)
+        return Watermark(last_position_at(highest), last_position_at(highest))
+
+    def refusals(self) -> list[str]:
+        return [] if self._rows("Bucket").exists() else ["layout"]
 
 
 def partition_of(log: UUID, of: int) -> int:
@@ -221,11 +268,31 @@ def partition_of(log: UUID, of: int) -> int:
     return (log.int & 0xFFFF) % of
 
 
-@cache
 def feed_source_for(using: str) -> FeedSource:
     """Return the source of a database alias; raise FeedUnavailable where there can be none."""
-    vendor = connections[using].vendor
-    if vendor not in BY_VENDOR:
+    return source_in(using, has_buckets=conf.has_buckets())
+
+
+def has_feed(using: str) -> bool:
+    """Return whether a database of this kind can have a feed, in the layout of the settings."""
+    if conf.has_buckets():
+        return has_row_locks(connections[using])
+    return connections[using].vendor in BY_VENDOR
+
+
+def has_row_locks(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a database has what a feed by counters needs."""
+    return connection.vendor in WITH_BUCKETS or bool(
+        connection.features.has_select_for_update_skip_locked
+    )
+
+
+@cache
+def source_in(using: str, *, has_buckets: bool) -> FeedSource:
+    """Return the source of a database alias in one of the layouts."""
+    if not has_feed(using):
         raise FeedUnavailable("database", using=using)
-    source: FeedSource = import_string(BY_VENDOR[vendor])(using)
+    vendor = connections[using].vendor
+    path = WITH_BUCKETS.get(vendor, BUCKETS) if has_buckets else BY_VENDOR[vendor]
+    source: FeedSource = import_string(path)(using)
     return source

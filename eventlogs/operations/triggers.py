@@ -20,6 +20,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.operations.commands import command
 from eventlogs.operations.verification import Finding, Scope
+from eventlogs.stores.layouts import layout_of
 from eventlogs.stores.made_for_tests import is_test_database
 
 ROW, BEFORE, INSERT, DELETE, UPDATE, TRUNCATE = 1, 2, 4, 8, 16, 32  # of pg_trigger.tgtype
@@ -32,6 +33,7 @@ MIGRATIONS: Final = (
     "0005_lighter_appends",
     "0010_chained_histories",
     "0011_erasing_logs",
+    "0013_buckets",
 )
 # Of a partition, for statements that name it: PostgreSQL copies only triggers FOR EACH ROW.
 OF_A_PARTITION: Final = """
@@ -50,6 +52,9 @@ ALTER TABLE {partition} ENABLE ALWAYS TRIGGER eventlogs_event_refuse_truncate
 PARTITIONS: Final = """
 SELECT relid::regclass::text FROM pg_partition_tree('eventlogs_event') WHERE isleaf AND level > 0
 """
+
+
+FENCE: Final = "eventlogs_event_fence"  # not in the layout with buckets
 
 
 class Wanted(NamedTuple):
@@ -75,7 +80,7 @@ WANTED: Final = (
         "eventlogs_refuse_change",
         BEFORE | TRUNCATE,
     ),
-    Wanted("eventlogs_event_fence", "eventlogs_event", "eventlogs_fence", BEFORE | INSERT),
+    Wanted(FENCE, "eventlogs_event", "eventlogs_fence", BEFORE | INSERT),
     Wanted(
         "eventlogs_eventlog_keep_chain",
         "eventlogs_eventlog",
@@ -92,6 +97,7 @@ BODIES: Final = {
     "eventlogs_fence": "90d40ffada4d321e234de5626ff9301eb4afd0aa4d56088508c1cba192d2f869",
     "eventlogs_keep_chain": "2b64a3f92d005e7ad05f34c036af7d9e252959ecea3eff1ff915261ea4036948",
     "eventlogs_erase_log": "847560c4035623545cc61dfd59f749dcbc6a0fdb2fcd07db7c1664a78baf69c7",
+    "eventlogs_take_positions": "1a5e02e4989040265385f333c89d4f18da586b81a3da9ad2f228943b47739e06",
     "eventlogs_chain": "da774b02518ebbc5887681fa03980aa7825d5f1f1a431a4d8b4d5cf291ec46aa",
 }
 # Likewise of the condition of eventlogs_eventlog_keep_chain, as PostgreSQL writes it.
@@ -128,6 +134,7 @@ LEFT JOIN pg_proc ON oid = to_regprocedure(wanted.name || wanted.arguments)
 ARGUMENTS: Final = {
     "eventlogs_chain": "(bytea, bytea[])",
     "eventlogs_erase_log": "(uuid, text, integer, bytea, text, text)",
+    "eventlogs_take_positions": "(uuid, integer)",
 }
 NOT_OF_PUBLIC: Final = {"eventlogs_erase_log"}
 # The owner's rights are part of what it does: all others run with those of their caller.
@@ -144,6 +151,8 @@ def create_triggers(connection: BaseDatabaseWrapper) -> None:
     with connection.schema_editor(atomic=False) as editor:
         for name in MIGRATIONS:
             import_module(f"eventlogs.migrations.{name}").install(apps, editor)
+        if layout_of(connection) == "buckets":
+            editor.execute(f"DROP TRIGGER {FENCE} ON eventlogs_event")
     _guard_partitions(connection)
 
 
@@ -189,11 +198,10 @@ class TriggerVerifier:
         connection = connections[scope.using]
         if connection.vendor != "postgresql":
             return
-        wanted = {
-            each.name: each
-            for each in WANTED
-            if each.name != TRUNCATE_TRIGGER or not is_test_database(connection)
-        }
+        absent = {FENCE} if layout_of(connection) == "buckets" else set()
+        if is_test_database(connection):
+            absent.add(TRUNCATE_TRIGGER)
+        wanted = {each.name: each for each in WANTED if each.name not in absent}
         with connection.cursor() as cursor:
             cursor.execute(TRIGGERS, [list(wanted), [each.table for each in wanted.values()]])
             rows = cursor.fetchall()

@@ -6,8 +6,9 @@ the newest one that is *committed*. The feed may be held back by an open transac
 wait for its end are in no row, so they are lag, too.
 
 The queries are bounded, however large the tables are. No index leads to the events of one type,
-so at most ``SPAN`` positions after the checkpoint are looked through for events of its own, and
-at most ``LIMIT`` of them are counted. Where there may be more, the answer says "at least".
+so at most ``SPAN`` positions after the checkpoint are looked through for events of its own (where
+positions are far apart, ``EVENTS`` events, which takes one more query), and at most ``LIMIT`` of
+them are counted. Where there may be more, the answer says "at least".
 
 An inline projection needs no worker, so its checkpoint may not move although its rows are right.
 Its lag is counted in events that are not in the row of their log (see ``AppliedVersion``).
@@ -27,6 +28,7 @@ from django.db.models import Count, Q
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from eventlogs import conf
 from eventlogs.exceptions import EventLogError, FeedUnavailable
 from eventlogs.feed.sources import feed_source_for, partition_of
 from eventlogs.ids import LogId
@@ -36,6 +38,7 @@ from eventlogs.projections.rows import chunks
 
 LIMIT: Final = 10_000  # events of its own that are counted
 SPAN: Final = 300_000  # positions after a checkpoint that are looked through for them
+EVENTS: Final = 50_000  # events, in the place of those positions, in the layout with buckets
 INLINE: Final = 5_000  # events whose rows are looked at: the oldest ones, and the newest ones
 FEW: Final = 10_000  # positions up to which PostgreSQL's JIT is left on
 KEYS: Final = 10_000  # logs of one statement, or fewer if the database takes fewer parameters
@@ -356,14 +359,35 @@ def _behind(using: str, places: Sequence[_Place]) -> list[_Place]:
     with connections[using].cursor() as cursor:
         cursor.execute(f"SELECT {columns}", [place.after for place in places])
         newest, *firsts = cursor.fetchone()
+    behind = []
     for place, first in zip(places, firsts, strict=True):
         place.first = first
         if first is not None:
             newest = max(newest or 0, first)
             place.upto = min(first - 1 + SPAN, newest)
-            place.is_cut = place.upto < newest
             place.since = max(place.after, newest - SPAN)
-    return [place for place in places if place.first is not None]
+            behind.append(place)
+    if behind and conf.has_buckets():
+        _bound_by_events(using, behind, newest)
+    for place in behind:
+        place.is_cut = place.upto < newest
+    return behind
+
+
+def _bound_by_events(using: str, behind: Sequence[_Place], newest: int) -> None:
+    """Note how far to look where positions are far apart: EVENTS events from both ends."""
+    some = f"ORDER BY position {{}} LIMIT 1 OFFSET {EVENTS - 1}"
+    upto = f"(SELECT position FROM eventlogs_event WHERE position > %s {some.format('')})"
+    since = f"(SELECT position FROM eventlogs_event WHERE position > %s {some.format('DESC')})"
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"SELECT {', '.join([upto, since] * len(behind))}",
+            [place.after for place in behind for _ in range(2)],
+        )
+        found = cursor.fetchone()
+    for place, last, first in zip(behind, found[::2], found[1::2], strict=True):
+        place.upto = newest if last is None else last
+        place.since = place.after if first is None else first
 
 
 def _own(place: _Place, after: int, upto: int | None) -> tuple[str, list[Any]]:

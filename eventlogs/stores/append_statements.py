@@ -1,4 +1,4 @@
-"""The statements that append to one log in PostgreSQL, in two variants: see chained_sql.py."""
+"""The statements that append to one log in PostgreSQL, in four variants: see variants.py."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from eventlogs.stores.statements import HotStatement
 
 
 class Variant:
-    """The statements that append: those for logs that are not chained, or those for all logs."""
+    """
+    The statements that append: those for logs that are not chained, or those for all logs.
 
-    def __init__(self, *, chained: bool) -> None:
-        many = "append_many_chained" if chained else "append_many"
-        with_key = "append_many_chained" if chained else "append_with_key"
-        create = "create_chained" if chained else "create"
-        self.append_one = HotStatement("append_one", chained=chained)
-        self.append_many = HotStatement(many, chained=chained)
-        self.append_one_with_key = HotStatement("append_one_with_key", chained=chained)
-        self.append_with_key = HotStatement(with_key, chained=chained)
-        self.create_one = HotStatement("create_one", chained=chained)
-        self.create_one_with_key = HotStatement("create_one_with_key", chained=chained)
-        self.create = HotStatement(create, chained=chained)
-        self.append_under_rules = HotStatement("append_under_rules", chained=chained)
+    With ``has_buckets`` they take positions from counters, see ``buckets.py``.
+    """
+
+    def __init__(self, *, chained: bool, has_buckets: bool) -> None:
+        def statement(name: str) -> HotStatement:
+            return HotStatement(name, chained=chained, has_buckets=has_buckets)
+
+        self.append_one = statement("append_one")
+        self.append_many = statement("append_many_chained" if chained else "append_many")
+        self.append_one_with_key = statement("append_one_with_key")
+        self.append_with_key = statement("append_many_chained" if chained else "append_with_key")
+        self.create_one = statement("create_one")
+        self.create_one_with_key = statement("create_one_with_key")
+        self.create = statement("create_chained" if chained else "create")
+        self.append_under_rules = statement("append_under_rules")
 
 
-UNCHAINED: Final = Variant(chained=False)
-CHAINED: Final = Variant(chained=True)
+VARIANTS: Final = {
+    (chained, has_buckets): Variant(chained=chained, has_buckets=has_buckets)
+    for chained in (False, True)
+    for has_buckets in (False, True)
+}

@@ -63,7 +63,8 @@ def append_group(using: str, requests: Sequence[AppendRequest]) -> list[Answer]:
         if request.rules is None:  # this statement knows none: alone, it is stored or refused
             first.setdefault(request.log_id.uuid, number)
     try:
-        if not first or not _is_alone(connection):
+        # With buckets, one open transaction would make all of them wait for one bucket.
+        if not first or conf.has_buckets() or not _is_alone(connection):
             return [UNDECIDED] * len(requests)
         joined = [(number, requests[number]) for number in first.values()]
         parameters = _parameters(joined)

@@ -8,6 +8,7 @@ is. A call that is alone appends as it does without this module. So does a call
 - of a manager with a store of its own, or whose database a router chooses: routers are the
   project's code, and are asked in the thread;
 - whose log type has inline projections: they run their own queries in the append's transaction;
+- in the layout with buckets, where an open transaction would hold all of them back;
 - with more than 100 events, or with more than 500,000 characters of data and metadata;
 - that has rules about other logs: a unique value, or states that it also expects;
 - that finds a transaction open in the thread: it belongs to a caller;
@@ -91,7 +92,7 @@ def group_commit_of(
     log_type: str, *, using: str | None, store: BaseStore | None
 ) -> GroupCommit | None:
     """Return how the appends of a manager are joined, or None if they must not be."""
-    if store is not None or not conf.group_commit():
+    if store is not None or not conf.group_commit() or conf.has_buckets():
         return None
     if participants.registered and participants.participants_of(log_type):
         return None

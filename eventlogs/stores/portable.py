@@ -25,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from django.apps import apps
-from django.db import connections, models, transaction
+from django.db import Error, connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Cast, Greatest
@@ -41,7 +42,7 @@ from eventlogs.events.codec import request_fingerprints
 from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import EventLogError, LogAlreadyExists, LogNotFound
 from eventlogs.ids import LogId
-from eventlogs.stores import mariadb, stored_types, unique_values
+from eventlogs.stores import buckets, layouts, mariadb, stored_types, unique_values
 from eventlogs.stores.base import (
     AppendRequest,
     BaseStore,
@@ -95,7 +96,11 @@ class PortableStore(BaseStore):
         self.using = using
 
     def append(self, request: AppendRequest) -> LogState:
-        answer = run_again(self.using, lambda connection: self._attempt(connection, request))
+        try:
+            answer = run_again(self.using, lambda connection: self._attempt(connection, request))
+        except Error as error:
+            layouts.refuse(error, self.using)
+            raise
         if isinstance(answer, EventLogError):
             raise answer
         stored_types.note(connections[self.using], request.log_id.log_type, request.events)
@@ -190,14 +195,15 @@ class PortableStore(BaseStore):
             row = self._locking("EventLog", True).filter(pk=log_id.uuid)
             recorded_at = row.values_list(now, flat=True).get()
             events = _stored(request, version, recorded_at)
-            digests = list(chain.chained(bytes(head), events))
+            digests: list[bytes | None] = list(chain.chained(bytes(head), events))
             # The log's row is locked: no other append has read the head that this one replaces.
             logs.update(version=F("version") + count, updated_at=recorded_at, head=digests[-1])
-            self._insert_all(zip(events, digests, strict=True))
         else:
             logs.update(version=F("version") + count, updated_at=now)
             recorded_at = logs.values_list("updated_at", flat=True).get()
-            self._insert_all((each, None) for each in _stored(request, version, recorded_at))
+            events = _stored(request, version, recorded_at)
+            digests = [None] * count
+        self._insert_all(events, digests)
         at = self._position(log_id.uuid, version + count - 1, locking=False)
         return LogState(log_id, version + count, cast("int", at))
 
@@ -321,13 +327,16 @@ class PortableStore(BaseStore):
             row.pk = None
         raise given_up(self.using)
 
-    def _insert_all(self, events: Iterable[tuple[StoredEvent, bytes | None]]) -> None:
+    def _insert_all(self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]) -> None:
         """Insert events at new positions, in statements that are not too long."""
         model = apps.get_model("eventlogs", "Event")
         json = models.JSONField()
+        positions: Iterable[int | None] = repeat(None)  # the database assigns them
+        if conf.has_buckets():
+            positions = buckets.take_positions(self.using, [each.log_id.uuid for each in events])
         rows: list[Any] = []
         characters = 0
-        for each, digest in events:
+        for each, digest, position in zip(events, digests, positions, strict=False):
             size = len(each.data) + len(each.metadata)
             if rows and characters + size > MAX_INSERT:
                 self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
@@ -335,6 +344,7 @@ class PortableStore(BaseStore):
             characters += size
             rows.append(
                 model(
+                    position=position,
                     log_type=each.log_type,
                     log_id=each.log_id.uuid,
                     index=each.index,
@@ -416,7 +426,7 @@ class PortableStore(BaseStore):
             )
             if refused is not None:
                 raise refused
-        self._insert_all((each.event, each.digest) for each in events)
+        self._insert_all(stored, [each.digest for each in events])
         raise_versions(self.using, events)
         note_restored(connections[self.using], events)
 

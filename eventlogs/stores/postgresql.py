@@ -9,8 +9,9 @@ that finds no reason (the other writer has rolled back meanwhile), the append is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -25,7 +26,8 @@ from eventlogs.events.codec import EncodedEvent, request_fingerprints
 from eventlogs.events.unique import UniqueValue
 from eventlogs.exceptions import EventLogError, LogAlreadyExists, LogNotFound, NameTaken
 from eventlogs.ids import LogId
-from eventlogs.stores.append_statements import CHAINED, UNCHAINED
+from eventlogs.stores import buckets, layouts
+from eventlogs.stores.append_statements import VARIANTS
 from eventlogs.stores.base import (
     AppendRequest,
     BaseStore,
@@ -85,7 +87,7 @@ EVENTS_SINCE = Statement("events_since")
 EVENTS_SINCE_WITH_KEY = Statement("events_since_with_key")
 EVENTS_OF_LOGS = Statement("events_of_logs")
 VERSION = Statement("version")
-RESTORE = Statement("restore")
+RESTORE = {each: Statement("restore", has_buckets=each) for each in (False, True)}
 
 
 class _AllOrNothing:
@@ -138,9 +140,12 @@ class PostgreSQLStore(BaseStore):
         try:
             answer = self._attempt(connection, request)
         except Error as error:
+            layouts.refuse(error, self.using)
             answer = run_after(error, connection, self._attempt, request)
         if isinstance(answer, EventLogError):
             raise answer
+        if connection.in_atomic_block and conf.has_buckets():
+            buckets.note_held(connection, [buckets.bucket_of(request.log_id.uuid)])
         # What ``note`` looks at first: a call would cost an append more than the look does.
         log_type = request.log_id.log_type
         known = known_types.get(
@@ -223,11 +228,12 @@ class PostgreSQLStore(BaseStore):
         parameters["position"] = request.expected_position
         is_one = len(request.events) == 1
         # The head of the log decides whether it is chained, the settings only what is tried first.
-        variant = CHAINED if conf.chain() or self.using in with_chained_logs else UNCHAINED
+        chained = conf.chain() or self.using in with_chained_logs
+        statements = VARIANTS[chained, conf.has_buckets()]
         if request.idempotency_key is not None:
-            statement = variant.append_one_with_key if is_one else variant.append_with_key
+            statement = statements.append_one_with_key if is_one else statements.append_with_key
         else:
-            statement = variant.append_one if is_one else variant.append_many
+            statement = statements.append_one if is_one else statements.append_many
         answer = statement.numbers(connection, parameters)
         if answer is None:
             return None
@@ -240,11 +246,11 @@ class PostgreSQLStore(BaseStore):
         parameters = _parameters(request)
         has_key = request.idempotency_key is not None
         parameters["alone"] = alone = has_key and _is_alone(connection)
-        variant = CHAINED if conf.chain() else UNCHAINED
+        statements = VARIANTS[conf.chain(), conf.has_buckets()]
         if len(request.events) > 1:
-            statement = variant.create
+            statement = statements.create
         else:
-            statement = variant.create_one_with_key if has_key else variant.create_one
+            statement = statements.create_one_with_key if has_key else statements.create_one
         position = None
         with _AllOrNothing(connection, alone=alone):
             position, orphan = statement.numbers(connection, parameters) or (None, 0)
@@ -266,10 +272,10 @@ class PostgreSQLStore(BaseStore):
         parameters["others"] = _states_as_json(rules.others)
         parameters["alone"] = alone = _is_alone(connection)
         is_met = self.using in with_chained_logs and request.expected_version != 0
-        variant = CHAINED if conf.chain() or is_met else UNCHAINED
+        statements = VARIANTS[conf.chain() or is_met, conf.has_buckets()]
         position = version = None
         with _AllOrNothing(connection, alone=alone):
-            answer = variant.append_under_rules.numbers(connection, parameters)
+            answer = statements.append_under_rules.numbers(connection, parameters)
             position, version, first, keyed = answer or (None, None, None, 0)
             if first is not None or keyed:
                 # Without values there is no first one: the highest id is above all.
@@ -409,7 +415,12 @@ class PostgreSQLStore(BaseStore):
 
     def _insert_restored(self, events: Sequence[ExportedEvent]) -> None:
         connection = connections[self.using]
-        RESTORE.rows(connection, {"events": _restored_as_json(events)})
+        has_buckets = conf.has_buckets()
+        positions: Iterable[int | None] = repeat(None)
+        if has_buckets:
+            logs = [each.event.log_id.uuid for each in events]
+            positions = buckets.take_positions(self.using, logs)
+        RESTORE[has_buckets].rows(connection, {"events": _restored_as_json(events, positions)})
         note_restored(connection, events)
 
 
@@ -485,7 +496,7 @@ def _is_alone(connection: BaseDatabaseWrapper) -> bool:
     return pgconn is None or pgconn.transaction_status not in OPEN
 
 
-def _restored_as_json(events: Sequence[ExportedEvent]) -> str:
+def _restored_as_json(events: Sequence[ExportedEvent], positions: Iterable[int | None]) -> str:
     # Data and metadata are JSON already.
     return (
         "["
@@ -494,8 +505,8 @@ def _restored_as_json(events: Sequence[ExportedEvent]) -> str:
                 f'["{event.log_type}","{event.log_id.uuid}",{event.index},{json.dumps(event.type)},'
                 f"{event.schema_version},{event.data},{event.metadata},"
                 f'{json.dumps(event.idempotency_key)},"{event.recorded_at.isoformat()}",'
-                f"{json.dumps(digest and digest.hex())}]"
-                for event, _, _, digest in events
+                f"{json.dumps(digest and digest.hex())},{json.dumps(position)}]"
+                for (event, _, _, digest), position in zip(events, positions, strict=False)
             ]
         )
         + "]"

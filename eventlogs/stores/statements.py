@@ -35,7 +35,7 @@ from psycopg import errors, pq
 from psycopg.adapt import PyFormat, Transformer
 
 from eventlogs import conf
-from eventlogs.stores import chained_sql
+from eventlogs.stores import variants
 from eventlogs.stores.columns import SQL
 from eventlogs.stores.psycopg_connections import (
     HAS_PIPELINES,
@@ -100,12 +100,13 @@ class Statement:
     A statement of ``sql/``, with ``%(name)s`` for each of its parameters.
 
     ``{log}``, ``{stored}`` and ``{inserted}`` stand for columns of an event: see ``columns.py``.
-    With ``chained``, it is the one that chains logs: see ``chained_sql.py``.
+    With ``chained``, it is the one that chains logs, and with ``has_buckets`` that of the layout
+    with buckets: see ``variants.py``.
     """
 
-    def __init__(self, name: str, *, chained: bool = False) -> None:
+    def __init__(self, name: str, *, chained: bool = False, has_buckets: bool = False) -> None:
         text = (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
-        text = chained_sql.variant(text, chained=chained)
+        text = variants.variant(text, chained=chained, has_buckets=has_buckets)
         self.sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         for name_of_list, columns in SQL.items():
             self.sql = self.sql.replace(name_of_list, columns)
@@ -219,8 +220,8 @@ class HotStatement(Statement):
     The encoder of each parameter is chosen once, by the type that the statement names for it.
     """
 
-    def __init__(self, name: str, *, chained: bool = False) -> None:
-        super().__init__(name, chained=chained)
+    def __init__(self, name: str, *, chained: bool = False, has_buckets: bool = False) -> None:
+        super().__init__(name, chained=chained, has_buckets=has_buckets)
         types = dict(TYPED_PLACEHOLDER.findall(self.sql))
         self._values = itemgetter(*self._order)
         found = [ENCODERS[types[parameter]] for parameter in self._order]

@@ -30,6 +30,7 @@ def test_a_store_that_does_not_compare_versions_is_found(crew, violations, new_l
 
 
 @pytest.mark.one_table
+@pytest.mark.fence
 def test_a_store_that_takes_no_lock_is_found(crew, scratch, writers):
     scratch.drop_unique_constraints("eventlogs_event")
     (log_id,) = scratch.new_logs(1)
@@ -100,6 +101,7 @@ def test_a_batch_in_two_transactions_is_found(crew, violations, new_logs, writer
     assert kinds(violations(outcomes))["torn batch"] > 0
 
 
+@pytest.mark.fence
 def test_positions_against_the_order_of_a_batch_are_found(crew, violations, new_logs):
     log_ids = new_logs(1)
 
@@ -108,6 +110,7 @@ def test_positions_against_the_order_of_a_batch_are_found(crew, violations, new_
     assert kinds(violations(outcomes))["positions run backwards"] > 0
 
 
+@pytest.mark.fence
 def test_a_clock_that_steps_back_is_found(crew, scratch):
     scratch.make_the_clock_jump()
     log_ids = scratch.new_logs(2)
@@ -120,6 +123,7 @@ def test_a_clock_that_steps_back_is_found(crew, scratch):
 
 
 @pytest.mark.parametrize("store", ["postgresql", "portable", "mixed"])
+@pytest.mark.fence
 def test_times_in_a_log_do_not_run_backwards_with_the_clock(crew, scratch, store):
     scratch.make_the_clock_jump()
     log_ids = scratch.new_logs(2)
@@ -129,6 +133,7 @@ def test_times_in_a_log_do_not_run_backwards_with_the_clock(crew, scratch, store
     assert scratch.violations(outcomes) == []
 
 
+@pytest.mark.fence
 def test_indexes_that_do_not_roll_back_are_found(crew, scratch):
     log_ids = scratch.new_logs(1)
     with scratch.cursor() as cursor:
@@ -170,6 +175,7 @@ def test_a_store_that_forgets_keys_is_found(crew, violations, new_logs, callers)
 GROUPED = "tests.stores.grouped."
 
 
+@pytest.mark.fence
 def test_joined_appends_that_do_not_compare_versions_are_found(crew, violations, new_logs, writers):
     (log_id,) = new_logs(1)
 
@@ -181,6 +187,7 @@ def test_joined_appends_that_do_not_compare_versions_are_found(crew, violations,
 
 
 @pytest.mark.one_table
+@pytest.mark.fence
 def test_joined_appends_that_take_no_lock_are_found(crew, scratch, writers):
     scratch.drop_unique_constraints("eventlogs_event")
     (log_id,) = scratch.new_logs(1)
@@ -199,6 +206,7 @@ def test_joined_appends_that_take_no_lock_are_found(crew, scratch, writers):
     assert found["doubled index"] > 0
 
 
+@pytest.mark.fence
 def test_joined_appends_that_need_no_key_are_found(crew, violations, new_logs, callers):
     log_ids = new_logs(5, version=3)
 
@@ -209,6 +217,7 @@ def test_joined_appends_that_need_no_key_are_found(crew, violations, new_logs, c
     assert kinds(violations(outcomes))["doubled"] > 0
 
 
+@pytest.mark.fence
 def test_joined_creates_that_leave_a_key_behind_are_found(crew, violations, writers):
     manager = races("group")
     log_ids = [manager.new_id() for _ in range(20)]
@@ -227,6 +236,7 @@ def test_joined_creates_that_leave_a_key_behind_are_found(crew, violations, writ
         ("WithoutOrder", "positions run backwards"),
     ],
 )
+@pytest.mark.fence
 def test_joined_appends_out_of_order_are_found(crew, violations, new_logs, variant, kind):
     (log_id,) = new_logs(1)
 

@@ -11,14 +11,15 @@ from eventlogs import ANY, ConcurrentAppend, Feed, IdempotentReplay
 from tests.processes import until
 from tests.races import COMMITS
 from tests.races.events import batch
-from tests.races.feeds import FeedOf, Interrupted, LooksAtFencesFirst, NaiveReader, Reader
+from tests.races.feeds_postgresql import Interrupted, LooksAtFencesFirst
 from tests.races.jobs import ChangedMind
+from tests.races.readers import FeedOf, NaiveReader, Reader
 from tests.races.stores import races
 from tests.races.test_interleavings import Session, blocked, other, wait_until_blocked
 
 __all__ = ["blocked", "other"]  # fixtures
 
-pytestmark = [pytest.mark.postgresql, COMMITS]
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence, COMMITS]
 
 manager = races("postgresql")
 

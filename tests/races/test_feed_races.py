@@ -65,8 +65,9 @@ def _run_race(
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("isolation", ["", "SERIALIZABLE"], ids=["default", "serializable"])
+@pytest.mark.fence
 def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(run_race, isolation):
-    from tests.races.feeds import NaiveReader, Reader
+    from tests.races.readers import NaiveReader, Reader
 
     ours, naive = Reader(), NaiveReader()
 
@@ -81,8 +82,10 @@ def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(ru
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_a_reader_that_ignores_fences_is_found(run_race):
-    from tests.races.feeds import FeedOf, IgnoresFences, Reader
+    from tests.races.feeds_postgresql import IgnoresFences
+    from tests.races.readers import FeedOf, Reader
 
     variant = Reader(FeedOf(IgnoresFences("default")))
 

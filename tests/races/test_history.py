@@ -11,7 +11,7 @@ from tests.races.events import batch
 from tests.races.history import Outcome, kinds
 from tests.races.stores import races
 
-pytestmark = [pytest.mark.postgresql, COMMITS]
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence, COMMITS]
 
 # All of it happens to log A, of two appends: "first" (2 events), "second" (3, with the key "k").
 DAMAGE = {

@@ -354,6 +354,7 @@ def test_appends_continue_in_a_transaction_that_rolled_back_to_a_savepoint(viola
 
 
 @pytest.mark.parametrize("in_atomic", [False, True], ids=["alone", "in-atomic"])
+@pytest.mark.fence
 def test_appends_and_reads_continue_when_a_column_was_made_wider(scratch, in_atomic):
     manager = races("postgresql")
     (log_id,) = scratch.new_logs(1)

@@ -17,7 +17,7 @@ from tests.accounts import Account, Noted, Opened
 from tests.operations.partitioning.logs import check_whole, partitions
 from tests.processes.forks import Place, Processes
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 SECONDS = 4.0
 LOGS = 40

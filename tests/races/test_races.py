@@ -322,6 +322,7 @@ REPEATABLE_READ_BY_DEFAULT = {
 
 @pytest.mark.locks
 @on_every_store
+@pytest.mark.fence
 def test_on_snapshots_creates_of_different_logs_do_not_block_each_other(
     crew, violations, writers, store
 ):

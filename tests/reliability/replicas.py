@@ -10,7 +10,7 @@ from uuid import uuid4
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from eventlogs.feed.sources import feed_source_for
+from eventlogs.feed.sources import source_in
 from eventlogs.stores import store_for
 from tests.processes import until
 from tests.servers import PostgreSQL
@@ -72,7 +72,7 @@ def alias_of(server: PostgreSQL, name: str = "postgres", **options: str) -> Iter
         del connections[alias]
         del connections.databases[alias]
         store_for.cache_clear()
-        feed_source_for.cache_clear()
+        source_in.cache_clear()
 
 
 def sql(alias: str, statement: str) -> list[tuple[Any, ...]]:

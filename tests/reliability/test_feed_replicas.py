@@ -18,7 +18,7 @@ from django.db import connections, transaction
 from eventlogs import ANY, CheckpointDiffers, Feed, FeedUnavailable, LogId, LogManager, health
 from eventlogs.checks.postgresql import check_feed
 from eventlogs.feed.postgresql import PostgreSQLFeedSource
-from eventlogs.feed.sources import Watermark, feed_source_for
+from eventlogs.feed.sources import Watermark, source_in
 from eventlogs.feed.tokens import Token
 from eventlogs.models import Checkpoint
 from eventlogs.operations.erasure import erase
@@ -246,7 +246,7 @@ def alias_of_another_session(alias: str) -> Iterator[str]:
         connections["another"].close()
         del connections["another"]
         del connections.databases["another"]
-        feed_source_for.cache_clear()
+        source_in.cache_clear()
         store_for.cache_clear()
 
 

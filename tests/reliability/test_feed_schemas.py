@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import connections, transaction
 
 from eventlogs import Feed, LogManager
-from eventlogs.feed.sources import feed_source_for
+from eventlogs.feed.sources import source_in
 from eventlogs.stores import store_for
 from tests.accounts import Account, Deposited, Opened
 
@@ -47,7 +47,7 @@ def alias_for(database: str, search_path: str, name: str | None = None) -> Itera
         del connections[alias]
         del connections.databases[alias]
         store_for.cache_clear()
-        feed_source_for.cache_clear()
+        source_in.cache_clear()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.reliability.async_writers import write, write_with_mixed_answers
 from tests.reliability.test_kills import stop_one_backend
 from tests.reliability.writers import Writers
 
-pytestmark = [pytest.mark.postgresql, COMMITS]
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence, COMMITS]
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.long)])

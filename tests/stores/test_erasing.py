@@ -285,6 +285,7 @@ def test_events_of_an_erased_log_are_a_finding():
     erasing._rows("Event", "default").bulk_create(
         [
             Event(
+                position=state.position,
                 log_id=state.log_id.uuid,
                 log_type="account",
                 index=0,

@@ -28,6 +28,7 @@ from tests.stores.grouped import WaitsForLogs
 
 pytestmark = [
     pytest.mark.postgresql,
+    pytest.mark.fence,  # with buckets, no appends are joined
     pytest.mark.django_db(transaction=True, available_apps=["eventlogs"]),
 ]
 

@@ -20,15 +20,15 @@ import pytest
 from django.db import DataError, connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from eventlogs import LogId
+from eventlogs import LogId, conf
 from eventlogs.models import EventLog
 from eventlogs.stores import BaseStore, psycopg_connections, store_for
-from eventlogs.stores.append_statements import UNCHAINED
+from eventlogs.stores.append_statements import VARIANTS
 from eventlogs.stores.postgresql import EVENTS_FORWARDS
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.stores.test_statements import alarm, locked
 
-APPEND_ONE = UNCHAINED.append_one
+APPEND_ONE = VARIANTS[False, conf.has_buckets()].append_one
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -185,9 +185,10 @@ def test_a_value_that_cannot_be_loaded_leaves_the_connection_usable(store, insid
     log_id, other = create(store, *range(5_000)).log_id, LogId.new("account")
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO eventlogs_event (log_type, log_id, index, type, schema_version, data,"
-            " metadata, recorded_at) SELECT log_type, %s, index, type, schema_version, data,"
-            " metadata, CASE WHEN index = 10 THEN 'infinity' ELSE recorded_at END"
+            "INSERT INTO eventlogs_event (position, log_type, log_id, index, type, schema_version,"
+            " data, metadata, recorded_at) SELECT position + 1000000, log_type, %s, index, type,"
+            " schema_version, data, metadata,"
+            " CASE WHEN index = 10 THEN 'infinity' ELSE recorded_at END"
             " FROM eventlogs_event WHERE log_id = %s",
             [other.uuid, log_id.uuid],
         )

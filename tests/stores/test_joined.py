@@ -50,6 +50,7 @@ from tests.stores.test_group_commit import elsewhere
 
 pytestmark = [
     pytest.mark.postgresql,
+    pytest.mark.fence,  # with buckets, no appends are joined
     pytest.mark.django_db(transaction=True, available_apps=["eventlogs"]),
 ]
 

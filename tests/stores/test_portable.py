@@ -115,4 +115,5 @@ def test_the_versions_of_many_restored_logs_are_raised_by_few_statements(store):
     with CaptureQueriesContext(connection) as queries:
         store.restore(events)
 
-    assert len([query for query in queries if query["sql"].lstrip().startswith("UPDATE")]) == 2
+    updates = [query["sql"] for query in queries if query["sql"].lstrip().startswith("UPDATE")]
+    assert len([each for each in updates if "eventlogs_bucket" not in each]) == 2

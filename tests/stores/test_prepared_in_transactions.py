@@ -10,13 +10,13 @@ import pytest
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from eventlogs import ConcurrentAppend, LogAlreadyExists, LogId, TransactionMustRetry
+from eventlogs import ConcurrentAppend, LogAlreadyExists, LogId, TransactionMustRetry, conf
 from eventlogs.stores import BaseStore, psycopg_connections, store_for
-from eventlogs.stores.append_statements import UNCHAINED
+from eventlogs.stores.append_statements import VARIANTS
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.stores.test_statements import alarm, interrupt, locked
 
-APPEND_ONE = UNCHAINED.append_one
+APPEND_ONE = VARIANTS[False, conf.has_buckets()].append_one
 
 pytestmark = [
     pytest.mark.postgresql,

@@ -51,6 +51,7 @@ def seen(program: str, *apps: str) -> list[str]:
     return [each.split()[0] for each in found]
 
 
+@pytest.mark.fence
 def test_sentry_sees_each_statement():
     assert (
         seen(
@@ -73,6 +74,7 @@ print(json.dumps([each for each in spans if each not in ("BEGIN", "COMMIT")]))
     )
 
 
+@pytest.mark.fence
 def test_the_debug_toolbar_sees_each_statement():
     assert (
         seen(
@@ -130,6 +132,7 @@ found = [each["sql"] for each in connection.queries]
     ],
     ids=["execute_wrapper", "CaptureQueriesContext", "DEBUG"],
 )
+@pytest.mark.fence
 def test_django_sees_each_statement(watching):
     only = "print(json.dumps([each for each in found if each not in ('BEGIN', 'COMMIT')]))"
 

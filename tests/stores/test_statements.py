@@ -35,7 +35,7 @@ def text_of(name: str) -> str:
     return (files(statements.__package__) / "sql" / f"{name}.sql").read_text()
 
 
-# Each in its variants: see chained_sql.py.
+# Each in its variants: see variants.py.
 VARIANTS = [
     *[(name, False) for name in NAMES if not name.endswith("_chained")],
     *[(name, True) for name in NAMES if name.endswith("_chained") or "--chained:" in text_of(name)],

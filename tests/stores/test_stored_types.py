@@ -104,6 +104,7 @@ def test_a_refused_append_notes_nothing():
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_appends_that_are_joined_are_noted():
     requests = [
         AppendRequest(LogId.new("account"), encoded(1), 0, None, "{}"),

@@ -23,7 +23,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 
 from eventlogs import ANY, Feed, IdempotentReplay, LogErased, LogId, LogNotFound
 from eventlogs.caches.counters import FOREIGN_HISTORY, counters
-from eventlogs.feed.sources import feed_source_for
+from eventlogs.feed.sources import source_in
 from eventlogs.models import EventLog
 from eventlogs.projections.databases import has_table
 from eventlogs.stores import erasing, store_for
@@ -61,7 +61,7 @@ def default_database(**settings: Any) -> Iterator[None]:
         connections["default"].close()
         connections.databases["default"] = before
         connections["default"] = wrapper
-        for by_alias in (store_for, feed_source_for):
+        for by_alias in (store_for, source_in):
             by_alias.cache_clear()
 
 
@@ -212,6 +212,7 @@ class TestTenants:
         assert has_table(PaymentSummary, "default")
 
     @pytest.mark.parametrize("cache", ["default", pytest.param("redis", marks=pytest.mark.redis)])
+    @pytest.mark.fence
     def test_a_cache_entry_of_one_tenant_is_never_used_for_another(self, settings, cache):
         """The same log id, version and position; only the digest of the last event differs."""
         settings.EVENTLOGS = {

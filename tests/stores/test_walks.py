@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.postgresql, pytest.mark.django_db(transaction=True)]
 @pytest.mark.parametrize("events", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}, {"metadata": {"by": "ada"}}])
 @pytest.mark.parametrize("begin", [nullcontext, transaction.atomic])
+@pytest.mark.fence
 def test_the_walk_of_an_append_is_the_one_in_the_documentation(
     begin: Any, options: dict[str, Any], events: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

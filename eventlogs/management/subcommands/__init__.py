@@ -34,6 +34,7 @@ from eventlogs.management.subcommands import (
     health,
     heartbeat,
     import_,
+    layout,
     parked,
     partition,
     project,
@@ -88,6 +89,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "grants": grants,
     "triggers": triggers,
     "partition": partition,
+    "layout": layout,
     "seal": seal,
     "attest": attest,
 }

@@ -16,7 +16,7 @@ from eventlogs.checks import mysql, postgresql
 from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import HEARTBEAT, Feed
-from eventlogs.feed.sources import BY_VENDOR, Blocked, FeedHolder, feed_source_for
+from eventlogs.feed.sources import Blocked, FeedHolder, feed_source_for, has_feed
 from eventlogs.models import Checkpoint, Event
 from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
@@ -126,7 +126,7 @@ def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
 def _feed(look: Look) -> Iterator[Finding]:
     look.newest = Event.objects.using(look.using).aggregate(last=Max("position"))["last"] or 0
     look.figures["newest_position"] = look.newest
-    if look.connection.vendor not in BY_VENDOR:
+    if not has_feed(look.using):
         yield from _without_feed(look)
         return
     source = feed_source_for(look.using)

@@ -37,7 +37,8 @@ from eventlogs.operations.partitioning.running import (
     MAX_PARTITIONS,
     Partitioned,
     abandon,
+    is_begun,
     partition,
 )
 
-__all__ = ["MAX_PARTITIONS", "Partitioned", "abandon", "partition"]
+__all__ = ["MAX_PARTITIONS", "Partitioned", "abandon", "is_begun", "partition"]

@@ -15,6 +15,7 @@ from eventlogs.models import Event
 from eventlogs.operations.partitioning import copying, obstacles, tables
 from eventlogs.operations.partitioning.sessions import one_step
 from eventlogs.stores.erasing import check_owner
+from eventlogs.stores.layouts import layout_of
 
 MAX_PARTITIONS: Final = 256
 COPY: Final = "copy events"
@@ -111,8 +112,19 @@ def _alias(using: str | None) -> str:
             reason=f"{vendor} has no such partitions",
             action="Only tables in PostgreSQL can be partitioned",
         )
+    if layout_of(connections[alias]) == "buckets":
+        raise CannotPartition(
+            using=alias,
+            reason="its positions come from counters, which the copy does not follow",
+            action="Partition it in the layout 'fence', then run manage.py eventlogs layout",
+        )
     check_owner(alias)
     return alias
+
+
+def is_begun(cursor: Any) -> bool:
+    """Return whether a copy was begun, and is not finished."""
+    return tables.state(cursor, lock=False) is not None
 
 
 def _begin(cursor: Any, using: str, partitions: int) -> tables.State | None:

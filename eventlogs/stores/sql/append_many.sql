@@ -16,9 +16,12 @@ WITH bumped AS (
           WHERE log_id = %(log)s::uuid AND index = %(expected)s::integer - 1
             AND position = %(position)s::bigint))
     RETURNING version - %(count)s::integer AS first_index, updated_at
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, %(count)s::integer) AS taken
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
+    SELECT
+           --buckets: taken + (number - 1) * 64,
+           %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
            (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, NULL, updated_at
     FROM bumped, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number

@@ -32,9 +32,12 @@ WITH bumped AS (
             AND position = %(position)s::bigint))
     RETURNING version, updated_at
     --chained: , head
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, 1) AS taken
 )
 INSERT INTO eventlogs_event ({inserted})
-SELECT %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text,
+SELECT
+       --buckets: taken,
+       %(log_type)s::text, %(log)s::uuid, version - 1, %(type)s::text,
        %(schema_version)s::integer, %(data)s::jsonb, %(metadata)s::jsonb, NULL, updated_at
        --chained: , head
 FROM bumped

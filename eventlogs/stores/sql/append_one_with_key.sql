@@ -34,9 +34,12 @@ WITH locked AS MATERIALIZED (
     WHERE id = %(log)s::uuid
     RETURNING first_index, updated_at
     --chained: , head
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, 1) AS taken
 )
 INSERT INTO eventlogs_event ({inserted})
-SELECT %(log_type)s::text, %(log)s::uuid, first_index, %(type)s::text, %(schema_version)s::integer,
+SELECT
+       --buckets: taken,
+       %(log_type)s::text, %(log)s::uuid, first_index, %(type)s::text, %(schema_version)s::integer,
        %(data)s::jsonb, %(metadata)s::jsonb, %(key)s::text, updated_at
        --chained: , head
 FROM bumped

@@ -148,6 +148,7 @@ WITH other AS MATERIALIZED (
     WHERE %(expected)s::integer = 0
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, %(count)s::integer) AS taken
 ), bumped AS (
     UPDATE eventlogs_eventlog AS log
     SET version = log.version + %(count)s::integer,
@@ -158,9 +159,10 @@ WITH other AS MATERIALIZED (
     --chained: FROM chained
     WHERE log.id = %(log)s::uuid AND %(expected)s::integer IS DISTINCT FROM 0
     RETURNING log.updated_at
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, %(count)s::integer) AS taken
 ), stored AS MATERIALIZED (
-    SELECT first_index, updated_at
-    FROM allowed, (SELECT updated_at FROM created UNION ALL SELECT updated_at FROM bumped) AS log
+    SELECT first_index, log.*
+    FROM allowed, (SELECT * FROM created UNION ALL SELECT * FROM bumped) AS log
 ), released AS (
     DELETE FROM eventlogs_uniquevalue AS value
     USING stored, wanted
@@ -170,10 +172,14 @@ WITH other AS MATERIALIZED (
     RETURNING value.id
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,  --unchained
+    SELECT  --unchained
+           --buckets: taken + (number - 1) * 64,  --unchained
+           %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,  --unchained
            (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at  --unchained
     FROM stored, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)  --unchained
-    --chained: SELECT %(log_type)s::text, %(log)s::uuid, chained.first_index + number - 1, item ->> 0,
+    --chained: SELECT
+           --chained: --buckets: taken + (number - 1) * 64,
+           --chained: %(log_type)s::text, %(log)s::uuid, chained.first_index + number - 1, item ->> 0,
            --chained: (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, recorded_at, digest
     --chained: FROM stored, chained, ROWS FROM (
         --chained: jsonb_array_elements(%(events)s::jsonb), unnest(digests)

@@ -21,9 +21,12 @@ WITH claimed AS (
     WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM claimed)
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, %(count)s::integer) AS taken
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, number - 1, item ->> 0, (item -> 1)::integer,
+    SELECT
+           --buckets: taken + (number - 1) * 64,
+           %(log_type)s::text, %(log)s::uuid, number - 1, item ->> 0, (item -> 1)::integer,
            item -> 2, %(metadata)s::jsonb, %(key)s::text, updated_at
     FROM created, jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
     ORDER BY number

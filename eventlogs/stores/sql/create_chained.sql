@@ -21,9 +21,12 @@ WITH claimed AS (
     FROM chained
     ON CONFLICT (id) DO NOTHING
     RETURNING id
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, %(count)s::integer) AS taken
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
+    SELECT
+           --buckets: taken + (number - 1) * 64,
+           %(log_type)s::text, %(log)s::uuid, first_index + number - 1, item ->> 0,
            (item -> 1)::integer, item -> 2, %(metadata)s::jsonb, %(key)s::text, recorded_at, digest
     FROM created, chained, ROWS FROM (
         jsonb_array_elements(%(events)s::jsonb), unnest(digests)

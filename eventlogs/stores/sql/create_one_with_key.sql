@@ -19,9 +19,12 @@ WITH claimed AS (
     ON CONFLICT (id) DO NOTHING
     RETURNING updated_at
     --chained: , head
+    --buckets: , eventlogs_take_positions(%(log)s::uuid, 1) AS taken
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted})
-    SELECT %(log_type)s::text, %(log)s::uuid, 0, %(type)s::text, %(schema_version)s::integer,
+    SELECT
+           --buckets: taken,
+           %(log_type)s::text, %(log)s::uuid, 0, %(type)s::text, %(schema_version)s::integer,
            %(data)s::jsonb, %(metadata)s::jsonb, %(key)s::text, updated_at
            --chained: , head
     FROM created

@@ -9,6 +9,7 @@ WITH batch AS MATERIALIZED (
            item ->> 3 AS type, (item -> 4)::integer AS schema_version, item -> 5 AS data,
            item -> 6 AS metadata, item ->> 7 AS key, (item ->> 8)::timestamptz AS recorded_at,
            decode(item ->> 9, 'hex') AS digest
+           --buckets: , (item -> 10)::bigint AS position
     FROM jsonb_array_elements(%(events)s::jsonb) WITH ORDINALITY AS batch (item, number)
 ), bumped AS (
     UPDATE eventlogs_eventlog AS log
@@ -22,7 +23,9 @@ WITH batch AS MATERIALIZED (
     RETURNING log.id
 ), inserted AS (
     INSERT INTO eventlogs_event ({inserted}, digest)
-    SELECT log_type, log, index, type, schema_version, data, metadata, key, recorded_at, digest
+    SELECT
+           --buckets: position,
+           log_type, log, index, type, schema_version, data, metadata, key, recorded_at, digest
     FROM batch
     ORDER BY number
     RETURNING position

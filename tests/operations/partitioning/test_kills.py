@@ -20,7 +20,7 @@ from tests.operations.partitioning.logs import (
 )
 from tests.projections.crashes import after, before, killed_in
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 
 STEPS = [

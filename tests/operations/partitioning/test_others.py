@@ -27,7 +27,7 @@ from tests.operations.partitioning.logs import (
 from tests.projections.crashes import kill_this_process, killed_in
 from tests.reliability.test_feed_schemas import alias_for
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 
 def once(doing, action):

@@ -32,7 +32,7 @@ from tests.operations.partitioning.logs import (
 )
 from tests.reliability.test_feed_schemas import alias_for
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 
 @contextmanager

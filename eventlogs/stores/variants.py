@@ -10,6 +10,9 @@ tried with the second variant.
 ``{digest}`` stands for the digest of ``events/chain.py``, made of the columns of ``link``. For a
 batch, the statement makes what follows the predecessor's digest, and the function
 ``eventlogs_chain`` the digests.
+
+Each of them is there for both layouts, too: a line that begins with ``--buckets: `` belongs to that
+of ``stores/buckets.py``, in which the statement takes positions and stores them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from typing import Final
 
 from eventlogs.events.chain import FIRST
 
-CHAINED: Final = re.compile(r"^( *)--chained: ", re.MULTILINE)
+CHAINED: Final = re.compile(r"^( *)--chained: ")
+BUCKETS: Final = re.compile(r"^( *)--buckets: ")
 UNCHAINED: Final = "--unchained"
 
 # Few functions: PostgreSQL prepares each of them anew for each run of a statement. concat_ws leaves
@@ -48,15 +52,20 @@ MACROS: Final = {
 }
 
 
-def variant(text: str, *, chained: bool) -> str:
+def variant(text: str, *, chained: bool, has_buckets: bool = False) -> str:
     """Return the text of a statement in one of its variants."""
     lines = text.splitlines()
     if chained:
         lines = [CHAINED.sub(r"\1", line) for line in lines if not line.endswith(UNCHAINED)]
-        text = "\n".join(lines).replace("{inserted}", "{inserted}, digest")
+    else:
+        lines = [line.removesuffix(UNCHAINED).rstrip() for line in lines if not CHAINED.match(line)]
+    if has_buckets:
+        lines = [BUCKETS.sub(r"\1", line) for line in lines]
+    else:
+        lines = [line for line in lines if not BUCKETS.match(line)]
+    text = "\n".join(lines)
+    if chained:
+        text = text.replace("{inserted}", "{inserted}, digest")
         for macro, sql in MACROS.items():
             text = text.replace(macro, sql)
-        return text
-    return "\n".join(
-        line.removesuffix(UNCHAINED).rstrip() for line in lines if not CHAINED.match(line)
-    )
+    return text.replace("{inserted}", "position, {inserted}") if has_buckets else text

@@ -1,0 +1,195 @@
+"""
+The feed of the layout with buckets: right on any database with row locks, and on its replicas.
+
+``stores/buckets.py`` says where positions come from. For a reader that means:
+
+1. Read all counters in one statement. Let n be the lowest number.
+2. Read the events with a position of at most ``n * 64 + 63``.
+
+Let p be the position of an event at or below that, of a bucket whose counter was read as c, n <= c.
+An append takes p under the lock of the counter, and holds the lock until its transaction ends. It
+raises the counter to at least p's number. If its transaction had been committed later than the one
+that has raised the counter to c, it would have taken the lock later, and read c or more: its number
+would be above c. So it was committed before, or by that very transaction, or it was rolled back. A
+snapshot that shows c, or a later one, shows the event; and none can appear any more. On a replica
+both statements see what the primary has committed, in its order, so the same holds there.
+
+The lowest number would be that of the bucket that rests longest. So a reader first raises the
+counters of resting buckets to the highest number that is committed. A counter that a transaction
+holds is left out (SKIP LOCKED): nobody waits, and the feed waits for that transaction, as it does
+with the fence. Raising a counter takes its lock, so an append takes higher numbers after it; it is
+committed before the events are read, so that it is not lost again. A reader that may not write, as
+on a replica, reads up to what others have raised.
+
+Inside a transaction of the caller, a raise would hold the counters until its end, and appends would
+wait. There another connection raises them. Counters that the transaction has raised itself, by its
+own appends, are raised in it: it holds them anyway, and reads its own events, as any query does.
+
+SQLite has one writer at a time, and takes numbers above those of all buckets: the highest one is
+settled, and nothing needs to be raised (``sources.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Count, Max, Min
+
+from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed.sources import FeedHolder, FeedSource, RowFeedSource, Watermark
+from eventlogs.stores.buckets import BUCKETS, held, last_position_at
+from eventlogs.stores.retries import in_transaction, run_again
+
+# SQLSTATEs, and error numbers of MariaDB and MySQL, of a session that may not write there.
+MAY_NOT_WRITE: Final = {"42501", "25006", 1142, 1143, 1290, 1792, 1836}
+
+
+logger = logging.getLogger(__name__)
+
+RAISE: Final = """
+WITH resting AS MATERIALIZED (
+    SELECT bucket FROM eventlogs_bucket WHERE number < %s
+    ORDER BY bucket FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE eventlogs_bucket AS counter SET number = greatest(counter.number, %s)
+FROM resting WHERE counter.bucket = resting.bucket
+"""
+RESTING: Final = "SELECT bucket FROM eventlogs_bucket WHERE number < %s FOR UPDATE SKIP LOCKED"
+RAISE_SOME: Final = "UPDATE eventlogs_bucket SET number = %s WHERE bucket IN ({}) AND number < %s"
+
+
+class Numbers(NamedTuple):
+    """What a statement has found in the counters."""
+
+    counters: int
+    lowest: int
+    highest: int
+    is_replica: bool = False
+
+
+class Counters(FeedSource):
+    """What the sources of feeds with buckets have in common: how far they are settled."""
+
+    def watermark(self) -> Watermark:
+        numbers = self._numbers()
+        is_replica = numbers.is_replica
+        if numbers.lowest < numbers.highest and not is_replica:
+            is_replica = not self._raise_counters(numbers.highest)
+            numbers = self._numbers()
+        return Watermark(
+            last_position_at(numbers.highest),
+            last_position_at(numbers.lowest),
+            is_replica=is_replica,
+        )
+
+    def refusals(self) -> list[str]:
+        try:
+            self._numbers()
+        except FeedUnavailable as refusal:
+            return [refusal.reason]
+        return []
+
+    def _numbers(self) -> Numbers:
+        """Return the lowest and the highest number, in one statement; raise FeedUnavailable."""
+        rows = self._rows("Bucket")
+        look = run_again(
+            self.using, lambda _: rows.aggregate(Count("pk"), Min("number"), Max("number"))
+        )
+        return self._checked(Numbers(*look.values()))
+
+    def _checked(self, numbers: Numbers) -> Numbers:
+        if numbers.counters != BUCKETS:
+            raise FeedUnavailable("layout", using=self.using)
+        return numbers
+
+    def _raise_counters(self, number: int) -> bool:
+        """Raise the counters that nobody holds; return whether this session may do that."""
+        connection = connections[self.using]
+        try:
+            if not self._in_transaction():
+                run_again(self.using, raise_counters, number)
+            else:
+                self._raise_own(held(connection), number)
+                _raise_apart(connection, number)
+        except Error as error:
+            if _code(error) in MAY_NOT_WRITE:
+                return False
+            raise
+        return True
+
+    def _raise_own(self, own: set[int], number: int) -> None:
+        """Raise the counters that the open transaction holds itself."""
+        if own:
+            behind = self._rows("Bucket").filter(bucket__in=own, number__lt=number)
+            # After a rollback to a savepoint, others may hold some of them: wait for nobody.
+            free = list(behind.select_for_update(skip_locked=True).values_list("pk", flat=True))
+            behind.filter(pk__in=free).update(number=number)
+
+    def _in_transaction(self) -> bool:
+        return in_transaction(connections[self.using])
+
+
+class BucketFeedSource(Counters, RowFeedSource):
+    """The feed of a database whose positions come from counters."""
+
+    def holding_back(self) -> list[FeedHolder]:
+        """
+        Return a holder for each bucket that another transaction holds below the highest number.
+
+        Which transaction it is cannot be known from a row lock: only the position is there.
+        """
+        self.watermark()
+        highest = self._numbers().highest
+        behind = self._rows("Bucket").filter(number__lt=highest).order_by("number", "bucket")
+        return [
+            FeedHolder(last_position_at(number), None, None, None, None, None, None, None)
+            for number in behind.values_list("number", flat=True)
+        ]
+
+
+def raise_counters(connection: BaseDatabaseWrapper, number: int) -> None:
+    """
+    Raise all counters that no transaction holds to a number, and commit.
+
+    The connection has no transaction open. What is locked is read in its newest version, so a
+    counter that is higher by now stays as it is.
+    """
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(RAISE, [number, number])
+            return
+        cursor.execute("START TRANSACTION")
+        try:
+            cursor.execute(RESTING, [number])
+            resting = [bucket for (bucket,) in cursor.fetchall()]
+            if resting:
+                places = ", ".join(["%s"] * len(resting))
+                cursor.execute(RAISE_SOME.format(places), [number, *resting, number])
+            cursor.execute("COMMIT")
+        except BaseException:
+            with suppress(Error):
+                cursor.execute("ROLLBACK")
+            raise
+
+
+def _raise_apart(connection: BaseDatabaseWrapper, number: int) -> None:
+    """Raise the counters by another connection, so that the caller's transaction holds none."""
+    apart: Any = connection.copy()
+    tenant = getattr(connection, "tenant", None)
+    if tenant is not None:  # django-tenants: its schema is set for each connection
+        apart.set_tenant(tenant)
+    try:
+        raise_counters(apart, number)
+    except Error:
+        # The caller's transaction is not touched: it reads up to what others have raised.
+        logger.debug("The counters could not be raised beside a transaction.", exc_info=True)
+    finally:
+        apart.close()
+
+
+def _code(error: Error) -> object:
+    return getattr(error.__cause__, "sqlstate", None) or (error.args[0] if error.args else None)

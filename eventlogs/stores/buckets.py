@@ -1,0 +1,134 @@
+"""
+Positions from counters: the layout ``EVENTLOGS["LAYOUT"] = "buckets"``.
+
+Each log is in one of 64 *buckets*, by the last bits of its UUID. A bucket has a counter, one row of
+its own. An append raises the counter of its log's bucket in its own transaction, and its events
+have the positions ``number * 64 + bucket``, with the numbers that it took. The row's lock is held
+until the transaction ends. So in one bucket the order of numbers is the order of commits: whoever
+sees the counter at a number sees all events of the bucket up to there, and there will never be
+others. That needs nothing but row locks, so it holds on any database that has them, on a replica,
+and in every snapshot; ``feed/buckets.py`` has the argument for a reader of all buckets.
+
+The numbers that an append takes are above
+
+- that of its bucket, under the lock: this alone is what the feed needs;
+- those of all buckets that its statement can see: an append that began after another one was
+  committed has higher positions, whatever their logs are. SQLite, with one writer at a time, needs
+  no more than this;
+- the milliseconds since 1970 of the database's clock: after a restore or a failover that lost
+  events, others do not get their positions, so that states and checkpoints of the lost time are
+  found out. And positions sort by time, as they do with a sequence. Nothing depends on the clock
+  being right: one that is slow or set back changes nothing, a fast one leaves a gap.
+
+What it costs: an append waits for an open transaction that has appended to *any* log of its bucket,
+and two transactions that append to several logs each may be a deadlock, which the database ends:
+outside of a transaction the append is run again, inside of one it is TransactionMustRetry. So an
+append takes its number last, when nothing can refuse it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.apps import apps
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Max, QuerySet
+from django.utils import timezone
+
+from eventlogs.exceptions import LayoutDiffers
+from eventlogs.stores.clock import UTCNow
+
+BUCKETS: Final = 64  # a power of two; the tables' positions are made with it
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def bucket_of(log: UUID) -> int:
+    """Return the bucket of a log; the same on every database."""
+    return log.int % BUCKETS
+
+
+def position_at(number: int, bucket: int) -> int:
+    """Return the position that a number is in a bucket."""
+    return number * BUCKETS + bucket
+
+
+def last_position_at(number: int) -> int:
+    """Return the highest position of a number, that of the last bucket."""
+    return position_at(number, BUCKETS - 1)
+
+
+def number_at(position: int) -> int:
+    """Return the number that a position was made of."""
+    return position // BUCKETS
+
+
+def take_positions(using: str, logs: Sequence[UUID]) -> list[int]:
+    """
+    Take a position for each of some events, given by their logs, in their order.
+
+    Raise LayoutDiffers where the database has no counters.
+    """
+    first = take_numbers(using, logs, len(logs))
+    return [position_at(number, bucket_of(log)) for number, log in enumerate(logs, start=first)]
+
+
+def take_numbers(using: str, logs: Iterable[UUID], count: int) -> int:
+    """
+    Take ``count`` numbers in the buckets of some logs, and return the first of them.
+
+    The counters are locked until the caller's transaction ends, in the order of the buckets, so
+    that two callers that need several do not deadlock. Raise LayoutDiffers where the database has
+    no counters.
+    """
+    connection, buckets = connections[using], sorted({bucket_of(log) for log in logs})
+    rows = _rows(using).filter(bucket__in=buckets)
+    no_key = connection.features.has_select_for_no_key_update
+    locked = list(
+        rows.order_by("bucket").select_for_update(no_key=no_key).values_list("number", UTCNow())
+    )
+    if len(locked) != len(buckets):
+        raise LayoutDiffers("fence", using=using)
+    visible = _rows(using).aggregate(highest=Max("number"))["highest"]
+    first = 1 + max(visible, *(number for number, _ in locked), _milliseconds(locked[0][1]) - 1)
+    rows.update(number=first + count - 1)
+    note_held(connection, buckets)
+    return int(first)
+
+
+def note_held(connection: BaseDatabaseWrapper, buckets: Iterable[int]) -> None:
+    """Note that the open transaction, if there is one, holds the counters of some buckets."""
+    if connection.in_atomic_block:
+        held(connection).update(buckets)
+
+
+def held(connection: BaseDatabaseWrapper) -> set[int]:
+    """
+    Return the buckets whose counters the open transaction holds, as far as it noted them.
+
+    After a rollback to a savepoint it may hold fewer.
+    """
+    # Django makes a new list of hooks for each transaction, and for each rollback to a savepoint.
+    # The reference that is kept here has Python give its identity to no other list.
+    hooks = connection.run_on_commit
+    known = connection.__dict__.get("_eventlogs_buckets")
+    if known is None or known[0] is not hooks:
+        known = connection.__dict__["_eventlogs_buckets"] = (hooks, set())
+    found: set[int] = known[1]
+    return found
+
+
+def _milliseconds(moment: datetime) -> int:
+    """Return the milliseconds since 1970 of the database's time."""
+    if timezone.is_naive(moment):  # where USE_TZ is off, Django reads it in TIME_ZONE
+        moment = timezone.make_aware(moment, timezone.get_default_timezone())
+    return int((moment - _EPOCH).total_seconds() * 1000)
+
+
+def _rows(using: str) -> QuerySet[Any]:
+    # By name: models import managers, which import stores.
+    return QuerySet(apps.get_model("eventlogs", "Bucket"), using=using)
