@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from eventlogs import ANY
+from eventlogs import ANY, health
 from eventlogs.management.mistakes import FINDINGS, NOT_DONE
 from eventlogs.models import LogMove
 from eventlogs.operations.moving import steps
@@ -113,6 +113,9 @@ def test_an_interrupted_move_is_abandoned_or_finished(shards, monkeypatch):
     LogMove.objects.using(first).update(begun_at=timezone.now() - timedelta(hours=1))
     [finding] = verifier.verify(Scope(using=first))
     assert (finding.check, finding.subject) == ("moves", str(log_id))
+    [stopped] = [each for each in health(using=first).findings if each.code == "move-stopped"]
+    assert (stopped.subject, stopped.figures) == (str(log_id), {"logs": 1})
+    assert stopped.command == f"manage.py eventlogs move {log_id} --from {first} --to {second}"
     assert said("move", *places, "--abandon") == f"{log_id} stays in {first}, and takes events.\n"
     assert is_live(log_id, first)
     assert accounts.append(log_id, Deposited(1), expected_version=ANY).version == 5

@@ -21,6 +21,8 @@ from tests.projections.tables import Known, made
 from tests.tables import Table
 from tests.test_shards import Shards
 
+pytestmark = pytest.mark.feed
+
 
 class MovedRow(Table):
     log_id = LogIdField(primary_key=True)
