@@ -175,7 +175,12 @@ def _begun(
         raise erasing.missing(source, log)
     waiting.wait(log, source=source, target=target, timeout=timeout)
     found = Move(log, source, target, uuid4(), by)
-    steps.announce(found, is_chained=row.head is not None)
+    try:
+        steps.announce(found, is_chained=row.head is not None)
+    except CannotMove:
+        if newest_move(source, log) != last:
+            return None
+        raise
     try:
         if steps.leave(found):
             return found, True

@@ -71,8 +71,10 @@ def announce(move: Move, *, is_chained: bool) -> None:
 
     def attempt() -> None:
         insert_missing(using, [_mark(log)])
-        (log_type,) = _locked(log, using)[:1]
+        log_type, version = _locked(log, using)
         moves = _moves(log, using)
+        if not version:  # a copy by another call was committed while this one waited for the lock
+            raise move.refused("overtaken")
         if log_type != NO_LOG_TYPE:
             raise move.refused("there")
         if plain(ErasedLog, using).filter(pk=log.uuid).exists():
@@ -239,7 +241,7 @@ def _run(using: str, attempt: Callable[[], T]) -> T:
 
 
 def _locked(log_id: LogId, using: str) -> tuple[str, int]:
-    """Lock the row of a log, also one that is a mark; return what is in it."""
+    """Lock the row of a log, also one that is a mark; return what is in it, version 0 for none."""
     rows = plain(EventLog, using).filter(pk=log_id.uuid).select_for_update()
     return rows.values_list("log_type", "version").first() or (NO_LOG_TYPE, 0)
 
