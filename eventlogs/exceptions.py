@@ -12,7 +12,8 @@ Every error class of eventlogs, in one tree.
     ├── UndecodableEvent             a stored event's data does not fit its class
     ├── LogNotFound                  (ObjectDoesNotExist) no event of that log is stored
     │   ├── LogErased                … because the log was erased, for good
-    │   └── LogArchived              … in the tables: the log is in an archive, which can be read
+    │   ├── LogArchived              … in the tables: the log is in an archive, which can be read
+    │   └── LogMoved                 … in this database: the log is, or will be, in another one
     ├── VersionNotReached            the log has fewer events than the version asked for
     ├── LogCorrupted                 the store returned events with a gap between them
     ├── SubjectForgotten             the key of a person's data was destroyed
@@ -29,6 +30,7 @@ Every error class of eventlogs, in one tree.
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── CannotErase                  this database role may not erase logs
     │   └── CannotImportErased       … or store that a log was erased elsewhere
+    ├── CannotMove                   a log cannot be moved to another database, as things are
     ├── CannotPartition              the table of events cannot be replaced by a copy now
     ├── ArchiveUnavailable           an archive cannot be read or written, as things are
     ├── NotArchived                  the log is in no archive
@@ -83,6 +85,7 @@ __all__ = [
     "ArchiveUnavailable",
     "CannotErase",
     "CannotImportErased",
+    "CannotMove",
     "CannotPartition",
     "CheckpointDiffers",
     "ConcurrentAppend",
@@ -108,6 +111,7 @@ __all__ = [
     "LogCorrupted",
     "LogErased",
     "LogFull",
+    "LogMoved",
     "LogNotFound",
     "NameTaken",
     "NotAcknowledged",
@@ -246,6 +250,32 @@ class LogArchived(LogNotFound):
         "{log_id} was archived at {archived_at}, and takes no events. Bring it back first "
         "(manage.py eventlogs archive --restore), then append to it."
     )
+
+
+@error
+class LogMoved(LogNotFound):
+    """
+    The log was moved from the database ``using`` to ``to``, or is being moved; nothing was stored.
+
+    Until the move ``is_complete``, the log can be read where it was, and takes no events.
+    """
+
+    _: KW_ONLY
+    using: str
+    to: str
+    is_complete: bool
+    reason: str = field(default="was moved", init=False)
+
+    def __str__(self) -> str:
+        if self.is_complete:
+            return (
+                f"{self.log_id} was moved from the database {self.using!r} to {self.to!r}. Nothing "
+                f"was stored: let the router send it there, then try again."
+            )
+        return (
+            f"{self.log_id} is being moved to the database {self.to!r}, and takes no events in "
+            f"{self.using!r} meanwhile. Nothing was stored: try again in some seconds."
+        )
 
 
 @error
@@ -591,6 +621,81 @@ class CannotImportErased(CannotErase):
             f"store that: it does not own the table of events in {self.using!r}. Import with a "
             f"database alias or settings that connect as {self.owner}, the role that runs migrate."
         )
+
+
+@error
+class CannotMove(EventLogError):
+    """
+    A log cannot be moved from the database ``using`` to ``to``, as things are.
+
+    The log is where it was, and takes events there, unless the ``reason`` is "elsewhere",
+    "overtaken" or "arrived". ``reason`` is one of the keys of ``REASONS``. ``projection`` is the
+    one that it is about, "" for none; ``other`` is a third database, or None.
+    """
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "same": "{to!r} is the database that it is in. Name another one",
+        "unknown": (
+            "{to!r} is not among the router's log_databases() of its log type. Add the alias "
+            "there: projections and commands would not know of the log"
+        ),
+        "seals": "it holds the seals of {using!r}, over positions there. Leave it in this database",
+        "there": (
+            "{to!r} has a log of its UUID, or is the same database. Check the aliases. If the log "
+            "was imported there, erase one of the two"
+        ),
+        "erased": "a log of its UUID was erased in {to!r}, for good. Name another database",
+        "archived": "a log of its UUID is archived in {to!r}. Bring that one back first",
+        "chained": (
+            "it is chained, and has left {to!r} before. Seals that were made there would not find "
+            "its events. Name another database"
+        ),
+        "unique": (
+            "it holds a unique value, which is unique in {using!r} only. Append an event that "
+            "releases the value, or leave the log there"
+        ),
+        "key": (
+            "another log in {to!r} has one of its idempotency keys. Prune the keys there when they "
+            "are old enough, or name another database"
+        ),
+        "held": (
+            "the projection {projection} holds it for an event that it cannot apply. Retry or skip "
+            "that event (manage.py eventlogs parked), then move the log"
+        ),
+        "behind": (
+            "the projection {projection} has not come to its last event. Start its worker, or wait "
+            "for it, then move the log"
+        ),
+        "unsettled": (
+            "an open transaction holds the feed of {using!r} before its last event. Wait until it "
+            "has ended, then move the log"
+        ),
+        "differs": (
+            "its copy in {to!r} was not what is in {using!r}, and was taken back. Find out why "
+            "(manage.py eventlogs verify)"
+        ),
+        "elsewhere": (
+            "a move to {other!r} was begun. Finish it, or end it with --abandon, then move the log"
+        ),
+        "overtaken": "another call has taken the move over, or abandoned it. Look where the log is",
+        "arrived": (
+            "it is complete in {to!r}, and has perhaps new events there. Move it on to the end: "
+            "run the move again, without --abandon"
+        ),
+        "nothing": "no move was begun. There is nothing to abandon",
+    }
+
+    log_id: LogId
+    _: KW_ONLY
+    reason: str
+    using: str
+    to: str
+    projection: str = ""
+    other: str | None = None
+
+    def __str__(self) -> str:
+        text = self.REASONS[self.reason].format_map(vars(self))
+        return f"{self.log_id} was not moved from {self.using!r} to {self.to!r}: {text}."
 
 
 @error

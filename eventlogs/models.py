@@ -390,6 +390,46 @@ class ReturnedLog(models.Model):
         return str(self.id)
 
 
+class LogMove(models.Model):
+    """
+    A move of a log to another database: a row in each of the two, with the same token.
+
+    Of several moves of a log, the newest row says where the log is. Rows stay when a move has
+    ended; see eventlogs/operations/moving.
+    """
+
+    LEAVING: ClassVar = "leaving"  # the log is still here, and takes no events
+    LEFT: ClassVar = "left"  # it is in the other database
+    ARRIVING: ClassVar = "arriving"  # nothing of it is here yet
+    ARRIVED: ClassVar = "arrived"  # it is here, or has been: its first events came by this move
+
+    id = models.BigAutoField(primary_key=True)
+    token = models.UUIDField(editable=False)
+    uuid = models.UUIDField(editable=False)  # the log's
+    log_type = ExactCharField(max_length=MAX_LOG_TYPE_LENGTH, editable=False)
+    state = ExactCharField(max_length=10, editable=False)
+    other = ExactCharField(max_length=255, editable=False)  # the alias of the other database
+    version = models.IntegerField(default=0, editable=False)  # the number of events that move
+    digest = models.BinaryField(null=True, editable=False)  # of all of these events
+    begun_at = models.DateTimeField(editable=False)
+    ended_at = models.DateTimeField(null=True, editable=False)
+    moved_by = ExactCharField(max_length=255, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["token"], name="eventlogs_logmove_one_per_token"),
+        ]
+        indexes = [models.Index(fields=["uuid", "id"], name="eventlogs_logmove_of_log")]
+
+    def __str__(self) -> str:
+        return f"{self.log_id} {self.state}"
+
+    @property
+    def log_id(self) -> LogId:
+        """The log's id."""
+        return LogId.stored(self.log_type, self.uuid)
+
+
 class ProjectionState(models.Model):
     """A projection that has run in this database, and the version of it that made its rows."""
 

@@ -2,26 +2,27 @@
 A router that spreads logs over several databases, by their ids.
 
 Name the aliases in ``databases``, and the class in DATABASE_ROUTERS. Never change the order or the
-number of aliases while logs are stored: the place of a log follows from both. A log that was moved
-to another database is in ``moved``; docs/shards.md has the steps.
+number of aliases while logs are stored: the place of a log follows from both. ``moved`` knows the
+logs that ``manage.py eventlogs move`` has moved to another database.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
 from django.db.models import Model
 
 from eventlogs import LogId
+from eventlogs.routing import MovedLogs
 
 
 class ShardRouter:
     """All of eventlogs, and the read models of payments, are in these databases."""
 
     databases: Sequence[str] = ["default"]
-    moved: Mapping[str, str] = {}  # log ids, and the aliases where these logs are now
+    moved = MovedLogs()
     apps = ("eventlogs", "payments")
 
     def db_for_write(
@@ -33,7 +34,7 @@ class ShardRouter:
         if log_id is None:
             return self.databases[0]
         number = int.from_bytes(sha256(log_id.uuid.bytes).digest()[:8])
-        return self.moved.get(str(log_id)) or self.databases[number % len(self.databases)]
+        return self.moved.database_of(log_id, self.databases[number % len(self.databases)])
 
     db_for_read = db_for_write
 

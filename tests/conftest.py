@@ -310,6 +310,7 @@ SLOW = (
     "operations/adoption/test_running.py::test_no_change_of_a_row",
     "operations/health/test_read_models.py::test_a_worker_of_an_old_release",
     "operations/test_erasure.py",
+    "operations/moving/test_kills.py",
     "operations/partitioning/test_kills.py",
     "projections/test_batches.py",
     "projections/test_histories.py",

@@ -66,6 +66,14 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
     ),
     (exceptions.NotArchived(LOG_ID), {"log_id": LOG_ID}),
     (
+        exceptions.LogMoved(LOG_ID, using="default", to="shard_1", is_complete=True),
+        {"log_id": LOG_ID, "using": "default", "to": "shard_1", "is_complete": True},
+    ),
+    (
+        exceptions.LogMoved(LOG_ID, using="default", to="shard_1", is_complete=False),
+        {"log_id": LOG_ID, "using": "default", "to": "shard_1", "is_complete": False},
+    ),
+    (
         exceptions.CannotErase(LOG_ID, using="default", role="app", owner="migrator"),
         {"log_id": LOG_ID, "using": "default", "role": "app", "owner": "migrator"},
     ),
@@ -210,6 +218,22 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         exceptions.ProjectionUnavailable("busy", projection="balances"),
         {"projection": "balances", "reason": "busy"},
     ),
+]
+EXAMPLES += [
+    (
+        exceptions.CannotMove(
+            LOG_ID, reason=reason, using="default", to="shard_1", projection="sums", other="shard_2"
+        ),
+        {
+            "log_id": LOG_ID,
+            "reason": reason,
+            "using": "default",
+            "to": "shard_1",
+            "projection": "sums",
+            "other": "shard_2",
+        },
+    )
+    for reason in exceptions.CannotMove.REASONS
 ]
 
 each_error = pytest.mark.parametrize(

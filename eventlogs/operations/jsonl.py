@@ -243,7 +243,7 @@ def _restore(store: BaseStore, batch: list[ExportedEvent], imported: Imported) -
     if not kept:
         return
     if store.using is not None:
-        _note_subjects(store.using, kept)
+        note_subjects(store.using, kept)
     done: Restored = store.restore(kept)
     imported.stored += done.stored
     imported.present += done.present
@@ -252,7 +252,7 @@ def _restore(store: BaseStore, batch: list[ExportedEvent], imported: Imported) -
     imported.archived |= done.archived
 
 
-def _note_subjects(using: str, batch: Iterable[ExportedEvent]) -> None:
+def note_subjects(using: str, batch: Iterable[ExportedEvent]) -> None:
     """Note which logs have data of which subjects: who is forgotten later has to be found here."""
     keys: dict[LogId, set[UUID]] = {}
     for exported in batch:

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import chain, groupby, islice
 from typing import Final, Protocol
 from uuid import UUID
 
 from django.db.models import Count, Exists, Max, Min, OuterRef, Q, QuerySet
+from django.utils import timezone
 
 from eventlogs.aggregates import Aggregate, aggregates, fold
 from eventlogs.archives import listing
@@ -36,7 +38,7 @@ from eventlogs.exceptions import (
 from eventlogs.feed import scans
 from eventlogs.feed.scans import LogRow
 from eventlogs.ids import LOG_TYPE, LogId
-from eventlogs.models import ArchivedLog, ErasedLog, EventLog, IdempotencyKey
+from eventlogs.models import ArchivedLog, ErasedLog, EventLog, IdempotencyKey, LogMove
 from eventlogs.operations import unique_values
 from eventlogs.operations.commands import command
 from eventlogs.projections.base import RowProjection, declared
@@ -44,9 +46,11 @@ from eventlogs.projections.verify import Failure, Run
 from eventlogs.reductions import key_proofs
 from eventlogs.stores.erasing import NO_LOG_TYPE, gone
 from eventlogs.stores.uuid_order import order_of
+from eventlogs.utils.times import time_text
 from eventlogs.utils.words import counted
 from eventlogs.values import StoredEvent
 
+INTERRUPTED: Final = timedelta(minutes=10)  # after which a move that has not ended is a finding
 PAIRS: Final = 200  # (log, index) pairs looked up by one statement
 
 
@@ -196,8 +200,9 @@ class LogVerifier:
     ) -> Iterator[Finding]:
         count = sum(1 for _ in events)
         logs = EventLog.objects.using(scope.using).filter(pk=uuid)
-        left = scans.events_of(scope.using).filter(~Exists(logs), log_id=uuid)
-        if left.exists():  # otherwise the log was archived or erased since they were read
+        leaving = LogMove.objects.using(scope.using).filter(uuid=uuid, state=LogMove.LEAVING)
+        left = scans.events_of(scope.using).filter(~Exists(logs), ~Exists(leaving), log_id=uuid)
+        if left.exists():  # else the log was archived, erased or moved since, or is leaving
             yield Finding(
                 "versions",
                 str(uuid),
@@ -257,8 +262,11 @@ class KeyVerifier:
         archived = listing.archived_among(
             scope.using, {LogId.stored(each.log_type, each.log_id) for each in keys}
         )
+        moved = moved_away(scope.using, {each.log_id for each in keys})
         for each in keys:
             last = each.first_index + each.count - 1
+            if last < moved.get(each.log_id, 0):
+                continue  # the keys of a log that was moved are in both databases
             if last < archived.get(LogId.stored(each.log_type, each.log_id), 0):
                 continue  # compared with its events when they were archived
             for index in {each.first_index, each.first_index + each.count - 1}:
@@ -476,7 +484,7 @@ class ProjectionVerifier:
 
 class ErasureVerifier:
     """
-    Marks of erased and archived logs against their tombstones, and the rows of archived logs.
+    Marks of erased, archived and moved logs against the rows that say what became of them.
 
     A log that was removed by hand has neither, or one of them only. Its events, keys and unique
     values, if any are left, are findings of the other verifiers.
@@ -491,7 +499,12 @@ class ErasureVerifier:
         )
         stones = ErasedLog.objects.using(scope.using)
         archived = ArchivedLog.objects.using(scope.using).filter(pk=OuterRef("pk"))
-        without = marks.filter(~Exists(stones.filter(pk=OuterRef("pk"))), ~Exists(archived))
+        moves = LogMove.objects.using(scope.using).exclude(state=LogMove.ARRIVED)
+        without = marks.filter(
+            ~Exists(stones.filter(pk=OuterRef("pk"))),
+            ~Exists(archived),
+            ~Exists(moves.filter(uuid=OuterRef("pk"))),
+        )
         for uuid in without.values_list("pk", flat=True):
             yield Finding(
                 "erased",
@@ -512,6 +525,24 @@ class ErasureVerifier:
                 str(row.log_id),
                 "it is archived, and its row does not keep it from being created again",
             )
+        begun = moves.filter(state=LogMove.LEAVING, begun_at__lt=timezone.now() - INTERRUPTED)
+        for move in begun.order_by("pk"):
+            yield Finding(
+                "moves",
+                str(move.log_id),
+                f"it is being moved to {move.other!r} since {time_text(move.begun_at)}, and takes "
+                f"no events: run the move again, or end it with --abandon",
+            )
+
+
+def moved_away(using: str, uuids: Collection[UUID]) -> dict[UUID, int]:
+    """Return those of some logs that were moved, or are leaving, and how many events they had."""
+    found: dict[UUID, int] = {}
+    for move in LogMove.objects.using(using).filter(uuid__in=uuids).order_by("pk"):
+        found.pop(move.uuid, None)
+        if move.state != LogMove.ARRIVED:
+            found[move.uuid] = move.version
+    return found
 
 
 VERIFIERS: list[Verifier] = [

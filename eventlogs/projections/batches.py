@@ -21,6 +21,7 @@ from eventlogs.events.metadata import is_stored_adopted
 from eventlogs.feed.reader import Feed, StoredPage
 from eventlogs.observers import Batch, observed, observers
 from eventlogs.projections import leases
+from eventlogs.projections.arrivals import without_arrived
 from eventlogs.projections.base import BaseProjection, RowProjection
 from eventlogs.projections.failed_events import HoldLog, RaiseFailure
 from eventlogs.projections.inline_batches import InlineBatches
@@ -101,8 +102,11 @@ class Advancer:
         if not partition.projection.is_transactional:
             # A reactor does not react to adopted events: skip them a page at a time.
             events = [each for each in events if not is_stored_adopted(each.metadata)]
-        if events and lease.is_rebuild:
-            # Leave out events that a person has skipped: they could not be applied before.
+            # Nor to those that came by a move: the reactor of the other database has done it.
+            events = without_arrived(events, partition.using)
+        if events:
+            # Leave out events that a person has skipped: they could not be applied before. Outside
+            # of a rebuild, they have come with a log from another database.
             first, last = events[0].position, events[-1].position
             skipped = partition.held_logs.skipped_positions(first, last)
             events = [each for each in events if each.position not in skipped]

@@ -1,4 +1,8 @@
-"""The stored events of one log, in pages and one by one. Held logs are never archived."""
+"""
+The stored events of one log, in pages and one by one.
+
+Held logs are never archived. One that is being moved to another database is read as before.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from eventlogs.ids import LogId
 from eventlogs.models import SkippedEvent
 from eventlogs.projections.releases import PASS, Reading
 from eventlogs.stores import store_for
+from eventlogs.stores.leaving import page_of_leaving
 from eventlogs.values import StoredEvent
 
 PAGE: Final = 200  # events of a held log that are read at once
@@ -17,7 +22,8 @@ PAGE: Final = 200  # events of a held log that are read at once
 
 def page_of(log_id: LogId, start: int, using: str) -> Sequence[StoredEvent]:
     """Return a page of a log's events from an index on."""
-    return store_for(using).events(log_id, start=start, limit=PAGE)
+    page = store_for(using).events(log_id, start=start, limit=PAGE)
+    return page or page_of_leaving(using, log_id, start=start, limit=PAGE)
 
 
 def pages_of(log_id: LogId, start: int, using: str) -> Iterator[Sequence[StoredEvent]]:

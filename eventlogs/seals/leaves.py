@@ -11,6 +11,8 @@ of its events and the digest of the last one. Nothing is read from its file. Onl
 event is settled are archived, and an archived log gets no more events. So its leaf is the same as
 of every position from its last event on, and ``make_seal`` takes no lower position.
 
+A log that was moved to another database has the leaf of an erased one.
+
 The leaves of a seal can be written to a file beside it. With the file, an attestation names each
 log that differs, and a proof of a log can be made after logs were erased. The file needs no
 signature: its root is in the seal.
@@ -24,13 +26,13 @@ from heapq import merge
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from django.db.models import Max, Min, Q
+from django.db.models import Exists, Max, Min, OuterRef, Q
 
 from eventlogs.events.chain import DIGEST_SIZE
 from eventlogs.exceptions import InvalidLogId, InvalidSeal
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
-from eventlogs.models import ArchivedLog, ErasedLog, EventLog
+from eventlogs.models import ArchivedLog, ErasedLog, EventLog, LogMove
 
 PAGE: Final = 2_000  # rows read at once
 PAIRS: Final = 200  # (log, index) pairs looked up by one statement
@@ -151,9 +153,38 @@ def erased_leaves(using: str) -> Iterator[Leaf]:
 
 
 def erased_logs(using: str) -> Iterator[ErasedLog]:
-    """Yield the rows of the logs that were erased, in the order of their UUIDs."""
-    for page in pages_by_key(ErasedLog.objects.using(using)):
-        yield from page
+    """Yield the logs that were erased or moved away, in the order of their UUIDs."""
+    stones = (each for page in pages_by_key(ErasedLog.objects.using(using)) for each in page)
+    last = None
+    for each in merge(stones, moved_logs(using), key=lambda row: row.pk.bytes):
+        if each.pk != last:  # a log that was moved, and then erased, is erased
+            yield each
+        last = each.pk
+
+
+def moved_logs(using: str) -> Iterator[ErasedLog]:
+    """
+    Yield the logs that have left for another database, in the order of their UUIDs.
+
+    What is left of them here is what is left of a log that was erased: the number of its events,
+    and their digest. So they are given as one.
+    """
+    moves = LogMove.objects.using(using)
+    later = moves.filter(uuid=OuterRef("uuid"), pk__gt=OuterRef("pk"))
+    left = moves.filter(~Exists(later), state=LogMove.LEFT).order_by("uuid")
+    page = list(left[:PAGE])
+    while page:
+        for each in page:
+            yield ErasedLog(
+                id=each.uuid,
+                log_type=each.log_type,
+                count=each.version,
+                digest=bytes(each.digest or b""),
+                erased_by=each.moved_by,
+                reason=f"moved to {each.other}",
+                erased_at=each.ended_at or each.begun_at,
+            )
+        page = list(left.filter(uuid__gt=page[-1].uuid)[:PAGE]) if len(page) == PAGE else []
 
 
 def pages_by_key(rows: Any) -> Iterator[list[Any]]:

@@ -24,7 +24,7 @@ from eventlogs.exceptions import FeedUnavailable, SealUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.sources import feed_source_for
-from eventlogs.models import EventLog
+from eventlogs.models import EventLog, LogMove
 from eventlogs.seals import keys
 from eventlogs.seals.documents import Seal, time_of
 from eventlogs.seals.leaves import Counts, Leaf, last_archived, leaves_at
@@ -45,8 +45,9 @@ def make_seal(
     ``using`` is the database alias, by default the one that logs are written to. ``previous`` is
     the seal before this one, which it will name. ``tell`` gets each leaf. Nothing is stored.
 
-    Raise SealUnavailable if no key is set, if no log has a chain, inside of a transaction, and if
-    the database has not come to the previous seal's position: then an older backup was restored.
+    Raise SealUnavailable if no key is set, if no log has a chain, inside of a transaction, while a
+    log is being moved to another database, and if the database has not come to the previous seal's
+    position: then an older backup was restored.
     Raise FeedUnavailable as the feed does.
     """
     using = using or router.db_for_write(EventLog)
@@ -56,6 +57,7 @@ def make_seal(
     tree, counts, events = Tree(), Counts(), 0
     with scans.a_moment(using):
         time = _now(using)
+        _check_leaving(using)
         archived = last_archived(using)
         is_behind, position = archived > position, max(archived, position)
         for leaf in leaves_at(using, position, counts):
@@ -116,6 +118,16 @@ def _now(using: str) -> datetime:
     rows: QuerySet[Any] = QuerySet(EventLog, using=using).annotate(now=UTCNow())
     found: datetime | None = rows.values_list("now", flat=True).first()
     return found or timezone.now()  # without a log there is no seal
+
+
+def _check_leaving(using: str) -> None:
+    """Raise SealUnavailable if a log is between two databases: it has no leaf in either."""
+    leaving = LogMove.objects.using(using).filter(state=LogMove.LEAVING).order_by("pk").first()
+    if leaving is not None:
+        raise SealUnavailable(
+            f"{leaving.log_id} is being moved to the database {leaving.other!r}. Wait until it is "
+            f"there, or end the move with --abandon"
+        )
 
 
 def _check_archived(using: str, position: int) -> None:

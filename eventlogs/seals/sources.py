@@ -12,19 +12,19 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connections
-from django.db.models import Count, Max
+from django.db.models import Count, Max, QuerySet
 from django.utils.module_loading import import_string
 
 from eventlogs.conf import MAX_POSITION
 from eventlogs.exceptions import InvalidExport
 from eventlogs.feed import scans
 from eventlogs.ids import LogId
-from eventlogs.models import ArchivedLog, ArchiveFile, ErasedLog, EventLog
+from eventlogs.models import ArchivedLog, ArchiveFile, ErasedLog, EventLog, LogMove
 from eventlogs.operations import jsonl
 from eventlogs.seals.archived import ArchivedPasts
 from eventlogs.seals.attesting import Erased, Source
 from eventlogs.seals.history import Past, Stored, pasts, pasts_of_export, pasts_of_parts
-from eventlogs.seals.leaves import last_archived, pages_by_key
+from eventlogs.seals.leaves import last_archived, moved_logs, pages_by_key
 from eventlogs.stores import digested_events, tombstones
 from eventlogs.stores.tombstones import Tombstone
 
@@ -64,20 +64,38 @@ class DatabaseSource(Source):
         return pasts(self._events(), positions, unchained=unchained)
 
     def erased(self) -> Iterator[Erased]:
-        """Yield the logs that were erased."""
+        """Yield the logs that were erased or moved away, in the order of UUIDs."""
+        last = None
+        for each in merge(self._buried(), self._moved(), key=_uuid_of):
+            if each.row.pk != last:  # a log that was moved, and then erased, is erased
+                yield each
+            last = each.row.pk
+
+    def _buried(self) -> Iterator[Erased]:
         for page in tombstones.pages(self._using):
             for each in page:
                 yield Erased(_row(each), each.created_at, MAX_POSITION)
 
+    def _moved(self) -> Iterator[Erased]:
+        for row in moved_logs(self._using):
+            marks: QuerySet[EventLog] = QuerySet(EventLog, using=self._using).filter(pk=row.pk)
+            created_at = marks.values_list("created_at", flat=True).first()
+            yield Erased(row, created_at, MAX_POSITION)
+
     def erasures(self) -> int:
-        """Return how many logs were erased up to now."""
-        return ErasedLog.objects.using(self._using).count()
+        """Return how many logs were erased or moved away up to now."""
+        moves = LogMove.objects.using(self._using).filter(state=LogMove.LEFT)
+        return ErasedLog.objects.using(self._using).count() + moves.count()
 
     def moves(self) -> tuple[int, ...]:
-        """Return numbers that change when logs are archived, or brought back."""
+        """Return numbers that change when logs are archived or brought back, or begin to move."""
         logs = ArchivedLog.objects.using(self._using).count()
         files = ArchiveFile.objects.using(self._using).aggregate(Count("pk"), Max("pk"))
-        return logs, files["pk__count"], files["pk__max"] or 0
+        moves = LogMove.objects.using(self._using).aggregate(Count("pk"), Max("pk"))
+        return (
+            *(logs, files["pk__count"], files["pk__max"] or 0),
+            *(moves["pk__count"], moves["pk__max"] or 0),
+        )
 
     def _unchained(self) -> Iterator[UUID]:
         for page in pages_by_key(EventLog.objects.using(self._using).filter(head__isnull=True)):
@@ -88,6 +106,10 @@ class DatabaseSource(Source):
         for page in digested_events.by_log(self._using):
             yield from page
             self._tell(len(page))
+
+
+def _uuid_of(erased: Erased) -> bytes:
+    return erased.row.pk.bytes
 
 
 def _order(past: Past) -> bytes:

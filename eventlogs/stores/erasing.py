@@ -29,6 +29,7 @@ from eventlogs.exceptions import CannotErase, LogArchived, LogErased, LogNotFoun
 from eventlogs.ids import LogId
 from eventlogs.stores.clock import UTCNow
 from eventlogs.stores.columns import STORED, events_of_log
+from eventlogs.stores.moves import log_moved
 from eventlogs.stores.retries import run_again
 from eventlogs.values import StoredEvent
 
@@ -71,9 +72,11 @@ def log_archived(using: str, log_id: LogId, *, any_type: bool = False) -> LogArc
 
 
 def gone(using: str, log_id: LogId, *, any_type: bool = False) -> LogNotFound | None:
-    """Return the error for a log that was erased or archived, or None for any other log."""
-    return log_erased(using, log_id, any_type=any_type) or log_archived(
-        using, log_id, any_type=any_type
+    """Return the error for a log that was erased, archived or moved, or None for any other log."""
+    return (
+        log_erased(using, log_id, any_type=any_type)
+        or log_archived(using, log_id, any_type=any_type)
+        or log_moved(using, log_id, any_type=any_type)
     )
 
 
@@ -81,10 +84,10 @@ def why_gone(
     using: str, log_id: LogId, refused: T, *, any_type: bool = False
 ) -> LogNotFound | T | None:
     """
-    Return why an append found no log: it was erased or archived, or else ``refused``.
+    Return why an append found no log: it was erased, archived or moved, or else ``refused``.
 
-    Return None for a log that is there by now: an archived log may have come back in between, and
-    the append has to be tried again.
+    Return None for a log that is there by now: an archived log may have come back in between, or a
+    move was abandoned, and the append has to be tried again.
     """
     found = gone(using, log_id, any_type=any_type)
     if found is not None:
@@ -95,7 +98,7 @@ def why_gone(
 
 
 def missing(using: str, log_id: LogId) -> LogNotFound:
-    """Return the error for a log without events: LogErased or LogArchived if it was there."""
+    """Return the error for a log without events: LogErased, LogArchived or LogMoved, if it was."""
     return gone(using, log_id) or LogNotFound(log_id)
 
 
@@ -145,7 +148,7 @@ def _erase(connection: BaseDatabaseWrapper, log_id: LogId, *, by: str, reason: s
         return True
     if log_type != log_id.log_type:
         if log_erased(using, log_id) is None:
-            raise LogNotFound(log_id)
+            raise missing(using, log_id)
         return False
     logs = _rows("EventLog", using).filter(pk=log_id.uuid, log_type=log_id.log_type)
     if head is None:

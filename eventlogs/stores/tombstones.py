@@ -103,6 +103,9 @@ def alive(using: str, tombstones: Sequence[Tombstone], *, locking: bool = False)
         logs, archived = logs.select_for_update(), archived.select_for_update()
     there = {uuid for uuid, log_type in logs.values_list("pk", "log_type") if log_type}
     there |= set(archived.values_list("pk", flat=True))
+    # The mark of a log that is leaving may become its row again.
+    leaving = rows(using, "LogMove").filter(uuid__in=uuids, state="leaving")
+    there |= set(leaving.values_list("uuid", flat=True))
     return [each.log_id for each in tombstones if each.log_id.uuid in there]
 
 

@@ -34,6 +34,7 @@ from eventlogs.exceptions import (
     LogArchived,
     LogErased,
     LogFull,
+    LogMoved,
     LogNotFound,
     NameTaken,
     SubjectForgotten,
@@ -233,6 +234,13 @@ def known_problem(error: Exception) -> Problem | None:
         case LogArchived():
             return Problem(
                 409, "This was closed and archived. It takes no more changes.", kind="archived"
+            )
+        case LogMoved():
+            return Problem(
+                503,
+                "This is being moved to another database. Send the request again, with the same "
+                "Idempotency-Key if it had one.",
+                headers={"Retry-After": "5"},
             )
         case LogNotFound() | InvalidLogId() | Http404():
             return Problem(404, "There is, or was then, nothing at this address.")

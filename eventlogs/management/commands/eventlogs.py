@@ -134,8 +134,10 @@ def databases_of(subcommand: str, options: dict[str, Any]) -> list[str]:
 
     Options may name logs: then it is their database. Without them it is the one that logs are
     written to, or, for subcommands of EACH_DATABASE, each of those over which a router spreads
-    logs.
+    logs. A move is about the database that it names.
     """
+    if subcommand == "move":
+        return [options["source"]]
     flat = chain.from_iterable(
         each if isinstance(each, list) else [each] for each in options.values()
     )

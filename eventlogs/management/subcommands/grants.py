@@ -24,6 +24,7 @@ from eventlogs.models import (
     Event,
     EventLog,
     IdempotencyKey,
+    LogMove,
     ProjectionAction,
     ReturnedLog,
     UniqueValue,
@@ -42,6 +43,7 @@ HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     ArchivedLog: ("SELECT",),  # only the owner takes logs out of the tables
     ArchiveFile: ("SELECT",),
     ReturnedLog: ("SELECT",),
+    LogMove: ("SELECT",),  # only the owner moves logs
     ProjectionAction: ("SELECT", "INSERT", "UPDATE"),  # the id of an erased log is removed
 }
 ROWS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")

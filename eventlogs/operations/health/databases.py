@@ -17,12 +17,13 @@ from eventlogs.events.registry import registry
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.reader import HEARTBEAT, Feed
 from eventlogs.feed.sources import Blocked, FeedHolder, feed_source_for, has_feed
-from eventlogs.models import Checkpoint, Event
+from eventlogs.models import Checkpoint, Event, LogMove
 from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
 from eventlogs.utils.words import counted, seconds
 
 NEWEST: Final = 2_000  # events whose types are checked
+MOVING: Final = timedelta(minutes=10)  # that a move may take
 TEXT: Final = 300  # characters of a database's error message
 
 # The codes and levels here of system checks.
@@ -53,6 +54,7 @@ def look_at_database(look: Look) -> Iterator[Finding]:
         ("The triggers and tables", _checks),
         ("The feed", _feed),
         ("The types of the newest events", _newest_types),
+        ("The moves of logs", _moves),
     ):
         yield from ask(look, what, part)
 
@@ -118,6 +120,29 @@ def _what_to_do(message: CheckMessage, alias: str) -> tuple[str, str]:
         more = hint.replace(f"Run: {command}.", "").strip()
         return f"Deployer: create it again{f'. {more}' if more else ':'}", command
     return f"Database administrator: {hint}", ""
+
+
+# Moves of logs to another database
+
+
+def _moves(look: Look) -> Iterator[Finding]:
+    moves = LogMove.objects.using(look.using).filter(state=LogMove.LEAVING)
+    stopped = moves.filter(begun_at__lt=look.now - MOVING).order_by("begun_at")
+    if (first := stopped.first()) is None:
+        return
+    count = stopped.count()
+    logs = counted(count, "log takes", "logs take")
+    yield look.finding(
+        "move-stopped",
+        ACT,
+        f"{logs} no events: a move to another database was begun and not finished, first of all "
+        f"that of {first.log_id} to {first.other!r}.",
+        "Operator: finish the move, or end it with --abandon:",
+        f"manage.py eventlogs move {first.log_id} --from {look.using} --to {first.other}",
+        subject=str(first.log_id),
+        since=first.begun_at,
+        logs=count,
+    )
 
 
 # The feed
