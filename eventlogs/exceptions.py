@@ -30,8 +30,10 @@ Every error class of eventlogs, in one tree.
     ├── AppendOnlyError              stored events are never changed or deleted
     ├── CannotErase                  this database role may not erase logs
     │   └── CannotImportErased       … or store that a log was erased elsewhere
+    ├── CannotChangeLayout           the tables cannot be given another layout, as things are
     ├── CannotMove                   a log cannot be moved to another database, as things are
     ├── CannotPartition              the table of events cannot be replaced by a copy now
+    ├── LayoutDiffers                the tables have another layout than the settings say
     ├── ArchiveUnavailable           an archive cannot be read or written, as things are
     ├── NotArchived                  the log is in no archive
     ├── HistoryDiffers               the database has other events than the caller has seen
@@ -83,6 +85,7 @@ __all__ = [
     "AdoptionFailed",
     "AppendOnlyError",
     "ArchiveUnavailable",
+    "CannotChangeLayout",
     "CannotErase",
     "CannotImportErased",
     "CannotMove",
@@ -106,6 +109,7 @@ __all__ = [
     "InvalidLogId",
     "InvalidSeal",
     "KeyUnavailable",
+    "LayoutDiffers",
     "LogAlreadyExists",
     "LogArchived",
     "LogCorrupted",

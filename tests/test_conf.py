@@ -55,7 +55,14 @@ def test_a_setting_is_read_on_every_call(settings, read, name, default, other):
 
 
 def test_every_setting_has_a_reader():
-    assert {name for _, name, _, _ in READERS} == set(conf.DEFAULTS)
+    assert {*(name for _, name, _, _ in READERS), "LAYOUT"} == set(conf.DEFAULTS)
+
+
+@pytest.mark.parametrize("layout", ["fence", "buckets"])
+def test_the_layout_is_read_on_every_call(settings, layout):
+    settings.EVENTLOGS = {"LAYOUT": layout}
+
+    assert conf.has_buckets() == (layout == "buckets")
 
 
 def test_limits_of_health_that_are_left_out_have_their_defaults(settings):

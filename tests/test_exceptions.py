@@ -82,6 +82,16 @@ EXAMPLES: list[tuple[EventLogError, dict[str, object]]] = [
         {"log_id": LOG_ID, "using": "default", "role": "app", "owner": "migrator"},
     ),
     (
+        exceptions.LayoutDiffers("buckets", using="default"),
+        {"layout": "buckets", "using": "default"},
+    ),
+    (
+        exceptions.CannotChangeLayout(
+            using="default", reason="a copy was begun", action="Finish it"
+        ),
+        {"using": "default", "reason": "a copy was begun", "action": "Finish it"},
+    ),
+    (
         exceptions.CannotPartition(
             using="default", reason="the view seen reads it", action="Drop it"
         ),

@@ -44,6 +44,7 @@ TABLES = {
     "eventlogs_archivedlog",
     "eventlogs_logmove",
     "eventlogs_archivefile",
+    "eventlogs_bucket",
     "eventlogs_returnedlog",
 }
 

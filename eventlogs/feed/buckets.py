@@ -75,11 +75,11 @@ class Counters(FeedSource):
     """What the sources of feeds with buckets have in common: how far they are settled."""
 
     def watermark(self) -> Watermark:
-        numbers = self._numbers()
+        numbers = self.numbers()
         is_replica = numbers.is_replica
         if numbers.lowest < numbers.highest and not is_replica:
             is_replica = not self._raise_counters(numbers.highest)
-            numbers = self._numbers()
+            numbers = self.numbers()
         return Watermark(
             last_position_at(numbers.highest),
             last_position_at(numbers.lowest),
@@ -88,20 +88,21 @@ class Counters(FeedSource):
 
     def refusals(self) -> list[str]:
         try:
-            self._numbers()
+            self.numbers()
         except FeedUnavailable as refusal:
             return [refusal.reason]
         return []
 
-    def _numbers(self) -> Numbers:
+    def numbers(self) -> Numbers:
         """Return the lowest and the highest number, in one statement; raise FeedUnavailable."""
-        rows = self._rows("Bucket")
+        rows = self.rows("Bucket")
         look = run_again(
             self.using, lambda _: rows.aggregate(Count("pk"), Min("number"), Max("number"))
         )
-        return self._checked(Numbers(*look.values()))
+        return self.checked(Numbers(*look.values()))
 
-    def _checked(self, numbers: Numbers) -> Numbers:
+    def checked(self, numbers: Numbers) -> Numbers:
+        """Return what was found, if all counters were."""
         if numbers.counters != BUCKETS:
             raise FeedUnavailable("layout", using=self.using)
         return numbers
@@ -110,7 +111,7 @@ class Counters(FeedSource):
         """Raise the counters that nobody holds; return whether this session may do that."""
         connection = connections[self.using]
         try:
-            if not self._in_transaction():
+            if not self.is_in_transaction():
                 run_again(self.using, raise_counters, number)
             else:
                 self._raise_own(held(connection), number)
@@ -124,12 +125,13 @@ class Counters(FeedSource):
     def _raise_own(self, own: set[int], number: int) -> None:
         """Raise the counters that the open transaction holds itself."""
         if own:
-            behind = self._rows("Bucket").filter(bucket__in=own, number__lt=number)
+            behind = self.rows("Bucket").filter(bucket__in=own, number__lt=number)
             # After a rollback to a savepoint, others may hold some of them: wait for nobody.
             free = list(behind.select_for_update(skip_locked=True).values_list("pk", flat=True))
             behind.filter(pk__in=free).update(number=number)
 
-    def _in_transaction(self) -> bool:
+    def is_in_transaction(self) -> bool:
+        """Return whether a transaction is open on the connection."""
         return in_transaction(connections[self.using])
 
 
@@ -143,8 +145,8 @@ class BucketFeedSource(Counters, RowFeedSource):
         Which transaction it is cannot be known from a row lock: only the position is there.
         """
         self.watermark()
-        highest = self._numbers().highest
-        behind = self._rows("Bucket").filter(number__lt=highest).order_by("number", "bucket")
+        highest = self.numbers().highest
+        behind = self.rows("Bucket").filter(number__lt=highest).order_by("number", "bucket")
         return [
             FeedHolder(last_position_at(number), None, None, None, None, None, None, None)
             for number in behind.values_list("number", flat=True)

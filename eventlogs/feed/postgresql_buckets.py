@@ -22,11 +22,12 @@ HOLDERS: Final = Statement("feed_bucket_holders")
 class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
     """The feed of a PostgreSQL database whose positions come from counters."""
 
-    _in_transaction = PostgreSQLFeedSource._in_transaction  # as the server sees it
+    def is_in_transaction(self) -> bool:
+        return self._in_transaction()  # as the server sees it
 
-    def _numbers(self) -> Numbers:
+    def numbers(self) -> Numbers:
         [numbers] = self._run(COUNTERS)
-        return self._checked(Numbers(*numbers))
+        return self.checked(Numbers(*numbers))
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         # Positions have gaps of any size here, so a statement is bounded by a number of events.

@@ -160,7 +160,7 @@ class FeedSource(ABC):
 
     def places(self, positions: Collection[int]) -> dict[int, Place]:
         """Return the places of the events at some positions, by position."""
-        found = self._rows("Event").filter(position__in=positions).values_list(*PLACE)
+        found = self.rows("Event").filter(position__in=positions).values_list(*PLACE)
         return {place.position: place for place in starmap(Place, found)}
 
     def removed(self, logs: Collection[UUID]) -> set[UUID]:
@@ -170,11 +170,12 @@ class FeedSource(ABC):
         Erasing or archiving a log leaves its row (``stores/erasing.py``). No append does: a row is
         stored together with the log's first event.
         """
-        events = self._rows("Event").filter(log_id=models.OuterRef("pk"))
-        found = self._rows("EventLog").filter(~models.Exists(events), pk__in=logs)
+        events = self.rows("Event").filter(log_id=models.OuterRef("pk"))
+        found = self.rows("EventLog").filter(~models.Exists(events), pk__in=logs)
         return set(found.values_list("pk", flat=True))
 
-    def _rows(self, model: str) -> QuerySet[Any]:
+    def rows(self, model: str) -> QuerySet[Any]:
+        """Return the rows of a model, by its name."""
         # By name: models import managers, which import stores.
         return QuerySet(apps.get_model("eventlogs", model), using=self.using)
 
@@ -191,12 +192,12 @@ class RowFeedSource(FeedSource):
     """The feed of any database, through the ORM."""
 
     def last(self, upto: int) -> Place | None:
-        events = self._rows("Event").filter(position__lte=upto).order_by("-position")
+        events = self.rows("Event").filter(position__lte=upto).order_by("-position")
         row = events.values_list(*PLACE).first()
         return None if row is None else Place(*row)
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
-        events = self._rows("Event").filter(position__lte=query.upto)
+        events = self.rows("Event").filter(position__lte=query.upto)
         if query.types is not None:
             wanted = models.Q(type__in=query.types)
             if query.unknown is not None:
@@ -250,13 +251,13 @@ class SQLiteBucketFeedSource(SQLiteFeedSource):
     """The same, where positions come from counters: each append is above all of them."""
 
     def watermark(self) -> Watermark:
-        highest = self._rows("Bucket").aggregate(highest=models.Max("number"))["highest"]
+        highest = self.rows("Bucket").aggregate(highest=models.Max("number"))["highest"]
         if highest is None:
             raise FeedUnavailable("layout", using=self.using)
         return Watermark(last_position_at(highest), last_position_at(highest))
 
     def refusals(self) -> list[str]:
-        return [] if self._rows("Bucket").exists() else ["layout"]
+        return [] if self.rows("Bucket").exists() else ["layout"]
 
 
 def partition_of(log: UUID, of: int) -> int:

@@ -94,7 +94,8 @@ def take_numbers(using: str, logs: Iterable[UUID], count: int) -> int:
     if len(locked) != len(buckets):
         raise LayoutDiffers("fence", using=using)
     visible = _rows(using).aggregate(highest=Max("number"))["highest"]
-    first = 1 + max(visible, *(number for number, _ in locked), _milliseconds(locked[0][1]) - 1)
+    numbers, moments = zip(*locked, strict=True)
+    first = 1 + max(visible, *numbers, _milliseconds(moments[0]) - 1)
     rows.update(number=first + count - 1)
     note_held(connection, buckets)
     return int(first)

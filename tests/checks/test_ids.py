@@ -17,7 +17,7 @@ ID = re.compile(r"\b[EW]0\d\d\b")
 
 OWNERS = {
     "settings": {"E001", "W002", "E005"},
-    "databases": {"E004", "E040"},
+    "databases": {"E004", "E040", "E053"},
     "events": {"E006", "E007", "E048", "E050"},
     "postgresql": {"W008", "W011", "W012", "W013", "W014"},
     "reductions": {"E003", "E009", "W010", "W020", "W021", "W022", "W023", "E047"},

@@ -55,13 +55,13 @@ def test_e032_rows_in_another_database(settings):
 
 
 def test_e033_a_database_without_a_feed(monkeypatch):
-    monkeypatch.setattr(checks, "BY_VENDOR", {})
+    monkeypatch.setattr(checks, "has_feed", lambda using: False)
 
     assert set(found(checks.check_projections)) == {"eventlogs.E033"}
 
 
 def test_e033_does_not_apply_to_inline_projections(monkeypatch):
-    monkeypatch.setattr(checks, "BY_VENDOR", {})
+    monkeypatch.setattr(checks, "has_feed", lambda using: False)
     monkeypatch.setattr(base, "projections", {"payment-summary": PaymentSummaries})
     monkeypatch.setattr(PaymentSummaries, "mode", "inline")
 

@@ -242,7 +242,8 @@ def test_filters_partitions_and_pages_add_up(db):
     assert len(everything) == 16
     for limit in (1, 3, 16):
         for filters in ({}, {"types": [Deposited]}, {"log_types": "account"}):
-            found, after, more = [], 0, True
+            found: list[Any] = []
+            after, more = 0, True
             while more:
                 page = Feed().read(after=after, limit=limit, **filters)
                 found += page

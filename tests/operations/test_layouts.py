@@ -16,7 +16,7 @@ from eventlogs import Feed, FeedUnavailable, LogManager
 from eventlogs.exceptions import CannotChangeLayout, LayoutDiffers
 from eventlogs.feed.sources import has_feed
 from eventlogs.models import Bucket, Event
-from eventlogs.operations import layouts
+from eventlogs.operations import layouts, partitioning
 from eventlogs.operations.layouts import change_layout
 from eventlogs.operations.verification import Scope
 from eventlogs.operations.verification import verify as verify_all
@@ -196,7 +196,7 @@ def connection_of_thread_ends() -> None:
 
 @pytest.mark.postgresql
 def test_a_table_that_is_being_copied_keeps_its_layout(home, monkeypatch):
-    monkeypatch.setattr(layouts.partitioning, "is_begun", lambda cursor: True)
+    monkeypatch.setattr(partitioning, "is_begun", lambda cursor: True)
     with pytest.raises(CannotChangeLayout, match="--abandon"):
         change_layout(OTHER[home], using="default")
 
