@@ -471,6 +471,7 @@ collect_ignore = (
     []
     if find_spec("psycopg")
     else [
+        "feed/test_prepared_looks.py",
         "stores/test_postgresql.py",
         "stores/test_statements.py",
         "stores/test_psycopg_connections.py",

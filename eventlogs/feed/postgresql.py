@@ -43,7 +43,7 @@ from eventlogs.feed.sources import Blocked, FeedHolder, FeedQuery, FeedSource, W
 from eventlogs.feed.tokens import Place
 from eventlogs.stores.columns import events_of_bytes
 from eventlogs.stores.retries import run_again, run_in_transaction
-from eventlogs.stores.statements import Row, Statement, raw_connection
+from eventlogs.stores.statements import HotRead, Row, Statement, raw_connection
 from eventlogs.values import StoredEvent
 
 T = TypeVar("T")
@@ -61,16 +61,16 @@ NOT_PERMITTED = "<insufficient privilege>"  # what pg_stat_activity has for othe
 DISTRIBUTED_SERVERS = ("-YB-", "CockroachDB", "Greenplum")
 
 SERVER = Statement("feed_server")
-LAST = Statement("feed_last")
+LAST = HotRead("feed_last")
 DISTRIBUTED = Statement("feed_distributed")
 SUBSCRIBER = Statement("feed_subscriber")
-FENCE = Statement("feed_fence")
+FENCE = HotRead("feed_fence")
 REACHED = Statement("feed_reached")
-PLACES = Statement("feed_places")
+PLACES = HotRead("feed_places")
 HOLDERS = Statement("feed_holders")
 BLOCKED = Statement("feed_blocked")
-PAGE = Statement("feed_page")
-LAST_EVENT = Statement("feed_last_event")
+PAGE = HotRead("feed_page")
+LAST_EVENT = HotRead("feed_last_event")
 NEXT_EVENT = Statement("feed_next_event")
 
 
@@ -177,7 +177,7 @@ class PostgreSQLFeedSource(FeedSource):
         for _ in range(SPANS):
             end = min(query.upto, after + min(span, MAX_SPAN))
             parameters |= {"after": after, "upto": end, "limit": query.limit - len(found)}
-            some = self._run(PAGE, parameters, events_of_bytes)
+            some = self._run(PAGE.upto(query.upto), parameters, events_of_bytes)
             found += some
             if len(found) == query.limit:
                 return found, found[-1].position
@@ -190,7 +190,7 @@ class PostgreSQLFeedSource(FeedSource):
         return found, after
 
     def last(self, upto: int) -> Place | None:
-        return next(starmap(Place, self._run(LAST_EVENT, {"upto": upto})), None)
+        return next(starmap(Place, self._run(LAST_EVENT.upto(upto), {"upto": upto})), None)
 
     def places(self, positions: Collection[int]) -> dict[int, Place]:
         # Not by the ORM: a reader asks for them with every page.
