@@ -20,6 +20,7 @@ from eventlogs.feed.sources import BY_VENDOR, Blocked, FeedHolder, feed_source_f
 from eventlogs.models import Checkpoint, Event
 from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
+from eventlogs.operations.health.partitions import look_at_partitioning
 from eventlogs.utils.words import counted, seconds
 
 NEWEST: Final = 2_000  # events whose types are checked
@@ -52,6 +53,7 @@ def look_at_database(look: Look) -> Iterator[Finding]:
     for what, part in (
         ("The triggers and tables", _checks),
         ("The feed", _feed),
+        ("The partitioning of events", look_at_partitioning),
         ("The types of the newest events", _newest_types),
     ):
         yield from ask(look, what, part)

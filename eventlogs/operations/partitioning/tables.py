@@ -88,12 +88,18 @@ class State(NamedTuple):
         return ", ".join(f'"{name}"' for name in self.columns)
 
 
-def state(cursor: Any, *, lock: bool = True) -> State | None:
-    """Return how far the copy is, or None if there is none; lock it for this transaction."""
+def state(cursor: Any) -> State | None:
+    """
+    Return how far the copy is, or None if there is none; lock it for this transaction.
+
+    That it was looked at is noted: somebody goes on with it (progress.py).
+    """
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [STATE])
     if cursor.fetchone() != (True,):
         return None
-    cursor.execute(f"SELECT {', '.join(State._fields)} FROM {STATE}" + " FOR UPDATE" * lock)
+    cursor.execute(
+        f"UPDATE {STATE} SET seen_at = clock_timestamp() RETURNING {', '.join(State._fields)}"
+    )
     row = cursor.fetchone()
     if row is None:
         return None
@@ -172,11 +178,14 @@ def make_state(cursor: Any, partitions: int, indexes: dict[str, str]) -> None:
     cursor.execute(
         f"CREATE TABLE {STATE} (partitions integer NOT NULL, copied bigint NOT NULL,"
         " mirrored boolean NOT NULL, compared bigint NOT NULL, swapped boolean NOT NULL,"
-        " columns text[] NOT NULL, indexes jsonb NOT NULL)"
+        " columns text[] NOT NULL, indexes jsonb NOT NULL,"
+        " begun_at timestamptz NOT NULL DEFAULT now(), begun_by name NOT NULL DEFAULT session_user,"
+        " seen_at timestamptz NOT NULL DEFAULT now())"
     )
     cursor.execute(f"CREATE TABLE {NOTES} (log_id uuid NOT NULL)")
     for each in (STATE, NOTES):
         revoke_all(cursor, "TABLE", each)
+    cursor.execute(f"GRANT SELECT ON {STATE} TO PUBLIC")  # a monitor need not own it
     cursor.execute(
         f"INSERT INTO {STATE} VALUES (%s, 0, false, 0, false, %s, %s::jsonb)",
         [partitions, columns(cursor), json.dumps(indexes)],
