@@ -473,6 +473,8 @@ collect_ignore = (
     []
     if find_spec("psycopg")
     else [
+        "feed/test_prepared_looks.py",
+        "operations/partitioning/test_poolers.py",
         "stores/test_postgresql.py",
         "stores/test_statements.py",
         "stores/test_psycopg_connections.py",

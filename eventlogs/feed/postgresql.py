@@ -39,11 +39,13 @@ from django.db import connections
 from psycopg.pq import TransactionStatus
 
 from eventlogs.exceptions import FeedUnavailable
+from eventlogs.feed.buckets import Counters, Numbers
 from eventlogs.feed.sources import Blocked, FeedHolder, FeedQuery, FeedSource, Watermark
 from eventlogs.feed.tokens import Place
+from eventlogs.stores.buckets import last_position_at
 from eventlogs.stores.columns import events_of_bytes
 from eventlogs.stores.retries import run_again, run_in_transaction
-from eventlogs.stores.statements import Row, Statement, raw_connection
+from eventlogs.stores.statements import HotRead, Row, Statement, raw_connection
 from eventlogs.values import StoredEvent
 
 T = TypeVar("T")
@@ -51,6 +53,8 @@ T = TypeVar("T")
 # The positions that one call of events() examines: it ends soon also where few of them match.
 MAX_SPAN = 65_536  # positions a statement
 SPANS = 16  # statements
+
+EXAMINED = 65_536  # events that one call looks at, where positions come from counters
 
 # Reasons for which the locks of this server do not show which transactions hold the feed back.
 HOLDERS_UNKNOWN = {"distributed", "subscriber", "sequence", "permission"}
@@ -61,17 +65,20 @@ NOT_PERMITTED = "<insufficient privilege>"  # what pg_stat_activity has for othe
 DISTRIBUTED_SERVERS = ("-YB-", "CockroachDB", "Greenplum")
 
 SERVER = Statement("feed_server")
-LAST = Statement("feed_last")
+LAST = HotRead("feed_last")
 DISTRIBUTED = Statement("feed_distributed")
 SUBSCRIBER = Statement("feed_subscriber")
-FENCE = Statement("feed_fence")
+FENCE = HotRead("feed_fence")
 REACHED = Statement("feed_reached")
-PLACES = Statement("feed_places")
+PLACES = HotRead("feed_places")
 HOLDERS = Statement("feed_holders")
 BLOCKED = Statement("feed_blocked")
-PAGE = Statement("feed_page")
-LAST_EVENT = Statement("feed_last_event")
+PAGE = HotRead("feed_page")
+LAST_EVENT = HotRead("feed_last_event")
 NEXT_EVENT = Statement("feed_next_event")
+COUNTERS = HotRead("feed_counters")
+END = HotRead("feed_end")
+BUCKET_HOLDERS = Statement("feed_bucket_holders")
 
 
 def _rows(rows: list[Row]) -> list[Row]:
@@ -177,7 +184,7 @@ class PostgreSQLFeedSource(FeedSource):
         for _ in range(SPANS):
             end = min(query.upto, after + min(span, MAX_SPAN))
             parameters |= {"after": after, "upto": end, "limit": query.limit - len(found)}
-            some = self._run(PAGE, parameters, events_of_bytes)
+            some = self._run(PAGE.upto(query.upto), parameters, events_of_bytes)
             found += some
             if len(found) == query.limit:
                 return found, found[-1].position
@@ -190,7 +197,7 @@ class PostgreSQLFeedSource(FeedSource):
         return found, after
 
     def last(self, upto: int) -> Place | None:
-        return next(starmap(Place, self._run(LAST_EVENT, {"upto": upto})), None)
+        return next(starmap(Place, self._run(LAST_EVENT.upto(upto), {"upto": upto})), None)
 
     def places(self, positions: Collection[int]) -> dict[int, Place]:
         # Not by the ORM: a reader asks for them with every page.
@@ -237,3 +244,44 @@ class PostgreSQLFeedSource(FeedSource):
         return run_again(
             self.using, lambda connection: statement.read(connection, parameters or {}, make)
         )
+
+
+class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
+    """The feed of a PostgreSQL database whose positions come from counters."""
+
+    def is_in_transaction(self) -> bool:
+        return self._in_transaction()  # as the server sees it
+
+    def numbers(self) -> Numbers:
+        [numbers] = self._run(COUNTERS)
+        return self.checked(Numbers(*numbers))
+
+    def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
+        # Positions have gaps of any size here, so a statement is bounded by a number of events.
+        number, of = query.partition or (None, None)
+        is_whole = query.types is None and query.log_types is None and query.partition is None
+        end = query.upto
+        if not is_whole:
+            bounds = {"after": query.after, "upto": query.upto, "examined": EXAMINED}
+            [(found,)] = self._run(END, bounds)
+            end = query.upto if found is None else found
+        parameters = {
+            "after": query.after,
+            "upto": end,
+            "limit": query.limit,
+            "types": None if query.types is None else list(query.types),
+            "log_types": None if query.log_types is None else list(query.log_types),
+            "known": None if query.unknown is None else list(query.unknown.known),
+            "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
+            "number": number,
+            "of": of,
+        }
+        events = self._run(PAGE.upto(query.upto), parameters, events_of_bytes)
+        return events, events[-1].position if len(events) == query.limit else end
+
+    def holding_back(self) -> list[FeedHolder]:
+        self.watermark()
+        return [
+            FeedHolder(last_position_at(number), *facts)
+            for number, *facts in self._run(BUCKET_HOLDERS)
+        ]

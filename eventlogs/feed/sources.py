@@ -47,7 +47,7 @@ BY_VENDOR = {
 }
 
 WITH_BUCKETS = {
-    "postgresql": "eventlogs.feed.postgresql_buckets.PostgreSQLBucketFeedSource",
+    "postgresql": "eventlogs.feed.postgresql.PostgreSQLBucketFeedSource",
     "sqlite": "eventlogs.feed.sources.SQLiteBucketFeedSource",
 }
 BUCKETS = "eventlogs.feed.buckets.BucketFeedSource"

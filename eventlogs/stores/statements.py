@@ -9,7 +9,8 @@ There are three ways to send one:
   round trip more; inside of one, ``_first`` and ``_later`` say what keeps it from breaking the
   caller's transaction.
 - ``Statement.read`` hands a page of events to libpq, too, unprepared, and has it send the rows in
-  chunks. ``Statement.rows`` takes a psycopg cursor, which binds on the server.
+  chunks. ``Statement.rows`` takes a psycopg cursor, which binds on the server. A ``HotRead`` is
+  prepared, outside of transactions.
 - All take Django's own cursor where the backend or a tool has to see the statement:
   ``psycopg_connections.py`` decides that.
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
@@ -53,15 +54,31 @@ from eventlogs.stores.psycopg_connections import (
 )
 from eventlogs.stores.retries import given_up
 
-__all__ = ["HotStatement", "Row", "Statement", "raw_connection"]
+__all__ = ["HotRead", "HotStatement", "Row", "Statement", "raw_connection"]
 
 PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
-TYPED_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s::(\w+)")
+TYPED_PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s::(\w+(?:\[\])?)")
 TEXT: Final = 0
 BINARY: Final = 1
+SMALL: Final = 12  # bits of a position; below, reading the whole table takes a millisecond
 FEW: Final = 50  # rows that become objects while the processor has them in its cache
 ACTIVE: Final = pq.TransactionStatus.ACTIVE
 IDLE: Final = pq.TransactionStatus.IDLE
+
+
+def _array(type_oid: int, encode: Callable[[Any], bytes]) -> Callable[[Sequence[Any]], bytes]:
+    """Return the encoder of arrays of one dimension: a header, and each value with its length."""
+    header, length = struct.Struct("!iiIii").pack, struct.Struct("!i").pack
+
+    def encode_all(values: Sequence[Any]) -> bytes:
+        if not values:
+            return header(0, 0, type_oid, 0, 1)[:12]  # no dimensions
+        items = [encode(value) for value in values]
+        parts = [length(len(item)) + item for item in items]
+        return header(1, 0, type_oid, len(values), 1) + b"".join(parts)
+
+    return encode_all
+
 
 # How a value is sent, by the name of its PostgreSQL type. The server reads binary values fastest;
 # the binary forms of text and JSON are the text.
@@ -73,6 +90,8 @@ ENCODERS: Final[dict[str, tuple[Callable[[Any], bytes], int]]] = {
     "boolean": (struct.Struct("!?").pack, BINARY),
     "text": (str.encode, TEXT),
     "jsonb": (str.encode, TEXT),
+    "text[]": (_array(25, str.encode), BINARY),
+    "bigint[]": (_array(20, struct.Struct("!q").pack), BINARY),
 }
 
 # Inside of a transaction: the statement is not there, or one of its name is there already.
@@ -180,8 +199,7 @@ class Statement:
         make: Callable[[list[Row]], Iterable[T]],
     ) -> list[T]:
         transformer = Transformer(raw)
-        values = [parameters[name] for name in self._order]
-        binds = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        send = self._sender(connection, raw, transformer, parameters)
         made: list[T] = []
         session = session_of(raw)
         # Not the connection's own lock: while objects are made, the garbage collector may close an
@@ -189,11 +207,9 @@ class Statement:
         with session.reading():
             is_sent = False
             try:
-                raw.pgconn.send_query_params(
-                    self._numbered, binds, transformer.types, transformer.formats, BINARY
-                )
+                results = send(session)
                 is_sent = True
-                for result in session.parts(raw):
+                for result in results:
                     transformer.set_pgresult(result)
                     for first in range(0, result.ntuples, FEW):
                         past = min(first + FEW, result.ntuples)
@@ -212,6 +228,25 @@ class Statement:
             session.is_under_way = False
         return made
 
+    def _sender(
+        self,
+        connection: BaseDatabaseWrapper,
+        raw: RawConnection,
+        transformer: Any,  # a Transformer, which is no type to mypy
+        parameters: Mapping[str, Any],
+    ) -> Callable[[Session], Iterator[Any]]:
+        """Return a function that sends the statement, and returns its results as they come."""
+        values = [parameters[name] for name in self._order]
+        binds = transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+
+        def send(session: Session) -> Iterator[Any]:
+            raw.pgconn.send_query_params(
+                self._numbered, binds, transformer.types, transformer.formats, BINARY
+            )
+            return session.parts(raw)
+
+        return send
+
 
 class HotStatement(Statement):
     """
@@ -223,10 +258,20 @@ class HotStatement(Statement):
     def __init__(self, name: str, *, chained: bool = False, has_buckets: bool = False) -> None:
         super().__init__(name, chained=chained, has_buckets=has_buckets)
         types = dict(TYPED_PLACEHOLDER.findall(self.sql))
-        self._values = itemgetter(*self._order)
+        # A getter of less than two values would return no tuple.
+        self._values = itemgetter(*self._order) if len(self._order) > 1 else self._few
         found = [ENCODERS[types[parameter]] for parameter in self._order]
         self._encoders = [encoder for encoder, _ in found]
         self._formats = [form for _, form in found]  # a list: psycopg 3.1 takes no tuple
+
+    def _few(self, parameters: Mapping[str, Any]) -> list[Any]:
+        return [parameters[name] for name in self._order]
+
+    def _encoded(self, parameters: Mapping[str, Any]) -> Binds:
+        return [
+            None if value is None else encode(value)
+            for value, encode in zip(self._values(parameters), self._encoders, strict=True)
+        ]
 
     def numbers(
         self, connection: BaseDatabaseWrapper, parameters: Mapping[str, Any]
@@ -271,10 +316,7 @@ class HotStatement(Statement):
     def _in_one_trip(
         self, connection: BaseDatabaseWrapper, raw: RawConnection, parameters: Mapping[str, Any]
     ) -> Any:
-        binds = [
-            None if value is None else encode(value)
-            for value, encode in zip(self._values(parameters), self._encoders, strict=True)
-        ]
+        binds = self._encoded(parameters)
         pgconn, name = raw.pgconn, self._name
         with raw.lock:
             session = session_of(raw)
@@ -435,6 +477,77 @@ class HotStatement(Statement):
 
     def _send_prepared(self, raw: RawConnection, binds: Binds) -> None:
         raw.pgconn.send_query_prepared(self._name, binds, self._formats, BINARY)
+
+
+class HotRead(HotStatement):
+    """
+    A statement that readers of the feed send all the time: prepared outside of transactions.
+
+    There an error has done nothing, so a statement that is lost is prepared again, or sent
+    unprepared, as that of an append is. Inside of a transaction it is sent unprepared.
+
+    From the sixth time on, PostgreSQL may use a plan that it makes once, for all values of the
+    parameters, if it expects that to cost no more
+    (https://www.postgresql.org/docs/current/sql-prepare.html). Two things keep that plan right:
+
+    - A statement that reads a range of the table has its parameters in sub-queries, such as
+      ``(SELECT %(after)s::bigint)``. So the planner knows none of their values, prepared or not.
+      There is one plan, an index scan from the lower bound to the upper one, and it is expected to
+      cost the same each time.
+    - A plan that was made for a small table may read all of it. PostgreSQL makes it anew when the
+      table has been analyzed; but a table may grow before, or autovacuum may be off. So such a
+      statement has a variant for each size of the feed: see ``upto``.
+    """
+
+    def __init__(self, name: str, *, bits: int | None = None) -> None:
+        super().__init__(name)
+        self.name = name
+        self._variants: dict[int, HotRead] = {}
+        if bits is not None:
+            # In the text: some poolers know a prepared statement by that.
+            self._numbered += f" /* up to 2^{bits} */".encode()
+            self._name += b"_%d" % bits
+
+    def upto(self, position: int) -> HotRead:
+        """Return the variant for a feed with this end: its plan is used until that has doubled."""
+        bits = max(position.bit_length(), SMALL)
+        found = self._variants.get(bits)
+        if found is None:
+            found = self._variants[bits] = HotRead(self.name, bits=bits)
+        return found
+
+    def _sender(
+        self,
+        connection: BaseDatabaseWrapper,
+        raw: RawConnection,
+        transformer: Any,  # a Transformer, which is no type to mypy
+        parameters: Mapping[str, Any],
+    ) -> Callable[[Session], Iterator[Any]]:
+        if raw.pgconn.transaction_status != IDLE or not _may_prepare(connection):
+            return super()._sender(connection, raw, transformer, parameters)
+        binds, alias = self._encoded(parameters), connection.alias
+
+        def send(session: Session) -> Iterator[Any]:
+            if self._name not in session.prepared:
+                return iter([self._prepared_again(raw, session, binds, alias)])
+            self._send_prepared(raw, binds)
+            return self._parts(raw, session, binds, alias)
+
+        return send
+
+    def _parts(
+        self, raw: RawConnection, session: Session, binds: Binds, alias: str
+    ) -> Iterator[Any]:
+        """Yield the results of the prepared statement; if it is lost, those of another attempt."""
+        results = session.parts(raw)
+        try:
+            first = next(results, None)
+        except PREPARED_IN_VAIN as error:  # before any row
+            yield self._prepared_again(raw, session, binds, alias, error)
+            return
+        if first is not None:
+            yield first
+        yield from results
 
 
 def _query(raw: RawConnection, command: bytes) -> Callable[[], None]:

@@ -264,9 +264,9 @@ def test_filters_partitions_and_pages_add_up(db):
 
 def test_the_search_for_rare_events_ends_soon(db, monkeypatch):
     if connection.vendor == "postgresql":
-        from eventlogs.feed import postgresql_buckets
+        from eventlogs.feed import postgresql
 
-        monkeypatch.setattr(postgresql_buckets, "EXAMINED", 5)
+        monkeypatch.setattr(postgresql, "EXAMINED", 5)
     state = accounts.create(*map(Deposited, range(20)), log_id=log_in(1))
     accounts.append(state, Opened("rare"))
 

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from threading import Event as Flag
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import connection, connections, transaction
 
-from eventlogs import ConcurrentAppend, LogId
+from eventlogs import ConcurrentAppend, Feed, LogId
 from eventlogs.stores import psycopg_connections, store_for
 from eventlogs.testing.contracts.stores import amounts, append, create, new_key
 from tests.servers import PrivateServer, ServerError
@@ -189,3 +190,56 @@ def test_statements_that_are_always_lost_break_no_transaction(pooler, race):
         assert isinstance(mine, dict), mine
         for log_id, expected in mine.items():
             assert amounts(store, log_id) == expected
+
+
+@pytest.mark.parametrize("is_turned_on_again", [False, True])
+def test_readers_of_the_feed_lose_statements_and_no_event(pooler, race, is_turned_on_again):
+    """Also where preparing is turned on again before each page."""
+    store = store_for("default")
+
+    def write(seed: int) -> Any:
+        def run() -> dict[LogId, int]:
+            random, mine = Random(seed), {}
+            for number in range(25):
+                with transaction.atomic():
+                    log_id = create(store, 0).log_id
+                    for version in range(1, 1 + random.randrange(4)):
+                        append(store, log_id, number, expected=version)
+                mine[log_id] = store.version(log_id)
+            return mine
+
+        return run
+
+    def read() -> dict[LogId, int]:
+        seen: dict[LogId, int] = {}
+        after, writers_are_done = 0, False
+        while True:
+            if is_turned_on_again:
+                psycopg_connections.unprepared.clear()
+            page = Feed().read(after=after, limit=7, decode=False)
+            for each in page:
+                assert each.index == seen.get(each.log_id, 0)
+                seen[each.log_id] = each.index + 1
+            after = page.next_after
+            if not page and writers_are_done:
+                return seen
+            writers_are_done = done.is_set()
+
+    done, left = Flag(), iter(range(4))
+
+    def writing(seed: int) -> Any:
+        def run() -> Any:
+            try:
+                return write(seed)()
+            finally:
+                if next(left) == 3:
+                    done.set()
+
+        return run
+
+    answers = race(*[writing(seed) for seed in range(4)], *[read] * 4)
+
+    for each in answers:
+        assert isinstance(each, dict), each
+    written = {log_id: count for mine in answers[:4] for log_id, count in mine.items()}
+    assert answers[4:] == [written] * 4

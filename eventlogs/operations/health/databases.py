@@ -20,6 +20,7 @@ from eventlogs.feed.sources import Blocked, FeedHolder, feed_source_for, has_fee
 from eventlogs.models import Checkpoint, Event, LogMove
 from eventlogs.operations.health.findings import ACT, INFO, Finding
 from eventlogs.operations.health.look import Look, Unknown, ask
+from eventlogs.operations.health.partitions import look_at_partitioning
 from eventlogs.utils.words import counted, seconds
 
 NEWEST: Final = 2_000  # events whose types are checked
@@ -53,6 +54,7 @@ def look_at_database(look: Look) -> Iterator[Finding]:
     for what, part in (
         ("The triggers and tables", _checks),
         ("The feed", _feed),
+        ("The partitioning of events", look_at_partitioning),
         ("The types of the newest events", _newest_types),
         ("The moves of logs", _moves),
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from eventlogs.exceptions import CannotPartition
-from eventlogs.operations.partitioning.tables import COPY, NOTES, STATE, TABLE, State
+from eventlogs.operations.partitioning.tables import COPY, NOTES, STATE, TABLE, State, revoke_all
 
 BATCH: Final = 20_000  # events that one transaction copies or compares
 LAST: Final = 5_000  # events that are copied at most while appends wait
@@ -84,11 +84,6 @@ DROP TRIGGER IF EXISTS eventlogs_partitioning_return ON eventlogs_event;
 DROP TRIGGER IF EXISTS eventlogs_partitioning_append ON eventlogs_event
 """
 
-GRANTEES: Final = """
-SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
-WHERE pg_proc.oid = %s::regproc AND grantee <> proowner
-"""
 # A sum of hashes does not depend on the order; numeric does not overflow.
 DIGEST: Final = """
 SELECT count(*), coalesce(sum(hashtextextended(ROW({columns})::text, 0)::numeric), 0)
@@ -122,7 +117,7 @@ def note_changes(cursor: Any, *, first: int) -> None:
     ``first`` is the last position that was assigned so far.
     """
     cursor.execute(NOTE_CHANGE.format(schema=_schema(cursor)))
-    _revoke(cursor, "eventlogs_partitioning_change")
+    revoke_all(cursor, "FUNCTION", "eventlogs_partitioning_change")
     cursor.execute(NOTE.format(first=first))
 
 
@@ -131,15 +126,8 @@ def mirror(cursor: Any, found: State) -> None:
     names = {"schema": _schema(cursor), "columns": found.names}
     cursor.execute(MIRROR_CHANGE.format(**names))
     cursor.execute(MIRROR.format(**names))
-    _revoke(cursor, "eventlogs_partitioning_append")
+    revoke_all(cursor, "FUNCTION", "eventlogs_partitioning_append")
     cursor.execute(f"UPDATE {STATE} SET mirrored = true")
-
-
-def _revoke(cursor: Any, function: str) -> None:
-    """Revoke EXECUTE from everybody else, and what default privileges have granted."""
-    cursor.execute(GRANTEES, [function])
-    for (role,) in cursor.fetchall():
-        cursor.execute(f"REVOKE ALL ON FUNCTION {function}() FROM {role}")
 
 
 def copy_batch(cursor: Any, found: State, *, upto: int) -> int:

@@ -61,6 +61,22 @@ SELECT format('the column %%I has grants of its own', attname),
 FROM pg_attribute
 WHERE attrelid IN (SELECT oid FROM parts) AND attacl IS NOT NULL AND NOT attisdropped
 UNION
+SELECT format('the column %%I is generated', attname), 'Drop it, and add it again afterwards'
+FROM pg_attribute JOIN events ON attrelid = oid
+WHERE attgenerated <> '' AND NOT attisdropped
+UNION
+SELECT format('the column %%I is an identity column', attname),
+       'Drop the identity, and add it again afterwards'
+FROM pg_attribute JOIN events ON attrelid = oid
+WHERE attidentity <> '' AND attname <> 'position' AND NOT attisdropped
+UNION
+SELECT format('the sequence %%s belongs to its column %%I', objid::regclass, attname),
+       'Detach it by ALTER SEQUENCE … OWNED BY NONE: it would be dropped with the old table'
+FROM pg_depend JOIN events ON refobjid = events.oid
+JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
+JOIN pg_class AS sequence ON sequence.oid = objid AND relkind = 'S'
+WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND deptype = 'a'
+UNION
 SELECT format('the function %%s belongs to another role', pg_proc.oid::regprocedure),
        'Give it to the owner of the table by ALTER FUNCTION … OWNER TO'
 FROM pg_proc JOIN pg_class ON pg_class.oid = 'eventlogs_event'::regclass

@@ -20,6 +20,7 @@ from eventlogs.stores.layouts import layout_of
 MAX_PARTITIONS: Final = 256
 COPY: Final = "copy events"
 POLL: Final = 0.1  # seconds between two looks at other transactions
+BEAT: Final = 30.0  # seconds between two notes that the command waits
 
 
 @dataclass(slots=True)
@@ -248,7 +249,11 @@ def _wait_for_older(using: str, done: Partitioned, told: Callable[[str], None]) 
     """
     with connections[using].cursor() as cursor:
         older = copying.other_transactions(cursor)
+        noted = time.monotonic()
         while older:
+            if time.monotonic() - noted >= BEAT:
+                one_step(using, _state, using, purpose="note that it waits")
+                noted = time.monotonic()
             done.waiting_for = tuple(sorted(older.values()))
             told("waiting")
             time.sleep(POLL)

@@ -34,6 +34,15 @@ TURN: Final = """
 SELECT pg_advisory_xact_lock(hashtext('eventlogs partition'), relnamespace::oid::integer)
 FROM pg_class WHERE oid = 'eventlogs_event'::regclass
 """
+# Whether a session has the turn now, in the schema with this oid. Every role may see locks.
+HOLDS_TURN: Final = """
+EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 2
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid::bigint = hashtext('eventlogs partition')::bigint & 4294967295
+      AND objid = {schema})
+"""
 
 
 def one_step(

@@ -49,10 +49,16 @@ INDEXES: Final = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid
 PARTS: Final = """
 SELECT relid::regclass::text FROM pg_partition_tree(%s) WHERE isleaf AND level > 0 ORDER BY 1
 """
+# Everybody may execute a function that has no list of grants.
 GRANTEES: Final = """
 SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-FROM pg_class, aclexplode(relacl)
-WHERE oid = %s::regclass AND grantee <> relowner
+FROM (SELECT relowner AS owner, relacl AS grants
+      FROM pg_class WHERE %(kind)s = 'TABLE' AND oid = to_regclass(%(name)s)
+      UNION ALL
+      SELECT proowner, coalesce(proacl, acldefault('f', proowner))
+      FROM pg_proc WHERE %(kind)s = 'FUNCTION' AND oid = to_regproc(%(name)s)) AS made,
+     aclexplode(grants)
+WHERE grantee <> owner
 """
 # The storage of rows: parameters, e.g. of autovacuum, and tablespace. Those of the first partition.
 STORAGE: Final = """
@@ -82,12 +88,18 @@ class State(NamedTuple):
         return ", ".join(f'"{name}"' for name in self.columns)
 
 
-def state(cursor: Any, *, lock: bool = True) -> State | None:
-    """Return how far the copy is, or None if there is none; lock it for this transaction."""
+def state(cursor: Any) -> State | None:
+    """
+    Return how far the copy is, or None if there is none; lock it for this transaction.
+
+    That it was looked at is noted: somebody goes on with it (progress.py).
+    """
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [STATE])
     if cursor.fetchone() != (True,):
         return None
-    cursor.execute(f"SELECT {', '.join(State._fields)} FROM {STATE}" + " FOR UPDATE" * lock)
+    cursor.execute(
+        f"UPDATE {STATE} SET seen_at = clock_timestamp() RETURNING {', '.join(State._fields)}"
+    )
     row = cursor.fetchone()
     if row is None:
         return None
@@ -157,7 +169,7 @@ def make_copy(cursor: Any, partitions: int) -> dict[str, str]:
         names[f"{COPY}_{number}"] = name
         cursor.execute(f"CREATE {unique}INDEX {COPY}_{number} ON {COPY} USING {definition}")
     for each in (COPY, *parts(cursor, COPY)):
-        _revoke(cursor, each)
+        revoke_all(cursor, "TABLE", each)
     return names
 
 
@@ -166,22 +178,29 @@ def make_state(cursor: Any, partitions: int, indexes: dict[str, str]) -> None:
     cursor.execute(
         f"CREATE TABLE {STATE} (partitions integer NOT NULL, copied bigint NOT NULL,"
         " mirrored boolean NOT NULL, compared bigint NOT NULL, swapped boolean NOT NULL,"
-        " columns text[] NOT NULL, indexes jsonb NOT NULL)"
+        " columns text[] NOT NULL, indexes jsonb NOT NULL,"
+        " begun_at timestamptz NOT NULL DEFAULT now(), begun_by name NOT NULL DEFAULT session_user,"
+        " seen_at timestamptz NOT NULL DEFAULT now())"
     )
     cursor.execute(f"CREATE TABLE {NOTES} (log_id uuid NOT NULL)")
     for each in (STATE, NOTES):
-        _revoke(cursor, each)
+        revoke_all(cursor, "TABLE", each)
+    cursor.execute(f"GRANT SELECT ON {STATE} TO PUBLIC")  # a monitor need not own it
     cursor.execute(
         f"INSERT INTO {STATE} VALUES (%s, 0, false, 0, false, %s, %s::jsonb)",
         [partitions, columns(cursor), json.dumps(indexes)],
     )
 
 
-def _revoke(cursor: Any, table: str) -> None:
-    """Revoke what default privileges have granted: a copy that was compared must not be changed."""
-    cursor.execute(GRANTEES, [table])
+def revoke_all(cursor: Any, kind: str, name: str) -> None:
+    """
+    Revoke from all but the owner what they may do with a table or function (``kind``).
+
+    Default privileges may have granted it. A copy that was compared must not be changed.
+    """
+    cursor.execute(GRANTEES, {"kind": kind, "name": name})
     for (role,) in cursor.fetchall():
-        cursor.execute(f"REVOKE ALL ON {table} FROM {role}")
+        cursor.execute(f"REVOKE ALL ON {kind} {name} FROM {role}")
 
 
 def check_unchanged(cursor: Any, using: str, found: State) -> None:

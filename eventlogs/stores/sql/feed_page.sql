@@ -3,16 +3,20 @@
 -- With "known", types that the reader does not know are returned in addition to "types".
 --
 -- The page is bounded by positions, not by LIMIT alone: without fresh statistics the planner would
--- sort the whole table.
+-- sort the whole table. The parameters are in sub-queries, so that its plan is the same whatever
+-- their values are: see HotRead in statements.py.
 SELECT {log}, {stored}
 FROM eventlogs_event
-WHERE position > %(after)s::bigint
-  AND position <= %(upto)s::bigint
-  AND (%(types)s::text[] IS NULL OR type = ANY (%(types)s::text[])
-       OR (type <> ALL (%(known)s::text[]) AND log_type = ANY (%(unknown_in)s::text[])))
-  AND (%(log_types)s::text[] IS NULL OR log_type = ANY (%(log_types)s::text[]))
-  AND (%(of)s::integer IS NULL
+WHERE position > (SELECT %(after)s::bigint)
+  AND position <= (SELECT %(upto)s::bigint)
+  AND ((SELECT %(types)s::text[]) IS NULL
+       OR type = ANY ((SELECT %(types)s::text[])::text[])
+       OR (type <> ALL ((SELECT %(known)s::text[])::text[])
+           AND log_type = ANY ((SELECT %(unknown_in)s::text[])::text[])))
+  AND ((SELECT %(log_types)s::text[]) IS NULL
+       OR log_type = ANY ((SELECT %(log_types)s::text[])::text[]))
+  AND ((SELECT %(of)s::integer) IS NULL
        OR mod(get_byte(uuid_send(log_id), 14) * 256 + get_byte(uuid_send(log_id), 15),
-              %(of)s::integer) = %(number)s::integer)
+              (SELECT %(of)s::integer)) = (SELECT %(number)s::integer))
 ORDER BY position
-LIMIT %(limit)s::integer
+LIMIT (SELECT %(limit)s::integer)

@@ -331,6 +331,15 @@ OBSTACLES = {
     "CREATE PUBLICATION everything FOR ALL TABLES": "the publication everything publishes all",
     "CREATE POLICY mine ON eventlogs_event": "the policy mine",
     "GRANT SELECT (type) ON eventlogs_event TO PUBLIC": "the column type has grants",
+    "ALTER TABLE eventlogs_event ADD amount text GENERATED ALWAYS AS (data ->> 'amount') STORED": (
+        "the column amount is generated"
+    ),
+    "ALTER TABLE eventlogs_event ADD number bigint GENERATED ALWAYS AS IDENTITY": (
+        "the column number is an identity column"
+    ),
+    "ALTER TABLE eventlogs_event ADD number bigserial": (
+        "the sequence eventlogs_event_number_seq belongs to its column number"
+    ),
     "CREATE UNIQUE INDEX mine ON eventlogs_event (recorded_at, position)": "the unique index mine",
     "CREATE TABLE child () INHERITS (eventlogs_event)": "inherited by child",
     "ALTER TABLE eventlogs_event ENABLE ROW LEVEL SECURITY": "row security",
@@ -346,6 +355,32 @@ def test_what_would_be_lost_is_named_before_anything_is_done(alias, statement):
 
     assert re.search(r"was not replaced: .*\. [A-Z].*\.$", str(caught.value))
     assert leftovers(alias) == []
+
+
+def test_a_column_with_a_sequence_of_its_own_comes_along(alias):
+    sql(alias, "ALTER TABLE eventlogs_event ADD number bigserial")
+    sql(alias, "ALTER SEQUENCE eventlogs_event_number_seq OWNED BY NONE")
+    numbers = "SELECT position, number FROM eventlogs_event ORDER BY position"
+    there = sql(alias, numbers)
+
+    for wanted in (4, 0):
+        partitioning.partition(wanted, using=alias)
+        assert sql(alias, numbers) == there
+        accounts(alias).create(Opened("ada"))
+        there.append(sql(alias, numbers)[-1])
+        assert there[-1][1] == len(there)
+    assert leftovers(alias) == []
+
+
+def test_a_generated_column_that_is_added_meanwhile_is_found_before_the_swap(alias):
+    def add():
+        sql(alias, "ALTER TABLE eventlogs_event ADD n int GENERATED ALWAYS AS (index + 1) STORED")
+
+    with pytest.raises(CannotPartition, match="the column n is generated"):
+        partitioning.partition(4, using=alias, tell=while_comparing(alias, add))
+
+    assert partitions(alias) == 0
+    check_whole(alias)
 
 
 def test_a_table_that_changed_meanwhile_is_not_replaced(alias):
