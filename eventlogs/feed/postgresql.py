@@ -77,7 +77,10 @@ PAGE = HotRead("feed_page")
 LAST_EVENT = HotRead("feed_last_event")
 NEXT_EVENT = Statement("feed_next_event")
 COUNTERS = HotRead("feed_counters")
-END = HotRead("feed_end")
+# Where positions are times, they do not tell how large the table is: these are planned each time.
+END = Statement("feed_end")
+PLANNED_PAGE = Statement("feed_page")
+PLANNED_LAST_EVENT = Statement("feed_last_event")
 BUCKET_HOLDERS = Statement("feed_bucket_holders")
 
 
@@ -252,6 +255,9 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
     def is_in_transaction(self) -> bool:
         return self._in_transaction()  # as the server sees it
 
+    def last(self, upto: int) -> Place | None:
+        return next(starmap(Place, self._run(PLANNED_LAST_EVENT, {"upto": upto})), None)
+
     def numbers(self) -> Numbers:
         [numbers] = self._run(COUNTERS)
         return self.checked(Numbers(*numbers))
@@ -276,12 +282,10 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
             "number": number,
             "of": of,
         }
-        events = self._run(PAGE.upto(query.upto), parameters, events_of_bytes)
+        events = self._run(PLANNED_PAGE, parameters, events_of_bytes)
         return events, events[-1].position if len(events) == query.limit else end
 
     def holding_back(self) -> list[FeedHolder]:
         self.watermark()
-        return [
-            FeedHolder(last_position_at(number), *facts)
-            for number, *facts in self._run(BUCKET_HOLDERS)
-        ]
+        found = self._run(BUCKET_HOLDERS)
+        return [FeedHolder(last_position_at(number), *facts) for number, *facts in found]

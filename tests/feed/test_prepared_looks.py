@@ -22,7 +22,7 @@ from tests.operations.partitioning.logs import sql
 from tests.reliability.test_feed_schemas import alias_for, schemas  # noqa: F401
 from tests.stores.test_statements import alarm, interrupt
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 COMMITS = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 HOT = (LAST, FENCE, LAST_EVENT.upto(9), PAGE.upto(9))

@@ -17,7 +17,11 @@ from tests.conftest import PARTITIONS
 from tests.operations.partitioning.logs import partitions
 from tests.projections.readmodels import Balances, balances, replayed
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("tables", "declared")]
+pytestmark = [
+    pytest.mark.postgresql,
+    pytest.mark.fence,
+    pytest.mark.usefixtures("tables", "declared"),
+]
 
 
 def test_a_worker_applies_each_event_once_while_the_table_is_replaced(race, monkeypatch):

@@ -12,7 +12,7 @@ from django.db import connections, router
 from eventlogs.exceptions import CannotPartition
 from eventlogs.feed.reader import Feed
 from eventlogs.models import Event
-from eventlogs.operations.partitioning import copying, obstacles, tables
+from eventlogs.operations.partitioning import copying, obstacles, progress, tables
 from eventlogs.operations.partitioning.sessions import one_step
 from eventlogs.stores.erasing import check_owner
 from eventlogs.stores.layouts import layout_of
@@ -125,7 +125,7 @@ def _alias(using: str | None) -> str:
 
 def is_begun(cursor: Any) -> bool:
     """Return whether a copy was begun, and is not finished."""
-    return tables.state(cursor, lock=False) is not None
+    return progress.unfinished(cursor) is not None
 
 
 def _begin(cursor: Any, using: str, partitions: int) -> tables.State | None:

@@ -13,7 +13,7 @@ from django.db import connections, transaction
 
 from eventlogs import ANY, Feed, LogManager
 from eventlogs.exceptions import CannotPartition
-from eventlogs.feed.sources import feed_source_for
+from eventlogs.feed.sources import source_in
 from eventlogs.operations import partitioning
 from eventlogs.operations.partitioning import copying, running, sessions
 from eventlogs.stores import psycopg_connections, store_for
@@ -22,7 +22,7 @@ from tests.operations.partitioning.logs import check_whole, partitions
 from tests.servers import ServerError
 from tests.stores.test_poolers import PgBouncer
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 WRITERS, READERS = 4, 2
 
@@ -50,7 +50,7 @@ def pooled(second_database: str) -> Iterator[str]:
             del connections[alias]
             del connections.databases[alias]
             store_for.cache_clear()
-            feed_source_for.cache_clear()
+            source_in.cache_clear()
             psycopg_connections.unprepared.clear()
 
 

@@ -22,7 +22,7 @@ from tests.operations.partitioning.test_others import once, roles
 from tests.projections.crashes import before, killed_in
 from tests.reliability.test_feed_schemas import alias_for
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 
 def silent_for(alias, minutes):
