@@ -12,6 +12,7 @@ from django.utils.translation import ngettext
 
 from eventlogs.exceptions import EventLogError
 from eventlogs.feed.reader import Feed
+from eventlogs.feed.sources import beginning
 from eventlogs.models import Checkpoint, ProjectionAction, ProjectionState
 from eventlogs.operations.health import Finding, Health
 from eventlogs.projections.base import BaseProjection, RowProjection, projections
@@ -147,7 +148,9 @@ def progress(
     )
     done = min((each.position for each in places), default=0)
     try:
-        total = Feed(using=using).settled()
+        before = beginning(using)
+        total = Feed(using=using).settled() - before
+        done = max(done - before, 0)
     except EventLogError:
         total = 0
     owners = {each.owner for each in places if each.owner and is_live(each, using=using)}

@@ -274,6 +274,19 @@ def feed_source_for(using: str) -> FeedSource:
     return source_in(using, has_buckets=conf.has_buckets())
 
 
+def beginning(using: str) -> int:
+    """
+    Return a position before the first event, for showing how far a reader is.
+
+    Positions from counters are times: from 0 on, a reader would be at 99 % with its first event.
+    """
+    if not conf.has_buckets():
+        return 0
+    events: QuerySet[Any] = QuerySet(apps.get_model("eventlogs", "Event"), using=using)
+    first: int | None = events.aggregate(first=models.Min("position"))["first"]
+    return 0 if first is None else first - 1
+
+
 def has_feed(using: str) -> bool:
     """Return whether a database of this kind can have a feed, in the layout of the settings."""
     if conf.has_buckets():

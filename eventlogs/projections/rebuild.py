@@ -37,6 +37,7 @@ from eventlogs.exceptions import LogNotFound, ProjectionFailed, ProjectionUnavai
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.scans import LogRow
+from eventlogs.feed.sources import beginning
 from eventlogs.ids import LogId
 from eventlogs.models import (
     AppliedVersion,
@@ -373,12 +374,14 @@ class _ShadowRebuild(_Rebuild):
         self._owner = leases.new_owner()
         self._table_owner = shadow_tables.owner(cls.model, using)
         self._applied = 0
+        self._beginning = 0  # of the feed, once it is known
         self._first = 0  # the position, and the events applied, when this call began
         self._before = 0
 
     def steps(self, *, restart: bool) -> Steps:
         advancers = self._at_work(self._prepare(restart))
         try:
+            self._beginning = beginning(self._using)
             self._first = min(each.position for each in advancers)
             self._before = self._applied_in_all()
             has_archived = self._without_archived or self._cls.has_shared_rows()
@@ -516,7 +519,12 @@ class _ShadowRebuild(_Rebuild):
                 self._applied += each.applied - before
             done = min(each.position for each in advancers)
             yield Progress(
-                self._applied, done, max(done, upto), "positions", self._first, self._before
+                self._applied,
+                max(done - self._beginning, 0),
+                max(done, upto) - self._beginning,
+                "positions",
+                max(self._first - self._beginning, 0),
+                self._before,
             )
 
     def _fill_archived(self, advancers: list[Advancer]) -> Iterator[Progress]:
@@ -553,7 +561,9 @@ class _ShadowRebuild(_Rebuild):
             with leases.fenced(advancers[0].lease):
                 verify.put_all_right(projection, rows, using)
             done = min(each.position for each in advancers)
-            yield Progress(self._applied, done, done, "positions", self._first, self._before)
+            done = max(done - self._beginning, 0)
+            first = max(self._first - self._beginning, 0)
+            yield Progress(self._applied, done, done, "positions", first, self._before)
 
     def _swap(self, advancers: list[Advancer]) -> bool:
         """Put the new rows in use; return False if the lock was not granted in time."""

@@ -74,6 +74,7 @@ def test_an_event_that_cannot_be_applied_ends_the_rebuild(run, state, monkeypatc
     assert (waiting.log_id, waiting.index) == (state.log_id, 1)
 
 
+@pytest.mark.fence
 def test_events_of_an_interrupted_run_count_as_progress_but_not_for_the_speed(
     run, state, monkeypatch
 ):

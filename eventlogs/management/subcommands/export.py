@@ -18,6 +18,7 @@ from eventlogs.archives.reading import archived_log, exported_pages
 from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
+from eventlogs.feed.sources import beginning
 from eventlogs.feed.tokens import Token, checkpoint_of
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
@@ -156,11 +157,14 @@ def write_lines(
         )
     after = position_of(feed, after)
     until = None if end is None else position_of(feed, end)
+    start = max(after, beginning(using))
     with (
         opened(path, length if resume else None) as stream,
         scans.a_moment(using) if until is None else nullcontext(),
         out.progress(
-            "Exporting", total=max(until - after, 0) if until else None, unit="positions"
+            "Exporting",
+            total=max(until - start, 0) if until else None,
+            unit="positions",
         ) as progress,
     ):
         if not length:
@@ -175,8 +179,8 @@ def write_lines(
             stream.write("".join(page.lines))
             stream.flush()
             events += len(page.lines)
-            progress.advance(page.position - after)
-            after = page.position
+            progress.advance(page.position - start)
+            after = start = page.position
         for lines in jsonl.tombstone_pages(using, log_types=log_types, logs=logs):
             stream.write("".join(lines))
             erased += len(lines)

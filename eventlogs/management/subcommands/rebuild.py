@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from eventlogs.feed.reader import Feed
+from eventlogs.feed.sources import beginning
 from eventlogs.ids import LogId
 from eventlogs.management import arguments
 from eventlogs.management.choosing import choose, operator
@@ -127,5 +128,5 @@ def rebuild(
 def extent(projection: type[RowOperations], using: str) -> tuple[int, str]:
     """Return the size of a rebuild, and its unit."""
     if projection.mode != projection.INLINE:
-        return Feed(using=using).settled(), "positions"
+        return max(Feed(using=using).settled() - beginning(using), 0), "positions"
     return projection.logs_read(using).count(), "logs"
