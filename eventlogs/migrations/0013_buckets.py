@@ -21,8 +21,8 @@ BEGIN
     SET number = greatest(
             number,
             (SELECT pg_catalog.max(visible.number) FROM eventlogs_bucket AS visible),
-            (extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000)::bigint
-            OPERATOR(pg_catalog.-) 1
+            ((extract(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.-) 1735689600)
+             OPERATOR(pg_catalog.*) 8000)::bigint OPERATOR(pg_catalog.-) 1
         ) OPERATOR(pg_catalog.+) count
     WHERE bucket OPERATOR(pg_catalog.=) own
     RETURNING number OPERATOR(pg_catalog.-) count OPERATOR(pg_catalog.+) 1 INTO first;

@@ -97,7 +97,7 @@ BODIES: Final = {
     "eventlogs_fence": "90d40ffada4d321e234de5626ff9301eb4afd0aa4d56088508c1cba192d2f869",
     "eventlogs_keep_chain": "2b64a3f92d005e7ad05f34c036af7d9e252959ecea3eff1ff915261ea4036948",
     "eventlogs_erase_log": "847560c4035623545cc61dfd59f749dcbc6a0fdb2fcd07db7c1664a78baf69c7",
-    "eventlogs_take_positions": "1a5e02e4989040265385f333c89d4f18da586b81a3da9ad2f228943b47739e06",
+    "eventlogs_take_positions": "deaee2ed8341991e7b996d8c92b7c593efcec74526f70fcf158bf073362f3c17",
     "eventlogs_chain": "da774b02518ebbc5887681fa03980aa7825d5f1f1a431a4d8b4d5cf291ec46aa",
 }
 # Likewise of the condition of eventlogs_eventlog_keep_chain, as PostgreSQL writes it.
