@@ -48,4 +48,4 @@ def unfinished(cursor: Any) -> Unfinished | None:
         f" clock_timestamp() - seen_at FROM {schema}.{STATE}"
     )
     row = cursor.fetchone()
-    return None if row is None else Unfinished(*(*row, is_in_a_step))
+    return None if row is None else Unfinished(*[*row, is_in_a_step])

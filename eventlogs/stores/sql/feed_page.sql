@@ -4,7 +4,8 @@
 --
 -- The page is bounded by positions, not by LIMIT alone: without fresh statistics the planner would
 -- sort the whole table. The parameters are in sub-queries, so that its plan is the same whatever
--- their values are: see HotRead in statements.py.
+-- their values are: see HotRead in statements.py. Of a huge table it expects long ranges, and would
+-- start parallel workers for each page: lastval(), which is never called, forbids that.
 SELECT {log}, {stored}
 FROM eventlogs_event
 WHERE position > (SELECT %(after)s::bigint)
@@ -19,4 +20,4 @@ WHERE position > (SELECT %(after)s::bigint)
        OR mod(get_byte(uuid_send(log_id), 14) * 256 + get_byte(uuid_send(log_id), 15),
               (SELECT %(of)s::integer)) = (SELECT %(number)s::integer))
 ORDER BY position
-LIMIT (SELECT %(limit)s::integer)
+LIMIT coalesce((SELECT %(limit)s::integer), lastval()::integer)
