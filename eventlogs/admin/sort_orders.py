@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from django.db.models import Q, QuerySet
 
+from eventlogs import conf
 from eventlogs.admin.parameters import number_from
 from eventlogs.models import Event
 
@@ -84,6 +85,11 @@ class ByNumber(SortOrder):
 
     def edge(self, rows: QuerySet[Any], span: int, *, up: bool) -> Key | None:
         """Return the last number: a range of numbers has no more events than numbers."""
+        if self._field == "position" and conf.has_buckets():
+            # Positions are far apart: count the events, as a window by time does.
+            numbers = self.sorted(rows, up=up).values_list(self._field, flat=True)
+            counted: int | None = numbers[span - 1 : span].first()
+            return None if counted is None else Key(counted)
         ends = [
             self.sorted(rows, up=each).values_list(self._field, flat=True)[:1].first()
             for each in (up, not up)

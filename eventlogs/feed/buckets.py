@@ -32,7 +32,8 @@ settled, and nothing needs to be raised (``sources.py``).
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from django.db import Error, connections
@@ -59,6 +60,7 @@ UPDATE eventlogs_bucket AS counter SET number = greatest(counter.number, %s)
 FROM resting WHERE counter.bucket = resting.bucket
 """
 RESTING: Final = "SELECT bucket FROM eventlogs_bucket WHERE number < %s FOR UPDATE SKIP LOCKED"
+FREE: Final = "SELECT bucket FROM eventlogs_bucket FOR UPDATE SKIP LOCKED"
 RAISE_SOME: Final = "UPDATE eventlogs_bucket SET number = %s WHERE bucket IN ({}) AND number < %s"
 
 
@@ -140,16 +142,18 @@ class BucketFeedSource(Counters, RowFeedSource):
 
     def holding_back(self) -> list[FeedHolder]:
         """
-        Return a holder for each bucket that another transaction holds below the highest number.
+        Return a holder for each bucket that another transaction holds.
 
         Which transaction it is cannot be known from a row lock: only the position is there.
         """
-        self.watermark()
-        highest = self.numbers().highest
-        behind = self.rows("Bucket").filter(number__lt=highest).order_by("number", "bucket")
+        connection = connections[self.using]
+        with _apart(connection) as apart:
+            free = free_buckets(apart)
+        held_here = held(connection) if connection.in_atomic_block else set()
+        taken = self.rows("Bucket").exclude(bucket__in={*free, *held_here})
         return [
             FeedHolder(last_position_at(number), None, None, None, None, None, None, None)
-            for number in behind.values_list("number", flat=True)
+            for number in taken.order_by("number", "bucket").values_list("number", flat=True)
         ]
 
 
@@ -178,19 +182,38 @@ def raise_counters(connection: BaseDatabaseWrapper, number: int) -> None:
             raise
 
 
-def _raise_apart(connection: BaseDatabaseWrapper, number: int) -> None:
-    """Raise the counters by another connection, so that the caller's transaction holds none."""
+def free_buckets(connection: BaseDatabaseWrapper) -> list[int]:
+    """Return the buckets whose counters no transaction holds; the connection has none open."""
+    with connection.cursor() as cursor:
+        cursor.execute("START TRANSACTION")
+        try:
+            cursor.execute(FREE)
+            return [bucket for (bucket,) in cursor.fetchall()]
+        finally:
+            cursor.execute("ROLLBACK")
+
+
+@contextmanager
+def _apart(connection: BaseDatabaseWrapper) -> Iterator[BaseDatabaseWrapper]:
+    """Open another connection to the same database, with no part in the caller's transaction."""
     apart: Any = connection.copy()
     tenant = getattr(connection, "tenant", None)
     if tenant is not None:  # django-tenants: its schema is set for each connection
         apart.set_tenant(tenant)
     try:
-        raise_counters(apart, number)
+        yield apart
+    finally:
+        apart.close()
+
+
+def _raise_apart(connection: BaseDatabaseWrapper, number: int) -> None:
+    """Raise the counters by another connection, so that the caller's transaction holds none."""
+    try:
+        with _apart(connection) as apart:
+            raise_counters(apart, number)
     except Error:
         # The caller's transaction is not touched: it reads up to what others have raised.
         logger.debug("The counters could not be raised beside a transaction.", exc_info=True)
-    finally:
-        apart.close()
 
 
 def _code(error: Error) -> object:

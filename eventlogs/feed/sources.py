@@ -74,6 +74,7 @@ class FeedHolder:
     state: str | None  # as in pg_stat_activity, or "prepared"
     query: str | None  # its last statement; None where this user may not see it
     prepared_as: str | None  # the name to COMMIT or ROLLBACK PREPARED by
+    transaction: str | None = None  # an id that no other one has; None where it is not known
 
 
 class UnknownTypes(NamedTuple):

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -38,7 +38,7 @@ from eventlogs.exceptions import (
     LogNotFound,
     SubjectUnknown,
 )
-from eventlogs.feed.sources import feed_source_for
+from eventlogs.feed.sources import FeedSource, feed_source_for
 from eventlogs.ids import LogId
 from eventlogs.models import EventLog, SubjectLog
 from eventlogs.operations import erasure, receipts, unique_values
@@ -378,10 +378,18 @@ def _wait_for_open_appends(using: str) -> int:
     try:
         source = feed_source_for(using)
         until = time.monotonic() + LONGEST_WAIT
-        left = {(each.pid, each.prepared_as, each.position) for each in source.holding_back()}
+        left = _open_appends(source)
         while left and time.monotonic() < until:
             time.sleep(NAP)
-            left &= {(each.pid, each.prepared_as, each.position) for each in source.holding_back()}
+            left &= _open_appends(source)
     except FeedUnavailable:
         return 0
     return len(left)
+
+
+def _open_appends(source: FeedSource) -> set[Hashable]:
+    """Return what tells the open transactions that have appended from those that come later."""
+    return {
+        each.transaction or (each.pid, each.prepared_as, each.position)
+        for each in source.holding_back()
+    }

@@ -399,6 +399,7 @@ def test_the_history_is_paged_and_includes_removed_projections(viewer):
 
 
 @pytest.mark.feed
+@pytest.mark.fence
 def test_an_interrupted_rebuild_is_shown_with_its_progress_and_how_to_resume_it(operator, parked):
     ParkedEvent.objects.all().delete()
     steps = rebuilding.rebuild_steps(PaymentSummaries)

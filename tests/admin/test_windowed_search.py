@@ -106,6 +106,7 @@ def test_all_pages_together_have_each_event_once(data, times, name, rare, size, 
         transaction.set_rollback(True)
 
 
+@pytest.mark.fence
 def test_windows_follow_each_other_until_a_page_is_full():
     store([0] * 20, [RARE if at in (1, 3, 18) else COMMON for at in range(20)])
     positions = list(Event.objects.order_by("position").values_list("position", flat=True))
@@ -128,6 +129,7 @@ def test_windows_follow_each_other_until_a_page_is_full():
     assert (found.high, found.low) == (Key(positions[16]), Key(positions[14]))
 
 
+@pytest.mark.fence
 def test_a_search_around_an_event_shows_it_and_searches_both_directions():
     store(list(range(20)), [RARE if at in (0, 10, 19) else COMMON for at in range(20)])
     every = Event.objects.all()
@@ -143,6 +145,26 @@ def test_a_search_around_an_event_shows_it_and_searches_both_directions():
         assert found.stopped_newer
         assert found.low.number == middle.position - 2
         assert found.high.number == middle.position + 3
+
+
+@pytest.mark.buckets
+def test_windows_have_a_number_of_events_where_positions_are_times():
+    store([0] * 20, [RARE if at in (1, 3, 18) else COMMON for at in range(20)])
+    positions = list(Event.objects.order_by("position").values_list("position", flat=True))
+    every, order = Event.objects.all(), ORDERS["position"][0]
+
+    def page(seconds: float, start: SearchStart = NEWEST):
+        return search_windows(
+            every, every.filter(type=RARE), order, start, size=2, span=3, seconds=seconds
+        )
+
+    assert [each.position for each in page(FOREVER).events] == [positions[18], positions[3]]
+    found = page(ONE_WINDOW)
+    assert [each.position for each in found.events] == [positions[18]]
+    assert found.low == Key(positions[17])
+    found = page(ONE_WINDOW, SearchStart(before=found.older))
+    assert found.events == []
+    assert found.low == Key(positions[14])
 
 
 def test_unused_positions_cost_no_search_window(django_assert_max_num_queries):

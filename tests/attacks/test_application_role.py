@@ -121,6 +121,7 @@ def test_a_chain_is_not_switched_off(as_application, refused, log):
 
 
 @pytest.mark.parametrize("digest", [None, bytes(32)], ids=["without a digest", "with a wrong one"])
+@pytest.mark.fence
 def test_a_raw_event_is_seen(as_application, log, seen, digest):
     assert seen() == set()
     with as_application():
@@ -175,6 +176,7 @@ def test_an_erased_log_that_is_created_again_is_seen(as_application, log, seen):
     assert seen() == {"erased"}
 
 
+@pytest.mark.fence
 def test_a_false_event_is_an_append_like_all_others(as_application, log, seen):
     """The role may append. What the event says, and its time, are believed."""
     log_id = log.log_id.uuid
@@ -187,6 +189,7 @@ def test_a_false_event_is_an_append_like_all_others(as_application, log, seen):
     assert Account.logs.reduce(log.log_id).aggregate.balance == 5 + 7 + 99
 
 
+@pytest.mark.fence
 def test_an_event_at_a_lower_position_is_seen_by_a_seal_alone(as_application, log, seen):
     """Readers of the feed that are past the position do not get the event."""
     with as_application():

@@ -156,6 +156,7 @@ def test_the_application_takes_no_logs_out(as_application, directory):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_an_event_that_is_put_behind_an_archived_log_is_seen_by_a_seal(
     as_application, log, directory
 ):

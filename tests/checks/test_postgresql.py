@@ -56,6 +56,7 @@ def test_the_command_in_the_hint_of_w008_restores_the_triggers(second_database):
         "ALTER TABLE eventlogs_event ENABLE REPLICA TRIGGER eventlogs_event_fence",
     ],
 )
+@pytest.mark.fence
 def test_w011_the_fence_is_missing_or_can_be_switched_off(second_database, tampering):
     with connections[second_database].cursor() as cursor:
         cursor.execute(tampering)
@@ -69,6 +70,7 @@ def test_w011_the_fence_is_missing_or_can_be_switched_off(second_database, tampe
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_w012_the_sequence_gives_positions_out_in_blocks(second_database):
     with connections[second_database].cursor() as cursor:
         cursor.execute("ALTER TABLE eventlogs_event ALTER position SET CACHE 20")
@@ -83,6 +85,7 @@ def test_w012_the_sequence_gives_positions_out_in_blocks(second_database):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_w012_the_sequence_runs_backwards_or_is_missing(second_database):
     for change, said in (
         ("SET INCREMENT -1 SET MINVALUE 1", "INCREMENT -1"),
@@ -98,6 +101,7 @@ def test_w012_the_sequence_runs_backwards_or_is_missing(second_database):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_w013_the_events_are_distributed(second_database):
     with connections[second_database].cursor() as cursor:
         cursor.execute(

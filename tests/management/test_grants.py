@@ -260,6 +260,7 @@ def test_a_role_that_may_create_tables_rebuilds_by_moving_the_rows(as_owner):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_statements_without_a_grant_are_refused(as_owner):
     state = Account.logs.create(Opened("ada"))
     for statement in (
@@ -277,6 +278,7 @@ def test_statements_without_a_grant_are_refused(as_owner):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_without_the_sequence_the_feed_says_what_to_grant(as_owner):
     Account.logs.create(Opened("ada"))
     with as_owner():

@@ -24,6 +24,7 @@ def run(*arguments, alias="default"):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_partitions_and_back(second_database):
     partitioning.partition(0, using=second_database)
     fill(second_database)
@@ -49,6 +50,7 @@ def test_partitions_and_back(second_database):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_a_copy_is_given_up(second_database, monkeypatch):
     partitioning.partition(0, using=second_database)
     fill(second_database)
@@ -66,6 +68,7 @@ def test_a_copy_is_given_up(second_database, monkeypatch):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_what_is_in_the_way_is_said_with_what_to_do(second_database):
     partitioning.partition(0, using=second_database)
     sql(second_database, "CREATE VIEW seen AS SELECT * FROM eventlogs_event")

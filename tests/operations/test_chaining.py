@@ -135,6 +135,7 @@ def test_an_event_that_is_removed(log, spoil):
     assert (finding.index, "should be" in finding.message) == (4, True)
 
 
+@pytest.mark.fence
 def test_an_event_that_is_inserted_between_others(log, spoil):
     for index in range(7, 3, -1):
         events(log).filter(index=index).update(index=index + 1)
@@ -166,6 +167,7 @@ def test_a_history_that_is_rewritten_with_its_head_is_whole(log, spoil):
     assert found() == []
 
 
+@pytest.mark.fence
 def test_an_event_that_was_inserted_past_the_log(log, spoil):
     copy = events(log).get(index=7)
     copy.pk, copy.index = None, 8

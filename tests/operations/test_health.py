@@ -60,6 +60,7 @@ def test_a_project_at_work_is_healthy_and_has_its_figures(transactional_db):
 
 
 @pytest.mark.feed
+@pytest.mark.fence
 def test_the_number_of_queries_does_not_depend_on_events_and_findings(
     db, django_assert_max_num_queries
 ):

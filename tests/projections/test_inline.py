@@ -519,6 +519,7 @@ def test_appends_under_a_stricter_isolation_are_right_too(race, monkeypatch):
 
 @pytest.mark.locks
 @pytest.mark.usefixtures("inlined")
+@pytest.mark.fence
 def test_transactions_on_snapshots_that_create_logs_do_not_block_each_other(race, monkeypatch):
     """On MariaDB, a locking read that found no row would lock the gap that others insert into."""
     connections.close_all()

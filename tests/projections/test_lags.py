@@ -74,6 +74,7 @@ class TestOwnEvents:
 
     def test_the_search_for_its_events_ends_at_a_limit(self, monkeypatch):
         monkeypatch.setattr(lags, "SPAN", 4)
+        monkeypatch.setattr(lags, "EVENTS", 4)
         others(4)
         assert DepositsByOwner.lag() == NO_LAG
 

@@ -64,6 +64,7 @@ def states_of(found):
     return [each.state for each in found.verdicts]
 
 
+@pytest.mark.fence
 def test_seals_of_before_and_after_are_proved(accounts, attested):
     before = make_seal()
     archive()
@@ -418,6 +419,7 @@ def test_an_export_with_a_changed_event_differs_though_another_is_missing(direct
     assert states_of(found) == [DIFFERS]
 
 
+@pytest.mark.fence
 def test_a_position_that_was_not_given_out_is_refused(accounts):
     archive()
     archived().update(last_position=10**6)

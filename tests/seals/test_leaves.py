@@ -54,6 +54,7 @@ def test_each_chained_log_has_a_leaf(accounts_of_three):
     )
 
 
+@pytest.mark.fence
 def test_the_leaves_are_those_of_the_position(accounts_of_three):
     first, second, third = accounts_of_three
     before = second.position - 1  # the second log has one event more since

@@ -112,6 +112,7 @@ def seal_meanwhile(sealing, transactional_db, elsewhere):
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_an_event_that_can_still_be_committed_is_not_passed_over(seal_meanwhile, attested):
     seal = seal_meanwhile()
 
@@ -120,6 +121,7 @@ def test_an_event_that_can_still_be_committed_is_not_passed_over(seal_meanwhile,
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_a_broken_version_that_seals_the_last_position_cannot_be_proved(
     seal_meanwhile, attested, monkeypatch
 ):
@@ -139,6 +141,7 @@ def test_its_time_is_that_of_the_database(accounts_of_three, monkeypatch):
     assert make_seal().moment.year > 2000
 
 
+@pytest.mark.fence
 def test_a_seal_takes_few_queries(accounts_of_three, django_assert_max_num_queries):
     with django_assert_max_num_queries(15):  # two of them about archived logs, two about moved ones
         make_seal()

@@ -31,6 +31,7 @@ def test_digests_are_computed_from_them(noted):
     assert misfits() == [None]
 
 
+@pytest.mark.fence
 def test_a_type_with_a_line_feed_has_no_digest(noted, owner):
     """Two events could have the same bytes otherwise."""
     events().filter(index=1).update(type=Concat(F("type"), Value("\n1")))

@@ -1,28 +1,36 @@
--- The transactions that hold a counter, which the feed waits for: the one that has changed the row
--- (its xmax) is open. It, or its savepoint, has a lock on its own id. A prepared transaction has no
--- process; its locks, also those of its savepoints, share a virtual id.
+-- The transactions that have appended and are open: they have a lock on the table of counters until
+-- they end. The position is that of a counter which they hold, if they have changed it (its xmax)
+-- themselves; the id of a savepoint that was released leads to none, and then it is the lowest.
+-- A prepared transaction has no process; its locks share the virtual id with the lock on its own id.
 -- A query that this user may not see is shown as NULL.
-SELECT holder.number, holder.pid,
+SELECT coalesce(own.number, lowest.number), holder.pid,
        clock_timestamp() - coalesce(activity.xact_start, prepared.prepared),
        coalesce(activity.usename, prepared.owner)::text, activity.application_name,
        CASE WHEN holder.pid IS NULL THEN 'prepared' ELSE activity.state END,
-       nullif(activity.query, '<insufficient privilege>'), prepared.gid
+       nullif(activity.query, '<insufficient privilege>'), prepared.gid, holder.virtualtransaction
 FROM (
-    SELECT min(number) AS number, pid, virtualtransaction
-    FROM eventlogs_bucket
+    SELECT DISTINCT pid, virtualtransaction
+    FROM pg_locks
+    WHERE locktype = 'relation'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND relation = 'eventlogs_bucket'::regclass
+      AND mode = 'RowExclusiveLock' AND granted
+      AND pid IS DISTINCT FROM pg_backend_pid()
+) AS holder
+CROSS JOIN (SELECT min(number) AS number FROM eventlogs_bucket) AS lowest
+CROSS JOIN LATERAL (
+    SELECT min(counter.number) AS number
+    FROM eventlogs_bucket AS counter
     JOIN pg_locks
       ON locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock'
-     AND transactionid = eventlogs_bucket.xmax
-    WHERE pid IS DISTINCT FROM pg_backend_pid()
-      AND number < (SELECT max(number) FROM eventlogs_bucket)
-    GROUP BY pid, virtualtransaction
-) AS holder
+     AND transactionid = counter.xmax AND virtualtransaction = holder.virtualtransaction
+) AS own
 LEFT JOIN pg_stat_activity AS activity ON activity.pid = holder.pid
 LEFT JOIN pg_prepared_xacts AS prepared
        ON holder.pid IS NULL
       AND EXISTS (
-          SELECT FROM pg_locks AS own
-          WHERE own.locktype = 'transactionid' AND own.pid IS NULL
-            AND own.transactionid = prepared.transaction
-            AND own.virtualtransaction = holder.virtualtransaction)
-ORDER BY holder.number, holder.pid
+          SELECT FROM pg_locks AS id
+          WHERE id.locktype = 'transactionid' AND id.pid IS NULL
+            AND id.transactionid = prepared.transaction
+            AND id.virtualtransaction = holder.virtualtransaction)
+ORDER BY 1, holder.pid

@@ -400,6 +400,7 @@ def test_a_race_that_is_lost_without_an_if_match_is_409(account):
     assert status_of(caught.value) == 409
 
 
+@pytest.mark.fence
 def test_a_list_may_name_the_version_to_which_the_log_moves_meanwhile(account):
     position = Event.objects.for_log(account.log_id).get(index=1).position
     following = LogState(account.log_id, 3, position + 1)

@@ -316,6 +316,7 @@ def test_keys_of_rows_fit_whatever_the_primary_key_is():
     assert all(len(each) <= 255 and "\0" not in each for each in keys)
 
 
+@pytest.mark.fence
 def test_an_adoption_takes_few_statements(django_assert_max_num_queries):
     shop.place(100)
 

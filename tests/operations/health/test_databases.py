@@ -283,6 +283,7 @@ def test_a_checkpoint_ahead_of_the_feed_is_reported_as_a_restored_backup(transac
 
 
 @pytest.mark.postgresql
+@pytest.mark.fence
 def test_a_sequence_behind_the_events_is_reported_before_an_append_fails(transactional_db):
     state = pay(3)
     with connection.cursor() as cursor:
