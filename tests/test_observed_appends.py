@@ -18,6 +18,7 @@ from tests.stores.test_joined import at_once
 from tests.watching import Notes, watched
 
 pytestmark = [
+    pytest.mark.fence,  # with buckets, no appends are joined
     pytest.mark.postgresql,
     pytest.mark.django_db(transaction=True, available_apps=["eventlogs"]),
 ]

@@ -260,6 +260,7 @@ def test_a_refresh_is_signalled():
 
 
 @pytest.mark.feed
+@pytest.mark.fence
 def test_a_parked_event_is_signalled(monkeypatch):
     with received(event_parked) as found:
         state = parked_payment(monkeypatch, "no")

@@ -24,6 +24,7 @@ def state(db, monkeypatch):
     return parked_payment(monkeypatch, "4111-1111")
 
 
+@pytest.mark.fence
 def test_parked_events_are_shown_without_data(run, state):
     shown = run("parked")
 

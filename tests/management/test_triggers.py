@@ -19,14 +19,19 @@ def triggers(alias: str) -> list[tuple[str, str]]:
         return cursor.fetchall()
 
 
+FENCE = pytest.mark.fence
+
+
 @pytest.mark.postgresql
 @pytest.mark.parametrize(
     "tampering",
     [
         "DROP TRIGGER eventlogs_event_refuse_change ON eventlogs_event",
-        "DROP TRIGGER eventlogs_event_fence ON eventlogs_event",
+        pytest.param("DROP TRIGGER eventlogs_event_fence ON eventlogs_event", marks=FENCE),
         "ALTER TABLE eventlogs_event DISABLE TRIGGER USER",
-        "ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence",
+        pytest.param(
+            "ALTER TABLE eventlogs_event ENABLE TRIGGER eventlogs_event_fence", marks=FENCE
+        ),
     ],
 )
 def test_triggers_are_restored_and_no_migration_is_unapplied(

@@ -60,10 +60,17 @@ def test_other_databases_have_none(db):
             "eventlogs_event",
             "another function",
         ),
-        (
+        pytest.param(
             f"CREATE OR REPLACE FUNCTION eventlogs_fence() RETURNS trigger {NOTHING}",
             "eventlogs_event",
             "another function",
+            marks=pytest.mark.fence,
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION eventlogs_take_positions(log uuid, count integer)"
+            " RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'",
+            "eventlogs_take_positions",
+            "was replaced",
         ),
         (
             f"CREATE FUNCTION nothing() RETURNS trigger {NOTHING};"

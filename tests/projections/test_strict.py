@@ -142,6 +142,7 @@ def test_a_parked_event_is_reported_and_not_retried(projection):
     projection.catch_up(strict=True)
 
 
+@pytest.mark.fence
 def test_an_event_that_waits_for_a_release_is_reported():
     state = Account.logs.create(Opened("ada"), Deposited(1))
     Balances.catch_up()
@@ -213,6 +214,7 @@ def test_a_constraint_that_a_reactor_violates_is_raised():
     assert isinstance(failure(Letters).__cause__, IntegrityError)
 
 
+@pytest.mark.fence
 def test_an_inline_projection_that_lacks_events_is_strict_as_well(monkeypatch):
     monkeypatch.setitem(registered, InlinedBalances.name, None)
     del registered[InlinedBalances.name]

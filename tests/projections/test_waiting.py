@@ -62,6 +62,7 @@ class TestOtherEvents:
         checkpoint(DepositsByOwner, state.position - 1)
         assert DepositsByOwner.wait_for(state.position, timeout=0)
 
+    @pytest.mark.fence
     def test_a_held_event_and_those_behind_it_are_not_applied(self, tables, declared):
         fail_on(Deposited)
         ada = Account.logs.create(Opened("ada"), Deposited(1), Noted("x"))

@@ -102,7 +102,13 @@ def test_a_database_that_was_not_migrated_is_reported(alias, tmp_path):
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("trigger", ["eventlogs_event_refuse_change", "eventlogs_event_fence"])
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "eventlogs_event_refuse_change",
+        pytest.param("eventlogs_event_fence", marks=pytest.mark.fence),
+    ],
+)
 def test_a_dropped_trigger_is_reported_once_with_the_command_that_restores_it(
     second_database, trigger
 ):
