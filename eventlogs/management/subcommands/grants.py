@@ -20,6 +20,7 @@ from eventlogs.management.output import Output
 from eventlogs.models import (
     ArchivedLog,
     ArchiveFile,
+    Bucket,
     ErasedLog,
     Event,
     EventLog,
@@ -40,6 +41,7 @@ HISTORY: Final[dict[type[models.Model], tuple[str, ...]]] = {
     IdempotencyKey: ("SELECT", "INSERT", "DELETE"),  # prune deletes
     UniqueValue: ("SELECT", "INSERT", "DELETE"),  # a log's new value replaces its old one
     ErasedLog: ("SELECT",),  # the owner's function writes them
+    Bucket: ("SELECT", "UPDATE"),  # the owner adds and removes counters
     ArchivedLog: ("SELECT",),  # only the owner takes logs out of the tables
     ArchiveFile: ("SELECT",),
     ReturnedLog: ("SELECT",),
