@@ -102,6 +102,9 @@ def take_numbers(using: str, logs: Iterable[UUID], count: int) -> int:
         rows.order_by("bucket").select_for_update(no_key=no_key).values_list("number", UTCNow())
     )
     if len(locked) != len(buckets):
+        # The caller has written the log's version already: it must not be committed without events.
+        if connection.in_atomic_block:
+            connection.set_rollback(True)
         raise LayoutDiffers("fence", using=using)
     visible = _rows(using).aggregate(highest=Max("number"))["highest"]
     numbers, moments = zip(*locked, strict=True)
