@@ -22,8 +22,14 @@ committed before the events are read, so that it is not lost again. A reader tha
 on a replica, reads up to what others have raised.
 
 Inside a transaction of the caller, a raise would hold the counters until its end, and appends would
-wait. There another connection raises them. Counters that the transaction has raised itself, by its
-own appends, are raised in it: it holds them anyway, and reads its own events, as any query does.
+wait. There another connection raises them. Those that are behind afterwards, and that the
+transaction has raised itself by its own appends, are raised in it: it holds them anyway, and reads
+its own events, as any query does. In a snapshot (REPEATABLE READ) they are not.
+
+A replica must not be written to: its rows have no locks of the primary's transactions, and a raise
+there would pass them. PostgreSQL sees to that. MariaDB and MySQL do where ``read_only`` is on, and
+for roles that may write all the same, this module looks at it. A subscription of PostgreSQL's
+logical replication is refused for the same reason.
 
 SQLite has one writer at a time, and takes numbers above those of all buckets: the highest one is
 settled, and nothing needs to be raised (``sources.py``).
@@ -61,6 +67,9 @@ FROM resting WHERE counter.bucket = resting.bucket
 """
 RESTING: Final = "SELECT bucket FROM eventlogs_bucket WHERE number < %s FOR UPDATE SKIP LOCKED"
 FREE: Final = "SELECT bucket FROM eventlogs_bucket FOR UPDATE SKIP LOCKED"
+# Of the next transaction. An UPDATE of many rows looks at all of them: under REPEATABLE READ it
+# waits for those that others hold (dev.mysql.com/doc/refman/8.4/en/innodb-locks-set.html).
+LEVEL: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 RAISE_SOME: Final = "UPDATE eventlogs_bucket SET number = %s WHERE bucket IN ({}) AND number < %s"
 
 
@@ -71,6 +80,7 @@ class Numbers(NamedTuple):
     lowest: int
     highest: int
     is_replica: bool = False
+    is_snapshot: bool = False  # of a transaction, whose statements all see what its first one saw
 
 
 class Counters(FeedSource):
@@ -80,12 +90,13 @@ class Counters(FeedSource):
         numbers = self.numbers()
         is_replica = numbers.is_replica
         if numbers.lowest < numbers.highest and not is_replica:
-            is_replica = not self._raise_counters(numbers.highest)
+            is_replica = not self._raise_counters(numbers)
             numbers = self.numbers()
         return Watermark(
             last_position_at(numbers.highest),
             last_position_at(numbers.lowest),
             is_replica=is_replica,
+            is_snapshot=numbers.is_snapshot,
         )
 
     def refusals(self) -> list[str]:
@@ -109,15 +120,14 @@ class Counters(FeedSource):
             raise FeedUnavailable("layout", using=self.using)
         return numbers
 
-    def _raise_counters(self, number: int) -> bool:
+    def _raise_counters(self, numbers: Numbers) -> bool:
         """Raise the counters that nobody holds; return whether this session may do that."""
         connection = connections[self.using]
         try:
             if not self.is_in_transaction():
-                run_again(self.using, raise_counters, number)
-            else:
-                self._raise_own(held(connection), number)
-                _raise_apart(connection, number)
+                run_again(self.using, raise_counters, numbers.highest)
+            elif _raise_apart(connection, numbers.highest) and not numbers.is_snapshot:
+                self._raise_own(held(connection), numbers.highest)
         except Error as error:
             if _code(error) in MAY_NOT_WRITE:
                 return False
@@ -125,12 +135,18 @@ class Counters(FeedSource):
         return True
 
     def _raise_own(self, own: set[int], number: int) -> None:
-        """Raise the counters that the open transaction holds itself."""
-        if own:
-            behind = self.rows("Bucket").filter(bucket__in=own, number__lt=number)
-            # After a rollback to a savepoint, others may hold some of them: wait for nobody.
-            free = list(behind.select_for_update(skip_locked=True).values_list("pk", flat=True))
-            behind.filter(pk__in=free).update(number=number)
+        """Raise the counters that the open transaction holds itself, after all that were free."""
+        rows = self.rows("Bucket")
+        # Not by the locking read: MariaDB would keep the locks of rows that are not behind, too.
+        behind = rows.filter(bucket__in=own, number__lt=number)
+        shown = dict(behind.values_list("pk", "number")) if own else {}
+        if shown:
+            # Not all that were noted need be ours: wait for nobody.
+            locked = rows.filter(pk__in=shown).select_for_update(skip_locked=True)
+            free = locked.values_list("pk", "number")
+            # None of which this transaction does not see the events: see take_numbers().
+            ours = [bucket for bucket, found in free if found == shown[bucket]]
+            rows.filter(pk__in=ours).update(number=number)
 
     def is_in_transaction(self) -> bool:
         """Return whether a transaction is open on the connection."""
@@ -147,14 +163,34 @@ class BucketFeedSource(Counters, RowFeedSource):
         Which transaction it is cannot be known from a row lock: only the position is there.
         """
         connection = connections[self.using]
-        with _apart(connection) as apart:
-            free = free_buckets(apart)
-        held_here = held(connection) if connection.in_atomic_block else set()
+        try:
+            with _apart(connection) as apart:
+                free = free_buckets(apart)
+        except Error as error:
+            if _code(error) in MAY_NOT_WRITE:
+                return []  # it cannot tell a counter that is held from one that rests
+            raise
+        held_here = held(connection) if self.is_in_transaction() else set()
         taken = self.rows("Bucket").exclude(bucket__in={*free, *held_here})
         return [
             FeedHolder(last_position_at(number), None, None, None, None, None, None, None)
             for number in taken.order_by("number", "bucket").values_list("number", flat=True)
         ]
+
+    def numbers(self) -> Numbers:
+        connection: Any = connections[self.using]
+        if connection.vendor != "mysql":
+            return super().numbers()
+        isolation = "tx_isolation" if connection.mysql_is_mariadb else "transaction_isolation"
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT @@global.read_only, @@{isolation}")
+            is_replica, level = cursor.fetchone()
+        inside = self.is_in_transaction()
+        # The one shows numbers that are not committed, the other waits for those who hold them.
+        if level == "READ-UNCOMMITTED" or (inside and level == "SERIALIZABLE"):
+            raise FeedUnavailable("isolation", using=self.using)
+        is_snapshot = inside and level == "REPEATABLE-READ"
+        return super().numbers()._replace(is_replica=bool(is_replica), is_snapshot=is_snapshot)
 
 
 def raise_counters(connection: BaseDatabaseWrapper, number: int) -> None:
@@ -168,6 +204,7 @@ def raise_counters(connection: BaseDatabaseWrapper, number: int) -> None:
         if connection.vendor == "postgresql":
             cursor.execute(RAISE, [number, number])
             return
+        cursor.execute(LEVEL)
         cursor.execute("START TRANSACTION")
         try:
             cursor.execute(RESTING, [number])
@@ -197,6 +234,8 @@ def free_buckets(connection: BaseDatabaseWrapper) -> list[int]:
 def _apart(connection: BaseDatabaseWrapper) -> Iterator[BaseDatabaseWrapper]:
     """Open another connection to the same database, with no part in the caller's transaction."""
     apart: Any = connection.copy()
+    # Not from the pool: all of its connections may be in transactions that read, and wait for one.
+    apart.settings_dict.get("OPTIONS", {}).pop("pool", None)
     tenant = getattr(connection, "tenant", None)
     if tenant is not None:  # django-tenants: its schema is set for each connection
         apart.set_tenant(tenant)
@@ -206,14 +245,20 @@ def _apart(connection: BaseDatabaseWrapper) -> Iterator[BaseDatabaseWrapper]:
         apart.close()
 
 
-def _raise_apart(connection: BaseDatabaseWrapper, number: int) -> None:
-    """Raise the counters by another connection, so that the caller's transaction holds none."""
+def _raise_apart(connection: BaseDatabaseWrapper, number: int) -> bool:
+    """
+    Raise the counters by another connection, so that the caller's transaction holds none.
+
+    Return whether that was done.
+    """
     try:
         with _apart(connection) as apart:
             raise_counters(apart, number)
     except Error:
         # The caller's transaction is not touched: it reads up to what others have raised.
         logger.debug("The counters could not be raised beside a transaction.", exc_info=True)
+        return False
+    return True
 
 
 def _code(error: Error) -> object:

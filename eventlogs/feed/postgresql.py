@@ -259,8 +259,13 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
         return next(starmap(Place, self._run(PLANNED_LAST_EVENT, {"upto": upto})), None)
 
     def numbers(self) -> Numbers:
-        [numbers] = self._run(COUNTERS)
-        return self.checked(Numbers(*numbers))
+        [(count, lowest, highest, is_replica, has_snapshots, may_have_subscriptions)] = self._run(
+            COUNTERS
+        )
+        if may_have_subscriptions and self._run(SUBSCRIBER) == [(True,)]:
+            raise FeedUnavailable("subscriber", using=self.using)
+        is_snapshot = has_snapshots and self._in_transaction()
+        return self.checked(Numbers(count, lowest, highest, is_replica, is_snapshot))
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         # Positions have gaps of any size here, so a statement is bounded by a number of events.

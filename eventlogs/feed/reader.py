@@ -423,7 +423,7 @@ class Feed:
         witnesses: tuple[Witness, ...],
     ) -> StoredPage:
         after = query.after
-        if after > mark.assigned and not mark.is_replica:
+        if after > mark.assigned and not (mark.is_replica or mark.is_snapshot):
             if witnesses:
                 raise self._differs(after, NEVER_ASSIGNED)
             raise FeedUnavailable("ahead", using=self.using)
@@ -472,7 +472,7 @@ class Feed:
                 missing.append(witness)
             elif Witness.of(place) != witness:
                 raise self._differs(after, ANOTHER_EVENT)
-        if mark.is_replica:  # it may not have the others yet
+        if mark.is_replica or mark.is_snapshot:  # it may not have the others yet
             missing = [each for each in missing if each.position <= mark.settled]
         return missing
 

@@ -106,6 +106,7 @@ class Watermark(NamedTuple):
     assigned: int  # the highest position that was assigned to an append
     settled: int  # no further event can appear at or below it
     is_replica: bool = False  # then the primary may have assigned, and settled, higher ones
+    is_snapshot: bool = False  # then others may have done so, since the transaction began
 
 
 class Blocked(NamedTuple):

@@ -96,6 +96,8 @@ def _position(using: str, previous: Seal | None) -> int:
     mark = feed_source_for(using).watermark()
     if mark.is_replica:  # it may be behind the previous seal
         raise FeedUnavailable("replica", using=using)
+    if mark.is_snapshot:  # the same
+        raise FeedUnavailable("isolation", using=using)
     position = Feed(using=using).settled()
     if previous is None or previous.position <= position:
         return position

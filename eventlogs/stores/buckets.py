@@ -37,11 +37,12 @@ from uuid import UUID
 from django.apps import apps
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Max, QuerySet
+from django.db.models import Max, Q, QuerySet, Sum
 from django.utils import timezone
 
-from eventlogs.exceptions import LayoutDiffers
+from eventlogs.exceptions import LayoutDiffers, TransactionMustRetry
 from eventlogs.stores.clock import UTCNow
+from eventlogs.stores.retries import in_transaction
 
 BUCKETS: Final = 64  # a power of two; the tables' positions are made with it
 
@@ -92,8 +93,12 @@ def take_numbers(using: str, logs: Iterable[UUID], count: int) -> int:
     Take ``count`` numbers in the buckets of some logs, and return the first of them.
 
     The counters are locked until the caller's transaction ends, in the order of the buckets, so
-    that two callers that need several do not deadlock. Raise LayoutDiffers where the database has
-    no counters.
+    that two callers that need several do not deadlock.
+
+    Raise LayoutDiffers where the database has no counters, and TransactionMustRetry in a
+    transaction whose snapshot does not show the last number of a bucket. PostgreSQL refuses to
+    change such a row; MariaDB before 11.6.2 and MySQL do not. The transaction would see its own
+    number, and not the events below it: a feed that it reads would skip them.
     """
     connection, buckets = connections[using], sorted({bucket_of(log) for log in logs})
     rows = _rows(using).filter(bucket__in=buckets)
@@ -102,10 +107,18 @@ def take_numbers(using: str, logs: Iterable[UUID], count: int) -> int:
         rows.order_by("bucket").select_for_update(no_key=no_key).values_list("number", UTCNow())
     )
     if len(locked) != len(buckets):
+        # The caller has written the log's version already: it must not be committed without events.
+        if connection.in_atomic_block:
+            connection.set_rollback(True)
         raise LayoutDiffers("fence", using=using)
-    visible = _rows(using).aggregate(highest=Max("number"))["highest"]
     numbers, moments = zip(*locked, strict=True)
-    first = 1 + max(visible, *numbers, _number_of(moments[0]) - 1)
+    ours = Sum("number", filter=Q(bucket__in=buckets))
+    visible = _rows(using).aggregate(highest=Max("number"), ours=ours)
+    if visible["ours"] != sum(numbers):  # they are only raised
+        if connection.in_atomic_block:
+            connection.set_rollback(True)
+        raise TransactionMustRetry(using=using, sqlstate=None)
+    first = 1 + max(visible["highest"], *numbers, _number_of(moments[0]) - 1)
     rows.update(number=first + count - 1)
     note_held(connection, buckets)
     return int(first)
@@ -113,23 +126,25 @@ def take_numbers(using: str, logs: Iterable[UUID], count: int) -> int:
 
 def note_held(connection: BaseDatabaseWrapper, buckets: Iterable[int]) -> None:
     """Note that the open transaction, if there is one, holds the counters of some buckets."""
-    if connection.in_atomic_block:
+    if in_transaction(connection):
         held(connection).update(buckets)
 
 
 def held(connection: BaseDatabaseWrapper) -> set[int]:
     """
-    Return the buckets whose counters the open transaction holds, as far as it noted them.
+    Return the buckets whose counters the open transaction may hold: all that it noted.
 
-    After a rollback to a savepoint it may hold fewer.
+    There may be others among them: those of a savepoint that was rolled back, or of an earlier
+    transaction. So look which are still behind after all that are free were raised.
     """
-    # Django makes a new list of hooks for each transaction, and for each rollback to a savepoint.
-    # The reference that is kept here has Python give its identity to no other list.
-    hooks = connection.run_on_commit
+    # Django makes a new list of hooks for each transaction, and for each rollback to a savepoint,
+    # in the same outermost block. (A decorated function has one block for all its calls.) The
+    # references that are kept here have Python give their identities to no others.
+    hooks, block = connection.run_on_commit, next(iter(connection.atomic_blocks), None)
     known = connection.__dict__.get("_eventlogs_buckets")
-    if known is None or known[0] is not hooks:
-        known = connection.__dict__["_eventlogs_buckets"] = (hooks, set())
-    found: set[int] = known[1]
+    if known is None or not (known[0] is hooks or (block is not None and known[1] is block)):
+        known = connection.__dict__["_eventlogs_buckets"] = (hooks, block, set())
+    found: set[int] = known[2]
     return found
 
 

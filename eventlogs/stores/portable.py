@@ -113,8 +113,9 @@ class PortableStore(BaseStore):
         refused = mariadb.refusal(connection, request.log_id, request.events, request.metadata)
         if refused is not None:
             return refused
-        if in_transaction(connection):
+        if connection.in_atomic_block:
             return self._claim_and_insert(connection, request)
+        # A savepoint where autocommit is off: after an error, the caller may commit the rest.
         with transaction.atomic(using=self.using):
             return self._claim_and_insert(connection, request)
 

@@ -144,7 +144,7 @@ class PostgreSQLStore(BaseStore):
             answer = run_after(error, connection, self._attempt, request)
         if isinstance(answer, EventLogError):
             raise answer
-        if connection.in_atomic_block and conf.has_buckets():
+        if conf.has_buckets():
             buckets.note_held(connection, [buckets.bucket_of(request.log_id.uuid)])
         # What ``note`` looks at first: a call would cost an append more than the look does.
         log_type = request.log_id.log_type

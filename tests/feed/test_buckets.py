@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 from django.db.models import Max, Min
 
-from eventlogs import ANY, Feed, FeedUnavailable, LogId
+from eventlogs import ANY, Feed, FeedUnavailable, LogId, TransactionMustRetry
 from eventlogs.feed import buckets as feed_of_buckets
 from eventlogs.feed.sources import feed_source_for
 from eventlogs.models import Bucket, Event
@@ -233,6 +233,158 @@ def sessions_say(statement: str) -> Iterator[None]:
             cursor.execute(statement.format(off))
 
 
+@contextmanager
+def transactions_are(level: str) -> Iterator[None]:
+    """Have the transactions of this session be of an isolation level."""
+    whose = "CHARACTERISTICS AS " if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET SESSION {whose}TRANSACTION ISOLATION LEVEL {level}")
+        try:
+            yield
+        finally:
+            cursor.execute(f"SET SESSION {whose}TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def wait_briefly() -> None:
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET lock_timeout = '300ms'")
+        else:
+            cursor.execute("SET SESSION innodb_lock_wait_timeout = 1")
+
+
+@pytest.fixture
+def without_autocommit(db) -> Iterator[None]:
+    transaction.set_autocommit(False)
+    yield
+    transaction.rollback()
+    transaction.set_autocommit(True)
+
+
+@pytest.mark.locks
+def test_without_autocommit_a_transaction_reads_its_own_events(without_autocommit):
+    states = [accounts.create(Opened("mine"), log_id=log_in(bucket)) for bucket in (1, 2)]
+
+    assert [each.position for each in Feed().read()] == [each.position for each in states]
+
+
+@pytest.mark.locks
+def test_without_autocommit_a_reader_holds_no_counter_of_an_earlier_transaction(
+    other, without_autocommit
+):
+    with transaction.atomic():
+        accounts.create(Opened("ada"), log_id=log_in(1))
+    transaction.commit()
+    other.do(accounts.create, Opened("eve"), log_id=log_in(2))
+    assert len(Feed().read()) == 2
+
+    other.do(wait_briefly)
+    other.do(accounts.create, Opened("not held up"), log_id=log_in(1))
+
+
+@pytest.mark.locks
+def test_after_a_savepoint_was_rolled_back_a_transaction_reads_what_it_had_appended_before(other):
+    with transaction.atomic():
+        states = [accounts.create(Opened("mine"), log_id=log_in(1))]
+        with suppress(ZeroDivisionError), transaction.atomic():
+            accounts.create(Opened("gone"), log_id=log_in(3))
+            raise ZeroDivisionError
+        states.append(accounts.create(Opened("mine"), log_id=log_in(2)))
+
+        assert [each.position for each in Feed().read()] == [each.position for each in states]
+        if connection.vendor == "postgresql":  # InnoDB keeps the locks of the savepoint
+            other.do(wait_briefly)
+            other.do(accounts.create, Opened("not held up"), log_id=log_in(3))
+
+
+@pytest.mark.locks
+def test_a_transaction_whose_snapshot_is_older_than_an_append_to_the_bucket_must_retry(other):
+    """It would see its own number, and not the events below it: its reader would skip them."""
+    log = accounts.create(Opened("ada"), log_id=log_in(1))
+    Feed().settled()
+    other.begin()
+    late = other.do(accounts.append, log, Deposited(1))
+    accounts.create(Opened("eve"), log_id=log_in(2))
+    assert Feed().settled() == log.position  # all other buckets are above the late event
+
+    after = 0
+    with (
+        transactions_are("REPEATABLE READ"),
+        suppress(TransactionMustRetry),
+        transaction.atomic(),
+    ):
+        assert Event.objects.count() == 2
+        other.commit()
+        accounts.create(Opened("mine"), log_id=log_in(1))
+        after = Feed().read().next_after
+
+    seen = [each.position for each in Feed().read(after=after)]
+    assert late.position in seen
+    assert after == 0
+
+
+@pytest.mark.locks
+def test_a_reader_waits_for_nobody_where_transactions_are_repeatable_read(other):
+    wait_briefly()
+    try:
+        for held in (1, 63):
+            other.begin()
+            other.do(accounts.create, Opened("open"), log_id=log_in(held))
+            state = accounts.create(Opened("ada"), log_id=log_in(2))
+            with transactions_are("REPEATABLE READ"):
+                assert Feed().settled() < state.position
+            other.rollback()
+            assert Feed().settled() == state.position
+    finally:
+        connection.close()
+
+
+@pytest.mark.locks
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_checkpoint_that_is_newer_than_a_snapshot_is_of_the_same_history(other, level):
+    accounts.create(Opened("ada"), log_id=log_in(1))
+    Feed().settled()
+    if connection.vendor == "mysql" and level == "SERIALIZABLE":
+        refused = pytest.raises(FeedUnavailable, match="READ COMMITTED")
+        with transactions_are(level), refused, transaction.atomic():
+            Feed().read()
+        return
+    with transactions_are(level), transaction.atomic():
+        assert Event.objects.count() == 1
+        newer = other.do(accounts.create, Opened("eve"), log_id=log_in(2)).position
+        token = other.do(Feed().checkpoint)
+
+        for after in (token, newer):
+            page = Feed().read(after=after)
+            assert (list(page), page.next_after) == ([], newer)
+    assert list(Feed().read(after=token)) == []
+
+
+@pytest.mark.locks
+def test_dirty_reads_are_refused():
+    with transactions_are("READ UNCOMMITTED"):
+        if connection.vendor == "postgresql":  # it has no such level
+            assert Feed().settled() == 0
+        else:
+            with pytest.raises(FeedUnavailable, match="READ COMMITTED"):
+                Feed().read()
+
+
+@pytest.mark.locks
+def test_buckets_that_rest_are_not_held():
+    """Nor does a session say so that may not find out."""
+    accounts.create(Opened("ada"), log_id=log_in(1))
+    accounts.create(Opened("eve"), log_id=log_in(2))
+    set_to = {"postgresql": "SET default_transaction_read_only = {}", "mysql": READ_ONLY}
+    with sessions_say(set_to[connection.vendor]):
+        assert Feed().holding_back() == []
+        with transaction.atomic():
+            assert Feed().holding_back() == []
+    with transaction.atomic():
+        accounts.create(Opened("mine"), log_id=log_in(3))
+        assert Feed().holding_back() == []
+
+
 def test_filters_partitions_and_pages_add_up(db):
     states = [
         accounts.create(Opened("ada"), *map(Deposited, range(3)), log_id=log_in(bucket))
@@ -314,14 +466,6 @@ def test_a_broken_version_that_raises_in_the_callers_transaction_holds_up_append
         lambda connection, number: Bucket.objects.filter(number__lt=number).update(number=number),
     )
     accounts.create(Opened("ada"), log_id=log_in(1))
-
-    def wait_briefly() -> None:
-        with connections["default"].cursor() as cursor:
-            cursor.execute(
-                "SET lock_timeout = '300ms'"
-                if connection.vendor == "postgresql"
-                else "SET SESSION innodb_lock_wait_timeout = 1"
-            )
 
     other.do(wait_briefly)
     with transaction.atomic():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from eventlogs import Feed, FeedUnavailable, LogManager
 from eventlogs.exceptions import CannotChangeLayout, LayoutDiffers
 from eventlogs.feed.sources import has_feed
-from eventlogs.models import Bucket, Event
+from eventlogs.models import Bucket, Event, IdempotencyKey
 from eventlogs.operations import layouts, partitioning
 from eventlogs.operations.layouts import change_layout
 from eventlogs.operations.verification import Scope
@@ -99,6 +99,32 @@ def test_a_process_of_the_other_layout_cannot_append(home, settings, store):
     with configured(settings, other):
         assert manager.version(state.log_id) == 1
         assert manager.append(state, Deposited(1), idempotency_key="key").version == 2
+
+
+@pytest.mark.parametrize("store", [None, PortableStore], ids=["own", "portable"])
+@pytest.mark.parametrize("layout", ["buckets", "fence"])
+def test_a_refused_append_leaves_nothing_though_the_caller_commits(home, settings, layout, store):
+    """The log's version is raised before the database refuses the events."""
+    change_layout(OTHER[layout], using="default")
+    with configured(settings, OTHER[layout]):
+        state = accounts.create(Opened("ada"))
+    change_layout(layout, using="default")
+    manager = accounts if store is None else LogManager(Account, store=store("default"))
+
+    with configured(settings, OTHER[layout]):
+        with transaction.atomic(), suppress(LayoutDiffers):
+            manager.append(state, Deposited(1), idempotency_key="key")
+        transaction.set_autocommit(False)
+        try:
+            with suppress(LayoutDiffers):
+                manager.append(state, Deposited(1), idempotency_key="key")
+            transaction.commit()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+
+    assert accounts.version(state.log_id) == Event.objects.count() == 1
+    assert not IdempotencyKey.objects.exists()
 
 
 def test_what_flush_removes_comes_back(home, settings):

@@ -18,7 +18,7 @@ from tests.races.test_feed_races import read_beside
 pytestmark = [pytest.mark.buckets, pytest.mark.locks, COMMITS]
 
 STORE = {"postgresql": "postgresql", "mysql": "portable"}
-WRITERS = {"postgresql": 8, "mysql": 6}
+WRITERS = {"postgresql": 8, "mysql": 4}
 COUNT = {"postgresql": 30, "mysql": 12}  # transactions of each writer
 
 

@@ -219,6 +219,40 @@ def test_a_subscriber_of_logical_replication_is_refused(primary, server):
             sql(maintenance, f"DROP DATABASE {copy} WITH (FORCE)")
 
 
+@pytest.mark.buckets
+def test_a_reader_of_a_subscriber_does_not_raise_its_counters(primary, server):
+    """No transaction of the publisher holds them there: it would pass the open ones."""
+    name = connections[primary].settings_dict["NAME"]
+    copy = f"{name}_copy"
+    accounts = LogManager(Account, using=primary)
+    with alias_of(server) as maintenance, alias_of(server, copy) as subscriber:
+        sql(maintenance, f"CREATE DATABASE {copy}")
+        call_command("migrate", "eventlogs", database=subscriber, verbosity=0)
+        tables = "eventlogs_event, eventlogs_eventlog, eventlogs_bucket"
+        sql(primary, f"CREATE PUBLICATION events FOR TABLE {tables}")
+        sql(primary, f"SELECT pg_create_logical_replication_slot('{copy}', 'pgoutput')")
+        sql(
+            subscriber,
+            f"CREATE SUBSCRIPTION events CONNECTION 'host={server.directory} dbname={name}"
+            f" user=postgres' PUBLICATION events"
+            f" WITH (create_slot = false, slot_name = '{copy}', copy_data = false)",
+        )
+        try:
+            accounts.create(Opened("ada"))
+            until(lambda: sql(subscriber, "SELECT count(*) FROM eventlogs_event") == [(1,)])
+            counters = "SELECT bucket, number FROM eventlogs_bucket ORDER BY bucket"
+            before = sql(subscriber, counters)
+            feed = Feed(using=subscriber)
+            for ask in (feed.read, feed.settled, feed.holding_back):
+                with pytest.raises(FeedUnavailable) as caught:
+                    ask()
+                assert caught.value.reason == "subscriber"
+            assert sql(subscriber, counters) == before
+        finally:
+            sql(subscriber, "DROP SUBSCRIPTION events")
+            sql(maintenance, f"DROP DATABASE {copy} WITH (FORCE)")
+
+
 def test_a_database_that_was_restored_to_an_earlier_moment_is_noticed(primary):
     accounts = LogManager(Account, using=primary)
     state = accounts.create(Opened("ada"))
