@@ -317,6 +317,7 @@ SLOW = (
     "projections/test_inline_bulk.py",
     "projections/test_lost_connections.py",
     "projections/test_rebuild.py",
+    "projections/test_rebuild_statements.py",
     "projections/test_releases.py",
     "projections/test_rows.py::test_a_decimal_that_its_column_rounds",
     "projections/test_verify.py",

@@ -18,10 +18,12 @@ HANGS = "a handler that hangs has to be interrupted"
 NOTHING = "what must not happen would happen in this time"
 LATER = "the other side has to be waiting when this happens; nothing shows that it is"
 PAUSE = "a pause of a campaign, between attempts or of a server"
+CACHED = "MariaDB keeps its list of transactions for 0.1 seconds after each look"
 
 # These may sleep: functions, and programs by the names that they are assigned to. Everything else
 # waits with `tests.processes.until`.
 ALLOWED = {
+    "locks.py::a_session_waits": CACHED,
     "processes/waiting.py::until": "the poll itself",
     "servers.py::_start": "a poll of a module that Django's settings import",
     "projections/test_batches.py::before": HANGS,
@@ -45,7 +47,8 @@ ALLOWED = {
     "reductions/test_worker.py::script": SLOW,
     "reliability/broken.py::set": SLOW,
     "reliability/read_models.py::sleeps": HANGS,
-    "reliability/read_models.py::sleeps_in_the_database": HANGS,
+    "reliability/test_projection_lost_connections.py::terminate": CACHED,
+    "sessions.py::": HANGS,
     "reliability/test_cache_corruption.py::disturb": PAUSE,
     "reliability/test_cache_processes.py::events": SLOW,
     "reliability/test_cache_stampedes.py::events": SLOW,

@@ -63,7 +63,7 @@ from eventlogs.projections.releases import HOLD, PASS, is_unread, own_reading
 from eventlogs.projections.rows import chunks
 from eventlogs.stores.base import AppendRequest
 from eventlogs.stores.participants import Participant, Refused
-from eventlogs.stores.retries import must_retry
+from eventlogs.stores.retries import must_retry, undivided
 from eventlogs.values import EventRecord, LogState, StoredEvent
 
 
@@ -155,7 +155,7 @@ def update_row(projection: RowProjection, log_id: LogId, using: str, *, upto: in
 
     Raise Failed where an event cannot be applied; nothing is stored then.
     """
-    with transaction.atomic(using=using):
+    with undivided(using):
         version = lock_log(log_id, using)
         _apply(projection, log_id, using, upto=min(upto, version))
 

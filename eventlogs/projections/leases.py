@@ -18,29 +18,33 @@ A worker that is paused in the middle of a transaction would keep the row locked
 such a session (``idle_in_transaction_session_timeout``, set for the transaction alone) and rolls
 its transaction back. It also cancels a statement that takes longer than the lease
 (``statement_timeout``): the server would finish it after its worker was killed, with the row
-locked.
+locked. MariaDB has the same limits for a session (``idle_transaction_timeout``,
+``max_statement_time``): they are set before the transaction, and set back after it. MySQL and
+SQLite have none.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
-from django.db import connections, transaction
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Q
 
 from eventlogs.models import Checkpoint
 from eventlogs.stores.clock import UTCNow
-from eventlogs.stores.retries import run_in_transaction
+from eventlogs.stores.retries import run_in_transaction, undivided
 
 
 def _host() -> str:
@@ -65,6 +69,18 @@ SELECT set_config('idle_in_transaction_session_timeout', %(limit)s, true),
            WHEN current_setting('statement_timeout')::interval
                 BETWEEN interval '1 ms' AND %(interval)s::interval
            THEN current_setting('statement_timeout') ELSE %(limit)s END, true)
+"""
+# The same for MariaDB: before the transaction, and after it. In whole seconds.
+MARIADB_LIMITS = """
+SET @eventlogs_idle = @@SESSION.idle_transaction_timeout,
+    @eventlogs_longest = @@SESSION.max_statement_time,
+    SESSION idle_transaction_timeout = %(limit)s,
+    SESSION max_statement_time = IF(@@SESSION.max_statement_time > 0,
+                                    LEAST(@@SESSION.max_statement_time, %(limit)s), %(limit)s)
+"""
+MARIADB_OWN = """
+SET SESSION idle_transaction_timeout = @eventlogs_idle,
+    SESSION max_statement_time = @eventlogs_longest
 """
 
 
@@ -230,7 +246,8 @@ def fenced(lease: Lease, position: int | None = None, **figures: Any) -> Iterato
     """
     connection = connections[lease.using]
     alone = not connection.in_atomic_block
-    with transaction.atomic(using=lease.using):
+    around = limited_session if alone and is_mariadb(connection) else nullcontext
+    with around(lease), undivided(lease.using):
         if alone and connection.vendor == "postgresql":
             limit_idle_time(lease.using, lease.seconds)
         yield move(lease, lease.position if position is None else position, **figures)
@@ -241,6 +258,26 @@ def limit_idle_time(using: str, seconds: float) -> None:
     limit = str(max(1, round(seconds * 1000)))
     with connections[using].cursor() as cursor:
         cursor.execute(LIMITS, {"limit": limit, "interval": f"{limit} ms"})
+
+
+def is_mariadb(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a database is MariaDB, and not MySQL."""
+    return bool(getattr(connection, "mysql_is_mariadb", False))
+
+
+@contextmanager
+def limited_session(lease: Lease) -> Iterator[None]:
+    """Set idle_transaction_timeout and max_statement_time of MariaDB for the block."""
+    connection = connections[lease.using]
+    with connection.cursor() as cursor:
+        cursor.execute(MARIADB_LIMITS, {"limit": max(1, math.ceil(lease.seconds))})
+    raw = connection.connection
+    try:
+        yield
+    finally:
+        if connection.connection is raw:
+            with suppress(Error), connection.cursor() as cursor:  # it may be lost
+                cursor.execute(MARIADB_OWN)
 
 
 def own_checkpoint(lease: Lease) -> Any:

@@ -11,12 +11,35 @@ from eventlogs.projections.base import Failed
 
 
 def cancel_statement(using: str) -> None:
-    """Cancel the statement that the database is executing, so that nothing waits for its end."""
-    raw = connections[using].connection
+    """
+    Cancel the statement that the database is executing, so that nothing waits for its end.
+
+    MariaDB and MySQL do that from another connection. Drop this one afterwards.
+    """
+    connection = connections[using]
+    raw = connection.connection
+    if connection.vendor == "mysql" and raw is not None:
+        other = connection.copy()
+        try:
+            with suppress(Exception), other.cursor() as cursor:
+                cursor.execute("KILL QUERY %s", [raw.thread_id()])
+        finally:
+            other.close()
+        return
     cancel = getattr(raw, "cancel_safe", None) or getattr(raw, "cancel", None)
     if cancel is not None:
         with suppress(Exception):
             cancel()
+
+
+def is_broken(using: str, raw: Any) -> bool:
+    """
+    Return whether the driver knows that the connection ``raw`` was lost.
+
+    PyMySQL closes one that is lost, while Django still has it; psycopg has a word for it.
+    """
+    is_closed = not getattr(raw, "open", True)
+    return getattr(raw, "broken", False) or (is_closed and connections[using].connection is raw)
 
 
 def drop(using: str) -> None:
@@ -35,15 +58,16 @@ def failure_of_loss(using: str, raw: Any, cause: BaseException) -> Failed | None
     other connection yet.
     """
     connection = connections[using]
-    # Where a ROLLBACK fails, Django has another connection when its atomic() has ended; psycopg
+    # Where a ROLLBACK fails, Django has another connection when its atomic() has ended; the driver
     # knows which one is broken.
     is_lost = raw is not None and (
         (connection.connection is not raw and not connection.in_atomic_block)
-        or getattr(raw, "broken", False)
+        or is_broken(using, raw)
     )
     if not is_lost and not isinstance(cause, Error):
         return None
-    is_usable = connection.is_usable()
+    # PyMySQL answers a ping by connecting again, without what Django sets on a new connection.
+    is_usable = not (connection.connection is raw and is_lost) and connection.is_usable()
     if not is_lost and is_usable:
         return None
     error = cause

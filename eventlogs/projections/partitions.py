@@ -168,6 +168,8 @@ class Partition:
             lost = failure_of_loss(using, raw, cause)
             if lost is not None:
                 return lost
+            if isinstance(cause, Error) and must_retry(cause) and connections[using].needs_rollback:
+                raise cause  # MariaDB has rolled back the transaction of the caller as well
             if isinstance(cause, Error) and must_retry(cause) and number < ATTEMPTS - 1:
                 time.sleep(FIRST_PAUSE * 2**number)
                 continue

@@ -11,7 +11,12 @@ from django.db import connections
 
 from eventlogs.projections.base import Failed
 from eventlogs.projections.deadlines import HandlerTimedOut, deadline
-from eventlogs.projections.lost_connections import cancel_statement, drop, failure_of_loss
+from eventlogs.projections.lost_connections import (
+    cancel_statement,
+    drop,
+    failure_of_loss,
+    is_broken,
+)
 from eventlogs.projections.one_by_one import OneByOne
 from eventlogs.values import StoredEvent
 
@@ -34,7 +39,7 @@ class Reactions(OneByOne):
                 partition.projection.apply(partition.records([event]), using)
         except Failed as failed:
             # Only a broken connection counts: a handler may close one that works.
-            broken = raw if getattr(raw, "broken", False) else None
+            broken = raw if raw is not None and is_broken(using, raw) else None
             if broken is not None or connections[using].connection is not None:
                 return failure_of_loss(using, broken, failed.error) or failed
             return failed

@@ -598,7 +598,9 @@ class _ShadowRebuild(_Rebuild):
                 raise
             return False
         if shadow_tables.commits_by_itself(connection):
-            shadow_tables.drop(self._cls.model, using)
+            with shadow_tables.one_at_a_time(name, using):
+                if not self._checkpoints().exists():  # else another rebuild has begun, with its own
+                    shadow_tables.drop(self._cls.model, using)
         return True
 
     def _last_archived(self) -> int:

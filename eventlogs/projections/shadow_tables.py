@@ -108,7 +108,7 @@ REFERENCES = {
     ),
     "mysql": (
         "SELECT EXISTS (SELECT * FROM information_schema.key_column_usage"
-        " WHERE table_schema = DATABASE() AND referenced_table_name = %(table)s)"
+        " WHERE referenced_table_schema = DATABASE() AND referenced_table_name = %(table)s)"
     ),
 }
 # Its indexes, each with its definition without its name: two tables made alike have the same.

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
-from django.db import Error, transaction
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.exceptions import TransactionMustRetry
 from eventlogs.stores.base import AppendRequest, BaseStore
-from eventlogs.stores.retries import run_again
+from eventlogs.stores.retries import run_again, undivided
 from eventlogs.values import LogState
 
 
@@ -65,7 +65,7 @@ def append_with(
         try:
             # Inside of a caller's transaction this is a savepoint: what a participant refuses is
             # rolled back, and no more.
-            with transaction.atomic(using=using):
+            with undivided(using):
                 state = store.append(request)
                 for each in participants:
                     each.take_part(using, state, request)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Concatenate, ParamSpec, TypeVar
 
-from django.db import Error, connections, transaction
+from django.db import Error, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs.exceptions import TransactionMustRetry
@@ -30,7 +31,9 @@ MUST_RETRY_SQLSTATES = frozenset({"40001", "40P01"})
 # and MySQL's deadlock found (1213) and lock wait timeout (1205). MariaDB's 1020 says that a row has
 # changed since the snapshot was taken (innodb_snapshot_isolation, on since MariaDB 11.6.2).
 SQLITE_BUSY = 5
-MYSQL_MUST_RETRY = frozenset({1020, 1205, 1213})
+MYSQL_DEADLOCK = 1213
+MYSQL_MUST_RETRY = frozenset({1020, 1205, MYSQL_DEADLOCK})
+MYSQL_NO_SAVEPOINT = 1305
 
 
 def in_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -106,6 +109,32 @@ def run_in_transaction(using: str, attempt: Callable[[], T]) -> T:
             raise
 
     return run_again(using, whole)
+
+
+@contextmanager
+def undivided(using: str) -> Iterator[None]:
+    """
+    Open a transaction, or a savepoint, around code of others that may catch a deadlock's error.
+
+    MariaDB and MySQL have rolled back the whole transaction by then, and the next statement begins
+    another one: what came before the deadlock would be missing, and what came after it would be
+    committed. (PostgreSQL refuses all further statements.) Right because: a savepoint is gone with
+    its transaction, so the end of the block, which releases it, fails. Then nothing is committed,
+    and the error is that of a deadlock: ``must_retry`` is true.
+    """
+    connection = connections[using]
+    is_mysql = connection.vendor == "mysql"
+    alone = not connection.in_atomic_block
+    with transaction.atomic(using=using) if is_mysql and alone else nullcontext():
+        try:
+            with transaction.atomic(using=using):
+                yield
+        except Error as error:
+            is_gone = error.args[:1] == (MYSQL_NO_SAVEPOINT,) and connection.needs_rollback
+            if not (is_mysql and is_gone):
+                raise
+            text = "Deadlock found, and caught, in this transaction; it was rolled back."
+            raise OperationalError(MYSQL_DEADLOCK, text) from error
 
 
 def given_up(using: str) -> TransactionMustRetry:

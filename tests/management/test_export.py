@@ -229,6 +229,7 @@ def test_another_file_cannot_be_resumed(db, run, tmp_path):
 # Databases without a feed
 
 
+@pytest.mark.fence
 @pytest.mark.mariadb
 def test_without_a_feed_an_export_is_of_one_moment(
     transactional_db, run, tmp_path, monkeypatch, elsewhere
@@ -259,6 +260,7 @@ def test_without_a_feed_an_export_is_of_one_moment(
     assert [each["index"] for each in of_one] == list(range(len(of_one)))
 
 
+@pytest.mark.fence
 @pytest.mark.mariadb
 @pytest.mark.parametrize("option", ["--after=3", "--resume"])
 def test_without_a_feed_an_export_is_whole(db, run, tmp_path, option):

@@ -50,6 +50,7 @@ def test_another_time_between_two_looks_is_refused(db, run, seconds):
 
 
 @pytest.mark.mariadb
+@pytest.mark.fence
 def test_a_database_without_a_feed_has_no_heartbeat(db, run):
     with pytest.raises(CommandError, match="cannot be read"):
         run("heartbeat", "--once")

@@ -17,7 +17,7 @@ from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
 from tests.projections.readmodels import Letters
 
-pytestmark = pytest.mark.feed
+pytestmark = [pytest.mark.feed, pytest.mark.django_db(transaction=True)]  # a rebuild commits
 
 
 @pytest.fixture

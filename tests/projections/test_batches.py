@@ -36,6 +36,7 @@ from tests.projections.readmodels import (
     replayed,
     until,
 )
+from tests.sessions import end_session, own_session, sleep_in_the_database
 
 pytestmark = pytest.mark.usefixtures("tables")
 
@@ -100,16 +101,16 @@ def test_a_broken_version_that_releases_at_the_old_position_counts_twice(monkeyp
         test_a_batch_that_is_interrupted_after_a_failure_is_not_applied_again()
 
 
-@pytest.mark.postgresql
+@pytest.mark.locks
 def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_no_event(elsewhere):
     states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(5)]
-    pid = connection.connection.info.backend_pid
+    number = own_session()
     kills: list[Any] = []
 
     def before(record):
         if record.log_id == states[2].log_id and not kills:
             kills.append(1)
-            elsewhere(lambda: _terminate(pid))
+            elsewhere(lambda: end_session(number))
 
     readmodels.behaviour["before"] = before
 
@@ -120,12 +121,7 @@ def test_a_connection_that_is_killed_in_a_batch_loses_and_doubles_no_event(elsew
     assert set(seen().values()) == {2}
 
 
-def _terminate(pid):
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
-
-
-@pytest.mark.postgresql
+@pytest.mark.locks
 def test_an_event_that_kills_its_connection_each_time_is_parked_in_the_end(elsewhere):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
     bob = Account.logs.create(Opened("bob"), Withdrawn(1))
@@ -133,8 +129,8 @@ def test_an_event_that_kills_its_connection_each_time_is_parked_in_the_end(elsew
 
     def before(record):
         if isinstance(record.event, Withdrawn):
-            pid = connection.connection.info.backend_pid
-            elsewhere(lambda: _terminate(pid))
+            number = own_session()
+            elsewhere(lambda: end_session(number))
 
     readmodels.behaviour["before"] = before
 
@@ -449,7 +445,7 @@ def test_a_handler_that_takes_too_long_is_interrupted(monkeypatch):
     assert waiting() == [(1, 1, "ProjectionTimedOut")]
 
 
-@pytest.mark.postgresql
+@pytest.mark.locks
 @pytest.mark.parametrize("each", [Balances, Letters])
 def test_a_handler_that_hangs_in_the_database_is_interrupted(monkeypatch, each):
     monkeypatch.setattr(each, "timeout", 0.3)
@@ -459,8 +455,7 @@ def test_a_handler_that_hangs_in_the_database_is_interrupted(monkeypatch, each):
 
     def before(record):
         if isinstance(record.event, Withdrawn):
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_sleep(30)")
+            sleep_in_the_database(30)
 
     readmodels.behaviour["before"] = before
     each.catch_up()
@@ -492,7 +487,13 @@ def test_a_worker_without_a_deadline_that_stalls_in_a_transaction_is_ended(monke
     assert [each[:2] for each in waiting()] == [(1, 3)]
 
 
-@pytest.mark.postgresql
+ABORTED = {
+    "postgresql": "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{}'; END $$",
+    "mysql": "SIGNAL SQLSTATE '{}' SET MYSQL_ERRNO = 1213",
+}
+
+
+@pytest.mark.locks
 @pytest.mark.parametrize("state", ["40001", "40P01"])
 def test_a_transaction_that_the_database_aborts_is_retried(state):
     ada = Account.logs.create(Opened("ada"), Deposited(5))
@@ -502,7 +503,7 @@ def test_a_transaction_that_the_database_aborts_is_retried(state):
         calls.append(record.index)
         if len(calls) == 2:
             with connection.cursor() as cursor:
-                cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
+                cursor.execute(ABORTED[connection.vendor].format(state))
 
     readmodels.behaviour["before"] = before
     Balances.catch_up()
@@ -720,14 +721,21 @@ def test_inside_of_a_callers_transaction_a_failing_event_holds_only_its_log():
     assert balances() == {ada.log_id: 5, bob.log_id: 0}
 
 
-@pytest.mark.postgresql
+def set_isolation_level(options, level):
+    if connection.vendor == "mysql":
+        options["isolation_level"] = level.lower()
+    else:
+        escaped = level.lower().replace(" ", "\\ ")
+        options["options"] = f"-c default_transaction_isolation={escaped}"
+
+
+@pytest.mark.locks
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_stricter_isolation_by_default_changes_nothing(level, race):
     connections.close_all()
     options = connection.settings_dict["OPTIONS"]
-    options["options"] = (
-        f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"
-    )
+    before = dict(options)
+    set_isolation_level(options, level)
     try:
         states = [Account.logs.create(Opened("ada"), Deposited(5)) for _ in range(10)]
         fail_on(Withdrawn)
@@ -743,5 +751,6 @@ def test_a_stricter_isolation_by_default_changes_nothing(level, race):
         assert Balances.rebuild() == 21
         assert balances() == {**replayed(*states), bob.log_id: 0}
     finally:
-        del options["options"]
+        options.clear()
+        options.update(before)
         connections.close_all()

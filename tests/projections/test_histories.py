@@ -18,6 +18,7 @@ from eventlogs import ANY, Feed, LogNotFound, ProjectionFailed
 from eventlogs.feed.sources import partition_of
 from eventlogs.models import (
     Checkpoint,
+    Event,
     ParkedEvent,
     ProjectionState,
     SkippedEvent,
@@ -77,7 +78,8 @@ class Histories(RuleBasedStateMachine):
             state = Account.logs.append(log_id, *events, expected_version=ANY)
         else:
             state = Account.logs.create(Opened("ada"), *events, log_id=log_id)
-        self.fresh += range(state.position - len(events) + 1, state.position + 1)
+        added = Event.objects.filter(log=log_id.uuid, index__gte=state.version - len(events))
+        self.fresh += added.order_by("index").values_list("position", flat=True)
 
     @rule(back=st.integers(1, 9), how=st.sampled_from(["failing", "crashing"]))
     def break_one(self, back, how):

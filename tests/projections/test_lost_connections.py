@@ -21,8 +21,9 @@ from tests.projections.readmodels import (
     replayed,
     until,
 )
+from tests.sessions import end_session, own_session
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("tables")]
+pytestmark = [pytest.mark.locks, pytest.mark.feed, pytest.mark.usefixtures("tables")]
 
 TIMES = 20
 
@@ -41,13 +42,8 @@ def terminate(elsewhere):
     """A function that ends the backend of this thread's connection, from another one."""
 
     def end():
-        pid = connection.connection.info.backend_pid
-
-        def call():
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-
-        elsewhere(call)
+        number = own_session()
+        elsewhere(lambda: end_session(number))
 
     return end
 
@@ -112,6 +108,7 @@ def test_a_broken_version_that_counts_lost_connections_parks_the_event(terminate
         test_twenty_lost_connections_do_not_park_an_event(Balances, asks_the_database, terminate)
 
 
+@pytest.mark.postgresql  # a port that is wrong is no failure where there is a socket
 def test_an_attempt_is_given_back_when_the_database_answers_again(terminate, monkeypatch):
     Account.logs.create(Opened("ada"), Deposited(5))
     readmodels.fail_on(Deposited)

@@ -489,8 +489,9 @@ def test_a_rebuild_that_the_database_refuses_stops_no_worker(runner):
     states = some()
     one = runner()
     until(lambda: (one.round(), balances() == replayed(*states))[-1])
+    view = connection.ops.quote_name(f"{Balance._meta.db_table}__rebuild")
     with connection.cursor() as cursor:
-        cursor.execute(f'CREATE VIEW "{Balance._meta.db_table}__rebuild" AS SELECT 1')
+        cursor.execute(f"CREATE VIEW {view} AS SELECT 1")
     try:
         Balances.request_rebuild()
         beat(one)
@@ -499,7 +500,7 @@ def test_a_rebuild_that_the_database_refuses_stops_no_worker(runner):
         until(lambda: (one.round(), balances() == replayed(*states))[-1])
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f'DROP VIEW "{Balance._meta.db_table}__rebuild"')
+            cursor.execute(f"DROP VIEW {view}")
 
     state = ProjectionState.objects.get(name="balances")
     assert state.rebuild_requested_at is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -70,6 +70,7 @@ def without_fencing_token() -> None:
 def without_limit_of_idleness() -> None:
     """A transaction that stalls is not ended."""
     leases.limit_idle_time = lambda using, seconds: None
+    override(leases, limited_session=nullcontext)
 
 
 def without_crash_detection() -> None:

@@ -30,5 +30,5 @@ def read_models(transactional_db: None) -> Iterator[None]:
     yield
     with connection.cursor() as cursor:
         for model in models.MODELS:
-            cursor.execute(f'DROP TABLE IF EXISTS "{model._meta.db_table}__rebuild"')
-            cursor.execute(f'DROP TABLE "{model._meta.db_table}"')
+            for table in (f"{model._meta.db_table}__rebuild", model._meta.db_table):
+                cursor.execute(f"DROP TABLE IF EXISTS {connection.ops.quote_name(table)}")

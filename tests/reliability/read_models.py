@@ -34,6 +34,7 @@ from eventlogs.projections.base import projections
 from eventlogs.stores.participants import Participant, registered
 from tests.processes.stops import passing
 from tests.reliability.ledgers import Entered, Ledger
+from tests.sessions import end_session, own_session, sleep_in_the_database
 from tests.tables import Table
 
 FLAKY = "flaky"  # fails randomly, two times of three
@@ -184,18 +185,16 @@ def spins() -> None:
 
 
 def sleeps_in_the_database() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_sleep(3600)")
+    sleep_in_the_database(3_600)
 
 
 def loses_the_connection() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    end_session(own_session())
 
 
 def breaks_the_transaction() -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 / 0")
+        cursor.execute("SELECT * FROM a_table_that_is_missing")
 
 
 def exits() -> None:

@@ -38,6 +38,11 @@ from tests.reliability.read_models import DECLARED, FLAKY, LedgerRow, Quick, led
 GRACE = 0.3  # seconds that a lease outlasts the time-out of its projection
 LEASE = Quick.timeout + GRACE
 LONGEST_LOCK_WAIT = 3  # seconds of a read: a swap keeps its place in the queue for one
+# By the vendor of the database.
+LIMITS = {
+    "postgresql": f"SET lock_timeout = '{LONGEST_LOCK_WAIT}s'",
+    "mysql": f"SET lock_wait_timeout = {LONGEST_LOCK_WAIT}",
+}
 BREATHING_SPACE = 5  # a writer pauses for this many times the duration of its append
 
 
@@ -163,7 +168,7 @@ def watch(place: Place, tells: bool = False) -> Seen:
         try:
             if connection.connection is None or not reads:
                 with connection.cursor() as cursor:
-                    cursor.execute(f"SET lock_timeout = '{LONGEST_LOCK_WAIT}s'")
+                    cursor.execute(LIMITS[connection.vendor])
             rows = dict(LedgerRow.objects.values_list("log_id", "entries"))
         except Error as error:
             wrong.append(f"{type(error).__name__}: {error}")

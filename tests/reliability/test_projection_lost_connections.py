@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
 from eventlogs import ANY, LogId
 from eventlogs.models import ParkedEvent
@@ -21,24 +23,45 @@ from tests.reliability.read_models import (
     wrong_rows,
 )
 from tests.reliability.runners import Campaign
+from tests.sessions import end_session
 
-pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
+pytestmark = [
+    COMMITS,
+    pytest.mark.locks,
+    pytest.mark.feed,
+    pytest.mark.usefixtures("read_models"),
+]
 
 TIMES = 20
 NAMES = (LedgerRows.name, Letters.name)
 
-OTHERS = """
-SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+# The sessions of all others, and those among them with an open transaction that is idle.
+OTHERS = {
+    "postgresql": """
+SELECT pid, state = 'idle in transaction' FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-  AND (%s = '' OR state = %s)
-"""
+""",
+    "mysql": """
+SELECT id, command = 'Sleep'
+       AND id IN (SELECT trx_mysql_thread_id FROM information_schema.innodb_trx)
+FROM information_schema.processlist WHERE db = DATABASE() AND id <> connection_id()
+""",
+}
 
 
-def terminate(state: str = "") -> int:
-    """End the sessions of all others, or those in a state; return how many there were."""
+def terminate(*, in_transactions: bool = False) -> int:
+    """End the sessions of all others, or those with a transaction; return how many there were."""
+    if connection.vendor == "mysql":
+        time.sleep(0.15)  # it does not look again while others have looked in 0.1 s
     with connection.cursor() as cursor:
-        cursor.execute(OTHERS, [state, state])
-        return int(cursor.fetchone()[0])
+        cursor.execute(OTHERS[connection.vendor])
+        found = [
+            number for number, is_inside in cursor.fetchall() if is_inside or not in_transactions
+        ]
+    for number in found:
+        with suppress(OperationalError):  # it has ended meanwhile
+            end_session(number)
+    return len(found)
 
 
 def append_to(log_ids: list[LogId]) -> int:
@@ -63,7 +86,7 @@ def test_connections_that_are_ended_twenty_times_park_no_event():
             position = append_to(log_ids)
             # In the middle of a transaction if possible; otherwise at any point.
             for _ in range(50):
-                if terminate("idle in transaction"):
+                if terminate(in_transactions=True):
                     in_a_batch += 1
                     break
             else:

@@ -32,7 +32,8 @@ from tests.reliability.runners import LEASE, Campaign
 
 pytestmark = [
     # SQLite has one writer at a time: a process paused in a transaction stops all of them.
-    pytest.mark.postgresql,
+    pytest.mark.locks,
+    pytest.mark.feed,
     COMMITS,
     pytest.mark.usefixtures("read_models"),
 ]
@@ -47,6 +48,18 @@ OTHERS = [
     "before the rows are written",
     "after the rows are written",
 ]
+
+# Whether a session sleeps in a statement.
+ASLEEP = {
+    "postgresql": (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event = 'PgSleep')"
+    ),
+    "mysql": (
+        "SELECT EXISTS (SELECT * FROM information_schema.processlist"
+        " WHERE db = DATABASE() AND state = 'User sleep')"
+    ),
+}
 
 
 def append_to(log_ids: list[LogId], text: str) -> int:
@@ -134,6 +147,7 @@ def test_a_statement_of_a_killed_worker_blocks_no_worker_beyond_the_lease():
     assert ParkedEvent.objects.get().log_id == harmful
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(("own", "then"), [("0", "2s"), ("1min", "2s"), ("300ms", "300ms")])
 def test_an_existing_statement_timeout_is_never_raised(own, then):
     with transaction.atomic(), connection.cursor() as cursor:
@@ -145,6 +159,28 @@ def test_an_existing_statement_timeout_is_never_raised(own, then):
         assert cursor.fetchone() == (then,)
 
 
+@pytest.mark.mariadb
+@pytest.mark.parametrize(("own", "then"), [(0, 2), (60, 2), (1, 1)])
+def test_the_limits_of_a_mariadb_session_are_set_for_the_transaction_alone(own, then):
+    ledgers().create(Entered("the first"))
+    LedgerRows.catch_up()
+    taken = leases.acquire(LedgerRows.name, 0, using="default", owner="it:1:a", seconds=1.3)
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION idle_transaction_timeout = 7, max_statement_time = %s", [own])
+
+    with leases.fenced(taken):
+        inside = limits()
+
+    assert inside == (2, then)
+    assert limits() == (7, own)
+
+
+def limits():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT @@SESSION.idle_transaction_timeout, @@SESSION.max_statement_time")
+        return cursor.fetchone()
+
+
 def is_at_work_again(worker: Process) -> bool:
     """Return whether a worker that was considered dead has reported since."""
     alive = ProjectionWorker.objects.filter(seen_until__gt=timezone.now())
@@ -153,11 +189,8 @@ def is_at_work_again(worker: Process) -> bool:
 
 def is_asleep() -> bool:
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event = 'PgSleep')"
-        )
-        return cursor.fetchone()[0]
+        cursor.execute(ASLEEP[connection.vendor])
+        return bool(cursor.fetchone()[0])
 
 
 def test_a_worker_without_a_fencing_token_is_found():

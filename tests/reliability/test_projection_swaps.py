@@ -27,7 +27,9 @@ from tests.reliability.read_models import (
 from tests.reliability.runners import Campaign, Seen, watch, write
 
 pytestmark = [
-    pytest.mark.postgresql,
+    # SQLite has one writer at a time: a rebuild would wait for the writers, and they for it.
+    pytest.mark.locks,
+    pytest.mark.feed,
     COMMITS,
     pytest.mark.usefixtures("read_models"),
 ]
@@ -141,6 +143,7 @@ def test_an_event_that_kills_a_strict_rebuild_each_time_is_named_in_the_end():
     assert wrong_rows() == []
 
 
+@pytest.mark.postgresql
 def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
     log_ids = fill(5, 10)
 
@@ -192,6 +195,7 @@ def strict_by_default(request, monkeypatch):
     connection.close()
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("strict_by_default")
 def test_a_snapshot_from_before_a_rebuild_has_its_rows():
     fill(3, 2)
