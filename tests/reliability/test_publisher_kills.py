@@ -30,12 +30,7 @@ from tests.reliability.read_models import ledgers, logs
 from tests.reliability.runners import Campaign, write
 from tests.servers import NATS, ServerError
 
-pytestmark = [
-    COMMITS,
-    pytest.mark.locks,
-    pytest.mark.feed,
-    pytest.mark.usefixtures("read_models"),
-]
+pytestmark = [COMMITS, pytest.mark.postgresql, pytest.mark.usefixtures("read_models")]
 
 BROKEN = "tests.reliability.broken_publishers."
 NAME = "ledgers-to-jetstream"
