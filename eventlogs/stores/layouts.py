@@ -200,6 +200,13 @@ def keep_layout(using: str) -> None:
         use_buckets(connection)
 
 
+def check(connection: BaseDatabaseWrapper) -> None:
+    """Raise LayoutDiffers where the tables have another layout than the settings."""
+    found = layout_of(connection)
+    if (found == "buckets") != conf.has_buckets():
+        raise LayoutDiffers(found, using=connection.alias)
+
+
 def refuse(error: Error, using: str) -> None:
     """Raise LayoutDiffers if a database error says that the tables have the other layout."""
     cause: Any = error.__cause__

@@ -115,6 +115,10 @@ class PortableStore(BaseStore):
             return refused
         if connection.in_atomic_block:
             return self._claim_and_insert(connection, request)
+        if connection.vendor == "sqlite" and in_transaction(connection):
+            # There is no savepoint without a transaction, and none has begun: its end would commit.
+            layouts.check(connection)
+            return self._claim_and_insert(connection, request)
         # A savepoint where autocommit is off: after an error, the caller may commit the rest.
         with transaction.atomic(using=self.using):
             return self._claim_and_insert(connection, request)
