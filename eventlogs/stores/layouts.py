@@ -104,19 +104,26 @@ KEPT: Final = -1
 
 def layout_of(connection: BaseDatabaseWrapper) -> str:
     """Return the layout of a database's tables: ``"fence"`` or ``"buckets"``."""
+    has_counters = not assigns(connection) and _rows(connection, "Bucket").exists()
+    return "buckets" if has_counters else "fence"
+
+
+def assigns(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a database assigns positions to events that are stored without one."""
     has_default = HAS_DEFAULT.get(connection.vendor)
     if has_default is None:
-        return "buckets" if _rows(connection, "Bucket").exists() else "fence"
+        return not _rows(connection, "Bucket").exists()
     with connection.cursor() as cursor:
         cursor.execute(has_default)
         found = cursor.fetchone()
-    return "fence" if found is None or found[0] else "buckets"
+    return found is None or bool(found[0])
 
 
 def is_complete(connection: BaseDatabaseWrapper, layout: str) -> bool:
     """Return whether a database has a layout, with nothing left to do."""
-    counters = BUCKETS if layout == "buckets" else 0
-    return layout_of(connection) == layout and _rows(connection, "Bucket").count() == counters
+    has_buckets = layout == "buckets"
+    counters = _rows(connection, "Bucket").count()
+    return assigns(connection) != has_buckets and counters == (BUCKETS if has_buckets else 0)
 
 
 def use_buckets(connection: BaseDatabaseWrapper) -> None:
@@ -190,12 +197,12 @@ def keep_layout(using: str) -> None:
     with connection.cursor() as cursor:
         if not tables <= set(connection.introspection.table_names(cursor)):
             return  # routed elsewhere, or migrated to an earlier release
-    if layout_of(connection) == "buckets":
-        with transaction.atomic(using=using):
-            add_counters(connection)
-    elif _rows(connection, "Bucket").exists() or (
-        conf.has_buckets() and not _rows(connection, "Event").exists()
-    ):
+    has_counters = _rows(connection, "Bucket").exists()
+    if not assigns(connection):
+        if has_counters or conf.has_buckets():
+            with transaction.atomic(using=using):
+                add_counters(connection)
+    elif has_counters or (conf.has_buckets() and not _rows(connection, "Event").exists()):
         # There are counters where a migration has made SQLite's table, and its sequence, anew.
         use_buckets(connection)
 
@@ -225,7 +232,7 @@ def _is_at_its_end(using: str) -> bool:
     # Apart: SQLite may have rolled the transaction back, which Django does not know.
     apart: Any = connections[using].copy()
     try:
-        return layout_of(apart) == "buckets"
+        return not assigns(apart)
     except Error:
         return False  # a database in memory, of which another connection sees nothing
     finally:

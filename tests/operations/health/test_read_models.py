@@ -342,6 +342,7 @@ def test_an_inline_projection_whose_rows_are_right_needs_no_worker(inline, inlin
     assert found.projections["inlined-balances"]["events_behind"] == 0
 
 
+@pytest.mark.fence
 def test_events_that_were_appended_without_an_inline_projection_are_lag(inline):
     Account.logs.create(Opened(owner="Ada"), Deposited(amount=1), Deposited(amount=1))
 
