@@ -183,5 +183,5 @@ def test_too_little_memory_is_a_command_error(run, db):
 @pytest.mark.mariadb
 @pytest.mark.fence
 def test_without_a_feed_the_command_is_refused(db, run):
-    with pytest.raises(CommandError, match="on PostgreSQL and SQLite only"):
+    with pytest.raises(CommandError, match="settled at an unknown time"):
         run("project")
