@@ -99,6 +99,9 @@ class PortableStore(BaseStore):
         try:
             answer = run_again(self.using, lambda connection: self._attempt(connection, request))
         except Error as error:
+            if connections[self.using].in_atomic_block:
+                # The log's version may be raised, and its events are not stored.
+                connections[self.using].set_rollback(True)
             layouts.refuse(error, self.using)
             raise
         if isinstance(answer, EventLogError):

@@ -730,7 +730,9 @@ def set_isolation_level(options, level):
 
 
 @pytest.mark.locks
-@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize(
+    "level", ["REPEATABLE READ", pytest.param("SERIALIZABLE", marks=pytest.mark.postgresql)]
+)
 def test_a_stricter_isolation_by_default_changes_nothing(level, race):
     connections.close_all()
     options = connection.settings_dict["OPTIONS"]
