@@ -173,17 +173,10 @@ class PostgreSQLFeedSource(FeedSource):
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         found: list[StoredEvent] = []
-        number, of = query.partition or (None, None)
-        parameters: dict[str, object] = {
-            "types": None if query.types is None else list(query.types),
-            "log_types": None if query.log_types is None else list(query.log_types),
-            "known": None if query.unknown is None else list(query.unknown.known),
-            "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
-            "number": number,
-            "of": of,
-        }
+        parameters = _filters(query)
         after = query.after
-        span = (query.limit + query.limit // 8 + 1) * (of or 1)  # some positions are gaps
+        _, of = query.partition or (0, 1)
+        span = (query.limit + query.limit // 8 + 1) * of  # some positions are gaps
         for _ in range(SPANS):
             end = min(query.upto, after + min(span, MAX_SPAN))
             parameters |= {"after": after, "upto": end, "limit": query.limit - len(found)}
@@ -249,6 +242,19 @@ class PostgreSQLFeedSource(FeedSource):
         )
 
 
+def _filters(query: FeedQuery) -> dict[str, object]:
+    """Return the parameters of a page that are not its bounds."""
+    number, of = query.partition or (None, None)
+    return {
+        "types": None if query.types is None else list(query.types),
+        "log_types": None if query.log_types is None else list(query.log_types),
+        "known": None if query.unknown is None else list(query.unknown.known),
+        "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
+        "number": number,
+        "of": of,
+    }
+
+
 class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
     """The feed of a PostgreSQL database whose positions come from counters."""
 
@@ -269,7 +275,6 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         # Positions have gaps of any size here, so a statement is bounded by a number of events.
-        number, of = query.partition or (None, None)
         is_whole = query.types is None and query.log_types is None and query.partition is None
         end = query.upto
         if not is_whole:
@@ -277,15 +282,10 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
             [(found,)] = self._run(END, bounds)
             end = query.upto if found is None else found
         parameters = {
+            **_filters(query),
             "after": query.after,
             "upto": end,
             "limit": query.limit,
-            "types": None if query.types is None else list(query.types),
-            "log_types": None if query.log_types is None else list(query.log_types),
-            "known": None if query.unknown is None else list(query.unknown.known),
-            "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
-            "number": number,
-            "of": of,
         }
         events = self._run(PLANNED_PAGE, parameters, events_of_bytes)
         return events, events[-1].position if len(events) == query.limit else end

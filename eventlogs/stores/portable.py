@@ -211,8 +211,9 @@ class PortableStore(BaseStore):
             recorded_at = logs.values_list("updated_at", flat=True).get()
             events = _stored(request, version, recorded_at)
             digests = [None] * count
-        self._insert_all(events, digests)
-        at = self._position(log_id.uuid, version + count - 1, locking=False)
+        at = self._insert_all(events, digests)
+        if at is None:
+            at = self._position(log_id.uuid, version + count - 1, locking=False)
         return LogState(log_id, version + count, cast("int", at))
 
     def _lock(self, connection: BaseDatabaseWrapper, logs: QuerySet[Any]) -> Locked | None:
@@ -335,15 +336,22 @@ class PortableStore(BaseStore):
             row.pk = None
         raise given_up(self.using)
 
-    def _insert_all(self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]) -> None:
-        """Insert events at new positions, in statements that are not too long."""
+    def _insert_all(
+        self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]
+    ) -> int | None:
+        """
+        Insert events at new positions, in statements that are not too long.
+
+        Return the last position if it was taken from a counter, and None if the database assigned
+        it.
+        """
         model = apps.get_model("eventlogs", "Event")
         json = models.JSONField()
         positions: Iterable[int | None] = repeat(None)  # the database assigns them
         if conf.has_buckets():
             positions = buckets.take_positions(self.using, [each.log_id.uuid for each in events])
         rows: list[Any] = []
-        characters = 0
+        characters, position = 0, None
         for each, digest, position in zip(events, digests, positions, strict=False):
             size = len(each.data) + len(each.metadata)
             if rows and characters + size > MAX_INSERT:
@@ -366,6 +374,7 @@ class PortableStore(BaseStore):
                 )
             )
         self._rows("Event").bulk_create(rows, batch_size=INSERT_BATCH)
+        return position
 
     def owner(self, value: UniqueValue) -> LogId | None:
         return self._read(lambda: unique_values.owners(self.using, [value])).get(value)

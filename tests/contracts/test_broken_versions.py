@@ -371,11 +371,13 @@ class KeepsTheKeyOfARefusedCreate(PortableStore):
 class FilesUnderAnotherType(PortableStore):
     """Gives an event another type than its log has."""
 
-    def _insert_all(self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]) -> None:
+    def _insert_all(
+        self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]
+    ) -> int | None:
         moved = [
             replace(each, log_id=LogId.stored("somebodys", each.log_id.uuid)) for each in events
         ]
-        super()._insert_all(moved, digests)
+        return super()._insert_all(moved, digests)
 
 
 @pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])

@@ -28,7 +28,9 @@ def ignoring_open_appends() -> object:
 class CountsApart(PortableStore):
     """Takes positions in a transaction of their own, as from a sequence: no append holds them."""
 
-    def _insert_all(self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]) -> None:
+    def _insert_all(
+        self, events: Sequence[StoredEvent], digests: Iterable[bytes | None]
+    ) -> int | None:
         taken = buckets.take_positions
 
         def apart(using: str, logs: Sequence[UUID]) -> list[int]:
@@ -46,6 +48,6 @@ class CountsApart(PortableStore):
 
         buckets.take_positions = apart
         try:
-            super()._insert_all(events, digests)
+            return super()._insert_all(events, digests)
         finally:
             buckets.take_positions = taken
