@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,24 @@ def server_url() -> str:
 def scratch_url() -> str:
     """Return the URL of the benchmarks' own database."""
     return urlunsplit(urlsplit(server_url())._replace(path=f"/{SCRATCH}"))
+
+
+@contextmanager
+def databases(*names: str) -> Iterator[None]:
+    """Create databases beside the scratch one, for the block."""
+    with psycopg.connect(server_url(), autocommit=True) as connection:
+
+        def drop() -> None:
+            for name in names:
+                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+        drop()
+        try:
+            for name in names:
+                connection.execute(f"CREATE DATABASE {name}")
+            yield
+        finally:
+            drop()
 
 
 def configure() -> None:

@@ -11,9 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
-from benchmarks.bench import CLIENTS, SCRATCH, configure, heading, left_out, server_url
+from benchmarks.bench import CLIENTS, SCRATCH, configure, databases, heading, left_out
 from benchmarks.contests import BenchmarkFailed, Team, contest, report_contest
 from benchmarks.environments import run
 from benchmarks.growth import PAGE
@@ -35,19 +33,13 @@ def environment(name: str) -> dict[str, str]:
 
 def run_layouts() -> bool:
     """Print how fast work is with counters, beside a fence."""
-    with psycopg.connect(server_url(), autocommit=True) as connection:
-        try:
-            for name in (FENCE, BUCKETS):
-                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-                connection.execute(f"CREATE DATABASE {name}")
-                run(
-                    [sys.executable, "-c", "from benchmarks.layouts import fill as f; f()"],
-                    **environment(name),
-                )
-            return measure()
-        finally:
-            for name in (FENCE, BUCKETS):
-                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with databases(FENCE, BUCKETS):
+        for name in (FENCE, BUCKETS):
+            run(
+                [sys.executable, "-c", "from benchmarks.layouts import fill as f; f()"],
+                **environment(name),
+            )
+        return measure()
 
 
 def fill() -> None:

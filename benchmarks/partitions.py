@@ -17,14 +17,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
-
 from benchmarks.bench import (
     CLIENTS,
     ROUNDS,
     SCRATCH,
     client_environment,
     configure,
+    databases,
     heading,
     keep,
     left_out,
@@ -52,21 +51,15 @@ def environment(name: str) -> dict[str, str]:
 
 def run_partitions() -> bool:
     """Print how fast work on the partitioned table is, beside the other."""
-    with psycopg.connect(server_url(), autocommit=True) as connection:
-        try:
-            for name in (ONE, PARTS):
-                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-                connection.execute(f"CREATE DATABASE {name}")
-                run(
-                    [sys.executable, "-c", "from benchmarks.growth import migrate as m; m()"],
-                    **environment(name),
-                )
-                fill(urlunsplit(urlsplit(server_url())._replace(path=f"/{name}")), EVENTS, LONG)
-            partition()
-            return measure()
-        finally:
-            for name in (ONE, PARTS):
-                connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with databases(ONE, PARTS):
+        for name in (ONE, PARTS):
+            run(
+                [sys.executable, "-c", "from benchmarks.growth import migrate as m; m()"],
+                **environment(name),
+            )
+            fill(urlunsplit(urlsplit(server_url())._replace(path=f"/{name}")), EVENTS, LONG)
+        partition()
+        return measure()
 
 
 def partition() -> None:
