@@ -135,14 +135,28 @@ def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 # With this many, the tests run on a table of events that is partitioned (PostgreSQL).
 PARTITIONS = int(os.environ.get("EVENTLOGS_TEST_PARTITIONS", "0"))
 
+# With this, they run in a distributed schema on the cluster that it names.
+CITUS_URL = os.environ.get("CITUS_URL")
+
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """The test database, partitioned if the run asks for it."""
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """The test database, partitioned or spread over a cluster if the run asks for it."""
     if PARTITIONS:
         with django_db_blocker.unblock():
             if connection.introspection.table_names():  # not if no test needs them
                 partitioning.partition(PARTITIONS)
+    if CITUS_URL:
+        from tests import citus
+
+        with django_db_blocker.unblock():
+            name = connection.settings_dict["NAME"]
+            connection.close()
+            with citus.distributed(CITUS_URL, name):
+                yield
+            connection.close()
+        return
+    yield
 
 
 @pytest.fixture(scope="session")

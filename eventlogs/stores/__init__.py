@@ -9,6 +9,8 @@ from typing import NamedTuple
 from django.db import connections
 from django.utils.module_loading import import_string
 
+from eventlogs import conf
+from eventlogs.stores import citus
 from eventlogs.stores.base import AppendRequest, BaseStore, Claim, Outcome, Rules
 from eventlogs.stores.restore import ExportedClaim, ExportedEvent, Restored
 from eventlogs.values import LogState, StoredEvent
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 PORTABLE = "eventlogs.stores.portable.PortableStore"
+CITUS = "eventlogs.stores.citus.CitusStore"
 # By dotted path: psycopg is imported in projects that use PostgreSQL, and nowhere else.
 BY_VENDOR = {"postgresql": "eventlogs.stores.postgresql.PostgreSQLStore"}
 
@@ -36,7 +39,11 @@ GROUP_COMMITS = {"postgresql": "eventlogs.stores.group_commit."}
 @cache
 def store_for(using: str) -> BaseStore:
     """Return the store of the database alias ``using``."""
-    path = BY_VENDOR.get(connections[using].vendor, PORTABLE)
+    connection = connections[using]
+    path = BY_VENDOR.get(connection.vendor, PORTABLE)
+    # Citus has the layout with buckets only; with the other one, its feed says so.
+    if connection.vendor == "postgresql" and conf.has_buckets() and citus.is_citus(connection):
+        path = CITUS
     store: BaseStore = import_string(path)(using)
     return store
 
