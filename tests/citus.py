@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import psycopg
+from django.db import DEFAULT_DB_ALIAS, connections
 from psycopg.sql import SQL, Identifier
+
+from eventlogs.operations import distribution
 
 SCHEMA = "tenant"
 OURS = r"^(eventlogs|payments|fines)_"  # tables and functions
@@ -68,7 +71,6 @@ def distributed(url: str, database: str) -> Iterator[None]:
     create = SQL("CREATE DATABASE {} TEMPLATE template0").format(name)
     drop = SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name)
     path = SQL("ALTER DATABASE {} SET search_path = {}, public").format(name, Identifier(SCHEMA))
-    triggers = SQL("ALTER DATABASE {} SET citus.enable_unsafe_triggers = on").format(name)
     for node in workers:
         with connect(node, "postgres") as connection:
             connection.execute(drop)
@@ -78,7 +80,6 @@ def distributed(url: str, database: str) -> Iterator[None]:
             with connect(node, database) as connection:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS citus")
                 connection.execute(path)
-                connection.execute(triggers)
         with connect(coordinator, database) as connection:
             connection.execute(
                 "SELECT citus_set_coordinator_host(%s, %s)", [coordinator.host, coordinator.port]
@@ -89,12 +90,8 @@ def distributed(url: str, database: str) -> Iterator[None]:
             for kind, query in (("TABLE", TABLES), ("FUNCTION", FUNCTIONS)):
                 for (each,) in connection.execute(query, [OURS]).fetchall():
                     connection.execute(f"ALTER {kind} public.{each} SET SCHEMA {SCHEMA}")
-            connection.execute("SELECT citus_schema_distribute(%s)", [SCHEMA])
-            from eventlogs.stores.citus import FUNCTION, SIGNATURE
-
-            connection.execute(path_now := SQL("SET search_path = {}, public").format(Identifier(SCHEMA)))
-            connection.execute(FUNCTION.format(schema=SCHEMA))
-            connection.execute("SELECT create_distributed_function(%s, colocate_with := 'eventlogs_event')", [SIGNATURE])
+        connections[DEFAULT_DB_ALIAS].close()
+        distribution.distribute(using=DEFAULT_DB_ALIAS)
         yield
     finally:
         for node in workers:

@@ -159,6 +159,13 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
     yield
 
 
+@pytest.fixture
+def citus_url(transactional_db: None) -> str:
+    """The URL of the cluster that the tests run on."""
+    assert CITUS_URL is not None
+    return CITUS_URL
+
+
 @pytest.fixture(scope="session")
 def migrated_database(
     django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory

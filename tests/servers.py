@@ -817,6 +817,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others += ("buckets",)
     if os.environ.get("EVENTLOGS_TEST_PARTITIONS"):
         others += ("one_table",)
+    others += ("one_server",) if "CITUS_URL" in os.environ else ("citus",)
     left_out = [item for item in items if any(map(item.get_closest_marker, others))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

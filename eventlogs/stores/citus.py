@@ -22,7 +22,9 @@ Right because the function does what ``portable.py`` does, under the same locks:
 - all of this is on one node, in one transaction of PostgreSQL there: its locks and unique
   constraints hold as on any server, and others see all of it at once.
 
-A schema is moved to another node (``citus_schema_move``) under locks that writers take as well.
+A schema is moved to another node (``citus_schema_move``) while nobody writes to it. But a lock of
+``SELECT FOR UPDATE`` is not moved with it: a transaction that takes one, and writes after the move,
+would overwrite what others have written in between. So each begins with a write: see STAY.
 """
 
 from __future__ import annotations
@@ -33,113 +35,19 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs import conf
-from eventlogs.conf import MAX_VERSION
 from eventlogs.events.codec import request_fingerprints
 from eventlogs.exceptions import EventLogError
 from eventlogs.stores.base import AppendRequest
-from eventlogs.stores.buckets import BUCKETS, EPOCH, TICK, note_held
+from eventlogs.stores.buckets import bucket_of, note_held
 from eventlogs.stores.portable import PortableStore
 from eventlogs.values import LogState
 
 HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
 
-SIGNATURE: Final = (
-    "eventlogs_append(uuid, text, integer, bigint, jsonb, jsonb, text, bytea)"
-)
-# Names are not qualified: its search_path is that of the schema which it is made for, also on the
-# node to which it is sent. No function in an UPDATE may be volatile there.
-FUNCTION: Final = f"""
-CREATE OR REPLACE FUNCTION eventlogs_append(
-    log uuid, log_type_of_log text, expected integer, expected_position bigint,
-    events jsonb, metadata_of_events jsonb, key_of_append text, fingerprint_of_append bytea,
-    OUT last_position bigint, OUT new_version integer
-) RETURNS SETOF record LANGUAGE plpgsql VOLATILE SET search_path = {{schema}}, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-    total integer := jsonb_array_length(events);
-    own integer := get_byte(uuid_send(log), 15) & {BUCKETS - 1};
-    moment timestamptz := clock_timestamp();
-    is_new boolean := false;
-    has_key boolean;
-    item jsonb;
-    shown record;
-BEGIN
-    IF key_of_append IS NOT NULL THEN
-        PERFORM FROM eventlogs_idempotencykey
-        WHERE log_type = log_type_of_log AND key = key_of_append;
-        IF FOUND THEN
-            RETURN;
-        END IF;
-    END IF;
-    IF expected = 0 THEN
-        INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
-        VALUES (log, log_type_of_log, 0, moment, moment)
-        ON CONFLICT (id) DO NOTHING;
-        IF NOT FOUND THEN
-            RETURN;
-        END IF;
-        is_new := true;
-    END IF;
-    SELECT log_type, version, head, updated_at INTO shown
-    FROM eventlogs_eventlog
-    WHERE id = log
-    FOR NO KEY UPDATE;
-    IF NOT FOUND OR shown.log_type <> log_type_of_log OR shown.head IS NOT NULL
-       OR shown.version <> coalesce(expected, shown.version)
-       OR (shown.version = 0) <> is_new
-       OR shown.version > {MAX_VERSION} - total THEN
-        RETURN;
-    END IF;
-    IF expected_position IS NOT NULL THEN
-        PERFORM FROM eventlogs_event
-        WHERE log_id = log AND index = shown.version - 1 AND position = expected_position;
-        IF NOT FOUND THEN
-            RETURN;
-        END IF;
-    END IF;
-    moment := greatest(moment, shown.updated_at);
-    IF key_of_append IS NOT NULL THEN
-        INSERT INTO eventlogs_idempotencykey
-            (log_type, key, log_id, first_index, count, fingerprint, created_at)
-        VALUES (log_type_of_log, key_of_append, log, shown.version, total,
-                fingerprint_of_append, moment)
-        ON CONFLICT (log_type, key) DO NOTHING;
-        IF NOT FOUND THEN
-            IF is_new THEN
-                DELETE FROM eventlogs_eventlog WHERE id = log;
-            END IF;
-            RETURN;
-        END IF;
-    END IF;
-    new_version := shown.version + total;
-    UPDATE eventlogs_eventlog SET version = new_version, updated_at = moment WHERE id = log;
-    SELECT max(number) INTO last_position FROM eventlogs_bucket;
-    UPDATE eventlogs_bucket
-    SET number = greatest(
-            number, last_position,
-            ((date_part('epoch', moment) - {EPOCH.timestamp():.0f})
-             * {round(1 / TICK.total_seconds())})::bigint - 1
-        ) + total
-    WHERE bucket = own
-    RETURNING number INTO last_position;
-    IF last_position IS NULL THEN
-        RAISE EXCEPTION 'this database has no counters of buckets' USING ERRCODE = 'EV001',
-            HINT = 'Run manage.py eventlogs layout buckets.';
-    END IF;
-    FOR number IN 1 .. total LOOP
-        item := events -> (number - 1);
-        INSERT INTO eventlogs_event
-            (position, log_type, log_id, index, type, schema_version, data, metadata,
-             idempotency_key, recorded_at)
-        VALUES ((last_position - total + number) * {BUCKETS} + own, log_type_of_log, log,
-                shown.version + number - 1, item ->> 0, (item ->> 1)::integer, item -> 2,
-                metadata_of_events, key_of_append, moment);
-    END LOOP;
-    last_position := last_position * {BUCKETS} + own;
-    RETURN NEXT;
-END
-$$
-"""
+# A statement that writes, though nothing: Citus then holds the lock for which a move of the schema
+# waits. SELECT FOR UPDATE does not take it, so what it locks could be left behind on the old node.
+STAY: Final = "UPDATE eventlogs_bucket SET number = number WHERE bucket < -9"
+
 
 CALL: Final = """
 SELECT last_position, new_version FROM eventlogs_append(
@@ -155,6 +63,12 @@ def is_citus(connection: BaseDatabaseWrapper) -> bool:
     return bool(found)
 
 
+def stay(connection: BaseDatabaseWrapper) -> None:
+    """Have a move of the schema wait for the end of the open transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute(STAY)
+
+
 class CitusStore(PortableStore):
     """Logs in a distributed schema of Citus."""
 
@@ -166,6 +80,12 @@ class CitusStore(PortableStore):
             if state is not None:
                 return state
         return super()._attempt(connection, request)
+
+    def _claim_and_insert(
+        self, connection: BaseDatabaseWrapper, request: AppendRequest
+    ) -> LogState | EventLogError:
+        stay(connection)
+        return super()._claim_and_insert(connection, request)
 
     def _append(self, connection: BaseDatabaseWrapper, request: AppendRequest) -> LogState | None:
         """Append by the function; return None where it has not stored anything."""
@@ -190,5 +110,5 @@ class CitusStore(PortableStore):
             row = cursor.fetchone()
         if row is None:
             return None
-        note_held(connection, [log_id.uuid.int % BUCKETS])
+        note_held(connection, [bucket_of(log_id.uuid)])
         return LogState(log_id, version=row[1], position=row[0])

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
 from django.db import DEFAULT_DB_ALIAS
 from django.utils.module_loading import import_string
 
 from eventlogs import LogManager
 from tests.races.events import Race
 
+POSTGRESQL = (
+    "eventlogs.stores.citus.CitusStore"
+    if "CITUS_URL" in os.environ
+    else "eventlogs.stores.postgresql.PostgreSQLStore"
+)
 STORES = {
-    "postgresql": ("eventlogs.stores.postgresql.PostgreSQLStore",),
+    "postgresql": (POSTGRESQL,),
     "group": ("tests.stores.grouped.GroupStore",),
     "group and single": (
         "tests.stores.grouped.GroupStore",
-        "eventlogs.stores.postgresql.PostgreSQLStore",
+        POSTGRESQL,
     ),
     # By processes whose settings chain new logs, and by others.
     "chained": (
         "tests.races.chained_postgresql.ChainingStore",
-        "eventlogs.stores.postgresql.PostgreSQLStore",
+        POSTGRESQL,
         "tests.races.chained_postgresql.ChainingGroupStore",
         "tests.races.chained.ChainingPortableStore",
     ),
@@ -28,7 +35,7 @@ STORES = {
     ),
     "portable": ("eventlogs.stores.portable.PortableStore",),
     "mixed": (
-        "eventlogs.stores.postgresql.PostgreSQLStore",
+        POSTGRESQL,
         "eventlogs.stores.portable.PortableStore",
     ),
 }

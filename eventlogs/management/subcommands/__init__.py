@@ -25,6 +25,7 @@ from eventlogs.management.subcommands import (
     attest,
     chain,
     claim,
+    distribute,
     erase,
     events,
     export,
@@ -92,6 +93,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "triggers": triggers,
     "partition": partition,
     "layout": layout,
+    "distribute": distribute,
     "seal": seal,
     "attest": attest,
 }
