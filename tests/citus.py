@@ -71,6 +71,8 @@ def distributed(url: str, database: str) -> Iterator[None]:
     create = SQL("CREATE DATABASE {} TEMPLATE template0").format(name)
     drop = SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name)
     path = SQL("ALTER DATABASE {} SET search_path = {}, public").format(name, Identifier(SCHEMA))
+    # Migrations and tests make triggers.
+    triggers = SQL("ALTER DATABASE {} SET citus.enable_unsafe_triggers = on").format(name)
     for node in workers:
         with connect(node, "postgres") as connection:
             connection.execute(drop)
@@ -80,6 +82,7 @@ def distributed(url: str, database: str) -> Iterator[None]:
             with connect(node, database) as connection:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS citus")
                 connection.execute(path)
+                connection.execute(triggers)
         with connect(coordinator, database) as connection:
             connection.execute(
                 "SELECT citus_set_coordinator_host(%s, %s)", [coordinator.host, coordinator.port]

@@ -54,7 +54,10 @@ class ReaderInTransactions(Reader):
 
 @pytest.mark.parametrize(
     "isolation",
-    ["", pytest.param("SERIALIZABLE", marks=pytest.mark.postgresql)],
+    [
+        "",
+        pytest.param("SERIALIZABLE", marks=[pytest.mark.postgresql, pytest.mark.one_server]),
+    ],
     ids=["default", "serializable"],
 )
 def test_a_reader_beside_racing_writers_misses_nothing_and_the_naive_one_does(run_race, isolation):

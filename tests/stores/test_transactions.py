@@ -273,6 +273,7 @@ def test_of_two_transactions_in_a_deadlock_one_must_retry(database_accounts, rac
 
 
 @pytest.mark.postgresql
+@pytest.mark.one_server
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("key", [None, "k"])
 def test_an_append_by_itself_that_the_database_aborts_is_retried(
