@@ -166,12 +166,14 @@ def statements(heading):
         statement = each.strip()
         if statement in ("", "BEGIN", "COMMIT"):
             continue
-        if connection.vendor == "sqlite":
+        if connection.vendor != "postgresql":
             if statement.startswith("ALTER TABLE"):
                 continue
             statement = statement.replace(
                 """jsonb_set(data, '{owner}', '"erased"')""", "json_set(data, '$.owner', 'erased')"
             )
+        if connection.vendor == "mysql":
+            statement = statement.replace('"index"', "`index`")
         yield statement
 
 
@@ -182,7 +184,7 @@ def erase_log(log_id):
 
 def change(heading, log_id):
     """Run the statements of the page."""
-    uuid = log_id.uuid.hex if connection.vendor == "sqlite" else str(log_id.uuid)
+    uuid = str(log_id.uuid) if connection.vendor == "postgresql" else log_id.uuid.hex
     with connection.cursor() as cursor:
         for statement in statements(heading):
             cursor.execute(statement.replace(THE_UUID, uuid).replace("%", "%%"))
@@ -193,7 +195,7 @@ def places(cache="default"):
     found = []
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):
-            cursor.execute(f'SELECT * FROM "{table}"')
+            cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)}")
             for row in cursor.fetchall():
                 if any(SECRET in _text(value) for value in row):
                     found.append(table)
@@ -277,7 +279,7 @@ def test_a_redacted_event_is_in_no_table_and_no_cache_and_its_log_stays_usable(a
 
 def change_key(log_id):
     """Delete a key, with the trigger disabled, as the statements around it on the page do."""
-    if connection.vendor == "sqlite":
+    if connection.vendor != "postgresql":
         change("If the idempotency key itself", log_id)
         return
     with connection.cursor() as cursor:
