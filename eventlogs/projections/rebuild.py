@@ -302,12 +302,16 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
     Drop the rows of an interrupted rebuild, so that the next one begins from the start.
 
+    An inline projection is rebuilt in place, and goes on where it was; it has such rows only if
+    its rebuild was interrupted before it became inline.
+
     Return False where a rebuild is running: it is not stopped. Raise RuntimeError inside of a
-    transaction where dropping a table would commit it (MariaDB, MySQL), unless the projection is
-    inline and has no such table: nothing was changed. Raise OperationalError where another process
-    takes more than ten seconds to make the table.
+    transaction where dropping a table would commit it (MariaDB, MySQL): nothing was changed. An
+    inline projection without such rows has nothing to drop. Raise OperationalError where another
+    process takes more than ten seconds to make the table.
     """
-    has_table = cls.mode != cls.INLINE
+    is_inline = cls.mode == cls.INLINE
+    has_table = not is_inline or shadow_tables.exists(cls.model, using)
     with ExitStack() as stack:
         if has_table:
             _refuse_to_commit(using)
@@ -321,7 +325,8 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
             return False
         if has_table:
             checkpoints.forget_rebuild(cls.name, using=using)
-            states.update(rebuild_version=None, rebuild_started_at=None)
+            if not is_inline:
+                states.update(rebuild_version=None, rebuild_started_at=None)
             # Last: on MariaDB this commits, and a table without checkpoints is made anew. It
             # unlocks the state before the table is gone, so a rebuild that begins waits for the
             # lock by name.

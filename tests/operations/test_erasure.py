@@ -332,6 +332,23 @@ def test_the_shadow_table_of_an_interrupted_rebuild_is_dropped(accounts):
         assert AsyncOwners.rebuild() == 1
 
 
+def test_the_shadow_table_of_a_projection_that_has_become_inline_is_dropped(accounts, monkeypatch):
+    with KNOWN.declared("erased-owners"):
+        state = accounts.create(Opened(SECRET))
+        AsyncOwners.catch_up()
+        steps = rebuild.rebuild_steps(AsyncOwners)
+        next(steps)
+        steps.close()
+        monkeypatch.setattr(AsyncOwners, "mode", Projection.INLINE)
+
+        erase_log(state.log_id)
+        assert forget_copies(state.log_id).to_rebuild == ()
+
+        assert places() == []
+        assert not shadow_tables.exists(Row, "default")
+        assert not Checkpoint.objects.filter(is_rebuild=True).exists()
+
+
 def test_a_running_rebuild_is_not_stopped_and_is_named(accounts):
     with KNOWN.declared("erased-owners"):
         state = accounts.create(Opened(SECRET))
