@@ -182,10 +182,11 @@ def forget_copies(log_id: LogId | str, *, using: str | None = None) -> Forgotten
     ``manage.py eventlogs rebuild NAME --restart``. Read models without a declared projection
     are not known here.
 
-    Raise ProjectionFailed if a projection cannot apply a redacted event, and
-    eventlogs.caches.Unreachable if a cache does not answer. If the log was brought back from an
-    archive, the files that were replaced are deleted at once: raise ArchiveUnavailable if that
-    fails, after all other copies are removed. Calling it again is safe.
+    Raise ProjectionFailed if a projection cannot apply a redacted event,
+    eventlogs.caches.Unreachable if a cache does not answer, and RuntimeError inside of a
+    transaction on MariaDB and MySQL, which dropping a shadow table would commit. If the log was
+    brought back from an archive, the files that were replaced are deleted at once: raise
+    ArchiveUnavailable if that fails, after all other copies are removed. Calling it again is safe.
     """
     log = _log(log_id)
     alias = using or write_alias(log)

@@ -302,21 +302,46 @@ def discard_unfinished(cls: type[RowProjection], using: str) -> bool:
     """
     Drop the rows of an interrupted rebuild, so that the next one begins from the start.
 
-    Return False where a rebuild is running: it is not stopped.
+    An inline projection is rebuilt in place, and goes on where it was; it has such rows only if
+    its rebuild was interrupted before it became inline.
+
+    Return False where a rebuild is running: it is not stopped. Raise RuntimeError inside of a
+    transaction where dropping a table would commit it (MariaDB, MySQL): nothing was changed. An
+    inline projection without such rows has nothing to drop. Raise OperationalError where another
+    process takes more than ten seconds to make the table.
     """
-    with transaction.atomic(using=using):
+    is_inline = cls.mode == cls.INLINE
+    has_table = not is_inline or shadow_tables.exists(cls.model, using)
+    with ExitStack() as stack:
+        if has_table:
+            _refuse_to_commit(using)
+            stack.enter_context(shadow_tables.one_at_a_time(cls.name, using))
+        stack.enter_context(transaction.atomic(using=using))
         states = ProjectionState.objects.using(using).filter(name=cls.name)
         states.update(version=F("version"))  # one at a time, as a rebuild begins
         try:
             _ShadowRebuild(cls, using, is_strict=True).refuse_if_busy()
         except ProjectionUnavailable:
             return False
-        if cls.mode != cls.INLINE:
+        if has_table:
             checkpoints.forget_rebuild(cls.name, using=using)
-            states.update(rebuild_version=None, rebuild_started_at=None)
-            # Last: on MariaDB this commits, and a table without checkpoints is made anew.
+            if not is_inline:
+                states.update(rebuild_version=None, rebuild_started_at=None)
+            # Last: on MariaDB this commits, and a table without checkpoints is made anew. It
+            # unlocks the state before the table is gone, so a rebuild that begins waits for the
+            # lock by name.
             shadow_tables.drop(cls.model, using)
     return True
+
+
+def _refuse_to_commit(using: str) -> None:
+    """Raise RuntimeError in a caller's transaction that a statement about a table would commit."""
+    connection = connections[using]
+    if shadow_tables.commits_by_itself(connection) and connection.in_atomic_block:
+        raise RuntimeError(
+            "Rebuild, or remove the copies of events, outside of a transaction: here, making or "
+            "dropping a table would commit it."
+        )
 
 
 class _Rebuild:
@@ -427,11 +452,7 @@ class _ShadowRebuild(_Rebuild):
     def _prepare(self, restart: bool) -> list[Lease]:
         """Begin a rebuild, or resume the one that was begun."""
         name, using, model = self._cls.name, self._using, self._cls.model
-        connection = connections[using]
-        if shadow_tables.commits_by_itself(connection) and connection.in_atomic_block:
-            raise RuntimeError(
-                "Rebuild outside of a transaction: here, making a table would commit it."
-            )
+        _refuse_to_commit(using)
         with shadow_tables.one_at_a_time(name, using), transaction.atomic(using=using):
             states = ProjectionState.objects.using(using).filter(name=name)
             states.update(version=F("version"))  # one at a time

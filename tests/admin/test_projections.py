@@ -147,6 +147,7 @@ def test_an_event_is_skipped_after_a_confirmation(operator, parked):
 
 
 @pytest.mark.feed
+@pytest.mark.django_db(transaction=True)  # MariaDB makes tables outside of one
 def test_a_requested_rebuild_is_done_by_a_worker(operator, parked):
     assert "Rebuild all rows?" in operator.get(address("rebuild")).content.decode()
     assert ProjectionState.objects.get().rebuild_requested_at is None
@@ -162,6 +163,7 @@ def test_a_requested_rebuild_is_done_by_a_worker(operator, parked):
 
 
 @pytest.mark.feed
+@pytest.mark.django_db(transaction=True)  # MariaDB makes tables outside of one
 def test_a_rebuild_that_fails_says_why(operator, parked, monkeypatch):
     def fail(*_):
         raise ValueError("4111")
@@ -365,6 +367,7 @@ def test_pages_of_held_events_hide_data_without_view_payload(viewer, parked):
 
 
 @pytest.mark.feed
+@pytest.mark.django_db(transaction=True)  # MariaDB makes tables outside of one
 def test_actions_are_listed_with_their_user_time_and_duration(operator, parked):
     operator.post(address("retry"), {"log_id": parked.log_id})
     operator.post(address("skip"), {"log_id": parked.log_id, "index": 1})

@@ -116,7 +116,9 @@ def test_skipping_an_event_requires_yes_and_one_projection(run, state):
         run("parked", "payment-summary", "--skip", state.log_id, "--yes")
 
 
-def test_the_history_shows_actions_and_users_newest_first(run, run_json, state, monkeypatch):
+def test_the_history_shows_actions_and_users_newest_first(
+    run, run_json, transactional_db, state, monkeypatch
+):
     assert "The history is empty." in run("parked", "--history")
     monkeypatch.setenv("LOGNAME", "grace")
     run("parked", "payment-summary", "--retry-all")

@@ -99,6 +99,7 @@ def test_a_position_of_another_database_is_a_mistake(account, run):
 
 
 @pytest.mark.mariadb
+@pytest.mark.fence
 @pytest.mark.parametrize("option", ["--follow", "--after=0"])
 def test_without_a_feed_the_error_says_what_works(account, run, option):
     with pytest.raises(CommandError, match="without --follow and --after works, and so do `show`"):

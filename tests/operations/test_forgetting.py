@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from django.core.cache import caches as django_caches
 from django.core.management import call_command
-from django.db import connection, connections, transaction
+from django.db import connections, transaction
 from msgspec import structs
 
 from eventlogs import LogManager, event_context
@@ -34,6 +34,7 @@ from eventlogs.projections import rebuild
 from eventlogs.reductions import snapshots
 from eventlogs.reductions.snapshots import Snapshots
 from eventlogs.stores import store_for
+from tests.feeds import has_feed
 from tests.guests import SETTINGS, Complained, Guest, Joined, Moved, Paid
 from tests.operations import guest_rows
 from tests.operations.everywhere import places
@@ -103,10 +104,6 @@ def fill(guests):
     assert all(write() for write in writes)
     assert len(writes) == 2
     return state.log_id, other.log_id
-
-
-def has_feed():
-    return connection.vendor != "mysql"
 
 
 def names():

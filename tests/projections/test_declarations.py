@@ -19,7 +19,7 @@ from eventlogs import (
     handles,
     projection,
 )
-from eventlogs.conf import MAX_PROJECTION_NAME_LENGTH
+from eventlogs.conf import MAX_POSITION, MAX_PROJECTION_NAME_LENGTH
 from eventlogs.events import used_keys
 from eventlogs.feed.reader import HEARTBEAT
 from eventlogs.projections import declarations, kinds
@@ -270,7 +270,7 @@ class TestAtWork:
 
     def test_waiting_ends_at_its_timeout(self):
         begun = time.monotonic()
-        assert not Balances.wait_for(2**40, timeout=0.1)  # not given out yet
+        assert not Balances.wait_for(MAX_POSITION, timeout=0.1)  # not given out yet
         assert 0.1 <= time.monotonic() - begun < 1
 
     def test_an_inline_row_is_not_waited_for(self, inlined):

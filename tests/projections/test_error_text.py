@@ -6,7 +6,7 @@ import logging
 from operator import attrgetter
 
 import pytest
-from django.db import IntegrityError, connection
+from django.db import IntegrityError
 
 from eventlogs import LogId
 from eventlogs.exceptions import (
@@ -149,7 +149,7 @@ class TestTracebacks:
         assert traceback_of(ProjectionTimedOut("rows", 1.0)) == ""
 
 
-@pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there")
+@pytest.mark.feed
 class TestTheLogLine:
     def test_a_failed_attempt_is_recorded_with_its_error_and_place(self, tables, declared, caplog):
         def before(record):

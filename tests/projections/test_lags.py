@@ -29,8 +29,6 @@ from tests.projections.readmodels import (
 )
 from tests.projections.tables import checkpoint
 
-no_feed = pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there")
-
 
 def others(count=1):
     """Append events that no projection of these tests reads."""
@@ -39,7 +37,7 @@ def others(count=1):
     return state
 
 
-@no_feed
+@pytest.mark.feed
 @pytest.mark.django_db
 class TestOwnEvents:
     def test_only_events_that_the_projection_reads_count(self):
@@ -155,7 +153,7 @@ class TestOwnEvents:
         assert found.age <= DepositsByOwner.lag().age
 
 
-@no_feed
+@pytest.mark.feed
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="one writer at a time")
 def test_events_that_an_open_transaction_holds_back_are_lag(tables, declared):
     Account.logs.create(Opened("ada"))
@@ -248,7 +246,7 @@ class TestInline:
         monkeypatch.setattr(lags, "INLINE", 4)  # the two ends meet
         assert InlinedBalances.lag()[::2] == (1, False)
 
-    @no_feed
+    @pytest.mark.feed
     def test_a_log_that_is_held_is_lag(self):
         self.without_it(Deposited(1), Deposited(1))
         state = self.without_it(Opened("bob"), Deposited(1))
@@ -265,7 +263,7 @@ class TestInline:
         Account.logs.append(state, Deposited(1))  # applies what was held
         assert InlinedBalances.lag().positions == 1
 
-    @no_feed
+    @pytest.mark.feed
     def test_a_broken_version_that_forgets_held_logs_reports_no_lag(self, monkeypatch):
         monkeypatch.setattr(lags, "_add_held", lambda using, places: None)
         self.without_it(Deposited(1), Deposited(1))
@@ -285,7 +283,7 @@ class TestInline:
         found = statuses([InlinedBalances, Balances])
         assert [bool(each.problem) for each in found] == [False, True]
 
-    @no_feed
+    @pytest.mark.feed
     def test_the_number_of_queries_does_not_depend_on_the_number_of_projections(self, declared):
         others()
         for _ in range(10):

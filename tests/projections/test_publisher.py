@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from eventlogs import (
     EventRecord,
@@ -37,7 +37,7 @@ from tests.projections.readmodels import Balance, Balances, declaring
 
 pytestmark = [
     pytest.mark.usefixtures("tables"),
-    pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there"),
+    pytest.mark.feed,
 ]
 
 

@@ -288,14 +288,85 @@ def test_a_second_rebuild_at_the_same_time_is_refused(elsewhere):
     assert balances() == replayed(*states)
 
 
-def test_a_rebuild_that_raises_can_be_resumed_at_once():
+@pytest.mark.mariadb
+def test_a_rebuild_that_begins_while_another_process_discards_keeps_its_table(monkeypatch):
+    """DROP TABLE commits first, which unlocks the state; the table is removed a moment later."""
+    monkeypatch.setattr(Balances, "batch_size", 2)
     states = some()
+    stop_at_once()
+    began, dropped = threading.Event(), threading.Event()
+    ends: list[Any] = []
+    drop, discards = shadow_tables.drop, threading.current_thread()
+
+    def drop_in_two_steps(model, using):
+        if threading.current_thread() is discards:
+            with connection.cursor() as cursor:
+                cursor.execute("COMMIT")
+            rebuilds.start()
+            processes.until(lambda: began.is_set() or waits_for_a_named_lock())
+        drop(model, using)
+        if threading.current_thread() is discards:
+            dropped.set()
+
+    def tell(progress):
+        began.set()
+        assert dropped.wait(processes.PATIENCE)
+
+    def rebuild():
+        try:
+            ends.append(Balances.rebuild(tell=tell))
+        except Exception as error:
+            ends.append(error)
+        finally:
+            connections.close_all()
+
+    rebuilds = threading.Thread(target=rebuild)
+    monkeypatch.setattr(shadow_tables, "drop", drop_in_two_steps)
+    assert rebuilding.discard_unfinished(Balances, "default")
+    rebuilds.join()
+
+    assert ends == [10]
+    assert balances() == replayed(*states)
+
+
+def waits_for_a_named_lock():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT * FROM information_schema.processlist WHERE state = 'User lock')"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def test_a_rollback_of_the_callers_transaction_undoes_a_discard():
+    states = some()
+    stop_at_once()
+
+    if commits_by_itself(connection):
+        with pytest.raises(RuntimeError, match="outside of a transaction"), transaction.atomic():
+            rebuilding.discard_unfinished(Balances, "default")
+    else:
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            assert rebuilding.discard_unfinished(Balances, "default")
+            raise ZeroDivisionError
+
+    assert shadow_tables.exists(Balance, "default")
+    assert Balances.rebuild() == 0  # resumed
+    assert balances() == replayed(*states)
+
+
+def stop_at_once():
+    """Begin a rebuild, and interrupt it."""
 
     def tell(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Balances.rebuild(tell=tell)
+
+
+def test_a_rebuild_that_raises_can_be_resumed_at_once():
+    states = some()
+    stop_at_once()
     assert Balances.rebuild() == 0
     assert balances() == replayed(*states)
 

@@ -35,7 +35,7 @@ from tests.projections.readmodels import (
 
 pytestmark = [
     pytest.mark.usefixtures("tables", "declared"),
-    pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there"),
+    pytest.mark.feed,
 ]
 
 BOTH = pytest.mark.parametrize("projection", [Balances, Letters], ids=lambda each: each.name)

@@ -15,10 +15,8 @@ from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent
 from tests.projections.readmodels import Balances, DepositsByOwner, InlinedBalances, fail_on, reset
 from tests.projections.tables import checkpoint
 
-no_feed = pytest.mark.skipif(connection.vendor == "mysql", reason="there is no feed there")
 
-
-@no_feed
+@pytest.mark.feed
 @pytest.mark.django_db
 class TestPartitions:
     def test_only_the_partition_of_its_log_is_waited_for(self):
@@ -46,7 +44,7 @@ class TestPartitions:
         assert len(context) == len(looks) + 2  # the event, and the last one of its own
 
 
-@no_feed
+@pytest.mark.feed
 @pytest.mark.django_db
 class TestOtherEvents:
     def test_events_of_logs_that_the_projection_does_not_read_are_not_waited_for(self):

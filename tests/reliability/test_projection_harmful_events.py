@@ -34,7 +34,7 @@ from tests.reliability.read_models import (
 )
 from tests.reliability.runners import Campaign
 
-pytestmark = [COMMITS, pytest.mark.usefixtures("read_models")]
+pytestmark = [COMMITS, pytest.mark.feed, pytest.mark.usefixtures("read_models")]
 
 BROKEN = "tests.reliability.broken_projections."
 MEMORY = 2**28  # bytes
@@ -72,7 +72,7 @@ class Supervisor:
 
 def kinds_here() -> list[str]:
     """Return the kinds of poison that this database has."""
-    own = connection.vendor == "postgresql"
+    own = connection.vendor != "sqlite"
     return [kind for kind in POISONS if own or kind not in OF_A_SERVER]
 
 

@@ -6,7 +6,7 @@ from base64 import b64encode
 from typing import Any
 from uuid import UUID
 
-from django.db.models import F, QuerySet
+from django.db.models import F, Min, QuerySet
 
 from eventlogs import LogId
 from eventlogs.events.chain import digest
@@ -56,6 +56,12 @@ def insert_between(log: UUID, index: int) -> None:
     for event in events().filter(position__lte=copied["position"]).order_by("position"):
         events().filter(pk=event.pk).update(position=F("position") - 1)
     events().bulk_create([Event(**{**copied, "index": index + 1})])
+
+
+def free_position() -> int:
+    """Return a position before those of all events, that the tables of every layout accept."""
+    lowest: int = events().aggregate(lowest=Min("position"))["lowest"]
+    return lowest - 1
 
 
 def remove(log: UUID, *, start: int = 0) -> None:

@@ -23,7 +23,15 @@ from eventlogs.seals.leaves import Leaf
 from eventlogs.seals.merkle import root_of
 from eventlogs.seals.sources import DatabaseSource
 from tests.accounts import Account, Deposited, Opened
-from tests.seals.histories import events, insert_between, logs, remove, rewrite, swap
+from tests.seals.histories import (
+    events,
+    free_position,
+    insert_between,
+    logs,
+    remove,
+    rewrite,
+    swap,
+)
 from tests.seals.test_leaves import erased
 
 pytestmark = pytest.mark.feed
@@ -93,7 +101,7 @@ def remove_log(states: States) -> None:
 def add_log(states: States) -> None:
     state = Account.logs.create(Opened(owner="Eve"))
     place = events().get(log_id=states[0].log_id.uuid, index=0).position
-    events().filter(log_id=states[0].log_id.uuid, index=0).update(position=-1)
+    events().filter(log_id=states[0].log_id.uuid, index=0).update(position=free_position())
     events().filter(position=state.position).update(position=place)
 
 
@@ -245,7 +253,7 @@ def test_logs_without_a_chain_cannot_be_put_in(accounts_of_three, owner, atteste
 
     settings.EVENTLOGS = {**settings.EVENTLOGS, "CHAIN": False}
     state = Account.logs.create(Opened(owner="Eve"))
-    events().filter(position=state.position).update(position=-1)
+    events().filter(position=state.position).update(position=free_position())
     found = attested(seal)
 
     assert states_of(found) == [DIFFERS]

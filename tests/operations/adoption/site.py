@@ -2,7 +2,7 @@
 A small project whose table has a history of one of three packages: changes, then an adoption.
 
 ``python -m tests.operations.adoption.site PACKAGE DATABASE`` makes the tables in an empty database
-(a file for SQLite, a name on the server of DATABASE_URL otherwise), changes rows, adopts them and
+(a file for SQLite, a name on the server of the tests otherwise), changes rows, adopts them and
 prints what is in the logs, as JSON.
 """
 
@@ -29,9 +29,13 @@ APPS = {
 
 def configure(package: str, name: str) -> None:
     """Set Django up, with an app ``site_shop`` that consists of this module's models."""
+    from tests import mariadb
     from tests.settings import database_from_url
 
-    if "DATABASE_URL" in os.environ:
+    if os.environ.get("EVENTLOGS_TEST_DATABASE") == "mariadb":
+        at_server = mariadb.settings_from_url(os.environ["MARIADB_URL"], test_name=name)
+        database = {**at_server, "NAME": name}
+    elif "DATABASE_URL" in os.environ:
         database = {**database_from_url(os.environ["DATABASE_URL"]), "NAME": name}
     else:
         database = {

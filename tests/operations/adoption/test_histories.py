@@ -20,13 +20,14 @@ def empty_database(transactional_db, tmp_path):
     if connection.vendor == "sqlite":
         yield str(tmp_path / "site.sqlite3")
         return
+    quoted = connection.ops.quote_name(name)
     with connection.cursor() as cursor:
-        cursor.execute(f'CREATE DATABASE "{name}"')
+        cursor.execute(f"CREATE DATABASE {quoted}")
     try:
         yield name
     finally:
         with connection.cursor() as cursor:
-            cursor.execute(f'DROP DATABASE "{name}"')
+            cursor.execute(f"DROP DATABASE {quoted}")
 
 
 def adopted(package: str, database: str) -> tuple[dict, dict[str, list]]:

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
 from django.db.models import QuerySet
 
 from eventlogs import ArchiveUnavailable, LogErased, LogManager, NameTaken
@@ -21,6 +20,7 @@ from eventlogs.operations.subject_exports import export_subject
 from eventlogs.operations.verification import ProjectionVerifier, Scope, verify
 from eventlogs.privacy import memory
 from eventlogs.stores.erasing import NO_LOG_TYPE
+from tests.feeds import has_feed
 from tests.guests import SETTINGS, Guest, Joined, Moved
 from tests.operations.archiving.conftest import use
 from tests.operations.guest_rows import (
@@ -37,9 +37,8 @@ from tests.projections.tables import made
 pytestmark = pytest.mark.django_db(transaction=True)
 
 guests = LogManager(Guest)
-IS_MARIADB = connection.vendor == "mysql"
-KINDS = (InlineNames,) if IS_MARIADB else EACH  # it has no feed
-ROWS = (InlineNamed,) if IS_MARIADB else (Named, InlineNamed, ReducedNamed)
+KINDS = EACH if has_feed() else (InlineNames,)
+ROWS = (Named, InlineNamed, ReducedNamed) if has_feed() else (InlineNamed,)
 ALL_GUESTS = Retention("visitor", timedelta(microseconds=1))
 
 
@@ -56,7 +55,7 @@ def archives(transactional_db, settings, tmp_path):
 def catch_up():
     """Let the read models come to the last event."""
     for each in KINDS:
-        if not IS_MARIADB:
+        if has_feed():
             each.catch_up(strict=True)
 
 
