@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from eventlogs.operations import distribution
@@ -58,12 +59,12 @@ def distributed(url: str, database: str) -> Iterator[None]:
     In the end the other nodes have nothing of it any more.
     """
     nodes = nodes_of(url)
-    parameters = psycopg.conninfo.conninfo_to_dict(url)
+    parameters: dict[str, Any] = conninfo_to_dict(url)
 
     def connect(node: Node, name: str) -> psycopg.Connection:
-        at = parameters if node.is_coordinator else {**parameters, "host": node.host}
-        at = at if node.is_coordinator else {**at, "port": str(node.port)}
-        return psycopg.connect(**{**at, "dbname": name}, autocommit=True)
+        place = {} if node.is_coordinator else {"host": node.host, "port": node.port}
+        address = make_conninfo(**{**parameters, **place, "dbname": name})
+        return psycopg.connect(address, autocommit=True)
 
     coordinator, *workers = nodes
     name = Identifier(database)

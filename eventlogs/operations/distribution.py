@@ -23,7 +23,8 @@ FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE pg_class.oid = to_regclass('eventlogs_event')
 """
 IS_DISTRIBUTED: Final = """
-SELECT EXISTS (SELECT FROM pg_dist_schema WHERE schemaid::regnamespace = quote_ident(%s)::regnamespace)
+SELECT EXISTS (
+    SELECT FROM pg_dist_schema WHERE schemaid::regnamespace = quote_ident(%s)::regnamespace)
 """
 IS_COORDINATOR: Final = "SELECT citus_is_coordinator()"
 # Its triggers refuse changes, and keep chains; they look at nothing but the row.
@@ -58,11 +59,11 @@ def distribute(*, using: str) -> str:
         raise CannotChangeLayout(
             using=using,
             reason="its positions come from a sequence, which Citus has on each node",
-            action='Set EVENTLOGS["LAYOUT"] = "buckets", and run manage.py eventlogs layout buckets',
+            action='Set EVENTLOGS["LAYOUT"] = "buckets", run manage.py eventlogs layout buckets',
         )
     with transaction.atomic(using=using), connection.cursor() as cursor:
 
-        def ask(statement: str, *parameters: object) -> Any:
+        def ask(statement: str, *parameters: str) -> Any:
             cursor.execute(statement, parameters)
             return cursor.fetchone()
 

@@ -110,5 +110,6 @@ class CitusStore(PortableStore):
             row = cursor.fetchone()
         if row is None:
             return None
+        position, version = row
         note_held(connection, [bucket_of(log_id.uuid)])
-        return LogState(log_id, version=row[1], position=row[0])
+        return LogState(log_id, version, position)

@@ -10,6 +10,7 @@ from django.utils.module_loading import import_string
 from eventlogs.operations.chaining import ChainVerifier
 from eventlogs.operations.verification import Scope
 from eventlogs.stores import BaseStore, store_for
+from eventlogs.stores.citus import CitusStore
 from eventlogs.stores.portable import PortableStore
 from eventlogs.testing import MemoryStore
 from eventlogs.testing.contracts.restoring import RestoreContract
@@ -118,6 +119,27 @@ class TestPortableStoreInTransactions(TransactionContract):
     @pytest.fixture
     def store(self) -> BaseStore:
         return PortableStore("default")
+
+
+@pytest.mark.postgresql
+@pytest.mark.buckets
+class TestCitusStore(
+    StoreContract, RowContract, RestoreContract, RulesContract, RestoredRulesContract
+):
+    """On one server, its function does what it does on a node of Citus."""
+
+    @pytest.fixture
+    def store(self, mode: str) -> BaseStore:
+        return CitusStore("default")
+
+
+@autocommit
+@pytest.mark.postgresql
+@pytest.mark.buckets
+class TestCitusStoreInTransactions(TransactionContract):
+    @pytest.fixture
+    def store(self) -> BaseStore:
+        return CitusStore("default")
 
 
 @autocommit

@@ -436,6 +436,7 @@ def test_executes_that_race_for_one_log_leave_its_row_right(race):
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("inlined")
+@pytest.mark.one_server
 def test_transactions_that_make_a_projection_inline_at_once_do_not_deadlock(monkeypatch):
     """The second one waits for the first one's commit, and has not locked its log yet."""
     one, other = (Account.logs.create(Opened("ada")).log_id for _ in range(2))

@@ -34,6 +34,7 @@ STORES = {
         "eventlogs.stores.portable.PortableStore",
     ),
     "portable": ("eventlogs.stores.portable.PortableStore",),
+    "citus": ("eventlogs.stores.citus.CitusStore",),  # its function, on any PostgreSQL
     "mixed": (
         POSTGRESQL,
         "eventlogs.stores.portable.PortableStore",

@@ -39,9 +39,12 @@ on_every_store = pytest.mark.parametrize(
         pytest.param("postgresql", marks=pytest.mark.postgresql),
         pytest.param("portable"),
         pytest.param("mixed", marks=pytest.mark.postgresql),
+        pytest.param("citus", marks=[pytest.mark.postgresql, pytest.mark.buckets]),
         # That of "group and single" alone: in the long campaigns.
-        pytest.param("group", marks=[pytest.mark.postgresql, pytest.mark.long]),
-        pytest.param("group and single", marks=pytest.mark.postgresql),
+        pytest.param(
+            "group", marks=[pytest.mark.postgresql, pytest.mark.one_server, pytest.mark.long]
+        ),
+        pytest.param("group and single", marks=[pytest.mark.postgresql, pytest.mark.one_server]),
     ],
 )
 
