@@ -25,7 +25,7 @@ def move_until(is_over: Flag, url: str, mode: str) -> int:
     workers = [each for each in nodes_of(url) if not each.is_coordinator]
     moves = 0
     try:
-        while not is_over.is_set():
+        while not is_over.wait(timeout=1):  # seconds
             with connection.cursor() as cursor:
                 cursor.execute(PORT)
                 [port] = cursor.fetchone()
@@ -55,7 +55,7 @@ def test_nothing_is_lost_skipped_or_doubled_while_a_schema_moves(
             stored = read_beside(
                 [reader],
                 lambda: outcomes.extend(
-                    crew.race(8, jobs.append_in_transactions, "postgresql", log_ids, 60, "")
+                    crew.race(8, jobs.append_in_transactions, "postgresql", log_ids, 40, "")
                 ),
             )
         finally:
