@@ -1005,7 +1005,8 @@ class FeedUnavailable(EventLogError):
         ),
         "distributed": (
             "the events are on several servers, and no query sees the locks and sequences of all "
-            "of them together. Keep the tables of eventlogs on one server"
+            "of them together. Keep the tables of eventlogs on one server; on Citus, set "
+            'EVENTLOGS["LAYOUT"] = "buckets", and distribute whole schemas'
         ),
         "subscriber": (
             "a subscription of logical replication writes its events, in another order than that "

@@ -106,8 +106,9 @@ def check_feed(*, databases: Sequence[str] | None = None, **kwargs: Any) -> Iter
             yield Warning(
                 f"The database {alias!r} refuses to read the feed: its events are on several "
                 f"servers, and no server sees the locks and positions of the others.",
-                hint="Keep the tables of eventlogs on one server (with Citus: do not distribute "
-                "them), or use neither the feed nor projections that read it.",
+                hint="Keep the tables of eventlogs on one server. On Citus, set "
+                'EVENTLOGS["LAYOUT"] = "buckets" and run manage.py eventlogs layout buckets; then '
+                "all of their schema may be distributed, by manage.py eventlogs distribute.",
                 id="eventlogs.W013",
             )
         if "subscriber" in refusals:
