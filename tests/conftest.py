@@ -447,6 +447,14 @@ RARELY_ON_SQLITE = (
 )
 
 
+# Tests that take a minute or more. They begin first, so that the other processes have work
+# meanwhile. By itself, pytest-django has tests last that need no database of their own.
+FIRST = (
+    "test_tutorial.py",
+    "reliability/test_projection_swaps.py::test_a_rebuild_that_is_killed_anywhere",
+)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in config.option.markexpr:
         hypothesis.settings.register_profile("quick", max_examples=20)
@@ -481,6 +489,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("once")
         if name.startswith(RARELY_ON_SQLITE):
             item.add_marker("rarely_on_sqlite")
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(FIRST))
 
 
 # Without psycopg, the modules that are about it cannot be imported.
