@@ -441,6 +441,7 @@ RARELY_ON_SQLITE = (
     "projections/test_releases.py",
     "projections/test_verify.py",
     "projections/test_workers.py",
+    "reliability/test_forgetting_kills.py",
     "reliability/test_projection_changing_workers.py",
     "reliability/test_projection_harmful_events.py",
     "reliability/test_retries_across_releases.py",
