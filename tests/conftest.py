@@ -448,9 +448,18 @@ RARELY_ON_SQLITE = (
     "projections/test_releases.py",
     "projections/test_verify.py",
     "projections/test_workers.py",
+    "reliability/test_forgetting_kills.py",
     "reliability/test_projection_changing_workers.py",
     "reliability/test_projection_harmful_events.py",
     "reliability/test_retries_across_releases.py",
+)
+
+
+# Tests that take a minute or more. They begin first, so that the other processes have work
+# meanwhile. By itself, pytest-django has tests last that need no database of their own.
+FIRST = (
+    "test_tutorial.py",
+    "reliability/test_projection_swaps.py::test_a_rebuild_that_is_killed_anywhere",
 )
 
 
@@ -488,6 +497,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("once")
         if name.startswith(RARELY_ON_SQLITE):
             item.add_marker("rarely_on_sqlite")
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(FIRST))
 
 
 # Without psycopg, the modules that are about it cannot be imported.

@@ -102,7 +102,7 @@ def _is_text(node: ast.expr) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["SLOW", "ONCE", "RARELY_ON_SQLITE"])
+@pytest.mark.parametrize("name", ["SLOW", "ONCE", "RARELY_ON_SQLITE", "FIRST"])
 def test_the_lists_of_tests_name_tests_that_there_are(name):
     for entry in getattr(conftest, name):
         path, _, test = entry.partition("::")

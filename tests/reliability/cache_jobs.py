@@ -21,6 +21,9 @@ from tests.reliability.redises import MORTAL
 
 READER = "eventlogs.reductions.reader.ReductionReader"
 WRONG = 10  # maximum number of findings of one process
+ENOUGH = "enough"  # said once, by a reader that has found something or met enough
+MET = 3  # reasons of misses, of those that a disturbed Redis leads to
+DISTURBED = {"absent", "behind", "bad_signature", "foreign_log", "unreachable"}
 
 
 class Unwanted(Exception):
@@ -69,14 +72,26 @@ class Watch:
             self.wrong.append(f"{found} is older than version {at_least}")
         self.counts["reduced"] += 1
 
+    def has_met(self, reductions: int) -> bool:
+        """Return whether it has compared so many, used entries, and had misses of some reasons."""
+        counts = statistics()
+        met = {reason for reason in DISTURBED if counts["misses"].get(reason)}
+        used = counts["hits"] + counts["misses"]["behind"]
+        return self.counts["reduced"] >= reductions and len(met) >= MET and used > 0
+
     def report(self) -> Report:
         worker.flush(5)
         return Report(self.counts["reduced"], self.wrong, self.slowest, statistics())
 
 
-def read(place: Place, log_ids: list[LogId], *variant: str) -> Report:
-    """Reduce one log after the other."""
+def read(place: Place, log_ids: list[LogId], reductions: int, *variant: str) -> Report:
+    """
+    Reduce one log after the other, and say so when that was enough: ``reductions`` at least.
+
+    Without ``reductions``, only a finding is enough.
+    """
     watch, choices = Watch(ledgers(*variant)), random.Random(f"reader {place.number}")
+    has_said = False
     while not place.is_set() and len(watch.wrong) < WRONG:
         log_id = choices.choice(log_ids)
         try:
@@ -87,6 +102,9 @@ def read(place: Place, log_ids: list[LogId], *variant: str) -> Report:
                 watch.reduce(log_id)
         except Exception:
             watch.wrong.append(traceback.format_exc())
+        if not has_said and (watch.wrong or (reductions and watch.has_met(reductions))):
+            place.say(ENOUGH)
+            has_said = True
         place.wait(0.002)
     return watch.report()
 

@@ -201,7 +201,7 @@ def test_a_worker_without_a_fencing_token_is_found():
         other = campaign.run(LedgerRows.name)
         assert LedgerRows.wait_for(append_to(log_ids, "while it is paused"), timeout=LATEST)
         paused.wake()
-        until(wrong_rows, seconds=10)
+        until(wrong_rows)
         other.kill()
 
     assert len(wrong_rows()) == len(log_ids)
