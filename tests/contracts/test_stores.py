@@ -104,6 +104,7 @@ class TestPostgreSQLStoreWatched(StoreContract, RowContract, RulesContract):
 
 
 @pytest.mark.postgresql
+@pytest.mark.one_server
 class TestGroupStore(StoreContract, RulesContract):
     """Appends that are joined with others."""
 
