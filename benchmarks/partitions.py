@@ -141,7 +141,13 @@ def measure() -> bool:
             CLIENTS,
         ),
         (f"a page of {PAGE} of the longest log", "benchmarks.growth:page_of_the_longest", [], 1),
-        (f"a page of {PAGE} of the feed", "benchmarks.growth:page_of_the_feed", [], 1),
+        (f"a page of {PAGE} of the feed, anywhere", "benchmarks.growth:page_of_the_feed", [], 1),
+        (
+            f"the next page of {PAGE} of the feed",
+            "benchmarks.partitions:next_page_of_the_feed",
+            [],
+            1,
+        ),
         ("a look at the end of the feed", "benchmarks.partitions:end_of_the_feed", [], 1),
         *(
             (f"the admin's page of {name}", "benchmarks.partitions:page_of_the_admin", [name], 1)
@@ -167,6 +173,21 @@ def measure() -> bool:
 
 
 # The work, in the clients of both
+
+
+def next_page_of_the_feed() -> Callable[[], Any]:
+    """Read the feed page by page, as a projection does that catches up."""
+    import benchmarks.domain  # noqa: F401  # registers the events
+    from eventlogs import Feed
+
+    feed, after = Feed(), 0
+
+    def read() -> None:
+        nonlocal after
+        page = feed.read(after=after, limit=PAGE)
+        after = page.next_after if page.more else 0
+
+    return read
 
 
 def end_of_the_feed() -> Callable[[], Any]:
