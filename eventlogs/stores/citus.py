@@ -31,7 +31,9 @@ would overwrite what others have written in between. So each begins with a write
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -42,7 +44,7 @@ from eventlogs.exceptions import EventLogError
 from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest
 from eventlogs.stores.buckets import bucket_of, note_held
-from eventlogs.stores.portable import PortableStore
+from eventlogs.stores.portable import Locked, PortableStore
 from eventlogs.values import LogState
 
 HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
@@ -87,7 +89,6 @@ class CitusStore(PortableStore):
     def _claim_and_insert(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
-        stay(connection)
         if request.expected_version != 0:
             return super()._claim_and_insert(connection, request)
         savepoint = transaction.savepoint(using=self.using)
@@ -97,6 +98,10 @@ class CitusStore(PortableStore):
         else:
             transaction.savepoint_commit(savepoint, using=self.using)
         return answer
+
+    def _lock_all(self, connection: BaseDatabaseWrapper, ids: Sequence[UUID]) -> dict[UUID, Locked]:
+        stay(connection)
+        return super()._lock_all(connection, ids)
 
     def _give_log_back(self, log_id: LogId) -> None:
         """Leave it to the savepoint: a role with the printed grants may not delete a log's row."""
