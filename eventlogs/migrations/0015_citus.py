@@ -43,10 +43,23 @@ BEGIN
         IF expected_position IS NOT NULL THEN
             RETURN;
         END IF;
+        IF key_of_append IS NOT NULL THEN
+            INSERT INTO eventlogs_idempotencykey
+                (log_type, key, log_id, first_index, count, fingerprint, created_at)
+            VALUES (log_type_of_log, key_of_append, log, 0, total, fingerprint_of_append, moment)
+            ON CONFLICT (log_type, key) DO NOTHING;
+            IF NOT FOUND THEN
+                RETURN;
+            END IF;
+        END IF;
         INSERT INTO eventlogs_eventlog (id, log_type, version, created_at, updated_at)
         VALUES (log, log_type_of_log, 0, moment, moment)
         ON CONFLICT (id) DO NOTHING;
         IF NOT FOUND THEN
+            IF key_of_append IS NOT NULL THEN
+                DELETE FROM eventlogs_idempotencykey
+                WHERE log_type = log_type_of_log AND key = key_of_append;
+            END IF;
             RETURN;
         END IF;
         is_new := true;
@@ -69,16 +82,13 @@ BEGIN
         END IF;
     END IF;
     moment := greatest(clock_timestamp(), shown.updated_at);
-    IF key_of_append IS NOT NULL THEN
+    IF key_of_append IS NOT NULL AND NOT is_new THEN
         INSERT INTO eventlogs_idempotencykey
             (log_type, key, log_id, first_index, count, fingerprint, created_at)
         VALUES (log_type_of_log, key_of_append, log, shown.version, total,
                 fingerprint_of_append, moment)
         ON CONFLICT (log_type, key) DO NOTHING;
         IF NOT FOUND THEN
-            IF is_new THEN
-                DELETE FROM eventlogs_eventlog WHERE id = log;
-            END IF;
             RETURN;
         END IF;
     END IF;

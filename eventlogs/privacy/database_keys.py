@@ -165,7 +165,9 @@ class DatabaseKeyStore(BaseKeyStore):
                     errors[row.pk] = error
                     continue
                 secret, name = self.wrap(plain, row.pk)
-                self._rows().filter(pk=row.pk).update(wrapped=secret, wrapped_by=name)
+                # Not by the lock alone: where it was lost, a key that is destroyed would come back.
+                seen = self._rows().filter(pk=row.pk, wrapped_by=row.wrapped_by)
+                seen.update(wrapped=secret, wrapped_by=name)
             return [row.pk for row in rows], errors
 
         while True:

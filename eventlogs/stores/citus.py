@@ -12,12 +12,13 @@ them one after the other, each with a snapshot of its own.
 
 Right because the function does what ``portable.py`` does, under the same locks:
 
-- the log's row is locked, or inserted at version 0, before anything else; a racing append waits
-  there, and reads the row's newest version then (READ COMMITTED). So an index is a version that was
-  held under the lock;
+- the log's row is locked, or inserted at version 0, before anything else but the key of a new log;
+  a racing append waits there, and reads the row's newest version then (READ COMMITTED). So an index
+  is a version that was held under the lock;
 - the key is inserted unless it is there; ON CONFLICT waits for a transaction that has inserted it;
-- what cannot be stored leaves nothing: a log's row at version 0 is deleted again, and before it, or
-  before the key, nothing was written;
+- what cannot be stored leaves nothing: the key of a log that is there already is deleted again, and
+  before it nothing was written. (The key of a new log comes before the log's row, since a role with
+  the printed grants may delete keys, and never the row of a log.)
 - the counter is raised last, and held until the transaction ends: see ``buckets.py``;
 - all of this is on one node, in one transaction of PostgreSQL there: its locks and unique
   constraints hold as on any server, and others see all of it at once.
@@ -30,16 +31,20 @@ would overwrite what others have written in between. So each begins with a write
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
+from uuid import UUID
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from eventlogs import conf
 from eventlogs.events.codec import request_fingerprints
 from eventlogs.exceptions import EventLogError
+from eventlogs.ids import LogId
 from eventlogs.stores.base import AppendRequest
 from eventlogs.stores.buckets import bucket_of, note_held
-from eventlogs.stores.portable import PortableStore
+from eventlogs.stores.portable import Locked, PortableStore
 from eventlogs.values import LogState
 
 HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
@@ -84,8 +89,22 @@ class CitusStore(PortableStore):
     def _claim_and_insert(
         self, connection: BaseDatabaseWrapper, request: AppendRequest
     ) -> LogState | EventLogError:
+        if request.expected_version != 0:
+            return super()._claim_and_insert(connection, request)
+        savepoint = transaction.savepoint(using=self.using)
+        answer = super()._claim_and_insert(connection, request)
+        if isinstance(answer, EventLogError):
+            transaction.savepoint_rollback(savepoint, using=self.using)
+        else:
+            transaction.savepoint_commit(savepoint, using=self.using)
+        return answer
+
+    def _lock_all(self, connection: BaseDatabaseWrapper, ids: Sequence[UUID]) -> dict[UUID, Locked]:
         stay(connection)
-        return super()._claim_and_insert(connection, request)
+        return super()._lock_all(connection, ids)
+
+    def _give_log_back(self, log_id: LogId) -> None:
+        """Leave it to the savepoint: a role with the printed grants may not delete a log's row."""
 
     def _append(self, connection: BaseDatabaseWrapper, request: AppendRequest) -> LogState | None:
         """Append by the function; return None where it has not stored anything."""

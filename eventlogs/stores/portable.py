@@ -188,8 +188,7 @@ class PortableStore(BaseStore):
         if refused is not None:
             unique_values.delete(self.using, log_id, claimed)
             if claimed_log and version == 0:
-                # The public delete() is refused here, and would load the row first.
-                logs._raw_delete(self.using)
+                self._give_log_back(log_id)
             if isinstance(refused, LogNotFound | LogAlreadyExists) and is_gone:
                 return gone(self.using, log_id, any_type=True) or refused
             if isinstance(refused, LogNotFound) and refused.log_id != log_id:
@@ -305,6 +304,11 @@ class PortableStore(BaseStore):
         locked = self._lock(connection, self._rows("EventLog").filter(pk=log_id.uuid))
         # None: its row is another transaction's that this one's snapshot does not show.
         return locked or Locked(log_id.log_type, MAX_VERSION, None)
+
+    def _give_log_back(self, log_id: LogId) -> None:
+        """Delete the row of a log that was claimed, and whose append is refused."""
+        # The public delete() is refused here, and would load the row first.
+        self._rows("EventLog").filter(pk=log_id.uuid)._raw_delete(self.using)
 
     def _claim_key(self, request: AppendRequest, key: str, version: int) -> EventLogError | None:
         """Claim the key for this append; return the refusal where somebody else has it."""

@@ -161,3 +161,22 @@ def test_whether_keys_are_there_is_one_query_that_unwraps_nothing(settings):
 
     assert found == {keys["s"].id}
     assert len(queries) == 1
+
+
+@autocommit
+def test_a_rotation_whose_locks_are_lost_does_not_bring_a_destroyed_key_back(settings):
+    """Citus forgets the locks of a transaction that has not written, where it moves a schema."""
+    store = DatabaseKeyStore()
+    store.for_subjects(["ada"])
+    settings.EVENTLOGS = {"ENCRYPTION_KEYS": [NEW, OLD]}
+
+    class Late(DatabaseKeyStore):
+        def wrap(self, secret: bytes, key_id: UUID) -> tuple[bytes, str]:
+            self.destroy("ada")
+            return super().wrap(secret, key_id)
+
+    Late().rotate()
+
+    key = SubjectKey.objects.get(subject="ada")
+    assert key.destroyed_at is not None
+    assert (key.wrapped, key.wrapped_by) == (None, "")

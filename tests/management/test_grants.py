@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import pytest
@@ -12,14 +13,33 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connection, connections, transaction
 
-from eventlogs import Feed, FeedUnavailable, IdempotentReplay, LogManager, ProjectionUnavailable
+from eventlogs import (
+    Feed,
+    FeedUnavailable,
+    IdempotentReplay,
+    LogAlreadyExists,
+    LogManager,
+    NameTaken,
+    ProjectionUnavailable,
+)
 from eventlogs.management.subcommands import grants
-from eventlogs.models import ErasedLog, Event, IdempotencyKey, ProjectionState
+from eventlogs.models import (
+    ErasedLog,
+    Event,
+    EventLog,
+    IdempotencyKey,
+    ProjectionState,
+    UniqueValue,
+)
 from eventlogs.operations.erasure import erase
 from eventlogs.projections import rebuild, workers
 from eventlogs.stores import tombstones
+from eventlogs.stores.citus import CitusStore
 from eventlogs.stores.portable import PortableStore
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
+from tests.locks import a_session_waits
+from tests.members import Greeted, Joined, Member
+from tests.processes import until
 from tests.projections import conftest as projections
 from tests.projections import readmodels
 from tests.projections.readmodels import (
@@ -217,6 +237,55 @@ def test_a_role_with_these_grants_reads_and_writes_through_the_portable_store(as
     with pytest.raises(IdempotentReplay):
         accounts.append(state, Deposited(5), idempotency_key="l")
     assert accounts.reduce(state.log_id).aggregate.balance == 5
+
+
+@pytest.mark.postgresql
+@pytest.mark.buckets
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_refused_create_of_such_a_role_leaves_nothing_in_the_store_for_citus(as_owner, is_inside):
+    """The role may not delete the row of a log that it has claimed."""
+    members = LogManager(Member, store=CitusStore("default"))
+    taken = members.create(Joined("ada@example.org"))
+
+    with transaction.atomic() if is_inside else nullcontext():
+        with pytest.raises(NameTaken):
+            members.create(Joined("ada@example.org", card=1), idempotency_key="k")
+        with pytest.raises(LogAlreadyExists):
+            members.create(Greeted(), log_id=taken.log_id, idempotency_key="k")
+        assert not IdempotencyKey.objects.exists()
+        assert EventLog.objects.count() == UniqueValue.objects.count() == 1
+        assert members.create(Joined("bob@example.org", card=1), idempotency_key="k").version == 1
+
+    assert EventLog.objects.count() == Event.objects.count() == 2
+
+
+@pytest.mark.postgresql
+@pytest.mark.buckets
+@pytest.mark.parametrize("chain", [False, True])
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_create_of_such_a_role_waits_for_its_key_in_the_store_for_citus(
+    as_owner, settings, chain, is_inside
+):
+    settings.EVENTLOGS = {"CHAIN": chain}
+    accounts = LogManager(Account, store=CitusStore("default"))
+
+    def refused() -> None:
+        try:
+            with transaction.atomic() if is_inside else nullcontext():
+                with pytest.raises(IdempotentReplay):
+                    accounts.create(Opened("ada"), idempotency_key="k")
+                accounts.create(Opened("bob"))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            accounts.create(Opened("ada"), idempotency_key="k")
+            waiting = pool.submit(refused)
+            until(a_session_waits)
+        waiting.result(timeout=20)
+
+    assert EventLog.objects.count() == Event.objects.count() == 2
 
 
 @pytest.mark.postgresql

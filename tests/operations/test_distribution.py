@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from django.core.management import call_command
 from django.db import connection, transaction
 
+from eventlogs import Feed
 from eventlogs.exceptions import CannotChangeLayout
+from eventlogs.feed.sources import FeedHolder
 from eventlogs.operations.distribution import distribute
 from eventlogs.operations.verification import Scope
 from eventlogs.operations.verification import verify as verify_all
@@ -64,3 +67,27 @@ def test_events_are_append_only_on_the_nodes_too(statement):
     with pytest.raises(Exception, match="append-only"), connection.cursor() as cursor:
         cursor.execute(statement)
     assert Account.logs.version is not None
+
+
+@pytest.mark.citus
+def test_a_role_that_owns_nothing_sees_what_holds_the_feed_back(elsewhere):
+    role = f"reader_{os.getpid()}"
+
+    def look() -> list[FeedHolder]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET ROLE {role}")
+        return Feed().holding_back()
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE {role} LOGIN")
+        cursor.execute(f"GRANT USAGE ON SCHEMA tenant TO {role}")
+        cursor.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA tenant TO {role}")
+    try:
+        with transaction.atomic():
+            Account.logs.create(Opened("ada"))
+            [holder] = elsewhere(look)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP OWNED BY {role}")
+            cursor.execute(f"DROP ROLE {role}")
+    assert holder.user == connection.settings_dict["USER"]

@@ -143,6 +143,17 @@ def test_a_row_lock_alone_would_let_it_move_away(accounts, citus_url):
 
 
 @pytest.mark.citus
+def test_a_schema_is_not_moved_in_somebodys_turn(accounts, citus_url):
+    state = accounts.create(Opened("ada"))
+
+    error = CitusStore("default").in_turn(
+        state.log_id, lambda: move(citus_url, patience="15s"), conflicts=1
+    )
+
+    assert "timeout" in error
+
+
+@pytest.mark.citus
 def test_the_function_runs_where_the_tables_are(accounts):
     state = accounts.create(Opened("ada"))
     with connection.cursor() as cursor:

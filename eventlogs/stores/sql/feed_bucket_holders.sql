@@ -3,9 +3,12 @@
 -- themselves; the id of a savepoint that was released leads to none, and then it is the lowest.
 -- A prepared transaction has no process; its locks share the virtual id with the lock on its own id.
 -- A query that this user may not see is shown as NULL.
+-- Functions, not the views of the same content: beside a distributed table Citus asks the user, not
+-- the view's owner, for the right to read pg_authid. And users in a subquery: it is run here, where
+-- the users' numbers are known.
 SELECT coalesce(own.number, lowest.number), holder.pid,
        clock_timestamp() - coalesce(activity.xact_start, prepared.prepared),
-       coalesce(activity.usename, prepared.owner)::text, activity.application_name,
+       coalesce(activity.owner, prepared.owner), activity.application_name,
        CASE WHEN holder.pid IS NULL THEN 'prepared' ELSE activity.state END,
        nullif(activity.query, '<insufficient privilege>'), prepared.gid, holder.virtualtransaction
 FROM (
@@ -25,8 +28,14 @@ CROSS JOIN LATERAL (
       ON locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock'
      AND transactionid = counter.xmax AND virtualtransaction = holder.virtualtransaction
 ) AS own
-LEFT JOIN pg_stat_activity AS activity ON activity.pid = holder.pid
-LEFT JOIN pg_prepared_xacts AS prepared
+LEFT JOIN (
+    SELECT pid, xact_start, application_name, state, query, pg_get_userbyid(usesysid)::text AS owner
+    FROM pg_stat_get_activity(NULL)
+) AS activity ON activity.pid = holder.pid
+LEFT JOIN (
+    SELECT transaction, gid, prepared, pg_get_userbyid(ownerid)::text AS owner
+    FROM pg_prepared_xact()
+) AS prepared
        ON holder.pid IS NULL
       AND EXISTS (
           SELECT FROM pg_locks AS id
