@@ -457,6 +457,7 @@ def test_the_lock_of_a_raise_ends_with_it(other):
 
 
 @pytest.mark.locks
+@pytest.mark.one_server
 def test_a_broken_version_that_raises_in_the_callers_transaction_holds_up_appends(
     other, monkeypatch
 ):

@@ -347,6 +347,7 @@ SERIALIZABLE_BY_DEFAULT = {
 
 
 @pytest.mark.locks
+@pytest.mark.one_server
 @on_every_store
 def test_stores_on_connections_that_default_to_snapshots_retry_by_themselves(
     crew, violations, new_logs, store

@@ -124,7 +124,7 @@ def test_a_schema_is_not_moved_while_an_append_is_open(accounts, citus_url):
 
     with transaction.atomic():
         accounts.append(state, Deposited(1))
-        assert "timeout" in move(citus_url, patience="3s")
+        assert "timeout" in move(citus_url, patience="15s")
 
     assert accounts.version(state.log_id) == 2
 
@@ -139,7 +139,7 @@ def test_a_row_lock_alone_would_let_it_move_away(accounts, citus_url):
         assert move(citus_url, patience="30s") == ""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(STAY)
-        assert "timeout" in move(citus_url, patience="3s")
+        assert "timeout" in move(citus_url, patience="15s")
 
 
 @pytest.mark.citus

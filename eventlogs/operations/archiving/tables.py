@@ -41,9 +41,11 @@ from eventlogs.stores.retries import run_again
 ROWS: Final = 500  # of one INSERT
 LOGS: Final = 500  # rows of logs that one statement names
 
-# What the trigger of migration 0011 lets pass: the log, and this transaction.
+# What the trigger of migration 0011 lets pass: the log, and this transaction. It reads the log's
+# row, and so runs on the node that has the tables, where they are in a distributed schema of Citus.
 MARK: Final = """
-SELECT set_config('eventlogs.erasing', concat(%s::uuid, ' ', pg_current_xact_id()), true)
+SELECT set_config('eventlogs.erasing', concat(id, ' ', pg_current_xact_id()), true)
+FROM eventlogs_eventlog WHERE id = %s::uuid
 """
 
 
