@@ -507,6 +507,8 @@ collect_ignore = (
     else [
         "feed/test_prepared_looks.py",
         "operations/partitioning/test_poolers.py",
+        "races/test_citus.py",
+        "stores/test_citus.py",
         "stores/test_postgresql.py",
         "stores/test_statements.py",
         "stores/test_psycopg_connections.py",
