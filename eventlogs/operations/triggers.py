@@ -98,7 +98,7 @@ BODIES: Final = {
     "eventlogs_fence": "90d40ffada4d321e234de5626ff9301eb4afd0aa4d56088508c1cba192d2f869",
     "eventlogs_keep_chain": "2b64a3f92d005e7ad05f34c036af7d9e252959ecea3eff1ff915261ea4036948",
     "eventlogs_erase_log": "a0e9e9ccbbdea5198ee98a6291df48efcbf6376d0295dc916b4286b3d80ff986",
-    "eventlogs_append": "102b440650c67bac16b3627f96e5db0de69826d31dfbf6b8ca1a50236bb454ea",
+    "eventlogs_append": "a4040240cc4169fe2b06bd88b3c7214ba4904b8ed6890df8ff643932a3235a43",
     "eventlogs_take_positions": "deaee2ed8341991e7b996d8c92b7c593efcec74526f70fcf158bf073362f3c17",
     "eventlogs_chain": "da774b02518ebbc5887681fa03980aa7825d5f1f1a431a4d8b4d5cf291ec46aa",
 }
