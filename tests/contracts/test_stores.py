@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 from django.utils.module_loading import import_string
@@ -16,7 +17,12 @@ from eventlogs.testing import MemoryStore
 from eventlogs.testing.contracts.restoring import RestoreContract
 from eventlogs.testing.contracts.rows import RowContract
 from eventlogs.testing.contracts.stores import StoreContract
-from eventlogs.testing.contracts.transactions import TransactionContract
+from eventlogs.testing.contracts.transactions import (
+    REFUSALS,
+    REFUSALS_BY_RULES,
+    Refused,
+    TransactionContract,
+)
 from tests.contracts.rules import RestoredRulesContract, RulesContract
 
 # The tables of other apps are empty, and take long to truncate.
@@ -141,6 +147,17 @@ class TestCitusStoreInTransactions(TransactionContract):
     @pytest.fixture
     def store(self) -> BaseStore:
         return CitusStore("default")
+
+    @pytest.mark.parametrize("refusal", [*REFUSALS, *REFUSALS_BY_RULES])
+    def test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database(
+        self, store: BaseStore, refusal: Callable[[BaseStore], Refused]
+    ) -> None:
+        """A refused create is taken back by one: a role may not delete the row of a log."""
+        takes_one = "create" in refusal.__name__
+        with pytest.raises(AssertionError, match="SAVEPOINT") if takes_one else nullcontext():
+            super().test_a_refusal_takes_no_savepoint_and_raises_nothing_in_the_database(
+                store, refusal
+            )
 
 
 @autocommit
