@@ -140,8 +140,9 @@ ARGUMENTS: Final = {
     "eventlogs_take_positions": "(uuid, integer)",
 }
 NOT_OF_PUBLIC: Final = {"eventlogs_erase_log"}
+# On Citus, operations/distribution.py gives it a search_path.
+WITH_A_PATH: Final = {"eventlogs_append"}
 # The owner's rights are part of what it does: all others run with those of their caller.
-WITH_A_PATH: Final = {"eventlogs_append"}  # on Citus: operations/distribution.py
 WITH_RIGHTS_OF_OWNER: Final = {"eventlogs_fence"}
 
 
@@ -264,7 +265,7 @@ class TriggerVerifier:
 
 
 def _is_other(function: str, has_rights_of_owner: bool, has_settings: bool) -> bool:
-    """Return whether a function is SECURITY DEFINER or has settings, unlike in its migration."""
+    """Return whether a function is SECURITY DEFINER or has settings, and should not be so."""
     has_other_settings = has_settings and function not in WITH_A_PATH
     return has_rights_of_owner != (function in WITH_RIGHTS_OF_OWNER) or has_other_settings
 

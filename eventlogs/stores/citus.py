@@ -53,7 +53,6 @@ HAS_CITUS: Final = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'cit
 # waits. SELECT FOR UPDATE does not take it, so what it locks could be left behind on the old node.
 STAY: Final = "UPDATE eventlogs_bucket SET number = number WHERE bucket < -9"
 
-
 CALL: Final = """
 SELECT last_position, new_version FROM eventlogs_append(
     %s::uuid, %s::text, %s::integer, %s::bigint, %s::jsonb, %s::jsonb, %s::text, %s::bytea)
@@ -91,6 +90,7 @@ class CitusStore(PortableStore):
     ) -> LogState | EventLogError:
         if request.expected_version != 0:
             return super()._claim_and_insert(connection, request)
+        # A create that is refused may have claimed the log: see _give_log_back().
         savepoint = transaction.savepoint(using=self.using)
         answer = super()._claim_and_insert(connection, request)
         if isinstance(answer, EventLogError):

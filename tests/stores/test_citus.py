@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_it_stores_what_the_portable_store_would(accounts):
     assert accounts.reduce(state.log_id).aggregate.balance == 1
 
 
-def test_a_key_that_another_transaction_has_claimed_leaves_nothing_of_a_new_log(accounts, race):
+def test_a_key_that_another_transaction_has_claimed_leaves_nothing_of_a_new_log(accounts):
     """The function finds no key, and meets the other one's at its own INSERT."""
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
@@ -79,10 +80,10 @@ def test_a_key_that_another_transaction_has_claimed_leaves_nothing_of_a_new_log(
                     connection.close()
 
             waiting = pool.submit(create)
-            assert not waiting.done()
-        state = waiting.result(timeout=20)
+            sleep(0.5)  # until it waits, on most machines; what is stored is the same without
+        state, is_new = waiting.result(timeout=20)
 
-    assert getattr(state, "state", state) is not None
+    assert (state.log_id, is_new) == (first.log_id, False)
     assert [each.pk for each in EventLog.objects.all()] == [first.log_id.uuid]
     assert Event.objects.count() == 1
 
@@ -101,16 +102,11 @@ def _move(url: str, patience: str) -> str:
     workers = [each for each in nodes_of(url) if not each.is_coordinator]
     try:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT nodeport FROM citus_shards WHERE table_name = 'eventlogs_event'::regclass"
-            )
+            cursor.execute(PORT)
             [port] = cursor.fetchone()
             node = next(each for each in workers if each.port != port)
             cursor.execute(f"SET statement_timeout = '{patience}'")
-            cursor.execute(
-                "SELECT citus_schema_move(%s, %s, %s, 'block_writes')",
-                [SCHEMA, node.host, node.port],
-            )
+            cursor.execute(MOVE, [SCHEMA, node.host, node.port])
     except DatabaseError as error:
         return str(error)
     finally:
