@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from time import sleep
 from typing import Any
 
 import pytest
@@ -17,6 +16,8 @@ from eventlogs.stores.citus import STAY, CitusStore, is_citus
 from eventlogs.stores.postgresql import PostgreSQLStore
 from tests.accounts import Account, Deposited, Opened
 from tests.citus import SCHEMA, nodes_of
+from tests.locks import a_session_waits
+from tests.processes import until
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -80,7 +81,7 @@ def test_a_key_that_another_transaction_has_claimed_leaves_nothing_of_a_new_log(
                     connection.close()
 
             waiting = pool.submit(create)
-            sleep(0.5)  # until it waits, on most machines; what is stored is the same without
+            until(a_session_waits)
         state, is_new = waiting.result(timeout=20)
 
     assert (state.log_id, is_new) == (first.log_id, False)
