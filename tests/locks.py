@@ -19,6 +19,14 @@ WAITS = {
     ),
 }
 
+# Of this database: other tests of a run have theirs on the same server.
+WAITED_FOR = """
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE relation = %s::regclass AND NOT granted AND mode LIKE %s
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+
 
 def a_session_waits() -> bool:
     """Return whether a session of this database waits for a lock, as of now."""
@@ -32,4 +40,11 @@ def a_session_waits() -> bool:
             # Otherwise a transaction has one view of all sessions, that of its first look.
             cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(WAITS[kind])
+        return bool(cursor.fetchone()[0])
+
+
+def is_waited_for(table: str, mode: str = "%") -> bool:
+    """Return whether a session of this database waits for a lock of a table, on PostgreSQL."""
+    with connection.cursor() as cursor:
+        cursor.execute(WAITED_FOR, [table, mode])
         return bool(cursor.fetchone()[0])

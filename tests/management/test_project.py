@@ -16,6 +16,7 @@ from eventlogs.projections.base import projections
 from example_project.payments.events import Captured, Payment, Requested
 from example_project.payments.models import PaymentSummary
 from example_project.payments.projections import PaymentSummaries
+from tests.locks import a_session_waits
 from tests.processes import until
 
 
@@ -137,29 +138,19 @@ def test_a_worker_that_was_just_forked_is_stopped_as_well(start):
 def test_a_worker_that_does_not_end_is_interrupted(start, number):
     process = start("project", "--workers", "2", moment="later")
     until(lambda: ProjectionWorker.objects.count() == 2)
-    others = (
-        "SELECT count(*) FROM pg_stat_activity "
-        "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-
-    def count(sql: str) -> int:
-        with connection.cursor() as cursor:
-            cursor.execute(sql)
-            return int(cursor.fetchone()[0])
-
     psycopg = pytest.importorskip("psycopg")
     state = Payment.logs.create(Requested(amount=5))
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE payments_paymentsummary")
         Payment.logs.append(state, Captured(amount=4))
-        until(lambda: count(others) > 0)
+        until(a_session_waits)
         process.send_signal(number)
         process.ended(code=0 if number == signal.SIGTERM else -number)
         # The process ends while the lock is still held. If a signal comes while psycopg 3.1 waits,
         # it leaves the statement to the server, which notices the lost client when it has the lock.
         if number == signal.SIGKILL or tuple(map(int, psycopg.__version__.split(".")[:2])) > (3, 1):
-            until(lambda: count(others) == 0)
+            until(lambda: not a_session_waits())
 
 
 @pytest.mark.feed

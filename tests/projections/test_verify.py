@@ -23,6 +23,7 @@ from eventlogs.projections.starting import begin
 from eventlogs.projections.verify import Difference, Failure, Run, Verification
 from eventlogs.stores import bulk_reads
 from tests.accounts import Account, Deposited, Noted, Opened, Parcel, Sent, Withdrawn
+from tests.locks import is_waited_for
 from tests.projections import readmodels
 from tests.projections.readmodels import (
     Balance,
@@ -514,7 +515,7 @@ def test_a_rebuild_that_ends_between_two_reads_makes_no_right_row_wrong(monkeypa
         def work():
             rebuilt.append(pool.submit(in_a_thread, Balances.rebuild))
             # Until it waits for the table, or has let another one take its place.
-            until(lambda: rebuilt[0].done() or is_waited_for(Balance))
+            until(lambda: rebuilt[0].done() or is_waited_for(Balance._meta.db_table))
 
         between_the_reads(monkeypatch, work)
 
@@ -536,15 +537,6 @@ def in_a_thread(work):
         return work()
     finally:
         connections.close_all()
-
-
-def is_waited_for(model):
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = %s::regclass AND NOT granted)",
-            [model._meta.db_table],
-        )
-        return cursor.fetchone()[0]
 
 
 @pytest.mark.feed

@@ -26,6 +26,7 @@ from django.test import override_settings
 from eventlogs import LogId, LogManager
 from eventlogs.caches.backends import statistics
 from eventlogs.caches.counters import counters
+from tests.locks import is_waited_for
 from tests.processes import Program, until
 from tests.processes.waiting import witnesses
 from tests.races import COMMITS
@@ -188,16 +189,6 @@ def test_one_sweep_repairs_the_work_of_a_killed_worker(campaign, pool):
     campaign.run("sweep")
 
     campaign.converges(log_ids)
-
-
-def is_waited_for(table: str) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = %s::regclass AND NOT granted)",
-            [table],
-        )
-        (found,) = cursor.fetchone()
-    return bool(found)
 
 
 def test_messages_that_come_three_times_and_out_of_order_do_no_harm(campaign):

@@ -13,6 +13,7 @@ from django.db import connection, transaction
 
 from eventlogs import Feed, LogId, ProjectionFailed
 from eventlogs.models import ParkedEvent
+from tests.locks import is_waited_for
 from tests.processes import Process, Stop, until
 from tests.races import COMMITS
 from tests.reliability.ledgers import Entered
@@ -172,13 +173,7 @@ def test_a_swap_does_not_wait_behind_a_long_reader_and_keep_others_waiting():
 
 
 def swap_is_waiting() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = %s::regclass AND NOT granted"
-            " AND mode = 'AccessExclusiveLock')",
-            [LedgerRow._meta.db_table],
-        )
-        return cursor.fetchone()[0]
+    return is_waited_for(LedgerRow._meta.db_table, "AccessExclusiveLock")
 
 
 @pytest.fixture(params=["of the server", "of Django"])

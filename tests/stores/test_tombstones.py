@@ -29,6 +29,8 @@ from eventlogs.operations.verification import Scope, verify
 from eventlogs.stores import ExportedEvent, erasing, store_for, tombstones
 from eventlogs.stores.tombstones import Buried, Tombstone
 from tests.accounts import Account, Deposited, Opened, Parcel, Sent
+from tests.locks import a_session_waits
+from tests.processes import until
 
 pytestmark = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
 
@@ -238,25 +240,12 @@ def stored_beside_a_creator() -> list[bool]:
         with transaction.atomic():
             Account.logs.create(Opened("ada"), log_id=stone.log_id)
             found = pool.submit(racing, partial(restore, stone))
-            wait_for_a_lock()
+            until(a_session_waits)
         found.result()
     return [
         Account.logs.exists(stone.log_id),
         ErasedLog.objects.filter(pk=stone.log_id.uuid).exists(),
     ]
-
-
-def wait_for_a_lock() -> None:
-    with connections["default"].cursor() as cursor:
-        for _ in range(10_000):
-            cursor.execute(
-                "SELECT count(*) FROM pg_locks WHERE NOT granted AND"
-                " (database IS NULL OR database ="
-                " (SELECT oid FROM pg_database WHERE datname = current_database()))"
-            )
-            if cursor.fetchone() != (0,):
-                return
-    raise AssertionError("nothing waits")
 
 
 def test_an_erasure_and_an_import_of_its_tombstone_leave_one_tombstone():
