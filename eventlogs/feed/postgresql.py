@@ -32,6 +32,7 @@ never be others at or below w. A reader on a replica reads both in one snapshot:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from itertools import starmap
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -56,6 +57,10 @@ SPANS = 16  # statements
 
 EXAMINED = 65_536  # events that one call looks at, where positions come from counters
 
+# The positions among which the last event is searched first; it is above them after rollbacks only.
+# A scan for the last event of all would compare a page of each index, up to 400 positions.
+NEAR = 64
+
 # Reasons for which the locks of this server do not show which transactions hold the feed back.
 HOLDERS_UNKNOWN = {"distributed", "subscriber", "sequence", "permission"}
 
@@ -79,9 +84,14 @@ NEXT_EVENT = Statement("feed_next_event")
 COUNTERS = HotRead("feed_counters")
 # Where positions are times, they do not tell how large the table is: these are planned each time.
 END = Statement("feed_end")
-PLANNED_PAGE = Statement("feed_page")
 PLANNED_LAST_EVENT = Statement("feed_last_event")
 BUCKET_HOLDERS = Statement("feed_bucket_holders")
+
+
+@cache
+def planned_page(*filters: str) -> Statement:
+    """Return the statement for a page with these filters, planned each time."""
+    return Statement("feed_page", filters=filters)
 
 
 def _rows(rows: list[Row]) -> list[Row]:
@@ -173,14 +183,15 @@ class PostgreSQLFeedSource(FeedSource):
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         found: list[StoredEvent] = []
-        parameters = _filters(query)
+        filters, parameters = _filters(query)
+        page = PAGE.upto(query.upto, filters)
         after = query.after
         _, of = query.partition or (0, 1)
         span = (query.limit + query.limit // 8 + 1) * of  # some positions are gaps
         for _ in range(SPANS):
             end = min(query.upto, after + min(span, MAX_SPAN))
             parameters |= {"after": after, "upto": end, "limit": query.limit - len(found)}
-            some = self._run(PAGE.upto(query.upto), parameters, events_of_bytes)
+            some = self._run(page, parameters, events_of_bytes)
             found += some
             if len(found) == query.limit:
                 return found, found[-1].position
@@ -193,7 +204,12 @@ class PostgreSQLFeedSource(FeedSource):
         return found, after
 
     def last(self, upto: int) -> Place | None:
-        return next(starmap(Place, self._run(LAST_EVENT.upto(upto), {"upto": upto})), None)
+        statement = LAST_EVENT.upto(upto)
+        # Two statements see no less than one would: no event can appear at or below this bound.
+        for after in sorted({max(0, upto - NEAR), 0}, reverse=True):
+            for row in self._run(statement, {"after": after, "upto": upto}):
+                return Place(*row)
+        return None
 
     def places(self, positions: Collection[int]) -> dict[int, Place]:
         # Not by the ORM: a reader asks for them with every page.
@@ -242,17 +258,23 @@ class PostgreSQLFeedSource(FeedSource):
         )
 
 
-def _filters(query: FeedQuery) -> dict[str, object]:
-    """Return the parameters of a page that are not its bounds."""
-    number, of = query.partition or (None, None)
-    return {
-        "types": None if query.types is None else list(query.types),
-        "log_types": None if query.log_types is None else list(query.log_types),
-        "known": None if query.unknown is None else list(query.unknown.known),
-        "unknown_in": None if query.unknown is None else list(query.unknown.log_types),
-        "number": number,
-        "of": of,
-    }
+def _filters(query: FeedQuery) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Return the filters of a page, and their parameters."""
+    filters, parameters = [], dict[str, object]()
+    if query.types is not None:
+        filters.append("types")
+        parameters["types"] = list(query.types)
+        if query.unknown is not None:
+            filters.append("unknown")
+            parameters["known"] = list(query.unknown.known)
+            parameters["unknown_in"] = list(query.unknown.log_types)
+    if query.log_types is not None:
+        filters.append("log_types")
+        parameters["log_types"] = list(query.log_types)
+    if query.partition is not None:
+        filters.append("partition")
+        parameters["number"], parameters["of"] = query.partition
+    return tuple(filters), parameters
 
 
 class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
@@ -262,7 +284,9 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
         return self._in_transaction()  # as the server sees it
 
     def last(self, upto: int) -> Place | None:
-        return next(starmap(Place, self._run(PLANNED_LAST_EVENT, {"upto": upto})), None)
+        # Positions are as far apart here as the times of appends.
+        bounds = {"after": 0, "upto": upto}
+        return next(starmap(Place, self._run(PLANNED_LAST_EVENT, bounds)), None)
 
     def numbers(self) -> Numbers:
         [(count, lowest, highest, is_replica, has_snapshots, may_have_subscriptions)] = self._run(
@@ -275,19 +299,14 @@ class PostgreSQLBucketFeedSource(Counters, PostgreSQLFeedSource):
 
     def events(self, query: FeedQuery) -> tuple[list[StoredEvent], int]:
         # Positions have gaps of any size here, so a statement is bounded by a number of events.
-        is_whole = query.types is None and query.log_types is None and query.partition is None
+        filters, parameters = _filters(query)
         end = query.upto
-        if not is_whole:
+        if filters:
             bounds = {"after": query.after, "upto": query.upto, "examined": EXAMINED}
             [(found,)] = self._run(END, bounds)
             end = query.upto if found is None else found
-        parameters = {
-            **_filters(query),
-            "after": query.after,
-            "upto": end,
-            "limit": query.limit,
-        }
-        events = self._run(PLANNED_PAGE, parameters, events_of_bytes)
+        parameters |= {"after": query.after, "upto": end, "limit": query.limit}
+        events = self._run(planned_page(*filters), parameters, events_of_bytes)
         return events, events[-1].position if len(events) == query.limit else end
 
     def holding_back(self) -> list[FeedHolder]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib.resources import files
@@ -119,13 +119,20 @@ class Statement:
     A statement of ``sql/``, with ``%(name)s`` for each of its parameters.
 
     ``{log}``, ``{stored}`` and ``{inserted}`` stand for columns of an event: see ``columns.py``.
-    With ``chained``, it is the one that chains logs, and with ``has_buckets`` that of the layout
-    with buckets: see ``variants.py``.
+    With ``chained``, it is the one that chains logs, with ``has_buckets`` that of the layout with
+    buckets, and ``filters`` are those that it has: see ``variants.py``.
     """
 
-    def __init__(self, name: str, *, chained: bool = False, has_buckets: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        chained: bool = False,
+        has_buckets: bool = False,
+        filters: Collection[str] = (),
+    ) -> None:
         text = (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
-        text = variants.variant(text, chained=chained, has_buckets=has_buckets)
+        text = variants.variant(text, chained=chained, has_buckets=has_buckets, filters=filters)
         self.sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         for name_of_list, columns in SQL.items():
             self.sql = self.sql.replace(name_of_list, columns)
@@ -255,8 +262,15 @@ class HotStatement(Statement):
     The encoder of each parameter is chosen once, by the type that the statement names for it.
     """
 
-    def __init__(self, name: str, *, chained: bool = False, has_buckets: bool = False) -> None:
-        super().__init__(name, chained=chained, has_buckets=has_buckets)
+    def __init__(
+        self,
+        name: str,
+        *,
+        chained: bool = False,
+        has_buckets: bool = False,
+        filters: Collection[str] = (),
+    ) -> None:
+        super().__init__(name, chained=chained, has_buckets=has_buckets, filters=filters)
         types = dict(TYPED_PLACEHOLDER.findall(self.sql))
         # A getter of less than two values would return no tuple.
         self._values = itemgetter(*self._order) if len(self._order) > 1 else self._few
@@ -499,21 +513,28 @@ class HotRead(HotStatement):
       statement has a variant for each size of the feed: see ``upto``.
     """
 
-    def __init__(self, name: str, *, bits: int | None = None) -> None:
-        super().__init__(name)
+    def __init__(
+        self, name: str, *, bits: int | None = None, filters: Collection[str] = ()
+    ) -> None:
+        super().__init__(name, filters=filters)
         self.name = name
-        self._variants: dict[int, HotRead] = {}
+        self._variants: dict[tuple[int, Collection[str]], HotRead] = {}
         if bits is not None:
             # In the text: some poolers know a prepared statement by that.
             self._numbered += f" /* up to 2^{bits} */".encode()
             self._name += b"_%d" % bits
 
-    def upto(self, position: int) -> HotRead:
-        """Return the variant for a feed with this end: its plan is used until that has doubled."""
+    def upto(self, position: int, filters: tuple[str, ...] = ()) -> HotRead:
+        """
+        Return the variant with these filters for a feed with this end.
+
+        Its plan is used until the end has doubled.
+        """
         bits = max(position.bit_length(), SMALL)
-        found = self._variants.get(bits)
+        found = self._variants.get((bits, filters))
         if found is None:
-            found = self._variants[bits] = HotRead(self.name, bits=bits)
+            found = HotRead(self.name, bits=bits, filters=filters)
+            self._variants[bits, filters] = found
         return found
 
     def _sender(

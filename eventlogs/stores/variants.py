@@ -1,5 +1,7 @@
 """
-The statements that append have two variants: for logs that are not chained, and for all logs.
+Variants of a statement: lines of its file that are there in some of them only.
+
+The statements that append have two: for logs that are not chained, and for all logs.
 
 In the files of ``sql/``, a line that begins with ``--chained: `` belongs to the second variant
 only, and one that ends with ``--unchained`` to the first only. The first stores nothing in a log
@@ -13,11 +15,15 @@ batch, the statement makes what follows the predecessor's digest, and the functi
 
 Each of them is there for both layouts, too: a line that begins with ``--buckets: `` belongs to that
 of ``stores/buckets.py``, in which the statement takes positions and stores them.
+
+A page of the feed has a variant for each choice of FILTERS: a line that begins with, for example,
+``--types: `` belongs to those with that filter.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
 from eventlogs.events.chain import FIRST
@@ -25,6 +31,8 @@ from eventlogs.events.chain import FIRST
 CHAINED: Final = re.compile(r"^( *)--chained: ")
 BUCKETS: Final = re.compile(r"^( *)--buckets: ")
 UNCHAINED: Final = "--unchained"
+FILTERS: Final = ("types", "unknown", "log_types", "partition")
+FILTER: Final = re.compile(rf"^--({'|'.join(FILTERS)}): ")
 
 # Few functions: PostgreSQL prepares each of them anew for each run of a statement. concat_ws leaves
 # the key out where there is none.
@@ -52,9 +60,11 @@ MACROS: Final = {
 }
 
 
-def variant(text: str, *, chained: bool, has_buckets: bool = False) -> str:
+def variant(
+    text: str, *, chained: bool, has_buckets: bool = False, filters: Collection[str] = ()
+) -> str:
     """Return the text of a statement in one of its variants."""
-    lines = text.splitlines()
+    lines = [_of(line, filters) for line in text.splitlines()]
     if chained:
         lines = [CHAINED.sub(r"\1", line) for line in lines if not line.endswith(UNCHAINED)]
     else:
@@ -69,3 +79,9 @@ def variant(text: str, *, chained: bool, has_buckets: bool = False) -> str:
         for macro, sql in MACROS.items():
             text = text.replace(macro, sql)
     return text.replace("{inserted}", "position, {inserted}") if has_buckets else text
+
+
+def _of(line: str, filters: Collection[str]) -> str:
+    """Return a line without the filter that it begins with, if that one is among these."""
+    found = FILTER.match(line)
+    return line[found.end() :] if found and found[1] in filters else line

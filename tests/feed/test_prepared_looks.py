@@ -13,7 +13,7 @@ import pytest
 from django.db import connection, transaction
 
 from eventlogs import Feed, LogManager
-from eventlogs.feed.postgresql import FENCE, LAST, LAST_EVENT, PAGE
+from eventlogs.feed.postgresql import FENCE, LAST, LAST_EVENT, NEAR, PAGE
 from eventlogs.feed.sources import FeedQuery, UnknownTypes, feed_source_for, partition_of
 from eventlogs.operations import partitioning
 from eventlogs.stores import psycopg_connections, statements
@@ -25,6 +25,7 @@ from tests.stores.test_statements import alarm, interrupt
 pytestmark = [pytest.mark.postgresql, pytest.mark.fence]
 
 COMMITS = pytest.mark.django_db(transaction=True, available_apps=["eventlogs"])
+POSITIONS = "eventlogs_event_position_seq"
 HOT = (LAST, FENCE, LAST_EVENT.upto(9), PAGE.upto(9))
 STATEMENTS = [
     "DISCARD ALL",
@@ -101,6 +102,18 @@ def test_each_filter_finds_what_it_does_in_another_way(made, types, log_types, p
     ]
     assert [[each.index for each in events] for events, _ in found] == [wanted[:3]] * 8
     assert found == found[:1] * 8
+
+
+@COMMITS
+@pytest.mark.parametrize("gap", [0, 1, NEAR - 1, NEAR, NEAR + 1, 5_000])
+def test_the_last_event_is_found_below_positions_that_were_rolled_back(made, gap):
+    """Those are not among the first that are searched once there are NEAR of them."""
+    sql("default", "SELECT setval(%s, %s)", [POSITIONS, made[-1].position + gap])
+
+    page = Feed().read(after=made[0].position)
+
+    assert list(page) == made[1:]
+    assert page.settled == page.next_after == Feed().settled() == made[-1].position
 
 
 @COMMITS
@@ -325,15 +338,17 @@ def test_the_plan_for_all_values_reads_a_range_of_each_index(
     for _ in range(7):
         feed.read(after=end // 2, limit=5, types=types)
 
-    plan = plan_of(alias, PAGE.upto(end), after=f"{end // 2}", upto=f"{end // 2 + 6}", limit="5")
+    page = PAGE.upto(end, ("types",) if types else ())
+    plan = plan_of(alias, page, after=f"{end // 2}", upto=f"{end // 2 + 6}", limit="5")
     bounds = re.findall(BOUNDS, plan)
     assert not re.search("Seq Scan|Gather", plan), plan
     assert len(bounds) == max(partitions, 1), plan
+    assert plan.count("Filter: ") == (len(bounds) if types else 0), plan
     last = plan_of(alias, LAST_EVENT.upto(end), upto=f"{end}")
     assert last.count("Index Scan Backward") == max(partitions, 1), last
     assert not re.search(r"(Seq Scan.*|Sort|Gather.*)$", last, re.MULTILINE)
     kinds = dict(sql(alias, "SELECT name, generic_plans FROM pg_prepared_statements"))
-    assert kinds[PAGE.upto(end)._name.decode()] >= 2
+    assert kinds[page._name.decode()] >= 2
     assert kinds[LAST_EVENT.upto(end)._name.decode()] >= 2
 
 
