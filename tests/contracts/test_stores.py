@@ -162,6 +162,7 @@ class TestCitusStoreInTransactions(TransactionContract):
 
 @autocommit
 @pytest.mark.postgresql
+@pytest.mark.one_server
 class TestPostgreSQLStoreInTransactions(TransactionContract):
     @pytest.fixture
     def store(self) -> BaseStore:
