@@ -317,6 +317,7 @@ SLOW = (
     "example/test_payments_api.py::test_racing_requests",
     "example/test_settings.py",
     "feed/test_reader.py::test_pages_of_any_size_add_up",
+    "feed/test_replicas.py",
     "management/test_eventlogs.py",
     "management/test_export.py::test_interrupted",
     "management/test_import.py::test_a_corrupt_line_is_named",
@@ -506,6 +507,7 @@ collect_ignore = (
     if find_spec("psycopg")
     else [
         "feed/test_prepared_looks.py",
+        "feed/test_replicas.py",
         "operations/partitioning/test_poolers.py",
         "races/test_citus.py",
         "stores/test_citus.py",

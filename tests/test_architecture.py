@@ -259,7 +259,7 @@ def test_no_imports_go_in_circles():
 PROJECTIONS = [
     *["actions", "databases", "deadlines", "defaults", "error_text", "held_causes", "mysql"],
     *["plain_rows"],
-    *["base", "constraints", "rows", "releases", "log_events", "held_logs"],
+    *["base", "feeds", "constraints", "rows", "releases", "log_events", "held_logs"],
     *["checkpoints", "leases", "starting", "arrivals"],
     *["lost_connections", "partitions", "failed_events", "one_by_one"],
     *["replays", "inline", "inline_bulk", "inline_batches", "row_batches", "reactions"],

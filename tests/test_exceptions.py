@@ -357,6 +357,7 @@ SIGNALS = {
     "Failed",  # a batch of a projection: the event at fault, to be tried again or parked
     "Finding",  # the validation of a value: becomes InvalidEvent or InvalidIdempotencyKey
     "HandlerTimedOut",  # interrupts a handler: becomes ProjectionTimedOut
+    "NoReplicaOf",  # of a database: that one is read
     "LeaseLost",  # another worker has the partition: the worker goes on with another one
     "Refused",  # an inline projection refuses an append: becomes ProjectionFailed
     "Sealed",  # data with encrypted values, which the reader opens and decodes again

@@ -9,6 +9,7 @@ System checks of projections and their read models.
     E037  a read model's db_default gives another value each time
     E038  two projections write the rows of one table
     E039  a read model inherits from a model with a table of its own
+    E054  a publisher reads from a replica that is no other database
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ def check_projections(**kwargs: Any) -> Iterable[CheckMessage]:
                 'settled; or set EVENTLOGS["LAYOUT"] = "buckets".',
                 id="eventlogs.E033",
             )
+        for primary, replica in each.reads_from.items():
+            if replica == primary or not {primary, replica} <= connections.databases.keys():
+                yield Error(
+                    f"Publisher {each.name!r} has reads_from = {dict(each.reads_from)!r}, and "
+                    f"{primary!r} and {replica!r} are not two aliases of DATABASES.",
+                    hint="Name the alias of a database, and that of a replica of it.",
+                    id="eventlogs.E054",
+                )
     for projection in declared(RowProjection):
         name, model = projection.name, projection.model
         of_rows = router.db_for_write(model)

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from functools import partial
-from itertools import islice
 from threading import Event as Flag
-from typing import Final, NamedTuple
+from typing import Final
 
 from asgiref.sync import sync_to_async
 from django.db import router
@@ -26,16 +25,16 @@ from eventlogs import conf
 from eventlogs.conf import MAX_PAGE_SIZE, MAX_POSITION
 from eventlogs.events.codec import EventReader
 from eventlogs.events.registry import registry
-from eventlogs.exceptions import CheckpointDiffers, FeedUnavailable
+from eventlogs.exceptions import FeedUnavailable
 from eventlogs.feed.sources import (
     MAX_PARTITIONS,
     FeedHolder,
     FeedQuery,
     FeedSource,
     UnknownTypes,
-    Watermark,
     feed_source_for,
 )
+from eventlogs.feed.stored_pages import StoredPage, newest_first, read_upto
 from eventlogs.feed.tokens import Place, Token, Witness, checkpoint_of, witnesses_of
 from eventlogs.models import Checkpoint, Event
 from eventlogs.pages import RecordPage
@@ -50,36 +49,11 @@ LONGEST_PAUSE: Final = 1.0  # seconds between two reads when none have come for 
 PATIENCE: Final = 1.25  # the factor by which a pause grows after a read without events
 NAP: Final = 0.1  # seconds between two calls of a stop function
 
-# What differs where a checkpoint is refused.
-ANOTHER_EVENT: Final = "another event has the position of one that it names"
-NO_EVENT: Final = "an event that it names is missing, and its log was neither erased nor archived"
-NEVER_ASSIGNED: Final = "its position was never assigned"
-
 Stop = Flag | Callable[[], bool]
 
 
 HEARTBEAT: Final = "eventlogs:heartbeat"
 """The name of the checkpoint that ``Feed.heartbeat`` moves; no projection can have it."""
-
-LOOK_BACK: Final = 100  # records of a page among which the events of a checkpoint are chosen
-
-
-class StoredPage(NamedTuple):
-    """
-    Stored events of the feed, and the position to continue from.
-
-    ``last`` is the place of the last event at or below that position, of any type, if there is one.
-    """
-
-    events: list[StoredEvent]
-    next_after: int
-    more: bool
-    settled: int
-    last: Place | None = None
-
-    def witnesses(self, earlier: tuple[Witness, ...]) -> tuple[Witness, ...]:
-        """Return the witnesses of a token with the position to continue from."""
-        return witnesses_of(_newest_first(self.last, self.events), earlier)
 
 
 class Pace:
@@ -135,7 +109,7 @@ class FeedPage(RecordPage):
         It is text of at most 200 characters, for a reader that stores its position outside of this
         database: ``Feed.read`` refuses it in another history. Making it needs no query.
         """
-        witnesses = witnesses_of(_newest_first(self._last, self), self._earlier)
+        witnesses = witnesses_of(newest_first(self._last, self), self._earlier)
         return str(Token(self.next_after, witnesses))
 
     def __repr__(self) -> str:
@@ -409,75 +383,9 @@ class Feed:
         source = self._source()
         mark = source.watermark()
         if not mark.is_replica:
-            return self._read_upto(source, mark, query, witnesses)
+            return read_upto(source, mark, query, witnesses)
         # Its watermark has to be of the same moment as the events.
-        return source.at_one_moment(
-            lambda: self._read_upto(source, source.watermark(), query, witnesses)
-        )
-
-    def _read_upto(
-        self,
-        source: FeedSource,
-        mark: Watermark,
-        query: FeedQuery,
-        witnesses: tuple[Witness, ...],
-    ) -> StoredPage:
-        after = query.after
-        if after > mark.assigned and not (mark.is_replica or mark.is_snapshot):
-            if witnesses:
-                raise self._differs(after, NEVER_ASSIGNED)
-            raise FeedUnavailable("ahead", using=self.using)
-        # After a crash PostgreSQL may assign an assigned but unused position again. A reader that
-        # continued after such a position would skip the event, so the feed ends at its last event.
-        last = source.last(mark.settled)
-        end = 0 if last is None else last.position
-        if after >= end:
-            found = StoredPage([], after, False, end, last)
-        else:
-            events, reached = source.events(query._replace(upto=end))
-            if events and events[-1].position == reached:
-                last = Place.of(events[-1])
-            elif reached < end:
-                last = source.last(reached)
-                reached = max(after, 0 if last is None else last.position)
-            found = StoredPage(events, reached, reached < end, end, last)
-        if witnesses:
-            # After the events: should a pooler pass on to another server meanwhile, it is that
-            # server's history which has to be that of the checkpoint.
-            self._prove(source, mark, query.after, witnesses)
-        return found
-
-    def _prove(
-        self, source: FeedSource, mark: Watermark, after: int, witnesses: tuple[Witness, ...]
-    ) -> None:
-        """Raise CheckpointDiffers unless the events that a token names are in this history."""
-        missing: Sequence[Witness] = witnesses
-        # Twice: a log that is archived at the first look may have come back before the next one.
-        for _ in range(2):
-            missing = self._missing(source, mark, after, missing)
-            logs = {each.log for each in missing}
-            if not missing or not logs - source.removed(logs):
-                return
-        raise self._differs(after, NO_EVENT)
-
-    def _missing(
-        self, source: FeedSource, mark: Watermark, after: int, witnesses: Sequence[Witness]
-    ) -> list[Witness]:
-        """Return the events of a token that are not here; raise CheckpointDiffers for others."""
-        found = source.places([each.position for each in witnesses])
-        missing = []
-        for witness in witnesses:
-            place = found.get(witness.position)
-            if place is None:
-                missing.append(witness)
-            elif Witness.of(place) != witness:
-                raise self._differs(after, ANOTHER_EVENT)
-        if mark.is_replica or mark.is_snapshot:  # it may not have the others yet
-            missing = [each for each in missing if each.position <= mark.settled]
-        return missing
-
-    def _differs(self, position: int, reason: str) -> CheckpointDiffers:
-        return CheckpointDiffers(position, using=self.using, reason=reason)
+        return source.at_one_moment(lambda: read_upto(source, source.watermark(), query, witnesses))
 
     def _source(self) -> FeedSource:
         return feed_source_for(self.using)
@@ -488,14 +396,6 @@ class Feed:
     aheartbeat = AsyncTwin(heartbeat)
     afollow = AsyncIteratorTwin(follow)
     aholding_back = AsyncTwin(holding_back)
-
-
-def _newest_first(
-    last: Place | None, events: Sequence[StoredEvent | EventRecord]
-) -> Iterator[Place]:
-    if last is not None:
-        yield last
-    yield from map(Place.of, islice(reversed(events), LOOK_BACK))
 
 
 def _start(after: int | str, limit: int) -> Token:

@@ -84,6 +84,7 @@ class BaseProjection:
     backoff: ClassVar[float] = BACKOFF
     is_transactional: ClassVar[bool] = True
     publishes: ClassVar[bool] = False  # whole batches, outside of the transaction
+    reads_from: ClassVar[Mapping[str, str]] = {}  # replicas, by database: see Publisher
     with_personal_data: ClassVar[bool] = True  # its records have them; otherwise stand-ins
     event_handlers: ClassVar[Mapping[type, str]] = {}  # event classes and names of methods
 
@@ -230,6 +231,11 @@ class BaseProjection:
             raise RegistrationError(
                 f"{cls.__qualname__}: timeout must be positive, max_attempts from 1, and "
                 f"backoff not negative."
+            )
+        if cls.reads_from and not cls.publishes:
+            raise RegistrationError(
+                f"{cls.__qualname__} is no Publisher, so it has no reads_from: its events are read "
+                f"where its rows and checkpoints are. Leave it out."
             )
         if cls.databases_named() == ():
             raise RegistrationError(

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from eventlogs.events.metadata import is_stored_adopted
-from eventlogs.feed.reader import Feed, StoredPage
+from eventlogs.feed.reader import Feed
+from eventlogs.feed.stored_pages import StoredPage
 from eventlogs.observers import Batch, observed, observers
 from eventlogs.projections import leases
 from eventlogs.projections.arrivals import without_arrived
@@ -62,6 +63,15 @@ class Advancer:
     def lease(self) -> Lease:
         """The lease, as of the last transaction."""
         return self._partition.lease
+
+    @property
+    def feed(self) -> Feed:
+        """The feed that is read."""
+        return self._partition.feed
+
+    @feed.setter
+    def feed(self, feed: Feed) -> None:
+        self._partition.feed = feed
 
     @property
     def backoff(self) -> float:

@@ -14,6 +14,7 @@ from eventlogs.models import ProjectionState
 from eventlogs.projections import checkpoints, leases, releases
 from eventlogs.projections.base import BaseProjection
 from eventlogs.projections.batches import Advancer
+from eventlogs.projections.feeds import feed_of
 from eventlogs.projections.held_logs import HeldLogs, uncount_lost_attempts
 from eventlogs.projections.leases import Lease, LeaseLost
 from eventlogs.projections.starting import begin, lease_partition
@@ -41,7 +42,7 @@ def catch_up_projection(
     releases.declare_run(projection, using)
     declared_at = time.monotonic()
     HeldLogs(projection, using).make_readable_due(releases.reading_of(projection, using))
-    feed, owner = Feed(using=using), leases.new_owner()
+    feed, owner = feed_of(projection, using), leases.new_owner()
     target = feed.settled()
     applied = 0
     if not strict and not _has_work(projection, state, using, target):

@@ -204,6 +204,7 @@ class RowOperations(Operations, RowProjection):
         park: bool = False,
         downgrade: bool = False,
         without_archived: bool = False,
+        replica: str | None = None,
         tell: Tell = ignore,
         by: str = "",
         using: str | None = None,
@@ -226,6 +227,11 @@ class RowOperations(Operations, RowProjection):
         lack those of archived logs then, and other rows of archived logs are left out, or, of an
         inline projection, stay as they are.
 
+        ``replica`` is the alias of a replica of the database: the events are read there, but for
+        the last ones. While it does not answer, or is no replica, they are read in the database. It
+        is for rebuilds into a second table: ValueError for an inline projection, and with
+        ``log_id``.
+
         ``tell`` is called with a rebuild.Progress after each batch. ``by`` is the person who
         rebuilds: the projection's history says how each rebuild ended.
 
@@ -236,6 +242,11 @@ class RowOperations(Operations, RowProjection):
         the moment, a newer version has made the rows, or several logs share the row of ``log_id``;
         and LogNotFound where neither the log nor a row of it exists.
         """
+        if replica is not None and (log_id is not None or cls.mode == cls.INLINE):
+            raise ValueError(
+                "replica is for rebuilds into a second table. The rows of an inline projection, "
+                "and that of one log, are made under the locks of their logs: leave it out."
+            )
         if log_id is not None:
             log = _log_id(log_id)
             alias = cls.alias_of_log(log, using=using)
@@ -248,6 +259,7 @@ class RowOperations(Operations, RowProjection):
                 park=park,
                 downgrade=downgrade,
                 without_archived=without_archived,
+                replica=replica,
                 by=by,
                 using=each,
             )

@@ -9,7 +9,7 @@ ones, each in a module of its own that imports the broker's client.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from eventlogs.events.registry import registry
@@ -64,6 +64,10 @@ class Publisher(Reactor):
     ``with_personal_data = True`` to publish them all the same.
 
     ``source`` is the source of the CloudEvents, a URI, by default ``/`` and the log type.
+
+    ``reads_from`` are replicas to read the events on, such as ``{"default": "replica"}``: aliases
+    by those of their primaries. Checkpoints stay in the primary. While a replica does not answer,
+    or is none, its primary is read.
     """
 
     publishes = True
@@ -118,6 +122,11 @@ class Publisher(Reactor):
             raise RegistrationError(
                 f"{name}: the sink may take {cls.sink.timeout:g} seconds for a batch, and the "
                 f"publisher's timeout is {cls.timeout:g}. Raise timeout, or lower that of the sink."
+            )
+        if not isinstance(cls.reads_from, Mapping):
+            raise RegistrationError(
+                f"{name}: reads_from is {cls.reads_from!r}. It must be a dict of aliases, such as "
+                f"{{'default': 'replica'}}."
             )
         for each in cls.events or ():
             if not isinstance(each, type) or registry.by_class(each) is None:

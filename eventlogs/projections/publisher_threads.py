@@ -19,7 +19,6 @@ from typing import Final
 from django.db import Error, connections
 
 from eventlogs.exceptions import PublishingFailed
-from eventlogs.feed.reader import Feed
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.error_text import described, traceback_of
 
@@ -76,12 +75,11 @@ class PublisherThread:
             connections.close_all()  # those of this thread
 
     def _work(self) -> None:
-        feed = Feed(using=self._advancer.lease.using)
         pause, failures = SHORTEST_PAUSE, 0
         while not self._stop.is_set():
             before = self._advancer.applied
             try:
-                is_behind = self._look(feed)
+                is_behind = self._look()
             except PublishingFailed as error:
                 failures += 1
                 self._wait_after(error, failures)
@@ -95,10 +93,10 @@ class PublisherThread:
                 self._stop.wait(pause)
                 pause = min(pause * PATIENCE, LONGEST_PAUSE)
 
-    def _look(self, feed: Feed) -> bool:
+    def _look(self) -> bool:
         """Publish a batch, if there is one; return whether there is more to publish at once."""
         is_behind = False
-        if self._advancer.position < feed.settled():
+        if self._advancer.position < self._advancer.feed.settled():
             is_behind = self._advancer.step()
         else:
             self._advancer.rest()

@@ -36,6 +36,7 @@ from eventlogs.archives import listing
 from eventlogs.exceptions import LogNotFound, ProjectionFailed, ProjectionUnavailable
 from eventlogs.feed import scans
 from eventlogs.feed.reader import Feed
+from eventlogs.feed.replicas import FeedOnReplica
 from eventlogs.feed.scans import LogRow
 from eventlogs.feed.sources import beginning
 from eventlogs.ids import LogId
@@ -115,11 +116,15 @@ def rebuild_steps(
     park: bool = False,
     downgrade: bool = False,
     without_archived: bool = False,
+    replica: str | None = None,
     by: str = "",
     using: str | None = None,
 ) -> Steps:
     """
     Rebuild step by step, one batch each: a worker does other work between two of them.
+
+    With ``replica``, a database alias, the events are read there as far as it has them, and the
+    last ones here, as the tables are swapped.
 
     The generator's value is how many events were applied in this call. Closed in the middle, it
     leaves the rebuild to be resumed. Its end is recorded, see ``actions``.
@@ -138,7 +143,12 @@ def rebuild_steps(
             inline_one = _InlineRebuild(cls, using, by, without_archived)
             return (yield from inline_one.steps(restart=restart, downgrade=downgrade))
         shadow_one = _ShadowRebuild(
-            cls, using, is_strict=not park, by=by, without_archived=without_archived
+            cls,
+            using,
+            is_strict=not park,
+            by=by,
+            without_archived=without_archived,
+            replica=replica,
         )
         return (yield from shadow_one.steps(restart=restart))
     except (Exception, KeyboardInterrupt) as error:
@@ -392,10 +402,12 @@ class _ShadowRebuild(_Rebuild):
         is_strict: bool,
         by: str = "",
         without_archived: bool = False,
+        replica: str | None = None,
     ) -> None:
         super().__init__(cls, using, by, without_archived)
         self._is_strict = is_strict
         self._feed = Feed(using=using)
+        self._on_replica = None if replica is None else FeedOnReplica(replica, using=using)
         self._owner = leases.new_owner()
         self._table_owner = shadow_tables.owner(cls.model, using)
         self._applied = 0
@@ -410,6 +422,8 @@ class _ShadowRebuild(_Rebuild):
             self._first = min(each.position for each in advancers)
             self._before = self._applied_in_all()
             has_archived = self._without_archived or self._cls.has_shared_rows()
+            if self._on_replica is not None:
+                yield from self._fill_from(self._on_replica, advancers)
             for _ in range(SWAPS):
                 try:
                     yield from self._fill(advancers)
@@ -527,6 +541,15 @@ class _ShadowRebuild(_Rebuild):
             Advancer(self._cls(model=shadow), each, self._feed, is_strict=self._is_strict)
             for each in taken
         ]
+
+    def _fill_from(self, feed: Feed, advancers: list[Advancer]) -> Iterator[Progress]:
+        """Apply what another feed has; what follows is read from that of the database again."""
+        for each in advancers:
+            each.feed = feed
+        with suppress(LeaseLost):  # the next fill meets it, too
+            yield from self._fill(advancers)
+        for each in advancers:
+            each.feed = self._feed
 
     def _fill(self, advancers: list[Advancer]) -> Iterator[Progress]:
         more = True

@@ -39,6 +39,7 @@ from eventlogs.projections.base import BaseProjection, RowProjection, projection
 from eventlogs.projections.batches import Advancer
 from eventlogs.projections.catch_up import catch_up_projection, divide
 from eventlogs.projections.error_text import described, traceback_of
+from eventlogs.projections.feeds import feed_of
 from eventlogs.projections.held_logs import uncount_lost_attempts
 from eventlogs.projections.leases import LeaseLost
 from eventlogs.projections.publisher_threads import PublisherThread, stop_all
@@ -380,7 +381,7 @@ class Worker:
             advancer = Advancer(
                 self._instance(place),
                 taken,
-                Feed(using=using),
+                feed_of(own[name], using),
                 renew=partial(self._is_busy, using),
             )
             if own[name].publishes:

@@ -9,7 +9,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import models
 from django.db.models.functions import Now
 
-from eventlogs import LogIdField, Projection
+from eventlogs import LogIdField, Projection, Publisher
 from eventlogs.checks import projections as checks
 from eventlogs.models import ProjectionState
 from eventlogs.projections import base
@@ -66,6 +66,21 @@ def test_e033_does_not_apply_to_inline_projections(monkeypatch):
     monkeypatch.setattr(PaymentSummaries, "mode", "inline")
 
     assert found(checks.check_projections) == []
+
+
+@pytest.mark.feed
+@pytest.mark.parametrize("reads_from", [{"default": "unknown"}, {"default": "default"}])
+def test_e054_a_replica_that_is_no_other_database(monkeypatch, reads_from):
+    class Published(Publisher):
+        name = "published"
+
+    Published.reads_from = reads_from
+    monkeypatch.setattr(base, "projections", {"published": Published})
+
+    [message] = checks.check_projections(app_configs=None)
+
+    assert message.id == "eventlogs.E054"
+    assert f"Publisher 'published' has reads_from = {reads_from!r}" in message.msg
 
 
 @pytest.fixture

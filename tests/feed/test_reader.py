@@ -29,8 +29,9 @@ from eventlogs import (
     event,
 )
 from eventlogs.events.registry import registry
-from eventlogs.feed.reader import HEARTBEAT, LONGEST_PAUSE, SHORTEST_PAUSE, Pace, StoredPage
+from eventlogs.feed.reader import HEARTBEAT, LONGEST_PAUSE, SHORTEST_PAUSE, Pace
 from eventlogs.feed.sources import partition_of, source_in
+from eventlogs.feed.stored_pages import StoredPage
 from eventlogs.feed.tokens import Place, Token, Witness
 from eventlogs.models import Checkpoint, Event
 from eventlogs.operations.erasure import erase

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from django.core.management import CommandError
+from django.db import connections
 
 from eventlogs.management.terminal import Lines, Progress
 from eventlogs.models import ParkedEvent, ProjectionAction, ProjectionState
@@ -122,6 +123,13 @@ def test_mistakes_of_the_user_are_command_errors(run, db, monkeypatch):
     for option in ("--restart", "--park"):
         with pytest.raises(CommandError, match="leave them out"):
             run("rebuild", "payment-summary", "--log", Payment.logs.new_id(), option)
+    for alias in ("unknown", "default"):
+        with pytest.raises(CommandError, match=f"--replica {alias}: name an alias of DATABASES"):
+            run("rebuild", "payment-summary", "--replica", alias)
+    monkeypatch.setitem(connections.databases, "replica", connections.databases["default"])
+    monkeypatch.setattr(PaymentSummaries, "mode", "inline")
+    with pytest.raises(CommandError, match="payment-summary is inline"):
+        run("rebuild", "payment-summary", "--replica", "replica")
     monkeypatch.setitem(projections, "letters", Letters)
     with pytest.raises(CommandError, match="is a reactor"):
         run("rebuild", "letters")

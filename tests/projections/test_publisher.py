@@ -637,6 +637,21 @@ def test_a_publisher_has_no_handlers():
     )
 
 
+def test_replicas_are_named_by_their_primaries():
+    assert declared(sink=Nowhere(), reads_from="replica") == (
+        "Wrong: reads_from is 'replica'. It must be a dict of aliases, such as "
+        "{'default': 'replica'}."
+    )
+
+
+def test_only_a_publisher_reads_from_a_replica():
+    with pytest.raises(RegistrationError, match="is no Publisher, so it has no reads_from"):
+
+        @projection("wrong")
+        class Wrong(Reactor):
+            reads_from = {"default": "replica"}
+
+
 def test_a_sink_is_an_instance():
     assert declared(sink="nats") == (
         "Wrong: sink is 'nats'. It must be an instance of a sink, such as "

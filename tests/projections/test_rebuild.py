@@ -631,6 +631,15 @@ def test_the_row_of_a_held_log_is_rebuilt_up_to_the_held_event():
 
 
 @pytest.mark.usefixtures("inlined")
+def test_what_is_made_under_the_locks_of_logs_is_not_read_on_a_replica():
+    [state] = some(1)
+
+    for cls, given in ((InlinedBalances, None), (Balances, state.log_id)):
+        with pytest.raises(ValueError, match="replica is for rebuilds into a second table"):
+            cls.rebuild(given, replica="replica")
+
+
+@pytest.mark.usefixtures("inlined")
 def test_an_inline_projection_is_rebuilt_in_place():
     states = some()
     Inlined.objects.update(balance=99)

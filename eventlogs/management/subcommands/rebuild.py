@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import connections
 
 from eventlogs.feed.reader import Feed
 from eventlogs.feed.sources import beginning
@@ -40,6 +41,11 @@ def add_arguments(parser: CommandParser) -> None:
         "logs.",
     )
     parser.add_argument(
+        "--replica",
+        metavar="ALIAS",
+        help="Read the events on this replica of the database, but for the last ones.",
+    )
+    parser.add_argument(
         "--log", type=arguments.log_id, metavar="LOG", help="Rebuild one log's row, in place."
     )
 
@@ -51,16 +57,29 @@ def run(
     if not names and not due:
         known = ", ".join(each.name for each in choose([], using, RowOperations))
         raise mistake(f"Name the read models to rebuild, or pass --due. Read models: {known}.")
-    if log is not None and any(options[each] for each in ("restart", "park", "without_archived")):
+    for_all = ("restart", "park", "without_archived", "replica")
+    if log is not None and any(options[each] for each in for_all):
         raise mistake(
-            "--restart, --park and --without-archived are for rebuilds of all rows. With "
-            "--log, one row is rebuilt in one transaction: leave them out."
+            "--restart, --park, --without-archived and --replica are for rebuilds of all rows. "
+            "With --log, one row is rebuilt in one transaction: leave them out."
+        )
+    replica = options["replica"]
+    if replica is not None and (replica not in connections.databases or replica == using):
+        raise mistake(
+            f"--replica {replica}: name an alias of DATABASES, that of a replica of {using!r}."
         )
     chosen = choose(names, using, RowOperations) if names else []
     if due:
         able = declared(RowOperations, using=using)
         chosen += [each for each in able if each.is_rebuild_due(using=using)]
-    how = {name: options[name] for name in ("restart", "park", "downgrade", "without_archived")}
+    if replica is not None:
+        for each in chosen:
+            if each.mode == each.INLINE:
+                raise mistake(
+                    f"--replica: {each.name} is inline, and rebuilt under the locks of its logs. "
+                    f"Leave it out."
+                )
+    how = {name: options[name] for name in (*for_all, "downgrade")}
     for each in dict.fromkeys(chosen):
         rebuild(out, each, using, log, how)
     if not chosen and not out.as_json:
