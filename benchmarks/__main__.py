@@ -33,6 +33,7 @@ RUNS = {  # name: the function, in the order in which they run
     "streaming": "benchmarks.streaming:run_streaming",
     "hot_log": "benchmarks.hot_log:run_hot_log",
     "feed": "benchmarks.feed:run_feed",
+    "replicas": "benchmarks.replicas:run_replicas",
     "caching": "benchmarks.caching:run_caching",
     "projections": "benchmarks.projections:run_projections",
     "verify": "benchmarks.verify:run_verify",

@@ -38,7 +38,7 @@ from eventlogs.models import LogMove
 
 logger = logging.getLogger("eventlogs.feed")
 
-BEAT: Final = 0.1  # seconds between two heartbeats
+BEAT: Final = 0.05  # seconds between two heartbeats
 LOOK_AGAIN: Final = 10.0  # seconds for which the database is read where the replica is of no use
 
 OTHERS: Final = "it has other events"

@@ -16,7 +16,7 @@ from eventlogs.management.output import Output
 
 HELP = "Let the feeds of replicas read up to the end of this feed, until SIGTERM or Ctrl-C."
 
-EVERY: Final = 0.1  # seconds
+EVERY: Final = 0.05  # seconds
 SHORTEST: Final = 0.01  # seconds
 
 
