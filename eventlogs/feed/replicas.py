@@ -39,7 +39,10 @@ from eventlogs.models import LogMove
 logger = logging.getLogger("eventlogs.feed")
 
 BEAT: Final = 0.05  # seconds between two heartbeats
-LOOK_AGAIN: Final = 10.0  # seconds for which the database is read where the replica is of no use
+# Where the replica is of no use, the database is read for so many seconds, or so many times as long
+# as it took to find out: a server that is gone may keep its clients waiting for minutes.
+LOOK_AGAIN: Final = 10.0
+TIMES_AS_LONG: Final = 10
 
 OTHERS: Final = "it has other events"
 
@@ -56,7 +59,7 @@ class FeedOnReplica(Feed):
         super().__init__(using=using)
         self._replica = replica
         self._next_beat = 0.0  # by the monotonic clock, as all times here
-        self._not_before = 0.0
+        self._not_before = self._began = 0.0
         self._complaint = ""
 
     def _read(self, query: FeedQuery, witnesses: tuple[Witness, ...] = ()) -> StoredPage:
@@ -65,6 +68,7 @@ class FeedOnReplica(Feed):
             if now >= self._next_beat:
                 self.heartbeat()
                 self._next_beat = now + BEAT
+            self._began = time.monotonic()
             found = self._read_there(query, witnesses)
         return super()._read(query, witnesses) if found is None else found
 
@@ -99,7 +103,8 @@ class FeedOnReplica(Feed):
 
     def _give_up(self, error: Exception) -> None:
         """Read this database for some seconds; say so once, as long as the reason is the same."""
-        self._not_before = time.monotonic() + LOOK_AGAIN
+        now = time.monotonic()
+        self._not_before = now + max(LOOK_AGAIN, TIMES_AS_LONG * (now - self._began))
         if isinstance(error, Error):
             connections[self._replica].close()
         why = type(error).__name__ if isinstance(error, Error) else str(error)

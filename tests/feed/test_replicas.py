@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.utils import timezone
 
 from eventlogs import EventRecord, Feed, LogId, LogManager, Publisher, projection
@@ -323,6 +323,7 @@ def test_while_it_does_not_answer_its_primary_is_read(
 def test_it_is_read_again_when_it_answers(pair, publisher, read_on, monkeypatch, caplog):  # noqa: F811
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(replicas, "LOOK_AGAIN", 0.0)
+    monkeypatch.setattr(replicas, "TIMES_AS_LONG", 0)
     written(pair)
     with nowhere(pair) as alias:
         feed = FeedOnReplica(alias, using=pair.primary)
@@ -338,6 +339,37 @@ def test_it_is_read_again_when_it_answers(pair, publisher, read_on, monkeypatch,
     assert read_on == [pair.primary, pair.primary, "nowhere"]
     assert len(warnings(caplog)) == 1
     assert caplog.messages[-1].endswith("is read on 'nowhere' again.")
+
+
+@pytest.mark.parametrize(("takes", "rests"), [(0.0, 10.0), (0.5, 10.0), (130.0, 1_300.0)])
+def test_a_replica_that_keeps_its_clients_waiting_is_asked_rarely(
+    pair,  # noqa: F811
+    publisher,
+    monkeypatch,
+    takes,
+    rests,
+):
+    now, asked = 1_000.0, 0
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    def unreachable(self: FeedOnReplica, *arguments: Any) -> None:
+        nonlocal now, asked
+        asked += 1
+        now += takes
+        self._give_up(OperationalError())
+
+    monkeypatch.setattr(replicas, "time", Clock)
+    monkeypatch.setattr(FeedOnReplica, "_read_there", unreachable)
+    feed = FeedOnReplica(pair.replica, using=pair.primary)
+
+    for seconds, times in ((0.0, 1), (rests - 1, 1), (1, 2)):
+        now += seconds
+        feed.read_stored(0, limit=1)
+        assert asked == times
 
 
 @pytest.mark.parametrize("alias", ["unknown", "the primary"])
