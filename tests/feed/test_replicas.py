@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import StringIO
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.utils import timezone
 
@@ -490,6 +492,23 @@ def test_a_rebuild_reads_there_and_its_last_events_here(pair, balances, read_on)
     assert read_on[0] == pair.replica
     assert set(read_on[1:]) == {pair.primary}
     assert Balances.verify(using=pair.primary, sample=None)
+
+
+def test_the_command_rebuilds_with_a_replica(pair, balances, read_on):  # noqa: F811
+    log_ids, out = written(pair), StringIO()
+
+    call_command(
+        "eventlogs",
+        "rebuild",
+        "balances",
+        database=pair.primary,
+        replica=pair.replica,
+        stdout=out,
+    )
+
+    assert "balances: rebuilt from 6 events" in out.getvalue()
+    assert rows(pair) == dict.fromkeys(log_ids, 1)
+    assert read_on[0] == pair.replica
 
 
 def test_a_rebuild_without_its_replica_reads_here(pair, balances, read_on, caplog):  # noqa: F811
