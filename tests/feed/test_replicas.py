@@ -24,6 +24,7 @@ from eventlogs.feed.sources import FeedQuery
 from eventlogs.models import LogMove
 from eventlogs.operations import archiving
 from eventlogs.operations.erasure import erase
+from eventlogs.projections.base import projections
 from eventlogs.projections.workers import Worker
 from tests.accounts import Account, Deposited, Noted, Opened, Withdrawn
 from tests.operations.archiving.conftest import use
@@ -43,6 +44,9 @@ published: list[EventRecord] = []
 class FromReplica(Publisher):
     def publish(self, records: Sequence[EventRecord]) -> None:
         published.extend(records)
+
+
+del projections[FromReplica.name]  # other tests do not know it
 
 
 def ids() -> list[str]:
