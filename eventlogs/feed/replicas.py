@@ -5,15 +5,17 @@ The replica saves the database work, and nothing depends on it. A page of it cou
 
 - it is a replica, so that its feed ends where a checkpoint of this database says: see
   ``postgresql.py``;
-- the last event up to where its reader goes on, of any type, is here at its position. So all events
-  before it are those of this history. A replica of another database, or of one that was restored
-  since, has other events there;
+- the last event up to where its reader goes on, of any type, is here at its position. So the events
+  before it are of this history. A replica of another database, or of one that has lost events, has
+  other events there. (One thing it does not show: a log that was erased or archived in a history
+  that a restore of this database has undone. After a restore, replicas are made anew.);
 - the logs of its events are still here. A replica that is behind shows the events of a log that was
   erased, archived or moved away since. They are left out, since a reader here would not see them. A
   log leaves with all of its events, and leaves its row;
 - every log that has come back here has come back there. From an archive it comes back at the same
   positions, which a reader of a replica that is behind would pass. From another database it comes
-  back at other positions, and that replica shows its old ones.
+  back at other positions, and that replica shows its old ones;
+- it is not far behind.
 
 Otherwise, and while the replica does not answer, this database is read. A reader here keeps the
 replica's feed moving, by the heartbeat of ``Feed``: so no other process has to.
@@ -23,10 +25,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final
+from contextlib import suppress
+from datetime import datetime
+from typing import Final
+from uuid import UUID
 
 from django.db import Error, connections
-from django.db.models import Count, Exists, Max, OuterRef
+from django.db.models import Exists, OuterRef
 from django.utils.connection import ConnectionDoesNotExist
 
 from eventlogs.exceptions import FeedUnavailable
@@ -44,7 +49,13 @@ BEAT: Final = 0.05  # seconds between two heartbeats
 LOOK_AGAIN: Final = 10.0
 TIMES_AS_LONG: Final = 10
 
+BEHIND: Final = 30.0  # seconds within which the replica must have what this database had
+RETURNS: Final = 1_000  # logs that came back lately; with more of them, the database is read
+
 OTHERS: Final = "it has other events"
+
+
+Return = tuple[UUID, datetime]
 
 
 class NoReplicaOf(Exception):
@@ -60,13 +71,16 @@ class FeedOnReplica(Feed):
         self._replica = replica
         self._next_beat = 0.0  # by the monotonic clock, as all times here
         self._not_before = self._began = 0.0
+        self._goal: tuple[int, float] | None = None  # a position to be reached, and since when
         self._complaint = ""
 
     def _read(self, query: FeedQuery, witnesses: tuple[Witness, ...] = ()) -> StoredPage:
         found = None
         if (now := time.monotonic()) >= self._not_before:
             if now >= self._next_beat:
-                self.heartbeat()
+                position = self.heartbeat()
+                if self._goal is None or position < self._goal[0]:
+                    self._goal = position, now
                 self._next_beat = now + BEAT
             self._began = time.monotonic()
             found = self._read_there(query, witnesses)
@@ -77,10 +91,11 @@ class FeedOnReplica(Feed):
         try:
             source = feed_source_for(self._replica)
 
-            def read() -> tuple[object, StoredPage]:
+            def read() -> tuple[set[Return], StoredPage]:
                 mark = source.watermark()
                 if not mark.is_replica:
                     raise NoReplicaOf("it is no replica")
+                self._note(mark.settled)
                 # Before the page: where both are not of one moment, the page is the newer one.
                 came_back = _came_back(source)
                 return came_back, read_upto(source, mark, query, witnesses)
@@ -92,7 +107,8 @@ class FeedOnReplica(Feed):
         here = feed_source_for(self.using)
         try:
             # After what is there was read: so those that have come back by then are there.
-            page = _still_here(found, here) if _came_back(here) == came_back else None
+            is_current = len(came_back) <= RETURNS and _came_back(here) == came_back
+            page = _still_here(found, here) if is_current else None
         except NoReplicaOf as error:
             self._give_up(error)
             return None
@@ -101,12 +117,23 @@ class FeedOnReplica(Feed):
             self._complaint = ""
         return page
 
+    def _note(self, settled: int) -> None:
+        """Note how far the replica is settled; raise NoReplicaOf if it stays behind."""
+        if self._goal is None:
+            return
+        position, since = self._goal
+        if settled >= position:
+            self._goal = None
+        elif time.monotonic() - since > BEHIND:  # also at the next look, until it has come there
+            raise NoReplicaOf(f"it is more than {BEHIND:g} seconds behind")
+
     def _give_up(self, error: Exception) -> None:
         """Read this database for some seconds; say so once, as long as the reason is the same."""
         now = time.monotonic()
         self._not_before = now + max(LOOK_AGAIN, TIMES_AS_LONG * (now - self._began))
         if isinstance(error, Error):
-            connections[self._replica].close()
+            with suppress(Error):
+                connections[self._replica].close()
         why = type(error).__name__ if isinstance(error, Error) else str(error)
         if why != self._complaint:
             self._complaint = why
@@ -115,13 +142,14 @@ class FeedOnReplica(Feed):
             )
 
 
-def _came_back(source: FeedSource) -> dict[str, Any]:
+def _came_back(source: FeedSource) -> set[Return]:
     """
-    Return what tells the logs that came back from archives from those of another moment.
+    Return the logs that came back from archives, and when.
 
-    Each return adds a row with the newest time. Rows are removed after some days.
+    Each return stores a row, which is removed after some days. A replica is behind by seconds.
     """
-    return source.rows("ReturnedLog").aggregate(count=Count("pk"), last=Max("returned_at"))
+    rows = source.rows("ReturnedLog").order_by("pk").values_list("pk", "returned_at")
+    return set(rows[: RETURNS + 1])
 
 
 def _still_here(found: StoredPage, here: FeedSource) -> StoredPage | None:
@@ -129,7 +157,7 @@ def _still_here(found: StoredPage, here: FeedSource) -> StoredPage | None:
     last, is_missing = found.last, False
     if last is None:
         if found.next_after:
-            raise NoReplicaOf(OTHERS)
+            raise NoReplicaOf("it has no events")
         return found
     uuids = {last.log, *(each.log_id.uuid for each in found.events)}
     while True:

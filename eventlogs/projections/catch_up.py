@@ -58,7 +58,7 @@ def catch_up_projection(
                 declared_at = time.monotonic()
             taken = lease_partition(projection, number, using=using, owner=owner)
             if taken is not None:
-                count, done = _settle(projection(), taken, feed, strict=strict)
+                count, done = _settle(projection(), taken, feed, target, strict=strict)
                 applied += count
                 if done:
                     pending.discard(number)
@@ -102,7 +102,7 @@ def _refuse_held(projection: type[BaseProjection], using: str) -> None:
 
 
 def _settle(
-    projection: BaseProjection, taken: Lease, feed: Feed, *, strict: bool
+    projection: BaseProjection, taken: Lease, feed: Feed, target: int, *, strict: bool
 ) -> tuple[int, bool]:
     cls = type(projection)
     advancer = Advancer(
@@ -114,6 +114,9 @@ def _settle(
     )
     try:
         advancer.settle()
+        if advancer.position < target:  # a replica does not have the last events yet
+            advancer.feed = Feed(using=taken.using)
+            advancer.settle()
         advancer.close()
     except LeaseLost:
         return advancer.applied, False

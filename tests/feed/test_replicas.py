@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 from uuid import uuid4
@@ -20,8 +21,8 @@ from eventlogs import EventRecord, Feed, LogId, LogManager, Publisher, projectio
 from eventlogs.feed import replicas
 from eventlogs.feed.postgresql import PostgreSQLBucketFeedSource, PostgreSQLFeedSource
 from eventlogs.feed.replicas import FeedOnReplica
-from eventlogs.feed.sources import FeedQuery
-from eventlogs.models import LogMove
+from eventlogs.feed.sources import FeedQuery, feed_source_for
+from eventlogs.models import LogMove, ReturnedLog
 from eventlogs.operations import archiving
 from eventlogs.operations.erasure import erase
 from eventlogs.projections.base import projections
@@ -278,12 +279,43 @@ def test_a_log_that_came_back_from_an_archive_is_not_passed(pair, returned):  # 
     assert found == Feed(using=pair.primary).read_stored(0, limit=100)
 
 
+def test_returns_are_told_apart_by_more_than_their_number_and_the_newest(pair):  # noqa: F811
+    returned = ReturnedLog.objects.using(pair.primary)
+    old, late, early = (LogId.new("account").uuid for _ in range(3))
+    now, day = timezone.now(), timedelta(days=1)
+    returned.bulk_create(
+        [ReturnedLog(id=old, returned_at=now - day), ReturnedLog(id=late, returned_at=now)]
+    )
+    pair.wait()
+    here, there = feed_source_for(pair.primary), feed_source_for(pair.replica)
+    assert replicas._came_back(here) == replicas._came_back(there)
+
+    with paused(pair):
+        returned.filter(pk=old).delete()
+        returned.bulk_create([ReturnedLog(id=early, returned_at=now - day / 2)])
+        assert replicas._came_back(here) != replicas._came_back(there)
+
+
+def test_with_many_returns_the_primary_is_read(pair, read_on, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(replicas, "RETURNS", 1)
+    returned = ReturnedLog.objects.using(pair.primary)
+    feed = FeedOnReplica(pair.replica, using=pair.primary)
+    for _ in range(3):
+        returned.bulk_create(
+            [ReturnedLog(id=LogId.new("account").uuid, returned_at=timezone.now())]
+        )
+        written(pair, 1)
+        feed.read_stored(0, limit=9)
+
+    assert read_on == [pair.replica, *[pair.replica, pair.primary] * 2]
+
+
 def test_a_broken_version_that_does_not_look_for_returns_passes_it(
     pair,  # noqa: F811
     returned,
     monkeypatch,
 ):
-    monkeypatch.setattr(replicas, "_came_back", lambda source: {})
+    monkeypatch.setattr(replicas, "_came_back", lambda source: set())
 
     with pytest.raises(AssertionError):
         test_a_log_that_came_back_from_an_archive_is_not_passed(pair, returned)
@@ -345,6 +377,43 @@ def test_it_is_read_again_when_it_answers(pair, publisher, read_on, monkeypatch,
     assert read_on == [pair.primary, pair.primary, "nowhere"]
     assert len(warnings(caplog)) == 1
     assert caplog.messages[-1].endswith("is read on 'nowhere' again.")
+
+
+def test_one_that_stays_behind_is_not_waited_for(
+    pair,  # noqa: F811
+    publisher,
+    read_on,
+    monkeypatch,
+    caplog,
+):
+    feed, before = FeedOnReplica(pair.replica, using=pair.primary), pair.beat()
+    with paused(pair):
+        late = logs(pair).create(Opened("late")).position
+        assert feed.read_stored(before, limit=9).events == []
+        assert read_on == []
+
+        monkeypatch.setattr(replicas, "BEHIND", 0.0)
+        monkeypatch.setattr(replicas, "LOOK_AGAIN", 0.0)
+        monkeypatch.setattr(replicas, "TIMES_AS_LONG", 0)
+        for _ in range(2):
+            assert [each.position for each in feed.read_stored(before, limit=9).events] == [late]
+    assert read_on == [pair.primary] * 2
+    [warning] = warnings(caplog)
+    assert warning.endswith("it is more than 0 seconds behind")
+
+    pair.beat()
+    assert [each.position for each in feed.read_stored(before, limit=9).events] == [late]
+    assert read_on[2:] == [pair.replica]
+
+
+def test_catching_up_ends_on_the_primary(pair, publisher, read_on):  # noqa: F811
+    log_ids = written(pair)
+    with paused(pair):
+        late = logs(pair).create(Opened("late")).log_id
+        assert publisher() == 7
+
+    assert ids() == [*first_events(log_ids), f"{late}:0"]
+    assert read_on == [pair.replica, pair.primary]
 
 
 @pytest.mark.parametrize(("takes", "rests"), [(0.0, 10.0), (0.5, 10.0), (130.0, 1_300.0)])
