@@ -57,8 +57,9 @@ SPANS = 16  # statements
 
 EXAMINED = 65_536  # events that one call looks at, where positions come from counters
 
-# The positions among which the last event is searched first; it is above them after rollbacks only.
-# A scan for the last event of all would compare a page of each index, up to 400 positions.
+# The last event is searched among so many positions first. It is further down only where all of
+# these were rolled back, or their events erased or archived. A scan without this bound would
+# compare a page of each index, up to 400 positions.
 NEAR = 64
 
 # Reasons for which the locks of this server do not show which transactions hold the feed back.

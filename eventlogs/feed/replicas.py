@@ -90,11 +90,12 @@ class FeedOnReplica(Feed):
         """Return a page of the replica; None where it is to be read here."""
         try:
             source = feed_source_for(self._replica)
+            # Before the snapshot begins: in one, a primary would be refused for that.
+            if not source.watermark().is_replica:
+                raise NoReplicaOf("it is no replica")
 
             def read() -> tuple[set[Return], StoredPage]:
                 mark = source.watermark()
-                if not mark.is_replica:
-                    raise NoReplicaOf("it is no replica")
                 self._note(mark.settled)
                 # Before the page: where both are not of one moment, the page is the newer one.
                 came_back = _came_back(source)

@@ -27,7 +27,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from operator import attrgetter, itemgetter
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, Unpack, cast
 
 import psycopg
 from django.db import Error
@@ -123,16 +123,9 @@ class Statement:
     buckets, and ``filters`` are those that it has: see ``variants.py``.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        chained: bool = False,
-        has_buckets: bool = False,
-        filters: Collection[str] = (),
-    ) -> None:
+    def __init__(self, name: str, **variant: Unpack[variants.Variant]) -> None:
         text = (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
-        text = variants.variant(text, chained=chained, has_buckets=has_buckets, filters=filters)
+        text = variants.variant(text, **variant)
         self.sql = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
         for name_of_list, columns in SQL.items():
             self.sql = self.sql.replace(name_of_list, columns)
@@ -262,15 +255,8 @@ class HotStatement(Statement):
     The encoder of each parameter is chosen once, by the type that the statement names for it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        chained: bool = False,
-        has_buckets: bool = False,
-        filters: Collection[str] = (),
-    ) -> None:
-        super().__init__(name, chained=chained, has_buckets=has_buckets, filters=filters)
+    def __init__(self, name: str, **variant: Unpack[variants.Variant]) -> None:
+        super().__init__(name, **variant)
         types = dict(TYPED_PLACEHOLDER.findall(self.sql))
         # A getter of less than two values would return no tuple.
         self._values = itemgetter(*self._order) if len(self._order) > 1 else self._few

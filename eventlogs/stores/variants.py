@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Final
+from typing import Final, TypedDict
 
 from eventlogs.events.chain import FIRST
 
@@ -60,8 +60,16 @@ MACROS: Final = {
 }
 
 
+class Variant(TypedDict, total=False):
+    """Which variant of a statement is meant."""
+
+    chained: bool
+    has_buckets: bool
+    filters: Collection[str]
+
+
 def variant(
-    text: str, *, chained: bool, has_buckets: bool = False, filters: Collection[str] = ()
+    text: str, *, chained: bool = False, has_buckets: bool = False, filters: Collection[str] = ()
 ) -> str:
     """Return the text of a statement in one of its variants."""
     lines = [_of(line, filters) for line in text.splitlines()]
